@@ -18,8 +18,8 @@ from hart.serving.access import Access
 from hart.serving.app import create_app
 from hart.serving.checkers import word_list
 from hart.serving.models import Models, OpenModel
+from hart.serving.options import Limits
 from hart.serving.orders import Terms
-from hart.serving.server import Limits
 from live_server import Served
 from stand_in_engine import StandInEngine
 

@@ -12,24 +12,22 @@ from PIL import Image
 
 from hart.config import SamplingConfig
 from hart.errors import HartError
-from hart.serving.engine import Mix, ModelFacts, OutOfMemory, Row, Size, Source
-from hart.sizes import shaped_grid
+from hart.generation.metadata import ImageSettings, MixSettings
+from hart.serving.engine import Mix, ModelFacts, OutOfMemory, Row, Source
+from hart.sizes import ImageSize, shaped_grid
 
 SCALES = 4
-SIZES = ((16, 16), (32, 16), (16, 32))
+SIZES = ImageSize(16, 16), ImageSize(32, 16), ImageSize(16, 32)
 FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), token_size=8, styles=("blue style",))
 TOKENS = 30
 
 
 def drawn(row: Row, k: int) -> Image.Image:
     """What the stand-in makes of a row after scale k."""
-    said = repr((row.prompt, row.negative_prompt, row.seed, row.sampling, k))
-    if row.source is not None:
-        mask = row.source.mask
-        said += repr((row.source.image.tobytes(), mask and mask.tobytes(), row.source.kept_scales))
-        said += repr((row.source.source_prompt, row.source.followed_scales))
-    if row.mix is not None:
-        said += repr(row.mix)
+    said = repr((row.prompt, row.settings, row.seed, k))
+    if (source := row.edit) is not None:
+        said += repr((source.image.tobytes(), source.mask and source.mask.tobytes(), source.kept_scales))
+        said += repr((source.source_prompt, source.followed_scales))
     return Image.new("RGB", row.size, tuple(zlib.crc32(said.encode()).to_bytes(4)[:3]))
 
 
@@ -53,13 +51,13 @@ class StandInEngine:
     def __post_init__(self) -> None:
         self.open_gate.set()
 
-    def nearest(self, width: int, height: int) -> Size:
+    def nearest(self, width: int, height: int) -> ImageSize:
         return self.facts.nearest(width, height)
 
     def misfit(self, width: int, height: int) -> str | None:
         return None if (width, height) in self.facts.sizes else "it is another size"
 
-    def shaped(self, aspect: str) -> Size:
+    def shaped(self, aspect: str) -> ImageSize:
         shaped_grid(aspect, 16)  # refuses what models do
         width, height = map(int, aspect.split(":"))
         return self.facts.nearest(16 * width / height, 16)
@@ -69,7 +67,7 @@ class StandInEngine:
         prompt: str,
         negative_prompt: str | None,
         seed: int,
-        size: Size,
+        size: ImageSize,
         settings: Mapping[str, Any],
         source: Source | None = None,
         mix: Mix | None = None,
@@ -81,7 +79,16 @@ class StandInEngine:
         if given.get("top_k") == 0:
             given["top_k"] = None
         sampling = SamplingConfig.from_dict(self.facts.sampling.to_dict() | given, called=str)
-        return Row(prompt, negative_prompt, seed, size, sampling, SCALES, TOKENS, source, mix=mix)
+        mixed = None if mix is None else MixSettings(mix.prompt, mix.weights or (float(mix.switch or 0),))
+        settings = ImageSettings(
+            sampling=sampling,
+            size=ImageSize(*size).stored,
+            device="cpu",
+            dtype="float32",
+            negative_prompt=negative_prompt,
+            mix=mixed,
+        )
+        return Row(prompt, seed, size, settings, SCALES, TOKENS, source)
 
     def remarks(self, prompt: str) -> list[str]:
         return [f'"{prompt}": unknown words'] if "xyzzy" in prompt else []

@@ -20,8 +20,8 @@ from hart.config import SamplingConfig
 from hart.serving.access import Access
 from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
 from hart.serving.engine import NotOffered
+from hart.serving.options import Limits
 from hart.serving.schemas import MAX_PROMPT
-from hart.serving.server import Limits
 from serving_app import Running, image_of, png, running
 from stand_in_engine import FACTS, StandInEngine, drawn
 
@@ -213,19 +213,19 @@ def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
     assert edit(server, png(), file.getvalue(), n="2", seed="4").status_code == 200
     rows = server.engine.batches[-1]
     assert [row.seed for row in rows] == [4, 5]
-    source = rows[0].source
+    source = rows[0].edit
     assert source is not None and source.mask is not None and source.kept_scales is None
     assert source.image.tobytes() == bytes([255, 0, 0]) * 256
     assert source.mask.tobytes() == b"\xff" * 64 + b"\0" * 192
     edit(server, file.getvalue())  # its own alpha, if there is no mask
-    own = server.engine.batches[-1][0].source
+    own = server.engine.batches[-1][0].edit
     assert own is not None and own.mask is not None and own.mask.tobytes() == source.mask.tobytes()
 
 
 @pytest.mark.parametrize("route", ["edits", "variations"])
 def test_another_image_lends_its_colours(server: Running, route: str) -> None:
     assert edit(server, png(), HOLE, png((4, 4), colour="blue"), route, style_strength="2").status_code == 200
-    source = server.engine.batches[-1][0].source
+    source = server.engine.batches[-1][0].edit
     assert source is not None and source.style is not None and source.style_strength == 2
     assert source.style.tobytes() == bytes([0, 0, 255]) * 16 and source.style_sha256 != source.sha256
     assert (source.mask is None) == (route == "variations")
@@ -233,13 +233,13 @@ def test_another_image_lends_its_colours(server: Running, route: str) -> None:
 
 def test_an_opaque_image_with_an_alpha_channel_has_no_mask(server: Running) -> None:
     assert edit(server, png((16, 16), "RGBA", (9, 9, 9, 255))).status_code == 200
-    source = server.engine.batches[-1][0].source
+    source = server.engine.batches[-1][0].edit
     assert source is not None and source.mask is None
 
 
 def test_an_edit_without_a_mask_says_what_the_image_shows(server: Running) -> None:
     assert edit(server, png(), source_prompt="a dog", followed_scales="2").status_code == 200
-    source = server.engine.batches[-1][0].source
+    source = server.engine.batches[-1][0].edit
     assert source is not None and (source.mask, source.source_prompt, source.followed_scales) == (None, "a dog", 2)
     assert error(edit(server, png(), source_prompt="forbidden"), 400)["param"] == "source_prompt"
     assert error(edit(server, png(), followed_scales="2"), 400)["param"] == "followed_scales"
@@ -249,9 +249,9 @@ def test_variations_keep_scales_or_colours(server: Running) -> None:
     for given in ({}, {"kept_scales": 3}, {"style_strength": 1.5}):
         answer = edit(server, png(), route="variations", seed="1", **given)
         row = server.engine.batches[-1][0]
-        assert row.source is not None and row.source.mask is None
-        assert row.source.kept_scales == given.get("kept_scales")
-        assert row.source.style_strength == given.get("style_strength")
+        assert row.edit is not None and row.edit.mask is None
+        assert row.edit.kept_scales == given.get("kept_scales")
+        assert row.edit.style_strength == given.get("style_strength")
         assert image_of(answer.json()["data"][0]["b64_json"]).tobytes() == drawn(row, FACTS.scales - 1).tobytes()
 
 
@@ -370,7 +370,7 @@ def test_pages_of_others_cannot_use_a_server_on_this_machine() -> None:
 
 def test_a_rate_limit_is_a_clients_own() -> None:
     clock = [0.0]
-    with running(access=Access(("a", "b")), limits=Limits(images_per_minute=6)) as server:
+    with running(access=Access(("a", "b")), limits=Limits(rate_limit=6)) as server:
         server.server.rates._clock = lambda: clock[0]
 
         def ask(key: str, n: int) -> Any:

@@ -16,7 +16,7 @@ from hart.generation.metadata import read_record
 from hart.serving.orders import UNREAD_PIXELS, Subscription
 from hart.serving.scheduler import Finished, Preview
 from serving_app import Running, image_of, png, running
-from stand_in_engine import SCALES, TOKENS, drawn
+from stand_in_engine import SCALES, SIZES, TOKENS, drawn
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def server() -> Iterator[Running]:
 
 
 def expected(
-    server: Running, prompt: str, seed: int, k: int = SCALES - 1, size: Any = (16, 16), **settings: Any
+    server: Running, prompt: str, seed: int, k: int = SCALES - 1, size: Any = SIZES[0], **settings: Any
 ) -> bytes:
     """Pixels of a row."""
     return drawn(server.engine.row(prompt, settings.pop("negative_prompt", None), seed, size, settings), k).tobytes()

@@ -16,11 +16,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from hart.serving.encoding import encoded, record
-from hart.serving.server import Limits
+from hart.serving import bodies
+from hart.serving.encoding import encoded
+from hart.serving.options import Limits
 from live_server import Live, live
 from serving_app import application, png
-from stand_in_engine import SCALES, StandInEngine, drawn
+from stand_in_engine import SCALES, SIZES, StandInEngine, drawn
 
 
 def until(true: Callable[[], object]) -> None:
@@ -76,9 +77,9 @@ def test_who_leaves_the_queue_frees_it() -> None:
         engine.open_gate.set()
 
 
-def test_half_a_body_ends_in_time_and_disturbs_nobody() -> None:
-    app = application(StandInEngine(), limits=Limits(body_seconds=0.2))
-    with live(app) as server, server.connect() as half, server.connect() as gone:
+def test_half_a_body_ends_in_time_and_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
+    with live(application(StandInEngine())) as server, server.connect() as half, server.connect() as gone:
         gone.sendall(post({"prompt": "x"}, length=500))
         gone.close()
         half.sendall(post({"prompt": "x"}, length=500))
@@ -160,8 +161,8 @@ def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
     engine = StandInEngine()
     engine.clock = [0.0]
     app = application(engine, limits=Limits(batch_size=8, queue_size=CLIENTS, timeout=600.0))
-    rows = [engine.row(f"prompt {seed}", None, seed, (16, 16), {}) for seed in range(KINDS)]
-    alone = [encoded(drawn(row, SCALES - 1), record(row, engine.facts, "tiny"), "png", 100) for row in rows]
+    rows = [engine.row(f"prompt {seed}", None, seed, SIZES[0], {}) for seed in range(KINDS)]
+    alone = [encoded(drawn(row, SCALES - 1), row.record("tiny"), "png", 100) for row in rows]
     rng = random.Random(0)
     work = [(rng.randrange(KINDS), rng.random() < 0.2, rng.random() < 0.3) for _ in range(REQUESTS)]
     done: list[int] = []
@@ -200,9 +201,10 @@ def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
         assert max(map(len, engine.batches)) == 8
 
 
-def test_uploads_are_read_while_others_stall() -> None:
+def test_uploads_are_read_while_others_stall(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stalled forms hold no more places than there are, for no longer than a body may take."""
-    with live(application(StandInEngine(), limits=Limits(body_seconds=0.3))) as server:
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.3)
+    with live(application(StandInEngine())) as server:
         stalled = [server.connect() for _ in range(20)]
         for connection in stalled:
             connection.sendall(

@@ -112,7 +112,7 @@ def test_an_edit_keeps_every_pixel_outside_its_mask_and_shares_a_batch(engine: P
     again = engine.pipe.edit(image, None, "a cat", source_prompt="a dog", kept_scales=1, seed=5)
     assert together[5] == again.images[0].tobytes()
     assert together[6] == engine.pipe.mix(["a cat", "a dog"], switch=1, seed=5).images[0].tobytes()
-    halves = engine.row("", None, 5, size, {}, Source(image, "0" * 64)).source
+    halves = engine.row("", None, 5, size, {}, Source(image, "0" * 64)).settings.edit
     assert halves is not None and halves.kept_scales == engine.facts.scales // 2
 
 

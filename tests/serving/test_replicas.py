@@ -26,9 +26,8 @@ from command_line import refused, run
 from hart.commands.serve import for_replicas
 from hart.errors import HartError
 from hart.serving import bodies
-from hart.serving.options import ServeOptions
+from hart.serving.options import Limits, ServeOptions
 from hart.serving.schemas import ApiError
-from hart.serving.server import Limits
 from processes import ON_RAY, started
 from serving_app import application, png
 
@@ -138,7 +137,7 @@ def test_a_request_of_which_all_replicas_die_is_told_so() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_second_replica_charges_nothing(stream: bool) -> None:
     body = {"prompt": "x", "n": 3, "stream": stream}
-    with fronted([1], Limits(images_per_minute=2)) as (http, handle):
+    with fronted([1], Limits(rate_limit=2)) as (http, handle):
         whole = http.post(GENERATE, json=body)
         assert whole.status_code == 200 and "rate_limit" not in whole.text
         assert handle.asked == 2

@@ -72,14 +72,6 @@ def step_names(cost: ModelCost) -> list[str]:
     return ["context", *(f"scale {k} ({n} tokens)" for k, n in enumerate(cost.scale_tokens[1:], start=2))]
 
 
-@dataclass(frozen=True)
-class _End:
-    """Of a scale: the point in time, and how often the blocks had been called."""
-
-    mark: Any
-    calls: int
-
-
 class Stopwatch:
     """Marks at the ends of modules, by name, a pair a call."""
 
@@ -146,7 +138,7 @@ class GenerationTimer:
 
     def generate(self, count: int = 1) -> Generation:
         """Generate `count` images together."""
-        watch, ends = Stopwatch(self.clock), list[_End]()
+        watch, ends = Stopwatch(self.clock), list[tuple[Any, int]]()
         with watch.watching(self._spans()), quiet_prompts():
             start = self.clock.mark()
             self.pipe(
@@ -155,7 +147,7 @@ class GenerationTimer:
                 batch_size=count,
                 size=self.size,
                 aspect=self.aspect,
-                callback_on_scale=lambda _: ends.append(_End(self.clock.mark(), len(watch.calls[BLOCKS]))),
+                callback_on_scale=lambda _: ends.append((self.clock.mark(), len(watch.calls[BLOCKS]))),
             )
             end = self.clock.mark()
         self.clock.wait()
@@ -175,14 +167,14 @@ class GenerationTimer:
             spans[TEXT_ENCODER] = (encoder, encoder)
         return spans
 
-    def _by_part(self, watch: Stopwatch, start: Any, ends: Sequence[_End], end: Any) -> Generation:
+    def _by_part(self, watch: Stopwatch, start: Any, ends: Sequence[tuple[Any, int]], end: Any) -> Generation:
+        """ends: of each scale, the point in time, and how often the blocks had been called."""
         seconds, names = self.clock.between(start, end), step_names(self.cost)
         found = {name: sum(watch.seconds(name)) for name in (TEXT_ENCODER, HEAD, DIFFUSION, DECODER)}
         parts = {TEXT_ENCODER: found[TEXT_ENCODER]} if text_module(self.pipe) is not None else {}
-        calls = [0, *(scale.calls for scale in ends)]
+        marks, calls = [start, *(mark for mark, _ in ends)], [0, *(calls for _, calls in ends)]
         whole_scales = any(before == after for before, after in pairwise(calls))
         if whole_scales:
-            marks = [start, *(scale.mark for scale in ends)]
             steps = [self.clock.between(*pair) for pair in pairwise(marks)]
             steps[0] -= found[TEXT_ENCODER]
             parts |= dict(zip(names, steps, strict=True))
@@ -192,7 +184,7 @@ class GenerationTimer:
             steps = [sum(blocks[before:after]) for before, after in pairwise(calls)]
             inside = dict(zip(names, steps, strict=True)) | {HEAD: found[HEAD]}
             diffusion = {DIFFUSION: found[DIFFUSION]} if self.pipe.config.hybrid else {}
-            all_scales = self.clock.between(watch.calls[BLOCKS][0][0], ends[-1].mark)
+            all_scales = self.clock.between(watch.calls[BLOCKS][0][0], marks[-1])
             parts |= inside | {SAMPLING: all_scales - sum(inside.values()) - found[DIFFUSION]} | diffusion
         parts[DECODER] = found[DECODER]
         return Generation(seconds, parts | {REST: seconds - sum(parts.values())}, whole_scales)

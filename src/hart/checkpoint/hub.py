@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 # Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
+NOT_DOWNLOADED = "model {0!r} is not a folder and cannot be downloaded from the Hugging Face hub"
 
 
 def is_hub_id(name: str) -> bool:
@@ -76,10 +77,8 @@ def download(repository: str) -> Path:
             return copy
         raise
     needed = needed_files(repository, files)
-    try:
+    with _hub(NOT_DOWNLOADED.format(repository)):
         return Path(snapshot_download(repository, allow_patterns=needed))
-    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
-        raise _unreachable(repository, error) from None
 
 
 def require_repository(repository: str) -> None:
@@ -91,11 +90,8 @@ def require_repository(repository: str) -> None:
 def _files(repository: str) -> list[str]:
     from huggingface_hub import list_repo_files
 
-    try:
-        with _retrying_quietly():
-            return list(list_repo_files(repository))
-    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
-        raise _unreachable(repository, error) from None
+    with _hub(NOT_DOWNLOADED.format(repository)):
+        return list(list_repo_files(repository))
 
 
 def _copy(repository: str) -> Path | None:
@@ -109,12 +105,6 @@ def _copy(repository: str) -> Path | None:
         return None
 
 
-def _unreachable(repository: str, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"model {repository!r} is not a folder and cannot be downloaded from the Hugging Face hub: {reason(error)}"
-    )
-
-
 def upload(folder: Path, repository: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
     """Upload a model's folder to a repository of the hub, made if it does not exist; returns the URL of the commit.
 
@@ -122,23 +112,22 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
     """
     from huggingface_hub import create_repo, upload_folder
 
-    try:
-        with _retrying_quietly():
-            name = create_repo(repository, private=private, token=token, exist_ok=True).repo_id
-            return str(upload_folder(repo_id=name, folder_path=folder, token=token, commit_message=message).commit_url)
-    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
-        raise CheckpointError(f"{repository!r} cannot be written to the Hugging Face hub: {reason(error)}") from None
+    with _hub(f"{repository!r} cannot be written to the Hugging Face hub"):
+        name = create_repo(repository, private=private, token=token, exist_ok=True).repo_id
+        return str(upload_folder(repo_id=name, folder_path=folder, token=token, commit_message=message).commit_url)
 
 
 @contextmanager
-def _retrying_quietly() -> Iterator[None]:
-    """Keeps the hub's library from printing every retry: our own error has its last message."""
+def _hub(failed: str) -> Iterator[None]:
+    """What fails is a `CheckpointError` that begins so; the hub's library does not print its retries before."""
     from huggingface_hub.utils import logging as hub_logging
 
     before = hub_logging.get_verbosity()
     hub_logging.set_verbosity(max(before, logging.ERROR))
     try:
         yield
+    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
+        raise CheckpointError(f"{failed}: {reason(error)}") from None
     finally:
         hub_logging.set_verbosity(before)
 

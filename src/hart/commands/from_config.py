@@ -14,7 +14,8 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -31,6 +32,17 @@ from hart.strict import explain
 P = ParamSpec("P")
 T = TypeVar("T")
 
+
+@dataclass(frozen=True)
+class SomeOf:
+    """Beside the type of a parameter, `Annotated[dict[str, Any], SomeOf(config)]`: it gets a dictionary of a
+    configuration's fields, each an option without default, None for those that are not given; their bounds are checked
+    by the command. flags: of fields whose options are not named like them."""
+
+    config: type
+    flags: Mapping[str, str]
+
+
 NUMBERS = (int, float)
 PLAIN = (bool, int, float, str, Path)
 
@@ -44,11 +56,15 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
     hints = typing.get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
     configs: dict[str, type] = {}
+    partial: dict[str, SomeOf] = {}
     for parameter in inspect.signature(command).parameters.values():
         hint = hints[parameter.name]
         if isinstance(hint, type) and is_pydantic_dataclass(hint):
             configs[parameter.name] = hint
             parameters += [_parameter(name, field) for name, field in config_fields(hint).items()]
+        elif isinstance(some := getattr(hint, "__metadata__", (None,))[0], SomeOf):
+            partial[parameter.name] = some
+            parameters += [_unset(some, name, field) for name, field in config_fields(some.config).items()]
         else:
             parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
     if len({parameter.name for parameter in parameters}) < len(parameters):
@@ -56,6 +72,8 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
 
     @wraps(command)
     def run(**given: Any) -> T:
+        for name, some in partial.items():
+            given[name] = {field: given.pop(field) for field in config_fields(some.config)}
         for name, config in configs.items():
             given[name] = config_from_options(config, {field: given.pop(field) for field in config_fields(config)})
         return command(**given)  # type: ignore[call-arg]
@@ -123,6 +141,13 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         kind = list[str if kind in NUMBERS else kind]  # type: ignore[misc]
     annotation = Annotated[kind | None if optional and not many else kind, info]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _unset(some: SomeOf, name: str, field: FieldInfo) -> inspect.Parameter:
+    flags = [some.flags[name]] if name in some.flags else []
+    option = typer.Option(*flags, help=field.description, show_default=False)
+    annotation = Annotated[field_kind(field)[0] | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def field_kind(field: FieldInfo) -> tuple[Any, bool, bool]:

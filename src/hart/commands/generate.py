@@ -29,7 +29,7 @@ from hart.commands.console import (
 )
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.from_config import options_from_config
-from hart.commands.options import GenerateOptions, ImageOptions, sampling_options
+from hart.commands.options import GenerateOptions, ImageOptions, SamplingSettings
 from hart.errors import HartError
 from hart.files import read_text, text_lines, user_path
 
@@ -45,11 +45,10 @@ if TYPE_CHECKING:
 NOTHING = GenerateOptions()
 
 
-@sampling_options
 @options_from_config
 def generate(
     options: GenerateOptions,
-    settings: Any,
+    settings: SamplingSettings,
     prompts_file: Annotated[
         Path | None,
         typer.Option(help="Text file with one prompt per line; the same command continues what was stopped."),

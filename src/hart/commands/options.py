@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from pydantic import Field
 
 from hart.commands.console import needs_extra
-from hart.commands.from_config import config_fields, field_kind
+from hart.commands.from_config import SomeOf
 from hart.config import CacheType, Config, Device, NumberType, SamplingConfig
 from hart.errors import HartError
 from hart.generation.signing import SigningOptions
@@ -106,29 +102,5 @@ class GenerateOptions(ImageOptions, kw_only=True):
             scorer_source(self.scorer)
 
 
-SAMPLING_FLAGS = {"guidance_scale": ("--guidance",)}
-"""Options that are not named like their fields."""
-
-
-def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command with its parameter `settings` replaced by an option for every field of `SamplingConfig`.
-
-    The command gets a dictionary, with None for what is not given.
-    """
-    fields = config_fields(SamplingConfig)
-    signature = inspect.signature(command)
-    parameters = [parameter for parameter in signature.parameters.values() if parameter.name != "settings"]
-    for name, field in fields.items():
-        kind, _, _ = field_kind(field)
-        option = typer.Option(*SAMPLING_FLAGS.get(name, ()), help=field.description, show_default=False)
-        annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
-
-    @wraps(command)
-    def run(**given: Any) -> Any:
-        settings = {name: given.pop(name) for name in fields}
-        return command(**given, settings=settings)
-
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+SamplingSettings = Annotated[dict[str, Any], SomeOf(SamplingConfig, {"guidance_scale": "--guidance"})]
+"""Settings of a call, None for what is not given."""

@@ -67,10 +67,6 @@ class ModelCost:
     null_macs: int
 
     @property
-    def total_parameters(self) -> int:
-        return sum(self.parameters.values())
-
-    @property
     def total_macs(self) -> int:
         return sum(self.macs.values())
 
@@ -89,7 +85,8 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     context = _context(sizes, rows)
     steps = _scales(sizes, rows, [*([(count, count)] for count in counts[1:-1]), last_scale_calls(config, schedule)])
     all_linear, all_attention, all_heads = map(sum, zip(*steps, strict=True))
-    macs = _text_encoder_macs(config.text_encoder) | {
+    text_parameters, text_macs = _text_encoder(config.text_encoder)
+    macs = text_macs | {
         "transformer, context": context,
         "transformer, linear layers": all_linear,
         "transformer, attention": all_attention,
@@ -102,7 +99,7 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     heads = tuple(head for _, _, head in steps)
     steps_in_all = (context + step_macs[0], *step_macs[1:])
     null = _context_tokens(sizes, sizes.context_tokens) - _context_tokens(sizes, 1) if guided else 0
-    return ModelCost(_parameters(config, tokenizer, hart), macs, counts, steps_in_all, heads, null)
+    return ModelCost(text_parameters | _parameters(tokenizer, hart), macs, counts, steps_in_all, heads, null)
 
 
 def last_scale_calls(config: HartConfig, schedule: ScaleSchedule) -> list[tuple[int, int]]:
@@ -158,7 +155,7 @@ def _denoiser(sizes: ResidualDiffusionConfig, channels: int) -> tuple[int, int]:
     return 3 * channels * width + sizes.depth * block + 2 * width**2, width * (2 * FREQUENCIES + width)
 
 
-def _parameters(config: HartConfig, tokenizer: HybridTokenizer, hart: Hart) -> dict[str, int]:
+def _parameters(tokenizer: HybridTokenizer, hart: Hart) -> dict[str, int]:
     modules: dict[str, tuple[nn.Module | None, ...]] = {
         "transformer": (hart.transformer,),
         "residual diffusion": (hart.residual,),
@@ -166,30 +163,23 @@ def _parameters(config: HartConfig, tokenizer: HybridTokenizer, hart: Hart) -> d
         "quantizer": (tokenizer.quantizer,),
         "decoder": (tokenizer.post_quant_conv, tokenizer.decoder),
     }
-    return _text_encoder_parameters(config.text_encoder) | {
+    return {
         name: sum(p.numel() for module in parts if module is not None for p in module.parameters())
         for name, parts in modules.items()
     }
 
 
-def _text_encoder_parameters(sizes: TextEncoderConfig | None) -> dict[str, int]:
-    """Those of `hart.text_encoder.compact`, in its order; counted by hand, since building it takes its word pieces."""
+def _text_encoder(sizes: TextEncoderConfig | None) -> tuple[dict[str, int], dict[str, int]]:
+    """Parameters of `hart.text_encoder.compact`, counted by hand, since building it takes its word pieces; and MACs of
+    one prompt, padded to S tokens that see each other."""
     if sizes is None or sizes.kind != "compact":
-        return {}
-    width = sizes.width
-    pieces = sizes.vocabulary_size * sizes.embedding_width + (sizes.embedding_width + 1) * width
-    block = 12 * width**2 + 13 * width  # q, k, v, output, MLP of 4 times the width; biases and two norms
-    output = 2 * width + (width + 1) * sizes.output_width
-    return {TEXT_ENCODER: pieces + sizes.tokens * width + sizes.depth * block + output}
-
-
-def _text_encoder_macs(sizes: TextEncoderConfig | None) -> dict[str, int]:
-    """One prompt, padded to S tokens that see each other."""
-    if sizes is None or sizes.kind != "compact":
-        return {}
+        return {}, {}
     width, tokens = sizes.width, sizes.tokens
-    block = 12 * width**2 + 2 * tokens * width
-    return {TEXT_ENCODER: tokens * (sizes.embedding_width * width + sizes.depth * block + width * sizes.output_width)}
+    # of a block: q, k, v, output, an MLP of 4 times the width; then biases and two norms
+    linear = sizes.embedding_width * width + sizes.depth * 12 * width**2 + width * sizes.output_width
+    embeddings = sizes.vocabulary_size * sizes.embedding_width + tokens * width
+    parameters = embeddings + linear + sizes.depth * 13 * width + 3 * width + sizes.output_width
+    return {TEXT_ENCODER: parameters}, {TEXT_ENCODER: tokens * (linear + sizes.depth * 2 * tokens * width)}
 
 
 def _scales(

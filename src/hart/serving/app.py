@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,11 @@ from hart.serving.engine import Source
 from hart.serving.errors import error_response
 from hart.serving.middleware import Door
 from hart.serving.models import Models, ServedModel
-from hart.serving.openapi import IMAGES, NO_MODEL, edit_form, json_body, variation_form
+from hart.serving.openapi import EDIT_FORM, IMAGES, JSON_BODY, NO_MODEL, VARIATION_FORM
+from hart.serving.options import Limits
 from hart.serving.orders import Terms
-from hart.serving.schemas import ApiError, Changed, Edit, Generation, Variation
-from hart.serving.server import Limits, Server
-from hart.sizes import ImageSize
+from hart.serving.schemas import ApiError, Edit, Generation, Variation
+from hart.serving.server import Server
 from hart.strict import clipped
 
 if TYPE_CHECKING:
@@ -78,30 +79,27 @@ def create_app(
 def _add_images(app: FastAPI, server: Server) -> None:
     """The routes that generate."""
 
-    @app.post("/v1/images/generations", responses=IMAGES, openapi_extra=json_body())
+    async def change(request: Request, kind: type[Edit] | type[Variation]) -> Response:
+        form = await server.bodies.form(request)
+        asked, image = from_form(form, kind), form.files.get("image", [b""])[0]
+        if not image:
+            raise ApiError(400, "image: is required, as a file", param="image")
+        return await server.answer(request, asked, partial(_source, image, form, asked))
+
+    @app.post("/v1/images/generations", responses=IMAGES, openapi_extra=JSON_BODY)
     async def generations(request: Request) -> Response:
         """Generate images of a prompt."""
         return await server.answer(request, await server.bodies.json(request, Generation))
 
-    @app.post("/v1/images/edits", responses=IMAGES, openapi_extra=edit_form())
+    @app.post("/v1/images/edits", responses=IMAGES, openapi_extra=EDIT_FORM)
     async def edits(request: Request) -> Response:
         """Redraw a part of an image, or all of it to another text."""
-        form = await server.bodies.form(request)
-        asked = from_form(form, Edit)
-        image = _file(form, "image")
-        return await server.answer(request, asked, lambda: _edited(image, form, asked))
+        return await change(request, Edit)
 
-    @app.post("/v1/images/variations", responses=IMAGES, openapi_extra=variation_form())
+    @app.post("/v1/images/variations", responses=IMAGES, openapi_extra=VARIATION_FORM)
     async def variations(request: Request) -> Response:
         """Generate images that share an image's coarse scales."""
-        form = await server.bodies.form(request)
-        asked = from_form(form, Variation)
-        image = _file(form, "image")
-
-        def source() -> Source:
-            return Source(_rgb(decoded(image, "image")), _sha256(image), **_changes(form, asked))
-
-        return await server.answer(request, asked, source)
+        return await change(request, Variation)
 
 
 def _add_status(app: FastAPI, server: Server) -> None:
@@ -160,7 +158,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
     if engine is not None:
         facts = engine.facts
         about |= {
-            "sizes": [str(ImageSize(*size)) for size in facts.sizes],  # that it was trained at
+            "sizes": [str(size) for size in facts.sizes],  # that it was trained at
             "scales": facts.scales,
             "token_size": facts.token_size,
             "styles": facts.styles,
@@ -172,34 +170,19 @@ def _described(model: ServedModel) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", **about}
 
 
-def _file(form: Form, name: str) -> bytes:
-    files = form.files.get(name)
-    if not files:
-        raise ApiError(400, f"{name}: is required, as a file", param=name)
-    return files[0]
-
-
-def _changes(form: Form, asked: Changed) -> dict[str, Any]:
-    """Fields of `Source` that edits and variations have in common."""
+def _source(image: bytes, form: Form, asked: Edit | Variation) -> Source:
+    """The image to start from. An edit redraws by the form's mask, or by the image's own transparency unless words say
+    what changes."""
+    picture = decoded(image, "image")
     fields: dict[str, Any] = {"kept_scales": asked.kept_scales, "style_strength": asked.style_strength}
     for file in form.files.get("style", [])[:1]:
         fields |= {"style": _rgb(decoded(file, "style")), "style_sha256": _sha256(file)}
-    return fields
-
-
-def _edited(image: bytes, form: Form, asked: Edit) -> Source:
-    """An image to edit, and where: by the form's mask, or by its own transparency unless words say what changes."""
-    mask = form.files.get("mask", [None])[0]
-    picture = decoded(image, "image")
-    source = Source(
-        _rgb(picture),
-        _sha256(image),
-        source_prompt=asked.source_prompt or None,
-        followed_scales=asked.followed_scales,
-        **_changes(form, asked),
-    )
-    if mask is not None:
-        return replace(source, mask=redrawn(decoded(mask, "mask"), source.image.size), mask_sha256=_sha256(mask))
+    source = Source(_rgb(picture), _sha256(image), **fields)
+    if isinstance(asked, Variation):
+        return source
+    source = replace(source, source_prompt=asked.source_prompt or None, followed_scales=asked.followed_scales)
+    for file in form.files.get("mask", [])[:1]:
+        return replace(source, mask=redrawn(decoded(file, "mask"), source.image.size), mask_sha256=_sha256(file))
     return source if source.source_prompt else replace(source, mask=see_through(picture))
 
 

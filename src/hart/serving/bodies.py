@@ -65,8 +65,7 @@ class _InMemory(MultiPartParser):
 class Bodies:
     """Reads the bodies of one server."""
 
-    def __init__(self, seconds: float = BODY_SECONDS) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
         self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
     async def json(self, request: Request, kind: type[AnyRequest]) -> AnyRequest:
@@ -112,7 +111,7 @@ class Bodies:
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(BODY_SECONDS):
                 yield
         except TimeoutError:
             raise ApiError(408, "the body of the request did not arrive in time", kind="timeout_error") from None

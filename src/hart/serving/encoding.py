@@ -9,8 +9,6 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from hart.serving.engine import ModelFacts, Row
-
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -18,38 +16,6 @@ if TYPE_CHECKING:
 
 PREVIEW_LEVEL, LEVEL = 1, 4
 """Of PNG's compression: previews are looked at for a moment."""
-
-
-def record(row: Row, facts: ModelFacts, model: str) -> ImageRecord:
-    """What the settings of a row are, as `hart generate` stores them."""
-    from hart import __version__
-    from hart.generation.metadata import EditSource, ImageRecord, ImageSettings, MixSettings
-    from hart.sizes import ImageSize
-
-    edit, source = None, row.source
-    if source is not None:
-        edit = EditSource(
-            image="image",
-            image_sha256=source.sha256,
-            mask=None if source.mask_sha256 is None else "mask",
-            mask_sha256=source.mask_sha256,
-            source_prompt=source.source_prompt,
-            kept_scales=source.kept_scales or 0,
-            followed_scales=source.followed_scales or 0,
-            style=None if source.style_sha256 is None else "style",
-            style_sha256=source.style_sha256,
-            style_strength=source.style_strength or 0.0,
-        )
-    settings = ImageSettings(
-        sampling=row.sampling,
-        size=ImageSize(*row.size).stored,
-        negative_prompt=row.negative_prompt,
-        device=facts.device,
-        dtype=facts.dtype,
-        edit=edit,
-        mix=None if row.mix is None else MixSettings(row.mix.prompt, row.mix.weights or ()),
-    )
-    return ImageRecord(str(row.prompt), row.seed, model, settings, __version__)
 
 
 def encoded(image: Image.Image, made_by: ImageRecord, form: str, quality: int, *, preview: bool = False) -> bytes:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from hart.config import SamplingConfig
 from hart.errors import HartError
+from hart.sizes import ImageSize
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Size = tuple[int, int]
-"""Width and height in pixels."""
+    from hart.generation.metadata import ImageRecord, ImageSettings
 
 
 class OutOfMemory(Exception):
@@ -66,19 +66,24 @@ class Mix:
 class Row:
     """One image, every value checked by `PipelineEngine.row`."""
 
-    prompt: str | int
-    negative_prompt: str | None
+    prompt: str
     seed: int
-    size: Size
-    sampling: SamplingConfig
+    size: ImageSize
+    settings: ImageSettings
+    """All else that decides it, as its record holds it."""
     scales: int
     """After each there is a preview."""
     tokens: int
     """Over all scales."""
-    source: Source | None = None
     edit: Any = None
     """What the engine made of the source."""
-    mix: Mix | None = None
+
+    def record(self, model: str) -> ImageRecord:
+        """What its image says of itself. model: its name."""
+        from hart import __version__
+        from hart.generation.metadata import ImageRecord
+
+        return ImageRecord(self.prompt, self.seed, model, self.settings, __version__)
 
 
 @dataclass(frozen=True)
@@ -89,26 +94,24 @@ class ModelFacts:
     with. num_classes: of a class model, whose prompts are numbers.
     """
 
-    sizes: tuple[Size, ...]
+    sizes: tuple[ImageSize, ...]
     scales: int
     """Of its own size."""
     sampling: SamplingConfig
     token_size: int
     styles: tuple[str, ...] = ()
     num_classes: int | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
 
     @property
     def edits(self) -> bool:
         """Whether it edits and varies images."""
         return self.num_classes is None
 
-    def nearest(self, width: float, height: float) -> Size:
+    def nearest(self, width: float, height: float) -> ImageSize:
         """The size whose shape, then whose area, comes nearest."""
 
-        def distance(size: Size) -> tuple[float, float]:
-            shape, area = size[0] / size[1], size[0] * size[1]
+        def distance(size: ImageSize) -> tuple[float, float]:
+            shape, area = size.width / size.height, size.width * size.height
             return abs(math.log(shape * height / width)), abs(math.log(area / (width * height)))
 
         return min(self.sizes, key=distance)

@@ -43,33 +43,28 @@ IMAGES: dict[int | str, dict[str, Any]] = {
 """Responses of the three routes that generate."""
 NO_MODEL: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "description": "No model of this name"}}
 
-FILE = {"type": "string", "format": "binary"}
-STYLE = {**FILE, "description": "Another image, whose colours are taken: PNG, JPEG or WebP"}
 
-
-def json_body() -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _schema(Generation)}}}}
-
-
-def edit_form() -> dict[str, Any]:
-    image = {
-        **FILE,
-        "description": "The image to edit: PNG, JPEG or WebP. `image[]` is another name; the first is taken",
-    }
-    mask = {**FILE, "description": "PNG of its size; what is redrawn has alpha 0. By default the alpha of the image"}
-    return _form(Edit, {"image": image, "mask": mask, "style": STYLE})
-
-
-def variation_form() -> dict[str, Any]:
-    return _form(Variation, {"image": {**FILE, "description": "The image to vary: PNG, JPEG or WebP"}, "style": STYLE})
-
-
-def _form(kind: type[BaseModel], files: dict[str, Any]) -> dict[str, Any]:
-    schema = _schema(kind)
+def _body(kind: type[BaseModel], content_type: str, **files: dict[str, Any]) -> dict[str, Any]:
+    """A body of the fields of `kind` and of files, of which `image` is required."""
+    schema = kind.model_json_schema()
     schema["properties"] = files | schema["properties"]
-    schema["required"] = ["image", *schema.get("required", ())]
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    schema["required"] = [*(name for name in files if name == "image"), *schema.get("required", ())]
+    return {"requestBody": {"required": True, "content": {content_type: {"schema": schema}}}}
 
 
-def _schema(kind: type[BaseModel]) -> dict[str, Any]:
-    return kind.model_json_schema()
+def _image(description: str) -> dict[str, Any]:
+    return {"type": "string", "format": "binary", "description": description}
+
+
+STYLE = _image("Another image, whose colours are taken: PNG, JPEG or WebP")
+JSON_BODY = _body(Generation, "application/json")
+EDIT_FORM = _body(
+    Edit,
+    "multipart/form-data",
+    image=_image("The image to edit: PNG, JPEG or WebP. `image[]` is another name; the first is taken"),
+    mask=_image("PNG of its size; what is redrawn has alpha 0. By default the alpha of the image"),
+    style=STYLE,
+)
+VARIATION_FORM = _body(
+    Variation, "multipart/form-data", image=_image("The image to vary: PNG, JPEG or WebP"), style=STYLE
+)

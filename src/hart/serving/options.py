@@ -11,14 +11,27 @@ from hart.config import Device, NumberType
 from hart.errors import HartError
 from hart.files import read_text, text_lines, user_path
 from hart.generation.signing import SigningOptions
-from hart.strict import Listed
+from hart.strict import Config, Listed
 
 BUILT_IN_CHECKS = ("words", "none")
 """Names for `ServeOptions.prompt_check`, whatever files there are."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-class ServeOptions(SigningOptions, kw_only=True):
+class Limits(Config, kw_only=True):
+    """How much one server does at once."""
+
+    rate_limit: Annotated[float, Field(gt=0)] | None = None
+    """Images a minute for each key, or each address; by default as many as the machine makes."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Images sampled together."""
+    queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Images that may wait; beyond that requests are refused with status 429."""
+    timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    """Seconds in which a request has to be done."""
+
+
+class ServeOptions(Limits, SigningOptions, kw_only=True):
     """A server."""
 
     model: Listed[str] = ("emoji",)
@@ -35,21 +48,13 @@ class ServeOptions(SigningOptions, kw_only=True):
     """File of such keys, one a line: other users of the machine see what a command line holds."""
     public: bool = False
     """Serve whoever comes, without a key, on any address and under any host name."""
-    rate_limit: Annotated[float, Field(gt=0)] | None = None
-    """Images a minute for each key, or each address; by default as many as the machine makes."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
-    """Images sampled together."""
     exact: bool | None = None
     """Sample every image by itself, so that rounding cannot depend on others. By default on a CPU, but for float32 with
     guidance and equal settings, the same to the last bit in every batch that was tried."""
-    queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
-    """Images that may wait; beyond that requests are refused with status 429."""
     max_pixels: Annotated[int, Field(ge=1)] | None = None
     """Pixels of the largest image; by default twice those of the model's own size."""
     max_steps: Annotated[int, Field(ge=1)] = 100
     """Most steps of MaskGIT, and of the diffusion, that a request may ask for; the model's own are always served."""
-    timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
-    """Seconds in which a request has to be done."""
     prompt_check: str = "words"
     """What refuses prompts: words (the built-in list), none, a text file of words, or a ShieldGemma model."""
     ray: bool = False

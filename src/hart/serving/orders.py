@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hart.generation.signing import ContentCredentials
 from hart.serving.checkers import PromptChecker
-from hart.serving.encoding import encoded, record
-from hart.serving.engine import Mix, ModelFacts, Row, Size, Source
+from hart.serving.encoding import encoded
+from hart.serving.engine import Mix, Row, Source
 from hart.serving.metrics import Metrics
 from hart.serving.models import ServedModel
 from hart.serving.scheduler import Event, Failed, Finished, Preview
@@ -26,9 +26,8 @@ from hart.serving.schemas import (
     ImagesAnswer,
     TextTokens,
     Usage,
-    wanted_size,
 )
-from hart.sizes import ImageSize
+from hart.sizes import ImageSize, parsed_size
 
 if TYPE_CHECKING:
     from hart.serving.pipeline_engine import PipelineEngine
@@ -56,14 +55,13 @@ class Order:
 
     request: ImageRequest
     model: str
-    facts: ModelFacts
     rows: Sequence[Row]
     notes: list[str]
     credentials: ContentCredentials | None
 
     @property
     def size(self) -> str:
-        return _text(self.rows[0].size)
+        return str(self.rows[0].size)
 
     @property
     def form(self) -> str:
@@ -80,7 +78,7 @@ class Order:
 
     def encoded(self, event: Preview | Finished) -> str:
         """The event's image in base64."""
-        made_by = record(self.rows[event.row], self.facts, self.model)
+        made_by = self.rows[event.row].record(self.model)
         content = encoded(
             event.image,
             made_by,
@@ -133,18 +131,18 @@ def order(
     rows = [replace(first, seed=request.seed + i) for i in range(request.n or 1)]
     for text in texts.values():
         notes += engine.remarks(text) if text else []
-    return Order(request, model.name, engine.facts, rows, notes, terms.credentials)
+    return Order(request, model.name, rows, notes, terms.credentials)
 
 
-def _size(request: ImageRequest, engine: PipelineEngine, source: Source | None) -> tuple[Size, list[str]]:
+def _size(request: ImageRequest, engine: PipelineEngine, source: Source | None) -> tuple[ImageSize, list[str]]:
     """The size that is generated, and what to say about it. An edit has its image's, or the nearest to it."""
     sizes = engine.facts.sizes
     param, said = "size", request.size
     if request.size is not None and request.size != "auto":
-        wanted = wanted_size(request.size)
+        wanted = parsed_size(request.size)
     elif request.aspect is not None:
         wanted = engine.shaped(request.aspect)
-        param, said = "aspect", f"{request.aspect} as {_text(wanted)}"
+        param, said = "aspect", f"{request.aspect} as {wanted}"
     elif source is not None:
         wanted = engine.nearest(*source.image.size)
     else:
@@ -153,14 +151,10 @@ def _size(request: ImageRequest, engine: PipelineEngine, source: Source | None) 
     if size != wanted and request.strict:
         why = engine.misfit(*wanted)
         raise ApiError(400, f"{param}: the model does not generate {said}: {why}", param=param)
-    notes = [] if size == wanted else [f"the model does not generate {said}: this is {_text(size)}"]
+    notes = [] if size == wanted else [f"the model does not generate {said}: this is {size}"]
     if size not in sizes:
-        notes.append(f"the model was trained at {', '.join(map(_text, sizes))}: images of {_text(size)} may be poor")
+        notes.append(f"the model was trained at {', '.join(map(str, sizes))}: images of {size} may be poor")
     return size, notes
-
-
-def _text(size: Size) -> str:
-    return str(ImageSize(*size))
 
 
 class Subscription:

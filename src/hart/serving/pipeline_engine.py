@@ -19,11 +19,12 @@ from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
 from hart.generation.arguments import checked_settings
 from hart.generation.edits import Edit, PromptMix, mix_weights
+from hart.generation.metadata import EditSource, ImageSettings, MixSettings
 from hart.generation.next_scale import States
 from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.generation.rows import SHARED
 from hart.pipeline import HartPipeline
-from hart.serving.engine import Mix, ModelFacts, NotOffered, OutOfMemory, Row, Size, Source
+from hart.serving.engine import Mix, ModelFacts, NotOffered, OutOfMemory, Row, Source
 from hart.sizes import ImageSize, requested_schedule, shaped_grid, size_of_grid, trained_sizes
 from hart.types import Context
 
@@ -61,28 +62,26 @@ class PipelineEngine:
             token_size=config.tokenizer.downsampling,
             styles=config.styles,
             num_classes=pipe.num_classes,
-            device=str(pipe.device),
-            dtype=dtype_name(pipe.dtype),
         )
-        self._context: Callable[[str | int], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
+        self._context: Callable[[str], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
 
-    def _sizes(self) -> tuple[Size, ...]:
+    def _sizes(self) -> tuple[ImageSize, ...]:
         """Those that the model was trained at, the square first."""
         own = self.pipe.image_size
-        sizes = dict.fromkeys([(own, own), *map(_size, trained_sizes(self.pipe.config))])
+        sizes = dict.fromkeys([ImageSize(own, own), *trained_sizes(self.pipe.config)])
         return tuple(size for size in sizes if math.prod(size) <= self._max_pixels)
 
-    def nearest(self, width: int, height: int) -> Size:
+    def nearest(self, width: int, height: int) -> ImageSize:
         """This size if the model generates it, else the nearest of whole tokens. Where that is too large: its shape
         with about as many pixels as the model's own size. Where there is none: the nearest that it was trained at."""
         step = self.facts.token_size
-        whole = max(2, round(width / step)) * step, max(2, round(height / step)) * step
-        for size in ((width, height), whole, self._of_own_area(width, height)):
+        whole = ImageSize(max(2, round(width / step)) * step, max(2, round(height / step)) * step)
+        for size in (ImageSize(width, height), whole, self._of_own_area(width, height)):
             if size is not None and self.misfit(*size) is None:
                 return size
         return self.facts.nearest(width, height)
 
-    def _of_own_area(self, width: int, height: int) -> Size | None:
+    def _of_own_area(self, width: int, height: int) -> ImageSize | None:
         """The shape of a size, about as large as the model's own; None for shapes that it cannot have."""
         try:
             return self.shaped(f"{width}:{height}")
@@ -99,55 +98,51 @@ class PipelineEngine:
             return str(error)
         return None
 
-    def shaped(self, aspect: str) -> Size:
+    def shaped(self, aspect: str) -> ImageSize:
         """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own, if it can be made or not."""
         tokenizer = self.pipe.config.tokenizer
-        return _size(size_of_grid(shaped_grid(aspect, tokenizer.scales[-1]), tokenizer.downsampling))
+        return size_of_grid(shaped_grid(aspect, tokenizer.scales[-1]), tokenizer.downsampling)
 
     def row(
         self,
         prompt: str,
         negative_prompt: str | None,
         seed: int,
-        size: Size,
+        size: ImageSize,
         settings: Mapping[str, Any],
         source: Source | None = None,
         mix: Mix | None = None,
     ) -> Row:
         """A row with the model's own settings but for those given. Raises `HartError` for what it cannot sample."""
-        edit = None
+        edit = edited = mixed = None
         if source is not None:
             edit = self._edit(source, size)
-            amounts = {name: getattr(edit, name) for name in ("kept_scales", "followed_scales", "style_strength")}
-            source = replace(source, **amounts)
-        schedule = requested_schedule(self.pipe.config, width=size[0], height=size[1])
+            edited = _recorded(source, edit)
+        schedule = requested_schedule(self.pipe.config, size=str(size))
         if mix is not None:
-            mix = replace(mix, switch=None, weights=mix_weights(len(schedule), mix.weights, mix.switch))
-        sampling = checked_settings(self.pipe.config, None, settings, schedule)
-        row = Row(
-            self._prompt(prompt),
-            negative_prompt,
-            seed,
-            size,
-            sampling,
-            len(schedule),
-            schedule.total_tokens,
-            source,
-            edit,
-            mix,
+            mixed = MixSettings(mix.prompt, mix_weights(len(schedule), mix.weights, mix.switch))
+        made_with = ImageSettings(
+            sampling=checked_settings(self.pipe.config, None, settings, schedule),
+            size=size.stored,
+            device=str(self.pipe.device),
+            dtype=dtype_name(self.pipe.dtype),
+            negative_prompt=negative_prompt,
+            edit=edited,
+            mix=mixed,
         )
+        row = Row(prompt, seed, size, made_with, len(schedule), schedule.total_tokens, edit)
         checked_images(self.pipe.config, [self._asked(row, self._prompt)], schedule)
         return row
 
     @torch.inference_mode()
-    def _edit(self, source: Source, size: Size) -> Edit:
+    def _edit(self, source: Source, size: ImageSize) -> Edit:
         """What the rows of a request keep of its image, laid out on a canvas of this size."""
         if not self.facts.edits:
             raise NotOffered("this model generates classes and does not edit images: use /v1/images/generations")
         asked: dict[str, Any] = {
             "style": source.style,
             "style_strength": source.style_strength,
-            "size": str(ImageSize(*size)),
+            "size": str(size),
         }
         if source.mask is None and source.source_prompt is None:
             return self.pipe.prepare_variation(source.image, kept_scales=source.kept_scales, **asked)
@@ -162,58 +157,55 @@ class PipelineEngine:
 
     def group(self, row: Row) -> Hashable:
         """Equal for rows that may share a batch."""
-        return row.size, *(getattr(row.sampling, name) for name in SHARED)
+        return row.size, *(getattr(row.settings.sampling, name) for name in SHARED)
 
     def start(self, rows: Sequence[Row]) -> Batch:
         """Begin a batch of rows of one group. This and all that a batch does may raise `OutOfMemory`."""
         with _memory_errors():
-            parts = defaultdict[Hashable, list[int]](list)
+            parts = defaultdict[Hashable, dict[int, ImageRequest]](dict)
             for place, row in enumerate(rows):
-                parts[self._part(place, row)].append(place)
-            return Batch(self.pipe, [self._request(row) for row in rows], rows[0].size, list(parts.values()))
+                parts[self._part(place, row)][place] = self._asked(row, self._context)
+            return Batch([_Part(self.pipe, images, rows[0].size) for images in parts.values()])
 
     def _part(self, place: int, row: Row) -> Hashable:
         """Equal for rows of a batch that are computed together."""
         if self._exact is False or (self._exact is None and self.pipe.device.type != "cpu"):
             return None
-        if self._exact or self.pipe.dtype != torch.float32 or row.sampling.guidance_scale == 0:
+        if self._exact or self.pipe.dtype != torch.float32 or row.settings.sampling.guidance_scale == 0:
             return place
         # filters, negative and second prompts of others change how sums are rounded
-        is_followed = row.edit is not None and row.edit.source_prompt is not None
-        return row.sampling, row.negative_prompt is None, is_followed or row.mix is not None
+        settings, is_followed = row.settings, row.edit is not None and row.edit.source_prompt is not None
+        return settings.sampling, settings.negative_prompt is None, is_followed or settings.mix is not None
 
     def _prompt(self, text: str) -> str | int:
         """Text as it is; for a class model the number that it spells, if it spells one."""
         return int(text) if self.pipe.num_classes is not None and text.isdecimal() else text
 
-    def _request(self, row: Row) -> ImageRequest:
-        """A row as the pipeline takes it, its prompts encoded."""
-        return self._asked(row, lambda prompt: self._context(self._prompt(prompt)))
-
     def _asked(self, row: Row, read: Callable[[str], Any]) -> ImageRequest:
-        """An edit without a prompt generates whatever fits."""
-        edit, mix = row.edit, None
+        """A row as the pipeline takes it, with prompts as `read` gives them. An edit without one generates whatever
+        fits."""
+        edit, settings, mix = row.edit, row.settings, None
         unnamed = edit is not None and row.prompt == ""
-        prompt = null_context(self.pipe.config) if unnamed else read(str(row.prompt))
-        negative = None if row.negative_prompt is None else read(row.negative_prompt)
+        prompt = null_context(self.pipe.config) if unnamed else read(row.prompt)
+        negative = None if settings.negative_prompt is None else read(settings.negative_prompt)
         if edit is not None and edit.source_prompt is not None:
             edit = replace(edit, source_prompt=read(edit.source_prompt))
-        if row.mix is not None:
-            mix = PromptMix(read(row.mix.prompt), row.mix.weights or ())
-        return ImageRequest(prompt, row.seed, row.sampling, negative, edit, mix)
+        if settings.mix is not None:
+            mix = PromptMix(read(settings.mix.prompt), settings.mix.weights)
+        return ImageRequest(prompt, row.seed, settings.sampling, negative, edit, mix)
 
     @torch.inference_mode()
-    def _encoded(self, prompt: str | int) -> Context:
+    def _encoded(self, prompt: str) -> Context:
         """By the encoder itself: the pipeline warns of words of the prompt, which are nobody's business in a log."""
-        if isinstance(prompt, str):
+        if self.pipe.num_classes is None:
             return self.pipe.text_encoder.encode([prompt])
-        return self.pipe.encode_prompt(prompt)
+        return self.pipe.encode_prompt(self._prompt(prompt))
 
 
 class _Part:
     """Images of a batch that are computed together, by their places in it."""
 
-    def __init__(self, pipe: HartPipeline, images: Mapping[int, ImageRequest], size: Size) -> None:
+    def __init__(self, pipe: HartPipeline, images: Mapping[int, ImageRequest], size: ImageSize) -> None:
         self._pipe, self._components, self._size = pipe, pipe.components, size
         self._images = dict(images)  # those that are left
         self._rows: list[int] = []  # the places of the rows of the last state
@@ -231,8 +223,7 @@ class _Part:
         left = list(self._images)
         with _memory_errors():
             if self._states is None:
-                width, height = self._size
-                self._states = self._pipe.generate_rows(list(self._images.values()), width=width, height=height)
+                self._states = self._pipe.generate_rows(list(self._images.values()), size=str(self._size))
                 self._latents = next(self._states).latent
             else:
                 self._latents = self._states.send([self._rows.index(place) for place in left]).latent
@@ -252,11 +243,8 @@ class _Part:
 class Batch:
     """Rows that are sampled together, some of them computed together and others apart, by their places in `start`."""
 
-    def __init__(
-        self, pipe: HartPipeline, images: Sequence[ImageRequest], size: Size, parts: Sequence[Sequence[int]]
-    ) -> None:
-        """parts: the places of the images that are computed together."""
-        self._parts = [_Part(pipe, {place: images[place] for place in places}, size) for places in parts]
+    def __init__(self, parts: list[_Part]) -> None:
+        self._parts = parts
 
     def advance(self) -> None:
         """Sample the next scale of all rows that are left."""
@@ -278,8 +266,20 @@ class Batch:
         return [generated[place] for place in places]
 
 
-def _size(size: ImageSize) -> Size:
-    return size.width, size.height
+def _recorded(source: Source, edit: Edit) -> EditSource:
+    """What a record says of the image that a row starts from."""
+    return EditSource(
+        image="image",
+        image_sha256=source.sha256,
+        mask=None if source.mask_sha256 is None else "mask",
+        mask_sha256=source.mask_sha256,
+        source_prompt=source.source_prompt,
+        kept_scales=edit.kept_scales,
+        followed_scales=edit.followed_scales,
+        style_strength=edit.style_strength,
+        style=None if source.style_sha256 is None else "style",
+        style_sha256=source.style_sha256,
+    )
 
 
 @contextmanager

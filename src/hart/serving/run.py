@@ -13,7 +13,6 @@ from hart.serving.checkers import prompt_checker
 from hart.serving.models import Models, OpenModel
 from hart.serving.options import ServeOptions
 from hart.serving.orders import Terms
-from hart.serving.server import Limits
 
 if TYPE_CHECKING:
     from hart.serving.pipeline_engine import PipelineEngine
@@ -26,7 +25,7 @@ def app_from_options(options: ServeOptions) -> FastAPI:
         Models({name: _opener(source, options) for name, source in options.models().items()}),
         Terms(prompt_checker(options.prompt_check, options.device), options.max_steps, options.credentials()),
         access=Access(options.keys(), options.hosts()),
-        limits=Limits(options.batch_size, options.queue_size, options.timeout, images_per_minute=options.rate_limit),
+        limits=options,
         log_requests=options.log_requests,
     )
 

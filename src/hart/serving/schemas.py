@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -18,10 +18,12 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 
-from hart.config import MAX_SEED
+from hart.config import MAX_SEED, SamplingConfig
 from hart.grids import MAX_SCALES
 from hart.strict import clipped
 
@@ -29,12 +31,6 @@ MAX_IMAGES = 10
 MAX_PROMPT = 4000
 """Characters."""
 MAX_SIDE = 8192
-
-SAMPLING = (
-    "guidance_scale", "top_k", "top_p", "gumbel_smoothing", "greedy_scales", "maskgit_steps", "diffusion_steps",
-    "discrete_only",
-)  # fmt: skip
-"""Fields that go to the model as they are; see `hart.config.SamplingConfig`."""
 
 
 class ApiError(Exception):
@@ -70,7 +66,21 @@ Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidat
 OptionalPrompt = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_text)] | None
 
 
-class ImageRequest(BaseModel):
+def _optional(name: str, field: FieldInfo) -> Any:
+    """A field of `SamplingConfig` that may be left out; its bounds are checked with the rest of the model's."""
+    kind: Any = field.annotation
+    while parts := get_args(kind):
+        kind = parts[0]
+    names = AliasChoices(name, "steps") if name == "diffusion_steps" else None
+    return kind | None, Field(None, description=field.description, validation_alias=names)
+
+
+SAMPLING = SamplingConfig.__pydantic_fields__
+SamplingFields = create_model("SamplingFields", **{name: _optional(name, field) for name, field in SAMPLING.items()})
+"""Settings in place of the model's own, by default none. `steps` is another name for `diffusion_steps`."""
+
+
+class ImageRequest(SamplingFields):  # type: ignore[misc, valid-type]  # made above
     """What all three requests have in common."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -99,22 +109,6 @@ class ImageRequest(BaseModel):
     """With `stream`, how many images so far are sent, spread over the scales; by default one after every scale."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED - MAX_IMAGES)] | None = None
     """By default a new one; the answer has the seed of every image."""
-    guidance_scale: float | None = None
-    """g in (1 + g) conditional - g unconditional, by default the model's."""
-    top_k: int | None = None
-    """Sample among so many of the likeliest codes; 0 keeps all."""
-    top_p: float | None = None
-    """Sample among the likeliest codes of this probability together; 1 keeps all."""
-    gumbel_smoothing: bool | None = None
-    """Mix the embeddings of all codes."""
-    greedy_scales: int | None = None
-    """The last so many scales take the likeliest codes."""
-    maskgit_steps: int | None = None
-    """Steps of the last scale."""
-    diffusion_steps: Annotated[int | None, Field(validation_alias=AliasChoices("diffusion_steps", "steps"))] = None
-    """Steps of the residual diffusion; `steps` is another name for it."""
-    discrete_only: bool | None = None
-    """Leave the residual out."""
     negative_prompt: OptionalPrompt = None
     """What guidance steers away from."""
 
@@ -124,7 +118,7 @@ class ImageRequest(BaseModel):
     @field_validator("size")
     @classmethod
     def _bounded(cls, size: str | None) -> str | None:
-        if size not in (None, "auto") and max(wanted_size(size)) > MAX_SIDE:
+        if size is not None and size != "auto" and max(map(int, size.split("x"))) > MAX_SIDE:
             raise ValueError(f"no side may be longer than {MAX_SIDE}")
         return size
 
@@ -137,7 +131,7 @@ class ImageRequest(BaseModel):
 
     def sampling(self) -> dict[str, Any]:
         """Settings in place of the model's own; None for those that are not given."""
-        return {name: getattr(self, name) for name in SAMPLING}
+        return {name: getattr(self, name) for name in SamplingFields.model_fields}
 
 
 def _of_another(field: str) -> Any:
@@ -278,12 +272,6 @@ class ErrorAnswer(BaseModel):
     """What every error looks like."""
 
     error: ErrorBody
-
-
-def wanted_size(size: str) -> tuple[int, int]:
-    """Width and height of "WIDTHxHEIGHT" or "WIDTH:HEIGHT"."""
-    width, height = re.split("[x:]", size)
-    return int(width), int(height)
 
 
 def explained(error: ValidationError) -> ApiError:

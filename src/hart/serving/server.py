@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from hart.serving.access import Access, RateLimit
-from hart.serving.bodies import BODY_SECONDS, Bodies
+from hart.serving.bodies import Bodies
 from hart.serving.engine import Source
 from hart.serving.errors import api_error
 from hart.serving.metrics import Metrics
 from hart.serving.models import Models, ServedModel
+from hart.serving.options import Limits
 from hart.serving.orders import Order, Subscription, Terms, answer, order, stream
 from hart.serving.scheduler import DeadlinePassed, Job, QueueFull, Scheduler
 from hart.serving.schemas import ApiError, ImageRequest
@@ -25,20 +25,10 @@ from hart.serving.worker import Worker
 if TYPE_CHECKING:
     from hart.serving.pipeline_engine import PipelineEngine
 
+JOIN_SECONDS = 0.004
+"""In which a first image waits for others of a batch."""
 STILL_HERE_SECONDS = 15.0
 """Between signs of life in a stream that has nothing to say."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much one server does at once; see `hart.serving.options.ServeOptions`."""
-
-    batch_size: int = 4
-    queue_size: int = 64
-    timeout: float = 120.0
-    join_seconds: float = 0.004
-    images_per_minute: float | None = None
-    body_seconds: float = BODY_SECONDS
 
 
 class Server:
@@ -54,12 +44,12 @@ class Server:
     ) -> None:
         self.models, self.terms, self.access, self.limits = models, terms, access, limits
         self.metrics = Metrics()
-        self.bodies = Bodies(limits.body_seconds)
-        self.rates = RateLimit(limits.images_per_minute, clock)
+        self.bodies = Bodies()
+        self.rates = RateLimit(limits.rate_limit, clock)
         self.scheduler = Scheduler(
             batch_size=limits.batch_size,
             queue_size=limits.queue_size,
-            join_seconds=limits.join_seconds,
+            join_seconds=JOIN_SECONDS,
             clock=clock,
             metrics=self.metrics,
         )
