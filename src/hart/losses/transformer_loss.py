@@ -135,6 +135,11 @@ def token_weights(scale_weights: Sequence[float], segments: Sequence[int]) -> Te
     return weights / weights.mean()
 
 
+def _weights(counted: Tensor) -> Tensor:
+    """Of tokens that count or do not, 1 in the mean, so that a scale weighs as much however many do."""
+    return counted / counted.float().mean().clamp_min(1 / counted.numel())
+
+
 def transformer_loss(
     hart: Hart,
     codebook: nn.Embedding,
@@ -177,9 +182,7 @@ def transformer_loss(
     # the last scale by itself: its codes are sampled as well, unless the diffusion sees given ones
     coarse, fine = output.head_input.split([tokens - last, last], dim=1)
     total, coarse_losses = losses(coarse, torch.cat(maps.indices[:-1], dim=1), weights[:-last], None)
-    predicted = torch.ones_like(last_codes, dtype=torch.bool) if maps.given is None else maps.given < 0
-    # 1 in the mean, so that the scale weighs as much whatever is given
-    counted = predicted / predicted.float().mean().clamp_min(1 / predicted.numel())
+    counted = _weights(torch.ones_like(last_codes) if maps.given is None else maps.given < 0)
     uniform = None if noise is None or maps.given is not None else noise.codes
     fine_total, fine_losses = losses(fine, last_codes, weights[-last:] * counted, uniform)
     total = total + fine_total
@@ -200,15 +203,16 @@ def transformer_loss(
     if hart.residual is None:
         return total, parts
     assert noise is not None
-    sampled = fine_losses.sampled
-    codes = maps.given.clamp(min=0) if sampled is None else sampled.view(batch, last)
+    if maps.given is None:
+        assert fine_losses.sampled is not None
+        codes = fine_losses.sampled.view(batch, last)
+        diffused = torch.ones_like(codes)
+    else:
+        codes, diffused = maps.given.clamp(min=0), maps.given >= 0
     diffusion = hart.diffusion_loss(output.hidden, codebook(codes).detach(), latent, noise.timesteps, noise.noise)
 
     def mean(losses: Tensor) -> Tensor:
-        if maps.given is None:
-            return losses.mean()
-        losses, given = losses.view_as(noise.timesteps), ~predicted.unsqueeze(1).expand_as(noise.timesteps)
-        return (losses * given).sum() / given.sum().clamp_min(1)
+        return (losses.view_as(noise.timesteps) * _weights(diffused).unsqueeze(1)).mean()
 
     parts["diffusion_mse"] = mean(diffusion.mse)
     parts["diffusion_bound"] = mean(diffusion.variational_bound)
