@@ -12,7 +12,7 @@ from PIL import Image
 
 from hart.config import SamplingConfig
 from hart.errors import HartError
-from hart.generation.metadata import ImageSettings, MixSettings
+from hart.generation.metadata import EditSource, ImageSettings, MixSettings
 from hart.serving.engine import Mix, ModelFacts, OutOfMemory, Row, Source
 from hart.sizes import ImageSize, shaped_grid
 
@@ -86,6 +86,7 @@ class StandInEngine:
             device="cpu",
             dtype="float32",
             negative_prompt=negative_prompt,
+            edit=None if source is None else EditSource("image", source.sha256),
             mix=mixed,
         )
         return Row(prompt, seed, size, settings, SCALES, TOKENS, source)
