@@ -65,7 +65,8 @@ def variants(small: str, large: str, steps: int | None, out: Path) -> list[Varia
     live = base.reading.replace(memory_gb=0.0)
     larger = base.replace(data=large, reading=live, transformer=base.transformer.replace(scales=LARGER_SCALES))
     trainer = base.trainer
-    larger = larger.replace(trainer=trainer.replace(steps=trainer.steps // 4, batch_size=trainer.batch_size // 2))
+    shorter = trainer.replace(steps=max(1, trainer.steps // 4), batch_size=trainer.batch_size // 2)
+    larger = larger.replace(trainer=shorter)
     return [
         Variant("hybrid", base, 64),
         Variant("discrete", base.replace(diffusion=None), 64),
