@@ -1,5 +1,6 @@
 """The paper's ablations of training at a size for two CPU cores; prints a table, keeps the runs and their curves.
 
+    hart train tokenizer recipes/ablations/tokenizer.toml --out runs/ablations/tokenizer
     python benchmarks/ablations.py data/emoji64 data/emoji128 --out runs/ablations
 
 - hybrid, discrete: with and without residual diffusion (paper, table 5).
