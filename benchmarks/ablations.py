@@ -1,5 +1,6 @@
 """The paper's ablations of training at a size for two CPU cores; prints a table, keeps the runs and their curves.
 
+    hart train tokenizer recipes/ablations/tokenizer.toml --out runs/ablations/tokenizer
     python benchmarks/ablations.py data/emoji64 data/emoji128 --out runs/ablations
 
 - hybrid, discrete: with and without residual diffusion (paper, table 5).
@@ -65,7 +66,8 @@ def variants(small: str, large: str, steps: int | None, out: Path) -> list[Varia
     live = base.reading.replace(memory_gb=0.0)
     larger = base.replace(data=large, reading=live, transformer=base.transformer.replace(scales=LARGER_SCALES))
     trainer = base.trainer
-    larger = larger.replace(trainer=trainer.replace(steps=trainer.steps // 4, batch_size=trainer.batch_size // 2))
+    shorter = trainer.replace(steps=max(1, trainer.steps // 4), batch_size=trainer.batch_size // 2)
+    larger = larger.replace(trainer=shorter)
     return [
         Variant("hybrid", base, 64),
         Variant("discrete", base.replace(diffusion=None), 64),

@@ -6,6 +6,7 @@ import copy
 import logging
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -89,17 +90,34 @@ def same_state(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
+@pytest.fixture(params=[1, 2, 4])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """PyTorch computes with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @needs_packing
 @pytest.mark.parametrize(
     ("queries", "keys", "kept"), [(150, 331, torch.float32), (150, 331, torch.bfloat16), (3, 7, torch.float32)]
 )
 def test_packed_attention_is_attention(
-    queries: int, keys: int, kept: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    queries: int, keys: int, kept: torch.dtype, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "SCORES", 40 * keys)  # so that queries go in parts
     q, cache = random_tensor(2, 3, queries, 16, seed=1), random_tensor(2, 2, 3, keys + 5, 16, seed=2).to(kept)
     k, v = cache[:, :, :, :keys]  # a part of a longer cache
     torch.testing.assert_close(packed_attend(q, k, v, 0.3), attend(q, k, v, 0.3))
+
+
+@needs_packing
+def test_attention_by_threads_leaves_their_number_alone(threads: int) -> None:
+    q, k, v = (random_tensor(1, 4, 100, 16, seed=seed) for seed in range(3))
+    packed_attend(q, k, v, 1.0)
+    with ThreadPoolExecutor(1) as another:
+        assert another.submit(torch.get_num_threads).result() == threads == torch.get_num_threads()
 
 
 @needs_packing

@@ -13,10 +13,11 @@ Shapes: C inputs, D outputs.
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Barrier
 from typing import Any, Self
 
 import torch
@@ -29,7 +30,7 @@ from hart.model import Hart
 from hart.strict import reason
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
-FEWEST_QUERIES, MOST_THREADS = 128, 4
+FEWEST_QUERIES, MOST_THREADS = 96, 4
 """With which `packed_attend` is known to be faster."""
 SCORES = 2**19
 """Most scores of attention held at once, so that they stay in the processor's cache."""
@@ -159,18 +160,54 @@ def repeated_blocks(hart: Hart) -> list[nn.ModuleList]:
 def packed_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """An `hart.layers.attention.Attend` in float32 by oneDNN's products, a head or a part of its queries at a time.
 
-    Keys of other types, few queries, and many threads, which one head does not keep busy, are left to PyTorch's kernel.
+    One head does not keep several threads busy, so each thread has heads of its own. Keys of other types, few queries,
+    and many threads, which wait for each other in Python, are left to PyTorch's kernel.
     """
-    (rows, heads, queries, _), keys = q.shape, k.shape[2]
-    if k.dtype != torch.float32 or queries < FEWEST_QUERIES or torch.get_num_threads() > MOST_THREADS:
+    queries, threads = q.shape[2], torch.get_num_threads()
+    if k.dtype != torch.float32 or queries < FEWEST_QUERIES or threads > MOST_THREADS:
         return attend(q, k, v, scale)
-    q, result, length = q * scale, torch.empty_like(q), min(queries, max(1, SCORES // keys))
-    for row, head, query in itertools.product(range(rows), range(heads), range(0, queries, length)):
-        those = slice(query, query + length)
-        scores = packed_linear(q[row, head, those], k[row, head], None)
-        torch.softmax(scores, dim=-1, out=scores)
-        result[row, head, those] = packed_linear(scores, v[row, head].t(), None)
+    q = q * scale
+    result = torch.empty_like(q)
+    if threads == 1:
+        attend_heads(q, k, v, result)
+    else:
+        shares = (x.chunk(threads, dim=1) for x in (q, k, v, result))
+        list(single_threads(threads).map(attend_heads, *shares))
     return result
+
+
+@torch.inference_mode()
+def attend_heads(q: Tensor, k: Tensor, v: Tensor, result: Tensor) -> None:
+    """Write the attention of scaled queries (B, H, N, d), one head after the other, into `result`."""
+    length = max(1, SCORES // k.shape[2])
+    for row in zip(q, k, v.transpose(2, 3), result, strict=True):
+        for queries, keys, values, found in zip(*row, strict=True):
+            for some, place in zip(queries.split(length), found.split(length), strict=True):
+                scores = packed_linear(some, keys, None)
+                torch.softmax(scores, dim=-1, out=scores)
+                place.copy_(packed_linear(scores, values, None))
+
+
+@cache
+def single_threads(number: int) -> ThreadPoolExecutor:
+    """So many threads, in each of which PyTorch computes with one; they wait for work as long as the process lives.
+
+    PyTorch keeps the number of its threads for each thread of Python, and once more for those that will begin, which
+    is for a moment another here.
+    """
+    begun = Barrier(number + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # takes the number for new threads, which would else be done in the first product
+        torch.set_num_threads(1)
+        begun.wait()
+
+    threads = ThreadPoolExecutor(number, "hart-attention", begin)
+    for _ in range(number):
+        threads.submit(int)  # nothing; no thread is idle yet, so that each begins another
+    begun.wait()
+    torch.set_num_threads(number)
+    return threads
 
 
 @cache
