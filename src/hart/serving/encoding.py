@@ -46,6 +46,7 @@ def record(row: Row, facts: ModelFacts, model: str) -> ImageRecord:
         negative_prompt=row.negative_prompt,
         device=facts.device,
         dtype=facts.dtype,
+        speed=facts.speed,
         edit=edit,
         mix=None if row.mix is None else MixSettings(row.mix.prompt, row.mix.weights or ()),
     )

@@ -101,6 +101,8 @@ class ModelFacts:
     variations: bool = False
     device: str = "cpu"
     dtype: str = "float32"
+    speed: str | None = None
+    """The level that was asked for."""
 
     def nearest(self, width: float, height: float) -> Size:
         """The size whose shape, then whose area, comes nearest."""

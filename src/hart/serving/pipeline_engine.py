@@ -35,12 +35,20 @@ KEPT_CONTEXTS = 64
 class PipelineEngine:
     """An opened pipeline. Its text encoder is loaded at once, so that no request waits for it."""
 
-    def __init__(self, pipe: HartPipeline, *, exact: bool | None = None, max_pixels: int | None = None) -> None:
+    def __init__(
+        self,
+        pipe: HartPipeline,
+        *,
+        exact: bool | None = None,
+        max_pixels: int | None = None,
+        speed: str | None = None,
+    ) -> None:
         """exact: sample every image by itself, so that not even rounding can depend on the other images of a batch. By
         default on a CPU those of which it does: in float32 the unguided ones, whose first scale is a single token, and
         those with other settings.
         max_pixels: of the largest image, by default twice those of the model's own size. Raises `HartError` for fewer
-        than that one has."""
+        than that one has.
+        speed: the level that the pipeline was opened with, if one was asked for; images say it."""
         self.pipe = pipe
         own = pipe.image_size**2
         self._max_pixels = LARGEST * own if max_pixels is None else max_pixels
@@ -61,6 +69,7 @@ class PipelineEngine:
             variations=pipe.num_classes is None,
             device=str(pipe.device),
             dtype=dtype_name(pipe.dtype),
+            speed=speed,
         )
         self._context: Callable[[str | int], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
 
@@ -116,7 +125,7 @@ class PipelineEngine:
         schedule = requested_schedule(self.pipe.config, width=size[0], height=size[1])
         if mix is not None:
             mix = replace(mix, switch=None, weights=mix_weights(len(schedule), mix.weights, mix.switch))
-        sampling = checked_settings(self.pipe.config, None, settings, schedule)
+        sampling = checked_settings(self.pipe.config, None, self.pipe.speed.settings(settings), schedule)
         row = Row(
             self._prompt(prompt),
             negative_prompt,
