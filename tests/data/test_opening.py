@@ -188,6 +188,8 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
     for kind in ("shards", "stream"):
         with pytest.raises(HartError, match=r"missing shards: .*train-0000.tar.*train-0002.tar"):
             open_source(str(tmp_path / "train-{0000..0002}.tar"), kind=kind)
+    with pytest.raises(HartError, match="data is empty: give a folder"):
+        open_source("")
     with pytest.raises(HartError, match="no file matches"):
         open_source(str(tmp_path / "val-*.tar"))
 

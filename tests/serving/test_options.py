@@ -26,6 +26,7 @@ from hart.serving.options import LOOPBACK, ServeOptions
         (["--model", "a/x", "--model", "b/x"], "two are called x"),
         (["--model", "nothing"], "unknown model 'nothing': no folder, no hub id"),
         (["--model", "x=./none"], "unknown model './none'"),
+        (["--speed", "warp"], "unknown speed 'warp': choose plain, exact"),
         (["--model", "x="], "give a model, or NAME=MODEL"),
         (["--prompt-check", "magic"], "choose words, none"),
         (["--prompt-check", "none.txt"], "no such file"),

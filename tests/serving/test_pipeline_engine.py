@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from starlette.testclient import TestClient
 
 from command_line import run
 from hart.devices import OUT_OF_MEMORY as MEMORY_SIGNS
 from hart.errors import HartError
 from hart.generation.metadata import read_record
+from hart.inference.speed import Speed
 from hart.pipeline import HartPipeline
 from hart.serving.engine import Mix, OutOfMemory, Row, Source
+from hart.serving.options import ServeOptions
 from hart.serving.pipeline_engine import PipelineEngine
+from hart.serving.run import app_from_options
 from helpers import rows_computed
 from serving_app import Running, image_of, png, running
 
@@ -156,6 +160,19 @@ def test_generate_like_makes_a_served_image_again(server: Running, text_model: P
     like = ("--like", tmp_path / "served.png", "--model", text_model, "--size", "10x6", "--out", tmp_path / "out")
     again = Image.open(run("generate", *like).stdout.strip())
     assert image_of(content).tobytes() == again.tobytes()
+
+
+def test_a_served_image_has_the_settings_of_the_level_and_says_it(text_model: Path, tmp_path: Path) -> None:
+    fast = HartPipeline.from_pretrained(text_model, speed=Speed(unguided_scales=2))
+    assert row(PipelineEngine(fast), 0).sampling.unguided_scales == 2
+    options = ServeOptions(model=(f"tiny={text_model}",), speed="plain", public=True)
+    with TestClient(app_from_options(options)) as http:
+        answer = http.post("/v1/images/generations", json={"prompt": "a cat", "seed": 9}).json()
+    served = tmp_path / "served.png"
+    served.write_bytes(base64.b64decode(answer["data"][0]["b64_json"]))
+    assert read_record(served).settings.speed == "plain"
+    again = run("generate", "--like", served, "--model", text_model, "--out", tmp_path / "out").stdout.strip()
+    assert Image.open(again).tobytes() == Image.open(served).tobytes()
 
 
 def test_two_prompts_are_mixed_and_an_edit_may_follow_what_the_image_shows(

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -41,6 +42,28 @@ WIDEST = 200
 
 Absent = tuple[Callable[[], Any], str | None]
 """A command that is not imported yet: what makes it, and its summary; None for one that must be made to know it."""
+
+
+class HartCommand(TyperCommand):
+    """A command that takes no empty text for a path: that of an unset variable would mean the working directory."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        texts, _, _ = self.make_parser(ctx).parse_args(args=list(args))  # as they were given
+        rest = super().parse_args(ctx, args)
+        params: list[Any] = self.get_params(ctx)
+        for param in params:
+            text, value = texts.get(param.name), ctx.params.get(param.name)
+            pairs = zip(text, value, strict=False) if isinstance(value, list | tuple) and text else [(text, value)]
+            if any(text == "" and isinstance(path, Path) for text, path in pairs):
+                raise typer.BadParameter("'' is no path", ctx=ctx, param=param)
+        return rest
+
+
+class Program(typer.Typer):
+    """A command line whose commands are `HartCommand`s."""
+
+    def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = HartCommand, **settings: Any) -> Any:
+        return super().command(name, cls=cls, **settings)
 
 
 class LazyGroup(TyperGroup):
@@ -108,7 +131,7 @@ class HartGroup(LazyGroup):
             # errors of the argument parser format themselves
             say = getattr(error, "format_message", None)
             if say is not None:
-                _fail(f"{_plain(str(say())).rstrip('.')}; see --help")
+                _fail(f"{_plain(str(say())).rstrip('.')}{_usage(error)}; see --help")
             from hart.devices import is_out_of_memory  # loads PyTorch, which --help does not wait for
 
             if is_out_of_memory(error):
@@ -122,6 +145,14 @@ def _plain(said: str) -> str:
     return said.replace(": Value error, ", ": ").replace(": Input should be ", ": must be ")
 
 
+def _usage(error: Any) -> str:
+    """How the command is called, for an error of the argument parser that a part of it is missing."""
+    # by name, since the class is in the package click or in typer's own copy of it
+    if type(error).__name__ != "MissingParameter" or error.ctx is None:
+        return ""
+    return f"; usage: {error.ctx.command_path} {' '.join(error.ctx.command.collect_usage_pieces(error.ctx))}"
+
+
 def _fail(message: str) -> NoReturn:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     sys.exit(BAD_INPUT)
@@ -130,7 +161,7 @@ def _fail(message: str) -> NoReturn:
 def lazy_group(commands: Mapping[str, Absent], kind: type[LazyGroup] = LazyGroup, **settings: Any) -> typer.Typer:
     """A group of commands that are made when they are asked for. settings: of `typer.Typer`."""
     group = type(kind.__name__, (kind,), {"absent": commands})
-    return typer.Typer(cls=group, no_args_is_help=False, rich_markup_mode=None, **settings)
+    return Program(cls=group, no_args_is_help=False, rich_markup_mode=None, **settings)
 
 
 def new_program(commands: Mapping[str, tuple[str, str]] | None = None) -> typer.Typer:
@@ -145,7 +176,7 @@ def new_program(commands: Mapping[str, tuple[str, str]] | None = None) -> typer.
 
 def single_command(name: str, function: Callable[..., Any], description: str | None = None) -> Any:
     """A function as a command of a group. description: by default its docstring."""
-    program = typer.Typer(add_completion=False, rich_markup_mode=None)
+    program = Program(add_completion=False, rich_markup_mode=None)
     program.command(name, help=description)(function)
     return typer.main.get_command(program)
 

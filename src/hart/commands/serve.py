@@ -37,6 +37,11 @@ def serve(options: ServeOptions) -> None:
         _require_model(source, elsewhere=options.ray)
     if is_model(options.prompt_check):
         _require_model(options.prompt_check, elsewhere=options.ray)
+    if options.speed is not None and not options.ray:
+        from hart.devices import resolve_device
+        from hart.inference.speed import resolve_speed
+
+        resolve_speed(options.speed, resolve_device(options.device))
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:

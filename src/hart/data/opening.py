@@ -46,6 +46,8 @@ def open_source(
     Raises `HartError` when the path holds none of these, or more than one.
     """
     name = str(path)
+    if not name:  # as a path it would be the working directory
+        raise HartError("data is empty: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
     if kind is not None and kind not in FORMATS:
         raise HartError(f"kind is {kind!r}: give one of {', '.join(KINDS)}")
     try:

@@ -38,6 +38,8 @@ class ServeOptions(Limits, SigningOptions, kw_only=True):
     """Model to serve: shipped, folder or Hugging Face id, or NAME=MODEL; repeat it for several, the default first."""
     device: Device = None
     dtype: NumberType = None
+    speed: str | None = None
+    """How fast, as of hart generate: exact, int8 or fp8 (8 bits, slightly different), draft (approximate) or plain."""
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs an API key, or --public."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

@@ -40,13 +40,21 @@ class PipelineEngine:
     `start` and what it returns are used by one thread, the rest by any.
     """
 
-    def __init__(self, pipe: HartPipeline, *, exact: bool | None = None, max_pixels: int | None = None) -> None:
+    def __init__(
+        self,
+        pipe: HartPipeline,
+        *,
+        exact: bool | None = None,
+        max_pixels: int | None = None,
+        speed: str | None = None,
+    ) -> None:
         """exact: sample every image by itself, so that not even rounding can depend on the other images of a batch. By
         default on a CPU those of which it does: in float32 the unguided ones, whose first scale is a single token, and
         those with other settings.
         max_pixels: of the largest image, by default twice those of the model's own size. Raises `HartError` for fewer
-        than that one has."""
-        self.pipe = pipe
+        than that one has.
+        speed: the level that the pipeline was opened with, if one was asked for; images say it."""
+        self.pipe, self._speed = pipe, speed
         own = pipe.image_size**2
         self._max_pixels = LARGEST * own if max_pixels is None else max_pixels
         if self._max_pixels < own:
@@ -122,11 +130,12 @@ class PipelineEngine:
         if mix is not None:
             mixed = MixSettings(mix.prompt, mix_weights(len(schedule), mix.weights, mix.switch))
         made_with = ImageSettings(
-            sampling=checked_settings(self.pipe.config, None, settings, schedule),
+            sampling=checked_settings(self.pipe.config, None, self.pipe.speed.settings(settings), schedule),
             size=size.stored,
             device=str(self.pipe.device),
             dtype=dtype_name(self.pipe.dtype),
             negative_prompt=negative_prompt,
+            speed=self._speed,
             edit=edited,
             mix=mixed,
         )

@@ -43,7 +43,7 @@ def _opener(source: str, options: ServeOptions) -> OpenModel:
         from hart.pipeline import HartPipeline
         from hart.serving.pipeline_engine import PipelineEngine  # imports PyTorch
 
-        pipe = HartPipeline.from_pretrained(source, device=options.device, dtype=options.dtype)
-        return PipelineEngine(pipe, exact=options.exact, max_pixels=options.max_pixels)
+        pipe = HartPipeline.from_pretrained(source, device=options.device, dtype=options.dtype, speed=options.speed)
+        return PipelineEngine(pipe, exact=options.exact, max_pixels=options.max_pixels, speed=options.speed)
 
     return open_model
