@@ -79,3 +79,9 @@ def require_images(count: int, least: int, what: str) -> None:
         raise HartError(
             f"{what} needs at least {least} images, there are {count}: raise --limit, take --split all, or give more"
         )
+
+
+def require_available(wanted: int, count: int, what: str = "") -> None:
+    """Raise `HartError` where more images are to be generated than a set has prompts for, or has `what`."""
+    if wanted > count:
+        raise HartError(f"{wanted} images are to be generated, the set has {count}{what}: lower --limit")

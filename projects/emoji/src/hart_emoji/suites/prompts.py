@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from hart import HartError
-from hart.evaluation import spread
+from hart.evaluation import evenly_chosen
 from hart.files import read_toml
 from hart_emoji.data.captions import DEFAULT_STYLE, with_article
 from hart_emoji.suites.emoji_set import EmojiSet
@@ -105,9 +105,8 @@ def free_prompts(emoji: EmojiSet, file: Path, limit: int, seed: int) -> PromptGr
             tables.append(table)
             texts.append(text)
             slugs.append(accepted)
-    prompts = [
-        EmojiPrompt(texts[row], tuple(emoji.number[slug] for slug in slugs[row])) for row in spread(tables, limit, seed)
-    ]
+    rows = evenly_chosen(tables, limit, seed)
+    prompts = [EmojiPrompt(texts[row], tuple(emoji.number[slug] for slug in slugs[row])) for row in rows]
     return PromptGroup("free", "free prompts", tuple(prompts))
 
 
