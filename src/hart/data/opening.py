@@ -299,9 +299,9 @@ def expand(pattern: str) -> tuple[str, ...]:
 def _names(pattern: str) -> Iterator[str]:
     if "{" not in pattern:
         return iter((pattern,))
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import braceexpand
 
     try:
         return braceexpand(pattern, escape=False)
-    except UnbalancedBracesError:
+    except ValueError:  # unbalanced
         return iter((pattern,))

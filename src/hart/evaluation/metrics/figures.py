@@ -73,12 +73,12 @@ def few_images_warning(name: str, count: int) -> tuple[str, ...]:
     )
 
 
-def require_images(count: int, least: int, what: str) -> None:
+def require_images(
+    count: int, least: int, what: str, advice: str = "raise --limit, take --split all, or give more"
+) -> None:
     """Raise `HartError` for fewer than `least` images."""
     if count < least:
-        raise HartError(
-            f"{what} needs at least {least} images, there are {count}: raise --limit, take --split all, or give more"
-        )
+        raise HartError(f"{what} needs at least {least} images, there are {count}: {advice}")
 
 
 def require_available(wanted: int, count: int, what: str = "") -> None:

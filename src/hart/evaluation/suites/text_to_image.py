@@ -58,7 +58,12 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
     options, progress, generator = context.options, context.progress, context.generator()
     resamples, prompts = options.resamples, benchmark.prompts
     rows = Counter(benchmark.categories or [ALL] * len(prompts))
-    require_images(min(rows.values()), LEAST_IMAGES, f"each of the {len(rows)} rows")
+    require_images(
+        min(rows.values()),
+        LEAST_IMAGES,
+        f"each of {len(rows)} rows",
+        f"give --limit {LEAST_IMAGES * len(rows)} or more",
+    )
     # what may be missing is looked for before anything is generated
     extractor = open_extractor(options.features, context.device, options.folder)
     scorers = _scorers(options, context.device)
