@@ -48,7 +48,7 @@ def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
     generator = random.Random(seed)
     captioned = sorted(captions)
     count = min(COUNT, len(captioned)) if limit is None else limit
-    require_available(count, len(captioned), " with captions")
+    require_available(count, len(captioned), " images with captions")
     if unknown := sorted(captions.keys() - names.keys()):
         raise HartError(f"{texts.place}: captions of {len(unknown)} images that it does not list: fetch it again")
     chosen = generator.sample(captioned, count)

@@ -55,7 +55,7 @@ def _prompts(samples: list[Sample], num_classes: int | None, options: Generation
     generator = torch.Generator().manual_seed(options.seed)
     usable = [sample for sample in samples if (sample.captions if num_classes is None else sample.label is not None)]
     count = len(samples) if options.limit is None else options.limit
-    require_available(count, len(usable), " with captions" if num_classes is None else " with a class")
+    require_available(count, len(usable), " images with captions" if num_classes is None else " images with a class")
     prompts: list[Prompt] = []
     for row in torch.randperm(len(usable), generator=generator)[:count].tolist():
         captions, label = usable[row].captions, usable[row].label

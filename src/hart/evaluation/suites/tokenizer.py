@@ -87,19 +87,19 @@ def run(context: Context[TokenizerOptions]) -> Result:
     groups: list[list[Image.Image]] = []
     labels: list[str] = []
     done = 0
-    for batch in images.batches(options.batch_size):
+    for pixels, _ in images.batches(options.batch_size):
         progress(done, images.total, f"{done} images reconstructed")
-        sound = partial(measure.sound, count=len(batch), other=parts[0] if parts else None)
-        values = kept.get(kept.key(batch.pixels), partial(measure, batch.pixels), sound)
+        sound = partial(measure.sound, count=len(pixels), other=parts[0] if parts else None)
+        values = kept.get(kept.key(pixels), partial(measure, pixels), sound)
         parts.append(values)
-        if shown := min(len(batch), SHEET_IMAGES - len(groups)):
+        if shown := min(len(pixels), SHEET_IMAGES - len(groups)):
             # decoded again: images are not kept, and these are few
-            versions = (batch.pixels, *reconstruct(tokenizer, batch.pixels.to(device), schedule).values())
+            versions = (pixels, *reconstruct(tokenizer, pixels.to(device), schedule).values())
             groups += [[unit_to_pil(version[row].float() / 255) for version in versions] for row in range(shown)]
             for row in range(shown):
                 decibels = (f"{kind} {values[f'{kind}: {PSNR}'][row]:.1f} dB" for kind in KINDS)
                 labels.append(f"input, {', '.join(decibels)}")
-        done += len(batch)
+        done += len(pixels)
     progress(done, None, "distances and intervals")
     measured = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return Result(
