@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -163,11 +162,13 @@ class EmojiSet:
         in the user's cache."""
         kept = Cache(cache or default_cache() / "features", TENSORS, extractor_facts(extractor))
         chunks = [chunk for split in self._splits for chunk in split.pixels.split(CHUNK)]
-        parts = []
-        for number, chunk in enumerate(chunks):
-            progress(number * CHUNK, len(self), "features of the set")
-            parts.append(kept.get(kept.key(chunk), partial(_features_entry, chunk, extractor))["features"])
-        return torch.cat(parts)
+        names = list(map(kept.key, chunks))
+
+        def compute(numbers: list[int]) -> list[Mapping[str, Tensor]]:
+            return [{"features": features_of(chunks[number], extractor)} for number in numbers]
+
+        kept.fill(names, compute, progress=progress, what="features of the set")
+        return torch.cat([kept.read(name)["features"] for name in names])
 
 
 @dataclass(frozen=True)
@@ -216,10 +217,6 @@ def reduced(pixels: Tensor) -> Tensor:
         F.interpolate(part.float(), (REDUCED_SIZE, REDUCED_SIZE), mode="area").cpu() for part in pixels.split(CHUNK)
     ]
     return torch.cat(parts).flatten(1)
-
-
-def _features_entry(pixels: Tensor, extractor: FeatureExtractor) -> dict[str, Tensor]:
-    return {"features": features_of(pixels, extractor)}
 
 
 def features_of(pixels: Tensor, extractor: FeatureExtractor) -> Tensor:
