@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hart import HartPipeline
 from hart.benchmark.report import table
-from hart.evaluation import EfficientNetLite0
+from hart.evaluation import EfficientNetLite
 from hart.generation.outputs import psnr
 from hart.inference.speed import LEVELS, Speed
 from hart_emoji.suites.agreement import Judge
@@ -54,7 +54,7 @@ class Compared:
 
     def __init__(self, data: Path, prompts: int) -> None:
         pipe = HartPipeline.from_pretrained("emoji", device="cpu")
-        self.extractor = EfficientNetLite0(pipe.device, image_size=FEATURE_IMAGE_SIZE)
+        self.extractor = EfficientNetLite(pipe.device, image_size=FEATURE_IMAGE_SIZE)
         emoji = EmojiSet(data, pipe.image_size)
         self.judge = Judge(emoji, emoji.features(self.extractor, lambda *_: None), self.extractor.name)
         self.group = seen_names(emoji, prompts, seed=0)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from hart.checkpoint.loading import save_tokenizer
 from hart.config import TokenizerConfig
+from hart.evaluation.metrics.features import LITE_IMAGE_SIZES
 from hart.losses.transformer_loss import sample_last_positions
 from hart.randomness import generator_for
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -122,7 +123,7 @@ def test_ablations_are_trained_and_measured_one_call_after_the_other(
     monkeypatch.syspath_prepend(BENCHMARKS)
     ablations = importlib.import_module("ablations")
     monkeypatch.setattr(ablations, "RECIPE", tiny_ablations_recipe(tmp_path))
-    monkeypatch.setattr("hart.evaluation.metrics.features.LITE0_IMAGE_SIZE", 64)
+    monkeypatch.setitem(LITE_IMAGE_SIZES, 0, 64)
     data, other = tmp_path / "images", tmp_path / "other"
     write_captioned_folder(data, 6)
     write_captioned_folder(other, 4)

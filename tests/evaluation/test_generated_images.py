@@ -10,7 +10,7 @@ from PIL import Image
 
 from hart import HartPipeline
 from hart.errors import HartError
-from hart.evaluation.generated_images import GeneratedImages, spread
+from hart.evaluation.generated_images import GeneratedImages, evenly_chosen
 from models import save_tiny_text_model
 
 PROMPTS = ["a cat", "a dog", "a house", "a tree", "a cat"]
@@ -67,8 +67,8 @@ def test_images_of_another_plan_are_not_taken_over(pipe: HartPipeline, tmp_path:
 
 def test_a_part_has_as_many_of_each_task_as_can_be() -> None:
     tags = ["a"] * 10 + ["b"] * 3 + ["c"] * 10
-    rows = spread(tags, 12, seed=1)
+    rows = evenly_chosen(tags, 12, seed=1)
     assert rows == sorted(set(rows))
     assert sorted(Counter(tags[row] for row in rows).values()) == [3, 4, 5]
-    assert rows == spread(tags, 12, seed=1) != spread(tags, 12, seed=2)
-    assert spread(tags, None, 0) == spread(tags, 99, 0) == list(range(23))
+    assert rows == evenly_chosen(tags, 12, seed=1) != evenly_chosen(tags, 12, seed=2)
+    assert evenly_chosen(tags, None, 0) == evenly_chosen(tags, 99, 0) == list(range(23))

@@ -16,7 +16,7 @@ from image_files import write_captioned_folder, write_numbered_shards
 
 def numbers(images: ImageSet, batch: int = 4) -> list[int]:
     """Which images came, by their red."""
-    return [int(pixels[0, 4, 4]) for part in images.batches(batch) for pixels in part.pixels]
+    return [int(pixels[0, 4, 4]) for part, _ in images.batches(batch) for pixels in part]
 
 
 def test_a_limit_takes_a_fixed_random_part_in_order(tmp_path: Path) -> None:

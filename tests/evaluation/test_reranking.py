@@ -58,7 +58,7 @@ def test_the_shipped_scorer_tells_what_an_image_shows(emoji: HartPipeline, tmp_p
     images = torch.randint(256, (3, 3, 128, 128), generator=generator, dtype=torch.uint8)
     images[1] = images[1] // 8
     images[2, 0] = 255
-    network = hart.evaluation.EfficientNetLite0(torch.device("cpu"), image_size=128)
+    network = hart.evaluation.EfficientNetLite(torch.device("cpu"), image_size=128)
     names, features = ("a cat", "a rocket", "a red apple"), network(images).pooled
     write_references(tmp_path / SCORER_FILE, names, features, features)
     scorer = ReferenceScore(tmp_path / SCORER_FILE, emoji.text_encoder, torch.device("cpu"))

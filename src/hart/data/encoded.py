@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from hart.data.digests import SetDigest, mark_shard
 from hart.data.encoded_files import Shard, differing, index_file, read_index, schedules_of
 from hart.data.order import BucketOrder
-from hart.data.read_ahead import RowSteps, StepLoader, places_of
+from hart.data.read_ahead import StepLoader, places_of, row_items
 from hart.errors import HartError
 from hart.files import FileError, read_json
 from hart.grids import ScaleSchedule
@@ -212,17 +213,13 @@ class EncodedLoader(StepLoader[EncodedBatch]):
         """batch_size: of all ranks together. Raises `HartError` for numbers that do not fit each other."""
         places = places_of(rank, world, batch_size)
         order = BucketOrder(data.shapes, data.weights, seed)
-        super().__init__(_EncodedSteps(order, batch_size, places, data, seed), places=places, workers=workers)
+        items = partial(row_items, partial(_batch, data, seed, places), order, batch_size)
+        super().__init__(items, places=places, workers=workers)
 
 
-@dataclass(frozen=True)
-class _EncodedSteps(RowSteps):
-    data: EncodedSet
-    seed: int
-
-    def batch(self, step: int, rows: Sequence[int]) -> EncodedBatch:
-        rows = [rows[place] for place in self.places]
-        # the caption that `ImageLoader` chooses at this place
-        uniform = [numpy_generator(self.seed, "picture", step, place).random() for place in self.places]
-        captions = [int(chance * self.data.captions(row)) for row, chance in zip(rows, uniform, strict=True)]
-        return self.data.batch(rows, captions)
+def _batch(data: EncodedSet, seed: int, places: range, step: int, rows: Sequence[int]) -> EncodedBatch:
+    rows = [rows[place] for place in places]
+    # the caption that `ImageLoader` chooses at this place
+    uniform = [numpy_generator(seed, "picture", step, place).random() for place in places]
+    captions = [int(chance * data.captions(row)) for row, chance in zip(rows, uniform, strict=True)]
+    return data.batch(rows, captions)

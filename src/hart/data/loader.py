@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from hart.data.order import BucketOrder, Size, buckets_of
-from hart.data.read_ahead import RowSteps, StepLoader, Steps, places_of
+from hart.data.read_ahead import StepLoader, places_of, row_items
 from hart.data.samples import Condition, Damage, DamagedSample, Sample
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
@@ -145,20 +145,22 @@ class ImageLoader(StepLoader[ImageBatch]):
         `batch` tolerates. shuffle_buffer: encoded images of a stream, over all lanes, from which the next is chosen.
         Raises `HartError` for numbers that do not fit each other or the set.
         """
+        items: Callable[[int, int, int], Iterator[ImageBatch]]
         recipe, places = BatchRecipe(transform, condition, seed), places_of(rank, world, batch_size)
-        steps: Steps
+        parts = 1
         if isinstance(source, Stream):
             if len(shapes) > 1:
                 raise HartError(
                     "a stream cannot be sorted by the shape of its images: read local shards as 'shards', or encode it"
                 )
-            steps = _StreamSteps(source, recipe, batch_size, rank, world, workers, shuffle_buffer)
+            parts = max(workers, 1)
+            items = _StreamSteps(source, recipe, batch_size, rank, world, parts, shuffle_buffer).items
         else:
             shapes = shapes or [(transform.width, transform.height)]
             recipes = [replace(recipe, transform=transform.replace(size=shape)) for shape in shapes]
             order = BucketOrder(buckets_of(source, shapes), source.weights, seed)
-            steps = _SourceSteps(order, batch_size, places, source, recipes)
-        super().__init__(steps, places=places, workers=workers)
+            items = partial(row_items, partial(_batch_of_rows, source, recipes, order, places), order, batch_size)
+        super().__init__(items, places=places, workers=workers, parts=parts)
         self._damage = DamageCount(source, max_damaged, "reading.max_damaged")
 
     @property
@@ -172,23 +174,20 @@ class ImageLoader(StepLoader[ImageBatch]):
         return batch
 
 
-@dataclass(frozen=True)
-class _SourceSteps(RowSteps):
-    """Of a `Source`. recipes: of each bucket."""
+def _batch_of_rows(
+    source: Source, recipes: Sequence[BatchRecipe], order: BucketOrder, places: range, step: int, rows: Sequence[int]
+) -> ImageBatch:
+    """recipes: of each bucket."""
+    recipe = recipes[order.bucket(step)]
 
-    source: Source
-    recipes: Sequence[BatchRecipe]
-
-    def batch(self, step: int, rows: Sequence[int]) -> ImageBatch:
-        recipe = self.recipes[self.order.bucket(step)]
-        return recipe.batch(step, self.places, partial(self._candidates, rows, step))
-
-    def _candidates(self, rows: Sequence[int], step: int, place: int) -> Iterator[Sample | Damage]:
+    def candidates(place: int) -> Iterator[Sample | Damage]:
         """The image of a place, then random others to replace it."""
-        yield read_row(self.source, rows[place])
-        others = numpy_generator(self.recipes[0].seed, "replacement", step, place)
+        yield read_row(source, rows[place])
+        others = numpy_generator(recipe.seed, "replacement", step, place)
         while True:
-            yield read_row(self.source, self.order.anywhere(others.random(), step))
+            yield read_row(source, order.anywhere(others.random(), step))
+
+    return recipe.batch(step, places, candidates)
 
 
 def lane_count(units: int, batch_size: int) -> int:
@@ -200,11 +199,13 @@ class _StreamSteps:
     """The lanes of one rank in every step of a `Stream`; each worker makes the rows of its own lanes."""
 
     def __init__(
-        self, stream: Stream, recipe: BatchRecipe, batch_size: int, rank: int, world: int, workers: int, buffer: int
+        self, stream: Stream, recipe: BatchRecipe, batch_size: int, rank: int, world: int, parts: int, buffer: int
     ) -> None:
-        """buffer: encoded images over all lanes. Raises `HartError` when there are too few lanes."""
+        """parts: workers that share a batch. buffer: encoded images over all lanes.
+
+        Raises `HartError` when there are too few lanes.
+        """
         lanes = lane_count(len(stream.units), batch_size)
-        self.parts = max(workers, 1)
         if lanes % world:
             raise HartError(
                 f"the stream has {lanes} lanes, which {world} processes cannot share evenly: give more shards (at "
@@ -212,11 +213,11 @@ class _StreamSteps:
                 "'shards'"
             )
         mine = lanes // world
-        if self.parts > mine:
+        if parts > mine:
             raise HartError(
                 f"the stream has {lanes} lanes, {mine} a process: ask for at most {mine} workers, or give more shards"
             )
-        edges = [rank * mine + mine * part // self.parts for part in range(self.parts + 1)]
+        edges = [rank * mine + mine * part // parts for part in range(parts + 1)]
         self._own = [range(first, last) for first, last in itertools.pairwise(edges)]
         self._stream = stream
         self._recipe = recipe

@@ -275,6 +275,7 @@ def _found(path: Path) -> Literal["", "folder", "file"]:
 
 MAX_NAMES = 100_000
 MAX_BRACES = 100
+RANGE = re.compile(r"\{(-?[0-9]+)\.\.(-?[0-9]+)(?:\.\.-?([0-9]+))?\}")
 
 
 def expand(pattern: str) -> tuple[str, ...]:
@@ -286,50 +287,23 @@ def expand(pattern: str) -> tuple[str, ...]:
     short = pattern if len(pattern) < 200 else f"{pattern[:200]}…"
     if pattern.count("{") > MAX_BRACES:
         raise HartError(f"{short}: has more than {MAX_BRACES} braces: write it with fewer")
-    every = itertools.chain.from_iterable(map(_names, pattern.split("::")))
-    names = tuple(itertools.islice(every, MAX_NAMES + 1))
-    if len(names) > MAX_NAMES:
+    # the library makes all numbers of a range before the first name
+    lengths = (abs(int(high) - int(low)) // (int(step or 1) or 1) for low, high, step in RANGE.findall(pattern))
+    names: tuple[str, ...] = ()
+    if all(length < MAX_NAMES for length in lengths):
+        every = itertools.chain.from_iterable(map(_names, pattern.split("::")))
+        names = tuple(itertools.islice(every, MAX_NAMES + 1))
+    if not 0 < len(names) <= MAX_NAMES:
         raise HartError(f"{short}: stands for more than {MAX_NAMES:,} files, the most that can be named")
     return names
 
 
-def _names(text: str) -> Iterator[str]:
-    """Made one by one, so that nobody waits for more than are wanted."""
-    opened = text.find("{")
-    edges = _edges(text, opened)
-    if len(edges) < 2:
-        yield text
-        return
-    head, tail = text[:opened], text[edges[-1] + 1 :]
-    for middle in _choices(text[opened + 1 : edges[-1]], [text[a + 1 : b] for a, b in itertools.pairwise(edges)]):
-        for end in _names(tail):
-            yield f"{head}{middle}{end}"
+def _names(pattern: str) -> Iterator[str]:
+    if "{" not in pattern:
+        return iter((pattern,))
+    from braceexpand import braceexpand
 
-
-def _choices(inner: str, options: list[str]) -> Iterator[str]:
-    """What braces stand for. inner: the text between them. options: the same, split at its commas."""
-    if numbers := re.fullmatch(r"(-?[0-9]{1,99})\.\.(-?[0-9]{1,99})(?:\.\.(-?[0-9]{1,99}))?", inner):
-        low, high, step = int(numbers[1]), int(numbers[2]), abs(int(numbers[3] or 1)) or 1
-        padded = any(re.match(r"-?0[0-9]", end) for end in numbers.groups()[:2])
-        width = max(len(numbers[1]), len(numbers[2])) if padded else 0
-        values = range(low, high + 1, step) if low <= high else range(low, high - 1, -step)
-        return (f"{value:0{width}d}" for value in values)
-    if letters := re.fullmatch(r"([A-Za-z])\.\.([A-Za-z])", inner):
-        low, high = ord(letters[1]), ord(letters[2])
-        return map(chr, range(low, high + 1) if low <= high else range(low, high - 1, -1))
-    if len(options) > 1:
-        return itertools.chain.from_iterable(map(_names, options))
-    return (f"{{{name}}}" for name in _names(inner))
-
-
-def _edges(text: str, opened: int) -> list[int]:
-    """Positions of the brace at `opened`, of its commas, and of the brace that closes it; empty if none does."""
-    edges: list[int] = []
-    depth = 0
-    for place in range(opened, len(text)) if opened >= 0 else ():
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if place == opened or (text[place] == "," and depth == 1):
-            edges.append(place)
-        elif not depth:
-            return [*edges, place]
-    return []
+    try:
+        return braceexpand(pattern, escape=False)
+    except ValueError:  # unbalanced
+        return iter((pattern,))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import signal
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -75,45 +73,39 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-class Steps(Protocol):
-    """Makes batches, in the processes that read ahead. parts: items that make up one batch."""
-
-    parts: int
-
-    def items(self, first: int, worker: int, workers: int) -> Iterator[Any]:
-        """The items of a worker, from step `first` on."""
-        ...
-
-
-@dataclass(frozen=True)
-class RowSteps(ABC):
-    """`Steps` of a set that can be read at random: the places of one rank; a worker makes whole steps."""
-
-    order: BucketOrder
-    batch_size: int
-    places: range
-    parts = 1
-
-    @abstractmethod
-    def batch(self, step: int, rows: Sequence[int]) -> Any:
-        """rows: of all places of the global batch."""
-
-    def items(self, first: int, worker: int, workers: int) -> Iterator[Any]:
-        for step in itertools.count(first + worker, workers):
-            yield self.batch(step, self.order.batch(step, self.batch_size).tolist())
-
-
 Batch = TypeVar("Batch", bound=Any)
+
+
+def row_items(
+    batch: Callable[[int, Sequence[int]], Batch],
+    order: BucketOrder,
+    batch_size: int,
+    first: int,
+    worker: int,
+    workers: int,
+) -> Iterator[Batch]:
+    """Items for a `StepLoader` of a set that can be read at random: a worker makes whole steps.
+
+    batch: takes a step and the rows of all places of the global batch.
+    """
+    for step in itertools.count(first + worker, workers):
+        yield batch(step, order.batch(step, batch_size).tolist())
 
 
 class StepLoader(Generic[Batch]):
     """One rank's share of each batch, by step. Any step may be asked for; only the next one is read ahead."""
 
-    def __init__(self, steps: Steps, *, places: range, workers: int) -> None:
-        """places: this rank's, in the global batch. workers: processes that read ahead."""
+    def __init__(
+        self, items: Callable[[int, int, int], Iterator[Any]], *, places: range, workers: int, parts: int = 1
+    ) -> None:
+        """items: (first step, worker, workers) -> what a worker makes, `parts` for a batch; called in its process.
+
+        places: this rank's, in the global batch. workers: processes that read ahead.
+        """
         self.places = places
         self.workers = workers
-        self._steps = steps
+        self._make = items
+        self._parts = parts
         self._step = -1
         self._batch: Batch | None = None
         self._items: Iterator[Any] | None = None
@@ -126,9 +118,9 @@ class StepLoader(Generic[Batch]):
         """This rank's share of a step, from 0; the last one is kept. Raises `HartError`."""
         if self._batch is None or step != self._step:
             if self._items is None or step != self._step + 1:
-                self._items = read_ahead(partial(self._steps.items, step), self.workers)
+                self._items = read_ahead(partial(self._make, step), self.workers)
             try:
-                self._batch = self.join([next(self._items) for _ in range(self._steps.parts)])
+                self._batch = self.join([next(self._items) for _ in range(self._parts)])
             except BaseException:
                 self.close()
                 raise

@@ -11,14 +11,13 @@ if TYPE_CHECKING:
     from hart.benchmark.parts import quiet_prompts
     from hart.checkpoint.storage import SCORER_FILE
     from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
-    from hart.evaluation.generated_images import GeneratedImages, spread
+    from hart.evaluation.generated_images import GeneratedImages, evenly_chosen
     from hart.evaluation.image_sets import ImageSet, features_of_set
     from hart.evaluation.judges.references import REFERENCE_SIZE, write_references
     from hart.evaluation.metrics.distances import all_figures, ssim
     from hart.evaluation.metrics.features import (
         DEFAULT_FEATURES,
-        EfficientNetLite0,
-        EfficientNetLite2,
+        EfficientNetLite,
         FeatureExtractor,
         Features,
         open_extractor,
@@ -42,11 +41,11 @@ if TYPE_CHECKING:
 # fmt: off
 __all__ = [
     "DEFAULT_FEATURES", "IMAGES", "LEAST_IMAGES", "REFERENCE_SIZE", "SCORER_FILE", "TENSORS", "Cache", "Context",
-    "EfficientNetLite0", "EfficientNetLite2", "FeatureExtractor", "Features", "Figure", "GeneratedImages",
-    "ImageSet", "ImageSetOptions", "Progress", "Result", "SamplingOptions", "Suite", "SuiteOptions", "all_figures",
-    "best_of", "bootstrap", "bootstrap_mean", "contact_sheet", "extractor_facts", "features_of_set",
-    "few_images_warning", "images_text", "open_extractor", "open_scorer", "psnr", "quiet_prompts", "reconstruct",
-    "records", "spread", "ssim", "write_references", "write_result",
+    "EfficientNetLite", "FeatureExtractor", "Features", "Figure", "GeneratedImages", "ImageSet", "ImageSetOptions",
+    "Progress", "Result", "SamplingOptions", "Suite", "SuiteOptions", "all_figures", "best_of", "bootstrap",
+    "bootstrap_mean", "contact_sheet", "evenly_chosen", "extractor_facts", "features_of_set", "few_images_warning",
+    "images_text", "open_extractor", "open_scorer", "psnr", "quiet_prompts", "reconstruct", "records", "ssim",
+    "write_references", "write_result",
 ]
 # fmt: on
 __getattr__, __dir__ = lazy(__name__)

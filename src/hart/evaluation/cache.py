@@ -108,15 +108,12 @@ class Cache(Generic[T]):
         """Where an entry lies or will lie."""
         return self.folder / f"{name}{self._form.suffix}"
 
-    def read(self, name: str, sound: Callable[[T], bool] = lambda _: True) -> T:
-        """An entry. sound: whether a value is of the right kind. Raises `HartError` that names the file where not."""
+    def read(self, name: str) -> T:
+        """An entry. Raises `HartError` that names a damaged file."""
         try:
-            value = self._form.read(self.path(name))
+            return self._form.read(self.path(name))
         except HartError as error:
             raise HartError(f"{error}: delete it, and it is computed again") from None
-        if not sound(value):
-            raise HartError(f"{self.path(name)}: holds something else: delete it, and it is computed again")
-        return value
 
     def fill(
         self,
@@ -140,10 +137,10 @@ class Cache(Generic[T]):
             done += len(batch)
         return kept
 
-    def get(self, name: str, compute: Callable[[], T], sound: Callable[[T], bool] = lambda _: True) -> T:
+    def get(self, name: str, compute: Callable[[], T]) -> T:
         """One entry, computed at the first call. Raises as `read`."""
         self.fill([name], lambda _: [compute()])
-        return self.read(name, sound)
+        return self.read(name)
 
 
 def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:

@@ -126,7 +126,7 @@ class GeneratedImages:
         return torch.stack([pil_to_pixels(open_image(self.path(i)), image_size) for i in numbers])
 
 
-def spread(groups: Sequence[str], limit: int | None, seed: int) -> list[int]:
+def evenly_chosen(groups: Sequence[str], limit: int | None, seed: int) -> list[int]:
     """Rows to use, in order: all, or `limit` of them, as evenly from the groups as possible, chosen by `seed`.
 
     groups: the group of each row.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TypeVar
 
@@ -21,17 +20,6 @@ from hart.evaluation.suites.base import Progress
 MAX_DAMAGED = 0.05
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ImageBatch:
-    """pixels: (B, 3, H, W) uint8, 0 to 255. samples: what is said about each."""
-
-    pixels: Tensor
-    samples: tuple[Sample, ...]
-
-    def __len__(self) -> int:
-        return len(self.samples)
 
 
 class ImageSet:
@@ -64,28 +52,31 @@ class ImageSet:
         if self.total is not None:
             require_images(self.total, least, f"{self.description}: the suite")
 
-    def batches(self, size: int) -> Iterator[ImageBatch]:
-        """All images, `size` at a time. Raises `HartError` when none or too few of them can be read."""
+    def batches(self, size: int) -> Iterator[tuple[Tensor, tuple[Sample, ...]]]:
+        """All images, `size` at a time: (B, 3, H, W) uint8, 0 to 255, and what is said about each.
+
+        Raises `HartError` when none or too few of them can be read.
+        """
         self.damaged = []
-        part: list[tuple[Sample, Tensor]] = []
+        sound = self._sound()
         count = 0
-        for found in decoded(self._samples(), self._transform):
-            if isinstance(found, Damage):
-                self.damaged.append(found)
-                continue
-            part.append(found)
-            count += 1
-            if len(part) == size:
-                yield _batch(part)
-                part = []
-        if part:
-            yield _batch(part)
+        while part := list(islice(sound, size)):
+            samples, pixels = zip(*part, strict=True)
+            yield torch.stack(pixels), samples
+            count += len(part)
         # few images of a stream say little about its damage
         least = MIN_SEEN if isinstance(self._source, Stream) else 1
         total = max(count + len(self.damaged), least)
         require_mostly_sound(self.damaged, total, MAX_DAMAGED, self.description, option="")
         if not count:
             raise HartError(f"{self.description}: no image could be read")
+
+    def _sound(self) -> Iterator[tuple[Sample, Tensor]]:
+        for found in decoded(self._samples(), self._transform):
+            if isinstance(found, Damage):
+                self.damaged.append(found)
+            else:
+                yield found
 
     def _samples(self) -> Iterator[Sample | Damage]:
         source, limit = self._source, self._limit
@@ -98,11 +89,6 @@ class ImageSet:
         return (read_row(source, row) for row in sorted(chosen.tolist()))
 
 
-def _batch(part: Sequence[tuple[Sample, Tensor]]) -> ImageBatch:
-    samples, pixels = zip(*part, strict=True)
-    return ImageBatch(torch.stack(pixels), samples)
-
-
 def features_of_set(
     images: ImageSet,
     extractor: FeatureExtractor,
@@ -113,8 +99,8 @@ def features_of_set(
     """Features of a set, and what `keep` takes of each image: all encoded images would fill the memory."""
     parts: list[Features] = []
     kept: list[T] = []
-    for batch in images.batches(batch_size):
+    for pixels, samples in images.batches(batch_size):
         progress(len(kept), images.total, "features of the set")
-        parts.append(extractor(batch.pixels))
-        kept += [keep(sample) for sample in batch.samples]
+        parts.append(extractor(pixels))
+        kept += map(keep, samples)
     return Features.cat(parts), kept

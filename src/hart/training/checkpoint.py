@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hart.config import Config, ConfigError
 from hart.errors import HartError
-from hart.files import PARTIAL, atomic_write, require_regular, write_text
+from hart.files import PARTIAL, atomic_write, require_regular
 from hart.strict import Listed, clipped, reason, require
 from hart.training.task import Origin
 
@@ -124,10 +124,6 @@ class RunFolder:
         """Where the newest checkpoint is, for messages."""
         steps = self.steps()
         return f"the last good checkpoint is {self.path(steps[-1])}" if steps else "there is no checkpoint yet"
-
-    def write_recipe(self, recipe: Config) -> None:
-        with self.writing("the recipe"):
-            write_text(self.folder / RECIPE_FILE, recipe.to_json())
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint and remove the oldest beyond `keep`."""

@@ -17,7 +17,8 @@ from torch import nn
 
 from hart.benchmark.machine import square_rate
 from hart.errors import HartError, Stopped
-from hart.training.checkpoint import MODEL_FOLDER, SAMPLES_FOLDER, Identity, RunFolder, UnreadableError
+from hart.files import write_text
+from hart.training.checkpoint import MODEL_FOLDER, RECIPE_FILE, SAMPLES_FOLDER, Identity, RunFolder, UnreadableError
 from hart.training.config import StageRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.progress import Means, Speed, StepFigures, StepReport, Work
@@ -81,13 +82,12 @@ class Trainer:
         # no process may still be looking for the checkpoint
         self.distributed.wait()
         if self.distributed.main:
-            with self.run_folder.writing("the recipe"):
-                folder.mkdir(parents=True, exist_ok=True)
             if state is not None and self._changes:
                 self._note(f"resumes with changes: {', '.join(self._changes)}")
                 if self.step <= self.config.steps:  # or nothing is trained with them
                     self.run_folder.save(self.step, state | {"identity": self.identity.to_dict()})
-            self.run_folder.write_recipe(recipe)
+            with self.run_folder.writing("the recipe"):
+                write_text(folder / RECIPE_FILE, recipe.to_json())
             self.run_folder.tidy()
         self._model_files: list[str] = [] if state is None else state["model"]
 

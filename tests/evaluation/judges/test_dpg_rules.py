@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hart.errors import HartError
-from hart.evaluation.suites.dpg import COLUMNS, DensePrompt, Question, judge, read_questions, unknown_parents
+from hart.evaluation.suites.dpg import COLUMNS, DensePrompt, Question, Verdict, judge, read_questions, unknown_parents
 
 # 2 and 3 depend on 1, 4 on 2 and 3
 QUESTIONS = {
@@ -17,6 +17,10 @@ QUESTIONS = {
     3: Question("is there a cat in the hat?", "entity", (1,)),
     4: Question("is the cat red?", "attribute", (2, 3)),
 }
+
+
+def verdict(questions: dict[int, Question], answers: tuple[str, ...]) -> Verdict:
+    return judge(DensePrompt("x", "a b", questions), answers)
 
 
 @pytest.mark.parametrize(
@@ -32,22 +36,23 @@ QUESTIONS = {
     ],
 )
 def test_a_question_counts_where_its_parents_do(answers: tuple[str, ...], counted: tuple[int, ...]) -> None:
-    judged = judge(QUESTIONS, answers)
-    assert judged.counted == tuple(map(bool, counted))
-    assert judged.yes == tuple(answer.strip().lower() == "yes" for answer in answers)
+    judged = verdict(QUESTIONS, answers)
+    assert [answer.counted for answer in judged.answers] == list(map(bool, counted))
+    assert [answer.yes for answer in judged.answers] == [answer.strip().lower() == "yes" for answer in answers]
     assert judged.score == sum(counted) / 4
 
 
 def test_parents_that_come_later_count_by_their_answer() -> None:
     questions = {1: Question("a?", "entity", (2,)), 2: Question("b?", "entity", (3,)), 3: Question("c?", "entity", ())}
     # as published: in the order of the file, 1 is settled before 2 is
-    assert judge(questions, ("yes", "yes", "no")).counted == (True, False, False)
-    assert judge(questions, ("yes", "no", "yes")).counted == (False, False, True)
+    for said, counted in (("yyn", [True, False, False]), ("yny", [False, False, True])):
+        answers = tuple("yes" if one == "y" else "no" for one in said)
+        assert [answer.counted for answer in verdict(questions, answers).answers] == counted
 
 
 def test_unknown_parents_are_passed_over_and_counted() -> None:
     questions = {1: Question("a?", "entity", (7,)), 2: Question("b?", "entity", (1, 9))}
-    assert judge(questions, ("yes", "yes")).score == 1
+    assert verdict(questions, ("yes", "yes")).score == 1
     assert unknown_parents([DensePrompt("x", "a b", questions), DensePrompt("y", "c", QUESTIONS)]) == 2
 
 

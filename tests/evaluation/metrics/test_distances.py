@@ -130,17 +130,17 @@ def test_precision_and_recall_are_what_their_paper_says(monkeypatch: pytest.Monk
                 return True
         return False
 
-    found = precision_recall(real, generated, neighbours=3)
-    assert found.precise.tolist() == [covered(point, real) for point in generated]
-    assert found.recalled.tolist() == [covered(point, generated) for point in real]
+    precise, recalled = precision_recall(real, generated, neighbours=3)
+    assert precise.tolist() == [covered(point, real) for point in generated]
+    assert recalled.tolist() == [covered(point, generated) for point in real]
     # in parts, as large sets are compared
     monkeypatch.setattr(distances, "MAX_DISTANCES", 70)
     parts = precision_recall(real, generated, neighbours=3)
-    assert parts.precise.equal(found.precise) and parts.recalled.equal(found.recalled)
+    assert parts[0].equal(precise) and parts[1].equal(recalled)
     # generated images that are all alike are precise but recall little
-    alike = precision_recall(real, real[:1] + 0.01 * generated)
-    assert alike.precise.all()
-    assert alike.recalled.double().mean() < 0.2
+    precise, recalled = precision_recall(real, real[:1] + 0.01 * generated)
+    assert precise.all()
+    assert recalled.double().mean() < 0.2
 
 
 def test_interval_of_a_mean_is_that_of_the_normal_law() -> None:

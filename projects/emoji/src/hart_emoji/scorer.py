@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hart.evaluation import REFERENCE_SIZE, SCORER_FILE, EfficientNetLite0, Progress, write_references
-from hart_emoji.data.captions import DEFAULT_STYLE
+from hart.evaluation import REFERENCE_SIZE, SCORER_FILE, EfficientNetLite, Progress, write_references
 from hart_emoji.suites.emoji_set import EmojiSet
 from hart_emoji.suites.prompts import LEFT_OUT
 
@@ -19,21 +18,16 @@ def write_scorer(folder: Path, data: Path, progress: Progress) -> int:
     Only training images without skin tones serve. Raises `HartError` for a folder that is no such set.
     """
     emoji = EmojiSet(data, REFERENCE_SIZE)
-    features = emoji.features(EfficientNetLite0(torch.device("cpu"), image_size=REFERENCE_SIZE), progress)
+    features = emoji.features(EfficientNetLite(torch.device("cpu"), image_size=REFERENCE_SIZE), progress)
     return references_of(emoji, features, folder / SCORER_FILE)
 
 
 def references_of(emoji: EmojiSet, features: Tensor, file: Path) -> int:
     """As `write_scorer`, from a set and the features of its images."""
     rows = [row for row in emoji.training if emoji.tone[row] is None]
-    rendering: dict[int, int] = {}
-    for row in rows:
-        number = int(emoji.concept[row])
-        if number not in rendering or emoji.style[row] == DEFAULT_STYLE:
-            rendering[number] = row
     named = [
         (name, row)
-        for number, row in rendering.items()
+        for number, row in emoji.renderings().items()
         if emoji.entry(number).group not in LEFT_OUT
         for name in emoji.entry(number).names
     ]

@@ -124,7 +124,7 @@ def test_both_stages_are_trained_in_the_time_and_come_back_in_small_files(
         """The first stage in a process of its own, the others here, which saves their start."""
         if "tokenizer" in command:
             return popen(command, **settings)
-        program.main(command[command.index("stage") :])
+        program.main(command[command.index("train") :])
         return SimpleNamespace(poll=lambda: 0, returncode=0)
 
     monkeypatch.setattr(program, "subprocess", SimpleNamespace(Popen=process))

@@ -25,7 +25,6 @@ from hart_emoji import RECIPES
 from hart_emoji.text.corpus import build_corpus, read_emoji_words, read_wordnet, with_article
 from hart_emoji.text.distillation import DistillationTask, choose_pieces
 from hart_emoji.text.recipe import TextDistillationRecipe
-from hart_emoji.text.retrieval import accuracy, read_synonyms, retrieve
 from hart_emoji.text.teacher import SentenceTeacher
 
 TEACHER_TEXT = (
@@ -256,14 +255,3 @@ def test_recipes_are_read_strictly(sources: Path, tmp_path: Path) -> None:
         DistillationTask(recipe.replace(encoder=recipe.encoder.replace(output_width=8)), tmp_path)
     with pytest.raises(HartError, match="batch_size"):
         DistillationTask(recipe.replace(trainer=recipe.trainer.replace(batch_size=10**5)), tmp_path)
-
-
-def test_retrieval_ranks_the_accepted_names(tmp_path: Path) -> None:
-    axes = {"puppy": [1.0, 0.1], "dog": [1.0, 0.0], "car": [0.0, 1.0], "auto": [0.8, 0.7]}
-    path = tmp_path / "synonyms.toml"
-    path.write_text('puppy = ["Dog"]\nauto = ["car"]\n')
-    results = retrieve(lambda texts: torch.tensor([axes[t] for t in texts]), read_synonyms(path), ["car", "dog"])
-    assert [r.rank for r in results] == [1, 2] and results[0].nearest == ("dog", "car")
-    assert accuracy(results, 1) == 0.5 and accuracy(results, 2) == 1.0
-    with pytest.raises(HartError, match="not among the concept names: dog"):
-        retrieve(lambda texts: torch.zeros(len(texts), 2), read_synonyms(path), ["car"])

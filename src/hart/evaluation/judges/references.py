@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.errors import HartError
-from hart.evaluation.metrics.features import EfficientNetLite0
+from hart.evaluation.metrics.features import EfficientNetLite
 from hart.strict import reason
 from hart.text_encoder import TextEncoder
 
@@ -43,7 +43,7 @@ class ReferenceScore:
             mean, axes, references = (stored[name].float() for name in ("mean", "axes", "references"))
         except (KeyError, TypeError, ValueError) as error:
             raise HartError(f"{file}: no scorer of this version ({reason(error)})") from None
-        self._network = EfficientNetLite0(device, image_size=REFERENCE_SIZE)
+        self._network = EfficientNetLite(device, image_size=REFERENCE_SIZE)
         if len(references) != len(self._names) or axes.shape != (len(mean), references.shape[1]):
             raise HartError(f"{file}: names, axes and references do not fit each other")
         self.name, self.weights = f"references ({self._network.name})", self._network.weights

@@ -132,26 +132,16 @@ def inception_score(logits: Tensor, part: int = 5000) -> Figure:
     return Figure(float(values.mean()), deviation=float(values.std(correction=0)) if len(scores) > 1 else None)
 
 
-@dataclass(frozen=True)
-class Manifolds:
-    """Which images lie in the other set's manifold. precise: (M,) bool, generated; recalled: (N,) bool, real."""
-
-    precise: Tensor
-    recalled: Tensor
-
-
-def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> Manifolds:
+def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> tuple[Tensor, Tensor]:
     """Improved precision and recall (Kynkaanniemi et al., 2019) of features (N, D) and (M, D), with ADM's 3 neighbours.
 
     A set's manifold: balls around its images that reach to the k-th nearest other one. Precision is the share of
-    generated images in the manifold of the real ones, recall the reverse.
+    generated images in the manifold of the real ones, recall the reverse. Returns which images are: (M,) and (N,) bool.
     """
     require_images(min(len(real), len(generated)), neighbours + 1, "precision and recall")
     real, generated = real.double(), generated.double()
-    return Manifolds(
-        precise=_within(generated, real, _radii(real, neighbours)),
-        recalled=_within(real, generated, _radii(generated, neighbours)),
-    )
+    precise = _within(generated, real, _radii(real, neighbours))
+    return precise, _within(real, generated, _radii(generated, neighbours))
 
 
 def _radii(rows: Tensor, neighbours: int) -> Tensor:
@@ -195,9 +185,8 @@ def all_figures(
         f"KID ({extractor})": kernel_distance(real.pooled, generated.pooled, generator),
     }
     if manifolds:
-        found = precision_recall(real.pooled, generated.pooled)
-        figures[f"precision ({extractor})"] = bootstrap_mean(found.precise, generator, resamples)
-        figures[f"recall ({extractor})"] = bootstrap_mean(found.recalled, generator, resamples)
+        for name, inside in zip(("precision", "recall"), precision_recall(real.pooled, generated.pooled), strict=True):
+            figures[f"{name} ({extractor})"] = bootstrap_mean(inside, generator, resamples)
     if to.spatial is not None and generated.spatial is not None:
         figures[f"sFID ({extractor})"] = frechet_figure(to.spatial, generated.spatial, generator, resamples)
     if generated.logits is not None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ INCEPTION_SHA256 = "6726825d"
 """As the file's name says."""
 EXAMPLES = {"clip": "clip:openai/clip-vit-base-patch32", "dinov2": "dinov2:facebook/dinov2-large"}
 
-LITE0_IMAGE_SIZE, LITE2_IMAGE_SIZE = 224, 260
+LITE_IMAGE_SIZES = {0: 224, 2: 260}
 DINOV2_IMAGE_SIZE = 224
 """As Frechet distances on DINOv2 are published (Stein et al., 2023), though its table of positions is larger."""
 
@@ -103,9 +103,9 @@ def open_extractor(spec: str, device: torch.device, data: Path | None = None) ->
         case "efficientnet-lite0" | "efficientnet-lite2" if source:
             raise HartError(f"{spec}: {kind} has its weights in a package: leave {':' + source} out")
         case "efficientnet-lite0":
-            return EfficientNetLite0(device)
+            return EfficientNetLite(device)
         case "efficientnet-lite2":
-            return EfficientNetLite2(device)
+            return EfficientNetLite(device, 2)
         case "inception-v3" | "inception-v3-clean":
             source = source or at_hand(INCEPTION_ADDRESS, data)
             file = user_path(source)
@@ -120,18 +120,20 @@ def open_extractor(spec: str, device: torch.device, data: Path | None = None) ->
     raise HartError(f"unknown feature extractor {spec!r}: give {FEATURES_HELP}")
 
 
-class _EfficientNetLite(Frozen):
+class EfficientNetLite(Frozen):
     """Mean of the last feature map of the ImageNet classifier, and its logits.
 
+    size: 0, what the tokenizer's perceptual loss may have learned from, or 2, which no training here used.
     image_size: images are resized to it; the network's own by default. Another size gives other features, with another
         name.
     """
 
-    def __init__(self, network: Any, name: str, own_size: int, device: torch.device, image_size: int | None) -> None:
-        self._image_size = own_size if image_size is None else image_size
-        name = name if self._image_size == own_size else f"{name} at {self._image_size} px"
+    def __init__(self, device: torch.device, size: Literal[0, 2] = 0, image_size: int | None = None) -> None:
+        self._image_size = LITE_IMAGE_SIZES[size] if image_size is None else image_size
+        name = f"efficientnet-lite{size}"
+        name = name if self._image_size == LITE_IMAGE_SIZES[size] else f"{name} at {self._image_size} px"
         # a third faster on a CPU than the usual layout
-        super().__init__(network.to(memory_format=torch.channels_last), name, device)
+        super().__init__(efficientnet_lite(size).to(memory_format=torch.channels_last), name, device)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
@@ -139,20 +141,6 @@ class _EfficientNetLite(Frozen):
         x = x.contiguous(memory_format=torch.channels_last)
         pooled = self.network.extract_features(x).mean(dim=(2, 3))
         return Features(pooled.cpu(), logits=self.network._fc(pooled).cpu())
-
-
-class EfficientNetLite0(_EfficientNetLite):
-    """What the tokenizer's perceptual loss may have learned from; see the base class."""
-
-    def __init__(self, device: torch.device, image_size: int | None = None) -> None:
-        super().__init__(efficientnet_lite(0), DEFAULT_FEATURES, LITE0_IMAGE_SIZE, device, image_size)
-
-
-class EfficientNetLite2(_EfficientNetLite):
-    """A second network, which no training here used."""
-
-    def __init__(self, device: torch.device, image_size: int | None = None) -> None:
-        super().__init__(efficientnet_lite(2), "efficientnet-lite2", LITE2_IMAGE_SIZE, device, image_size)
 
 
 class InceptionV3(Frozen):

@@ -73,9 +73,15 @@ def few_images_warning(name: str, count: int) -> tuple[str, ...]:
     )
 
 
-def require_images(count: int, least: int, what: str) -> None:
+def require_images(
+    count: int, least: int, what: str, advice: str = "raise --limit, take --split all, or give more"
+) -> None:
     """Raise `HartError` for fewer than `least` images."""
     if count < least:
-        raise HartError(
-            f"{what} needs at least {least} images, there are {count}: raise --limit, take --split all, or give more"
-        )
+        raise HartError(f"{what} needs at least {least} images, there are {count}: {advice}")
+
+
+def require_available(wanted: int, count: int, what: str = "") -> None:
+    """Raise `HartError` where more images are to be generated than a set has prompts for, or has `what`."""
+    if wanted > count:
+        raise HartError(f"{wanted} images are to be generated, the set has {count}{what}: lower --limit")

@@ -14,6 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from hart.errors import HartError
+from hart.evaluation.metrics.figures import require_available
 from hart.evaluation.published_files import PublishedFiles, PublishedImages, cached_file
 from hart.evaluation.report import Result
 from hart.evaluation.suites.base import Context
@@ -47,8 +48,7 @@ def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
     generator = random.Random(seed)
     captioned = sorted(captions)
     count = min(COUNT, len(captioned)) if limit is None else limit
-    if count > len(captioned):
-        raise HartError(f"{count} captions asked for: the set has {len(captioned)} images with captions")
+    require_available(count, len(captioned), " images with captions")
     if unknown := sorted(captions.keys() - names.keys()):
         raise HartError(f"{texts.place}: captions of {len(unknown)} images that it does not list: fetch it again")
     chosen = generator.sample(captioned, count)

@@ -58,19 +58,6 @@ class DensePrompt:
     questions: dict[int, Question] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Of one image, in the order of the questions. yes: as answered. counted: with the rule of dependence."""
-
-    yes: tuple[bool, ...]
-    counted: tuple[bool, ...]
-
-    @property
-    def score(self) -> float:
-        """Share of questions that count, 0 to 1."""
-        return sum(self.counted) / len(self.counted)
-
-
 def read_questions(file: Path) -> list[DensePrompt]:
     """The published format: a question a row. Raises `HartError` that names the line."""
     reader = csv.DictReader(io.StringIO(read_prompt_file(file), newline=""), strict=True)
@@ -91,21 +78,6 @@ def read_questions(file: Path) -> list[DensePrompt]:
     if not prompts:
         raise HartError(f"{file}: holds no questions: fetch {QUESTIONS.address}")
     return list(prompts.values())
-
-
-def judge(questions: Mapping[int, Question], answers: Sequence[str]) -> Judged:
-    """Answers, in the order of the questions, to what counts.
-
-    Yes counts 1 and every other answer 0. A question counts 0 when one of its parents does, in the order of the file as
-    published, so that a no also reaches questions that depend on it through others. Parents that are not among the
-    questions are ignored.
-    """
-    said = [answer.strip().lower() == YES for answer in answers]
-    counts = dict(zip(questions, said, strict=True))
-    for number, question in questions.items():
-        if not all(counts.get(parent, True) for parent in question.parents):
-            counts[number] = False
-    return Judged(tuple(said), tuple(counts.values()))
 
 
 def unknown_parents(prompts: Sequence[DensePrompt]) -> int:
@@ -155,6 +127,26 @@ class Verdict(Config):
     answers: Listed[Answer]
 
 
+def judge(prompt: DensePrompt, answers: Sequence[str]) -> Verdict:
+    """Answers, in the order of the prompt's questions, to what counts.
+
+    Yes counts 1 and every other answer 0. A question counts 0 when one of its parents does, in the order of the file as
+    published, so that a no also reaches questions that depend on it through others. Parents that are not among the
+    questions are ignored.
+    """
+    said = {number: answer.strip().lower() == YES for number, answer in zip(prompt.questions, answers, strict=True)}
+    counts = dict(said)
+    found = []
+    for (number, question), answer in zip(prompt.questions.items(), answers, strict=True):
+        reason = "" if said[number] else f"answered {answer!r}"
+        if not all(counts.get(parent, True) for parent in question.parents):
+            counts[number] = False
+            reason = reason or f"depends on {', '.join(map(str, question.parents))}, of which one counts 0"
+        answered = said[number], counts[number], reason
+        found.append(Answer(number, question.category, question.text, answer, *answered))
+    return Verdict(prompt.item, prompt.prompt, sum(counts.values()) / len(counts), tuple(found))
+
+
 def run(context: Context[DpgOptions]) -> Result:
     """Generate, ask and judge. Raises `HartError`."""
     options = context.options
@@ -166,7 +158,7 @@ def run(context: Context[DpgOptions]) -> Result:
 
     def verdict(number: int) -> Verdict:
         prompt, image = asked.each[number], open_image(asked.generated.path(number)).convert("RGB")
-        return _verdict(prompt, answerer(image, [question.text for question in prompt.questions.values()]))
+        return judge(prompt, answerer(image, [question.text for question in prompt.questions.values()]))
 
     verdicts = asked.verdicts(Verdict, judges, lambda numbers: [verdict(number) for number in numbers], 1)
     lost = unknown_parents(asked.prompts)
@@ -214,16 +206,3 @@ def scores(
 
 def _share(yes: Tensor, count: Tensor, generator: torch.Generator, resamples: int) -> Figure:
     return bootstrap(lambda i: 100 * float(yes[i].sum() / count[i].sum()), [len(yes)], generator, resamples)
-
-
-def _verdict(prompt: DensePrompt, answers: Sequence[str]) -> Verdict:
-    judged = judge(prompt.questions, answers)
-    found = []
-    for (number, question), answer, yes, counted in zip(
-        prompt.questions.items(), answers, judged.yes, judged.counted, strict=True
-    ):
-        reason = "" if counted else f"answered {answer!r}"
-        if yes and not counted:
-            reason = f"depends on {', '.join(map(str, question.parents))}, of which one counts 0"
-        found.append(Answer(number, question.category, question.text, answer, yes, counted, reason))
-    return Verdict(prompt.item, prompt.prompt, judged.score, tuple(found))

@@ -8,12 +8,11 @@ import torch
 
 from hart.data.samples import Sample
 from hart.data.transforms import ImageTransform
-from hart.errors import HartError
 from hart.evaluation.generated_images import GeneratedImages
 from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
-from hart.evaluation.metrics.figures import few_images_warning
+from hart.evaluation.metrics.figures import few_images_warning, require_available
 from hart.evaluation.report import Result, extractor_facts, images_text
 from hart.evaluation.suites.base import LEAST_IMAGES, Context
 from hart.evaluation.suites.core import GenerationOptions
@@ -28,8 +27,8 @@ def run(context: Context[GenerationOptions]) -> Result:
     pipe = options.pipeline()
     references = ImageSet(source, ImageTransform(pipe.image_size, fit=options.fit))
     references.require(LEAST_IMAGES)
-    if options.limit is not None and options.limit > (references.total or options.limit):
-        raise HartError(f"{options.limit} images are to be generated, the set has {references.total}: lower --limit")
+    if options.limit is not None and references.total is not None:
+        require_available(options.limit, references.total)
     extractor = open_extractor(options.features, context.device)
     # only captions and labels are needed from here on
     real, samples = features_of_set(
@@ -56,9 +55,7 @@ def _prompts(samples: list[Sample], num_classes: int | None, options: Generation
     generator = torch.Generator().manual_seed(options.seed)
     usable = [sample for sample in samples if (sample.captions if num_classes is None else sample.label is not None)]
     count = len(samples) if options.limit is None else options.limit
-    if count > len(usable):
-        what = "a caption" if num_classes is None else "a class"
-        raise HartError(f"{count} images are to be generated, and {len(usable)} of the set have {what}: lower --limit")
+    require_available(count, len(usable), " images with captions" if num_classes is None else " images with a class")
     prompts: list[Prompt] = []
     for row in torch.randperm(len(usable), generator=generator)[:count].tolist():
         captions, label = usable[row].captions, usable[row].label

@@ -21,7 +21,7 @@ from hart.evaluation.metrics.features import (
     Features,
     open_extractor,
 )
-from hart.evaluation.metrics.figures import few_images_warning
+from hart.evaluation.metrics.figures import few_images_warning, require_images
 from hart.evaluation.npz import SampleFile, write_samples
 from hart.evaluation.published_files import PublishedFile, located
 from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
@@ -56,14 +56,14 @@ def run(context: Context[ImageNetOptions]) -> Result:
     """Raises `HartError`; what may be missing is looked for before anything is generated."""
     options, progress = context.options, context.progress
     reference = open_reference(options.reference, options.data)
-    _require_enough(len(reference), f"{reference.path} has")
+    require_images(len(reference), LEAST_IMAGES, f"{reference.path}: the suite")
     extractor = open_extractor(options.features, context.device, options.data)
     if options.model is not None:
         samples, settings, notes = _generate(context, options.model)
     else:
         assert options.samples is not None
         samples, settings, notes = SampleFile(user_path(options.samples)), {}, []
-        _require_enough(len(samples), f"{samples.path} has")
+        require_images(len(samples), LEAST_IMAGES, f"{samples.path}: the suite")
     if (len(samples), samples.height, samples.width) != (IMAGENET_IMAGES, IMAGE_SIZE, IMAGE_SIZE):
         notes.insert(
             0,
@@ -149,8 +149,3 @@ def _features(file: SampleFile, extractor: FeatureExtractor, what: str, progress
         progress(number * FEATURE_BATCH, len(file), what)
         parts.append(extractor(pixels))
     return Features.cat(parts)
-
-
-def _require_enough(count: int, where: str) -> None:
-    if count < LEAST_IMAGES:
-        raise HartError(f"{where} {images_text(count)}: figures need at least {LEAST_IMAGES}")

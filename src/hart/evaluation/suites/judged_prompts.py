@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from hart.evaluation.cache import Cache, records
-from hart.evaluation.generated_images import GeneratedImages, spread
+from hart.evaluation.generated_images import GeneratedImages, evenly_chosen
 from hart.evaluation.published_files import PublishedFile
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import PER_PROMPT, JudgedPromptsOptions
@@ -26,9 +26,9 @@ class JudgedPrompts:
     def __init__(
         self, context: Context[Any], published: PublishedFile, prompts: Sequence[Any], groups: Sequence[str]
     ) -> None:
-        """prompts: dataclasses with a `prompt`. groups: of each, for `spread`. Raises `HartError` for a class model."""
+        """prompts: dataclasses with a `prompt`. groups: of each. Raises `HartError` for a class model."""
         options: JudgedPromptsOptions = context.options
-        self.prompts = [prompts[row] for row in spread(groups, options.limit, options.seed)]
+        self.prompts = [prompts[row] for row in evenly_chosen(groups, options.limit, options.seed)]
         self.each = [prompt for prompt in self.prompts for _ in range(options.per_prompt)]
         pipe = options.pipeline()
         texts = [prompt.prompt for prompt in self.each]

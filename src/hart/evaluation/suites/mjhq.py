@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hart.errors import HartError
-from hart.evaluation.generated_images import spread
+from hart.evaluation.generated_images import evenly_chosen
 from hart.evaluation.published_files import HUB_DATASETS, PublishedFiles, PublishedImages, hub_dataset
 from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context
@@ -35,7 +35,7 @@ def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_size:
     files = PublishedFiles(folder, IMAGES, ARCHIVE, ADDRESS)
     entries = _read_entries(folder / PROMPTS_FILE)
     categories = [category for _, category, _ in entries]
-    rows = spread(categories, limit, seed)
+    rows = evenly_chosen(categories, limit, seed)
     notes: tuple[str, ...] = ()
     if (len(entries), len(set(categories))) != (COUNT, CATEGORIES):
         notes = (

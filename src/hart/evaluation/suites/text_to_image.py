@@ -15,14 +15,13 @@ from torch import Tensor
 from hart.config import SamplingConfig
 from hart.data.sources import Source
 from hart.data.transforms import ImageTransform
-from hart.errors import HartError
 from hart.evaluation.generated_images import GeneratedImages
 from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.judges import scores
 from hart.evaluation.judges.scores import ClipScore, Scorer, score_generated
 from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
-from hart.evaluation.metrics.figures import FEW_IMAGES, Figure, bootstrap_mean, few_images_warning
+from hart.evaluation.metrics.figures import FEW_IMAGES, Figure, bootstrap_mean, few_images_warning, require_images
 from hart.evaluation.published_files import at_hand
 from hart.evaluation.report import PublishedTable, Result, extractor_facts, images_text
 from hart.evaluation.suites.base import LEAST_IMAGES, Context
@@ -58,7 +57,13 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
     """Generate, compare and score. Raises `HartError` for a model that generates classes, and for too few images."""
     options, progress, generator = context.options, context.progress, context.generator()
     resamples, prompts = options.resamples, benchmark.prompts
-    _require_enough(benchmark)
+    rows = Counter(benchmark.categories or [ALL] * len(prompts))
+    require_images(
+        min(rows.values()),
+        LEAST_IMAGES,
+        f"each of {len(rows)} rows",
+        f"give --limit {LEAST_IMAGES * len(rows)} or more",
+    )
     # what may be missing is looked for before anything is generated
     extractor = open_extractor(options.features, context.device, options.folder)
     scorers = _scorers(options, context.device)
@@ -100,17 +105,6 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
         published=benchmark.published,
         sheets=samples.sheet(prompts),
     )
-
-
-def _require_enough(benchmark: Benchmark) -> None:
-    """Before any image is generated: every row of the table needs so many."""
-    counts = Counter(benchmark.categories) or Counter({ALL: len(benchmark.prompts)})
-    name, least = min(counts.items(), key=lambda item: item[1])
-    if least < LEAST_IMAGES:
-        raise HartError(
-            f"{least} images of {name!r} are to be generated, and figures need at least {LEAST_IMAGES} in each of "
-            f"{len(counts)} rows: give --limit {LEAST_IMAGES * len(counts)} or more"
-        )
 
 
 def _warnings(benchmark: Benchmark, sampling: SamplingConfig, count: int) -> list[str]:

@@ -87,19 +87,18 @@ def run(context: Context[TokenizerOptions]) -> Result:
     groups: list[list[Image.Image]] = []
     labels: list[str] = []
     done = 0
-    for batch in images.batches(options.batch_size):
+    for pixels, _ in images.batches(options.batch_size):
         progress(done, images.total, f"{done} images reconstructed")
-        sound = partial(measure.sound, count=len(batch), other=parts[0] if parts else None)
-        values = kept.get(kept.key(batch.pixels), partial(measure, batch.pixels), sound)
+        values = kept.get(kept.key(pixels), partial(measure, pixels))
         parts.append(values)
-        if shown := min(len(batch), SHEET_IMAGES - len(groups)):
+        if shown := min(len(pixels), SHEET_IMAGES - len(groups)):
             # decoded again: images are not kept, and these are few
-            versions = (batch.pixels, *reconstruct(tokenizer, batch.pixels.to(device), schedule).values())
+            versions = (pixels, *reconstruct(tokenizer, pixels.to(device), schedule).values())
             groups += [[unit_to_pil(version[row].float() / 255) for version in versions] for row in range(shown)]
             for row in range(shown):
                 decibels = (f"{kind} {values[f'{kind}: {PSNR}'][row]:.1f} dB" for kind in KINDS)
                 labels.append(f"input, {', '.join(decibels)}")
-        done += len(batch)
+        done += len(pixels)
     progress(done, None, "distances and intervals")
     measured = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return Result(
@@ -133,7 +132,8 @@ class Measure:
 
     def facts(self) -> dict[str, object]:
         """What decides the numbers besides the tokenizer."""
-        return {"features": extractor_facts(self.extractor), "distance": [self.scores[-1], fingerprint(self._distance)]}
+        distance = fingerprint(self._distance)
+        return {"features": extractor_facts(self.extractor), "distance": distance, "scores": self.scores}
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -147,14 +147,6 @@ class Measure:
             values |= _named(kind, self.extractor(image))
             values |= {f"{kind}: {name}": score.cpu() for name, score in zip(self.scores, scores, strict=True)}
         return values
-
-    def sound(self, values: Mapping[str, Tensor], count: int, other: Mapping[str, Tensor] | None) -> bool:
-        """Whether these are numbers of so many images, of the names and widths that another batch has."""
-        names = {f"{kind}: {name}" for kind in KINDS for name in ("pooled", *self.scores)} | {f"{INPUT}: pooled"}
-        widths, others = ({k: v.shape[1:] for k, v in (size or {}).items()} for size in (values, other))
-        return (names <= values.keys() and (other is None or widths == others)) and all(
-            value.dim() > 0 and len(value) == count and not value.isnan().any() for value in values.values()
-        )
 
 
 @torch.inference_mode()

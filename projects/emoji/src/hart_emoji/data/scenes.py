@@ -112,11 +112,7 @@ class EmojiScenes:
 
     def weight(self, row: int) -> float:
         """As `Sample.weight`."""
-        return SEEN.get(self.kind(row), 1.0)
-
-    def kind(self, row: int) -> str:
-        """Which of `KINDS` a row is."""
-        return _kind(self._generator(row))
+        return SEEN.get(_kind(self._generator(row)), 1.0)
 
     def _generator(self, row: int) -> random.Random:
         return random.Random(f"{self.seed}|scene|{row}")

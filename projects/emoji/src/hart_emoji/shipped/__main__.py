@@ -34,7 +34,10 @@ REPORT = "train_shipped.json"
 
 
 def train(parsed: argparse.Namespace) -> None:
-    """Run the stages one after the other, each in a process of its own."""
+    """Run the stages one after the other, each in a process of its own, which is told its stage."""
+    if parsed.stage is not None:
+        run_here(parsed)
+        return
     start = time.time()
     end = start + 60 * parsed.minutes
     parsed.out.mkdir(parents=True, exist_ok=True)
@@ -81,23 +84,12 @@ def run_stage(parsed: argparse.Namespace, stage: str, deadline: float) -> dict[s
 
 def run_process(parsed: argparse.Namespace, stage: str, deadline: float, eager: bool) -> str:
     """One process of a stage: "done", or how it ended. eager: without compiling, whatever the recipe says."""
-    overrides = [*getattr(parsed, stage), *(["trainer.compile=false"] if eager else [])]
-    command = [
-        sys.executable,
-        "-m",
-        "hart_emoji.shipped",
-        "stage",
-        stage,
-        str(parsed.pack),
-        "--deadline",
-        str(deadline),
-    ]
-    command += ["--out", str(parsed.out), "--work", str(parsed.work), "--recipes", str(parsed.recipes)]
-    command += ["--device", parsed.device, *([] if parsed.perceptual else ["--no-perceptual"])]
+    command = [sys.executable, "-m", "hart_emoji.shipped", *parsed.arguments, "--stage", stage]
+    command += ["--deadline", str(deadline), *(["--no-compile"] if eager else [])]
     command += ["--from", str(parsed.start_from)] if parsed.start_from is not None else []
     prepared, started = (parsed.work / stage / sign for sign in ("prepared", "started"))
     with (parsed.work / "log").open("ab") as log:
-        process = subprocess.Popen([*command, "--set", *overrides], stdout=log, stderr=log, process_group=0)
+        process = subprocess.Popen(command, stdout=log, stderr=log, process_group=0)
         while process.poll() is None:
             time.sleep(0.2)
             over = time.time() > deadline + parsed.grace
@@ -126,8 +118,8 @@ def write_report(parsed: argparse.Namespace, record: dict[str, Any]) -> None:
         sheet.save(parsed.out / "samples.png")
 
 
-def stage(parsed: argparse.Namespace) -> None:
-    """Run a stage, in its own process."""
+def run_here(parsed: argparse.Namespace) -> None:
+    """Run one stage."""
     # the packed network is for machines that lack it
     sys.path.append(str(parsed.pack / "site"))
     import torch
@@ -141,7 +133,7 @@ def stage(parsed: argparse.Namespace) -> None:
         parsed.recipes,
         torch.device(parsed.device),
         parsed.deadline,
-        tuple(parsed.overrides),
+        (*getattr(parsed, parsed.stage), *([] if parsed.compile else ["trainer.compile=false"])),
         parsed.perceptual,
         "" if parsed.start_from is None else str(parsed.start_from),
     )
@@ -173,19 +165,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     packing.add_argument("--size", type=int, default=128)
     packing.set_defaults(run=pack)
     training = commands.add_parser("train", help="train both stages")
-    one_stage = commands.add_parser("stage")
-    one_stage.add_argument("stage", choices=STAGES)
-    for command in (training, one_stage):
-        command.add_argument("pack", type=Path)
-        command.add_argument("--out", type=Path, required=True, help="weights, logs and samples, small files")
-        command.add_argument("--work", type=Path, required=True, help="checkpoints: the same command continues there")
-        command.add_argument("--recipes", type=Path, default=RECIPES)
-        command.add_argument("--device", default="cuda")
-        command.add_argument("--no-perceptual", dest="perceptual", action="store_false", help="leave that loss out")
-        command.add_argument("--from", dest="start_from", type=Path, help="what another run wrote to its OUT")
-    one_stage.add_argument("--deadline", type=float, required=True)
-    one_stage.add_argument("--set", dest="overrides", nargs="*", default=[])
-    one_stage.set_defaults(run=stage)
+    training.add_argument("pack", type=Path)
+    training.add_argument("--out", type=Path, required=True, help="weights, logs and samples, small files")
+    training.add_argument("--work", type=Path, required=True, help="checkpoints: the same command continues there")
+    training.add_argument("--recipes", type=Path, default=RECIPES)
+    training.add_argument("--device", default="cuda")
+    training.add_argument("--no-perceptual", dest="perceptual", action="store_false", help="leave that loss out")
+    training.add_argument("--from", dest="start_from", type=Path, help="what another run wrote to its OUT")
+    training.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    training.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
     training.add_argument("--minutes", type=float, required=True, help="of both stages together, all included")
     training.add_argument("--tokenizer-share", type=float, default=0.4, help="of the time; 0 keeps that of --from")
     training.add_argument("--grace", type=float, default=15.0, help="seconds that a stage may take longer than it has")

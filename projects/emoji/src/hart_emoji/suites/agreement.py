@@ -205,7 +205,8 @@ def _described(opened: Opened, group: PromptGroup, context: Context[AgreementOpt
     rows = [prompt.rendering for prompt in group.prompts if prompt.rendering is not None]
     if len(rows) < len(group.prompts):
         return {}
-    decoded = opened.reconstructions(rows, context.progress)
+    context.progress(0, None, "reconstructions")
+    decoded = opened.reconstructed(opened.emoji.pixels(rows))
     images = {"codes and exact residual": decoded["hybrid"], "codes": decoded["discrete"]}
     if group.held_out is not None:
         images["the rendering itself"] = opened.emoji.pixels(rows)

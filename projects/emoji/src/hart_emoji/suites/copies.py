@@ -90,7 +90,7 @@ def run(context: Context[CopiesOptions]) -> Result:
         progress(0, None, "nearest training images")
         found[f"generated: {group.title}"] = bank.nearest(generated[group.key].pixels(range(len(group.prompts))))
     found[HELD_OUT] = bank.nearest(emoji.pixels(_renderings(styles)))
-    found[COPIES] = bank.nearest(opened.reconstructions(_renderings(names), progress)["hybrid"])
+    found[COPIES] = bank.nearest(opened.reconstructed(emoji.pixels(_renderings(names)))["hybrid"])
     return Result(
         title=f"{images_text(len(names.prompts))} of names, {len(training):,} in training",
         figures={row: _figures(nearest, found[HELD_OUT], found[COPIES]) for row, nearest in found.items()},

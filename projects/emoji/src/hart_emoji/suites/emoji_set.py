@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -23,8 +22,7 @@ from hart.evaluation import (
     TENSORS,
     Cache,
     Context,
-    EfficientNetLite0,
-    EfficientNetLite2,
+    EfficientNetLite,
     FeatureExtractor,
     Progress,
     SamplingOptions,
@@ -32,6 +30,7 @@ from hart.evaluation import (
     reconstruct,
 )
 from hart.files import FileError, default_cache, read_json
+from hart_emoji.data.captions import DEFAULT_STYLE
 
 T = TypeVar("T")
 
@@ -143,6 +142,15 @@ class EmojiSet:
         found: list[int] = (self.concept == number).nonzero().flatten().tolist()
         return found
 
+    def renderings(self) -> dict[int, int]:
+        """Concept -> a training image without skin tone, of the default style where there is one."""
+        found: dict[int, int] = {}
+        for row in self.training:
+            number = int(self.concept[row])
+            if self.tone[row] is None and (number not in found or self.style[row] == DEFAULT_STYLE):
+                found[number] = row
+        return found
+
     def pixels(self, rows: Sequence[int]) -> Tensor:
         """(B, 3, size, size) uint8 of some images."""
         first, second = self._splits
@@ -154,11 +162,13 @@ class EmojiSet:
         in the user's cache."""
         kept = Cache(cache or default_cache() / "features", TENSORS, extractor_facts(extractor))
         chunks = [chunk for split in self._splits for chunk in split.pixels.split(CHUNK)]
-        parts = []
-        for number, chunk in enumerate(chunks):
-            progress(number * CHUNK, len(self), "features of the set")
-            parts.append(kept.get(kept.key(chunk), partial(_features_entry, chunk, extractor))["features"])
-        return torch.cat(parts)
+        names = list(map(kept.key, chunks))
+
+        def compute(numbers: list[int]) -> list[Mapping[str, Tensor]]:
+            return [{"features": features_of(chunks[number], extractor)} for number in numbers]
+
+        kept.fill(names, compute, progress=progress, what="features of the set")
+        return torch.cat([kept.read(name)["features"] for name in names])
 
 
 @dataclass(frozen=True)
@@ -174,14 +184,9 @@ class Opened:
         """By the options of a suite. Raises `HartError`."""
         pipe = context.options.pipeline()
         context.progress(0, None, "reading the set")
-        kind = EfficientNetLite2 if context.options.features == "efficientnet-lite2" else EfficientNetLite0
-        extractor = kind(pipe.device, image_size=FEATURE_IMAGE_SIZE)
+        size: Literal[0, 2] = 2 if context.options.features == "efficientnet-lite2" else 0
+        extractor = EfficientNetLite(pipe.device, size, FEATURE_IMAGE_SIZE)
         return Opened(pipe, EmojiSet(context.options.data, pipe.image_size), extractor)
-
-    def reconstructions(self, rows: Sequence[int], progress: Progress) -> Mapping[str, Tensor]:
-        """Images of the set through the tokenizer (B, 3, H, W) uint8: "discrete", "hybrid"."""
-        progress(0, None, "reconstructions")
-        return self.reconstructed(self.emoji.pixels(rows))
 
     def reconstructed(self, pixels: Tensor) -> Mapping[str, Tensor]:
         """Images (B, 3, H, W) uint8 through the tokenizer: "discrete", "hybrid"."""
@@ -212,10 +217,6 @@ def reduced(pixels: Tensor) -> Tensor:
         F.interpolate(part.float(), (REDUCED_SIZE, REDUCED_SIZE), mode="area").cpu() for part in pixels.split(CHUNK)
     ]
     return torch.cat(parts).flatten(1)
-
-
-def _features_entry(pixels: Tensor, extractor: FeatureExtractor) -> dict[str, Tensor]:
-    return {"features": features_of(pixels, extractor)}
 
 
 def features_of(pixels: Tensor, extractor: FeatureExtractor) -> Tensor:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from hart import HartError
-from hart.evaluation import spread
+from hart.evaluation import evenly_chosen
 from hart.files import read_toml
-from hart_emoji.data.captions import DEFAULT_STYLE, with_article
+from hart_emoji.data.captions import with_article
 from hart_emoji.suites.emoji_set import EmojiSet
 
 LEFT_OUT = frozenset({"flags", "symbols"})
@@ -51,11 +51,7 @@ class PromptGroup:
 
 def seen_names(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
     """Names of concepts, as training captions have them, chosen by `seed`. Their rendering is of the default style."""
-    renderings: dict[int, int] = {}
-    for row in emoji.training:
-        number = int(emoji.concept[row])
-        if emoji.tone[row] is None and (number not in renderings or emoji.style[row] == DEFAULT_STYLE):
-            renderings[number] = row
+    renderings = emoji.renderings()
     pool = [number for number in sorted(renderings) if emoji.entry(number).group not in LEFT_OUT]
     random.Random(seed).shuffle(pool)
     prompts = [
@@ -105,9 +101,8 @@ def free_prompts(emoji: EmojiSet, file: Path, limit: int, seed: int) -> PromptGr
             tables.append(table)
             texts.append(text)
             slugs.append(accepted)
-    prompts = [
-        EmojiPrompt(texts[row], tuple(emoji.number[slug] for slug in slugs[row])) for row in spread(tables, limit, seed)
-    ]
+    rows = evenly_chosen(tables, limit, seed)
+    prompts = [EmojiPrompt(texts[row], tuple(emoji.number[slug] for slug in slugs[row])) for row in rows]
     return PromptGroup("free", "free prompts", tuple(prompts))
 
 

@@ -1,1 +1,1 @@
-"""The text encoder: its corpus, the distillation, and how well it knows synonyms."""
+"""The text encoder: its corpus and its distillation."""

@@ -7,7 +7,6 @@ words. All texts are encoded by the teacher once; training then samples them by 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import random
 import shutil
@@ -79,7 +78,6 @@ class DistillationTask(Task):
         entry = kept.get(
             kept.key(self.module.tokenizer.to_str()),
             lambda: vars(_make_targets(self.teacher, self.module.tokenizer, self.corpus)),
-            lambda entry: entry.keys() == {field.name for field in dataclasses.fields(_Targets)},
         )
         self.targets = _Targets(**entry)
 

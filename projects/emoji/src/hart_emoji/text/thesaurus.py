@@ -18,7 +18,7 @@ from hart_emoji.data.captions import Keywords, mentions, plain_names
 from hart_emoji.data.catalogue import Concept
 from hart_emoji.text.corpus import read_wordnet
 from hart_emoji.text.meanings import ConceptWords, Meanings
-from hart_emoji.text.senses import Sense, Senses, thing_share
+from hart_emoji.text.senses import Senses, thing_share
 from hart_emoji.text.teacher import SentenceTeacher
 
 LEAST = 0.1
@@ -57,7 +57,8 @@ def find_thesaurus(
         )
         return bool(known.unknown(word)) and not known.spelt(word) and not plural
 
-    colours = {word for word in senses.words if word.isalpha() and known.unknown(word) and _is_colour(senses(word))}
+    unknown = (word for word in senses.words if word.isalpha() and known.unknown(word))
+    colours = {word for word in unknown if any(not s.thing and COLOUR.search(s.gloss) for s in senses(word)[:1])}
     common = [word for word in rank if needed(word) and word not in colours]
     listed = (word for word in read_wordnet(wordnet, rank).things if word not in colours)
     things = [word for word in listed if known.unknown(word) and not known.spelt(word)]
@@ -83,7 +84,8 @@ class Readings:
 
     def add(self, words: Sequence[str], likely: Sequence[tuple[str, float]], least: float) -> None:
         for word, (name, probability) in zip(words, likely, strict=True):
-            if probability >= least and not _only_proper(own := self._senses(word)):
+            own = self._senses(word)
+            if probability >= least and not (own and all(sense.proper for sense in own)):
                 (self.things if thing_share(own) >= THING_SHARE else self.alone)[word] = name
 
 
@@ -113,11 +115,3 @@ def spoken_name(concept: Concept) -> str:
     names = plain_names(concept)
     inside = [name for name in names if set(name.split()) < set(names[0].split())]
     return min(inside, key=len, default=names[0])
-
-
-def _is_colour(senses: Sequence[Sense]) -> bool:
-    return any(COLOUR.search(sense.gloss) for sense in senses[:1] if not sense.thing)
-
-
-def _only_proper(senses: Sequence[Sense]) -> bool:
-    return bool(senses) and all(sense.proper for sense in senses)
