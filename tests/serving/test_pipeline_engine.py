@@ -164,7 +164,7 @@ def test_generate_like_makes_a_served_image_again(server: Running, text_model: P
 
 def test_a_served_image_has_the_settings_of_the_level_and_says_it(text_model: Path, tmp_path: Path) -> None:
     fast = HartPipeline.from_pretrained(text_model, speed=Speed(unguided_scales=2))
-    assert row(PipelineEngine(fast), 0).sampling.unguided_scales == 2
+    assert row(PipelineEngine(fast), 0).settings.sampling.unguided_scales == 2
     options = ServeOptions(model=(f"tiny={text_model}",), speed="plain", public=True)
     with TestClient(app_from_options(options)) as http:
         answer = http.post("/v1/images/generations", json={"prompt": "a cat", "seed": 9}).json()
