@@ -73,7 +73,7 @@ def upright_size(content: bytes) -> tuple[int, int]:
     """Width and height of an encoded image as `as_rgb` turns it, without decoding it. Raises `ImageError`."""
     with _readable():
         image = _recognised(content, FORMATS)
-        turned = "exif" in image.info and _orientation(image) >= 5
+        turned = "exif" in image.info and _orientation(image) in range(5, 9)
     return (image.height, image.width) if turned else (image.width, image.height)
 
 
