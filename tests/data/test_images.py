@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hart.data.images import MAX_PIXELS, as_rgb, decode_image, open_image
+from hart.data.images import MAX_PIXELS, as_rgb, decode_image, open_image, upright_size
 from hart.data.opening import open_source
 from hart.errors import HartError
 from image_files import encoded_image, numbered
@@ -64,8 +64,9 @@ def test_broken_exif_stops_nothing_and_orientation_is_followed_where_it_can_be_r
 ) -> None:
     image = Image.new("RGB", (32, 16), "white")
     image.paste("red", (0, 0, 16, 16))  # on the left; upright it is on top
-    seen = as_rgb(decode_image(encoded(image, kind, exif=tags, quality=95)))
-    assert seen.size == ((16, 32) if turned else (32, 16))
+    content = encoded(image, kind, exif=tags, quality=95)
+    seen = as_rgb(decode_image(content))
+    assert seen.size == upright_size(content) == ((16, 32) if turned else (32, 16))
     red = seen.crop((0, 0, 16, 12) if turned else (0, 0, 12, 16))
     assert np.asarray(red)[..., 1].mean() < 60
 

@@ -73,8 +73,7 @@ def upright_size(content: bytes) -> tuple[int, int]:
     """Width and height of an encoded image as `as_rgb` turns it, without decoding it. Raises `ImageError`."""
     with _readable():
         image = _recognised(content, FORMATS)
-        exif = image.info.get("exif")
-        turned = isinstance(exif, bytes) and _exif_orientation(exif) >= 5
+        turned = "exif" in image.info and _orientation(image) in range(5, 9)
     return (image.height, image.width) if turned else (image.width, image.height)
 
 
@@ -160,32 +159,8 @@ def _grey_of_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8; 1 where none can be read, however broken the other tags are."""
-    exif = image.info.get("exif")
-    if image.format != "TIFF" and isinstance(exif, bytes) and (found := _exif_orientation(exif)):
-        return found
+    """1 to 8; 1 where none can be read. It may also be in XMP or text chunks."""
     try:
-        # it may also be in XMP or text chunks
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # the library raises whatever broken tags make it run into
         return 1
-
-
-def _exif_orientation(exif: bytes) -> int:
-    """The orientation in the first directory of a TIFF structure; 0 where it has none."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    try:
-        if order is None:
-            return 0
-        (start,) = struct.unpack_from(f"{order}I", exif, 4)
-        (count,) = struct.unpack_from(f"{order}H", exif, start)
-        for place in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind, _, value, _ = struct.unpack_from(f"{order}HHIHH", exif, place)
-            if tag == _ORIENTATION and kind == 4:  # a long, where the standard has a short
-                (value,) = struct.unpack_from(f"{order}I", exif, place + 8)
-            if tag == _ORIENTATION:
-                return value if value in range(1, 9) else 0
-    except struct.error:
-        pass  # the structure breaks off
-    return 0

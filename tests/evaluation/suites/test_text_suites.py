@@ -18,9 +18,9 @@ from hart.errors import HartError
 from hart.evaluation import published_files
 from hart.evaluation.judges import scores
 from hart.evaluation.metrics.features import open_extractor
-from hart.evaluation.published_files import at_hand, cached_file
+from hart.evaluation.published_files import at_hand, cached_file, located
 from hart.evaluation.suites.coco import open_coco
-from hart.evaluation.suites.imagenet import REFERENCE, open_reference
+from hart.evaluation.suites.imagenet import REFERENCE
 from hart.evaluation.suites.mjhq import open_mjhq
 from helpers import unpadded
 from image_files import numbered
@@ -225,7 +225,7 @@ def test_what_is_missing_is_named_with_its_address(
         open_coco(tmp_path, None, 0)
 
     with pytest.raises(HartError, match=rf"VIRTUAL_imagenet256_labeled\.npz: .* fetch it from {REFERENCE.address}"):
-        open_reference(None, tmp_path)
+        located(REFERENCE, tmp_path)
 
     def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("no network")
@@ -237,7 +237,7 @@ def test_what_is_missing_is_named_with_its_address(
         (lambda: open_mjhq(None, None, 0), "huggingface.co/datasets/playgroundai/MJHQ-30K"),
         (lambda: open_coco(None, None, 0), "images.cocodataset.org"),
         (lambda: open_extractor("inception-v3-clean", torch.device("cpu")), "pt_inception-2015-12-05"),
-        (lambda: open_reference(None), "openaipublic.blob.core.windows.net"),
+        (lambda: located(REFERENCE, None), "openaipublic.blob.core.windows.net"),
     ):
         with pytest.raises(HartError, match=rf"{address}.*cannot be fetched \(no network\)"):
             call()

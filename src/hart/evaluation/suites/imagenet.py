@@ -7,7 +7,6 @@ What is measured is always an `.npz` that ADM's own evaluator reads, whoever gen
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 from hart.data.transforms import unit_to_pil
@@ -44,18 +43,10 @@ SAMPLING = VAR_SAMPLING
 """Of VAR's published numbers, as its authors say. HART's for ImageNet are not published: these are the nearest."""
 
 
-def open_reference(path: Path | None, data: Path | None = None) -> SampleFile:
-    """ADM's reference batch; None takes the published one: of the folder `data`, or fetched once, 2 GB.
-
-    Raises `HartError` with its address.
-    """
-    return SampleFile(located(REFERENCE, data if path is None else path))
-
-
 def run(context: Context[ImageNetOptions]) -> Result:
     """Raises `HartError`; what may be missing is looked for before anything is generated."""
     options, progress = context.options, context.progress
-    reference = open_reference(options.reference, options.data)
+    reference = SampleFile(located(REFERENCE, options.reference or options.data))
     require_images(len(reference), LEAST_IMAGES, f"{reference.path}: the suite")
     extractor = open_extractor(options.features, context.device, options.data)
     if options.model is not None:
