@@ -57,6 +57,14 @@ def test_accents_do_not_part_words(shipped: CompactTextEncoder, prompt: str) -> 
     assert all(said in unicodedata.normalize("NFC", prompt).split() for said in shipped.reading([prompt])[0].others)
 
 
+@pytest.mark.parametrize("words", ["a red apple", "A RED APPLE!", "2 cats, 1 dog"])
+@pytest.mark.parametrize("space", [" ", "\u3000"])
+def test_full_width_letters_are_read_as_the_usual_ones(shipped: CompactTextEncoder, words: str, space: str) -> None:
+    wide = "".join(space if letter == " " else chr(ord(letter) + 0xFEE0) for letter in words)
+    assert torch.equal(shipped.encode([wide]).embeddings, shipped.encode([words]).embeddings)
+    assert shipped.reading([wide]) == shipped.reading([words])
+
+
 def test_the_author_is_told(shipped: CompactTextEncoder) -> None:
     (remark,) = shipped.reading(["a yacht"])[0].remarks("a yacht")
     assert '"yacht"' in remark and '"sailboat"' in remark

@@ -36,6 +36,8 @@ PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
 SPECIAL_PIECES = (PADDING, UNKNOWN, START)
 PIECES_FILE = "word_pieces.json"
 MEANINGS_BATCH = 256
+FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
+"""Latin letters, digits and signs as wide as Chinese ones, and the space -> the usual ones."""
 
 
 def build_tokenizer(pieces: Sequence[str], tokens: int) -> Tokenizer:
@@ -132,7 +134,7 @@ class CompactTextEncoder(nn.Module):
 
     def _as_read(self, prompt: str) -> tuple[str, dict[str, str]]:
         """The text that is tokenized, and `Reading.others`."""
-        text = named_emoji(prompt)
+        text = named_emoji(prompt.translate(FULL_WIDTH))
         return (text, {}) if self.reader is None else self.reader(text)
 
     def _pieces(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
