@@ -142,8 +142,8 @@ def names(
     """Write what the compact text encoder reads in place of an emoji: the names of the captions."""
     from hart_emoji.text.names import write_names
 
-    if not file.parent.is_dir():
-        raise HartError(f"{file.parent}: no such folder: give the file of a clone of hart")
+    if file.is_dir() or not file.parent.is_dir():
+        raise HartError(f"{file}: no file can be written there: give that of a clone of hart")
     write_names(file)
     typer.echo(file)
 
