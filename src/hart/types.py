@@ -98,6 +98,7 @@ class TokenMaps:
         minus the embedding of the last scale's codes.
     schedule: the grids of the K scales.
     given: (B, N_K) int64, codes of the last scale that its input has already, -1 for those to predict; None: no code.
+    given_share: the share of tokens that have one in the whole batch, of which these may be a part.
     """
 
     indices: tuple[Tensor, ...]
@@ -105,3 +106,4 @@ class TokenMaps:
     last_scale_continuous: Tensor
     schedule: ScaleSchedule
     given: Tensor | None = None
+    given_share: float = 0.0

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from hart.config import HartConfig
 from hart.losses.code_loss import CodeLoss
@@ -106,6 +107,26 @@ def test_given_codes_are_not_predicted_and_alone_have_a_residual() -> None:
     torch.testing.assert_close(parts["diffusion_mse"], losses.mse.view_as(noise.timesteps)[:, :, :5].mean())
     total.backward()
     assert not without_gradient(hart)
+
+
+def test_images_with_given_codes_weigh_in_parts_of_a_batch_as_in_the_whole() -> None:
+    config = tiny_text_config(masked_last_scale=True)
+    tokenizer, hart = tiny_model(config)
+    codebook, context = tokenizer.quantizer.codebook, random_context(config, 3)
+    assert hart.residual is not None
+    noise = sample_diffusion_noise(hart.residual, 3, 16, CHANNELS, generator())
+    given = torch.arange(16) < torch.tensor([[2], [13], [16]])
+
+    def of(rows: slice) -> dict[str, Tensor]:
+        maps = tokenizer.token_maps(tokenizer.encode(random_image(3)[rows]))
+        maps = with_given(maps, given, maps.indices[-1], codebook, rows)
+        loss = transformer_loss(hart, codebook, context.rows(rows), maps, None, noise.rows(rows), diffusion_weight=0.5)
+        return loss[1] | {"total": loss[0]}
+
+    with torch.no_grad():
+        whole, parts = of(slice(0, 3)), [of(slice(i, i + 1)) for i in range(3)]
+    for name, value in whole.items():
+        torch.testing.assert_close(torch.stack([part[name] for part in parts]).mean(), value, msg=name)
 
 
 def test_the_generator_decides_the_noise() -> None:

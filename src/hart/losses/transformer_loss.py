@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from hart.devices import sent
 from hart.losses.code_loss import CodeLoss, CodeLosses, code_losses
 from hart.model import Hart, ResidualHead
 from hart.tokenizer.quantizer import with_given_codes
@@ -64,17 +65,21 @@ def sample_given(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
     return order >= left
 
 
-def with_given(maps: TokenMaps, given: Tensor, codes: Tensor, codebook: nn.Embedding) -> TokenMaps:
+def with_given(
+    maps: TokenMaps, given: Tensor, codes: Tensor, codebook: nn.Embedding, rows: slice = slice(None)
+) -> TokenMaps:
     """Maps whose last scale has the input of a step that is given codes (B, N_K), right or wrong.
 
-    given: (B, N_K) bool, where it is.
+    given: (A, N_K) bool on the CPU, where it is, of all A images of a batch. rows: those of `maps` and `codes` in it.
     """
+    share, given = given.float().mean().item(), sent(given[rows], codes.device)
     coarse, fine = maps.teacher_forcing_input.split(
         [maps.teacher_forcing_input.shape[1] - given.shape[1], given.shape[1]], dim=1
     )
     codes = codes.where(given, -1)
     fine = with_given_codes(fine, codes, codebook)
-    return replace(maps, teacher_forcing_input=torch.cat([coarse, fine], dim=1), given=codes)
+    whole_input = torch.cat([coarse, fine], dim=1)
+    return replace(maps, teacher_forcing_input=whole_input, given=codes, given_share=share)
 
 
 @dataclass(frozen=True)
@@ -135,9 +140,12 @@ def token_weights(scale_weights: Sequence[float], segments: Sequence[int]) -> Te
     return weights / weights.mean()
 
 
-def _weights(counted: Tensor) -> Tensor:
-    """Of tokens that count or do not, 1 in the mean, so that a scale weighs as much however many do."""
-    return counted / counted.float().mean().clamp_min(1 / counted.numel())
+def _weights(counted: Tensor, share: float) -> Tensor:
+    """Of tokens that count or do not, 1 in the mean, so that a scale weighs as much however many do.
+
+    share: of those that count in the whole batch: a microbatch has a part of its weight, as of its tokens.
+    """
+    return counted / (share or 1.0)
 
 
 def transformer_loss(
@@ -182,7 +190,8 @@ def transformer_loss(
     # the last scale by itself: its codes are sampled as well, unless the diffusion sees given ones
     coarse, fine = output.head_input.split([tokens - last, last], dim=1)
     total, coarse_losses = losses(coarse, torch.cat(maps.indices[:-1], dim=1), weights[:-last], None)
-    counted = _weights(torch.ones_like(last_codes) if maps.given is None else maps.given < 0)
+    predicted = torch.ones_like(last_codes) if maps.given is None else maps.given < 0
+    counted = _weights(predicted, 1 - maps.given_share)
     uniform = None if noise is None or maps.given is not None else noise.codes
     fine_total, fine_losses = losses(fine, last_codes, weights[-last:] * counted, uniform)
     total = total + fine_total
@@ -206,13 +215,13 @@ def transformer_loss(
     if maps.given is None:
         assert fine_losses.sampled is not None
         codes = fine_losses.sampled.view(batch, last)
-        diffused = torch.ones_like(codes)
+        diffused = _weights(torch.ones_like(codes), 1.0)
     else:
-        codes, diffused = maps.given.clamp(min=0), maps.given >= 0
+        codes, diffused = maps.given.clamp(min=0), _weights(maps.given >= 0, maps.given_share)
     diffusion = hart.diffusion_loss(output.hidden, codebook(codes).detach(), latent, noise.timesteps, noise.noise)
 
     def mean(losses: Tensor) -> Tensor:
-        return (losses.view_as(noise.timesteps) * _weights(diffused).unsqueeze(1)).mean()
+        return (losses.view_as(noise.timesteps) * diffused.unsqueeze(1)).mean()
 
     parts["diffusion_mse"] = mean(diffusion.mse)
     parts["diffusion_bound"] = mean(diffusion.variational_bound)

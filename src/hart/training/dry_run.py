@@ -136,8 +136,8 @@ class RehearsedTransformer(TransformerStage):
             tokens = kept_tokens(self.kept, tokens)
             positions = microbatch.mine(random_positions(rows, counts[-1], tokens, generator)).to(self.device)
         if sizes.masked_last_scale:
-            given = microbatch.mine(sample_given(rows, counts[-1], generator)).to(self.device)
-            maps = with_given(maps, given, maps.indices[-1], self.codebook)
+            given = sample_given(rows, counts[-1], generator)
+            maps = with_given(maps, given, maps.indices[-1], self.codebook, microbatch.rows)
         return TransformerBatch(context, maps, positions, self.diffusion_noise(microbatch, tokens, generator))
 
     def save(self, folder: Path, module: nn.Module) -> None: ...

@@ -236,12 +236,12 @@ class TransformerTask(TransformerStage):
         """With some codes of the last scale given, of which some are wrong, as those that generation samples are."""
         codes, quantizer, count = maps.indices[-1], self.tokenizer.quantizer, microbatch.batch_size
         generator = microbatch.generator("given")
-        given = microbatch.mine(sample_given(count, codes.shape[1], generator))
+        given = sample_given(count, codes.shape[1], generator)
         if self.recipe.code_corruption:
             largest = torch.full((count, 1), self.recipe.code_corruption)
             wrong = CodeCorruption(largest, generator, microbatch.rows)
             codes = wrong.replace(codes, quantizer.distances(maps.last_scale_continuous))
-        return with_given(maps, sent(given, self.device), codes, quantizer.codebook)
+        return with_given(maps, given, codes, quantizer.codebook, microbatch.rows)
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         return self.tokens.figures(microbatch, train_context) | self.conditioner.figures()
