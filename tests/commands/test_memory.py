@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from hart.commands.program import ALLOCATOR
+from hart.commands.program import ALLOCATOR, keep_freed_memory
 
 KEEPING = """
 from hart.commands.program import keep_freed_memory
@@ -47,3 +49,16 @@ def test_freed_blocks_are_used_again() -> None:
         assert result_of(code).stderr == ""
     own = result_of(KEEPING + ONCE_IN_NEW_PAGES, MALLOC_MMAP_THRESHOLD_="1048576")
     assert "in new pages" in own.stderr, "variables that are set have the say"
+
+
+def test_an_allocator_that_refuses_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As glibc before 2.35 does, for which one setting without the other is worse than none."""
+    asked = list[int]()
+    library = SimpleNamespace(mallopt=lambda option, value: asked.append(option))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    for variable in ALLOCATOR:
+        monkeypatch.delenv(variable, raising=False)
+    keep_freed_memory()
+    assert asked == [ALLOCATOR["MALLOC_MMAP_THRESHOLD_"]]
+    assert not ALLOCATOR.keys() & os.environ.keys()

@@ -24,6 +24,7 @@ from hart.config import HartConfig
 from hart.devices import without_memory
 from hart.errors import PromptWarning
 from hart.generation.arguments import Prompt
+from hart.generation.next_scale import maskgit_step_sizes
 from hart.grids import ScaleSchedule
 from hart.inference.cost import TEXT_ENCODER, ModelCost, diffusion_calls, last_scale_calls, model_cost
 from hart.inference.speed import EIGHT_BITS
@@ -211,16 +212,17 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     rows = batch * (2 if sampling.guidance_scale > 0 else 1)
     blocks, head = _weights(config)
     last_calls = len(last_scale_calls(config, timer.schedule))
+    last_samples = len(maskgit_step_sizes(counts[-1], sampling.maskgit_steps))
     seen = sizes.context_tokens
     step_work, heads, samples = [], [], []
     for k, tokens in enumerate(counts):
-        calls = last_calls if k == len(counts) - 1 else 1
+        calls, sampled = (last_calls, last_samples) if k == len(counts) - 1 else (1, 1)
         seen += tokens if k else 0
         logits = rows * tokens * sizes.codebook_size * torch.float32.itemsize
         keys_and_values = 2 * rows * seen * sizes.depth * sizes.width * cached
         macs = cost.step_macs[k] - cost.head_macs[k] - (cost.null_macs if k == 0 else 0)
         step_work.append(Work(2 * batch * macs, calls * blocks * weight + keys_and_values))
-        heads.append(Work(2 * batch * cost.head_macs[k], calls * head * number + logits))
+        heads.append(Work(2 * batch * cost.head_macs[k], sampled * head * number + logits))
         samples.append(Work(2 * batch * cost.macs["codes"] * tokens / sum(counts), logits))
     diffusion_steps = config.diffusion_steps(sampling) * len(diffusion_calls(config, timer.schedule))
     diffusion = Work(

@@ -33,7 +33,7 @@ OUT_OF_MEMORY = (
     "out of memory: generate fewer images together (--batch-size 1, a smaller -n), choose --dtype bfloat16, "
     "--device cpu or a model that generates smaller images; in training, a smaller trainer.batch_size"
 )
-ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}
 """What glibc's allocator reads when a process begins: variables of the environment, and their numbers in `mallopt`."""
 KEPT_MEMORY = 2**30
 WIDEST = 200
@@ -205,14 +205,16 @@ def keep_freed_memory() -> None:
 
     By default glibc returns blocks above 32 MB as soon as they are free, and asks for each anew, which comes page by
     page and filled with zeros: 250,000 page faults an image of the 0.7B model. Variables that are set already stay as
-    they are, and other C libraries, which have rules of their own, are left alone.
+    they are, and other C libraries, which have rules of their own, are left alone. So is glibc before 2.35, which
+    refuses the first: the second would only stop it from raising its own limit up to those 32 MB.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if library is None or not hasattr(library, "mallopt"):
         return
     for variable, option in ALLOCATOR.items():
         if variable not in os.environ:
-            library.mallopt(option, KEPT_MEMORY)
+            if not library.mallopt(option, KEPT_MEMORY):
+                return
             os.environ[variable] = str(KEPT_MEMORY)
 
 
