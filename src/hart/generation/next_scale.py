@@ -382,14 +382,9 @@ class NextScaleGenerator:
         scale_input = next_scale_input(total, self.schedule.grids[k])
         if given is not None:
             scale_input = with_given_codes(scale_input, given, self.quantizer.codebook)
-            hidden = self.transformer.next_scale(
-                k,
-                prefix.spread(scale_input),
-                prefix.conditioning,
-                prefix.cache.rows(slice(None)),  # the next step computes these tokens anew
-                schedule=self.schedule,
-                given=prefix.spread(given >= 0),
-            )
+            cache = prefix.cache.rows(slice(None))  # the next step computes these tokens anew
+            inputs = prefix.spread(scale_input), prefix.conditioning, cache, None, self.schedule
+            hidden = self.transformer.next_scale(k, *inputs, prefix.spread(given >= 0))
             return hidden if positions is None else gather_tokens(hidden, prefix.spread(positions))
         if positions is not None:
             scale_input, positions = gather_tokens(scale_input, positions), prefix.spread(positions)
