@@ -88,9 +88,7 @@ def tokenizer_stage(job: Job) -> None:
 
 def transformer_stage(job: Job) -> None:
     """Writes `work/transformer/model`, from the tokenizer in `work/tokenizer/model`."""
-    # on a GPU all tokens of the last scale cost little, and the residual diffusion gains most by seeing all codes
-    changes = ["drop_last_scale=false", "transformer.masked_last_scale=true"]
-    changes += [f"tokenizer={json.dumps(str(job.work / 'tokenizer' / 'model'))}", 'text_encoder="emoji"']
+    changes = [f"tokenizer={json.dumps(str(job.work / 'tokenizer' / 'model'))}", 'text_encoder="emoji"']
     if job.start_from and (Path(job.start_from) / "hart.safetensors").exists():
         changes.append(f"init_from={json.dumps(job.start_from)}")
     recipe = TransformerRecipe.read(job.recipes / "transformer.toml", (*common(job), *changes, *job.overrides))
