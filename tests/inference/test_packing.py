@@ -121,6 +121,19 @@ def test_attention_by_threads_leaves_their_number_alone(threads: int) -> None:
 
 
 @needs_packing
+def test_threads_of_attention_begin_with_the_model(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with the first image, while other threads of a server begin, which would then compute with one thread."""
+    monkeypatch.setattr(packing, "attends_by_onednn", lambda: True)
+    packing.single_threads.cache_clear()
+    pack(tiny_model(tiny_text_config(width=512, heads=4, depth=1))[1])
+    changes = list[int]()
+    monkeypatch.setattr(torch, "set_num_threads", changes.append)
+    packed_attend(*(random_tensor(1, 4, 100, 16, seed=seed) for seed in range(3)), 1.0)
+    monkeypatch.undo()
+    assert not changes
+
+
+@needs_packing
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("by_onednn", [True, False])
 def test_float32_is_packed_whole_and_attends_by_the_fastest(

@@ -275,6 +275,7 @@ def _found(path: Path) -> Literal["", "folder", "file"]:
 
 MAX_NAMES = 100_000
 MAX_BRACES = 100
+MAX_DIGITS = 100
 RANGE = re.compile(r"\{(-?[0-9]+)\.\.(-?[0-9]+)(?:\.\.-?([0-9]+))?\}")
 
 
@@ -288,7 +289,10 @@ def expand(pattern: str) -> tuple[str, ...]:
     if pattern.count("{") > MAX_BRACES:
         raise HartError(f"{short}: has more than {MAX_BRACES} braces: write it with fewer")
     # the library makes all numbers of a range before the first name
-    lengths = (abs(int(high) - int(low)) // (int(step or 1) or 1) for low, high, step in RANGE.findall(pattern))
+    lengths = (
+        abs(int(high) - int(low)) // (int(step or 1) or 1) if len(low + high + step) < MAX_DIGITS else MAX_NAMES
+        for low, high, step in RANGE.findall(pattern)
+    )
     names: tuple[str, ...] = ()
     if all(length < MAX_NAMES for length in lengths):
         every = itertools.chain.from_iterable(map(_names, pattern.split("::")))

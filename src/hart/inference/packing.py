@@ -130,6 +130,8 @@ def pack(hart: Hart) -> None:
         for layer in hart.transformer.blocks.modules():
             if isinstance(layer, Attention):
                 layer.attend = packed_attend
+        if 1 < (threads := torch.get_num_threads()) <= MOST_THREADS:
+            single_threads(threads)  # before others compute, for whom it would be a moment with one thread
 
 
 def pack_linears(module: nn.Module, smallest: int = SMALLEST_PACKED) -> None:

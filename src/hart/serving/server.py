@@ -79,8 +79,8 @@ class Server:
     ) -> Response:
         """Check, queue, wait and answer, all at once or by events.
 
-        source: the image to start from, made in a thread. A front that passes requests on says
-        in their state how many seconds are left, and whether their images are charged already.
+        source: the image to start from, made in a thread. A front that passes requests on says in their state how many
+        seconds are left, and whether their images are charged already.
         """
         client: str = request.state.client
         seconds: float = getattr(request.state, "seconds", self.limits.timeout)

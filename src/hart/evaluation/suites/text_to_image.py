@@ -59,7 +59,7 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
     resamples, prompts = options.resamples, benchmark.prompts
     rows = Counter(benchmark.categories or [ALL] * len(prompts))
     require_images(
-        min(rows.values()),
+        min(rows.values(), default=0),
         LEAST_IMAGES,
         f"each of {len(rows)} rows",
         f"give --limit {LEAST_IMAGES * len(rows)} or more",
