@@ -38,7 +38,7 @@ def trained_pass(found: Sequence[ScaleState], given: Tensor) -> tuple[Tensor, Te
     with torch.no_grad():
         unknown = torch.zeros_like(given)
         maps = tokenizer.token_maps_from_codes([*codes, unknown], torch.zeros(2, TOKENS, CHANNELS), schedule)
-        maps = with_given(maps, given >= 0, given, tokenizer.quantizer.codebook)
+        maps = with_given(maps, given >= 0, given, tokenizer.quantizer.codebook, 0.5)
         output = hart(random_context(MASKED, 2), maps)
         return output.logits[:, -TOKENS:], output.hidden
 
@@ -112,7 +112,7 @@ def test_given_codes_are_in_the_sum_of_the_last_scale_alone() -> None:
     with torch.no_grad():
         maps = tokenizer.token_maps(tokenizer.encode(random_image(2)))
         given = torch.arange(TOKENS).expand(2, -1) % 3 == 0
-        ours: TokenMaps = with_given(maps, given, maps.indices[-1], tokenizer.quantizer.codebook)
+        ours: TokenMaps = with_given(maps, given, maps.indices[-1], tokenizer.quantizer.codebook, 0.5)
         added = ours.teacher_forcing_input - maps.teacher_forcing_input
         expected = tokenizer.quantizer.codebook(maps.indices[-1]) * given.unsqueeze(-1)
     torch.testing.assert_close(added[:, -TOKENS:], expected)

@@ -94,7 +94,7 @@ def test_given_codes_are_not_predicted_and_alone_have_a_residual() -> None:
     with torch.no_grad():
         maps = tokenizer.token_maps(tokenizer.encode(random_image(2)))
         wrong = (maps.indices[-1] + 1) % codebook.num_embeddings
-        maps = with_given(maps, given, wrong, codebook)
+        maps = with_given(maps, given, wrong, codebook, 5 / 16)
     total, parts = transformer_loss(hart, codebook, context, maps, None, noise, diffusion_weight=0.5)
     with torch.no_grad():
         output = hart(context, maps)
@@ -119,7 +119,7 @@ def test_images_with_given_codes_weigh_in_parts_of_a_batch_as_in_the_whole() -> 
 
     def of(rows: slice) -> dict[str, Tensor]:
         maps = tokenizer.token_maps(tokenizer.encode(random_image(3)[rows]))
-        maps = with_given(maps, given, maps.indices[-1], codebook, rows)
+        maps = with_given(maps, given[rows], maps.indices[-1], codebook, given.float().mean().item())
         loss = transformer_loss(hart, codebook, context.rows(rows), maps, None, noise.rows(rows), diffusion_weight=0.5)
         return loss[1] | {"total": loss[0]}
 

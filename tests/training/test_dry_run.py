@@ -102,8 +102,11 @@ def test_blocks_that_are_computed_again_hold_less() -> None:
     assert held(TRAINER.replace(activation_checkpointing=True)) < 0.7 * held(TRAINER)
 
 
-def test_a_model_without_memory_is_counted_as_one_with() -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_model_without_memory_is_counted_as_one_with(masked: bool) -> None:
     loss = TransformerLossConfig(scale_weights=(2.0, 1.0), cluster_weight=0.5, clusters=4)
-    recipe = tiny_recipe(TRAINER, depth=1).replace(loss=loss)
+    recipe = tiny_recipe(TRAINER, depth=1)
+    sizes = recipe.transformer.replace(masked_last_scale=masked)
+    recipe = recipe.replace(loss=loss, transformer=sizes, drop_last_scale=not masked)
     tasks = (RehearsedTransformer(recipe, CPU, empty=empty) for empty in (False, True))
     assert len({activation_bytes(task, TRAINER, 4) for task in tasks}) == 1

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from hart.devices import sent
 from hart.losses.code_loss import CodeLoss, CodeLosses, code_losses
 from hart.model import Hart, ResidualHead
 from hart.tokenizer.quantizer import with_given_codes
@@ -65,14 +64,11 @@ def sample_given(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
     return order >= left
 
 
-def with_given(
-    maps: TokenMaps, given: Tensor, codes: Tensor, codebook: nn.Embedding, rows: slice = slice(None)
-) -> TokenMaps:
+def with_given(maps: TokenMaps, given: Tensor, codes: Tensor, codebook: nn.Embedding, share: float) -> TokenMaps:
     """Maps whose last scale has the input of a step that is given codes (B, N_K), right or wrong.
 
-    given: (A, N_K) bool on the CPU, where it is, of all A images of a batch. rows: those of `maps` and `codes` in it.
+    given: (B, N_K) bool, where it is. share: the mean of that over the whole batch, of which these may be a part.
     """
-    share, given = given.float().mean().item(), sent(given[rows], codes.device)
     coarse, fine = maps.teacher_forcing_input.split(
         [maps.teacher_forcing_input.shape[1] - given.shape[1], given.shape[1]], dim=1
     )

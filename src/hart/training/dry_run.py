@@ -137,7 +137,8 @@ class RehearsedTransformer(TransformerStage):
             positions = microbatch.mine(random_positions(rows, counts[-1], tokens, generator)).to(self.device)
         if sizes.masked_last_scale:
             given = sample_given(rows, counts[-1], generator)
-            maps = with_given(maps, given, maps.indices[-1], self.codebook, microbatch.rows)
+            mine = microbatch.mine(given).to(self.device)
+            maps = with_given(maps, mine, maps.indices[-1], self.codebook, share=0.5)
         return TransformerBatch(context, maps, positions, self.diffusion_noise(microbatch, tokens, generator))
 
     def save(self, folder: Path, module: nn.Module) -> None: ...

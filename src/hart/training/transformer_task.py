@@ -241,7 +241,8 @@ class TransformerTask(TransformerStage):
             largest = torch.full((count, 1), self.recipe.code_corruption)
             wrong = CodeCorruption(largest, generator, microbatch.rows)
             codes = wrong.replace(codes, quantizer.distances(maps.last_scale_continuous))
-        return with_given(maps, given, codes, quantizer.codebook, microbatch.rows)
+        mine = sent(microbatch.mine(given), self.device)
+        return with_given(maps, mine, codes, quantizer.codebook, share=given.float().mean().item())
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         return self.tokens.figures(microbatch, train_context) | self.conditioner.figures()
