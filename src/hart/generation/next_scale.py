@@ -25,9 +25,9 @@ from hart.errors import HartError
 from hart.generation.edits import BatchEdits, SecondPrompts, followed_codes
 from hart.generation.logits import Candidates, Guidance, filtered, guided, gumbel_mixture, sample_by_gumbel
 from hart.generation.noise import NoiseSource
+from hart.generation.prefix import Prefix
 from hart.generation.rows import batch_settings, ratio_at
 from hart.grids import ScaleSchedule
-from hart.layers.kv_cache import KVCache
 from hart.model import Hart
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map, with_given_codes
 from hart.transformer.transformer import Conditioning, gather_tokens
@@ -67,54 +67,6 @@ class ScaleState:
     scales: int
     latent: Tensor
     steps: tuple[TokenStep, ...]
-
-
-@dataclass(frozen=True)
-class _Prefix:
-    """What the transformer has seen of a batch, in all its branches: the conditions, and a cache.
-
-    Branches are rows after each other: the prompts, second prompts if there are any, and with guidance the null half.
-    null_rows: rows at the end with the null context, at the first scale; 0 if a negative prompt stands there. whole:
-    the cache that `cache` is a part of, whose memory may be lent while it is held.
-    """
-
-    conditioning: Conditioning
-    cache: KVCache
-    null_rows: int
-    second: SecondPrompts | None
-    guided: bool
-    whole: KVCache | None = None
-
-    def unguided(self, images: int) -> _Prefix:
-        """Without the null half of so many images."""
-        rows = slice(0, len(self.conditioning.head_modulation) - images)
-        part = self.cache.rows(rows)
-        return _Prefix(self.conditioning.rows_of(rows), part, 0, self.second, False, self.whole or self.cache)
-
-    def of(self, rows: Sequence[int], images: int) -> _Prefix:
-        """With some rows alone of so many images, in the same memory; this one is used no more."""
-        seconds = () if self.second is None else self.second.images
-        branches = [*rows, *(images + i for i, row in enumerate(seconds) if row in rows)]
-        if self.guided:
-            branches += [images + len(seconds) + row for row in rows]
-        index = row_index(branches, self.conditioning.head_modulation.device)
-        second = None if self.second is None else self.second.of(rows)
-        conditioning, cache = self.conditioning.rows_of(index), self.cache.moved(index)
-        return _Prefix(conditioning, cache, 0, second, self.guided, self.whole or self.cache)
-
-    def spread(self, x: Tensor) -> Tensor:
-        """The same x (B, ...) for every branch."""
-        second = [] if self.second is None else [x[self.second.rows]]
-        branches = [x, *second, x] if self.guided else [x, *second]
-        return torch.cat(branches) if len(branches) > 1 else x
-
-    def branches(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Of the prompts, of second prompts or else the prompts again, and of the null half, each (B, ...)."""
-        seconds = 0 if self.second is None else len(self.second.rows)
-        images = (len(x) - seconds) // (2 if self.guided else 1)
-        own, other, *null = x.split([images, seconds, images] if self.guided else [images, seconds])
-        other = own if self.second is None else own.index_copy(0, self.second.rows, other)
-        return own, other, null[0] if null else None
 
 
 def maskgit_step_sizes(tokens: int, maskgit_steps: int) -> list[int]:
@@ -212,7 +164,7 @@ class NextScaleGenerator:
         part.edits = None if self.edits is None else self.edits.of(rows)
         return part
 
-    def _scale(self, k: int, total: Tensor, prefix: _Prefix) -> tuple[Tensor, tuple[TokenStep, ...]]:
+    def _scale(self, k: int, total: Tensor, prefix: Prefix) -> tuple[Tensor, tuple[TokenStep, ...]]:
         """The sum (B, D, h, w) after scale k, given that of the scales before it, and the steps that led there."""
         known = None
         if self.edits is not None:
@@ -232,7 +184,7 @@ class NextScaleGenerator:
             total = self.edits.finished(total, discrete, hybrid=self.hart.residual is not None)
         return total, tuple(steps)
 
-    def _prefix(self, context: Context, null_context: Context | None, second: SecondPrompts | None) -> _Prefix:
+    def _prefix(self, context: Context, null_context: Context | None, second: SecondPrompts | None) -> Prefix:
         """The conditions of all branches, and an empty cache."""
         images, null_rows = len(context), 0
         parts = self._apart(context)
@@ -246,7 +198,7 @@ class NextScaleGenerator:
         conditioning = Conditioning.cat(parts)
         unkept = last_call(self.hart.config, self.schedule, self.settings.maskgit_steps)
         cache = self.transformer.new_cache(len(conditioning.head_modulation), self.schedule, unkept)
-        return _Prefix(conditioning, cache, null_rows, second, self.settings.guided)
+        return Prefix(conditioning, cache, null_rows, second, self.settings.guided)
 
     def _apart(self, context: Context) -> list[Conditioning]:
         """The conditions of a batch; one by one on a CPU, whose products of few rows round by their number."""
@@ -298,7 +250,7 @@ class NextScaleGenerator:
         self,
         k: int,
         total: Tensor,
-        prefix: _Prefix,
+        prefix: Prefix,
         positions: Tensor | None,
         known: Tensor | None,
         given: Tensor | None,
@@ -337,7 +289,7 @@ class NextScaleGenerator:
         return TokenStep(positions, logits, codes, tokens.where(sound, torch.nan), residual)
 
     def _completed(
-        self, k: int, total: Tensor, prefix: _Prefix, given: Tensor, steps: Sequence[TokenStep]
+        self, k: int, total: Tensor, prefix: Prefix, given: Tensor, steps: Sequence[TokenStep]
     ) -> list[TokenStep]:
         """The steps of a masked scale k with residual tokens, for which the transformer sees all codes (B, N_k)."""
         places = torch.arange(given.shape[1], device=given.device).unsqueeze(0)
@@ -375,7 +327,7 @@ class NextScaleGenerator:
         noise = self.noise.gumbel(k, places, Candidates(logits, None))
         return followed_codes(logits, source_logits, gather_tokens(own, places.expand(len(own), -1)), candidates, noise)
 
-    def _hidden(self, k: int, total: Tensor, prefix: _Prefix, positions: Tensor | None, given: Tensor | None) -> Tensor:
+    def _hidden(self, k: int, total: Tensor, prefix: Prefix, positions: Tensor | None, given: Tensor | None) -> Tensor:
         """Hidden states of scale k for all branches, (rows, N, C)."""
         if k == 0:
             return self.transformer.first_scale(prefix.conditioning, prefix.cache, prefix.null_rows)
@@ -393,7 +345,7 @@ class NextScaleGenerator:
         )
 
     def _residual(
-        self, k: int, hidden: Tensor, codes: Tensor, guidance: Guidance, places: Tensor, prefix: _Prefix
+        self, k: int, hidden: Tensor, codes: Tensor, guidance: Guidance, places: Tensor, prefix: Prefix
     ) -> Tensor:
         """Residual tokens (B, N, D) for the hidden states of all branches and the sampled codes (B, N)."""
         condition = self.hart.residual_condition(hidden, prefix.spread(self.quantizer.codebook(codes)))

@@ -1,0 +1,65 @@
+"""What the transformer has seen of a batch while its images are generated.
+
+Shapes: B images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hart.devices import row_index
+from hart.generation.edits import SecondPrompts
+from hart.layers.kv_cache import KVCache
+from hart.transformer.transformer import Conditioning
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the transformer has seen of a batch, in all its branches: the conditions, and a cache.
+
+    Branches are rows after each other: the prompts, second prompts if there are any, and with guidance the null half.
+    null_rows: rows at the end with the null context, at the first scale; 0 if a negative prompt stands there. whole:
+    the cache that `cache` is a part of, whose memory may be lent while it is held.
+    """
+
+    conditioning: Conditioning
+    cache: KVCache
+    null_rows: int
+    second: SecondPrompts | None
+    guided: bool
+    whole: KVCache | None = None
+
+    def unguided(self, images: int) -> Prefix:
+        """Without the null half of so many images."""
+        rows = slice(0, len(self.conditioning.head_modulation) - images)
+        part = self.cache.rows(rows)
+        return Prefix(self.conditioning.rows_of(rows), part, 0, self.second, False, self.whole or self.cache)
+
+    def of(self, rows: Sequence[int], images: int) -> Prefix:
+        """With some rows alone of so many images, in the same memory; this one is used no more."""
+        seconds = () if self.second is None else self.second.images
+        branches = [*rows, *(images + i for i, row in enumerate(seconds) if row in rows)]
+        if self.guided:
+            branches += [images + len(seconds) + row for row in rows]
+        index = row_index(branches, self.conditioning.head_modulation.device)
+        second = None if self.second is None else self.second.of(rows)
+        conditioning, cache = self.conditioning.rows_of(index), self.cache.moved(index)
+        return Prefix(conditioning, cache, 0, second, self.guided, self.whole or self.cache)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """The same x (B, ...) for every branch."""
+        second = [] if self.second is None else [x[self.second.rows]]
+        branches = [x, *second, x] if self.guided else [x, *second]
+        return torch.cat(branches) if len(branches) > 1 else x
+
+    def branches(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of the prompts, of second prompts or else the prompts again, and of the null half, each (B, ...)."""
+        seconds = 0 if self.second is None else len(self.second.rows)
+        images = (len(x) - seconds) // (2 if self.guided else 1)
+        own, other, *null = x.split([images, seconds, images] if self.guided else [images, seconds])
+        other = own if self.second is None else own.index_copy(0, self.second.rows, other)
+        return own, other, null[0] if null else None
