@@ -30,6 +30,7 @@ CONFIGS = {
     "text": TEXT,
     "MaskGIT": TEXT.replace(sampling=TEXT.sampling.replace(maskgit_steps=2)),
     "no guidance": TEXT.replace(sampling=TEXT.sampling.replace(guidance_scale=0.0)),
+    "masked last scale": tiny_text_config(masked_last_scale=True),
     "class": tiny_class_config(),
 }
 
@@ -124,7 +125,7 @@ class OurNoise:
         return self.noise.residual(torch.arange(tokens).unsqueeze(0), channels, steps)
 
 
-@pytest.mark.parametrize("name", ["text", "class"])
+@pytest.mark.parametrize("name", ["text", "class", "masked last scale"])
 @pytest.mark.parametrize("sampling", [{"top_k": 12, "top_p": 0.8}, {"top_p": 0.7}, {"gumbel_smoothing": False}])
 def test_the_published_manner_samples_what_ours_does(
     monkeypatch: pytest.MonkeyPatch, name: str, sampling: dict[str, Any]

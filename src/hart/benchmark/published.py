@@ -23,8 +23,9 @@ from hart.data.transforms import pixels_to_pil, unit_to_pixels
 from hart.generation.logits import gumbel_temperature, top_k_at
 from hart.generation.rows import ratio_at
 from hart.layers.rope import Rotation
-from hart.tokenizer.quantizer import next_scale_input, to_map
+from hart.tokenizer.quantizer import next_scale_input, to_map, with_given_codes
 from hart.transformer.block import Block, SwiGLU
+from hart.transformer.transformer import Conditioning
 from hart.types import Context, cat_contexts
 
 PUBLISHED = "published"
@@ -73,13 +74,7 @@ class PublishedLoop:
         condition = transformer.condition(both)
         total = torch.zeros(images, self.quantizer.codebook.weight.shape[1], *self.schedule.final, device=self.device)
         for k, grid in enumerate(self.schedule.grids):
-            if k == 0:
-                x, rotation = transformer.embed_context(condition)
-            else:
-                given = next_scale_input(total, grid)
-                x, rotation = transformer.embed_scale(k, torch.cat([given, given]), condition, schedule=self.schedule)
-            for number, block in enumerate(transformer.blocks):
-                x = self._block(number, cast(Block, block), x, rotation, condition.context.block_condition)
+            x = self._hidden(k, total, condition)
             own, null = transformer.logits(x, condition)[:, -grid.tokens :].chunk(2)
             ratio = ratio_at(k, self.schedule, self.config)
             strength = settings.guidance_scale * ratio
@@ -87,12 +82,31 @@ class PublishedLoop:
             codes = self._sampled(k, logits)
             tokens = self._mixed(logits, ratio) if settings.gumbel_smoothing else self.quantizer.codebook(codes)
             if k == last and self.config.hybrid:
+                if self.config.transformer.masked_last_scale:
+                    seen = slice(-grid.tokens)
+                    self.cache = [(keys[:, :, seen], values[:, :, seen]) for keys, values in self.cache]
+                    x = self._hidden(k, total, condition, codes)
                 tokens = tokens + self._residual(x, codes, strength)
                 total = total + to_map(tokens, self.schedule.final)
             else:
                 total = total + self.quantizer.contribution(tokens, k, self.schedule)
         pixels = self.decoder(self.post_quant_conv(total.to(self.post_quant_conv.weight.dtype)))
         return [pixels_to_pil(one) for one in unit_to_pixels((pixels.clamp(-1, 1).float() + 1) / 2).cpu()]
+
+    def _hidden(self, k: int, total: Tensor, condition: Conditioning, codes: Tensor | None = None) -> Tensor:
+        """Hidden states (2B, N, C) of scale k, whose codes (B, N) are given if it is masked and sampled already."""
+        transformer, given = self.hart.transformer, None
+        if k == 0:
+            x, rotation = transformer.embed_context(condition)
+        else:
+            x = next_scale_input(total, self.schedule.grids[k])
+            if codes is not None:
+                x = with_given_codes(x, codes, self.quantizer.codebook)
+                given = torch.cat([codes, codes]) >= 0
+            x, rotation = transformer.embed_scale(k, torch.cat([x, x]), condition, schedule=self.schedule, given=given)
+        for number, block in enumerate(transformer.blocks):
+            x = self._block(number, cast(Block, block), x, rotation, condition.context.block_condition)
+        return x
 
     def _block(self, number: int, block: Block, x: Tensor, rotation: Rotation | None, condition: Tensor) -> Tensor:
         modulation = block.modulation(condition)
