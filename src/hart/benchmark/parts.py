@@ -24,9 +24,9 @@ from hart.config import HartConfig
 from hart.devices import without_memory
 from hart.errors import PromptWarning
 from hart.generation.arguments import Prompt
-from hart.generation.next_scale import maskgit_step_sizes
+from hart.generation.last_scale import diffusion_calls, last_scale_calls, maskgit_step_sizes
 from hart.grids import ScaleSchedule
-from hart.inference.cost import TEXT_ENCODER, ModelCost, diffusion_calls, last_scale_calls, model_cost
+from hart.inference.cost import TEXT_ENCODER, ModelCost, model_cost
 from hart.inference.speed import EIGHT_BITS
 from hart.pipeline import HartPipeline
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule

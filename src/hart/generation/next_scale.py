@@ -12,17 +12,17 @@ Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, h w 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from hart.config import HartConfig, SamplingConfig
+from hart.config import SamplingConfig
 from hart.devices import row_index
 from hart.errors import HartError
 from hart.generation.edits import BatchEdits, SecondPrompts, followed_codes
+from hart.generation.last_scale import last_call, maskgit_step_sizes
 from hart.generation.logits import Candidates, Guidance, filtered, guided, gumbel_mixture, sample_by_gumbel
 from hart.generation.noise import NoiseSource
 from hart.generation.prefix import Prefix
@@ -67,33 +67,6 @@ class ScaleState:
     scales: int
     latent: Tensor
     steps: tuple[TokenStep, ...]
-
-
-def maskgit_step_sizes(tokens: int, maskgit_steps: int) -> list[int]:
-    """How many tokens each MaskGIT step of the last scale samples: a cosine schedule, at least one per step.
-
-    After step r of R, floor(n cos(pi/2 r/R)) positions are left.
-    """
-    remaining, sizes = tokens, []
-    for r in range(1, maskgit_steps + 1):
-        left = math.floor(tokens * math.cos(math.pi / 2 * r / maskgit_steps))
-        left = 0 if r == maskgit_steps else max(1, min(left, remaining - 1))
-        sizes.append(remaining - left)
-        remaining = left
-    return sizes
-
-
-def last_call(config: HartConfig, schedule: ScaleSchedule, maskgit_steps: int) -> int:
-    """Tokens of the last call of the transformer, which no other call sees; 0 if the context is that call.
-
-    A masked last scale is computed anew in every call, and seen in no other.
-    """
-    if len(schedule) == 1:
-        return 0
-    tokens = schedule.final.tokens
-    if config.transformer.masked_last_scale or not config.hybrid:
-        return tokens
-    return maskgit_step_sizes(tokens, maskgit_steps)[-1]
 
 
 class NextScaleGenerator:

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from torch import nn
 
 from hart.checkpoint.loading import build
 from hart.config import HartConfig, ResidualDiffusionConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.devices import without_memory
-from hart.generation.next_scale import maskgit_step_sizes
+from hart.generation.last_scale import diffusion_calls, last_scale_calls
 from hart.grids import Grid, ScaleSchedule
 from hart.layers.embedding import FREQUENCIES
 from hart.model import Hart
@@ -100,25 +99,6 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     steps_in_all = (context + step_macs[0], *step_macs[1:])
     null = _context_tokens(sizes, sizes.context_tokens) - _context_tokens(sizes, 1) if guided else 0
     return ModelCost(text_parameters | _parameters(tokenizer, hart), macs, counts, steps_in_all, heads, null)
-
-
-def last_scale_calls(config: HartConfig, schedule: ScaleSchedule) -> list[tuple[int, int]]:
-    """The transformer's calls for the last scale: tokens of each, and those of this scale that they attend to.
-
-    A masked last scale is computed anew in every MaskGIT step, and once more for the residual diffusion.
-    """
-    tokens = schedule.final.tokens
-    sizes = maskgit_step_sizes(tokens, config.sampling.maskgit_steps)
-    if config.transformer.masked_last_scale:
-        return [(tokens, tokens)] * (len(sizes) + bool(config.diffusion and not config.sampling.discrete_only))
-    return list(zip(sizes, accumulate(sizes), strict=True))
-
-
-def diffusion_calls(config: HartConfig, schedule: ScaleSchedule) -> list[int]:
-    """Tokens of each call of the residual diffusion: one a MaskGIT step, or one after all of a masked last scale."""
-    tokens = schedule.final.tokens
-    masked = config.transformer.masked_last_scale
-    return [tokens] if masked else maskgit_step_sizes(tokens, config.sampling.maskgit_steps)
 
 
 def tokenizer_training_macs(sizes: TokenizerConfig) -> int:

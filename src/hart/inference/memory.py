@@ -21,7 +21,7 @@ from types import MappingProxyType
 from hart.config import HartConfig
 from hart.devices import free_memory
 from hart.errors import HartError
-from hart.generation.next_scale import last_call
+from hart.generation.last_scale import last_call
 from hart.grids import ScaleSchedule
 from hart.inference.components import Components
 from hart.inference.speed import Speed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import Block, GeluMLP, LinearModulation, SwiGLU, TableModulation
 from hart.types import Context, TextContext, TokenMaps
 
+logger = logging.getLogger(__name__)
 SAMPLES = 8
 TOKEN_SIZES = ("latent_channels", "codebook_size")
 LEVELS = "level_embedding.embedding.weight"
@@ -87,6 +89,12 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     same_tokens = all(getattr(theirs, size) == getattr(ours, size) for size in TOKEN_SIZES)
     if frozen and not same_tokens:
         raise ConfigError(f"init_from {name}: its tokens are of other sizes, so that not all of it can be kept")
+    if theirs.masked_last_scale and not ours.masked_last_scale:
+        logger.warning(
+            "init_from %s: its residual diffusion sees all codes, which the recipe's does not: set "
+            "transformer.masked_last_scale = true and drop_last_scale = false to keep that",
+            name,
+        )
     if theirs.scales != ours.scales and ours.position == "absolute":
         raise ConfigError(
             f'init_from {name}: of other scales, to which transformer.position = "absolute" cannot be carried over'
