@@ -35,6 +35,7 @@ PUBLIC_MODULES = (
     "hart.training",
     "hart.evaluation",
     "hart.checkpoint",
+    "hart.lora",
     "hart.commands",
     "hart.files",
 )

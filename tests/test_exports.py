@@ -11,7 +11,7 @@ import pytest
 from hart.exports import lazy
 
 PUBLIC = [
-    "hart", "hart.checkpoint", "hart.commands", "hart.data", "hart.evaluation", "hart.files",
+    "hart", "hart.checkpoint", "hart.commands", "hart.data", "hart.evaluation", "hart.files", "hart.lora",
     "hart.text_encoder", "hart.tokenizer", "hart.training",
 ]  # fmt: skip
 

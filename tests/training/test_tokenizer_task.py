@@ -270,6 +270,8 @@ def test_a_decoder_learns_from_latents_as_a_transformer_samples_them() -> None:
     torch.testing.assert_close(latent(recipe, slice(2, 4)), wrong[2:])
     with pytest.raises(ConfigError, match="residual_corruption is for the decoder alone"):
         recipe.replace(decoder_only=False)
+    with pytest.raises(ConfigError, match="residual_corruption is for continuous latents"):
+        recipe.replace(discrete_probability=1.0)
 
 
 def test_codes_that_nothing_chose_move_onto_the_data(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models on disk: published layouts and hart's own, whole models, their parts and LoRA adapters."""
+"""Models on disk: published layouts and hart's own, whole models and their parts; adapters: `hart.lora`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
         save_model,
         save_tokenizer,
     )
-    from hart.checkpoint.lora import add_lora, has_lora, merge_lora, save_lora
     from hart.checkpoint.storage import fingerprint, load_state, read_safetensors, save_module, write_safetensors
 
 # fmt: off
 __all__ = [
-    "LoadedModel", "add_lora", "fingerprint", "has_lora", "load_model", "load_state", "load_tokenizer", "merge_lora",
-    "over_scales", "read_safetensors", "resolve_model", "save_lora", "save_model", "save_module", "save_tokenizer",
-    "write_safetensors",
+    "LoadedModel", "fingerprint", "load_model", "load_state", "load_tokenizer", "over_scales", "read_safetensors",
+    "resolve_model", "save_model", "save_module", "save_tokenizer", "write_safetensors",
 ]
 # fmt: on
 __getattr__, __dir__ = lazy(__name__)

@@ -294,6 +294,10 @@ class TokenizerRecipe(Recipe, kw_only=True):
                 self.decoder_only or not getattr(self, name),
                 f"{name} is for the decoder alone: set decoder_only = true, or leave it out",
             )
+        require(
+            not self.residual_corruption or self.discrete_probability < 1,
+            "residual_corruption is for continuous latents: set discrete_probability below 1, or leave it out",
+        )
         if self.adversarial is not None:
             layers, least = self.adversarial.layers, self.adversarial.smallest_image_size
             image_size = min(min(size) for size in aspect_sizes(self.tokenizer, self.reading.aspects))
