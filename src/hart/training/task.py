@@ -73,6 +73,10 @@ class Microbatch:
         """A fresh generator for this purpose and step, the same in every process; see `generator_for`."""
         return generator_for(self.seed, purpose, self.step, device)
 
+    def same(self, value: float) -> Tensor:
+        """(batch_size, 1), one value for all rows of the batch."""
+        return torch.full((self.batch_size, 1), value)
+
     def mine(self, sampled: Tensor) -> Tensor:
         """These rows of a tensor (batch_size, ...)."""
         return sampled[self.rows]

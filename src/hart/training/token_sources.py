@@ -211,7 +211,7 @@ class StoredTokens(TokenSource[EncodedImages]):
         residual = None if batch.last_scale_continuous is None else batch.last_scale_continuous.to(self.device)
         if self.recipe.code_corruption:
             assert residual is not None  # `_require_fitting`
-            largest = torch.full((microbatch.batch_size, 1), self.recipe.code_corruption)
+            largest = microbatch.same(self.recipe.code_corruption)
             wrong = CodeCorruption(largest, microbatch.generator("view"), microbatch.rows)
             latent = self.tokenizer.latent_from_codes(indices, residual, batch.schedule)
             smaller = self.tokenizer.smaller(batch.schedule)

@@ -233,15 +233,13 @@ class TokenizerTask(TokenizerStage):
         coin = torch.rand((), generator=microbatch.generator("which latent"))
         discrete = bool(coin < self.recipe.discrete_probability)
         code_corruption = residual_corruption = None
-        most_codes, most_residual = (
-            torch.full((microbatch.batch_size, 1), share)
-            for share in (self.recipe.code_corruption, self.recipe.residual_corruption)
-        )
         if self.recipe.residual_corruption and not discrete:
+            largest = microbatch.same(self.recipe.residual_corruption)
             generator = microbatch.generator("residual mistakes")
-            residual_corruption = ResidualCorruption(most_residual, generator, microbatch.rows)
+            residual_corruption = ResidualCorruption(largest, generator, microbatch.rows)
         if self.recipe.code_corruption and (discrete or residual_corruption is not None):
-            code_corruption = CodeCorruption(most_codes, microbatch.generator("mistakes"), microbatch.rows)
+            largest = microbatch.same(self.recipe.code_corruption)
+            code_corruption = CodeCorruption(largest, microbatch.generator("mistakes"), microbatch.rows)
         image, schedule = image.contiguous(memory_format=torch.channels_last), self._schedule(image)
         return TokenizerBatch(microbatch.step, image, schedule, discrete, code_corruption, residual_corruption)
 

@@ -242,12 +242,11 @@ class TransformerTask(TransformerStage):
 
     def _masked(self, maps: TokenMaps, microbatch: Microbatch) -> TokenMaps:
         """With some codes of the last scale given, of which some are wrong, as those that generation samples are."""
-        codes, quantizer, count = maps.indices[-1], self.tokenizer.quantizer, microbatch.batch_size
+        codes, quantizer = maps.indices[-1], self.tokenizer.quantizer
         generator = microbatch.generator("given")
-        given = sample_given(count, codes.shape[1], generator)
+        given = sample_given(microbatch.batch_size, codes.shape[1], generator)
         if self.recipe.code_corruption:
-            largest = torch.full((count, 1), self.recipe.code_corruption)
-            wrong = CodeCorruption(largest, generator, microbatch.rows)
+            wrong = CodeCorruption(microbatch.same(self.recipe.code_corruption), generator, microbatch.rows)
             codes = wrong.replace(codes, quantizer.distances(maps.last_scale_continuous))
         mine = sent(microbatch.mine(given), self.device)
         return with_given(maps, mine, codes, quantizer.codebook, share=given.float().mean().item())
