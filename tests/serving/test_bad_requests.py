@@ -295,9 +295,12 @@ def test_a_full_queue_says_when_to_come_again() -> None:
         stream = server.post  # the sampling thread stands at the gate: what is accepted stays in the queue
         answers: list[Any] = []
         threads = [threading.Thread(target=lambda: answers.append(stream(prompt="x"))) for _ in range(3)]
-        for thread in threads:
+        threads[0].start()
+        while not engine.batches:  # else all three might wait at once, which are too many
+            pass
+        for thread in threads[1:]:
             thread.start()
-        while not engine.batches or server.server.scheduler.waiting < 2:
+        while server.server.scheduler.waiting < 2:
             pass
         refused = server.post(prompt="x")
         found = error(refused, 429)
