@@ -13,9 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from PIL import Image
-from torch import Tensor
 from torch.nn import functional as F
 
 from hart import HartError
@@ -31,9 +29,9 @@ from hart_emoji.text.corpus import read_wordnet
 
 CAPTIONS = 6
 """Captions an image."""
-DEFAULT_SHARE = 0.74
+DEFAULT_SHARE = 0.5
 """Of images in the default style, which words without a style mean."""
-GROUP_WEIGHTS = {"symbols": 0.4, "people-body": 0.6, "smileys-emotion": 1.2, "other": 0.5}
+GROUP_WEIGHTS = {"symbols": 0.3, "people-body": 0.8, "smileys-emotion": 1.0, "other": 0.4}
 NEAREST = 0.62
 """Cosine above which a noun may stand for a name."""
 MOST_NOUNS = 6
@@ -62,13 +60,6 @@ class PlainEmoji(EmojiScenes):
     @property
     def description(self) -> str:
         return f"plain emoji, {self.size} px, seed {self.seed}"
-
-    @property
-    def weights(self) -> Tensor:
-        return torch.ones(self.count)
-
-    def weight(self, row: int) -> float:
-        return 1.0
 
     def digest(self) -> str:
         words = [word for slug in sorted(self.nouns) for word in (slug, *self.nouns[slug])]

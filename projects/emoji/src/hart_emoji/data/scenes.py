@@ -26,10 +26,10 @@ from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, sometimes_mist
 
 CAPTIONS = 3
 """Captions an image."""
-KINDS = {"single": 0.5, "coloured": 0.14, "background": 0.1, "two": 0.16, "count": 0.1}
+KINDS = {"single": 0.15, "coloured": 0.25, "background": 0.1, "two": 0.35, "count": 0.15}
 """Kind of scene -> its share of the images."""
-SEEN = {"single": 2.0}
-"""Kind of scene -> how often training sees an image of it; 1 for all others."""
+DEFAULT_SHARE = 0.74
+"""Of images in the default style, which words without a style mean."""
 THINGS = frozenset({"animals-nature", "food-drink", "travel-places", "activities", "objects"})
 """Groups whose icons stand for things that can be put beside each other and counted."""
 FIGURES = frozenset({"smileys-emotion", "people-body", "other", *THINGS})
@@ -75,7 +75,7 @@ class EmojiScenes:
         self.keywords = Keywords(concepts.values(), held_out_keywords(concepts.values(), seed=0))
         kept = [image for image in plan_images(icons, seed=0) if image.held_out is None]
         self.icons = [image.icon for image in kept]
-        self.chances = [image.weight for image in kept]
+        self.chances = _with_default_share([image.weight for image in kept], self.icons)
         self.count = count
         self.size = size
         self.seed = seed
@@ -90,15 +90,15 @@ class EmojiScenes:
 
     @property
     def weights(self) -> Tensor:
-        return torch.tensor([self.weight(row) for row in range(self.count)])
+        return torch.ones(self.count)
 
     def __len__(self) -> int:
         return self.count
 
     def digest(self) -> str:
-        """Rows follow from the description, from the packages, whose versions are pinned, and from what is barred."""
+        """Rows follow from the description, the shares, the packages, whose versions are pinned, and what is barred."""
         packages = [f"{style.package.name}@{style.package.version}" for style in STYLES.values()]
-        parts = [self.description, *packages, *sorted(self.barred)]
+        parts = [self.description, str(KINDS), *map(str, self.chances), *packages, *sorted(self.barred)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def key(self, row: int) -> str:
@@ -108,11 +108,7 @@ class EmojiScenes:
         image, texts = self.scene(row)
         encoded = io.BytesIO()
         image.save(encoded, "BMP")
-        return Sample(self.key(row), encoded.getvalue(), texts, weight=self.weight(row))
-
-    def weight(self, row: int) -> float:
-        """As `Sample.weight`."""
-        return SEEN.get(_kind(self._generator(row)), 1.0)
+        return Sample(self.key(row), encoded.getvalue(), texts)
 
     def _generator(self, row: int) -> random.Random:
         return random.Random(f"{self.seed}|scene|{row}")
@@ -127,7 +123,7 @@ class EmojiScenes:
             "two": self._two,
             "count": self._counted,
         }
-        kind = _kind(rng)
+        kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
         for last in range(TRIES):
             try:
                 image, describe = makers[kind](rng)
@@ -292,10 +288,10 @@ class EmojiScenes:
         return [row for row, icon in enumerate(self.icons) if icon.tone is None and icon.certain and wanted(icon)]
 
     def _row(self, rows: Sequence[int], rng: random.Random) -> int:
-        """One of some rows, by their weights: by rejection, none is above 1.5."""
+        """One of some rows, by their chances."""
         while True:
             row = rows[rng.randrange(len(rows))]
-            if rng.random() * 1.5 < self.chances[row]:
+            if rng.random() < self.chances[row]:
                 return row
 
     def _chosen(self, rows: Sequence[int], rng: random.Random) -> Icon:
@@ -343,8 +339,13 @@ class EmojiScenes:
         return rng.choice((f"{text} in {word} style", f"{text}, {word} style", f"{text}, {word}"))
 
 
-def _kind(rng: random.Random) -> str:
-    return rng.choices(list(KINDS), list(KINDS.values()))[0]
+def _with_default_share(weights: Sequence[float], icons: Sequence[Icon]) -> list[float]:
+    """Chances, at most 1, by which `DEFAULT_SHARE` of the icons are in the default style."""
+    default = [icon.style == DEFAULT_STYLE for icon in icons]
+    own = sum(weight for weight, right in zip(weights, default, strict=True) if right)
+    factor = DEFAULT_SHARE / (1 - DEFAULT_SHARE) * (sum(weights) - own) / own
+    chances = [weight * factor if right else weight for weight, right in zip(weights, default, strict=True)]
+    return [chance / max(chances) for chance in chances]
 
 
 def _related(first: str, second: str, *, beside: bool, rng: random.Random) -> str:
