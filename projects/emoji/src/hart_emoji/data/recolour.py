@@ -99,6 +99,11 @@ def colour_word(word: str, rng: random.Random) -> str:
     return rng.choice((word, word, *OTHER_WORDS.get(word, ())))
 
 
+def without_colour(name: str) -> str:
+    """ "red apple" -> "apple"; a name that is nothing but colours stays."""
+    return " ".join(word for word in name.split() if word.lower() not in COLOUR_WORDS) or name
+
+
 def background(rng: random.Random) -> tuple[str, tuple[int, int, int]]:
     """Words for a background's colour ("light blue") and one RGB that they fit; never white."""
     word = rng.choice([name for name in COLOURS if name != "white"])

@@ -20,13 +20,14 @@ from hart.data import Damage, DamagedSample, Sample
 from hart_emoji.data.build import STYLES, layer_of, read_icons
 from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_names, with_article
 from hart_emoji.data.catalogue import Icon
+from hart_emoji.data.ink import OVERSAMPLED, inked
 from hart_emoji.data.plan import held_out_keywords, plan_images
-from hart_emoji.data.recolour import COLOUR_WORDS, COLOURS, OwnColour, background, colour_word, own_colour, repainted
+from hart_emoji.data.recolour import COLOURS, OwnColour, background, colour_word, own_colour, repainted, without_colour
 from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, sometimes_mistyped
 
 CAPTIONS = 3
 """Captions an image."""
-KINDS = {"single": 0.15, "coloured": 0.25, "background": 0.1, "two": 0.35, "count": 0.15}
+KINDS = {"single": 0.1, "coloured": 0.2, "background": 0.1, "two": 0.25, "count": 0.15, "inked": 0.2}
 """Kind of scene -> its share of the images."""
 DEFAULT_SHARE = 0.74
 """Of images in the default style, which words without a style mean."""
@@ -122,6 +123,7 @@ class EmojiScenes:
             "background": self._on_background,
             "two": self._two,
             "count": self._counted,
+            "inked": self._inked,
         }
         kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
         for last in range(TRIES):
@@ -150,7 +152,7 @@ class EmojiScenes:
 
         def describe(rng: random.Random) -> str:
             if colour is not None and colour.word and rng.random() < 0.15:
-                name = _without_colour(rng.choice(names))
+                name = without_colour(rng.choice(names))
                 return self._styled(one_thing(f"{colour_word(colour.word, rng)} {name}", rng), icon.style, rng)
             if icon.tone is None and rng.random() < 0.4:
                 return self._styled(one_thing(rng.choice(names), rng), icon.style, rng)
@@ -164,7 +166,7 @@ class EmojiScenes:
         word = _another(colour, rng)
         painted = repainted(sprite, colour, word)
         image = self._laid(WHITE, [(painted, 0.5, 0.5)])
-        names = tuple(_without_colour(name) for name in plain_names(icon.concept))
+        names = tuple(without_colour(name) for name in plain_names(icon.concept))
 
         def describe(rng: random.Random) -> str:
             name, said = rng.choice(names), colour_word(word, rng)
@@ -193,6 +195,14 @@ class EmojiScenes:
             return self._styled(text, icon.style, rng)
 
         return image, describe
+
+    def _inked(self, rng: random.Random) -> tuple[Image.Image, Describe]:
+        """In one colour, as a line drawing, a silhouette or in shades."""
+        icon, side = self._chosen(self._figures, rng), round(self.size * rng.uniform(0.7, 0.95))
+        sprite, colour, describe = inked(
+            self._sprite(icon, side * OVERSAMPLED, 0), side, plain_names(icon.concept), rng
+        )
+        return self._laid(colour, [(sprite, rng.uniform(0.47, 0.53), rng.uniform(0.47, 0.53))]), describe
 
     def _two(self, rng: random.Random) -> tuple[Image.Image, Describe]:
         """Two things beside or above each other, sometimes of different sizes, sometimes repainted."""
@@ -244,7 +254,7 @@ class EmojiScenes:
         if rng.random() < 0.25 and (colour := own_colour(sprite)) is not None:
             word = _another(colour, rng)
             sprite = repainted(sprite, colour, word)
-            names = [_without_colour(name) for name in names]
+            names = [without_colour(name) for name in names]
         jitter = 0.02
         placed = [
             (sprite.rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC), x + rng.uniform(-jitter, jitter), y)
@@ -272,7 +282,7 @@ class EmojiScenes:
                 return Thing(names, sprite)
             if (colour := own_colour(sprite)) is not None:
                 word = _another(colour, rng)
-                said = tuple(f"{colour_word(word, rng)} {_without_colour(name)}" for name in names)
+                said = tuple(f"{colour_word(word, rng)} {without_colour(name)}" for name in names)
                 return Thing(said, repainted(sprite, colour, word))
         raise DamagedSample(f"no thing of style {style} was found")
 
@@ -383,8 +393,3 @@ def _centres(number: int, rng: random.Random) -> list[tuple[float, float]]:
 def _another(colour: OwnColour, rng: random.Random) -> str:
     """A colour word that is not an icon's own, and shows on white."""
     return rng.choice([word for word in COLOURS if word not in (colour.word, "white")])
-
-
-def _without_colour(name: str) -> str:
-    """ "red apple" -> "apple"; a name that is nothing but colours stays."""
-    return " ".join(word for word in name.split() if word.lower() not in COLOUR_WORDS) or name

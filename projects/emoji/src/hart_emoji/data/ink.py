@@ -1,0 +1,132 @@
+"""Icons in one colour: line drawings, silhouettes, shades. They show forms apart from the colours they always have."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from hart_emoji.data.captions import with_article
+from hart_emoji.data.recolour import background, plain_rgb
+
+RGB = tuple[int, int, int]
+
+OVERSAMPLED = 3
+"""A drawing is made of an icon this many times as large."""
+EDGE = 40
+"""Of 255: pixels beside each other that differ by more have a line between them."""
+LINE = 5
+"""Width of a line in pixels of the large icon, odd; the edge adds two."""
+FAINTEST = 0.2
+"""Opacity of the lightest shade."""
+
+ON_WHITE = ("black", "black", "black", "blue", "red", "purple", "green", "brown")
+ON_DARK: dict[str, RGB] = {
+    "white": (250, 250, 250),
+    "pale blue": (170, 205, 250),
+    "light blue": (150, 195, 245),
+    "yellow": (250, 215, 70),
+    "pink": (250, 160, 195),
+    "light green": (160, 235, 170),
+}
+"""Words for an ink that shows on a dark background -> its colour."""
+DARK: dict[str, RGB] = {
+    "navy": (18, 28, 82),
+    "dark blue": (20, 34, 100),
+    "black": (14, 14, 16),
+    "dark green": (10, 58, 34),
+    "dark grey": (52, 54, 60),
+    "purple": (70, 30, 104),
+    "dark red": (104, 14, 22),
+}
+"""Words for a dark background -> its colour."""
+
+TEMPLATES = {
+    "lines": (
+        "a line drawing of {thing}",
+        "an outline of {thing}",
+        "{thing}, line art",
+        "{thing} in {ink} lines",
+        "{thing} drawn in {ink} lines",
+        "{name}, {ink} lines",
+        "{ink} line drawing of {thing}",
+    ),
+    "silhouette": (
+        "a silhouette of {thing}",
+        "{name} silhouette",
+        "{ink} silhouette of {thing}",
+        "{thing} as a {ink} silhouette",
+        "a {ink} stencil of {thing}",
+    ),
+    "shades": (
+        "{thing} in shades of {ink}",
+        "{thing} all in {ink}",
+        "{name}, monochrome {ink}",
+        "{thing} printed in {ink}",
+    ),
+}
+"""What an icon is drawn as -> what is said of it; thing: its name with article."""
+
+
+def inked(
+    large: Image.Image, size: int, names: tuple[str, ...], rng: random.Random
+) -> tuple[Image.Image, RGB, Callable[[random.Random], str]]:
+    """An icon in one colour, the background that it stands on, and captions of the two.
+
+    large: RGBA, `OVERSAMPLED` times the `size` that its longer side shall have.
+    """
+    kind = rng.choice(("lines", "lines", "silhouette", "shades"))
+    ink, colour, said, ground = _colours(rng)
+    mask = {"lines": _lines, "silhouette": _silhouette, "shades": _shades}[kind](large)
+    factor = size / max(large.size)
+    mask = mask.resize([max(1, round(side * factor)) for side in large.size], Image.Resampling.BOX)
+    sprite = Image.new("RGBA", mask.size, colour)
+    sprite.putalpha(mask)
+
+    def describe(rng: random.Random) -> str:
+        name = rng.choice(names)
+        text = rng.choice(TEMPLATES[kind]).format(thing=with_article(name), name=name, ink=ink)
+        if not said:
+            return text
+        return f"{text} on {rng.choice((said, with_article(f'{said} background')))}"
+
+    return sprite, ground, describe
+
+
+def _colours(rng: random.Random) -> tuple[str, RGB, str, RGB]:
+    """Ink and background, each in words and as RGB; no words for white paper."""
+    kind = rng.random()
+    if kind < 0.45:
+        word = rng.choice(ON_WHITE)
+        return word, plain_rgb(word), "", (255, 255, 255)
+    if kind < 0.85:
+        ink, ground = rng.choice(tuple(ON_DARK)), rng.choice(tuple(DARK))
+        return ink, ON_DARK[ink], ground, DARK[ground]
+    said, ground_colour = background(rng)
+    word = "black" if sum(ground_colour) > 380 else "white"
+    return word, plain_rgb(word), said, ground_colour
+
+
+def _lines(icon: Image.Image) -> Image.Image:
+    """Where an icon's colours or its opacity change at once."""
+    pixels = np.asarray(icon).astype(np.int16)
+    pixels[..., :3] = pixels[..., :3] * pixels[..., 3:] // 255  # what is transparent has no colour
+    flat = Image.fromarray(pixels.astype(np.uint8), "RGBA")
+    lightest, darkest = (
+        np.asarray(flat.filter(of(3))).astype(np.int16) for of in (ImageFilter.MaxFilter, ImageFilter.MinFilter)
+    )
+    edges = ((lightest - darkest).max(axis=-1) > EDGE).astype(np.uint8) * 255
+    return Image.fromarray(edges).filter(ImageFilter.MaxFilter(LINE))
+
+
+def _silhouette(icon: Image.Image) -> Image.Image:
+    return icon.getchannel("A")
+
+
+def _shades(icon: Image.Image) -> Image.Image:
+    """Dark parts opaque, light ones faint."""
+    darkness = 1 - np.asarray(icon.convert("L")) / 255
+    alpha = np.asarray(icon.getchannel("A")) * (FAINTEST + (1 - FAINTEST) * darkness)
+    return Image.fromarray(np.round(alpha).astype(np.uint8))
