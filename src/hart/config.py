@@ -354,6 +354,9 @@ class HartConfig(Config):
     """Aspect ratios such as 16:9 that it was trained at, by default the square; it generates any (`hart.sizes`)."""
     styles: Listed[Style] = ()
     """Styles that prompts can ask for, which the page of `hart serve` offers."""
+    dequantize: bool = False
+    """Layers that are stored in 8 bits become ordinary ones when the model opens, so that images are the same on all
+    processors: they save room in files alone. Otherwise such a model opens at level `int8`."""
     format_version: Annotated[int, AfterValidator(_readable)] = FORMAT_VERSION
 
     def __post_init__(self) -> None:

@@ -11,8 +11,16 @@ import torch
 
 from hart import HartError, HartPipeline
 from hart.checkpoint.loading import load_model
-from hart.checkpoint.storage import HART_FILE, TYPE_NAMES, CheckpointError, read_safetensors, write_safetensors
+from hart.checkpoint.storage import (
+    CONFIG_FILE,
+    HART_FILE,
+    TYPE_NAMES,
+    CheckpointError,
+    read_safetensors,
+    write_safetensors,
+)
 from hart.checkpoint.verification import RecordedNoise
+from hart.config import HartConfig
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.requests import ImageRequest
 from hart.inference.kernels import int8_range
@@ -97,6 +105,15 @@ def test_a_stored_model_of_8_bits_is_the_same_model(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), first.hart.parameters(), strict=True))
     again = HartPipeline.from_pretrained(tmp_path / "a", device="cpu", speed="exact")
     assert not is_quantized(again.components.hart)
+    # for the size of its file alone
+    file = tmp_path / "a" / CONFIG_FILE
+    file.write_text(HartConfig.load(file).replace(dequantize=True).to_json())
+    small = HartPipeline.from_pretrained(tmp_path / "a", device="cpu")
+    assert small.components.speed == LEVELS["exact"]
+    assert np.array_equal(image(small), image(again))
+    assert (
+        HartPipeline.from_pretrained(tmp_path / "a", device="cpu", speed="int8").fingerprints() == pipe.fingerprints()
+    )
 
 
 def test_damaged_files_of_8_bits_are_refused(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from helpers import (
     random_context,
     random_image,
     random_tensor,
+    teacher_input,
     tiny_class_config,
     tiny_model,
     tiny_text_config,
@@ -106,13 +107,28 @@ def test_a_higher_resolution_starts_from_a_lower_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"depth": 3}, "depth is 2 there and 3 in the recipe"), ({"qk_norm": True}, "qk_norm is False there")],
+    [({"depth": 1}, "depth is 2 there and 1 in the recipe"), ({"qk_norm": True}, "qk_norm is False there")],
 )
 def test_other_sizes_to_start_from_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     config = tiny_text_config()
     save_model(tmp_path, config, *tiny_model(config))
     with pytest.raises(ConfigError, match=message):
         start_from(Hart(tiny_text_config(**change)), str(tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"mlp": "swiglu"}, {"mlp": "gelu"}, {"modulation": "linear"}], ids=str)
+def test_a_deeper_transformer_begins_as_the_one_that_it_starts_from(tmp_path: Path, change: dict[str, Any]) -> None:
+    config = tiny_text_config(**change)
+    save_model(tmp_path, config, *(parts := tiny_model(config)))
+    deep = Hart(tiny_text_config(depth=5, **change)).eval()
+    start_from(deep, str(tmp_path))
+    given = random_context(config, 2), teacher_input(config, 2)
+    theirs, ours = (hart.transformer(*given).hidden for hart in (parts[1], deep))
+    assert torch.equal(theirs, ours)
+    first, idle = deep.transformer.blocks[:2]
+    assert torch.equal(first.attention.qkv.weight, idle.attention.qkv.weight), "and has something to learn from"
+    with pytest.raises(ConfigError, match="depth is 2 there and 5 in the recipe"):
+        start_from(deep, str(tmp_path), frozen=True)
 
 
 def test_a_span_of_positions_stays_as_it_was_learned(tmp_path: Path) -> None:

@@ -96,8 +96,9 @@ def load_model(
     """Load any supported layout; each tensor is read, brought to its type and freed before the next.
 
     dtype: of transformer and residual diffusion. eight_bits: makes of each layer that is stored in 8 bits what takes
-    its place, by default an ordinary layer with its values. tokenizer_dtype: None leaves the tokenizer as it is stored,
-    and its encoder's weights in the file until something is encoded. Raises `CheckpointError` or `ConfigError`.
+    its place; by default, and where the configuration says `dequantize`, an ordinary layer with its values.
+    tokenizer_dtype: None leaves the tokenizer as it is stored, and its encoder's weights in the file until something is
+    encoded. Raises `CheckpointError` or `ConfigError`.
     """
     readable_folder(folder)
     is_own = (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists()
@@ -107,7 +108,8 @@ def load_model(
     if is_own:
         at_rest = "encoder" if tokenizer_dtype is None else None  # images are made without it
         fill_module(tokenizer, folder / TOKENIZER_FILE, tokenizer_dtype, mapped=at_rest)
-        eight_bits = eight_bits or partial(QuantizedLinear.dequantized, dtype=dtype)
+        if eight_bits is None or config.dequantize:
+            eight_bits = partial(QuantizedLinear.dequantized, dtype=dtype)
         fill_module(hart, folder / HART_FILE, dtype, eight_bits=eight_bits)
     else:
         for part, module, wanted in zip(weights, (tokenizer, hart), (tokenizer_dtype, dtype), strict=True):

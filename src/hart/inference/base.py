@@ -89,8 +89,8 @@ class BasePipeline:
 
         device: "cpu", "cuda", "cuda:1", "mps"; by default CUDA if there is one. dtype: float32, bfloat16 or float16;
         by default bfloat16 on CUDA, else float32. text_encoder: in place of the model's own. speed: see `optimize`; by
-        default int8 for a model that is stored in 8 bits, else exact. Raises `HartError` for an unknown or damaged
-        model, or a device that is not there.
+        default int8 for a model that is stored in 8 bits, unless its configuration says `dequantize`, else exact.
+        Raises `HartError` for an unknown or damaged model, or a device that is not there.
         """
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)

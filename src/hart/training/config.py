@@ -364,7 +364,7 @@ class TransformerRecipe(Recipe, kw_only=True):
     gate_gain: Weight = 1e-3
     """Factor on the initial weights that give the gates of modulated branches (AdaLN); VAR's falls with the depth."""
     init_from: str = ""
-    """A model to start from, at this resolution or a lower one."""
+    """A model to start from, at this resolution or a lower one, of this depth or a smaller one."""
     lora: LoraConfig | None = None
     """Train adapters of this size for the frozen weights of `init_from`, and write them instead of a model."""
 

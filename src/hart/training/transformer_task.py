@@ -21,7 +21,6 @@ from hart.data.datasets import CaptionedImages
 from hart.devices import sent
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import SeededNoise
-from hart.layers.attention import Attention
 from hart.layers.norm import SiluLinear
 from hart.losses.code_loss import CodeLoss
 from hart.losses.transformer_loss import (
@@ -43,7 +42,7 @@ from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryImages, TrainingData, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
-from hart.transformer.block import Block, GeluMLP, LinearModulation, SwiGLU, TableModulation
+from hart.transformer.block import Block, LinearModulation, TableModulation, deepened
 from hart.types import Context, TextContext, TokenMaps
 
 logger = logging.getLogger(__name__)
@@ -77,10 +76,14 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     A table of levels has for each scale the level of theirs that is nearest in size. Tokens of other sizes mean another
     tokenizer: then the layers that read and write tokens, a table of levels and the residual diffusion keep their
     initial weights. So does the residual diffusion where the source has none. With `frozen`, nothing may. A span of
-    positions stays; whether the last scale is masked may change. Raises `ConfigError`, naming the sizes that differ.
+    positions stays; whether the last scale is masked may change. A deeper transformer begins as theirs, between whose
+    blocks stand others that add nothing yet. Raises `ConfigError`, naming the sizes that differ.
     """
     source = load_model(resolve_model(name))
     theirs, ours = source.config.transformer, hart.config.transformer
+    if ours.depth > theirs.depth and not frozen:
+        source.hart.transformer.blocks = deepened(source.hart.transformer.blocks, ours.depth)
+        theirs = theirs.replace(depth=ours.depth)
     span, asked = (sizes.position_span or sizes.scales[-1] for sizes in (theirs, ours))
     first_span = not frozen and not theirs.position_span
     spans = {"position_span"} if span == asked or first_span else set()
@@ -316,9 +319,12 @@ def initialize(hart: Hart, generator: torch.Generator, *, gate_gain: float) -> N
                 module.bias.zero_()
         elif isinstance(module, nn.Embedding):
             module.weight.normal_(0, std, generator=generator)
+    shrunk = 1 / math.sqrt(2 * hart.config.transformer.depth)
     for block in hart.transformer.blocks:
         assert isinstance(block, Block)
-        _shrink_outputs(block, 1 / math.sqrt(2 * hart.config.transformer.depth))
+        proj, down = block.outputs
+        proj.weight.mul_(shrunk)
+        down.weight.mul_(shrunk)
         if isinstance(block.modulation, LinearModulation):
             weight = block.modulation.project.linear.weight
             weight[: 2 * width].mul_(gate_gain)
@@ -338,13 +344,3 @@ def initialize(hart: Hart, generator: torch.Generator, *, gate_gain: float) -> N
             if isinstance(layer, SiluLinear):
                 layer.linear.weight.zero_()
         denoiser.linear_out.weight.zero_()
-
-
-def _shrink_outputs(block: Block, factor: float) -> None:
-    """Scale what attention and MLP add to the residual stream."""
-    assert isinstance(block.attention, Attention)
-    block.attention.proj.weight.mul_(factor)
-    mlp = block.mlp
-    output = mlp.down if isinstance(mlp, SwiGLU) else mlp.linear2 if isinstance(mlp, GeluMLP) else None
-    assert output is not None
-    output.weight.mul_(factor)

@@ -8,6 +8,7 @@ Shapes: B batch, N tokens, C width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -32,6 +33,10 @@ class SwiGLU(nn.Module):
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
+    @property
+    def output(self) -> nn.Linear:
+        return self.down
+
     def forward(self, x: Tensor) -> Tensor:
         return self.down(gated_silu(self.gate(x), self.up(x)))
 
@@ -44,6 +49,10 @@ class GeluMLP(nn.Module):
         self.linear1 = nn.Linear(width, hidden)
         self.linear2 = nn.Linear(hidden, width)
 
+    @property
+    def output(self) -> nn.Linear:
+        return self.linear2
+
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(F.gelu(self.linear1(x), approximate="tanh"))
 
@@ -52,7 +61,7 @@ def build_norm(config: TransformerConfig) -> nn.Module:
     return RMSNorm(config.width) if config.norm == "rms" else PlainLayerNorm(config.width)
 
 
-def build_mlp(config: TransformerConfig) -> nn.Module:
+def build_mlp(config: TransformerConfig) -> SwiGLU | GeluMLP:
     kind = SwiGLU if config.mlp == "swiglu" else GeluMLP
     return kind(config.width, config.mlp_width)
 
@@ -66,6 +75,11 @@ class Block(nn.Module):
         self.attention = Attention(config.width, config.heads, qk_norm=config.qk_norm)
         self.mlp = build_mlp(config)
         self.modulation = build_modulation(config.modulation, config.width)
+
+    @property
+    def outputs(self) -> tuple[nn.Linear, nn.Linear]:
+        """The layers whose results attention and MLP add to the residual stream."""
+        return self.attention.proj, self.mlp.output
 
     def forward(
         self,
@@ -93,6 +107,21 @@ class Block(nn.Module):
                 gate, scale, shift = modulation.unsqueeze(2)[:, i::2].unbind(1)
                 x = torch.addcmul(x, branch(modulate(h, scale, shift)), gate)
         return x
+
+
+@torch.no_grad()
+def deepened(blocks: nn.ModuleList, depth: int) -> nn.ModuleList:
+    """`depth` blocks that together do what `blocks` do: copies that add nothing yet stand evenly among them."""
+    deep = nn.ModuleList()
+    for i, block in enumerate(blocks, 1):
+        deep.append(block)
+        while len(deep) < i * depth // len(blocks):
+            idle = copy.deepcopy(block)
+            assert isinstance(idle, Block)
+            for parameter in (parameter for layer in idle.outputs for parameter in layer.parameters()):
+                parameter.zero_()
+            deep.append(idle)
+    return deep
 
 
 class NoModulation(nn.Module):
