@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +17,10 @@ from hart.text_encoder import KnownWords
 from hart_emoji.data.captions import Keywords
 from hart_emoji.data.catalogue import Concept
 from hart_emoji.text import thesaurus
-from hart_emoji.text.meanings import ConceptWords, Meanings
+from hart_emoji.text.meanings import ConceptWords, Meanings, Space
 from hart_emoji.text.senses import Senses, thing_share
 from hart_emoji.text.thesaurus import find_thesaurus, practice_words, spoken_name
+from hart_emoji.text.word_vectors import DIMENSIONS, FILE, PACKAGE, WordVectors
 
 TOPICS = ("boat sail vessel yacht sails water", "dog barks puppy animal hound", "angry furious mad rage", "verona city")
 
@@ -43,6 +46,25 @@ def wordnet(tmp_path: Path) -> Path:
     }
     for name, content in files.items():
         (tmp_path / name).write_text(licence + content)
+    return tmp_path
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    """A cache with word vectors by topics, as the package has them."""
+    words = sorted({word for topic in TOPICS for word in topic.split()} | {"yacht"})
+    rows = torch.randn(len(words), DIMENSIONS, generator=torch.Generator().manual_seed(0)) * 0.1
+    for row, word in enumerate(words):
+        topic = next((n for n, topic in enumerate(TOPICS) if word in topic.split()), 0)
+        rows[row, topic * 4 : topic * 4 + 4] += 1
+    content = {
+        "words": words,
+        "vectors": {word: [*row.tolist(), 1.0, 0] for word, row in zip(words, rows, strict=True)},
+    }
+    file = tmp_path / FILE
+    file.write_text(json.dumps(content))
+    with tarfile.open(tmp_path / PACKAGE.archive_name, "w:gz") as tar:
+        tar.add(file, f"package/{FILE}")
     return tmp_path
 
 
@@ -78,11 +100,18 @@ def test_what_is_no_wordnet_is_refused(wordnet: Path) -> None:
 
 def test_words_mean_the_concept_that_is_nearest(wordnet: Path) -> None:
     concepts = [ConceptWords(["boat"], ["sail"], ["water"]), ConceptWords(["dog"], ["puppy", "sail"], [])]
-    meanings = Meanings(concepts, embed, Senses(wordnet))
+    meanings = Meanings(concepts, [Space(embed, Senses(wordnet)), Space(embed)])
     meanings.fit({"sail": [0], "puppy": [1]})
     found = meanings(["yacht", "hound", "puppy"])
     assert found.argmax(dim=1).tolist() == [0, 1, 1]
     assert torch.allclose(found.sum(dim=1), torch.ones(3))
+
+
+def test_vectors_of_texts_are_those_of_their_words(vectors: Path) -> None:
+    boats, dog, both, none = WordVectors(vectors).encode(["boats", "dog", "dog, dog", "the zzz"])
+    boat, pair = WordVectors(vectors).encode(["Boat", "a boat, a dog"])
+    assert torch.equal(boats, boat) and torch.allclose(dog, both) and not none.any()
+    assert min(boat @ pair, dog @ pair) > boat @ dog
 
 
 def test_what_is_practised_are_keywords_that_no_name_has() -> None:
@@ -96,7 +125,9 @@ def test_the_name_that_is_said() -> None:
     assert spoken_name(Concept("hot-beverage", "hot beverage", "food-drink")) == "hot beverage"
 
 
-def test_things_are_read_anywhere_and_others_alone(wordnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_things_are_read_anywhere_and_others_alone(
+    wordnet: Path, vectors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Teacher:
         pieces = ("[PAD]", "dog", "yacht", "furious", "verona", "##x", "boats", "water", "vessel", "quietly")
 
@@ -115,7 +146,7 @@ def test_things_are_read_anywhere_and_others_alone(wordnet: Path, monkeypatch: p
     known = KnownWords(
         frozenset({"boat", "dog", "angry", "face", "sails", "rage", "barks"}), ("boat", "dog", "angry face")
     )
-    found = find_thesaurus(known, concepts, Keywords(concepts), wordnet, "teacher")
+    found = find_thesaurus(known, concepts, Keywords(concepts), wordnet, "teacher", WordVectors(vectors))
     assert found.things == {"yacht": "boat", "hound": "dog", "water vessel": "boat"}
     assert found.alone["furious"] == "angry face"
     assert "verona" in found.left and "dog" not in found.left and "boats" not in found.left

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from hart.files import default_cache
 from hart.text_encoder import KnownWords, Thesaurus, find_text_encoder, load_text_encoder
 from hart_emoji.data.build import STYLES
 from hart_emoji.data.captions import plain_names
+from hart_emoji.data.ink import DARK, ON_DARK, TEMPLATES
 from hart_emoji.data.plain import PlainEmoji
 from hart_emoji.data.recolour import BACKGROUND_SHADES, COLOUR_WORDS
 from hart_emoji.data.rewriting import NUMBERS, ONE_THING, plural
 from hart_emoji.text.thesaurus import find_thesaurus
+from hart_emoji.text.word_vectors import WordVectors
 
 NOT_THINGS = frozenset({"flags", "symbols", "other"})
 """Groups of concepts whose names stand for no other word."""
@@ -33,7 +36,9 @@ def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, The
     images.find_nouns(encoder, wordnet)
     concepts = {icon.concept.slug: icon.concept for icon in images.icons}
     names: set[str] = set()
-    texts = [CONNECTING, *(re.sub(r"\{\w+\}", "", text) for text in ONE_THING), *BACKGROUND_SHADES, *COLOUR_WORDS]
+    templates = (*ONE_THING, *itertools.chain.from_iterable(TEMPLATES.values()))
+    texts = [CONNECTING, *(re.sub(r"\{\w+\}", "", text) for text in templates), *BACKGROUND_SHADES, *COLOUR_WORDS]
+    texts += [*ON_DARK, *DARK]
     texts += [said for number in NUMBERS.values() for said in number]
     texts += [style.word for style in STYLES.values()]
     texts += [noun for nouns in images.nouns.values() for noun in nouns]
@@ -46,4 +51,4 @@ def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, The
     words = frozenset(word for text in texts for word in re.findall(r"[a-z][a-z'-]*", text.lower()))
     known = KnownWords(words, tuple(sorted(names)))
     things = [concept for concept in concepts.values() if concept.group not in NOT_THINGS]
-    return known, find_thesaurus(known, things, images.keywords, wordnet, teacher)
+    return known, find_thesaurus(known, things, images.keywords, wordnet, teacher, WordVectors(default_cache()))

@@ -1,9 +1,8 @@
-"""Which concept a word means, by a sentence encoder: the nearer the word and its senses are to a concept's words, the
-likelier.
+"""Which concept a word means, by vectors of texts: the nearer the word is to a concept's words, the likelier.
 
-A word is the mean of its own embedding and of those of its senses ("yacht: an expensive vessel ..."), by use. How much
-each measure of nearness counts is fitted to keywords whose concepts are known. Shapes: W words, C concepts, R words of
-concepts, D width of an embedding, M measures.
+Several kinds of vectors are asked, such as a sentence encoder's and word vectors; how much each measure of nearness
+counts is fitted to keywords whose concepts are known. Shapes: W words, C concepts, R words of concepts, D width of a
+vector, M measures.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ SHARPNESS = 14.0
 """How fast a concept's word counts for less with its cosine to the word asked for."""
 WEIGHTS = {"names": 1.0, "keywords": 0.6, "hints": 0.4}
 MEASURES = 3
+"""Of a space."""
 NOTHING = 1e-6
 DECAY = 1e-3
 """Of the fitted weights."""
@@ -43,42 +43,81 @@ class ConceptWords:
     hints: Sequence[str]
 
 
-class Meanings:
-    """Words -> probabilities of concepts."""
+class Space:
+    """Vectors of texts and of words."""
 
-    def __init__(
-        self, concepts: Sequence[ConceptWords], embed: Embed, senses: Callable[[str], Sequence[Sense]]
-    ) -> None:
-        self._embed = embed
+    def __init__(self, embed: Embed, senses: Callable[[str], Sequence[Sense]] | None = None) -> None:
+        """senses: where given, a word is the mean of its own vector and of those of its senses ("yacht: an expensive
+        vessel ..."), by use.
+        """
+        self.embed = embed
         self._senses = senses
+
+    def vectors(self, words: Sequence[str]) -> Tensor:
+        """(W, D), normalised."""
+        if self._senses is None:
+            return self.embed(words)
+        texts, shares, of = list(words), [], []
+        for number, word in enumerate(words):
+            for sense in self._senses(word)[:MOST_SENSES]:
+                texts.append(f"{word}: {sense.gloss}")
+                shares.append(sense.share)
+                of.append(number)
+        embedded = self.embed(texts)
+        own, explained = embedded[: len(words)], embedded[len(words) :]
+        meant = torch.zeros_like(own).index_add_(
+            0, torch.tensor(of, dtype=torch.long), explained * torch.tensor(shares)[:, None]
+        )
+        return F.normalize(own + F.normalize(meant, dim=1), dim=1)
+
+
+class WordsOfConcepts:
+    """All words of all concepts, a row each."""
+
+    def __init__(self, concepts: Sequence[ConceptWords]) -> None:
         rows = [
             (number, word.lower(), weight)
             for number, concept in enumerate(concepts)
             for field, weight in WEIGHTS.items()
             for word in getattr(concept, field)
         ]
-        self._count = len(concepts)
-        self._concept = torch.tensor([number for number, _, _ in rows])
+        self.count = len(concepts)
+        self.concept = torch.tensor([number for number, _, _ in rows])
         self._rows_of: defaultdict[str, list[int]] = defaultdict(list)
         for row, (_, word, _) in enumerate(rows):
             self._rows_of[word].append(row)
         # a word of many concepts says little about each
         owners = Counter(word for _, word in {(number, word) for number, word, _ in rows})
-        self._weight = torch.tensor([weight / owners[word] for _, word, weight in rows])
-        self._is_name = torch.tensor([weight == WEIGHTS["names"] for _, _, weight in rows])
-        distinct = list(self._rows_of)
-        place = {word: at for at, word in enumerate(distinct)}
-        self._bank = embed(distinct)[[place[word] for _, word, _ in rows]]  # (R, D)
-        self._known_well = torch.tensor([len(concept.keywords) for concept in concepts]).float().log1p()
-        self._fitted = torch.ones(MEASURES)
+        self.weight = torch.tensor([weight / owners[word] for _, word, weight in rows])
+        self.is_name = torch.tensor([weight == WEIGHTS["names"] for _, _, weight in rows])
+        self.distinct = list(self._rows_of)
+        place = {word: at for at, word in enumerate(self.distinct)}
+        self.place = torch.tensor([place[word] for _, word, _ in rows])
+        self.known_well = torch.tensor([len(concept.keywords) for concept in concepts]).float().log1p()
+
+    def rows(self, words: Sequence[str]) -> Tensor:
+        """(W, R) bool: the rows that are a word itself, which is sought as if no concept had it."""
+        own = torch.zeros(len(words), len(self.concept), dtype=torch.bool)
+        for at, word in enumerate(words):
+            own[at, self._rows_of.get(word, [])] = True
+        return own
+
+
+class Meanings:
+    """Words -> probabilities of concepts."""
+
+    def __init__(self, concepts: Sequence[ConceptWords], spaces: Sequence[Space]) -> None:
+        self._words = WordsOfConcepts(concepts)
+        self._spaces = [(space, space.embed(self._words.distinct)[self._words.place]) for space in spaces]
+        self._fitted = torch.ones(len(spaces) * MEASURES + 1)
 
     def fit(self, right: Mapping[str, Sequence[int]]) -> None:
         """Weigh the measures by words whose concepts are right; each is sought as if no concept had it."""
-        measures = self._measures(list(right), self._vectors(list(right)))
-        wanted = torch.zeros(len(right), self._count, dtype=torch.bool)
+        measures = self._measures(list(right))
+        wanted = torch.zeros(len(right), self._words.count, dtype=torch.bool)
         for row, numbers in enumerate(right.values()):
             wanted[row, list(numbers)] = True
-        weights = torch.zeros(MEASURES, requires_grad=True)
+        weights = torch.zeros_like(self._fitted).requires_grad_()
         optimizer = torch.optim.LBFGS([weights], max_iter=STEPS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
@@ -94,38 +133,23 @@ class Meanings:
 
     def __call__(self, words: Sequence[str]) -> Tensor:
         """(W, C): probabilities, of each word 1 in all."""
-        vectors = self._vectors(words)
-        parts = [
-            (self._measures(words[at : at + CHUNK], vectors[at : at + CHUNK]) @ self._fitted).softmax(dim=1)
-            for at in range(0, len(words), CHUNK)
-        ]
-        return torch.cat(parts)
+        parts = [words[at : at + CHUNK] for at in range(0, len(words), CHUNK)]
+        return torch.cat([(self._measures(part) @ self._fitted).softmax(dim=1) for part in parts])
 
-    def _vectors(self, words: Sequence[str]) -> Tensor:
-        """(W, D), normalised."""
-        texts, shares, of = list(words), [], []
-        for number, word in enumerate(words):
-            for sense in self._senses(word)[:MOST_SENSES]:
-                texts.append(f"{word}: {sense.gloss}")
-                shares.append(sense.share)
-                of.append(number)
-        embedded = self._embed(texts)
-        own, explained = embedded[: len(words)], embedded[len(words) :]
-        meant = torch.zeros_like(own).index_add_(
-            0, torch.tensor(of, dtype=torch.long), explained * torch.tensor(shares)[:, None]
-        )
-        return F.normalize(own + F.normalize(meant, dim=1), dim=1)
+    def _measures(self, words: Sequence[str]) -> Tensor:
+        """(W, C, M): those of all spaces, and how many keywords a concept has."""
+        own = self._words.rows(words)
+        found = [_measures(space.vectors(words) @ bank.T, own, self._words) for space, bank in self._spaces]
+        return torch.cat([*found, self._words.known_well.expand(len(words), -1)[..., None]], dim=-1)
 
-    def _measures(self, words: Sequence[str], vectors: Tensor) -> Tensor:
-        """(W, C, M): cosine of the nearest name, nearness to all words of the concept, how many keywords it has."""
-        cosine = vectors @ self._bank.T
-        own = torch.zeros_like(cosine, dtype=torch.bool)
-        for at, word in enumerate(words):
-            own[at, self._rows_of.get(word, [])] = True
-        cosine = cosine.masked_fill(own, -1.0)
-        into = self._concept.expand(len(words), -1)
-        nearest = torch.full((len(words), self._count), -1.0)
-        nearest.scatter_reduce_(1, into, cosine.masked_fill(~self._is_name, -1.0), "amax")
-        counted = (self._weight * torch.exp(SHARPNESS * (cosine - 1))).masked_fill(own, 0.0)
-        near = torch.zeros_like(nearest).scatter_add_(1, into, counted).add(NOTHING).log() / SHARPNESS
-        return torch.stack([nearest, near, self._known_well.expand_as(near)], dim=-1)
+
+def _measures(cosine: Tensor, own: Tensor, concepts: WordsOfConcepts) -> Tensor:
+    """(W, C, 3) of cosines (W, R) without `own`: of the nearest name, nearness to all of a concept's words, mean."""
+    into = concepts.concept.expand(len(cosine), -1)
+    least = torch.full((len(cosine), concepts.count), -1.0)
+    nearest = least.scatter_reduce(1, into, cosine.masked_fill(own | ~concepts.is_name, -1.0), "amax")
+    counted = (concepts.weight * torch.exp(SHARPNESS * (cosine - 1))).masked_fill(own, 0.0)
+    near = torch.zeros_like(least).scatter_add(1, into, counted).add(NOTHING).log() / SHARPNESS
+    number = torch.zeros_like(least).scatter_add(1, into, (~own).float()).clamp_min(1)
+    mean = torch.zeros_like(least).scatter_add(1, into, cosine.masked_fill(own, 0.0)) / number
+    return torch.stack([nearest, near, mean], dim=-1)

@@ -17,9 +17,10 @@ from hart.text_encoder import KnownWords, Thesaurus
 from hart_emoji.data.captions import Keywords, mentions, plain_names
 from hart_emoji.data.catalogue import Concept
 from hart_emoji.text.corpus import read_wordnet
-from hart_emoji.text.meanings import ConceptWords, Meanings
+from hart_emoji.text.meanings import ConceptWords, Meanings, Space
 from hart_emoji.text.senses import Senses, thing_share
 from hart_emoji.text.teacher import SentenceTeacher
+from hart_emoji.text.word_vectors import WordVectors
 
 LEAST = 0.1
 """Probability from which a word is read as a name: half of those below it would be wrong."""
@@ -35,7 +36,12 @@ MOST_PAIRS = 3_000
 
 
 def find_thesaurus(
-    known: KnownWords, concepts: Sequence[Concept], keywords: Keywords, wordnet: Path, teacher: str
+    known: KnownWords,
+    concepts: Sequence[Concept],
+    keywords: Keywords,
+    wordnet: Path,
+    teacher: str,
+    vectors: WordVectors,
 ) -> Thesaurus:
     """Readings of words that are not known, as names of concepts.
 
@@ -44,7 +50,8 @@ def find_thesaurus(
     encoder = SentenceTeacher(teacher)
     senses = Senses(wordnet)
     words = [ConceptWords(plain_names(c), keywords.standing_alone(c), keywords.beside_name(c)) for c in concepts]
-    meanings = Meanings(words, lambda texts: encoder.encode(texts).float(), senses)
+    spaces = [Space(lambda texts: encoder.encode(texts).float(), senses), Space(vectors.encode)]
+    meanings = Meanings(words, spaces)
     meanings.fit(practice_words(words))
 
     rank = {piece: place for place, piece in enumerate(encoder.pieces) if piece.isalpha() and len(piece) > 1}
