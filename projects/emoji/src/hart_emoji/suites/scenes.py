@@ -1,8 +1,9 @@
-"""Suite `scenes`: how often images follow words for colours, backgrounds and counts, judged from pixels alone.
+"""Suite `scenes`: how often images follow words for colours, backgrounds, counts and drawings, judged from pixels alone.
 
-Prompts: 10 things, each in 7 colours, on 7 backgrounds, and 2 to 4 times. A colour is right when most of what is not
-white has it (`hart_emoji.data.recolour.own_colour`); a background, when the border is nearer to its colour than to any
-other; a count, when that many separate blots stand on white.
+Prompts: 10 things, each in 7 colours, on 7 backgrounds, 2 to 4 times, as a line drawing and as a silhouette. A colour is
+right when most of what is not white has it (`hart_emoji.data.recolour.own_colour`); a background, when the border is
+nearer to its colour than to any other; a count, when that many separate blots stand on white; a drawing, when its ink is
+without colour and leaves much of the form empty, or fills it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from hart.evaluation import Context, GeneratedImages, Result, SamplingOptions, Suite, bootstrap_mean, images_text
 from hart_emoji.data.captions import with_article
@@ -20,7 +21,12 @@ from hart_emoji.data.rewriting import plural
 THINGS = ("apple", "cat", "car", "top hat", "star", "heart", "fish", "house", "butterfly", "book")
 WORDS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 NUMBERS = {2: "two", 3: "three", 4: "four"}
+DRAWN = ("line drawing", "silhouette")
 BORDER, GRID, SMALLEST_BLOT = 5, 48, 0.012
+INK, GREY = 170, 0.3
+"""Darker pixels are ink, of 255; most of black ink has less saturation."""
+EMPTY, FULL = 0.65, 0.85
+"""Share of a form that is ink: of a line drawing at most, of a silhouette at least."""
 
 
 def prompts() -> list[tuple[str, str, str | int]]:
@@ -30,6 +36,7 @@ def prompts() -> list[tuple[str, str, str | int]]:
         found += [("colour", with_article(f"{word} {thing}"), word) for word in WORDS]
         found += [("background", f"{with_article(thing)} on {with_article(word)} background", word) for word in WORDS]
         found += [("count", f"{said} {plural(thing)}", number) for number, said in NUMBERS.items()]
+        found += [("drawn", f"a {kind} of {with_article(thing)}", kind) for kind in DRAWN]
     return found
 
 
@@ -80,7 +87,19 @@ def blots_of(image: Image.Image) -> int:
     return len(blots(image))
 
 
-JUDGES = {"colour": colour_of, "background": background_of, "count": blots_of}
+def drawn_as(image: Image.Image) -> str | None:
+    """ "line drawing" or "silhouette" where an image is one in black on white."""
+    ink = np.asarray(image.convert("L")) < INK
+    saturation = np.asarray(image.convert("HSV"))[..., 1] / 255
+    if not ink.any() or np.median(saturation[ink]) > GREY:
+        return None
+    framed = Image.fromarray(np.pad(ink, 1).astype(np.uint8)).copy()
+    ImageDraw.floodfill(framed, (0, 0), 2)
+    share = ink.sum() / (np.asarray(framed) != 2).sum()
+    return DRAWN[0] if share < EMPTY else DRAWN[1] if share > FULL else None
+
+
+JUDGES = {"colour": colour_of, "background": background_of, "count": blots_of, "drawn": drawn_as}
 
 
 def run(context: Context[SamplingOptions]) -> Result:
@@ -109,7 +128,7 @@ def run(context: Context[SamplingOptions]) -> Result:
 
 SUITE = Suite(
     "scenes",
-    "How often images follow words for colours, backgrounds and counts, judged from pixels. A stopped run continues.",
+    "How often images follow words for colours, backgrounds, counts and drawings, by pixels. A stopped run continues.",
     SamplingOptions,
     run,
     "hart-emoji",
