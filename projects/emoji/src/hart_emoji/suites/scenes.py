@@ -1,9 +1,9 @@
-"""Suite `scenes`: how often images follow words for colours, backgrounds, counts and drawings, judged from pixels alone.
+"""Suite `scenes`: how often images follow words for colours, backgrounds, counts and drawings, judged from pixels.
 
-Prompts: 10 things, each in 7 colours, on 7 backgrounds, 2 to 4 times, as a line drawing and as a silhouette. A colour is
+Prompts: 10 things, each in 7 colours, on 7 backgrounds, 2 to 4 times, as line drawing and silhouette. A colour is
 right when most of what is not white has it (`hart_emoji.data.recolour.own_colour`); a background, when the border is
-nearer to its colour than to any other; a count, when that many separate blots stand on white; a drawing, when its ink is
-without colour and leaves much of the form empty, or fills it.
+nearer to its colour than to any other; a count, when that many separate blots stand on white; a drawing, when its ink
+is without colour and leaves much of the form empty, or fills it.
 """
 
 from __future__ import annotations
