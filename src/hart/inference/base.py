@@ -238,7 +238,7 @@ class BasePipeline:
     @property
     def sampling(self) -> SamplingConfig:
         """The settings of a call that says nothing else: the model's own, and those of its speed."""
-        return self.config.sampling.replace(**self.speed.sampling)
+        return self.speed.sampling(self.config)
 
     def speed_remarks(self) -> list[str]:
         """What is done to be fast, a line each, and what this machine cannot do."""
