@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from hart.config import ConfigError, HartConfig, SamplingConfig, TextConditioning, TransformerConfig
-from hart.strict import RENAMED_KEYS, Config, Listed, byte_count, explain, rounded
+from hart.strict import RENAMED_KEYS, Config, Listed, byte_count, counted, explain, rounded
 from hart.training.config import OptimizerConfig, TrainerConfig
 from helpers import tiny_text_config
 
@@ -135,3 +135,10 @@ def test_numbers_have_three_digits(number: float, said: str) -> None:
 )
 def test_bytes_have_a_unit_that_suits_them(count: float, said: str) -> None:
     assert byte_count(count) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "said"), [(0, "image", "0 images"), (1, "class", "1 class"), (2000, "class", "2,000 classes")]
+)
+def test_counts_have_nouns_in_their_form(count: int, noun: str, said: str) -> None:
+    assert counted(count, noun) == said

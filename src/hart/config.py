@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from hart.grids import MAX_GRID_SIZE, MAX_SCALES, ScaleSchedule, parsed_aspect
-from hart.strict import Config, ConfigError, Listed, require, shown
+from hart.strict import Config, ConfigError, Listed, counted, require, shown
 
 __all__ = [
     "ClassConditioning",
@@ -231,7 +231,7 @@ class TransformerConfig(_Scaled):
         )
         require(
             len(schedule) <= self.most_scales,
-            f"this model has learned {len(self.scales)} levels: {len(schedule)} scales are too many",
+            f"this model has learned {counted(len(self.scales), 'level')}: {len(schedule)} scales are too many",
         )
 
     @property
@@ -369,7 +369,9 @@ class HartConfig(Config):
             steps == 1 or self.hybrid or self.transformer.masked_last_scale,
             "maskgit_steps: this model has no residual diffusion and samples its last scale in 1 step",
         )
-        require(steps <= tokens, f"maskgit_steps: {steps} are more than the {tokens} tokens of the last scale")
+        require(
+            steps <= tokens, f"maskgit_steps: {steps} are more than the {counted(tokens, 'token')} of the last scale"
+        )
         if sampling.diffusion_steps is not None:
             require(self.diffusion is not None, "diffusion_steps: this model has no residual diffusion")
             assert self.diffusion is not None

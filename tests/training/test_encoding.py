@@ -252,7 +252,7 @@ def test_faults_of_a_set_are_said(captioned_images: Path, encoders: Encoders, tm
     with pytest.raises(HartError, match="run hart data encode"):
         EncodedSet(tmp_path)
     options = replace(OPTIONS, max_damaged=0.05)
-    with pytest.raises(HartError, match="1 of 12 images are damaged, more than 5%"):
+    with pytest.raises(HartError, match="more than 5% of the images are damaged, 1 of 12"):
         encode_dataset(open_source(captioned_images), TRANSFORM, encoders, tmp_path / "bad", "train", options)
     with pytest.raises(HartError, match="random crops"):
         encode_dataset(

@@ -25,6 +25,7 @@ from hart.errors import HartError
 from hart.files import FileError, read_json
 from hart.grids import ScaleSchedule
 from hart.randomness import numpy_generator
+from hart.strict import counted
 from hart.types import TextContext
 
 OPEN_SHARDS = 256
@@ -149,7 +150,7 @@ class EncodedSet:
         self._code_count = codebook_size
         for number in range(len(self._files)):
             if (shard := self._shard(number)).channels not in (None, latent_channels):
-                raise shard.damaged(f"residuals of {shard.channels} channels, the tokenizer has {latent_channels}")
+                raise shard.damaged(f"residual channels {shard.channels}, the tokenizer has {latent_channels}")
 
     def captions(self, row: int) -> int:
         """How many captions an image has."""
@@ -199,7 +200,7 @@ class EncodedSet:
                 del self._open[next(iter(self._open))]
             shard = Shard(*self._files[number])
             if len(shard.labels) != self._sizes[number]:
-                raise shard.damaged(f"{len(shard.labels)} images, the index says {self._sizes[number]}")
+                raise shard.damaged(f"{counted(len(shard.labels), 'image')}, the index says {self._sizes[number]}")
             self._open[number] = shard
         return self._open[number]
 

@@ -22,7 +22,7 @@ from hart.inference.kernels import PackedInt8Linear, attends_narrowly, give_kern
 from hart.inference.packing import attends_by_onednn, pack, packing_refusal, repeated_blocks
 from hart.layers.quantized import QuantizedLinear, quantize_linears
 from hart.model import Hart
-from hart.strict import Config
+from hart.strict import Config, counted
 
 EIGHT_BITS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 SMALLEST_QUANTIZED = 2**14
@@ -112,9 +112,11 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
         off = "text encoder in main memory between prompts"
         lines.append("text encoder not off-loaded: main memory is where it works" if device.type == "cpu" else off)
     if speed.unguided_scales:
-        lines.append(f"approximate unless asked otherwise: the last {speed.unguided_scales} scales without guidance")
+        lines.append(
+            f"approximate unless asked otherwise: the last {counted(speed.unguided_scales, 'scale')} without guidance"
+        )
     if speed.diffusion_steps:
-        lines.append(f"approximate unless asked otherwise: {speed.diffusion_steps} diffusion steps")
+        lines.append(f"approximate unless asked otherwise: {counted(speed.diffusion_steps, 'diffusion step')}")
     return lines
 
 

@@ -315,7 +315,7 @@ def _require_fitting(
         )
     elif text is not None and (text.width, text.tokens) != (there["text_width"], there["text_tokens"]):
         fault = (
-            f"has text of width {there['text_width']} and {there['text_tokens']} tokens, the recipe's transformer.text "
+            f"has text of width {there['text_width']} and tokens {there['text_tokens']}, the recipe's transformer.text "
             f"{text.width} and {text.tokens}: encode it again with the recipe's text encoder"
         )
     if fault:
