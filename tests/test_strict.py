@@ -51,9 +51,9 @@ def test_keys_that_are_wrong(values: Any, said: str) -> None:
 
 def test_all_that_is_wrong_stands_in_one_line() -> None:
     with pytest.raises(ConfigError) as error:
-        SamplingConfig.from_dict({"top_k": 0, "top_p": 2, "gumbel_smoothing": 1}, "x.json")
+        SamplingConfig.from_dict({"top_k": -1, "top_p": 2, "gumbel_smoothing": 1}, "x.json")
     assert str(error.value) == (
-        "x.json: top_k must be at least 1, not 0; top_p must be at most 1, not 2; gumbel_smoothing: expected true or "
+        "x.json: top_k must be at least 0, not -1; top_p must be at most 1, not 2; gumbel_smoothing: expected true or "
         "false, got 1"
     )
 

@@ -112,7 +112,7 @@ def checked_negatives(prompts: object, num_classes: int | None) -> list[Prompt |
 def checked_settings(
     config: HartConfig, base: SamplingConfig | None, given: Mapping[str, Any], schedule: ScaleSchedule
 ) -> SamplingConfig:
-    """`base`, by default the model's own settings, with the `given` values that are not None; top_k 0 keeps all codes.
+    """`base`, by default the model's own settings, with the `given` values that are not None.
 
     Raises `HartError` for settings that are out of range or that the model cannot sample this schedule with.
     """
@@ -124,8 +124,6 @@ def checked_settings(
             f"unknown argument {shown(unknown[0])}: settings are {', '.join(SamplingOptions.__annotations__)}"
         )
     changes = {name: _plain(value) for name, value in given.items() if value is not None}
-    if _index(changes.get("top_k")) == 0:
-        changes["top_k"] = None
     settings = SamplingConfig.from_dict(base.to_dict() | changes, called=str)
     config.check_sampling(settings, schedule)
     return settings
