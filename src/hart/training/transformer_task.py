@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +45,6 @@ from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import Block, GeluMLP, LinearModulation, SwiGLU, TableModulation
 from hart.types import Context, TextContext, TokenMaps
 
-logger = logging.getLogger(__name__)
 SAMPLES = 8
 TOKEN_SIZES = ("latent_channels", "codebook_size")
 LEVELS = "level_embedding.embedding.weight"
@@ -77,24 +75,18 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     A table of levels has for each scale the level of theirs that is nearest in size. Tokens of other sizes mean another
     tokenizer: then the layers that read and write tokens, a table of levels and the residual diffusion keep their
     initial weights. So does the residual diffusion where the source has none. With `frozen`, nothing may. A span of
-    positions stays; whether the last scale is masked may change. Raises `ConfigError`, naming the sizes that differ.
+    positions stays, and so does a masked last scale. Raises `ConfigError`, naming the sizes that differ.
     """
     source = load_model(resolve_model(name))
     theirs, ours = source.config.transformer, hart.config.transformer
     span, asked = (sizes.position_span or sizes.scales[-1] for sizes in (theirs, ours))
     first_span = not frozen and not theirs.position_span
     spans = {"position_span"} if span == asked or first_span else set()
-    masked = set() if frozen else {"masked_last_scale"}
+    masked = set() if frozen or theirs.masked_last_scale else {"masked_last_scale"}
     same_sizes(name, theirs, ours, besides={"scales", *spans, *masked, *TOKEN_SIZES})
     same_tokens = all(getattr(theirs, size) == getattr(ours, size) for size in TOKEN_SIZES)
     if frozen and not same_tokens:
         raise ConfigError(f"init_from {name}: its tokens are of other sizes, so that not all of it can be kept")
-    if theirs.masked_last_scale and not ours.masked_last_scale:
-        logger.warning(
-            "init_from %s: its residual diffusion sees all codes, which the recipe's does not: set "
-            "transformer.masked_last_scale = true and drop_last_scale = false to keep that",
-            name,
-        )
     if theirs.scales != ours.scales and ours.position == "absolute":
         raise ConfigError(
             f'init_from {name}: of other scales, to which transformer.position = "absolute" cannot be carried over'
