@@ -36,7 +36,7 @@ from hart.model import Hart
 from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.tokenizer.quantizer import CodeCorruption
+from hart.tokenizer.quantizer import CodeCorruption, MultiScaleQuantizer
 from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryImages, TrainingData, kept_data
@@ -127,12 +127,14 @@ class TransformerBatch:
 class TransformerStage(Task):
     """What a step of the stage does with a batch, real or made up for a dry run."""
 
-    def __init__(self, recipe: TransformerRecipe, module: Hart, codebook: nn.Embedding, device: torch.device) -> None:
+    def __init__(
+        self, recipe: TransformerRecipe, module: Hart, quantizer: MultiScaleQuantizer, device: torch.device
+    ) -> None:
         self.recipe = recipe
         self.module = module
-        self.codebook = codebook
+        self.quantizer = quantizer
         self.device = device
-        asked, codes = recipe.loss, codebook.weight
+        asked, codes = recipe.loss, quantizer.codebook.weight
         clusters = code_clusters(codes, asked.clusters).to(codes.device) if asked.cluster_weight else None
         self.code_loss = CodeLoss(asked.cluster_weight, clusters)
         blocks = repeated_blocks(module)
@@ -146,10 +148,24 @@ class TransformerStage(Task):
         noise = sample_diffusion_noise(self.module.residual, microbatch.batch_size, tokens, channels, generator)
         return noise.rows(microbatch.rows)
 
+    def masked(self, maps: TokenMaps, microbatch: Microbatch, share: float | None = None) -> TokenMaps:
+        """With some codes of the last scale given, of which some are wrong, as those that generation samples are.
+
+        share: of given codes in the batch; None counts them.
+        """
+        codes, generator = maps.indices[-1], microbatch.generator("given")
+        given = sample_given(microbatch.batch_size, codes.shape[1], generator)
+        if self.recipe.code_corruption:
+            wrong = CodeCorruption(microbatch.same(self.recipe.code_corruption), generator, microbatch.rows)
+            codes = wrong.replace(codes, self.quantizer.distances(maps.last_scale_continuous))
+        mine = sent(microbatch.mine(given), self.device)
+        share = given.float().mean().item() if share is None else share
+        return with_given(maps, mine, codes, self.quantizer.codebook, share)
+
     def loss(self, name: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
         return transformer_loss(
             self.module,
-            self.codebook,
+            self.quantizer.codebook,
             batch.context,
             batch.maps,
             batch.positions,
@@ -182,9 +198,7 @@ class TransformerTask(TransformerStage):
         )
         # of the samples; and raises `HartError` for a shape that the transformer has no tables for
         self.schedule, *_ = [requested_schedule(self.config, size=str(size)) for size in trained_sizes(self.config)]
-        super().__init__(
-            recipe, starting_model(recipe, self.config).to(device), self.tokenizer.quantizer.codebook, device
-        )
+        super().__init__(recipe, starting_model(recipe, self.config).to(device), self.tokenizer.quantizer, device)
         # adapters only work with the weights that they were trained with; other runs leave their start behind
         self._base = fingerprint(self.module) if recipe.lora is not None else None
         # a modulation table is added outside its block, where FSDP2 keeps it in shards
@@ -228,20 +242,9 @@ class TransformerTask(TransformerStage):
             )
             positions, tokens = sent(positions, self.device), positions.shape[1]
         if self.recipe.transformer.masked_last_scale:
-            maps = self._masked(maps, microbatch)
+            maps = self.masked(maps, microbatch)
         noise = self.diffusion_noise(microbatch, tokens, microbatch.generator("diffusion", self.device))
         return TransformerBatch(context, maps, positions, noise)
-
-    def _masked(self, maps: TokenMaps, microbatch: Microbatch) -> TokenMaps:
-        """With some codes of the last scale given, of which some are wrong, as those that generation samples are."""
-        codes, quantizer = maps.indices[-1], self.tokenizer.quantizer
-        generator = microbatch.generator("given")
-        given = sample_given(microbatch.batch_size, codes.shape[1], generator)
-        if self.recipe.code_corruption:
-            wrong = CodeCorruption(microbatch.same(self.recipe.code_corruption), generator, microbatch.rows)
-            codes = wrong.replace(codes, quantizer.distances(maps.last_scale_continuous))
-        mine = sent(microbatch.mine(given), self.device)
-        return with_given(maps, mine, codes, quantizer.codebook, share=given.float().mean().item())
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         return self.tokens.figures(microbatch, train_context) | self.conditioner.figures()
