@@ -322,4 +322,5 @@ def _require_fitting(
         raise HartError(f"{encoded.folder} {fault}")
     # a class-conditional model does not use the text, if there is any
     theirs = there["text_encoder"] if by_class or text_encoder is None else fingerprint(text_encoder)
-    encoded.require_made_by(tokenizer=fingerprint(tokenizer), text_encoder=theirs)
+    ours = [fingerprint(tokenizer, without) for without in (HybridTokenizer.DECODING, ())]
+    encoded.require_made_by(tokenizer=ours, text_encoder=theirs)
