@@ -76,8 +76,6 @@ class StandInEngine:
         given = {name: value for name, value in settings.items() if value is not None}
         if source is None and not prompt.strip():
             raise HartError("prompt 1 is empty: describe what to generate")
-        if given.get("top_k") == 0:
-            given["top_k"] = None
         sampling = SamplingConfig.from_dict(self.facts.sampling.to_dict() | given, called=str)
         mixed = None if mix is None else MixSettings(mix.prompt, mix.weights or (float(mix.switch or 0),))
         settings = ImageSettings(

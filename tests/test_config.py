@@ -51,6 +51,10 @@ def test_sampling_round_trip(settings: SamplingConfig) -> None:
     assert SamplingConfig.from_dict(json.loads(settings.to_json())) == settings
 
 
+def test_a_top_k_of_0_keeps_all_codes() -> None:
+    assert SamplingConfig(top_k=0) == SamplingConfig.from_dict({"top_k": 0}) == SamplingConfig(top_k=None)
+
+
 def test_defaults_are_the_released_sizes() -> None:
     tokenizer, transformer = TokenizerConfig(SCALES), TransformerConfig(SCALES, text=TextConditioning())
     assert (tokenizer.base_channels, tokenizer.channel_multipliers) == (160, (1, 1, 2, 2, 4))
@@ -119,7 +123,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
         ("diffusion.tokens_scale", math.inf, "tokens_scale must be a finite number"),
         ("sampling.guidance_scale", -0.5, "guidance_scale must be at least 0, not -0.5"),
         ("sampling.guidance_scale", math.nan, "guidance_scale must be a finite number"),
-        ("sampling.top_k", 0, "top_k must be at least 1"),
+        ("sampling.top_k", -1, "top_k must be at least 0"),
         ("sampling.top_p", 0.0, "top_p must be above 0, not 0.0"),
         ("sampling.maskgit_steps", 0, "maskgit_steps must be at least 1"),
         ("sampling.diffusion_steps", 0, "diffusion_steps must be at least 1"),

@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from hart.config import ConfigError, HartConfig, SamplingConfig, TextConditioning, TransformerConfig
-from hart.strict import RENAMED_KEYS, Config, Listed, byte_count, explain, rounded
+from hart.strict import RENAMED_KEYS, Config, Listed, byte_count, counted, explain, rounded
 from hart.training.config import OptimizerConfig, TrainerConfig
 from helpers import tiny_text_config
 
@@ -51,9 +51,9 @@ def test_keys_that_are_wrong(values: Any, said: str) -> None:
 
 def test_all_that_is_wrong_stands_in_one_line() -> None:
     with pytest.raises(ConfigError) as error:
-        SamplingConfig.from_dict({"top_k": 0, "top_p": 2, "gumbel_smoothing": 1}, "x.json")
+        SamplingConfig.from_dict({"top_k": -1, "top_p": 2, "gumbel_smoothing": 1}, "x.json")
     assert str(error.value) == (
-        "x.json: top_k must be at least 1, not 0; top_p must be at most 1, not 2; gumbel_smoothing: expected true or "
+        "x.json: top_k must be at least 0, not -1; top_p must be at most 1, not 2; gumbel_smoothing: expected true or "
         "false, got 1"
     )
 
@@ -135,3 +135,10 @@ def test_numbers_have_three_digits(number: float, said: str) -> None:
 )
 def test_bytes_have_a_unit_that_suits_them(count: float, said: str) -> None:
     assert byte_count(count) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "said"), [(0, "image", "0 images"), (1, "class", "1 class"), (2000, "class", "2,000 classes")]
+)
+def test_counts_have_nouns_in_their_form(count: int, noun: str, said: str) -> None:
+    assert counted(count, noun) == said

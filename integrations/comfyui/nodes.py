@@ -126,7 +126,7 @@ class HartEdit(ImageNode):
     ) -> tuple[torch.Tensor]:
         """Every image of a batch, each with its own mask or all with the one that there is. Raises `HartError`."""
         if len(mask) not in (1, len(image)):
-            raise HartError(f"{len(mask)} masks for {len(image)} images: give one, or one for each")
+            raise HartError(f"give one mask, or one for each image: not {len(mask)} for {len(image)}")
         made = []
         for source, covered in zip(image, mask.expand(len(image), -1, -1), strict=True):
             edit = model.prepare_edit(_pil(source), _pil(covered), kept_scales=kept_scales)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from hart.grids import MAX_GRID_SIZE, MAX_SCALES, ScaleSchedule, parsed_aspect
-from hart.strict import Config, ConfigError, Listed, require, shown
+from hart.strict import Config, ConfigError, Listed, counted, require, shown
 
 __all__ = [
     "ClassConditioning",
@@ -39,6 +39,7 @@ Depth = Annotated[int, Field(ge=1, le=512)]
 Heads = Annotated[int, Field(ge=1, le=2**12)]
 Channels = Annotated[int, Field(ge=1, le=2**12)]
 Codes = Annotated[int, Field(ge=1, le=2**20)]
+CodesOrAll = Annotated[int, Field(ge=0, le=2**20)]
 Tokens = Annotated[int, Field(ge=1, le=2**20)]
 Ratio = Annotated[int, Field(ge=1, le=64)]
 DiffusionSteps = Annotated[int, Field(ge=1, le=10**5)]
@@ -231,7 +232,7 @@ class TransformerConfig(_Scaled):
         )
         require(
             len(schedule) <= self.most_scales,
-            f"this model has learned {len(self.scales)} levels: {len(schedule)} scales are too many",
+            f"this model has learned {counted(len(self.scales), 'level')}: {len(schedule)} scales are too many",
         )
 
     @property
@@ -322,9 +323,9 @@ class SamplingConfig(Config):
 
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 4.5
     """g in (1 + g) conditional - g unconditional, as in the HART paper; in diffusers it is g + 1. 0 turns it off."""
-    top_k: Codes | None = 600
-    """Sample among this many of the likeliest codes; hybrid models take half as many from the eighth scale on. None
-    keeps all codes; so does 0 in a call or on the command line."""
+    top_k: Annotated[CodesOrAll | None, AfterValidator(lambda count: count or None)] = 600
+    """Sample among this many of the likeliest codes; hybrid models take half as many from the eighth scale on. 0 keeps
+    all codes, as None does, to which it is brought."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Sample among the likeliest codes that have this probability together. None or 1 keeps all codes."""
     gumbel_smoothing: bool = True
@@ -372,7 +373,9 @@ class HartConfig(Config):
             steps == 1 or self.hybrid or self.transformer.masked_last_scale,
             "maskgit_steps: this model has no residual diffusion and samples its last scale in 1 step",
         )
-        require(steps <= tokens, f"maskgit_steps: {steps} are more than the {tokens} tokens of the last scale")
+        require(
+            steps <= tokens, f"maskgit_steps: {steps} are more than the {counted(tokens, 'token')} of the last scale"
+        )
         if sampling.diffusion_steps is not None:
             require(self.diffusion is not None, "diffusion_steps: this model has no residual diffusion")
             assert self.diffusion is not None

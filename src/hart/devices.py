@@ -14,6 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from hart.errors import HartError
+from hart.strict import counted
 
 # Messages of PyTorch's allocators that come as a plain RuntimeError: on CPUs, on Apple GPUs, and inside CUDA's own
 # libraries.
@@ -42,7 +43,7 @@ def resolve_device(name: torch.device | str | None) -> torch.device:
         if count == 0:
             raise HartError(f"device {str(name)!r}: PyTorch sees no CUDA GPU on this machine; choose cpu")
         if (device.index or 0) >= count:
-            raise HartError(f"device {str(name)!r}: this machine has {count} CUDA GPU(s), numbered from 0")
+            raise HartError(f"device {str(name)!r}: this machine has {counted(count, 'CUDA GPU')}, numbered from 0")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise HartError(f"device {str(name)!r}: PyTorch sees no Apple GPU on this machine; choose cpu")
     return device

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from hart.config import SamplingConfig
+from hart.config import HartConfig, SamplingConfig
 from hart.data.transforms import pil_to_pixels, unit_to_pil
 from hart.errors import HartError, PromptWarning
 from hart.generation.arguments import (
@@ -99,7 +99,7 @@ class HartPipeline(Editing):
         generator: in place of seeds, which are sampled from it: one for each image, or one for all images in turn.
         prompt_embeds, negative_prompt_embeds: what `encode_prompt` returns, in place of prompts.
         output_type: see `hart.generation.arguments.OutputType`.
-        sampling: settings in place of the model's own.
+        sampling: settings in place of the model's own and of those that its speed changes.
         settings: single settings, which override `sampling`: guidance_scale, top_k, top_p, gumbel_smoothing,
             greedy_scales, maskgit_steps, diffusion_steps, discrete_only; see `SamplingConfig`. guidance_scale is that
             of the HART paper: diffusers' minus 1. The first five may be lists, with a value for each prompt or image.
@@ -123,7 +123,7 @@ class HartPipeline(Editing):
         if batch_size is None:
             batch_size = default_batch(components.device.type)
         request = checked_request(
-            self.config,
+            self._config_of(components),
             prompt,
             embeds=prompt_embeds,
             negative_prompt=negative_prompt,
@@ -132,7 +132,7 @@ class HartPipeline(Editing):
             seed=seed,
             generator=generator,
             sampling=sampling,
-            settings=components.speed.settings(settings),
+            settings=settings,
             schedule=schedule,
             batch_size=batch_size,
             edit=edit,
@@ -181,7 +181,7 @@ class HartPipeline(Editing):
         advise. All else is as in a call, which does not ask.
         """
         parts = self._components
-        sampling = checked_settings(self.config, sampling, settings, schedule)
+        sampling = checked_settings(self._config_of(parts), sampling, settings, schedule)
         branches = 1 + (sampling.guidance_scale > 0) + second_prompt
         size = whole_number("batch_size", batch_size or default_batch(parts.device.type), 1, MAX_BATCH)
         require_memory(self.config.replace(sampling=sampling), parts, schedule, min(images, size), branches, savings)
@@ -214,13 +214,13 @@ class HartPipeline(Editing):
         check_callbacks(callback_on_scale=callback_on_scale)
         components = self._components
         request = checked_request(
-            self.config,
+            self._config_of(components),
             embeds=prompt_embeds,
             negative_embeds=negative_prompt_embeds,
             seed=seed,
             generator=generator,
             sampling=sampling,
-            settings=components.speed.settings(settings),
+            settings=settings,
             schedule=requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect),
             batch_size=len(prompt_embeds) if isinstance(prompt_embeds, Context) else 1,
         )
@@ -246,8 +246,8 @@ class HartPipeline(Editing):
         Raises `HartError` at once for what the model cannot take.
         """
         schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
-        parts, config = self._components, self.config.replace(sampling=self.sampling)
-        checked = checked_images(config, images, schedule)
+        parts = self._components
+        checked = checked_images(self._config_of(parts), images, schedule)
         return _states(checked, parts, self._encoded, _sources(parts, len(images)), schedule)
 
     @torch.inference_mode()
@@ -272,6 +272,10 @@ class HartPipeline(Editing):
             discrete_psnr=float(psnr(discrete, original)),
             hybrid_psnr=float(psnr(hybrid, original)),
         )
+
+    def _config_of(self, parts: Components) -> HartConfig:
+        """The model's configuration, with the settings that calls have at these components' speed."""
+        return self.config.replace(sampling=parts.speed.sampling(self.config))
 
     def _sampled(self, request: Request, parts: Components, on_scale: OnScale | None) -> Iterator[tuple[range, Tensor]]:
         """For every batch: the numbers of its images in the call, and their latents."""

@@ -16,7 +16,7 @@ from hart.config import HartConfig, TokenizerConfig
 from hart.errors import HartError
 from hart.grids import GROWTH, MAX_GRID_SIZE, MAX_SCALES, Grid, ScaleSchedule, grid_of_aspect, sizes_ending_at
 from hart.presets import PUBLISHED_SCALES
-from hart.strict import shown
+from hart.strict import counted, shown
 
 
 class ImageSize(NamedTuple):
@@ -106,7 +106,7 @@ def aspect_sizes(config: TokenizerConfig, aspects: Sequence[str]) -> list[ImageS
     for aspect in aspects or ("1:1",):
         grid = shaped_grid(aspect, config.scales[-1])
         if len(schedule_of_grid(config.scales, grid)) != len(config.scales):
-            raise HartError(f"aspect {aspect}: images of {config.scales[-1] ** 2} tokens are too small for it")
+            raise HartError(f"aspect {aspect}: with {counted(config.scales[-1] ** 2, 'token')} an image is too small")
         sizes.append(size_of_grid(grid, config.downsampling))
     return sizes
 

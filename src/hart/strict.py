@@ -351,6 +351,11 @@ def clipped(text: object, length: int = 200) -> str:
     return line if len(line) <= length else line[:length].rstrip() + "..."
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 image", "2,000 images", "3 classes": a number of what has a regular plural."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
 def rounded(number: float) -> str:
     """Three digits, and all before the point: 0.0123, 1.23, 1,234."""
     return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"

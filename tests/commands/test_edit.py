@@ -86,7 +86,7 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
         (("mix", "a cat", " "), "error: second prompt is empty"),
         (("edit", "cat.png", "a dog", "--source-prompt", " "), "error: source_prompt is empty"),
         (("vary", "cat.png", "a dog", "--negative-prompt", " "), "error: negative prompt 1 is empty"),
-        (("vary", "cat.png", ""), "error: prompt 1 is empty"),
+        (("vary", "cat.png", " "), "error: prompt 1 is empty"),
         (("mix", "a cat", "a dog", "--weights", "0,1", "--switch", 1), "either weights or a switch"),
     ],
 )

@@ -219,11 +219,6 @@ def test_notes_on_prompts(text_model: Path, tmp_path: Path, prompts: list[str], 
     assert all(line.startswith("note: ") and words in line for line, words in zip(lines, said, strict=True))
 
 
-def test_an_empty_model_is_not_the_default(tmp_path: Path) -> None:
-    for command in (("generate", "a cat"), ("generate", "--prompts-file", __file__), ("mix", "a cat", "a dog")):
-        assert "--model is empty" in refused(run(*command, "--model", "", "--out", tmp_path / "out"))
-
-
 def test_class_numbers_are_no_words(class_model: Path, tmp_path: Path) -> None:
     assert run("generate", "1", "2", "--model", class_model, "--out", tmp_path / "out").stderr == ""
 

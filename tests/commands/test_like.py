@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from command_line import outputs, refused, run
 from hart.checkpoint.loading import load_model
 from hart.generation.metadata import read_record
+from hart.inference import speed
 from helpers import store_adapter
 
 
@@ -35,6 +36,27 @@ def test_like_changes_what_is_given(text_model: Path, class_model: Path, tmp_pat
     assert more[0].read_bytes() == path.read_bytes()
     (moved,) = outputs(run("generate", "2", "--like", path, "--model", class_model, "--out", tmp_path / "4"))
     assert read_record(moved).model == str(class_model)
+
+
+def test_settings_that_are_given_win_over_those_of_a_level(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "LEVELS", {"draft": speed.Speed(unguided_scales=2, diffusion_steps=2)})
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat")
+
+    def generated(*options: object) -> Path:
+        result = run("generate", *options, "--out", tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        assert "approximate unless asked otherwise: 2 diffusion steps" in result.stderr
+        return Path(result.stdout.strip())
+
+    at_level = ("--model", text_model, "--speed", "draft")
+    path = generated("a cat", *at_level, "--diffusion-steps", 3)
+    sampling = read_record(path).settings.sampling
+    assert (sampling.unguided_scales, sampling.diffusion_steps) == (2, 3)
+    assert generated("--like", path).read_bytes() == path.read_bytes()
+    of_job = generated("--prompts-file", prompts, *at_level)
+    assert read_record(of_job).settings.sampling == sampling.replace(diffusion_steps=2)
 
 
 def test_an_adapter_draws_along_and_is_recorded(text_model: Path, tmp_path: Path) -> None:

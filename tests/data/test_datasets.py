@@ -96,7 +96,7 @@ def test_missing_captions_are_fine_until_text_is_trained(tmp_path: Path) -> None
     write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red"), "b.png": encoded_image("red"), "b.txt": b"red"})
     data = open_dataset(tmp_path, "train", 8)
     assert data.texts[0] == ()
-    with pytest.raises(HartError, match="1 of 2 images have no caption"):
+    with pytest.raises(HartError, match="images without a caption: 1 of 2"):
         data.require_captions()
 
 

@@ -43,7 +43,7 @@ def test_damaged_images_are_counted_and_many_are_an_error(tmp_path: Path) -> Non
     images = ImageSet(open_source(tmp_path / "one"), ImageTransform(8))
     assert 3 not in numbers(images) and len(images.damaged) == 1
     write_captioned_folder(tmp_path / "many", 10, damaged=(3, 4))
-    with pytest.raises(HartError, match="2 of 10 images are damaged"):
+    with pytest.raises(HartError, match="images are damaged, 2 of 10"):
         numbers(ImageSet(open_source(tmp_path / "many"), ImageTransform(8)))
 
 

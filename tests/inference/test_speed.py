@@ -76,7 +76,13 @@ def test_settings_of_a_level_hold_where_a_call_has_none_of_its_own() -> None:
     # as the commands call it, where an option that is not given is None
     assert np.array_equal(image(pipe, unguided_scales=None, diffusion_steps=None), expected)
     assert np.array_equal(image(pipe, unguided_scales=0), image(exact))
+    assert np.array_equal(image(pipe, sampling=exact.config.sampling), image(exact))
     assert pipe.sampling.unguided_scales == PipelineEngine(pipe).facts.sampling.unguided_scales == 2
+
+
+def test_a_level_takes_no_diffusion_steps_where_there_is_no_residual() -> None:
+    pipe = HartPipeline.from_config(WIDE.replace(diffusion=None), speed=Speed(unguided_scales=2, diffusion_steps=4))
+    assert pipe("a cat").sampling == [pipe.config.sampling.replace(unguided_scales=2)]
 
 
 def test_rows_of_different_people_have_the_settings_of_a_level() -> None:

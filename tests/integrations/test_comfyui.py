@@ -130,7 +130,7 @@ def test_masks_are_one_or_as_many_as_images(nodes: dict[str, Any], text: HartPip
         single = run(nodes["HartEdit"], model=text, image=images[i : i + 1], mask=masks[i : i + 1])
         assert torch.equal(own[i : i + 1], single)
         assert torch.equal(one[i], own[i]) == (i == 0)
-    with pytest.raises(HartError, match="2 masks for 3 images"):
+    with pytest.raises(HartError, match="not 2 for 3"):
         run(nodes["HartEdit"], model=text, image=images, mask=masks[:2])
 
 

@@ -177,5 +177,5 @@ def test_a_damaged_log_is_mended(tmp_path: Path, broken: bytes) -> None:
     log.write_bytes(lines[0] + broken + b"".join(lines[1:]) + b'{"step": 4, "cut sho')
     notes: list[str] = []
     Trainer(ToyTask(), recipe(steps=6), tmp_path / "run", on_note=notes.append).run()
-    assert notes == [f"{log}: 1 damaged lines are left out"]
+    assert notes == [f"{log}: left out 1 damaged line"]
     assert [line["step"] for line in log_lines(tmp_path / "run")] == [2, 4, 6]

@@ -123,7 +123,7 @@ def test_classes_train_a_model_that_generates_them(tmp_path: Path, hybrid: bool)
     pipe = HartPipeline.from_pretrained(str(tmp_path / "run" / "model"), device="cpu")
     assert pipe.config.hybrid is hybrid
     assert len(pipe([4, 0]).images) == 2
-    with pytest.raises(HartError, match="1 of 2 images have no class number"):
+    with pytest.raises(HartError, match="images without a class number: 1 of 2"):
         TransformerTask(given, labelled(1, -1))
 
 
@@ -161,7 +161,7 @@ def test_a_qwen2_folder_conditions_training_and_is_found_again(tmp_path: Path, m
     found = pipe.text_encoder.encode(["a blob", "a blob"])
     torch.testing.assert_close(found.embeddings, context.embeddings)
     wide = given.replace(transformer=given.transformer.replace(text=TextConditioning(width=16, tokens=9)))
-    with pytest.raises(ConfigError, match=f"width {LANGUAGE_WIDTH} and 9 tokens"):
+    with pytest.raises(ConfigError, match=f"width {LANGUAGE_WIDTH} and tokens 9"):
         open_conditioner(wide.replace(text_encoder=str(tmp_path / "language")), CPU)
 
 

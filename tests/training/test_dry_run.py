@@ -102,11 +102,20 @@ def test_blocks_that_are_computed_again_hold_less() -> None:
     assert held(TRAINER.replace(activation_checkpointing=True)) < 0.7 * held(TRAINER)
 
 
+def test_a_step_looks_for_wrong_codes_as_that_of_the_run() -> None:
+    recipe = tiny_recipe(TRAINER, depth=1)
+    sizes = recipe.transformer.replace(masked_last_scale=True)
+    recipe = recipe.replace(transformer=sizes, drop_last_scale=False, code_corruption=1.0)
+    maps = RehearsedTransformer(recipe, CPU).batch(Microbatch(0, 0, 8, slice(0, 8))).maps
+    assert maps.given is not None
+    assert ((maps.given >= 0) & (maps.given != maps.indices[-1])).any()
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_model_without_memory_is_counted_as_one_with(masked: bool) -> None:
     loss = TransformerLossConfig(scale_weights=(2.0, 1.0), cluster_weight=0.5, clusters=4)
     recipe = tiny_recipe(TRAINER, depth=1)
     sizes = recipe.transformer.replace(masked_last_scale=masked)
-    recipe = recipe.replace(loss=loss, transformer=sizes, drop_last_scale=not masked)
+    recipe = recipe.replace(loss=loss, transformer=sizes, drop_last_scale=not masked, code_corruption=0.3 * masked)
     tasks = (RehearsedTransformer(recipe, CPU, empty=empty) for empty in (False, True))
     assert len({activation_bytes(task, TRAINER, 4) for task in tasks}) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
 from hart.types import TextContext
-from helpers import TEXT_TOKENS, TEXT_WIDTH, random_tensor, tiny_class_config, tiny_model, tiny_text_config
+from helpers import TEXT_TOKENS, TEXT_WIDTH, random_tensor, randomize, tiny_class_config, tiny_model, tiny_text_config
 from image_files import encoded_image, write_captioned_folder, write_numbered_shards
 from models import save_tiny_text_model
 
@@ -161,14 +162,42 @@ def test_another_tokenizer_set_or_option_is_not_mixed_in(
     with pytest.raises(HartError, match=r"holds other files \(holiday\.png\)"):
         encode(captioned_images, encoders, tmp_path)
     data = EncodedSet(tmp_path)
-    ours = fingerprint(encoders.tokenizer)
+    ours, theirs = ([fingerprint(one.tokenizer, HybridTokenizer.DECODING)] for one in (encoders, other))
     text_encoder = encoders.text_encoder
     assert isinstance(text_encoder, torch.nn.Module)
     data.require_made_by(tokenizer=ours, text_encoder=fingerprint(text_encoder))
     with pytest.raises(HartError, match="another tokenizer"):
-        data.require_made_by(tokenizer=fingerprint(other.tokenizer), text_encoder=fingerprint(text_encoder))
+        data.require_made_by(tokenizer=theirs, text_encoder=fingerprint(text_encoder))
     with pytest.raises(HartError, match="another text encoder"):
         data.require_made_by(tokenizer=ours, text_encoder="")
+
+
+def test_a_set_belongs_to_what_made_its_codes(captioned_images: Path, encoders: Encoders, tmp_path: Path) -> None:
+    """And one that names the decoder too, as all did once, is continued and goes with others."""
+    encode(captioned_images, encoders, tmp_path / "new")
+    before = contents(tmp_path / "new")
+    trained = copy.deepcopy(encoders.tokenizer)
+    for part in (trained.decoder, trained.post_quant_conv):
+        randomize(part, seed=7)
+    encode(captioned_images, replace(encoders, tokenizer=trained), tmp_path / "new")
+    assert contents(tmp_path / "new") == before
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HybridTokenizer, "DECODING", ())
+        encode(captioned_images, encoders, tmp_path / "old")
+    before = contents(tmp_path / "old")
+    (tmp_path / "old" / "train-00001.safetensors").unlink()
+    encode(captioned_images, encoders, tmp_path / "old")
+    assert contents(tmp_path / "old") == before
+    both = EncodedSet(tmp_path / "new", also=[tmp_path / "old"])
+    text = both.settings["text_encoder"]
+    ours, theirs = (
+        [fingerprint(one, without) for without in (HybridTokenizer.DECODING, ())]
+        for one in (encoders.tokenizer, trained)
+    )
+    both.require_made_by(tokenizer=ours, text_encoder=text)
+    with pytest.raises(HartError, match="old was encoded with another tokenizer"):
+        both.require_made_by(tokenizer=theirs, text_encoder=text)
 
 
 def test_a_stream_gives_a_shard_for_each_of_its_units(encoders: Encoders, tmp_path: Path) -> None:
@@ -252,7 +281,7 @@ def test_faults_of_a_set_are_said(captioned_images: Path, encoders: Encoders, tm
     with pytest.raises(HartError, match="run hart data encode"):
         EncodedSet(tmp_path)
     options = replace(OPTIONS, max_damaged=0.05)
-    with pytest.raises(HartError, match="1 of 12 images are damaged, more than 5%"):
+    with pytest.raises(HartError, match="more than 5% of the images are damaged, 1 of 12"):
         encode_dataset(open_source(captioned_images), TRANSFORM, encoders, tmp_path / "bad", "train", options)
     with pytest.raises(HartError, match="random crops"):
         encode_dataset(

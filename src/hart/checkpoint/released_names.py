@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hart.checkpoint.storage import CheckpointError
 from hart.config import TokenizerConfig
-from hart.strict import clipped
+from hart.strict import clipped, counted
 
 Row = tuple[str, str]
 """A published name and ours; {i} is a number, {p} is `weight` or `bias`."""
@@ -202,7 +202,9 @@ def _renamed(published: MutableMapping[str, Tensor], table: NameTable, source: s
             tensors[ours], names[ours] = _in_our_shape(ours, value), name
     if unknown:
         listed = ", ".join(map(clipped, unknown[:6]))
-        raise CheckpointError(f"{source}: {len(unknown)} tensor(s) are of no published HART or VAR layout: {listed}")
+        raise CheckpointError(
+            f"{source}: {counted(len(unknown), 'tensor')} of no published HART or VAR layout: {listed}"
+        )
     return PublishedWeights(tensors, names, table, source)
 
 

@@ -151,14 +151,16 @@ RENAMED_TENSORS = {
 FIRST_NAMES = {new: old for old, new in RENAMED_TENSORS.items()}
 
 
-def fingerprint(module: nn.Module) -> str:
+def fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
     """Identifies weights: SHA-256 over names, shapes and float32 values, in hex.
 
     It does not depend on device or file format; weights that were rounded to a narrower type are other weights.
+    without: names of what is left out begin so.
     """
     digest = hashlib.sha256()
+    every = module.state_dict().items()
     # by the oldest names, so that data sets and runs made with a model still recognise it
-    state = {FIRST_NAMES.get(name, name): value for name, value in module.state_dict().items()}
+    state = {FIRST_NAMES.get(name, name): value for name, value in every if not name.startswith(without)}
     for name, value in sorted(state.items()):
         stored = value.detach().to("cpu", torch.float32 if value.is_floating_point() else None).contiguous()
         digest.update(f"{name} {tuple(stored.shape)}".encode())

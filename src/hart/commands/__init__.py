@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from hart.commands.evaluate import suite_app
     from hart.commands.from_config import options_from_config
     from hart.commands.program import new_program, run_program
+    from hart.strict import counted
 
 # fmt: off
 __all__ = [
-    "Report", "needs_extra", "new_program", "note", "options_from_config", "owned", "progress", "prompt_notes",
-    "require_writable", "run_program", "suite_app",
+    "Report", "counted", "needs_extra", "new_program", "note", "options_from_config", "owned", "progress",
+    "prompt_notes", "require_writable", "run_program", "suite_app",
 ]
 # fmt: on
 __getattr__, __dir__ = lazy(__name__)

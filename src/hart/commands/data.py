@@ -16,7 +16,7 @@ from hart.commands.program import lazy_group
 from hart.config import Device
 from hart.errors import HartError
 from hart.evaluation.suites.base import Column, ImageSetOptions
-from hart.strict import Listed
+from hart.strict import Listed, counted
 from hart.training.encode_options import EncodeOptions
 
 app = lazy_group({}, add_completion=False)
@@ -110,6 +110,7 @@ def encode(
             aspects=images.aspect,
         )
     if summary.cut:
-        note(f"{summary.cut} of {summary.captions} captions are longer than the text encoder reads, and were cut")
+        note(f"captions longer than the text encoder reads, which were cut: {summary.cut} of {summary.captions}")
     what = "" if summary.finished else " so far; other parts are not written yet"
-    typer.echo(f"{directory}: {summary.images} images, {summary.captions} captions, {summary.damaged} damaged{what}")
+    made = f"{counted(summary.images, 'image')}, {counted(summary.captions, 'caption')}, {summary.damaged} damaged"
+    typer.echo(f"{directory}: {made}{what}")

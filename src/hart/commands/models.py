@@ -14,6 +14,7 @@ from hart.commands.options import AspectRatio, Size
 from hart.config import Config
 from hart.errors import HartError
 from hart.files import user_path
+from hart.strict import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,7 +115,7 @@ def verify(
         )
     failed = [result.name for result in results if not result.passed]
     if failed:
-        typer.echo(f"{len(failed)} of {len(results)} quantities differ: {', '.join(failed)}", err=True)
+        typer.echo(f"quantities that differ, {len(failed)} of {len(results)}: {', '.join(failed)}", err=True)
         raise typer.Exit(1)
 
 
@@ -123,10 +124,10 @@ def _facts(config: HartConfig, schedule: ScaleSchedule) -> dict[str, str]:
 
     sizes, image = config.transformer, size_of_schedule(config, schedule)
     if sizes.text is not None:
-        context = f"text, {sizes.text.tokens} tokens of width {sizes.text.width}"
+        context = f"text, {counted(sizes.text.tokens, 'token')} of width {sizes.text.width}"
     else:
         assert sizes.classes is not None
-        context = f"{sizes.classes.num_classes} classes"
+        context = counted(sizes.classes.num_classes, "class")
     encoder = config.text_encoder
     facts = {
         "image": f"{image.width} x {image.height} px",
@@ -138,8 +139,8 @@ def _facts(config: HartConfig, schedule: ScaleSchedule) -> dict[str, str]:
         "transformer": f"width {sizes.width}, depth {sizes.depth}, heads {sizes.heads}",
     }
     if encoder is not None:
-        counted = encoder.kind == "compact"
-        facts["text encoder"] = encoder.kind if counted else f"{encoder.kind} {encoder.source} (not counted below)"
+        compact = encoder.kind == "compact"
+        facts["text encoder"] = encoder.kind if compact else f"{encoder.kind} {encoder.source} (not counted below)"
     return facts
 
 

@@ -10,7 +10,6 @@ from pydantic import Field
 from hart.commands.console import needs_extra
 from hart.commands.from_config import SomeOf
 from hart.config import CacheType, Config, Device, NumberType, SamplingConfig
-from hart.errors import HartError
 from hart.generation.signing import SigningOptions
 from hart.strict import Listed, require
 
@@ -34,9 +33,7 @@ class ModelOptions(Config, kw_only=True):
 
     @property
     def source(self) -> str:
-        """The model that is meant: the default only where none is given, not for the text of an unset variable."""
-        if self.model == "":
-            raise HartError("--model is empty: give a model, or leave the option out")
+        """The model that is meant."""
         return DEFAULT_MODEL if self.model is None else self.model
 
 

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -45,18 +44,20 @@ Absent = tuple[Callable[[], Any], str | None]
 
 
 class HartCommand(TyperCommand):
-    """A command that takes no empty text for a path: that of an unset variable would mean the working directory."""
+    """A command that takes no empty text: where it is that of an unset variable, nobody meant it, and as a path it
+    would be the working directory."""
+
+    MAY_BE_EMPTY = frozenset({"negative_prompt"})
+    """Which means none, also for an image that had one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        texts, _, _ = self.make_parser(ctx).parse_args(args=list(args))  # as they were given
-        rest = super().parse_args(ctx, args)
-        params: list[Any] = self.get_params(ctx)
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        params: list[Any] = [] if given.get("help") else self.get_params(ctx)
         for param in params:
-            text, value = texts.get(param.name), ctx.params.get(param.name)
-            pairs = zip(text, value, strict=False) if isinstance(value, list | tuple) and text else [(text, value)]
-            if any(text == "" and isinstance(path, Path) for text, path in pairs):
-                raise typer.BadParameter("'' is no path", ctx=ctx, param=param)
-        return rest
+            value = given.get(param.name)
+            if "" in (value if isinstance(value, list | tuple) else [value]) and param.name not in self.MAY_BE_EMPTY:
+                raise typer.BadParameter("the text is empty: give a value", ctx=ctx, param=param)
+        return super().parse_args(ctx, args)
 
 
 class Program(typer.Typer):

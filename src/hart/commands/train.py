@@ -18,7 +18,7 @@ from hart.commands.console import needs_extra, note, owned, progress, prompt_not
 from hart.commands.from_config import options_from_config
 from hart.config import Config
 from hart.errors import HartError
-from hart.strict import byte_count, rounded
+from hart.strict import byte_count, counted, rounded
 
 if TYPE_CHECKING:
     from hart.config import TokenizerConfig
@@ -169,7 +169,8 @@ def _data(
     finally:
         data.close()
         if distributed.main and data.damaged:
-            note(f"data: this process skipped {len(data.damaged)} damaged images ({first_reasons(data.damaged)})")
+            skipped = counted(len(data.damaged), "damaged image")
+            note(f"data: this process skipped {skipped} ({first_reasons(data.damaged)})")
 
 
 @contextmanager
@@ -273,7 +274,7 @@ def _time(recipe: Recipe, seconds: float, distributed: DistributedContext, how: 
     seconds *= trainer.batch_size // distributed.count
     return {
         "time": f"{rounded(seconds)} s per step, {rounded(trainer.batch_size / seconds)} images/s, "
-        f"{duration(seconds * trainer.steps)} for {trainer.steps} steps ({how})",
+        f"{duration(seconds * trainer.steps)} for {counted(trainer.steps, 'step')} ({how})",
         "not included": "reading data, encoding texts, sample images",
     }
 

@@ -56,14 +56,14 @@ class CaptionedImages:
         """Raises `HartError` unless every image has a caption, which text-to-image training needs."""
         if bare := sum(not captions for captions in self.texts):
             advice = "add a .txt with the same name beside each"
-            raise HartError(f"{bare} of {len(self)} images have no caption: {advice}")
+            raise HartError(f"images without a caption: {bare} of {len(self)}; {advice}")
 
     def require_labels(self) -> Tensor:
         """The class of each image, (N,) int64. Raises `HartError` unless every image has one."""
         bare = len(self) if self.labels is None else int((self.labels < 0).sum())
         if self.labels is None or bare:
             advice = "give a folder per class, or records with a label"
-            raise HartError(f"{bare} of {len(self)} images have no class number: {advice}")
+            raise HartError(f"images without a class number: {bare} of {len(self)}; {advice}")
         return self.labels
 
 

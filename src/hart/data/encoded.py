@@ -7,7 +7,7 @@ Shapes: B images of a batch, K scales, N_k tokens of scale k, S text tokens, E t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from hart.errors import HartError
 from hart.files import FileError, read_json
 from hart.grids import ScaleSchedule
 from hart.randomness import numpy_generator
+from hart.strict import counted
 from hart.types import TextContext
 
 OPEN_SHARDS = 256
@@ -83,7 +84,7 @@ class EncodedSet:
         from each of `also`; empty: weights are as stored.
 
         Raises `HartError` when a set is unfinished, its index or a shard is missing or damaged, or the sets were
-        encoded by different networks or options.
+        encoded by different text encoders or options. `require_made_by` looks at the tokenizers.
         """
         self.folder = folder
         self.folders = (folder, *also)
@@ -128,12 +129,16 @@ class EncodedSet:
         """Those of the tokenizer where they decided codes of these images, else none."""
         return tuple(self.settings.get("base_scales", ()))
 
-    def require_made_by(self, *, tokenizer: str, text_encoder: str | None) -> None:
-        """Raises `HartError` unless the set comes from these weights, given as `checkpoint.storage.fingerprint`s."""
-        for part, digest in (("tokenizer", tokenizer), ("text_encoder", text_encoder)):
-            if self.settings[part] != digest:
-                name = part.replace("_", " ")
-                raise HartError(f"{self.folder} was encoded with another {name}: encode the set again with this one")
+    def require_made_by(self, *, tokenizer: Collection[str], text_encoder: str | None) -> None:
+        """Raises `HartError` unless each set comes from these weights, given as `checkpoint.storage.fingerprint`s.
+
+        tokenizer: of what makes codes and, since older sets name that, of the whole with its decoder.
+        """
+        for folder, index in zip(self.folders, self._indices, strict=True):
+            for part, known in (("tokenizer", tokenizer), ("text_encoder", (text_encoder,))):
+                if index.settings[part] not in known:
+                    name = part.replace("_", " ")
+                    raise HartError(f"{folder} was encoded with another {name}: encode the set again with this one")
 
     def digest(self) -> str:
         """The content of the set as SHA-256 in hex; see `hart.data.digests`."""
@@ -149,7 +154,7 @@ class EncodedSet:
         self._code_count = codebook_size
         for number in range(len(self._files)):
             if (shard := self._shard(number)).channels not in (None, latent_channels):
-                raise shard.damaged(f"residuals of {shard.channels} channels, the tokenizer has {latent_channels}")
+                raise shard.damaged(f"residual channels {shard.channels}, the tokenizer has {latent_channels}")
 
     def captions(self, row: int) -> int:
         """How many captions an image has."""
@@ -199,7 +204,7 @@ class EncodedSet:
                 del self._open[next(iter(self._open))]
             shard = Shard(*self._files[number])
             if len(shard.labels) != self._sizes[number]:
-                raise shard.damaged(f"{len(shard.labels)} images, the index says {self._sizes[number]}")
+                raise shard.damaged(f"{counted(len(shard.labels), 'image')}, the index says {self._sizes[number]}")
             self._open[number] = shard
         return self._open[number]
 

@@ -97,8 +97,10 @@ class _Settings(TypedDict):
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """In which settings two sets do not go together; they may store numbers in different types."""
-    return [name for name in _Settings.__annotations__ if name != "dtype" and one.get(name) != other.get(name)]
+    """In which settings two sets do not go together; they may store numbers in different types, and name one tokenizer
+    with its decoder and without (`EncodedSet.require_made_by`)."""
+    compared = _Settings.__annotations__.keys() - {"dtype", "tokenizer"}
+    return sorted(name for name in compared if one.get(name) != other.get(name))
 
 
 def _plain_name(name: str) -> str:

@@ -30,6 +30,7 @@ from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.randomness import numpy_generator
+from hart.strict import counted
 
 MAX_LANES = 64
 MAX_REPLACEMENTS = 50
@@ -208,14 +209,15 @@ class _StreamSteps:
         lanes = lane_count(len(stream.units), batch_size)
         if lanes % world:
             raise HartError(
-                f"the stream has {lanes} lanes, which {world} processes cannot share evenly: give more shards (at "
-                f"least as many as processes) and a batch_size that is a multiple of {world}, or read local shards as "
-                "'shards'"
+                f"the stream has {counted(lanes, 'lane')}, which {world} processes cannot share evenly: give more "
+                f"shards (at least as many as processes) and a batch_size that is a multiple of {world}, or read local "
+                "shards as 'shards'"
             )
         mine = lanes // world
         if parts > mine:
             raise HartError(
-                f"the stream has {lanes} lanes, {mine} a process: ask for at most {mine} workers, or give more shards"
+                f"the stream has {counted(lanes, 'lane')}, {mine} a process: ask for at most "
+                f"{counted(mine, 'worker')}, or give more shards"
             )
         edges = [rank * mine + mine * part // parts for part in range(parts + 1)]
         self._own = [range(first, last) for first, last in itertools.pairwise(edges)]

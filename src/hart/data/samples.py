@@ -100,7 +100,7 @@ def require_mostly_sound(damaged: Sequence[Damage], total: int, max_damaged: flo
     """
     if len(damaged) > max_damaged * total:
         raise HartError(
-            f"{where}: {len(damaged)} of {total} images are damaged, more than {max_damaged:.0%} "
+            f"{where}: more than {max_damaged:.0%} of the images are damaged, {len(damaged)} of {total} "
             f"({first_reasons(damaged)}); mend the set{f', or allow more with {option}' if option else ''}"
         )
 

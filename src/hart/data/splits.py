@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 
 from hart.errors import HartError
+from hart.strict import counted
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
 """Other names under which a split is found."""
@@ -41,8 +42,8 @@ def divide(names: Collection[str], split: str, where: str) -> tuple[list[bool], 
     out = held_out(names)
     if split == "val" and names and not out:
         raise HartError(
-            f"{where}: none of its {len(names)} images is held out, as {HELD_OUT_SHARE:.0%} by name would be "
-            f"from 10 on: add --split {WHOLE} to take them all"
+            f"{where}: none of its {counted(len(names), 'image')} is held out, as {HELD_OUT_SHARE:.0%} by name would "
+            f"be from 10 on: add --split {WHOLE} to take them all"
         )
     note = f", {len(out)} more held out ({HELD_OUT_SHARE:.0%} by name; split '{WHOLE}' takes them all)"
     if split == "val":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         open_extractor,
     )
     from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, few_images_warning
-    from hart.evaluation.report import Result, extractor_facts, images_text, write_result
+    from hart.evaluation.report import Result, extractor_facts, write_result
     from hart.evaluation.reranking import best_of, open_scorer
     from hart.evaluation.suites.base import (
         LEAST_IMAGES,
@@ -37,14 +37,15 @@ if TYPE_CHECKING:
     from hart.evaluation.suites.tokenizer import reconstruct
     from hart.generation.contact_sheet import contact_sheet
     from hart.generation.outputs import psnr
+    from hart.strict import counted
 
 # fmt: off
 __all__ = [
     "DEFAULT_FEATURES", "IMAGES", "LEAST_IMAGES", "REFERENCE_SIZE", "SCORER_FILE", "TENSORS", "Cache", "Context",
     "EfficientNetLite", "FeatureExtractor", "Features", "Figure", "GeneratedImages", "ImageSet", "ImageSetOptions",
     "Progress", "Result", "SamplingOptions", "Suite", "SuiteOptions", "all_figures", "best_of", "bootstrap",
-    "bootstrap_mean", "contact_sheet", "evenly_chosen", "extractor_facts", "features_of_set", "few_images_warning",
-    "images_text", "open_extractor", "open_scorer", "psnr", "quiet_prompts", "reconstruct", "records", "ssim",
+    "bootstrap_mean", "contact_sheet", "counted", "evenly_chosen", "extractor_facts", "features_of_set",
+    "few_images_warning", "open_extractor", "open_scorer", "psnr", "quiet_prompts", "reconstruct", "records", "ssim",
     "write_references", "write_result",
 ]
 # fmt: on

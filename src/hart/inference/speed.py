@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from hart.config import CacheType
+from hart.config import CacheType, HartConfig, SamplingConfig
 from hart.errors import HartError
 from hart.inference.graphs import BlockGraphs
 from hart.inference.kernels import PackedInt8Linear, attends_narrowly, give_kernels, kernel_refusal
 from hart.inference.packing import attends_by_onednn, pack, packing_refusal, repeated_blocks
 from hart.layers.quantized import QuantizedLinear, quantize_linears
 from hart.model import Hart
-from hart.strict import Config
+from hart.strict import Config, counted
 
 EIGHT_BITS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 SMALLEST_QUANTIZED = 2**14
@@ -48,19 +48,15 @@ class Speed(Config, kw_only=True):
     offload: bool = False
     """Keep the text encoder in main memory while it is not at work."""
     unguided_scales: Annotated[int, Field(ge=0)] = 0
-    """Approximate: the last so many scales are sampled without guidance."""
+    """Approximate: the last so many scales are sampled without guidance, unless a call says otherwise."""
     diffusion_steps: Annotated[int, Field(ge=1)] | None = None
-    """Approximate: so many steps of the residual diffusion."""
+    """Approximate: so many steps of the residual diffusion, unless a call says otherwise."""
 
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """Settings of `SamplingConfig` that calls have unless they say otherwise."""
-        chosen = {"unguided_scales": self.unguided_scales, "diffusion_steps": self.diffusion_steps}
-        return {name: value for name, value in chosen.items() if value}
-
-    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of a call: the `given` ones, and this speed's for those that are missing or None."""
-        return {**self.sampling, **{name: value for name, value in given.items() if value is not None}}
+    def sampling(self, config: HartConfig) -> SamplingConfig:
+        """The settings of a call that gives none: the model's own, with what this speed changes of them."""
+        steps = self.diffusion_steps if config.hybrid else None
+        chosen = {"unguided_scales": self.unguided_scales, "diffusion_steps": steps}
+        return config.sampling.replace(**{name: value for name, value in chosen.items() if value})
 
 
 EXACT = Speed()
@@ -116,9 +112,11 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
         off = "text encoder in main memory between prompts"
         lines.append("text encoder not off-loaded: main memory is where it works" if device.type == "cpu" else off)
     if speed.unguided_scales:
-        lines.append(f"approximate: the last {speed.unguided_scales} scales without guidance")
+        lines.append(
+            f"approximate unless asked otherwise: the last {counted(speed.unguided_scales, 'scale')} without guidance"
+        )
     if speed.diffusion_steps:
-        lines.append(f"approximate: {speed.diffusion_steps} diffusion steps")
+        lines.append(f"approximate unless asked otherwise: {counted(speed.diffusion_steps, 'diffusion step')}")
     return lines
 
 

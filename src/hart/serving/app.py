@@ -21,7 +21,7 @@ from hart.serving.access import Access
 from hart.serving.bodies import Form, decoded, from_form, redrawn, see_through
 from hart.serving.engine import Source
 from hart.serving.errors import error_response
-from hart.serving.middleware import Door
+from hart.serving.middleware import RequestMiddleware
 from hart.serving.models import Models, ServedModel
 from hart.serving.openapi import EDIT_FORM, IMAGES, JSON_BODY, NO_MODEL, VARIATION_FORM
 from hart.serving.options import Limits
@@ -72,7 +72,7 @@ def create_app(
     _add_status(app, server)
     add_page(app)
     app.add_exception_handler(HTTPException, answer_error)
-    app.add_middleware(Door, access=server.access, metrics=server.metrics, log_requests=log_requests)
+    app.add_middleware(RequestMiddleware, access=server.access, metrics=server.metrics, log_requests=log_requests)
     return app
 
 

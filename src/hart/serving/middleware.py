@@ -29,7 +29,7 @@ HEADERS = (
 NEW_SEEDS = 2**32
 
 
-class Door:
+class RequestMiddleware:
     """Around all routes: who may come in, the headers of every answer, errors, figures and the log."""
 
     def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, log_requests: bool) -> None:

@@ -130,7 +130,7 @@ class PipelineEngine:
         if mix is not None:
             mixed = MixSettings(mix.prompt, mix_weights(len(schedule), mix.weights, mix.switch))
         made_with = ImageSettings(
-            sampling=checked_settings(self.pipe.config, None, self.pipe.speed.settings(settings), schedule),
+            sampling=checked_settings(self.pipe.config, self.pipe.sampling, settings, schedule),
             size=size.stored,
             device=str(self.pipe.device),
             dtype=dtype_name(self.pipe.dtype),

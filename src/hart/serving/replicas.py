@@ -34,7 +34,7 @@ from hart.serving.bodies import Bodies
 from hart.serving.checkers import prompt_checker
 from hart.serving.errors import api_error
 from hart.serving.metrics import Metrics
-from hart.serving.middleware import Door
+from hart.serving.middleware import RequestMiddleware
 from hart.serving.models import ModelUnavailable
 from hart.serving.options import ServeOptions
 from hart.serving.run import app_from_options, configure_logging
@@ -185,7 +185,7 @@ def front_app(options: ServeOptions, deploy: Callable[[], Any], withdraw: Callab
     routes = [*status, *open_to_all, Route("/v1/{path:path}", front)]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: answer_error})
     add_page(app)
-    app.add_middleware(Door, access=access, metrics=front.figures, log_requests=options.log_requests)
+    app.add_middleware(RequestMiddleware, access=access, metrics=front.figures, log_requests=options.log_requests)
     return app
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from hart.serving.engine import OutOfMemory, Row
 from hart.serving.metrics import Metrics
+from hart.strict import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -175,7 +176,9 @@ class Scheduler:
             if self._closed is not None:
                 raise Closed(self._closed, RETRY_SECONDS)
             if self._waiting + len(job.rows) > self._queue_size:
-                raise QueueFull(f"{self._waiting} images are waiting: try again later", self.retry_after())
+                raise QueueFull(
+                    f"the queue is full, {counted(self._waiting, 'image')}: try again later", self.retry_after()
+                )
             self._jobs[job] = None
             now = self.clock()
             queue = self._queues.setdefault(job.client, deque())

@@ -49,6 +49,9 @@ class TrainingPass:
 class HybridTokenizer(nn.Module):
     """Encoder, quantiser and decoder with the convolutions between them."""
 
+    DECODING = ("post_quant_conv.", "decoder.")
+    """How the names of weights begin that codes do not depend on."""
+
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config

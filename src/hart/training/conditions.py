@@ -123,7 +123,7 @@ def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditi
     encoder = load_text_encoder(config, folder)
     if (text.width, text.tokens) != (encoder.width, config.tokens):
         raise ConfigError(
-            f"transformer.text must be width {encoder.width} and {config.tokens} tokens, what the text encoder gives"
+            f"transformer.text must be width {encoder.width} and tokens {config.tokens}, what the text encoder gives"
         )
     return TextConditioner(encoder.to(device, torch.float32))
 

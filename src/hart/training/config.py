@@ -26,7 +26,7 @@ from hart.data.kinds import Kind
 from hart.files import FileError, read_toml
 from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, TransformerLossConfig, Weight
 from hart.sizes import aspect_sizes
-from hart.strict import ConfigError, Listed, require, table_at
+from hart.strict import ConfigError, Listed, counted, require, table_at
 
 # Bounds of the numbers in a recipe, far above what runs use: larger ones are taken for typing errors.
 Steps = Annotated[int, Field(ge=1, le=10**9)]
@@ -161,7 +161,7 @@ class ReadingConfig(Config):
     def __post_init__(self) -> None:
         require(
             not self.weights or len(self.weights) == 1 + len(self.also),
-            f"weights must be {1 + len(self.also)} numbers, one for data and one for each of also, "
+            f"weights must be {counted(1 + len(self.also), 'number')}, one for data and one for each of also, "
             f"not {len(self.weights)}",
         )
 

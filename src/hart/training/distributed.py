@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 
 from hart.devices import resolve_device
 from hart.errors import HartError
-from hart.strict import reason
+from hart.strict import counted, reason
 from hart.training.config import TrainerConfig
 
 T = TypeVar("T")
@@ -47,7 +47,9 @@ def launched() -> int:
     world = numbers.get("WORLD_SIZE", 1)
     for rank, count in (("RANK", world), ("LOCAL_RANK", numbers.get("LOCAL_WORLD_SIZE", world))):
         if count < 1 or numbers.get(rank, 0) >= count:
-            raise HartError(f"the environment variable {rank} is {numbers.get(rank, 0)} of {count} processes: {START}")
+            raise HartError(
+                f"the environment variable {rank} is {numbers.get(rank, 0)} of {counted(count, 'process')}: {START}"
+            )
     return world
 
 

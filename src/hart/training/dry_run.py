@@ -29,12 +29,11 @@ from hart.losses.transformer_loss import (
     MEAN_KEPT_SHARE,
     kept_tokens,
     random_positions,
-    sample_given,
-    with_given,
 )
 from hart.model import Hart
 from hart.networks.perceptual import Lpips
 from hart.randomness import CPU
+from hart.tokenizer.quantizer import MultiScaleQuantizer
 from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.step import Stepper, recompute
@@ -105,8 +104,8 @@ class RehearsedTransformer(TransformerStage):
         config = HartConfig(tokenizer=tokenizer, transformer=sizes, diffusion=recipe.diffusion)
         with torch.device("meta" if empty else device):
             module = with_adapters(Hart(config), recipe)
-        codebook = nn.Embedding(sizes.codebook_size, sizes.latent_channels, device=device).requires_grad_(False)
-        super().__init__(recipe, module, codebook, device)
+        quantizer = MultiScaleQuantizer(sizes.codebook_size, sizes.latent_channels, shared_phi=1, phi_weight=0.5)
+        super().__init__(recipe, module, quantizer.to(device).requires_grad_(False), device)
 
     def batch(self, microbatch: Microbatch) -> TransformerBatch:
         sizes, generator, rows = self.recipe.transformer, microbatch.generator("rehearsal"), microbatch.batch_size
@@ -136,9 +135,7 @@ class RehearsedTransformer(TransformerStage):
             tokens = kept_tokens(self.kept, tokens)
             positions = microbatch.mine(random_positions(rows, counts[-1], tokens, generator)).to(self.device)
         if sizes.masked_last_scale:
-            given = sample_given(rows, counts[-1], generator)
-            mine = microbatch.mine(given).to(self.device)
-            maps = with_given(maps, mine, maps.indices[-1], self.codebook, share=0.5)
+            maps = self.masked(maps, microbatch, share=0.5)  # without content, they cannot be counted
         return TransformerBatch(context, maps, positions, self.diffusion_noise(microbatch, tokens, generator))
 
     def save(self, folder: Path, module: nn.Module) -> None: ...

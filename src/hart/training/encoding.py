@@ -113,9 +113,13 @@ def encode_dataset(
         settings |= {"base_scales": list(base)}
     if aspects:
         settings |= {"aspects": list(aspects), "schedules": [list(map(list, schedule)) for schedule in schedules]}
-    stamp = stamp_of(settings)
     total = len(source.units) if isinstance(source, Stream) else -(-len(source) // options.shard_size)
     files = [shard_file(folder, split, number) for number in range(total)]
+    # sets used to name the tokenizer with its decoder: one that was begun so goes on so
+    whole = settings | {"tokenizer": fingerprint(encoders.tokenizer)}
+    if any(read_facts(file).get("stamp") == stamp_of(whole) for file in files):
+        settings = whole
+    stamp = stamp_of(settings)
     missing = [number for number, file in enumerate(files) if not _is_done(file, stamp)]
     if missing:
         # the index of an older set, or of this one before shards were deleted
@@ -153,7 +157,7 @@ def _settings(
         "split": split,
         "transform": asdict(transform),
         "scales": list(config.scales),
-        "tokenizer": fingerprint(encoders.tokenizer),
+        "tokenizer": fingerprint(encoders.tokenizer, without=HybridTokenizer.DECODING),
         "text_encoder": None if text is None else fingerprint(encoder_module(text)),
         "text_width": None if text is None else text.width,
         "text_tokens": None if text is None else text.config.tokens,

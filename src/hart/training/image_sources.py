@@ -26,7 +26,7 @@ from hart.data.samples import Condition, Damage, Sample, decoded
 from hart.data.sources import DamageCount, Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-from hart.strict import byte_count
+from hart.strict import byte_count, counted
 from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
 from hart.training.task import Microbatch, TrainContext
 
@@ -94,7 +94,7 @@ class LoadedImages:
         self.loader = loader
         self.digest = source.digest
         self.close = loader.close
-        ahead = f", {loader.workers} processes ahead" if loader.workers else ""
+        ahead = f", {counted(loader.workers, 'process')} ahead" if loader.workers else ""
         self.description = f"{source.description}; read in every step{ahead} ({why})"
         self._source = source
         self._plain = transform.replace(crop="center", flip=0.0)
@@ -141,7 +141,7 @@ class EncodedImages:
         of = [f" ({part / total:.0%})" for part in data.parts] or [""] * len(data.folders)
         sets = " and ".join(f"{folder}{part}" for folder, part in zip(data.folders, of, strict=True))
         self.description = (
-            f"encoded set{'s' * (len(of) > 1)} {sets}: {len(data)} images as codes, with {text}; "
+            f"encoded set{'s' * (len(of) > 1)} {sets}: {counted(len(data), 'image')} as codes, with {text}; "
             "neither images nor prompts are encoded in training"
         )
 

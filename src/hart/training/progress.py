@@ -122,9 +122,7 @@ class StepReport:
     """Where a run stands after a step; `figures` are those of the last step that is known, on a CPU this one."""
 
     step: int
-    steps: int
     images_per_second: float
-    seconds_left: float
     tokens_per_second: float | None
     mfu: float | None
     figures: Mapping[str, float]
@@ -150,7 +148,6 @@ class Speed:
         self._last = now
         self._steps += 1
         self.rate += (rate - self.rate) / min(self._steps, 20)
-        left = (self.config.steps - done) * self.config.batch_size / self.rate
         tokens = None if self.work is None else self.rate * self.work.tokens
         mfu = None if self.work is None else self.rate * self.work.flops / self.peak
-        return StepReport(done, self.config.steps, self.rate, left, tokens, mfu, figures)
+        return StepReport(done, self.rate, tokens, mfu, figures)

@@ -315,11 +315,12 @@ def _require_fitting(
         )
     elif text is not None and (text.width, text.tokens) != (there["text_width"], there["text_tokens"]):
         fault = (
-            f"has text of width {there['text_width']} and {there['text_tokens']} tokens, the recipe's transformer.text "
+            f"has text of width {there['text_width']} and tokens {there['text_tokens']}, the recipe's transformer.text "
             f"{text.width} and {text.tokens}: encode it again with the recipe's text encoder"
         )
     if fault:
         raise HartError(f"{encoded.folder} {fault}")
     # a class-conditional model does not use the text, if there is any
     theirs = there["text_encoder"] if by_class or text_encoder is None else fingerprint(text_encoder)
-    encoded.require_made_by(tokenizer=fingerprint(tokenizer), text_encoder=theirs)
+    ours = [fingerprint(tokenizer, without) for without in (HybridTokenizer.DECODING, ())]
+    encoded.require_made_by(tokenizer=ours, text_encoder=theirs)

@@ -52,8 +52,12 @@ def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
     """
     source, ours = load_tokenizer(recipe.init_from), recipe.tokenizer
     known = source.config.patch_size
-    kept = {"scales", "base_scales", "commitment_weight"} | ({"patch_size"} if ours.patch_size % known == 0 else set())
-    same_sizes(recipe.init_from, source.config, ours, besides=kept)
+    may_differ = {"scales", "commitment_weight"}
+    if ours.base_scales or not source.config.base_scales:
+        may_differ.add("base_scales")
+    if ours.patch_size % known == 0:
+        may_differ.add("patch_size")
+    same_sizes(recipe.init_from, source.config, ours, besides=may_differ)
     tokenizer = HybridTokenizer(ours)
     load_state(tokenizer, with_patch_size(source.state_dict(), known, ours.patch_size), recipe.init_from)
     return tokenizer

@@ -14,6 +14,7 @@ from PIL import Image
 
 from hart.errors import HartError, install_command
 from hart.files import atomic_write, open_regular
+from hart.strict import counted
 from hart.training.checkpoint import SAMPLES_FOLDER
 from hart.training.config import StageRecipe
 
@@ -44,7 +45,7 @@ class RunLog:
             lines = file.readlines()
         kept = [(line, _step_of(line)) for line in lines]
         if broken := sum(found is None for _, found in kept[:-1]):
-            note(f"{self.path}: {broken} damaged lines are left out")
+            note(f"{self.path}: left out {counted(broken, 'damaged line')}")
         whole = b"".join(line for line, found in kept if found is not None and found <= step)
         if whole != b"".join(lines):
             atomic_write(self.path, lambda file: file.write(whole))

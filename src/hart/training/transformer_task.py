@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from hart.model import Hart
 from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.tokenizer.quantizer import CodeCorruption
+from hart.tokenizer.quantizer import CodeCorruption, MultiScaleQuantizer
 from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryImages, TrainingData, kept_data
@@ -45,7 +44,6 @@ from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import Block, LinearModulation, TableModulation, deepened
 from hart.types import Context, TextContext, TokenMaps
 
-logger = logging.getLogger(__name__)
 SAMPLES = 8
 TOKEN_SIZES = ("latent_channels", "codebook_size")
 LEVELS = "level_embedding.embedding.weight"
@@ -76,8 +74,8 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     A table of levels has for each scale the level of theirs that is nearest in size. Tokens of other sizes mean another
     tokenizer: then the layers that read and write tokens, a table of levels and the residual diffusion keep their
     initial weights. So does the residual diffusion where the source has none. With `frozen`, nothing may. A span of
-    positions stays; whether the last scale is masked may change. A deeper transformer begins as theirs, between whose
-    blocks stand others that add nothing yet. Raises `ConfigError`, naming the sizes that differ.
+    positions stays, and so does a masked last scale. A deeper transformer begins as theirs, between whose blocks stand
+    others that add nothing yet. Raises `ConfigError`, naming the sizes that differ.
     """
     source = load_model(resolve_model(name))
     theirs, ours = source.config.transformer, hart.config.transformer
@@ -87,17 +85,11 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     span, asked = (sizes.position_span or sizes.scales[-1] for sizes in (theirs, ours))
     first_span = not frozen and not theirs.position_span
     spans = {"position_span"} if span == asked or first_span else set()
-    masked = set() if frozen else {"masked_last_scale"}
+    masked = set() if frozen or theirs.masked_last_scale else {"masked_last_scale"}
     same_sizes(name, theirs, ours, besides={"scales", *spans, *masked, *TOKEN_SIZES})
     same_tokens = all(getattr(theirs, size) == getattr(ours, size) for size in TOKEN_SIZES)
     if frozen and not same_tokens:
         raise ConfigError(f"init_from {name}: its tokens are of other sizes, so that not all of it can be kept")
-    if theirs.masked_last_scale and not ours.masked_last_scale:
-        logger.warning(
-            "init_from %s: its residual diffusion sees all codes, which the recipe's does not: set "
-            "transformer.masked_last_scale = true and drop_last_scale = false to keep that",
-            name,
-        )
     if theirs.scales != ours.scales and ours.position == "absolute":
         raise ConfigError(
             f'init_from {name}: of other scales, to which transformer.position = "absolute" cannot be carried over'
@@ -138,12 +130,14 @@ class TransformerBatch:
 class TransformerStage(Task):
     """What a step of the stage does with a batch, real or made up for a dry run."""
 
-    def __init__(self, recipe: TransformerRecipe, module: Hart, codebook: nn.Embedding, device: torch.device) -> None:
+    def __init__(
+        self, recipe: TransformerRecipe, module: Hart, quantizer: MultiScaleQuantizer, device: torch.device
+    ) -> None:
         self.recipe = recipe
         self.module = module
-        self.codebook = codebook
+        self.quantizer = quantizer
         self.device = device
-        asked, codes = recipe.loss, codebook.weight
+        asked, codes = recipe.loss, quantizer.codebook.weight
         clusters = code_clusters(codes, asked.clusters).to(codes.device) if asked.cluster_weight else None
         self.code_loss = CodeLoss(asked.cluster_weight, clusters)
         blocks = repeated_blocks(module)
@@ -157,10 +151,24 @@ class TransformerStage(Task):
         noise = sample_diffusion_noise(self.module.residual, microbatch.batch_size, tokens, channels, generator)
         return noise.rows(microbatch.rows)
 
+    def masked(self, maps: TokenMaps, microbatch: Microbatch, share: float | None = None) -> TokenMaps:
+        """With some codes of the last scale given, of which some are wrong, as those that generation samples are.
+
+        share: of given codes in the batch; None counts them.
+        """
+        codes, generator = maps.indices[-1], microbatch.generator("given")
+        given = sample_given(microbatch.batch_size, codes.shape[1], generator)
+        if self.recipe.code_corruption:
+            wrong = CodeCorruption(microbatch.same(self.recipe.code_corruption), generator, microbatch.rows)
+            codes = wrong.replace(codes, self.quantizer.distances(maps.last_scale_continuous))
+        mine = sent(microbatch.mine(given), self.device)
+        share = given.float().mean().item() if share is None else share
+        return with_given(maps, mine, codes, self.quantizer.codebook, share)
+
     def loss(self, name: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
         return transformer_loss(
             self.module,
-            self.codebook,
+            self.quantizer.codebook,
             batch.context,
             batch.maps,
             batch.positions,
@@ -193,9 +201,7 @@ class TransformerTask(TransformerStage):
         )
         # of the samples; and raises `HartError` for a shape that the transformer has no tables for
         self.schedule, *_ = [requested_schedule(self.config, size=str(size)) for size in trained_sizes(self.config)]
-        super().__init__(
-            recipe, starting_model(recipe, self.config).to(device), self.tokenizer.quantizer.codebook, device
-        )
+        super().__init__(recipe, starting_model(recipe, self.config).to(device), self.tokenizer.quantizer, device)
         # adapters only work with the weights that they were trained with; other runs leave their start behind
         self._base = fingerprint(self.module) if recipe.lora is not None else None
         # a modulation table is added outside its block, where FSDP2 keeps it in shards
@@ -239,20 +245,9 @@ class TransformerTask(TransformerStage):
             )
             positions, tokens = sent(positions, self.device), positions.shape[1]
         if self.recipe.transformer.masked_last_scale:
-            maps = self._masked(maps, microbatch)
+            maps = self.masked(maps, microbatch)
         noise = self.diffusion_noise(microbatch, tokens, microbatch.generator("diffusion", self.device))
         return TransformerBatch(context, maps, positions, noise)
-
-    def _masked(self, maps: TokenMaps, microbatch: Microbatch) -> TokenMaps:
-        """With some codes of the last scale given, of which some are wrong, as those that generation samples are."""
-        codes, quantizer = maps.indices[-1], self.tokenizer.quantizer
-        generator = microbatch.generator("given")
-        given = sample_given(microbatch.batch_size, codes.shape[1], generator)
-        if self.recipe.code_corruption:
-            wrong = CodeCorruption(microbatch.same(self.recipe.code_corruption), generator, microbatch.rows)
-            codes = wrong.replace(codes, quantizer.distances(maps.last_scale_continuous))
-        mine = sent(microbatch.mine(given), self.device)
-        return with_given(maps, mine, codes, quantizer.codebook, share=given.float().mean().item())
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         return self.tokens.figures(microbatch, train_context) | self.conditioner.figures()

@@ -108,8 +108,8 @@ def test_what_kills_every_worker_is_left_out_and_reported(
     result = run(*job, tmp_path / "out", "--workers", 2)
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
-        "error: 1 of 6 images are missing: 3 processes each were killed while they generated "
-        f'"a dog"; the others are in {tmp_path / "out"}'
+        f"error: {tmp_path / 'out'}: lacks 1 of 6 images: 3 processes each were killed while they generated "
+        '"a dog"; the others are there'
     ]
     assert images(tmp_path / "out") == {name: whole[name] for name in NAMES if name != NAMES[job_processes.VICTIM]}
 
@@ -173,7 +173,7 @@ def test_a_killed_parent_takes_its_workers_along_and_the_same_command_continues(
     assert len(there) == len(NAMES) - 1
     result = run(*job, out)
     assert result.stdout.split() == [str(out / NAMES[job_processes.VICTIM])]
-    assert result.stderr == f"note: 5 of 6 images are in {out} already\n"
+    assert result.stderr == f"note: already in {out}: 5 of 6 images\n"
     assert images(out) == whole
     assert there.items() <= places(out).items()
     assert {path.name for path in out.iterdir()} == {*NAMES, "job.json"}

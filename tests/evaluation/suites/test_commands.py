@@ -117,9 +117,9 @@ def test_bad_input_is_one_line(model: Path, tmp_path: Path, given: tuple[str, ..
 @pytest.mark.parametrize(
     ("suite", "given", "said"),
     [
-        ("tokenizer", ("--size", 16, "--scales", "1,2,4,8"), "needs at least 4 images, there are 3"),
-        ("generation", (), "needs at least 4 images, there are 3"),
-        ("generation", ("--limit", 9), "9 images are to be generated, the set has 5: lower --limit"),
+        ("tokenizer", ("--size", 16, "--scales", "1,2,4,8"), "needs at least 4 images, not 3"),
+        ("generation", (), "needs at least 4 images, not 3"),
+        ("generation", ("--limit", 9), "9 images asked for, the set has 5: lower --limit"),
     ],
 )
 def test_a_set_that_is_too_small_is_said_before_features_are_opened(

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from hart import HartError, HartPipeline
-from hart.evaluation import Progress, contact_sheet, quiet_prompts
+from hart.evaluation import Progress, contact_sheet, counted, quiet_prompts
 from hart.files import write_text
 from hart_emoji.data.captions import with_article
 from hart_emoji.suites.emoji_set import read_concepts
@@ -40,7 +40,7 @@ def write_blind_test(out: Path, data: Path, models: Sequence[str], count: int, s
     for model in models:
         pipe = HartPipeline.from_pretrained(model)
         for number, prompt in enumerate(prompts):
-            progress(len(made), total, f"{len(made)} of {total} images generated")
+            progress(len(made), total, f"{len(made)} of {counted(total, 'image')} generated")
             with quiet_prompts():
                 made.append((pipe(prompt, seed=number).images[0], model, prompt))
     if len({image.size for image, _, _ in made}) > 1:
@@ -59,5 +59,5 @@ def blind_prompts(data: Path, count: int, seed: int) -> list[str]:
     """Names of different concepts, with their articles. Raises `HartError` where the set has fewer."""
     names = sorted(entry.names[0] for entry in read_concepts(data).values() if entry.group not in LEFT_OUT)
     if count > len(names):
-        raise HartError(f"{data}: has {len(names)} concepts to ask for, not {count}: lower --count")
+        raise HartError(f"{data}: has {counted(len(names), 'concept')} to ask for, not {count}: lower --count")
     return [with_article(name) for name in random.Random(f"{seed}|blind test").sample(names, count)]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hart import HartError
-from hart.commands import new_program, note, owned, progress, require_writable, run_program, suite_app
+from hart.commands import counted, new_program, note, owned, progress, require_writable, run_program, suite_app
 
 SUITES = {name: f"hart_emoji.suites.{name}:SUITE" for name in ("agreement", "sampling", "copies", "scenes", "composed")}
 
@@ -41,8 +41,8 @@ def data(
         summary = build_emoji(directory, size=size, cache=cache, progress=report, held_out_only=held_out_only)
     reused = " (was complete already)" if summary.reused else ""
     typer.echo(
-        f"{summary.directory}: {summary.train} images to train on, {summary.val} held out, "
-        f"{summary.concepts} concepts, {summary.skipped} icons skipped{reused}"
+        f"{summary.directory}: {counted(summary.train, 'image')} to train on, {summary.val} held out, "
+        f"{counted(summary.concepts, 'concept')}, {counted(summary.skipped, 'icon')} skipped{reused}"
     )
 
 
@@ -84,7 +84,8 @@ def scenes(
             scales=tuple(map(int, filter(None, scales.split(",")))),
         )
     typer.echo(
-        f"{directory}: {summary.images} images, {summary.captions} captions, {summary.damaged} could not be made"
+        f"{directory}: {counted(summary.images, 'image')}, {counted(summary.captions, 'caption')}, "
+        f"{summary.damaged} could not be made"
     )
 
 
@@ -178,7 +179,7 @@ def scorer(
 
     with progress("scorer") as report:
         count = write_scorer(model, data, report)
-    typer.echo(f"{model}: references of {count} names")
+    typer.echo(f"{model}: references of {counted(count, 'name')}")
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ class BatchGenerator:
         schedule, self.size, self.remark = asked_size(
             self.pipe, job.options, job.settings, job.sampling, mixed=job.mix is not None
         )
-        sampling = checked_settings(self.pipe.config, job.sampling, job.settings, schedule)
+        sampling = checked_settings(self.pipe.config, job.sampling or self.pipe.sampling, job.settings, schedule)
         self.settings = image_settings(self.pipe, job.options, sampling, self.size).replace(mix=job.mix)
         if expected not in (None, self.settings):
             raise HartError(f"{folder}: the model has changed since this job was begun: choose another folder")

@@ -26,7 +26,7 @@ from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
 from hart.commands.jobs.workers import Finished, Opened, Task, by_workers
 from hart.data.images import open_image
 from hart.errors import HartError
-from hart.strict import clipped
+from hart.strict import clipped, counted
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def run_job(job: Job, *, workers: int | None = None, ray: bool = False, grid: bo
         missing = folder.missing()
         done = job.count - sum(map(len, missing.values()))
         if done:
-            note(f"{done} of {job.count} images are in {out} already")
+            note(f"already in {out}: {done} of {counted(job.count, 'image')}")
         report(done, job.count, f"loading {job.options.model}")
         with closing(_events(folder, list(missing.items()), places, cluster, report)) as events:
             for event in events:
@@ -94,11 +94,11 @@ def run_job(job: Job, *, workers: int | None = None, ray: bool = False, grid: bo
                     for name in event.names:
                         print_path(out / name, to=stdout)
                     done += len(missing[event.batch])
-                report(done, job.count, f"{done} of {job.count} images")
+                report(done, job.count, f"{done} of {counted(job.count, 'image')}")
     if left_out:
         raise HartError(
-            f"{len(left_out)} of {job.count} images are missing: {MOST_ATTEMPTS} processes each were killed while they "
-            f"generated {_some(left_out)}; the others are in {out}"
+            f"{out}: lacks {len(left_out)} of {counted(job.count, 'image')}: {MOST_ATTEMPTS} processes each were "
+            f"killed while they generated {_some(left_out)}; the others are there"
         )
     if grid:
         images = [(job.prompt(i), job.seed(i), open_image(out / job.name(i))) for i in range(job.count)]

@@ -16,6 +16,7 @@ from hart.data.notes import class_number, number_classes
 from hart.data.samples import Damage, DamagedSample, Sample, made_or_damaged
 from hart.data.sources import Read
 from hart.data.splits import divide
+from hart.strict import counted
 
 
 class Listed(NamedTuple):
@@ -69,7 +70,7 @@ class RowReader(ABC):
         self._places = array("q", places) if places and isinstance(places[0], int) else places
         self._labels = numbers
         self.weights: Tensor = torch.tensor(weights, dtype=torch.float32)
-        self.description = f"{title}: {len(self)} images{self.remark}"
+        self.description = f"{title}: {counted(len(self), 'image')}{self.remark}"
 
     @abstractmethod
     def records(self) -> Iterator[tuple[Any, Callable[[], Listed] | str]]:

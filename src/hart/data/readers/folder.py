@@ -17,7 +17,7 @@ from hart.data.sources import Read
 from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
-from hart.strict import printable
+from hart.strict import counted, printable
 
 IMAGE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg", "bmp"})
 
@@ -88,7 +88,7 @@ class FolderReader(RowReader):
     title = "folder"
 
     def __init__(self, path: Path, split: str, classes: tuple[str, ...] = ()) -> None:
-        self.remark = f" of {len(classes)} classes" if classes else ""
+        self.remark = f" of {counted(len(classes), 'class')}" if classes else ""
         inside = split_folder(path, split)
         self._root = inside or path
         self._files = list(list_images(self._root))

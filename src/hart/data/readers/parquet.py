@@ -16,7 +16,7 @@ from hart.data.samples import DamagedSample, damaged_by, read_image_field
 from hart.data.sources import Read, Stream
 from hart.errors import HartError
 from hart.files import require_regular
-from hart.strict import printable, reason
+from hart.strict import counted, printable, reason
 
 READ_ROWS = 16
 """Rows decoded at a time: images are large."""
@@ -46,7 +46,8 @@ class ParquetStream(Stream):
             raise HartError(f"{files[0]}: has a column 'weight', which a stream cannot honour: drop it")
         self._columns = columns.resolve(names, str(files[0]))
         self.units = tuple(printable(f"{file}, row group {group}") for file, group in self._groups)
-        self.description = f"{len(files)} Parquet files in {files[0].parent}: {rows} rows, {len(self.units)} row groups"
+        inside = f"{counted(rows, 'row')}, {counted(len(self.units), 'row group')}"
+        self.description = f"{counted(len(files), 'Parquet file')} in {files[0].parent}: {inside}"
 
     def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
         file, group = self._groups[unit]

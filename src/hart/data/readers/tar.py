@@ -27,7 +27,7 @@ from hart.data.samples import DamagedSample, damaged_by, text_fault
 from hart.data.sources import Read, Stream
 from hart.errors import HartError
 from hart.files import FileError, open_regular
-from hart.strict import printable, reason
+from hart.strict import counted, printable, reason
 
 TWICE = "its name comes twice in the shard"
 MAX_MEMBER = 2**34
@@ -58,7 +58,7 @@ class TarReader(RowReader):
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self._shards = shards
-        super().__init__(f"{len(shards)} tar shards in {shards[0].parent}")
+        super().__init__(f"{counted(len(shards), 'tar shard')} in {shards[0].parent}")
 
     def records(self) -> Iterator[tuple[Member | str, Callable[[], Listed] | str]]:
         for shard in self._shards:
@@ -88,7 +88,7 @@ class TarStream(Stream):
         if any(is_remote(shard) for shard in shards):
             import webdataset.gopen  # noqa: F401 - a missing package is noticed here, not in the middle of a run
         self.units = tuple(shards)
-        self.description = f"stream of {len(shards)} tar shards from {shards[0]}"
+        self.description = f"stream of {counted(len(shards), 'tar shard')} from {shards[0]}"
 
     def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
         shard = self.units[unit]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hart.errors import HartError
+from hart.strict import counted
 
 LEVEL = 0.95
 RESAMPLES = 100
@@ -68,8 +69,8 @@ def few_images_warning(name: str, count: int) -> tuple[str, ...]:
     if count >= FEW_IMAGES:
         return ()
     return (
-        f"{name} of {count:,} images, fewer than {FEW_IMAGES:,}: it is too high by an amount that depends on their "
-        "number. Compare it only with figures of as many images and the same features, and read KID beside it",
+        f"{name} of {counted(count, 'image')}, fewer than {FEW_IMAGES:,}: it is too high by an amount that depends on "
+        "their number. Compare it only with figures of as many images and the same features, and read KID beside it",
     )
 
 
@@ -78,10 +79,10 @@ def require_images(
 ) -> None:
     """Raise `HartError` for fewer than `least` images."""
     if count < least:
-        raise HartError(f"{what} needs at least {least} images, there are {count}: {advice}")
+        raise HartError(f"{what} needs at least {least} images, not {count}: {advice}")
 
 
 def require_available(wanted: int, count: int, what: str = "") -> None:
     """Raise `HartError` where more images are to be generated than a set has prompts for, or has `what`."""
     if wanted > count:
-        raise HartError(f"{wanted} images are to be generated, the set has {count}{what}: lower --limit")
+        raise HartError(f"{counted(wanted, 'image')} asked for, the set has {count}{what}: lower --limit")

@@ -107,7 +107,7 @@ class SamplingOptions(SuiteOptions, kw_only=True):
             "gumbel_smoothing": self.gumbel_smoothing,
             "discrete_only": self.discrete_only or None,
         }
-        return pipe.config.sampling.replace(**{name: value for name, value in given.items() if value is not None})
+        return pipe.sampling.replace(**{name: value for name, value in given.items() if value is not None})
 
 
 class ImageSetOptions(Config, kw_only=True):

@@ -21,7 +21,7 @@ from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import TextToImageOptions
 from hart.evaluation.suites.text_to_image import Benchmark, measure
 from hart.files import FileError, parse_json
-from hart.strict import reason
+from hart.strict import counted, reason
 
 HOME = "http://images.cocodataset.org/"
 TEXTS, TEXTS_ARCHIVE = "annotations", "annotations_trainval2014.zip"
@@ -48,13 +48,17 @@ def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
     generator = random.Random(seed)
     captioned = sorted(captions)
     count = min(COUNT, len(captioned)) if limit is None else limit
-    require_available(count, len(captioned), " images with captions")
+    require_available(count, len(captioned), " with captions")
     if unknown := sorted(captions.keys() - names.keys()):
-        raise HartError(f"{texts.place}: captions of {len(unknown)} images that it does not list: fetch it again")
+        raise HartError(
+            f"{texts.place}: it has captions of {counted(len(unknown), 'image')} not listed: fetch it again"
+        )
     chosen = generator.sample(captioned, count)
     notes = ["which captions others sampled is not known; these are this project's own sample, by the seed"]
     if len(names) != OF_IMAGES:
-        notes.append(f"this set has {len(names):,} images, val2014 {OF_IMAGES:,}: compare with no published figure")
+        notes.append(
+            f"this set has {counted(len(names), 'image')}, val2014 {OF_IMAGES:,}: compare with no published figure"
+        )
     return Benchmark(
         prompts=tuple(generator.choice(captions[number]) for number in chosen),
         categories=(),

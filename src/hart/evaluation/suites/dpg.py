@@ -21,11 +21,11 @@ from hart.errors import HartError
 from hart.evaluation.judges.answers import BlipAnswers
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import PublishedFile, at_hand, located, read_prompt_file
-from hart.evaluation.report import Result, images_text, published_tables
+from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import DpgOptions
 from hart.evaluation.suites.judged_prompts import OVERALL, JudgedPrompts
-from hart.strict import Config, Listed
+from hart.strict import Config, Listed, counted
 
 QUESTIONS = PublishedFile(
     "DPG-Bench",
@@ -163,7 +163,7 @@ def run(context: Context[DpgOptions]) -> Result:
     verdicts = asked.verdicts(Verdict, judges, lambda numbers: [verdict(number) for number in numbers], 1)
     lost = unknown_parents(asked.prompts)
     return Result(
-        title=f"DPG-Bench, {len(asked.prompts):,} prompts, {images_text(len(verdicts))}",
+        title=f"DPG-Bench, {counted(len(asked.prompts), 'prompt')}, {counted(len(verdicts), 'image')}",
         figures=scores(verdicts, options.per_prompt, answerer.name, context.generator(), options.resamples),
         settings={"questions": str(file), **asked.settings, **judges},
         counts={
@@ -174,7 +174,7 @@ def run(context: Context[DpgOptions]) -> Result:
         notes=(
             *asked.notes,
             f"answered by {answerer.name}: published scores are mPLUG-large's, and are not to be compared with these",
-            *([f"{lost:,} dependencies name no question of their prompt and were passed over"] if lost else []),
+            *([f"dependencies passed over, since they name no question of their prompt: {lost:,}"] if lost else []),
         ),
         published=(published_tables()["text_to_image"],),
         sheets=asked.generated.sheet([f"{100 * v.score:.0f}: {v.prompt[:80]}" for v in verdicts]),

@@ -13,10 +13,11 @@ from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
 from hart.evaluation.metrics.figures import few_images_warning, require_available
-from hart.evaluation.report import Result, extractor_facts, images_text
+from hart.evaluation.report import Result, extractor_facts
 from hart.evaluation.suites.base import LEAST_IMAGES, Context
 from hart.evaluation.suites.core import GenerationOptions
 from hart.generation.arguments import Prompt
+from hart.strict import counted
 
 
 def run(context: Context[GenerationOptions]) -> Result:
@@ -40,7 +41,7 @@ def run(context: Context[GenerationOptions]) -> Result:
     generated = generated_images.features(extractor, FEATURE_BATCH, progress)
     progress(0, None, "distances and intervals")
     return Result(
-        title=f"{images_text(len(generated))} of {pipe.image_size} px against {len(real):,}",
+        title=f"{counted(len(generated), 'image')} of {pipe.image_size} px against {len(real):,}",
         figures={"generated": all_figures(real, generated, extractor.name, context.generator(), options.resamples)},
         settings={"set": source.description, "size": pipe.image_size, **generated_images.settings},
         counts={"generated": len(generated), "references": len(real), "damaged": len(references.damaged)},
@@ -55,7 +56,7 @@ def _prompts(samples: list[Sample], num_classes: int | None, options: Generation
     generator = torch.Generator().manual_seed(options.seed)
     usable = [sample for sample in samples if (sample.captions if num_classes is None else sample.label is not None)]
     count = len(samples) if options.limit is None else options.limit
-    require_available(count, len(usable), " images with captions" if num_classes is None else " images with a class")
+    require_available(count, len(usable), " with captions" if num_classes is None else " with a class")
     prompts: list[Prompt] = []
     for row in torch.randperm(len(usable), generator=generator)[:count].tolist():
         captions, label = usable[row].captions, usable[row].label

@@ -24,12 +24,12 @@ from hart.errors import HartError
 from hart.evaluation.judges.objects import COLOURS, CONFIDENCE, OBJECTS, ClipColours, Found, Mask2FormerDetector
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import PublishedFile, at_hand, located, read_prompt_file
-from hart.evaluation.report import Result, images_text, published_tables
+from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import GenevalOptions
 from hart.evaluation.suites.judged_prompts import OVERALL, JudgedPrompts
 from hart.files import parse_json
-from hart.strict import Config, Listed, require
+from hart.strict import Config, Listed, counted, require
 
 PROMPTS = PublishedFile(
     "GenEval",
@@ -227,7 +227,7 @@ def run(context: Context[GenevalOptions]) -> Result:
     right = torch.tensor([verdict.correct for verdict in verdicts]).view(-1, options.per_prompt)
     judged_by = f"{detector.name}, {colours.name}"
     return Result(
-        title=f"GenEval, {len(asked.prompts):,} prompts, {images_text(len(verdicts))}",
+        title=f"GenEval, {counted(len(asked.prompts), 'prompt')}, {counted(len(verdicts), 'image')}",
         figures=scores([p.tag for p in asked.prompts], right, judged_by, context.generator(), options.resamples),
         settings={"prompts": str(file), **asked.settings, **judges},
         counts={"prompts": len(asked.prompts), "generated": len(verdicts), "right": int(right.sum())},

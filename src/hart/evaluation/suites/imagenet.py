@@ -23,13 +23,14 @@ from hart.evaluation.metrics.features import (
 from hart.evaluation.metrics.figures import few_images_warning, require_images
 from hart.evaluation.npz import SampleFile, write_samples
 from hart.evaluation.published_files import PublishedFile, located
-from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
+from hart.evaluation.report import Result, extractor_facts, published_tables
 from hart.evaluation.suites.base import LEAST_IMAGES, Context, Progress
 from hart.evaluation.suites.core import IMAGENET_IMAGES, ImageNetOptions
 from hart.files import user_path
 from hart.generation.contact_sheet import contact_sheet
 from hart.pipeline import HartPipeline
 from hart.presets import VAR_SAMPLING
+from hart.strict import counted
 
 CLASSES, IMAGE_SIZE = 1000, 256
 SAMPLES_FILE = "samples.npz"
@@ -58,7 +59,7 @@ def run(context: Context[ImageNetOptions]) -> Result:
     if (len(samples), samples.height, samples.width) != (IMAGENET_IMAGES, IMAGE_SIZE, IMAGE_SIZE):
         notes.insert(
             0,
-            f"{images_text(len(samples))} of {samples.width} x {samples.height} px: published figures are of "
+            f"{counted(len(samples), 'image')} of {samples.width} x {samples.height} px: published figures are of "
             f"{IMAGENET_IMAGES:,} of {IMAGE_SIZE} px: do not compare them with these",
         )
     whole = None
@@ -79,7 +80,7 @@ def run(context: Context[ImageNetOptions]) -> Result:
     compared = len(generated) if whole is not None else min(len(generated), len(real))
     figures = all_figures(real, generated, extractor.name, context.generator(), options.resamples, whole)
     return Result(
-        title=f"{images_text(len(generated))} of {samples.height} px against {reference.path.name}",
+        title=f"{counted(len(generated), 'image')} of {samples.height} px against {reference.path.name}",
         figures={"samples": figures},
         settings={
             **settings,
@@ -114,7 +115,8 @@ def _generate(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile
     notes = []
     if pipe.num_classes != CLASSES:
         notes.append(
-            f"this model generates {pipe.num_classes} classes, ImageNet has {CLASSES:,}: no published row compares"
+            f"this model generates {counted(pipe.num_classes, 'class')}, ImageNet has {CLASSES:,}: no published row "
+            "compares"
         )
     if sampling != SAMPLING:
         notes.append("generated with other settings than VAR's published figures")

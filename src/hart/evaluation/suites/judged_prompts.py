@@ -11,7 +11,7 @@ from hart.evaluation.generated_images import GeneratedImages, evenly_chosen
 from hart.evaluation.published_files import PublishedFile
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import PER_PROMPT, JudgedPromptsOptions
-from hart.strict import Config
+from hart.strict import Config, counted
 
 VERDICTS_FILE = "verdicts.jsonl"
 OVERALL = "overall"
@@ -39,8 +39,9 @@ class JudgedPrompts:
         self.notes = self.generated.notes
         if (len(self.prompts), options.per_prompt) != (published.prompts, PER_PROMPT):
             part = (
-                f"{len(self.prompts):,} prompts with {options.per_prompt} images each, where {published.benchmark} "
-                f"has {published.prompts:,} with {PER_PROMPT}: do not compare with published scores"
+                f"{counted(len(self.prompts), 'prompt')} with {counted(options.per_prompt, 'image')} each, where "
+                f"{published.benchmark} has {published.prompts:,} with {PER_PROMPT}: do not compare with published "
+                "scores"
             )
             self.notes = (part, *self.notes)
 

@@ -16,6 +16,7 @@ from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import MJHQ_SIZE, MjhqOptions
 from hart.evaluation.suites.text_to_image import CATEGORY, Benchmark, measure
 from hart.files import TEXT_LIMIT, FileError, parse_json, read_bytes
+from hart.strict import counted
 
 REPOSITORY = "playgroundai/MJHQ-30K"
 ADDRESS = f"{HUB_DATASETS}{REPOSITORY}"
@@ -39,8 +40,8 @@ def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_size:
     notes: tuple[str, ...] = ()
     if (len(entries), len(set(categories))) != (COUNT, CATEGORIES):
         notes = (
-            f"this set has {len(entries):,} images in {len(set(categories))} categories, MJHQ-30K {COUNT:,} in "
-            f"{CATEGORIES}: nothing here compares with published figures",
+            f"this set has {counted(len(entries), 'image')} (categories: {len(set(categories))}), MJHQ-30K {COUNT:,} "
+            f"({CATEGORIES}): nothing here compares with published figures",
         )
     return Benchmark(
         prompts=tuple(entries[row][2] for row in rows),

@@ -23,10 +23,11 @@ from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
 from hart.evaluation.metrics.figures import FEW_IMAGES, Figure, bootstrap_mean, few_images_warning, require_images
 from hart.evaluation.published_files import at_hand
-from hart.evaluation.report import PublishedTable, Result, extractor_facts, images_text
+from hart.evaluation.report import PublishedTable, Result, extractor_facts
 from hart.evaluation.suites.base import LEAST_IMAGES, Context
 from hart.evaluation.suites.core import TextToImageOptions
 from hart.files import user_path
+from hart.strict import counted
 
 CATEGORY = "category"
 """Field of an image's record that names its category."""
@@ -61,7 +62,7 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
     require_images(
         min(rows.values(), default=0),
         LEAST_IMAGES,
-        f"each of {len(rows)} rows",
+        f"each of {counted(len(rows), 'row')}",
         f"give --limit {LEAST_IMAGES * len(rows)} or more",
     )
     # what may be missing is looked for before anything is generated
@@ -89,7 +90,7 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
         compared = all_figures(real[theirs], generated[ours], extractor.name, generator, resamples, manifolds=False)
         figures[category] = compared | means(ours)
     return Result(
-        title=f"{images_text(len(generated))} of {pipe.image_size} px against {len(real):,}",
+        title=f"{counted(len(generated), 'image')} of {pipe.image_size} px against {len(real):,}",
         figures=figures,
         settings={
             "data": "public home" if options.data is None else str(options.data),

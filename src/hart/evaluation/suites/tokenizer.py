@@ -24,7 +24,7 @@ from hart.evaluation.image_sets import ImageSet
 from hart.evaluation.metrics.distances import SSIM_WINDOW, frechet_figure, kernel_distance, ssim
 from hart.evaluation.metrics.features import FeatureExtractor, Features, open_extractor
 from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_images_warning
-from hart.evaluation.report import Result, extractor_facts, images_text, published_tables
+from hart.evaluation.report import Result, extractor_facts, published_tables
 from hart.evaluation.suites.base import LEAST_IMAGES, Context
 from hart.evaluation.suites.core import TokenizerOptions
 from hart.generation.contact_sheet import contact_sheet
@@ -32,6 +32,7 @@ from hart.generation.outputs import psnr
 from hart.grids import ScaleSchedule
 from hart.networks.perceptual import perceptual_loss
 from hart.sizes import ImageSize, parsed_size, schedule_of_size
+from hart.strict import counted
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 KINDS = ("discrete", "hybrid")
@@ -88,7 +89,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
     labels: list[str] = []
     done = 0
     for pixels, _ in images.batches(options.batch_size):
-        progress(done, images.total, f"{done} images reconstructed")
+        progress(done, images.total, f"{counted(done, 'image')} reconstructed")
         values = kept.get(kept.key(pixels), partial(measure, pixels))
         parts.append(values)
         if shown := min(len(pixels), SHEET_IMAGES - len(groups)):
@@ -102,7 +103,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
     progress(done, None, "distances and intervals")
     measured = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return Result(
-        title=f"{images_text(done)} of {size.stored} px",
+        title=f"{counted(done, 'image')} of {size.stored} px",
         figures={kind: _figures(measured, kind, measure, context) for kind in KINDS},
         settings={"set": source.description, "size": size.stored, "scales": schedule.listed, "weights_sha256": weights},
         counts={"images": done, "damaged": len(images.damaged)},

@@ -19,7 +19,7 @@ export function factsOf(settings) {
     ["Guidance", settings.guidance_scale],
     ["Top-k", settings.top_k],
     ["Top-p", settings.top_p],
-    ["Likeliest codes", settings.greedy_scales ? `at the last ${settings.greedy_scales} scales` : undefined],
+    ["Likeliest codes", settings.greedy_scales ? `at the last ${settings.greedy_scales === 1 ? "scale" : `${settings.greedy_scales} scales`}` : undefined],
     ["Not", settings.negative_prompt],
     ["Model", settings.model],
   ];

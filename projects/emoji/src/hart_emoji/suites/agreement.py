@@ -39,8 +39,8 @@ from hart.evaluation import (
     Result,
     Suite,
     bootstrap_mean,
+    counted,
     extractor_facts,
-    images_text,
 )
 from hart_emoji.suites.emoji_set import REDUCED_SIZE, EmojiOptions, EmojiSet, Looks, Opened, looks, reduced
 from hart_emoji.suites.prompts import (
@@ -101,7 +101,7 @@ def run(context: Context[AgreementOptions]) -> Result:
         counts[group.key] = len(generated)
         shared = generated.settings
     return Result(
-        title=f"{images_text(sum(counts.values()))}, {len(emoji.slugs):,} concepts",
+        title=f"{counted(sum(counts.values()), 'image')}, {counted(len(emoji.slugs), 'concept')}",
         figures=figures,
         settings={"size": opened.pipe.image_size, **shared},
         counts={**counts, "references": len(emoji), "concepts": len(emoji.slugs), "damaged": emoji.damaged},

@@ -29,8 +29,8 @@ from hart.evaluation import (
     Result,
     Suite,
     bootstrap_mean,
+    counted,
     extractor_facts,
-    images_text,
 )
 from hart_emoji.data.captions import DEFAULT_STYLE, with_article
 from hart_emoji.data.recolour import own_colour, repainted
@@ -214,7 +214,7 @@ def run(context: Context[EmojiOptions]) -> Result:
         # as GenEval: the mean of the kinds
         figures[name]["all"] = Figure(sum(float(values.mean()) for values in columns.values()) / len(columns))
     return Result(
-        title=images_text(len(generated)),
+        title=counted(len(generated), "image"),
         figures=figures,
         settings={"size": opened.pipe.image_size, **generated.settings},
         counts={kind: sum(one.kind == kind for one in asked) for kind in KINDS},

@@ -33,8 +33,8 @@ from hart.evaluation import (
     Result,
     Suite,
     contact_sheet,
+    counted,
     extractor_facts,
-    images_text,
     quiet_prompts,
 )
 from hart_emoji.suites.emoji_set import CHUNK, REDUCED_SIZE, EmojiOptions, EmojiSet, Opened, looks, reduced
@@ -92,7 +92,7 @@ def run(context: Context[CopiesOptions]) -> Result:
     found[HELD_OUT] = bank.nearest(emoji.pixels(_renderings(styles)))
     found[COPIES] = bank.nearest(opened.reconstructed(emoji.pixels(_renderings(names)))["hybrid"])
     return Result(
-        title=f"{images_text(len(names.prompts))} of names, {len(training):,} in training",
+        title=f"{counted(len(names.prompts), 'image')} of names, {len(training):,} in training",
         figures={row: _figures(nearest, found[HELD_OUT], found[COPIES]) for row, nearest in found.items()},
         settings={"size": pipe.image_size, **generated[names.key].settings},
         counts={**{key: len(images) for key, images in generated.items()}, "damaged": emoji.damaged},

@@ -28,9 +28,9 @@ from hart.evaluation import (
     Suite,
     all_figures,
     bootstrap_mean,
+    counted,
     extractor_facts,
     few_images_warning,
-    images_text,
     open_extractor,
     quiet_prompts,
     records,
@@ -91,7 +91,9 @@ def run(context: Context[AblationOptions]) -> Result:
         raise HartError(f"no variant {unknown[0]!r}: this model has {', '.join(known)}")
     group = unseen_styles(emoji, options.limit, options.seed, left_out=frozenset())
     if len(group.prompts) < LEAST_IMAGES:
-        raise HartError(f"{len(group.prompts)} prompts of held-out images: at least {LEAST_IMAGES} are needed")
+        raise HartError(
+            f"{counted(len(group.prompts), 'prompt')} of held-out images: at least {LEAST_IMAGES} are needed"
+        )
     everything = unseen_styles(emoji, len(emoji), options.seed, left_out=frozenset())
     progress(0, None, "features of the held-out images")
     rows = [prompt.rendering for prompt in everything.prompts if prompt.rendering is not None]
@@ -100,7 +102,7 @@ def run(context: Context[AblationOptions]) -> Result:
     judge = Judge(emoji, emoji.features(judging, progress), judging.name)
     measure = _Measure(pipe, group, real, judge, judging, comparing, context)
     return Result(
-        title=f"{images_text(len(group.prompts))} of {pipe.image_size} px against {len(real):,}",
+        title=f"{counted(len(group.prompts), 'image')} of {pipe.image_size} px against {len(real):,}",
         figures={name: measure(name, known[name]) for name in known if not options.only or name in options.only},
         settings={"size": pipe.image_size, "weights": pipe.fingerprints(), "own": own.to_dict()},
         counts={"generated of each": len(group.prompts), "references": len(real), "damaged": emoji.damaged},

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from hart.evaluation import Context, GeneratedImages, Result, SamplingOptions, Suite, bootstrap_mean, images_text
+from hart.evaluation import Context, GeneratedImages, Result, SamplingOptions, Suite, bootstrap_mean, counted
 from hart_emoji.data.captions import with_article
 from hart_emoji.data.recolour import COLOURS, own_colour, plain_rgb
 from hart_emoji.data.rewriting import plural
@@ -118,7 +118,7 @@ def run(context: Context[SamplingOptions]) -> Result:
         for kind, found in right.items()
     }
     return Result(
-        title=images_text(len(generated)),
+        title=counted(len(generated), "image"),
         figures=figures,
         settings={"size": pipe.image_size, **generated.settings},
         counts={kind: len(found) for kind, found in right.items()},

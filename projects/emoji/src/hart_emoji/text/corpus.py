@@ -1,7 +1,7 @@
 """Short image prompts to distil a text encoder on: emoji names and keywords, WordNet words, and templates of both.
 
 Sources: the npm archives `emojibase-data` and `emojilib` (MIT) and the WordNet 3.0 database files
-(`data.noun` and so on, as Debian's `wordnet-base` installs them).
+(`hart_emoji.text.wordnet`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,13 +18,11 @@ from typing import TypeVar
 import pydantic
 
 from hart import HartError
-from hart.files import read_text
 from hart_emoji.data.build import KEYWORDS, NAMES
 from hart_emoji.data.npm import NpmPackage, fetch_package, read_json
+from hart_emoji.text.wordnet import explained_lemmas, lemmas, require_files
 
 T = TypeVar("T")
-DATABASE_LIMIT = 2**28
-"""Bytes of one file of WordNet."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,6 @@ class WordNetWords:
 _WORDS: dict[str, list[str]] = tomllib.loads(
     files("hart_emoji.text").joinpath("prompt_words.toml").read_text(encoding="utf-8")
 )
-DEPICTABLE = {"05", "06", "08", "12", "13", "17", "18", "19", "20", "25"}
-"""WordNet lexicographer files: animal, artifact, body, feeling, food, object, person, phenomenon, plant, shape."""
 
 
 def distinct(words: Sequence[str]) -> tuple[str, ...]:
@@ -117,75 +113,26 @@ def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
 
     Raises `HartError` when the database files are not in `folder`.
     """
-    for name in ("index.noun", "data.noun", "index.adj", "index.verb"):
-        if not (folder / name).is_file():
-            raise HartError(f"{folder / name}: not found; install WordNet (Debian: wordnet-base) or correct the path")
-
-    lexical_files, glosses, proper = {}, {}, set()
-    for offset, lexical_file, word, gloss in parsed_lines(folder / "data.noun", _synset):
-        lexical_files[offset] = lexical_file
-        # A synset's first word tells whether it is a proper noun: names of people, places and genera.
-        if word != word.lower():
-            proper.add(offset)
-        glosses[offset] = gloss
-    nouns, things, explained = [], [], []
-    for lemma, senses in parsed_lines(folder / "index.noun", _senses):
-        if unknown := [offset for offset in senses if offset not in lexical_files]:
-            raise HartError(f"{folder}: index.noun knows a sense {unknown[0]} that data.noun lacks: install it again")
+    require_files(folder, ("index.noun", "data.noun", "index.adj", "index.verb"))
+    nouns, things, gloss_of = [], [], {}
+    for lemma, senses in explained_lemmas(folder, "noun"):
         nouns.append(lemma)
-        if any(lexical_files[offset] in DEPICTABLE and offset not in proper for offset in senses[:2]):
+        if any(sense.thing for sense in senses[:2]):
             things.append(lemma)
-            if (
-                lexical_files[senses[0]] in DEPICTABLE
-                and senses[0] not in proper
-                and 2 <= len(glosses[senses[0]].split()) <= 10
-            ):
-                explained.append((lemma, glosses[senses[0]]))
+            gloss = senses[0].gloss.split(";", maxsplit=1)[0].split("(", maxsplit=1)[0].strip()
+            if senses[0].thing and 2 <= len(gloss.split()) <= 10:
+                gloss_of[lemma] = gloss
 
-    def by_use(lemmas: Iterable[str], rare: bool = False) -> list[str]:
-        ranks = {lemma: _rank(lemma, rank) for lemma in lemmas if len(lemma) > 1}
+    def by_use(words: Iterable[str], rare: bool = False) -> list[str]:
+        ranks = {lemma: _rank(lemma, rank) for lemma in words if len(lemma) > 1}
         if rare:  # single words that are no known word piece: the shorter, the more common
             ranks |= {lemma: 30_000 + 500 * len(lemma) for lemma, r in ranks.items() if r is None and lemma.isalpha()}
         return sorted((lemma for lemma, r in ranks.items() if r is not None), key=lambda lemma: ranks[lemma] or 0)
 
-    gloss_of = dict(explained)
     ordered = by_use(things, rare=True)
-    others = [
-        by_use(lemma for lemma, _ in parsed_lines(folder / name, _senses)) for name in ("index.adj", "index.verb")
-    ]
+    others = [by_use(lemma for lemma, _ in lemmas(folder, part)) for part in ("adj", "verb")]
     short = distinct([gloss_of[lemma] for lemma in ordered if lemma in gloss_of])
     return WordNetWords(tuple(ordered), tuple(by_use(nouns)), tuple(others[0]), tuple(others[1]), short)
-
-
-def parsed_lines(path: Path, parse: Callable[[str], T]) -> Iterator[T]:
-    """Lines of a WordNet file without its licence, which is indented. Raises `HartError` that names the line."""
-    for number, line in enumerate(read_text(path, DATABASE_LIMIT).split("\n"), start=1):
-        if not line or line.startswith("  "):
-            continue
-        try:
-            yield parse(line)
-        except (IndexError, ValueError):
-            raise HartError(f"{path}, line {number}: is none of WordNet's database: install it again") from None
-
-
-def _synset(line: str) -> tuple[str, str, str, str]:
-    """Offset, lexicographer file, first word and gloss."""
-    fields = line.split(" ", 5)
-    return (
-        fields[0],
-        fields[1],
-        fields[4],
-        line.split(" | ", 1)[1].split(";", maxsplit=1)[0].split("(", maxsplit=1)[0].strip(),
-    )
-
-
-def _senses(line: str) -> tuple[str, list[str]]:
-    """A lemma and the offsets of its synsets."""
-    fields = line.split()
-    count = int(fields[2])
-    if not 0 < count < len(fields):
-        raise ValueError(count)
-    return fields[0].replace("_", " "), fields[-count:]
 
 
 def _rank(lemma: str, rank: Mapping[str, int]) -> int | None:

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart import HartError
-from hart_emoji.text.corpus import DEPICTABLE, parsed_lines
+from hart_emoji.text.wordnet import Synset, explained_lemmas, parsed_lines, require_files
 
 PARTS_OF_SPEECH = {"noun": "1", "verb": "2", "adj": "3", "adv": "4"}
 """By the ending of a file's name, with their number in sense keys; adjective satellites have one of their own."""
@@ -37,19 +36,13 @@ class Senses:
 
     def __init__(self, folder: Path) -> None:
         """folder: of the database files. Raises `HartError` where they are not there, or are none of WordNet's."""
-        self._synsets: dict[tuple[str, str], tuple[str, bool, bool]] = {}
-        self._of: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        self._of: defaultdict[str, list[tuple[str, Synset]]] = defaultdict(list)
         self._bases: dict[str, str] = {}
-        for name in (*(f"{kind}.{part}" for part in PARTS_OF_SPEECH for kind in ("data", "index")), "cntlist.rev"):
-            if not (folder / name).is_file():
-                raise HartError(
-                    f"{folder / name}: not found; install WordNet (Debian: wordnet-base) or correct the path"
-                )
+        every = (f"{kind}.{part}" for part in PARTS_OF_SPEECH for kind in ("data", "index"))
+        require_files(folder, (*every, "cntlist.rev"))
         for part, number in PARTS_OF_SPEECH.items():
-            for offset, synset in parsed_lines(folder / f"data.{part}", _synset):
-                self._synsets[number, offset] = synset
-            for lemma, offsets in parsed_lines(folder / f"index.{part}", _offsets):
-                self._of[lemma] += [(number, offset) for offset in offsets]
+            for lemma, synsets in explained_lemmas(folder, part):
+                self._of[lemma] += [(number, synset) for synset in synsets]
             if (folder / f"{part}.exc").is_file():
                 self._bases |= dict(parsed_lines(folder / f"{part}.exc", _exception))
         self._uses = dict(parsed_lines(folder / "cntlist.rev", _uses))
@@ -62,19 +55,18 @@ class Senses:
     def __call__(self, word: str) -> list[Sense]:
         """Of a word or phrase, or of what it is a form of; none where it is not in WordNet."""
         base = self._base(word)
-        found: list[tuple[float, tuple[str, bool, bool]]] = []
+        found: list[tuple[float, Synset]] = []
         number: defaultdict[str, int] = defaultdict(int)
-        for part, offset in self._of.get(base, ()):
+        for part, synset in self._of.get(base, ()):
             number[part] += 1
             uses = self._uses.get((base, part, number[part]), 0) + UNCOUNTED / number[part]
-            if (part, offset) not in self._synsets:
-                raise HartError(
-                    f"WordNet's index knows a sense {offset} of {base!r} that its data lack: install it again"
-                )
-            found.append((uses, self._synsets[part, offset]))
+            found.append((uses, synset))
         total = sum(uses for uses, _ in found)
         found.sort(key=lambda sense: -sense[0])
-        return [Sense(gloss, uses / total, thing, proper) for uses, (gloss, thing, proper) in found]
+        return [
+            Sense(one.gloss.split('; "', maxsplit=1)[0].strip(), uses / total, one.thing, one.proper)
+            for uses, one in found
+        ]
 
     def used(self, word: str) -> bool:
         """Whether WordNet's authors met a word in the texts in which they counted senses."""
@@ -90,19 +82,6 @@ class Senses:
 def thing_share(senses: Sequence[Sense]) -> float:
     """How much of a word's use means what can be drawn."""
     return sum(sense.share for sense in senses if sense.thing)
-
-
-def _synset(line: str) -> tuple[str, tuple[str, bool, bool]]:
-    """Offset; gloss, whether it is a thing, whether a proper noun."""
-    offset, lexical_file, part, _, word, _ = line.split(" ", 5)
-    gloss = line.split(" | ", 1)[1].split('; "', maxsplit=1)[0].strip()
-    proper = part == "n" and word != word.lower()
-    return offset, (gloss, lexical_file in DEPICTABLE and not proper, proper)
-
-
-def _offsets(line: str) -> tuple[str, list[str]]:
-    fields = line.split()
-    return fields[0].replace("_", " "), fields[-int(fields[2]) :]
 
 
 def _exception(line: str) -> tuple[str, str]:

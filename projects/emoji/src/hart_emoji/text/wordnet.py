@@ -1,0 +1,75 @@
+"""The WordNet 3.0 database files (`data.noun` and so on, as Debian's `wordnet-base` installs them), line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from hart import HartError
+from hart.files import read_text
+
+T = TypeVar("T")
+FILE_LIMIT = 2**28
+"""Bytes of one file."""
+DEPICTABLE = {"05", "06", "08", "12", "13", "17", "18", "19", "20", "25"}
+"""Lexicographer files: animal, artifact, body, feeling, food, object, person, phenomenon, plant, shape."""
+
+
+@dataclass(frozen=True)
+class Synset:
+    """gloss: its definition, often with examples. thing: it can be drawn. proper: a name of somebody or a place."""
+
+    gloss: str
+    thing: bool
+    proper: bool
+
+
+def require_files(folder: Path, names: Sequence[str]) -> None:
+    """Raise `HartError` for database files that are not there."""
+    for name in names:
+        if not (folder / name).is_file():
+            raise HartError(f"{folder / name}: not found; install WordNet (Debian: wordnet-base) or correct the path")
+
+
+def parsed_lines(path: Path, parse: Callable[[str], T]) -> Iterator[T]:
+    """Lines of a file without its licence, which is indented. Raises `HartError` that names the line."""
+    for number, line in enumerate(read_text(path, FILE_LIMIT).split("\n"), start=1):
+        if not line or line.startswith("  "):
+            continue
+        try:
+            yield parse(line)
+        except (IndexError, ValueError):
+            raise HartError(f"{path}, line {number}: is none of WordNet's database: install it again") from None
+
+
+def lemmas(folder: Path, part: str) -> Iterator[tuple[str, list[str]]]:
+    """Words and phrases of a part of speech ("noun"), each with the offsets of its synsets, the most used first."""
+    return parsed_lines(folder / f"index.{part}", _lemma)
+
+
+def explained_lemmas(folder: Path, part: str) -> Iterator[tuple[str, list[Synset]]]:
+    """The same with the synsets themselves."""
+    synsets: Mapping[str, Synset] = dict(parsed_lines(folder / f"data.{part}", _synset))
+    for lemma, offsets in lemmas(folder, part):
+        if unknown := [offset for offset in offsets if offset not in synsets]:
+            raise HartError(
+                f"{folder}: index.{part} knows a sense {unknown[0]} that data.{part} lacks: install it again"
+            )
+        yield lemma, [synsets[offset] for offset in offsets]
+
+
+def _synset(line: str) -> tuple[str, Synset]:
+    offset, lexical_file, part, _, word, _ = line.split(" ", 5)
+    # the first word tells whether it is a proper noun: names of people, places and genera
+    proper = part == "n" and word != word.lower()
+    return offset, Synset(line.split(" | ", 1)[1].strip(), lexical_file in DEPICTABLE and not proper, proper)
+
+
+def _lemma(line: str) -> tuple[str, list[str]]:
+    fields = line.split()
+    count = int(fields[2])
+    if not 0 < count < len(fields):
+        raise ValueError(count)
+    return fields[0].replace("_", " "), fields[-count:]

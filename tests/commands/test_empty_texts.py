@@ -1,0 +1,49 @@
+"""An empty text on the command line, most often that of an unset variable, is refused by the name of its option."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from command_line import refused, run
+from hart.cli import app
+from hart.commands.program import HartCommand
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All commands under a group, and how they are called."""
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if hasattr(command, "list_commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_every_option_and_argument_refuses_an_empty_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = set()
+    for path, command in commands(typer.main.get_command(app)):
+        for param in command.params:
+            if getattr(param, "is_flag", False) or param.name in HartCommand.MAY_BE_EMPTY:
+                continue
+            arguments = [one.name for one in command.params if one.param_type_name == "argument"]
+            before = ["x"] * arguments.index(param.name) if param.name in arguments else param.opts[:1]
+            said = refused(run(*path, *before, ""))
+            assert "the text is empty: give a value" in said, (path, param.name)
+            called = (param.opts[0], param.name, str(param.metavar))
+            assert any(name.upper() in said.upper() for name in called), (path, param.name)
+            names.add((*path, param.opts[0]))
+    assert {("serve", "--host"), ("info", "model"), ("data", "encode", "--tokenizer"), ("train", "recipe")} <= names
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_comes_before_an_empty_text_and_no_negative_prompt_is_one(text_model: Path, tmp_path: Path) -> None:
+    assert run("generate", "--out", "", "--help").exit_code == 0
+    options = ("--negative-prompt", "", "--model", text_model, "--out", tmp_path)
+    assert run("generate", "a cat", *options).exit_code == 0
