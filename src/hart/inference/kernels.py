@@ -163,7 +163,7 @@ def decelerate(module: nn.Module) -> None:
     `hart.layers.quantized.dequantize_linears`."""
     unpack(module)
     if isinstance(module, Hart):
-        module.transformer.share = whole
+        module.transformer.share, module.transformer.null_token = whole, None
     for layer in module.modules():
         if isinstance(layer, Attention):
             layer.attend = attend

@@ -22,6 +22,7 @@ from hart.inference.graphs import BlockGraphs
 from hart.inference.kernels import PackedInt8Linear, attends_narrowly, give_kernels, kernel_refusal
 from hart.inference.packing import Packed, attends_by_onednn, pack, packing_refusal, repeated_blocks
 from hart.inference.threads import ByThreads, begin_threads
+from hart.layers.kv_cache import KeptToken
 from hart.layers.quantized import QuantizedLinear, quantize_linears
 from hart.layers.sharing import whole
 from hart.model import Hart
@@ -136,6 +137,7 @@ def accelerate(hart: Hart, speed: Speed) -> None:
         for block in hart.transformer.blocks:
             block.compile(dynamic=True)
     packed = any(isinstance(layer, Packed) for layer in hart.transformer.blocks.modules())
+    hart.transformer.null_token = KeptToken() if packed else None  # packed weights stay as they are
     sizes, hart.transformer.share = hart.transformer.config, whole
     if packed and not speed.compile:
         hart.transformer.share = ByThreads(linear_macs(sizes) // sizes.depth)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hart.config import TransformerConfig
 from hart.grids import ScaleSchedule
 from hart.layers.embedding import SinusoidalMLP
-from hart.layers.kv_cache import KVCache
+from hart.layers.kv_cache import KeptToken, KVCache
 from hart.layers.norm import SiluLinear, modulate
 from hart.layers.rope import Rotation, cat_rotations, rotation_1d, rotation_2d, rotation_of_rows
 from hart.layers.sharing import Share, last, whole
@@ -136,8 +136,9 @@ class HartTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = ModulatedHead(config)
         # of generation, set by `hart.inference`. cache_type: of keys and values; None is the weights'. share: of the
-        # rows of a scale, which the blocks may compute apart
+        # rows of a scale, which the blocks may compute apart. null_token: None computes it for every image
         self.cache_type: torch.dtype | None = None
+        self.null_token: KeptToken | None = None
         self.graphs: BlockGraphs | None = None
         self.share: Share = whole
 
@@ -245,16 +246,19 @@ class HartTransformer(nn.Module):
 
         null_rows: this many rows at the end are the null context of guidance. The tokens of a null text are all equal,
         in features and in position, and stay equal through attention in every layer: one token of one row is
-        computed for all of them, exactly.
+        computed for all of them, exactly, and once for all images where `null_token` keeps it.
         """
         rows, tokens = conditioning.context.tokens.shape[:2]
         if null_rows == 0 or tokens == 1:
             return self._run_context(conditioning, cache)
         given, null = slice(0, rows - null_rows), slice(rows - null_rows, rows)
         hidden = self._run_context(conditioning.rows_of(given), cache.rows(given))
-        one = cache.for_one_token()
-        first = conditioning.rows_of(slice(null.start, null.start + 1), slice(0, 1))
-        null_hidden = self._run_context(first, one)
+        kept = self.null_token or KeptToken()
+        if kept.found is None:
+            one = cache.for_one_token()
+            first = conditioning.rows_of(slice(null.start, null.start + 1), slice(0, 1))
+            kept.found = one, self._run_context(first, one)
+        one, null_hidden = kept.found
         cache.rows(null).append_copies(one, tokens)
         cache.advance(tokens)
         return torch.cat([hidden, null_hidden.expand(null_rows, -1, -1)])
