@@ -58,6 +58,16 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(params=[1, 2, 4])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """PyTorch computes with so many threads."""
+    import torch
+
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _files_need_not_survive_a_power_cut() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:

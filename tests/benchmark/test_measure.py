@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Barrier, Thread
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from command_line import refused, run
 from hart import HartPipeline
 from hart.benchmark import machine, measure
 from hart.benchmark.machine import host_clock, machine_facts, peak_memory, product_rate, product_refusal
-from hart.benchmark.parts import GenerationTimer, part_work
+from hart.benchmark.parts import GenerationTimer, Stopwatch, part_work
 from hart.benchmark.published import PublishedLoop, PublishedTimer
 from hart.benchmark.report import table
 from hart.config import HartConfig
@@ -67,6 +68,26 @@ def test_the_parts_are_the_whole(name: str, size: str | None) -> None:
     needed = 4 * (timer.cost.total_macs - timer.cost.null_macs)
     assert sum(part.flops for part in work.values()) == pytest.approx(needed)
     assert all(part.moved > 0 for part in work.values())
+
+
+def test_calls_of_several_threads_at_once_are_one() -> None:
+    times, inside, outside = iter(range(100)), Barrier(2), Barrier(2)
+
+    class Layer(nn.Module):
+        def forward(self, first: bool) -> None:
+            inside.wait()
+            if not first:
+                outside.wait()  # until the first has left
+
+    layer, watch = Layer(), Stopwatch(host_clock(lambda: next(times)))
+    with watch.watching({"layer": (layer, layer)}):
+        layer.register_forward_hook(lambda _, arguments, __: outside.wait() if arguments == (True,) else None)
+        for call in range(2):
+            other = Thread(target=layer, args=(False,))
+            other.start()
+            layer(True)
+            other.join()
+            assert watch.calls["layer"][call:] == [[2 * call, 2 * call + 1]]
 
 
 def test_scales_without_visible_modules_are_timed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,31 @@ def test_wide_models_are_packed() -> None:
     assert is_packed(wide().components.hart)
 
 
+@needs_packing
+def test_the_null_text_is_computed_once_for_weights_that_stay() -> None:
+    pipe, single_tokens = wide(), list[int]()
+
+    def images(twin: HartPipeline) -> list[bytes]:
+        single_tokens.clear()
+        block = twin.components.hart.transformer.blocks[0]
+        handle = block.register_forward_pre_hook(
+            lambda _, arguments: single_tokens.append(1) if arguments[0].shape[:2] == (1, 1) else None
+        )
+        found = [generated(twin) for _ in range(3)]
+        handle.remove()
+        assert len(set(found)) == 1
+        return found
+
+    image = images(pipe)[0]
+    assert len(single_tokens) == 1
+    assert images(copy.deepcopy(pipe))[0] == image
+    changed = pipe.hart.transformer.blocks[0].attention.proj.bias
+    images(pipe)
+    assert len(single_tokens) == 3
+    changed.add_(0.5)
+    assert images(pipe)[0] != image
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_copies_and_pickles_draw_the_same(dtype: str) -> None:
     pipe = wide(dtype)

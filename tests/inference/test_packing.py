@@ -90,15 +90,6 @@ def same_state(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-@pytest.fixture(params=[1, 2, 4])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """PyTorch computes with so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @needs_packing
 @pytest.mark.parametrize(
     ("queries", "keys", "kept"), [(150, 331, torch.float32), (150, 331, torch.bfloat16), (3, 7, torch.float32)]
@@ -118,19 +109,6 @@ def test_attention_by_threads_leaves_their_number_alone(threads: int) -> None:
     packed_attend(q, k, v, 1.0)
     with ThreadPoolExecutor(1) as another:
         assert another.submit(torch.get_num_threads).result() == threads == torch.get_num_threads()
-
-
-@needs_packing
-def test_threads_of_attention_begin_with_the_model(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not with the first image, while other threads of a server begin, which would then compute with one thread."""
-    monkeypatch.setattr(packing, "attends_by_onednn", lambda: True)
-    packing.single_threads.cache_clear()
-    pack(tiny_model(tiny_text_config(width=512, heads=4, depth=1))[1])
-    changes = list[int]()
-    monkeypatch.setattr(torch, "set_num_threads", changes.append)
-    packed_attend(*(random_tensor(1, 4, 100, 16, seed=seed) for seed in range(3)), 1.0)
-    monkeypatch.undo()
-    assert not changes
 
 
 @needs_packing

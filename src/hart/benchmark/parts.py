@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -74,27 +75,43 @@ def step_names(cost: ModelCost) -> list[str]:
 
 
 class Stopwatch:
-    """Marks at the ends of modules, by name, a pair a call."""
+    """Marks at the ends of modules, by name, a pair a call.
+
+    Calls of several threads that overlap are one, from when the first enters until the last leaves.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.calls: dict[str, list[list[Any]]] = defaultdict(list)
+        self._inside: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     @contextmanager
     def watching(self, spans: Mapping[str, tuple[nn.Module, nn.Module]]) -> Iterator[None]:
         """Mark entering the first module of each pair and leaving the second."""
         handles = []
         for name, (first, last) in spans.items():
-            calls = self.calls[name]
             handles += [
-                first.register_forward_pre_hook(lambda *_, calls=calls: calls.append([self.clock.mark()])),
-                last.register_forward_hook(lambda *_, calls=calls: calls[-1].append(self.clock.mark())),
+                first.register_forward_pre_hook(lambda *_, name=name: self._enter(name)),
+                last.register_forward_hook(lambda *_, name=name: self._leave(name)),
             ]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _enter(self, name: str) -> None:
+        with self._lock:
+            if not self._inside[name]:
+                self.calls[name].append([self.clock.mark()])
+            self._inside[name] += 1
+
+    def _leave(self, name: str) -> None:
+        with self._lock:
+            self._inside[name] -= 1
+            if not self._inside[name]:
+                self.calls[name][-1].append(self.clock.mark())
 
     def seconds(self, name: str) -> list[float]:
         """Of each call; the clock must have waited."""

@@ -177,7 +177,7 @@ def _scales(
         levels = 2 if sizes.masked_last_scale and k == len(calls) else 1  # given tokens have one of their own
         for tokens, count in of_scale:
             linear += levels * _level(sizes)
-            linear += rows * tokens * (sizes.latent_channels * sizes.width + _block_linear(sizes))
+            linear += rows * tokens * (sizes.latent_channels * sizes.width + linear_macs(sizes))
             attention += rows * _attention(sizes, tokens, seen + count)
         seen += count
         found.append((linear, attention, rows * count * head))
@@ -194,10 +194,10 @@ def _context(sizes: TransformerConfig, rows: int) -> int:
 def _context_tokens(sizes: TransformerConfig, tokens: int) -> int:
     """Embedding and all layers of context tokens that see each other."""
     embedding = tokens * sizes.text.width * sizes.width if sizes.text is not None else 0
-    return embedding + tokens * _block_linear(sizes) + _attention(sizes, tokens, tokens)
+    return embedding + tokens * linear_macs(sizes) + _attention(sizes, tokens, tokens)
 
 
-def _block_linear(sizes: TransformerConfig) -> int:
+def linear_macs(sizes: TransformerConfig) -> int:
     """Linear layers of all blocks for one token: q, k, v, output; gate, up, down (or two of them with GELU)."""
     matrices = 3 if sizes.mlp == "swiglu" else 2
     return sizes.depth * (4 * sizes.width**2 + matrices * sizes.width * sizes.mlp_width)

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from hart.inference.packing import Packed, unpack
 from hart.layers.attention import Attention, attend
 from hart.layers.quantized import QuantizedLinear, places, plain_product, quantized_rows
+from hart.layers.sharing import whole
+from hart.model import Hart
 
 ACTIVATION_BITS = (8, 7)
 SMALLEST_INT_MM_ROWS = 17
@@ -160,6 +162,8 @@ def decelerate(module: nn.Module) -> None:
     """Undo `hart.inference.speed.accelerate`, in place: plain twins in new memory. What was rounded to 8 bits stays so:
     `hart.layers.quantized.dequantize_linears`."""
     unpack(module)
+    if isinstance(module, Hart):
+        module.transformer.share, module.transformer.null_token = whole, None
     for layer in module.modules():
         if isinstance(layer, Attention):
             layer.attend = attend

@@ -15,22 +15,21 @@ from __future__ import annotations
 import copy
 import logging
 import platform
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import Barrier
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hart.inference.threads import MOST_THREADS, single_threads
 from hart.layers.attention import Attention, attend
 from hart.layers.quantized import places
 from hart.model import Hart
 from hart.strict import reason
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
-FEWEST_QUERIES, MOST_THREADS = 96, 4
+FEWEST_QUERIES = 96
 """With which `packed_attend` is known to be faster."""
 SCORES = 2**19
 """Most scores of attention held at once, so that they stay in the processor's cache."""
@@ -130,8 +129,6 @@ def pack(hart: Hart) -> None:
         for layer in hart.transformer.blocks.modules():
             if isinstance(layer, Attention):
                 layer.attend = packed_attend
-        if 1 < (threads := torch.get_num_threads()) <= MOST_THREADS:
-            single_threads(threads)  # before others compute, for whom it would be a moment with one thread
 
 
 def pack_linears(module: nn.Module, smallest: int = SMALLEST_PACKED) -> None:
@@ -162,8 +159,8 @@ def repeated_blocks(hart: Hart) -> list[nn.ModuleList]:
 def packed_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """An `hart.layers.attention.Attend` in float32 by oneDNN's products, a head or a part of its queries at a time.
 
-    One head does not keep several threads busy, so each thread has heads of its own. Keys of other types, few queries,
-    and many threads, which wait for each other in Python, are left to PyTorch's kernel.
+    One head does not keep several threads busy, so each thread has heads of its own. Keys of other types, few queries
+    and many threads are left to PyTorch's kernel.
     """
     queries, threads = q.shape[2], torch.get_num_threads()
     if k.dtype != torch.float32 or queries < FEWEST_QUERIES or threads > MOST_THREADS:
@@ -188,28 +185,6 @@ def attend_heads(q: Tensor, k: Tensor, v: Tensor, result: Tensor) -> None:
                 scores = packed_linear(some, keys, None)
                 torch.softmax(scores, dim=-1, out=scores)
                 place.copy_(packed_linear(scores, values, None))
-
-
-@cache
-def single_threads(number: int) -> ThreadPoolExecutor:
-    """So many threads, in each of which PyTorch computes with one; they wait for work as long as the process lives.
-
-    PyTorch keeps the number of its threads for each thread of Python, and once more for those that will begin, which
-    is for a moment another here.
-    """
-    begun = Barrier(number + 1)
-
-    def begin() -> None:
-        torch.get_num_threads()  # takes the number for new threads, which would else be done in the first product
-        torch.set_num_threads(1)
-        begun.wait()
-
-    threads = ThreadPoolExecutor(number, "hart-attention", begin)
-    for _ in range(number):
-        threads.submit(int)  # nothing; no thread is idle yet, so that each begins another
-    begun.wait()
-    torch.set_num_threads(number)
-    return threads
 
 
 @cache

@@ -17,10 +17,14 @@ from torch import nn
 
 from hart.config import CacheType, HartConfig, SamplingConfig
 from hart.errors import HartError
+from hart.inference.cost import linear_macs
 from hart.inference.graphs import BlockGraphs
 from hart.inference.kernels import PackedInt8Linear, attends_narrowly, give_kernels, kernel_refusal
-from hart.inference.packing import attends_by_onednn, pack, packing_refusal, repeated_blocks
+from hart.inference.packing import Packed, attends_by_onednn, pack, packing_refusal, repeated_blocks
+from hart.inference.threads import ByThreads, begin_threads
+from hart.layers.kv_cache import KeptToken
 from hart.layers.quantized import QuantizedLinear, quantize_linears
+from hart.layers.sharing import whole
 from hart.model import Hart
 from hart.strict import Config, counted
 
@@ -130,6 +134,12 @@ def accelerate(hart: Hart, speed: Speed) -> None:
     if speed.compile:
         for block in hart.transformer.blocks:
             block.compile(dynamic=True)
+    packed = any(isinstance(layer, Packed) for layer in hart.transformer.blocks.modules())
+    hart.transformer.null_token = KeptToken() if packed else None  # packed weights stay as they are
+    sizes, hart.transformer.share = hart.transformer.config, whole
+    if packed and not speed.compile:
+        hart.transformer.share = ByThreads(linear_macs(sizes) // sizes.depth)
+        begin_threads()
     on_cuda = hart.transformer.word_embed.weight.is_cuda
     hart.transformer.graphs = BlockGraphs() if speed.graphs and on_cuda else None
     hart.transformer.cache_type = {"model": None, "bfloat16": torch.bfloat16, "int8": torch.int8}[speed.cache]

@@ -40,6 +40,12 @@ def cat_rotations(rotations: list[Rotation]) -> Rotation:
     return torch.cat([r[0] for r in rotations], dim=2), torch.cat([r[1] for r in rotations], dim=2)
 
 
+def rotation_of_rows(rotation: Rotation, rows: slice) -> Rotation:
+    """Of some rows of the batch; one row serves all."""
+    cos, signed_sin = rotation
+    return rotation if len(cos) == 1 else (cos[rows], signed_sin[rows])
+
+
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate x (B, H, N, d), channel c with c + d/2. Computed in float32, returned in x's dtype."""
     cos, signed_sin = rotation

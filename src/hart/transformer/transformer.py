@@ -10,7 +10,7 @@ D latent channels, V codes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from hart.config import TransformerConfig
 from hart.grids import ScaleSchedule
 from hart.layers.embedding import SinusoidalMLP
-from hart.layers.kv_cache import KVCache
+from hart.layers.kv_cache import KeptToken, KVCache
 from hart.layers.norm import SiluLinear, modulate
-from hart.layers.rope import Rotation, cat_rotations, rotation_1d, rotation_2d
+from hart.layers.rope import Rotation, cat_rotations, rotation_1d, rotation_2d, rotation_of_rows
+from hart.layers.sharing import Share, last, whole
 from hart.transformer.block import Block, build_norm
 from hart.transformer.condition import ClassEmbedder, EmbeddedContext, TextEmbedder
 from hart.types import Context
@@ -134,9 +135,12 @@ class HartTransformer(nn.Module):
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = ModulatedHead(config)
-        # of generation, set by `hart.inference`. cache_type: of keys and values; None is the weights'
+        # of generation, set by `hart.inference`. cache_type: of keys and values; None is the weights'. share: of the
+        # rows of a scale, which the blocks may compute apart. null_token: None computes it for every image
         self.cache_type: torch.dtype | None = None
+        self.null_token: KeptToken | None = None
         self.graphs: BlockGraphs | None = None
+        self.share: Share = whole
 
     @property
     def head_width(self) -> int:
@@ -214,12 +218,9 @@ class HartTransformer(nn.Module):
             parts.append(self.embed_scale(k, scale_input, conditioning, *of_last))
         segments = [tokens.shape[1] for tokens, _ in parts]
         rotations = [rotation for _, rotation in parts if rotation is not None]
-        x = self._blocks(
-            torch.cat([tokens for tokens, _ in parts], dim=1),
-            cat_rotations(rotations) if rotations else None,
-            conditioning,
-            segments=segments,
-        )
+        x, rotation = torch.cat([tokens for tokens, _ in parts], dim=1), cat_rotations(rotations) if rotations else None
+        for block, modulation in zip(self.blocks, conditioning.modulations, strict=True):
+            x = block(x, rotation, modulation, segments=segments)
         # the context's last position predicts scale 1
         return HartHidden(x[:, segments[0] - 1 :], (1, *segments[1:]), conditioning)
 
@@ -245,23 +246,26 @@ class HartTransformer(nn.Module):
 
         null_rows: this many rows at the end are the null context of guidance. The tokens of a null text are all equal,
         in features and in position, and stay equal through attention in every layer: one token of one row is
-        computed for all of them, exactly.
+        computed for all of them, exactly, and once for all images where `null_token` keeps it.
         """
         rows, tokens = conditioning.context.tokens.shape[:2]
         if null_rows == 0 or tokens == 1:
             return self._run_context(conditioning, cache)
         given, null = slice(0, rows - null_rows), slice(rows - null_rows, rows)
         hidden = self._run_context(conditioning.rows_of(given), cache.rows(given))
-        one = cache.for_one_token()
-        first = conditioning.rows_of(slice(null.start, null.start + 1), slice(0, 1))
-        null_hidden = self._run_context(first, one)
+        kept = self.null_token or KeptToken()
+        if kept.found is None:
+            one = cache.for_one_token()
+            first = conditioning.rows_of(slice(null.start, null.start + 1), slice(0, 1))
+            kept.found = one, self._run_context(first, one)
+        one, null_hidden = kept.found
         cache.rows(null).append_copies(one, tokens)
         cache.advance(tokens)
         return torch.cat([hidden, null_hidden.expand(null_rows, -1, -1)])
 
     def _run_context(self, conditioning: Conditioning, cache: KVCache) -> Tensor:
         tokens, rotation = self.embed_context(conditioning)
-        return self._blocks(tokens, rotation, conditioning, cache=cache)[:, -1:]
+        return self._cached_blocks(tokens, rotation, conditioning, cache)[:, -1:]
 
     def next_scale(
         self,
@@ -276,7 +280,7 @@ class HartTransformer(nn.Module):
         """Hidden states (B, N, C) of scale k; arguments as in `embed_scale`, earlier tokens in the cache."""
         tokens, rotation = self.embed_scale(k, scale_input, conditioning, positions, schedule, given)
         if self.graphs is None:
-            return self._blocks(tokens, rotation, conditioning, cache=cache)
+            return self._cached_blocks(tokens, rotation, conditioning, cache)
         return self._graphed(self.graphs, tokens, rotation, conditioning, cache)
 
     def logits(self, hidden: Tensor, conditioning: Conditioning) -> Tensor:
@@ -293,39 +297,43 @@ class HartTransformer(nn.Module):
     def _level(self, k: int, like: Tensor) -> Tensor:
         return self.level_embedding(torch.full((1,), k, device=like.device))
 
-    def _blocks(
-        self,
-        x: Tensor,
-        rotation: Rotation | None,
-        conditioning: Conditioning,
-        *,
-        segments: Sequence[int] | None = None,
-        cache: KVCache | None = None,
+    def _cached_blocks(
+        self, x: Tensor, rotation: Rotation | None, conditioning: Conditioning, cache: KVCache
     ) -> Tensor:
-        for layer, (block, modulation) in enumerate(zip(self.blocks, conditioning.modulations, strict=True)):
-            of_layer = None if cache is None else cache.layer(layer)
-            x = block(x, rotation, modulation, segments=segments, cache=of_layer)
-        if cache is not None:
-            cache.advance(x.shape[1])
-        return x
+        """All blocks, for tokens (B, N, C) behind those of the cache, to which they are appended."""
+
+        def work(rows: slice) -> Iterator[Tensor]:
+            turn = None if rotation is None else rotation_of_rows(rotation, rows)
+            modulations = [None if m is None else m[rows] for m in conditioning.modulations]
+            return self._layers(x[rows], turn, modulations, cache.rows(rows))
+
+        hidden = self.share(work, *x.shape[:2])
+        cache.advance(x.shape[1])
+        return hidden
 
     def _graphed(
         self, graphs: BlockGraphs, x: Tensor, rotation: Rotation | None, conditioning: Conditioning, cache: KVCache
     ) -> Tensor:
-        """As `_blocks` for tokens behind those of the cache, recorded once and replayed."""
+        """As `_cached_blocks`, recorded once and replayed."""
         here, turned = cache.rows(slice(None)), 0 if rotation is None else 2
         modulations = [m for m in conditioning.modulations if m is not None]
 
         def work(inputs: Sequence[Tensor]) -> Tensor:
             x, *others = inputs
             turn = (others[0], others[1]) if turned else None
-            for layer, block in enumerate(self.blocks):
-                x = block(x, turn, others[turned + layer] if modulations else None, cache=here.layer(layer))
-            return x
+            return last(self._layers(x, turn, others[turned:] or [None] * len(self.blocks), here))
 
         hidden = graphs.run(work, [x, *(rotation or ()), *modulations], cache)
         cache.advance(x.shape[1])
         return hidden
+
+    def _layers(
+        self, x: Tensor, rotation: Rotation | None, modulations: Sequence[Tensor | None], cache: KVCache
+    ) -> Iterator[Tensor]:
+        """Tokens (B, N, C) after each block."""
+        for layer, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
+            x = block(x, rotation, modulation, cache=cache.layer(layer))
+            yield x
 
 
 @dataclass(frozen=True)
