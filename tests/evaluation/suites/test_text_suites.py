@@ -97,7 +97,7 @@ def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
     # as published: the sampled code itself, with the model's own guidance
     assert values["settings"]["sampling"]["gumbel_smoothing"] is False
     assert any("guidance 4.5; the guidance of the published" in note for note in values["notes"])
-    assert "fewer than 10,000" in result.stderr and "this set has 10 images in 2 categories" in result.stderr
+    assert "fewer than 10,000" in result.stderr and "this set has 10 images (categories: 2)" in result.stderr
     table = unpadded((out / "table.md").read_text())
     assert "| HART 1024 | 732M | 1024 | 5.38 | 29.09 |" in table
     plan = json.loads((out / "images" / "plan.json").read_text())
