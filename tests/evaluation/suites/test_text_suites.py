@@ -187,7 +187,7 @@ def test_where_public_weights_lie(tmp_path: Path) -> None:
     [
         (("mjhq", "--limit", "7"), "give --limit 8 or more"),
         (("coco", "--limit", "3"), "'--limit': must be greater than or equal to 4"),
-        (("coco", "--limit", "8"), "the set has 7 images with captions"),
+        (("coco", "--limit", "8"), "the set has 7 with captions"),
         (("mjhq", "--clip", "/absent"), "CLIP score '/absent': there is no such folder"),
         (("coco", "--image-reward", "/absent.pt"), "/absent.pt: no such file: fetch it from https://huggingface.co/"),
     ],
