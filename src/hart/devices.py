@@ -14,7 +14,6 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from hart.errors import HartError
-from hart.strict import counted
 
 # Messages of PyTorch's allocators that come as a plain RuntimeError: on CPUs, on Apple GPUs, and inside CUDA's own
 # libraries.
@@ -43,7 +42,7 @@ def resolve_device(name: torch.device | str | None) -> torch.device:
         if count == 0:
             raise HartError(f"device {str(name)!r}: PyTorch sees no CUDA GPU on this machine; choose cpu")
         if (device.index or 0) >= count:
-            raise HartError(f"device {str(name)!r}: this machine has {counted(count, 'CUDA GPU')}, numbered from 0")
+            raise HartError(f"device {str(name)!r}: CUDA GPUs are numbered from 0, and this machine has {count}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise HartError(f"device {str(name)!r}: PyTorch sees no Apple GPU on this machine; choose cpu")
     return device

@@ -106,7 +106,8 @@ def aspect_sizes(config: TokenizerConfig, aspects: Sequence[str]) -> list[ImageS
     for aspect in aspects or ("1:1",):
         grid = shaped_grid(aspect, config.scales[-1])
         if len(schedule_of_grid(config.scales, grid)) != len(config.scales):
-            raise HartError(f"aspect {aspect}: with {counted(config.scales[-1] ** 2, 'token')} an image is too small")
+            tokens = counted(config.scales[-1] ** 2, "token")
+            raise HartError(f"aspect {aspect}: images of {tokens} are too small for it")
         sizes.append(size_of_grid(grid, config.downsampling))
     return sizes
 

@@ -178,7 +178,7 @@ def test_too_few_images_are_said() -> None:
         lambda: kernel_distance(one, one, torch.Generator()),
         lambda: precision_recall(one, one),
     ):
-        with pytest.raises(HartError, match=r"needs at least \d images, there are"):
+        with pytest.raises(HartError, match=r"needs at least \d images, not"):
             compute()
     assert "9,999 images, fewer than 10,000" in str(few_images_warning("FID", 9_999))
     assert few_images_warning("FID", 10_000) == ()

@@ -97,7 +97,7 @@ def test_mjhq_overall_and_by_category_goes_on_after_a_stop(
     # as published: the sampled code itself, with the model's own guidance
     assert values["settings"]["sampling"]["gumbel_smoothing"] is False
     assert any("guidance 4.5; the guidance of the published" in note for note in values["notes"])
-    assert "fewer than 10,000" in result.stderr and "this set has 10 images in 2 categories" in result.stderr
+    assert "fewer than 10,000" in result.stderr and "this set has 10 images (categories: 2)" in result.stderr
     table = unpadded((out / "table.md").read_text())
     assert "| HART 1024 | 732M | 1024 | 5.38 | 29.09 |" in table
     plan = json.loads((out / "images" / "plan.json").read_text())
@@ -187,7 +187,7 @@ def test_where_public_weights_lie(tmp_path: Path) -> None:
     [
         (("mjhq", "--limit", "7"), "give --limit 8 or more"),
         (("coco", "--limit", "3"), "'--limit': must be greater than or equal to 4"),
-        (("coco", "--limit", "8"), "the set has 7 images with captions"),
+        (("coco", "--limit", "8"), "the set has 7 with captions"),
         (("mjhq", "--clip", "/absent"), "CLIP score '/absent': there is no such folder"),
         (("coco", "--image-reward", "/absent.pt"), "/absent.pt: no such file: fetch it from https://huggingface.co/"),
     ],
