@@ -24,6 +24,7 @@ from typing import Any
 from hart.checkpoint.loading import load_config
 from hart.evaluation.metrics.figures import Figure
 from hart.evaluation.report import FIGURES_FILE, PublishedTable, Result, figures_table, published_tables
+from hart.strict import counted
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "leaderboard.md"
@@ -137,7 +138,7 @@ def measured_table(name: str, values: Mapping[str, Any]) -> list[str]:
     }
     result = Result(title=values["title"], figures=figures, settings=values["settings"], counts=values["counts"])
     machine = values["environment"]
-    processor = ", ".join([machine["processor"], f"{machine['cores']} cores", *machine["gpus"]])
+    processor = ", ".join([machine["processor"], counted(machine["cores"], "core"), *machine["gpus"]])
     load = machine["load_average"]
     facts = [
         f"command: `{values['command']}`",
@@ -146,7 +147,9 @@ def measured_table(name: str, values: Mapping[str, Any]) -> list[str]:
         f"hart {machine['hart']}",
     ]
     if values["suite"] == "cost" and load is not None and load > machine["cores"]:
-        facts.append(f"**busy machine**: load {load:.1f} on {machine['cores']} cores, so the times are too long")
+        facts.append(
+            f"**busy machine**: load {load:.1f} on {counted(machine['cores'], 'core')}, so the times are too long"
+        )
     if values["extractor"] is not None:
         facts.append(f"features: {values['extractor']['name']} (weights {values['extractor']['weights_sha256'][:12]})")
     facts += [f"note: {note}" for note in values["notes"]]

@@ -192,7 +192,7 @@ def test_memory_does_not_grow_with_what_is_asked_for(
         (("--batch-size", 10**12), "batch_size"),
         (("--size", 10**12), "size"),
         (("--top-k", 10**30), "top_k"),
-        (("--top-k", -3), "error: top_k must be at least 1"),
+        (("--top-k", -3), "error: top_k must be at least 0"),
         (("--guidance", "nan"), "error: guidance_scale must be a finite number"),
         (("--seed", 2**64), "seed 18446744073709551616: give a whole number"),
     ):

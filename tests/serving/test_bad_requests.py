@@ -74,7 +74,7 @@ def error(answer: Any, status: int) -> dict[str, Any]:
         ({"prompt": "x", "guidance_scale": 1e400}, "guidance_scale", "finite number"),
         ({"prompt": "x", "guidance_scale": 2000}, "guidance_scale", "guidance_scale must be at most 1,000"),
         ({"prompt": "x", "top_p": 0}, "top_p", "top_p must be above 0"),
-        ({"prompt": "x", "top_k": -3}, "top_k", "top_k must be at least 1, not -3"),
+        ({"prompt": "x", "top_k": -3}, "top_k", "top_k must be at least 0, not -3"),
         ({"prompt": "x", "output_format": "gif"}, "output_format", "'png', 'jpeg' or 'webp'"),
         ({"prompt": "x", "background": "transparent"}, "background", "'auto' or 'opaque'"),
         ({"prompt": "x", "partial_images": -1}, "partial_images", "greater than or equal to 0"),

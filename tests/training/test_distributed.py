@@ -131,7 +131,7 @@ def test_parts_of_a_batch_give_what_the_whole_gives(tmp_path: Path) -> None:
         ({"WORLD_SIZE": "x"}, {}, "WORLD_SIZE is 'x', not a number up to .*: start several processes with accelerate"),
         ({"WORLD_SIZE": "0"}, {}, "is 0 of 0 processes"),
         ({"WORLD_SIZE": "9" * 5000}, {}, "WORLD_SIZE is '999"),
-        ({"RANK": "7"}, {}, "RANK is 7 of 1 processes"),
+        ({"RANK": "7"}, {}, "RANK is 7 of 1 process:"),
         ({"RANK": "-1"}, {}, "RANK is '-1', not a number"),
         ({"LOCAL_RANK": "1.5"}, {}, "LOCAL_RANK is '1.5', not a number"),
         ({"WORLD_SIZE": "2"}, {}, "RANK is not set: start several processes with accelerate"),
