@@ -23,6 +23,14 @@ def shipped(emoji: HartPipeline) -> CompactTextEncoder:
     return emoji.text_encoder
 
 
+def test_words_of_captions_are_known_with_their_accents(shipped: CompactTextEncoder) -> None:
+    assert KnownWords.of(["Flag of Türkiye", "two piñatas, d'or"], ()).words == {
+        "flag", "of", "turkiye", "two", "pinatas", "d'or"
+    }  # fmt: skip
+    assert shipped.reader is not None
+    assert shipped.reader("flag of Türkiye") == ("flag of Türkiye", {}), "and is no bird"
+
+
 @pytest.mark.parametrize(
     ("prompt", "read"),
     [

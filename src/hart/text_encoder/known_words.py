@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -37,10 +37,15 @@ Encode = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class KnownWords:
-    """words: of captions, in lower case. names: what things are called in them; nearest ones stand for other words."""
+    """words: of captions, in lower case, without accents. names: what things are called, as which others are read."""
 
     words: frozenset[str]
     names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, texts: Iterable[str], names: tuple[str, ...]) -> KnownWords:
+        """With all words of the `texts`."""
+        return cls(frozenset(_plain(word) for text in texts for word in _WORD.findall(_composed(text))), names)
 
     @classmethod
     def load(cls, folder: Path) -> KnownWords | None:

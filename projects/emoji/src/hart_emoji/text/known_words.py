@@ -48,7 +48,6 @@ def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, The
         texts += [*images.keywords.standing_alone(concept), *images.keywords.beside_name(concept)]
         if concept.group not in NOT_THINGS:
             names.update(own)
-    words = frozenset(word for text in texts for word in re.findall(r"[a-z][a-z'-]*", text.lower()))
-    known = KnownWords(words, tuple(sorted(names)))
+    known = KnownWords.of(texts, tuple(sorted(names)))
     things = [concept for concept in concepts.values() if concept.group not in NOT_THINGS]
     return known, find_thesaurus(known, things, images.keywords, wordnet, teacher, WordVectors(default_cache()))
