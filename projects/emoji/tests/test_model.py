@@ -41,10 +41,15 @@ def test_it_offers_the_styles_that_its_captions_name(pipe: HartPipeline) -> None
         assert TransformerRecipe.read(RECIPES / f"{recipe}.toml").styles == pipe.config.styles
 
 
-@pytest.mark.parametrize("recipe", ["transformer", "lora"])
+@pytest.mark.parametrize("recipe", ["transformer", "further", "lora", "large"])
 def test_its_sizes_and_settings_are_the_recipes(pipe: HartPipeline, recipe: str) -> None:
-    read = TransformerRecipe.read(RECIPES / f"{recipe}.toml")
-    assert read.transformer == pipe.config.transformer
-    assert read.diffusion == pipe.config.diffusion
-    assert read.sampling == pipe.config.sampling
+    read, ours = TransformerRecipe.read(RECIPES / f"{recipe}.toml"), pipe.config
+    assert read.diffusion is not None and ours.diffusion is not None
+    if recipe == "large":  # goes on from it at another size, with settings of its own
+        ours = ours.replace(transformer=ours.transformer.replace(position_span=read.transformer.position_span))
+        assert read.transformer.replace(scales=ours.transformer.scales) == ours.transformer
+        return
+    assert read.transformer == ours.transformer
+    assert read.diffusion.replace(batch_multiplier=ours.diffusion.batch_multiplier) == ours.diffusion
+    assert read.sampling == ours.sampling
     assert (read.lora is not None) == (recipe == "lora")

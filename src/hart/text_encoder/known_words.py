@@ -37,7 +37,7 @@ Encode = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class KnownWords:
-    """words: of captions, in lower case, without accents. names: what things are called there, as which others are read."""
+    """words: of captions, in lower case, without accents. names: what things are called, as which others are read."""
 
     words: frozenset[str]
     names: tuple[str, ...]
