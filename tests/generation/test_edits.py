@@ -254,6 +254,7 @@ def test_an_image_that_does_not_fill_the_canvas_is_continued(text: HartPipeline)
     assert text.prepare_variation(picture(40, 21)).size == "12x6"  # its own shape, as many tokens
     assert text.prepare_variation(picture(40, 21)).redraw is None  # stretched by less than a token
     assert text.prepare_variation(picture(10, 8)).size == "10x8"  # a size that the model makes
+    assert text.prepare_variation(picture(900, 9), size=8).size == "8x8"  # longer than any canvas
 
 
 def test_masks_are_transparent_or_white_where_they_redraw(text: HartPipeline) -> None:
@@ -301,6 +302,7 @@ def test_a_transparent_part_shows_nowhere_in_its_edit(text: HartPipeline) -> Non
         (lambda pipe: pipe.edit(picture(), None, "a cat"), "nothing to redraw: give a mask"),
         (lambda pipe: pipe.edit(picture().convert("RGBA"), None, "a cat"), "nothing to redraw: give a mask"),
         (lambda pipe: pipe.edit(picture(), mask_of(size=(4, 4)), "a cat"), "the mask has 4x4 pixels, the image 8x8"),
+        (lambda pipe: pipe.vary(picture(900, 9), "a cat"), "the image has 900x9 pixels, .* 8 times .*: give a size"),
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", output_type="np"), "choose pil"),
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", strength=1), "unknown argument 'strength'"),
         (lambda pipe: pipe.vary(picture(), kept_scales=5), "kept_scales 5: give a whole number, .* at most 4"),

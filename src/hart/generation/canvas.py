@@ -20,7 +20,7 @@ from torch import Tensor
 from hart.config import HartConfig
 from hart.data.images import as_rgb, opacity
 from hart.errors import HartError
-from hart.grids import ScaleSchedule
+from hart.grids import WIDEST, ScaleSchedule
 from hart.sizes import ImageSize, grid_of_size, requested_schedule, size_of_schedule
 from hart.strict import shown
 
@@ -36,7 +36,8 @@ def canvas_schedule(config: HartConfig, image: Image.Image, **size: Any) -> Scal
     """The schedule of the canvas that a caller asks for (see `hart.sizes.requested_schedule`), by default the image's.
 
     That is the image's own size if the model makes it and it has at least half, at most twice as many pixels as the
-    model's own; else its shape with as many tokens as the model's own.
+    model's own; else its shape with as many tokens as the model's own. Raises `HartError` for an image whose shape no
+    canvas has.
     """
     if any(value is not None for value in size.values()):
         return requested_schedule(config, **size)
@@ -51,6 +52,11 @@ def canvas_schedule(config: HartConfig, image: Image.Image, **size: Any) -> Scal
             pass
         else:
             return requested_schedule(config, width=width, height=height)
+    if max(width, height) > WIDEST * min(width, height):
+        raise HartError(
+            f"the image has {ImageSize(width, height)} pixels, and a canvas is at most {WIDEST} times as long as wide: "
+            "give a size or aspect for it to lie on, or cut it"
+        )
     return requested_schedule(config, aspect=f"{width}:{height}")
 
 
