@@ -41,7 +41,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "weights and activations in int8": {"speed": Speed(weights="int8")},
     "level `int8`": {"speed": "int8"},
     "level `int8`, cache in int8": {"speed": LEVELS["int8"].replace(cache="int8")},
-    "4 diffusion steps": {"speed": Speed(diffusion_steps=4)},
     "no guidance at the last 2 scales": {"speed": Speed(unguided_scales=2)},
     "level `draft`": {"speed": "draft"},
 }

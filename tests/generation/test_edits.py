@@ -14,7 +14,6 @@ from torch import Tensor
 
 from edited_images import LEFT, SIDE, mask_of, picture
 from hart import Edit, HartError, HartPipeline, ImageRequest, PromptMix
-from hart.data.images import as_rgb
 from hart.data.transforms import to_signed
 from hart.generation.edits import MAX_STYLE, Style, batch_edits, followed_codes
 from hart.generation.logits import Candidates, filtered
@@ -255,6 +254,7 @@ def test_an_image_that_does_not_fill_the_canvas_is_continued(text: HartPipeline)
     assert text.prepare_variation(picture(40, 21)).size == "12x6"  # its own shape, as many tokens
     assert text.prepare_variation(picture(40, 21)).redraw is None  # stretched by less than a token
     assert text.prepare_variation(picture(10, 8)).size == "10x8"  # a size that the model makes
+    assert text.prepare_variation(picture(900, 9), size=8).size == "8x8"  # longer than any canvas
 
 
 def test_masks_are_transparent_or_white_where_they_redraw(text: HartPipeline) -> None:
@@ -268,9 +268,30 @@ def test_masks_are_transparent_or_white_where_they_redraw(text: HartPipeline) ->
         redraw = text.prepare_edit(image, mask).redraw
         assert redraw is not None
         assert torch.equal(redraw, area)
-    assert (
-        text.edit(hole, None, "a cat").images[0].tobytes() == text.edit(as_rgb(hole), hole, "a cat").images[0].tobytes()
-    )
+    edited = text.edit(hole, None, "a cat").images[0]
+    assert edited.tobytes() == text.edit(hole, hole, "a cat").images[0].tobytes()
+
+
+def test_a_transparent_part_shows_nowhere_in_its_edit(text: HartPipeline) -> None:
+    """Neither its hidden colours nor the white of a viewer: at the soft border the rest is continued."""
+    blue, canvas = (20, 40, 200), (2 * SIDE, SIDE)
+    holes = [Image.new("RGBA", canvas, hidden) for hidden in ((0, 0, 0, 0), (255, 255, 255, 0), (255, 0, 0, 9))]
+    for hole in holes:
+        hole.paste((*blue, 255), (0, 0, SIDE, SIDE))
+    for size in ("16x8", "8x4", "12x6"):  # as it is, and resampled
+        edits = [text.prepare_edit(hole, size=size) for hole in holes]
+        for edit in edits:
+            assert edit.redraw is not None
+            assert edit.redraw.any()
+            assert (edit.pixels.flatten(1).int() - torch.tensor([blue]).T).abs().max() <= 3
+    # a corner without a neighbour in its row or column, and an image of nothing else
+    corner = Image.new("RGBA", (SIDE, SIDE))
+    corner.paste((*blue, 255), (0, 0, SIDE // 2, SIDE // 2))
+    assert torch.equal(text.prepare_edit(corner).pixels.unique(), torch.tensor(sorted(blue)))
+    assert text.prepare_edit(Image.new("RGBA", (SIDE, SIDE))).pixels.unique().tolist() == [255]
+    # what the mask keeps is on white
+    kept = text.prepare_edit(holes[0], mask_of(0, 0, SIDE, SIDE, size=canvas)).pixels
+    assert kept[:, :, SIDE:].unique().tolist() == [255]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +302,7 @@ def test_masks_are_transparent_or_white_where_they_redraw(text: HartPipeline) ->
         (lambda pipe: pipe.edit(picture(), None, "a cat"), "nothing to redraw: give a mask"),
         (lambda pipe: pipe.edit(picture().convert("RGBA"), None, "a cat"), "nothing to redraw: give a mask"),
         (lambda pipe: pipe.edit(picture(), mask_of(size=(4, 4)), "a cat"), "the mask has 4x4 pixels, the image 8x8"),
+        (lambda pipe: pipe.vary(picture(900, 9), "a cat"), "the image has 900x9 pixels, .* 8 times .*: give a size"),
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", output_type="np"), "choose pil"),
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", strength=1), "unknown argument 'strength'"),
         (lambda pipe: pipe.vary(picture(), kept_scales=5), "kept_scales 5: give a whole number, .* at most 4"),

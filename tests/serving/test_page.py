@@ -284,6 +284,21 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
     page.locator("#gallery li").nth(2).wait_for()
 
 
+def test_a_grown_canvas_has_no_line_where_it_begins(page: Any, tmp_path: Path) -> None:
+    side = int(page.locator("#size").input_value().split("x")[0])
+    Image.new("RGB", (side, side), "blue").save(tmp_path / "night.png")
+    page.locator("#open-file").set_input_files(tmp_path / "night.png")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    page.get_by_role("button", name="Right").click()
+    page.locator("#count").evaluate("input => input.value = 1")
+    page.get_by_role("button", name="Draw the edit").click()
+    page.locator("#gallery li").first.wait_for()
+    width = side * 5 // 4
+    red = Image.frombytes("RGB", (width, side), pixels(page, "#gallery img")).getchannel("R")
+    _, most = red.crop((side - 1, 0, side + 1, side)).getextrema()
+    assert most < 128  # a quarter of it may be new
+
+
 def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_colours(page: Any, tmp_path: Path) -> None:
     Image.new("RGB", (2048, 1024), "blue").save(tmp_path / "holiday.jpg")
     (tmp_path / "junk.png").write_text("no image")

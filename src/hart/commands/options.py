@@ -57,8 +57,8 @@ class ImageOptions(ModelOptions, SigningOptions, kw_only=True):
     lora_scale: float | None = None
     """Strength of the adapters; 1 is as trained."""
     speed: str | None = None
-    """How fast: exact, int8 or fp8 (8 bits, slightly different), draft (approximate) or plain; by default exact, and
-    int8 for models stored so."""
+    """How fast: exact, compiled (for GPUs), int8 or fp8 (8 bits, slightly different), draft (approximate) or plain; by
+    default exact, and int8 for models stored so."""
     cache: CacheType | None = None
     """How keys and values are kept: model (in the model's type), bfloat16 or int8; by default as the speed says."""
     tiled: bool = False

@@ -32,12 +32,12 @@ class NotOffered(HartError):
 class Source:
     """The image that a row starts from.
 
-    image: RGB. sha256: of the file that it came in. mask: mode L of the image's size, 255 where it is redrawn; None for
-    a variation, or with a source prompt. source_prompt: what the image shows now, of an edit that changes what the
-    prompt says otherwise. followed_scales: then the first scales that follow the image; None: most of them.
-    kept_scales: how many scales are taken from the image; None: half in a variation without a style, else none. style:
-    another RGB image. style_strength: how strongly what is generated has its colours, or those of the image; None: not
-    at all without a style.
+    image: RGB, or RGBA of alpha 0 and 255 where parts are transparent. sha256: of the file that it came in. mask: mode
+    L of the image's size, 255 where it is redrawn; None for a variation, or with a source prompt. source_prompt: what
+    the image shows now, of an edit that changes what the prompt says otherwise. followed_scales: then the first scales
+    that follow the image; None: most of them. kept_scales: how many scales are taken from the image; None: half in a
+    variation without a style, else none. style: another RGB image. style_strength: how strongly what is generated has
+    its colours, or those of the image; None: not at all without a style.
     """
 
     image: Image.Image

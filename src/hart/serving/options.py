@@ -39,7 +39,8 @@ class ServeOptions(Limits, SigningOptions, kw_only=True):
     device: Device = None
     dtype: NumberType = None
     speed: str | None = None
-    """How fast, as of hart generate: exact, int8 or fp8 (8 bits, slightly different), draft (approximate) or plain."""
+    """How fast, as of hart generate: exact, compiled (for GPUs), int8 or fp8 (8 bits, slightly different), draft
+    (approximate) or plain."""
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs an API key, or --public."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

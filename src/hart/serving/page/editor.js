@@ -219,8 +219,6 @@ at("extend").addEventListener("click", (event) => {
 
 at("edit-draw").addEventListener("click", async () => {
   const whole = blank(mask.width, mask.height);
-  context(whole).fillStyle = "#fff";
-  context(whole).fillRect(0, 0, mask.width, mask.height);
   context(whole).drawImage(image, offset.x, offset.y);
   const painted = context(mask).getImageData(0, 0, mask.width, mask.height).data.some((value, place) => place % 4 === 3 && value > 0);
   // in the API's masks transparent means: draw again
