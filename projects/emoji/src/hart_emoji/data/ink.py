@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -71,7 +71,7 @@ TEMPLATES = {
 
 
 def inked(
-    large: Image.Image, size: int, names: tuple[str, ...], rng: random.Random
+    large: Image.Image, size: int, names: Sequence[str], rng: random.Random
 ) -> tuple[Image.Image, RGB, Callable[[random.Random], str]]:
     """An icon in one colour, the background that it stands on, and captions of the two.
 
