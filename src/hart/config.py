@@ -39,7 +39,6 @@ Depth = Annotated[int, Field(ge=1, le=512)]
 Heads = Annotated[int, Field(ge=1, le=2**12)]
 Channels = Annotated[int, Field(ge=1, le=2**12)]
 Codes = Annotated[int, Field(ge=1, le=2**20)]
-CodesOrAll = Annotated[int, Field(ge=0, le=2**20)]
 Tokens = Annotated[int, Field(ge=1, le=2**20)]
 Ratio = Annotated[int, Field(ge=1, le=64)]
 DiffusionSteps = Annotated[int, Field(ge=1, le=10**5)]
@@ -323,7 +322,7 @@ class SamplingConfig(Config):
 
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 4.5
     """g in (1 + g) conditional - g unconditional, as in the HART paper; in diffusers it is g + 1. 0 turns it off."""
-    top_k: Annotated[CodesOrAll | None, AfterValidator(lambda count: count or None)] = 600
+    top_k: Annotated[int, Field(ge=0, le=2**20), AfterValidator(lambda count: count or None)] | None = 600
     """Sample among this many of the likeliest codes; hybrid models take half as many from the eighth scale on. 0 keeps
     all codes, as None does, to which it is brought."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None

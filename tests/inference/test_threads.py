@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from hart import HartError, HartPipeline
+from hart.config import HartConfig
+from hart.inference import packing
 from hart.inference import threads as by_threads
 from hart.inference.kernels import int8_range
 from hart.inference.packing import packed_attend, packing_refusal
@@ -20,6 +22,7 @@ from hart.layers.sharing import whole
 from helpers import random_context, random_tensor, tiny_text_config
 
 CONFIG = tiny_text_config(width=512, heads=4, depth=2)
+LAST_STEP = 20_000
 needs_packing = pytest.mark.skipif(packing_refusal(torch.float32) is not None, reason="this processor does not pack")
 
 
@@ -97,8 +100,9 @@ def test_a_scale_is_that_of_all_rows_together(speed: str, two_threads: None) -> 
 
 
 def steps(some: slice, taken: list[int], *, fails: bool = False) -> Iterator[Tensor]:
-    """A thousand of a millisecond; with `fails`, the second of two rows fails at the first of them."""
-    for step in range(1000):
+    """A millisecond each, and far more than the others take to end; with `fails`, the second of two rows fails at the
+    first of them."""
+    for step in range(LAST_STEP + 1):
         taken[some.start] = step
         if fails and some.start == 1:
             raise ValueError("of the second row")
@@ -111,7 +115,7 @@ def test_an_error_ends_all_parts_and_reaches_the_caller(two_threads: None) -> No
     taken = [0, 0]
     with pytest.raises(ValueError, match="of the second row"):
         ByThreads(1)(lambda some: steps(some, taken, fails=True), 2, 1)
-    assert max(taken) < 999
+    assert max(taken) < LAST_STEP
     assert rows_by_thread(2) == [[0], [1]]  # the threads go on working
 
 
@@ -124,7 +128,7 @@ def test_an_interruption_of_the_caller_ends_all_parts(two_threads: None, monkeyp
     monkeypatch.setattr(Future, "result", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ByThreads(1)(lambda some: steps(some, taken), 2, 1)
-    assert max(taken) < 999
+    assert max(taken) < LAST_STEP
 
 
 @pytest.fixture
@@ -136,9 +140,14 @@ def begun_anew() -> Iterator[None]:
 
 
 @needs_packing
-def test_threads_begin_with_the_model(threads: int, begun_anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("config", [CONFIG, tiny_text_config()], ids=["wide", "narrow"])
+def test_threads_begin_with_the_model(
+    config: HartConfig, threads: int, begun_anew: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not with the first image, while other threads of a server begin, which would then compute with one thread."""
-    HartPipeline.from_config(CONFIG, device="cpu")
+    monkeypatch.setattr(packing, "attends_by_onednn", lambda: True)
+    monkeypatch.setattr(by_threads, "FEWEST_MACS", 1)
+    HartPipeline.from_config(config, device="cpu")
     changes = list[int]()
     monkeypatch.setattr(torch, "set_num_threads", changes.append)
     packed_attend(*(random_tensor(1, 4, 100, 16, seed=seed) for seed in range(3)), 1.0)

@@ -139,7 +139,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     bench.ask(0, 1)
     bench.run()  # 4 scales of a second for 2 images: 2 seconds an image
     bench.ask(*range(4))
-    with pytest.raises(QueueFull) as refused:
+    with pytest.raises(QueueFull, match="no room for 2 more images: try again later") as refused:
         bench.ask(7, 8)
     assert refused.value.retry_after == 8
     bench.ask(9)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.inference.threads import MOST_THREADS, single_threads
+from hart.inference.threads import MOST_THREADS, begin_threads, single_threads
 from hart.layers.attention import Attention, attend
 from hart.layers.quantized import places
 from hart.model import Hart
@@ -126,6 +126,7 @@ def pack(hart: Hart) -> None:
         return
     pack_linears(hart.transformer.head)  # which multiplies in float32, whatever the model's type
     if attends_by_onednn():
+        begin_threads()
         for layer in hart.transformer.blocks.modules():
             if isinstance(layer, Attention):
                 layer.attend = packed_attend

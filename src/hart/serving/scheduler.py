@@ -176,9 +176,8 @@ class Scheduler:
             if self._closed is not None:
                 raise Closed(self._closed, RETRY_SECONDS)
             if self._waiting + len(job.rows) > self._queue_size:
-                raise QueueFull(
-                    f"the queue is full, {counted(self._waiting, 'image')}: try again later", self.retry_after()
-                )
+                wanted = counted(len(job.rows), "more image")
+                raise QueueFull(f"the queue has no room for {wanted}: try again later", self.retry_after())
             self._jobs[job] = None
             now = self.clock()
             queue = self._queues.setdefault(job.client, deque())

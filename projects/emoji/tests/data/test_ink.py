@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hart_emoji.data.ink import DARK, ON_DARK, ON_WHITE, OVERSAMPLED, inked
+from hart_emoji.data.ink import DARK, EDGE, ON_DARK, ON_WHITE, OVERSAMPLED, inked, line_drawing
 from hart_emoji.data.recolour import plain_rgb
 
 SIZE = 40
@@ -51,6 +51,13 @@ def test_each_kind_shows_its_form() -> None:
         assert alpha[middle, cheek] == alpha[middle, middle] == 1
     for alpha in shown["shades"]:
         assert 0.1 < alpha[middle, cheek] < 0.6 < alpha[middle, middle], "dark parts are strong"
+
+
+def test_a_line_is_where_colours_differ_enough() -> None:
+    for step, shown in ((EDGE, False), (EDGE + 1, True)):
+        halves = Image.new("RGBA", (SIZE * OVERSAMPLED, SIZE * OVERSAMPLED), (100, 100, 100, 255))
+        halves.paste((100 + step, 100, 100, 255), (0, 0, SIZE * OVERSAMPLED // 2, SIZE * OVERSAMPLED))
+        assert (np.asarray(line_drawing(halves)).max() > 0) == shown
 
 
 def test_captions_name_the_colours() -> None:

@@ -79,7 +79,7 @@ def inked(
     """
     kind = rng.choice(("lines", "lines", "silhouette", "shades"))
     ink, colour, said, ground = _colours(rng)
-    mask = {"lines": _lines, "silhouette": _silhouette, "shades": _shades}[kind](large)
+    mask = {"lines": line_drawing, "silhouette": _silhouette, "shades": _shades}[kind](large)
     factor = size / max(large.size)
     mask = mask.resize([max(1, round(side * factor)) for side in large.size], Image.Resampling.BOX)
     sprite = Image.new("RGBA", mask.size, colour)
@@ -109,11 +109,11 @@ def _colours(rng: random.Random) -> tuple[str, RGB, str, RGB]:
     return word, plain_rgb(word), said, ground_colour
 
 
-def _lines(icon: Image.Image) -> Image.Image:
+def line_drawing(icon: Image.Image) -> Image.Image:
     """Where an icon's colours or its opacity change at once."""
-    pixels = np.asarray(icon).astype(np.int16)
+    pixels = np.asarray(icon).astype(np.uint16)
     pixels[..., :3] = pixels[..., :3] * pixels[..., 3:] // 255  # what is transparent has no colour
-    flat = Image.fromarray(pixels.astype(np.uint8), "RGBA")
+    flat = Image.fromarray(pixels.astype(np.uint8))
     lightest, darkest = (
         np.asarray(flat.filter(of(3))).astype(np.int16) for of in (ImageFilter.MaxFilter, ImageFilter.MinFilter)
     )

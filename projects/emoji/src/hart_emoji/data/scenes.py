@@ -355,7 +355,8 @@ def _with_default_share(weights: Sequence[float], icons: Sequence[Icon]) -> list
     own = sum(weight for weight, right in zip(weights, default, strict=True) if right)
     factor = DEFAULT_SHARE / (1 - DEFAULT_SHARE) * (sum(weights) - own) / own
     chances = [weight * factor if right else weight for weight, right in zip(weights, default, strict=True)]
-    return [chance / max(chances) for chance in chances]
+    most = max(chances)
+    return [chance / most for chance in chances]
 
 
 def _related(first: str, second: str, *, beside: bool, rng: random.Random) -> str:
