@@ -158,5 +158,6 @@ class JobFolder:
             name = differing[0]
             there, given = (clipped(shown(values.get(name)), 80) for values in (theirs, ours))
             raise HartError(
-                f"{self.path}: holds another job ({name.replace('_', ' ')}: {there}, now {given}): choose another folder"
+                f"{self.path}: holds another job ({name.replace('_', ' ')}: {there}, now {given}): choose another "
+                "folder"
             )
