@@ -201,7 +201,9 @@ def _published(folder: Path) -> Published:
     if list(folder.glob("var*.pth")):
         return _var_layout(folder)
     if (folder / ADAPTER_CONFIG).is_file():
-        raise CheckpointError(f"{folder}: holds a LoRA adapter, not a model: give it as the adapter (--lora, load_lora)")
+        raise CheckpointError(
+            f"{folder}: holds a LoRA adapter, not a model: give it as the adapter (--lora, load_lora)"
+        )
     if (folder / CONFIG_FILE).is_file() and (folder / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{folder}: holds a tokenizer alone: a model has {HART_FILE} besides")
     if (folder / MODEL_FOLDER).is_dir():
