@@ -202,8 +202,8 @@ def _published(folder: Path) -> Published:
         return _var_layout(folder)
     if (folder / ADAPTER_CONFIG).is_file():
         raise CheckpointError(
-            f"{folder}: holds a LoRA adapter, not a model: add it to its model (--lora, load_lora), or write both as one "
-            "(hart convert)"
+            f"{folder}: holds a LoRA adapter, not a model: add it to its model (--lora, load_lora), or write both as "
+            "one (hart convert)"
         )
     if (folder / CONFIG_FILE).is_file() and (folder / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{folder}: holds a tokenizer alone: a model has {HART_FILE} besides")
