@@ -81,6 +81,7 @@ def test_what_callers_ask_for(wanted: dict[str, object], final: str) -> None:
 @pytest.mark.parametrize(
     ("wanted", "fault"),
     [
+        ({"size": (16, 8)}, 'size (16, 8): give a whole number of pixels, or text such as "1024x576"'),
         ({"size": 7}, "size 7: sides are multiples of 2 px, from 4 to 2048; near it: 6, 8"),
         ({"size": 8.0}, "size 8.0: give a whole number"),
         ({"height": True}, "height True: give a whole number"),

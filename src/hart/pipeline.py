@@ -101,8 +101,9 @@ class HartPipeline(Editing):
         output_type: see `hart.generation.arguments.OutputType`.
         sampling: settings in place of the model's own and of those that its speed changes.
         settings: single settings, which override `sampling`: guidance_scale, top_k, top_p, gumbel_smoothing,
-            greedy_scales, maskgit_steps, diffusion_steps, discrete_only; see `SamplingConfig`. guidance_scale is that
-            of the HART paper: diffusers' minus 1. The first five may be lists, with a value for each prompt or image.
+            greedy_scales, maskgit_steps, diffusion_steps, discrete_only, unguided_scales; see `SamplingConfig`.
+            guidance_scale is that of the HART paper: diffusers' minus 1. The first five may be lists, with a value for
+            each prompt or image.
         size: of the images in pixels: 256 for a square, "1024x576" for a width and a height. height, width: the same
             as numbers. aspect: a shape such as "16:9", with as many tokens as the square. By default the size that the
             model was trained at; see `hart.sizes.requested_schedule`.

@@ -81,7 +81,8 @@ def _side(name: str, value: object) -> int:
             raise TypeError
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise HartError(f"{name} {shown(value)}: give a whole number of pixels") from None
+        text = ', or text such as "1024x576" (width x height)' if name == "size" else ""
+        raise HartError(f"{name} {shown(value)}: give a whole number of pixels{text}") from None
 
 
 def shaped_grid(aspect: str, side: int) -> Grid:

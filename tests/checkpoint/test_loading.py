@@ -354,6 +354,22 @@ def test_a_folder_without_a_model_says_what_is_expected(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "holds a LoRA adapter, not a model: .*--lora"),
+        (["config.json", "tokenizer.safetensors"], "holds a tokenizer alone"),
+        (["recipe.json", "model/config.json"], "what a training run made is in .*model$"),
+    ],
+)
+def test_a_folder_of_something_else_says_what_it_holds(tmp_path: Path, files: list[str], said: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=said):
+        load_model(tmp_path)
+
+
 def test_unknown_names_list_the_shipped_models() -> None:
     with pytest.raises(CheckpointError, match=r"unknown model 'emojis'.*shipped models are"):
         resolve_model("emojis")

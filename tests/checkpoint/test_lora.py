@@ -194,6 +194,16 @@ def test_an_adapter_of_no_layer_of_the_model_is_refused(tmp_path: Path) -> None:
         merge_lora(tiny_model(tiny_class_config())[1], tmp_path)
 
 
+def test_a_folder_beside_the_adapter_is_told_from_it(tmp_path: Path) -> None:
+    hart = tiny_model(tiny_text_config())[1]
+    save_lora(adapted(tiny_text_config()), tmp_path / "run" / "model", base_model="runs/base")
+    with pytest.raises(HartError, match=f"the one of this training run is in {tmp_path / 'run' / 'model'}"):
+        merge_lora(hart, tmp_path / "run")
+    (tmp_path / "hart.safetensors").touch()
+    with pytest.raises(HartError, match="holds a model, not a LoRA adapter"):
+        merge_lora(hart, tmp_path)
+
+
 def test_damaged_folders_are_named(tmp_path: Path) -> None:
     hart = tiny_model(tiny_text_config())[1]
     with pytest.raises(HartError, match=r"no LoRA adapter here: expected adapter_config.json"):

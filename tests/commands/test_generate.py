@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from PIL import Image
 
 from command_line import outputs, refused, run, run_in_process
 from hart import HartPipeline, __version__
-from hart.commands.console import NumberedFiles
+from hart.commands.console import NumberedFiles, prompt_notes
+from hart.errors import PromptWarning
 from hart.generation.metadata import read_record, save_png
 from hart.inference.components import Components
 from processes import CONTEXT
@@ -217,6 +219,13 @@ def test_notes_on_prompts(text_model: Path, tmp_path: Path, prompts: list[str], 
     lines = result.stderr.splitlines()
     assert len(lines) == len(said)
     assert all(line.startswith("note: ") and words in line for line, words in zip(lines, said, strict=True))
+
+
+def test_a_note_is_said_once_however_often_its_prompt_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with prompt_notes():
+        for words in ("inked", "inked", "by"):
+            warnings.warn(f'"{words}" was in no caption', PromptWarning, stacklevel=1)
+    assert capsys.readouterr().err.splitlines() == [f'note: "{words}" was in no caption' for words in ("inked", "by")]
 
 
 def test_class_numbers_are_no_words(class_model: Path, tmp_path: Path) -> None:

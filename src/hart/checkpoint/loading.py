@@ -19,8 +19,10 @@ from hart.checkpoint.hub import download, is_hub_id
 from hart.checkpoint.released_names import PublishedWeights, tokenizer_weights, transformer_weights
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import (
+    ADAPTER_CONFIG,
     CONFIG_FILE,
     HART_FILE,
+    MODEL_FOLDER,
     TOKENIZER_FILE,
     CheckpointError,
     fill_module,
@@ -200,6 +202,15 @@ def _published(folder: Path) -> Published:
         return _hart_layout(folder)
     if list(folder.glob("var*.pth")):
         return _var_layout(folder)
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder}: holds a LoRA adapter, not a model: add it to its model (--lora, load_lora), or write both as "
+            "one (hart convert)"
+        )
+    if (folder / CONFIG_FILE).is_file() and (folder / TOKENIZER_FILE).is_file():
+        raise CheckpointError(f"{folder}: holds a tokenizer alone: a model has {HART_FILE} besides")
+    if (folder / MODEL_FOLDER).is_dir():
+        raise CheckpointError(f"{folder}: no model here; what a training run made is in {folder / MODEL_FOLDER}")
     raise CheckpointError(
         f"{folder}: no model here; expected {CONFIG_FILE} and {HART_FILE} (this project), llm/ and tokenizer/ (HART), "
         "or vae*.pth and var*.pth (VAR)"

@@ -25,7 +25,15 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import kind_of, misfits, read_safetensors, require_finite
+from hart.checkpoint.storage import (
+    ADAPTER_CONFIG,
+    HART_FILE,
+    MODEL_FOLDER,
+    kind_of,
+    misfits,
+    read_safetensors,
+    require_finite,
+)
 from hart.config import LoraTarget, Rank
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package
@@ -35,7 +43,6 @@ from hart.model import Hart
 from hart.strict import shown
 from hart.transformer.transformer import HartTransformer
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 
 LAYERS: Mapping[LoraTarget, tuple[str, ...]] = {
@@ -212,6 +219,12 @@ def _values(folder: Path) -> dict[str, Any]:
         raise missing_package("peft", "lora")
     path = folder / ADAPTER_CONFIG
     if not os.path.lexists(path):
+        if os.path.lexists(folder / HART_FILE):
+            raise HartError(f"{folder}: holds a model, not a LoRA adapter: give it as the model (--model)")
+        if os.path.lexists(folder / MODEL_FOLDER / ADAPTER_CONFIG):
+            raise HartError(
+                f"{folder}: no LoRA adapter here; the one of this training run is in {folder / MODEL_FOLDER}"
+            )
         raise HartError(f"{folder}: no LoRA adapter here: expected {ADAPTER_CONFIG} and {ADAPTER_FILE}")
     values = read_json(path)
     if values.get("peft_type") != "LORA":

@@ -38,6 +38,9 @@ TOKENIZER_FILE = "tokenizer.safetensors"
 HART_FILE = "hart.safetensors"
 TEXT_ENCODER_FILE = "text_encoder.safetensors"
 SCORER_FILE = "scorer.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+MODEL_FOLDER = "model"
+"""What a training run made, in the folder of the run: a model, a tokenizer or an adapter."""
 
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types of stored weights. Those of 8 bits need a scale: see `hart.layers.quantized.QuantizedLinear`."""

@@ -129,16 +129,18 @@ def hint_at_quotes(prompts: Sequence[str]) -> None:
 
 @contextmanager
 def prompt_notes() -> Iterator[None]:
-    """Turns the warnings about prompts into notes."""
+    """Turns the warnings about prompts into notes, each said once."""
+    said = set[str]()
     with warnings.catch_warnings():
         warnings.simplefilter("always", PromptWarning)
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
-            if issubclass(category, PromptWarning):
-                note(str(message))
-            else:
+            if not issubclass(category, PromptWarning):
                 others(message, category, *place, **options)
+            elif str(message) not in said:
+                said.add(str(message))
+                note(str(message))
 
         warnings.showwarning = show
         yield

@@ -23,6 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from hart.checkpoint.storage import MODEL_FOLDER
 from hart.config import Config, ConfigError
 from hart.errors import HartError
 from hart.files import PARTIAL, atomic_write, require_regular
@@ -31,7 +32,6 @@ from hart.training.task import Origin
 
 RECIPE_FILE = "recipe.json"
 FOLDER = "checkpoints"
-MODEL_FOLDER = "model"
 SAMPLES_FOLDER = "samples"
 # What may change when a run is resumed: it decides how long and where, not what is computed.
 HARMLESS = {f"reading.{name}" for name in ("workers", "max_damaged", "on_device")} | {

@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from hart.benchmark.machine import square_rate
+from hart.checkpoint.storage import MODEL_FOLDER
 from hart.errors import HartError, Stopped
 from hart.files import write_text
-from hart.training.checkpoint import MODEL_FOLDER, RECIPE_FILE, SAMPLES_FOLDER, Identity, RunFolder, UnreadableError
+from hart.training.checkpoint import RECIPE_FILE, SAMPLES_FOLDER, Identity, RunFolder, UnreadableError
 from hart.training.config import StageRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.progress import Means, Speed, StepFigures, StepReport, Work
