@@ -85,7 +85,7 @@ def single_threads(number: int) -> ThreadPoolExecutor:
     PyTorch keeps the number of its threads for each thread of Python, and once more for those that will begin, which
     is for a moment another here. Raises `HartError` if they cannot begin.
     """
-    begun = Barrier(number + 1)
+    begun, failed = Barrier(number + 1), list[BaseException]()
 
     def begin() -> None:
         try:
@@ -94,9 +94,10 @@ def single_threads(number: int) -> ThreadPoolExecutor:
             begun.wait()
         except BrokenBarrierError:
             pass  # another thread did not begin, and the caller hears of it
-        except BaseException:
+        except BaseException as error:
+            # not raised: what an executor does then also takes away its order to end, for which others would wait
+            failed.append(error)
             begun.abort()
-            raise
 
     threads = ThreadPoolExecutor(number, "hart-rows", begin)
     try:
@@ -108,11 +109,11 @@ def single_threads(number: int) -> ThreadPoolExecutor:
         threads.shutdown()
         if not isinstance(error, RuntimeError):
             raise
-        why = reason(error) if str(error) else "one of them failed"
+        cause = failed[0] if failed else error
         raise HartError(
-            f"the {number} threads of PyTorch cannot compute apart: {why}; let this process begin more threads, or set "
-            "OMP_NUM_THREADS=1"
-        ) from error
+            f"the {number} threads of PyTorch cannot compute apart: {reason(cause)}; let this process begin more "
+            "threads, or set OMP_NUM_THREADS=1"
+        ) from cause
     finally:
         torch.set_num_threads(number)
     return threads
