@@ -111,12 +111,17 @@ def load_model(
         at_rest = "encoder" if tokenizer_dtype is None else None  # images are made without it
         fill_module(tokenizer, folder / TOKENIZER_FILE, tokenizer_dtype, mapped=at_rest)
         if eight_bits is None or config.dequantize:
-            eight_bits = partial(QuantizedLinear.dequantized, dtype=dtype)
+            eight_bits = partial(_ordinary, dtype=dtype)
         fill_module(hart, folder / HART_FILE, dtype, eight_bits=eight_bits)
     else:
         for part, module, wanted in zip(weights, (tokenizer, hart), (tokenizer_dtype, dtype), strict=True):
             fill_state(module, part.tensors, wanted, part.source, part.name_in_file)
     return LoadedModel(config, tokenizer, hart, folder)
+
+
+def _ordinary(layer: QuantizedLinear, dtype: torch.dtype) -> nn.Module:
+    with without_memory():  # nothing is drawn for a weight that is replaced at once
+        return layer.dequantized(dtype)
 
 
 def load_config(name: str) -> HartConfig:

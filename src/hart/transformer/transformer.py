@@ -253,7 +253,9 @@ class HartTransformer(nn.Module):
             return self._run_context(conditioning, cache)
         given, null = slice(0, rows - null_rows), slice(rows - null_rows, rows)
         hidden = self._run_context(conditioning.rows_of(given), cache.rows(given))
-        autocast = torch.is_autocast_enabled(hidden.device.type)  # which rounds it for this call alone
+        kind = hidden.device.type
+        # which rounds it for this call alone
+        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         kept = KeptToken() if self.null_token is None or autocast else self.null_token
         if kept.found is None:
             one = cache.for_one_token()
