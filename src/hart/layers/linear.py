@@ -1,4 +1,4 @@
-"""A linear layer that takes its bias in the call, and activations in place.
+"""A linear layer that takes its bias in the call, activations in place, and whether products are in autocast.
 
 Shapes: C inputs, D outputs.
 """
@@ -16,6 +16,12 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (..., C), bias (D,), to (..., D)."""
         return F.linear(x, self.weight, self.bias if bias is None else bias)
+
+
+def in_autocast(x: Tensor) -> bool:
+    """Whether autocast is on for the device of x; PyTorch refuses to answer for those that have none."""
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def silu(x: Tensor) -> Tensor:

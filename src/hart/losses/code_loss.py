@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.generation.logits import filtered, sample
+from hart.layers.linear import in_autocast
 
 CHUNK = {"cpu": 2**21, "cuda": 2**26}
 """Logits of a chunk: a CPU's fit its cache, 8 MB; a GPU's keep it busy, 256 MB."""
@@ -90,8 +91,7 @@ def code_losses(
     targets: (N,) codes. weights: (N,) of each token's loss. uniform: (N,) in [0, 1), to sample codes with.
     """
     kind = x.device.type
-    narrow = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    dtype = torch.get_autocast_dtype(kind) if narrow else x.dtype
+    dtype = torch.get_autocast_dtype(kind) if in_autocast(x) else x.dtype
     with torch.autocast(kind, enabled=False):
         total, *rest = _ChunkedHead.apply(
             x, head.weight, head.bias, targets, weights, uniform, loss, dtype, torch.is_grad_enabled()

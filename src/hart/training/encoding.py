@@ -117,7 +117,8 @@ def encode_dataset(
     files = [shard_file(folder, split, number) for number in range(total)]
     # sets used to name the tokenizer with its decoder: one that was begun so goes on so
     whole = settings | {"tokenizer": fingerprint(encoders.tokenizer)}
-    if any(read_facts(file).get("stamp") == stamp_of(whole) for file in files):
+    older = stamp_of(whole)
+    if any(read_facts(file).get("stamp") == older for file in files):
         settings = whole
     stamp = stamp_of(settings)
     missing = [number for number, file in enumerate(files) if not _is_done(file, stamp)]

@@ -93,6 +93,7 @@ def drawn_as(image: Image.Image) -> str | None:
     saturation = np.asarray(image.convert("HSV"))[..., 1] / 255
     if not ink.any() or np.median(saturation[ink]) > GREY:
         return None
+    # a copy, since what is filled in an array's own image does not stay
     framed = Image.fromarray(np.pad(ink, 1).astype(np.uint8)).copy()
     ImageDraw.floodfill(framed, (0, 0), 2)
     share = ink.sum() / (np.asarray(framed) != 2).sum()
