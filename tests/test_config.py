@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hart.checkpoint.storage import CONFIG_FILE
+from hart.checkpoint.folders import CONFIG_FILE
 from hart.config import (
     ClassConditioning,
     ConfigError,

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageStat
 from torch import nn
 
 from hart import HartError, HartPipeline, ScalePreview
-from hart.checkpoint.storage import TEXT_ENCODER_FILE
+from hart.checkpoint.folders import TEXT_ENCODER_FILE
 from hart.config import MAX_SEED, SamplingConfig, TextConditioning
 from hart.text_encoder.base import RandomTextFeatures
 from helpers import CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, tiny_text_config

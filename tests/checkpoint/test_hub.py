@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import logging
 
+from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.hub import needed_files, require_repository
 from hart.checkpoint.loading import resolve_model
-from hart.checkpoint.storage import CheckpointError
 
 TOKENIZER = ["tokenizer/config.json", "tokenizer/model.safetensors"]
 PLAIN = ["llm/model-00001-of-00002.safetensors", "llm/model-00002-of-00002.safetensors"]

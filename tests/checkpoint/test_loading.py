@@ -16,15 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hart import HartPipeline
+from hart.checkpoint.folders import CONFIG_FILE, HART_FILE, TOKENIZER_FILE, CheckpointError
 from hart.checkpoint.loading import LoadedModel, load_model, resolve_model, save_model
-from hart.checkpoint.storage import (
-    CONFIG_FILE,
-    HART_FILE,
-    TOKENIZER_FILE,
-    CheckpointError,
-    read_pickle,
-    read_safetensors,
-)
+from hart.checkpoint.storage import read_pickle, read_safetensors
 from hart.config import ConfigError, HartConfig
 from hart.errors import HartError
 from helpers import random_context, random_tensor, tiny_class_config, tiny_model, tiny_text_config

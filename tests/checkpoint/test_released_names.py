@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.released_names import (
     ROLELESS,
@@ -15,7 +16,7 @@ from hart.checkpoint.released_names import (
     tokenizer_weights,
     transformer_weights,
 )
-from hart.checkpoint.storage import CheckpointError, read_pickle, read_safetensors
+from hart.checkpoint.storage import read_pickle, read_safetensors
 from hart.config import TokenizerConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"

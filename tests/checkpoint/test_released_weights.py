@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.released_weights import hart_transformer_config, var_configs
-from hart.checkpoint.storage import CheckpointError, read_pickle
+from hart.checkpoint.storage import read_pickle
 from hart.config import ConfigError, TokenizerConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.storage import (
     TYPE_NAMES,
-    CheckpointError,
     fill_module,
     fill_state,
     load_state,

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.loading import load_model
-from hart.checkpoint.storage import CheckpointError, read_safetensors
+from hart.checkpoint.storage import read_safetensors
 from hart.checkpoint.verification import CASE_FILE, GOLDEN_FILE, INPUTS, verify
 from hart.errors import HartError
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import hart
 from hart import HartError, HartPipeline
-from hart.checkpoint.storage import SCORER_FILE
+from hart.checkpoint.folders import SCORER_FILE
 from hart.evaluation import best_of, open_scorer
 from hart.evaluation.judges.references import ReferenceScore, write_references
 

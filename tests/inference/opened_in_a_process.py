@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from hart import HartPipeline
-from hart.checkpoint.storage import HART_FILE
+from hart.checkpoint.folders import HART_FILE
 
 HEAVY = ("torch._dynamo", "torch._inductor", "sympy", "transformers", "peft", "huggingface_hub", "accelerate")
 

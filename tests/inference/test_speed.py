@@ -10,15 +10,9 @@ import pytest
 import torch
 
 from hart import HartError, HartPipeline
+from hart.checkpoint.folders import CONFIG_FILE, HART_FILE, CheckpointError
 from hart.checkpoint.loading import load_model
-from hart.checkpoint.storage import (
-    CONFIG_FILE,
-    HART_FILE,
-    TYPE_NAMES,
-    CheckpointError,
-    read_safetensors,
-    write_safetensors,
-)
+from hart.checkpoint.storage import TYPE_NAMES, read_safetensors, write_safetensors
 from hart.checkpoint.verification import RecordedNoise
 from hart.config import HartConfig
 from hart.generation.next_scale import NextScaleGenerator
@@ -78,6 +72,13 @@ def test_settings_of_a_level_hold_where_a_call_has_none_of_its_own() -> None:
     assert np.array_equal(image(pipe, unguided_scales=0), image(exact))
     assert np.array_equal(image(pipe, sampling=exact.config.sampling), image(exact))
     assert pipe.sampling.unguided_scales == PipelineEngine(pipe).facts.sampling.unguided_scales == 2
+
+
+def test_more_diffusion_steps_than_training_had_are_refused_before_the_first_image() -> None:
+    with pytest.raises(HartError, match="diffusion_steps: 1001 are more than the 1000 of training"):
+        opened().optimize(Speed(diffusion_steps=1001))
+    with pytest.raises(HartError, match="diffusion_steps: 1001 are more"):
+        HartPipeline.from_config(WIDE, device="cpu", speed=Speed(diffusion_steps=1001))
 
 
 def test_a_level_takes_no_diffusion_steps_where_there_is_no_residual() -> None:

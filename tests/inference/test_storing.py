@@ -12,9 +12,10 @@ from PIL import Image
 
 from command_line import outputs, refused, run
 from hart import HartError, HartPipeline
+from hart.checkpoint.folders import CONFIG_FILE, HART_FILE, SCORER_FILE
 from hart.checkpoint.loading import load_model, save_model
 from hart.checkpoint.lora import add_lora, save_lora
-from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, SCORER_FILE, read_safetensors
+from hart.checkpoint.storage import read_safetensors
 from hart.config import HartConfig, TextConditioning, TextEncoderConfig
 from hart.text_encoder import load_text_encoder
 from helpers import tiny_model, tiny_text_config

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from hart.checkpoint.storage import CheckpointError
+from hart.checkpoint.folders import CheckpointError
 from hart.errors import HartError
 from hart.evaluation.judges.scores import ImageReward
 from hart.networks.image_reward import RewardNetwork, name_in_file

@@ -61,6 +61,7 @@ def error(answer: Any, status: int) -> dict[str, Any]:
         ({"prompt": "x", "n": "1"}, "n", "valid integer"),
         ({"prompt": "x", "n": 0}, "n", "greater than or equal to 1"),
         ({"prompt": "x", "n": True}, "n", "valid integer"),
+        ({"prompt": "x", "steps": 4, "diffusion_steps": 8}, None, "steps is another name for diffusion_steps"),
         ({"prompt": "x", "steps": 101}, "diffusion_steps", "this server takes up to 100"),
         ({"prompt": "x", "maskgit_steps": 101}, "maskgit_steps", "this server takes up to 100"),
         ({"prompt": "x", "size": "big"}, "size", "must be like 512x512, or auto"),

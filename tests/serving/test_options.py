@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from command_line import refused, run
+from hart.checkpoint.folders import ADAPTER_CONFIG
 from hart.errors import HartError
 from hart.serving.checkers import prompt_checker, word_list
 from hart.serving.options import LOOPBACK, ServeOptions
@@ -40,6 +41,12 @@ from hart.serving.options import LOOPBACK, ServeOptions
 )
 def test_bad_options_are_one_line(arguments: list[str], message: str) -> None:
     assert message in refused(run("serve", "--port", 0, *arguments))
+
+
+def test_a_folder_without_a_model_is_said_at_the_start(tmp_path: Path) -> None:
+    assert "no model here; expected config.json" in refused(run("serve", "--port", 0, "--model", tmp_path))
+    (tmp_path / ADAPTER_CONFIG).write_text("{}")
+    assert "holds a LoRA adapter, not a model" in refused(run("serve", "--port", 0, "--model", tmp_path))
 
 
 @pytest.mark.parametrize("option", ["--model", "--prompt-check"])

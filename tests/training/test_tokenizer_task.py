@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.loading import load_tokenizer, save_model, save_tokenizer
-from hart.checkpoint.storage import CheckpointError
 from hart.config import ConfigError
 from hart.data.datasets import CaptionedImages
 from hart.data.transforms import to_signed

@@ -10,8 +10,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.released_weights import WEIGHT_FILES
-from hart.checkpoint.storage import CheckpointError
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
 from hart.files import user_path

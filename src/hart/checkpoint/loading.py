@@ -15,22 +15,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import torch
 from torch import Tensor, nn
 
+from hart.checkpoint.folders import CONFIG_FILE, HART_FILE, TOKENIZER_FILE, CheckpointError, layout_of
 from hart.checkpoint.hub import download, is_hub_id
 from hart.checkpoint.released_names import PublishedWeights, tokenizer_weights, transformer_weights
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
-from hart.checkpoint.storage import (
-    ADAPTER_CONFIG,
-    CONFIG_FILE,
-    HART_FILE,
-    MODEL_FOLDER,
-    TOKENIZER_FILE,
-    CheckpointError,
-    fill_module,
-    fill_state,
-    read_pickle,
-    read_tensors,
-    save_module,
-)
+from hart.checkpoint.storage import fill_module, fill_state, read_pickle, read_tensors, save_module
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
@@ -103,7 +92,7 @@ def load_model(
     encoded. Raises `CheckpointError` or `ConfigError`.
     """
     readable_folder(folder)
-    is_own = (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists()
+    is_own = layout_of(folder) == "own"
     config, weights = (HartConfig.load(folder / CONFIG_FILE), ()) if is_own else _published(folder)
     with without_memory():
         tokenizer, hart = build(config)
@@ -136,7 +125,7 @@ def load_config(name: str) -> HartConfig:
     if path.suffix == ".json" and not path.is_dir():
         return HartConfig.load(path)
     folder = resolve_model(name)
-    return HartConfig.load(folder / CONFIG_FILE) if (folder / HART_FILE).exists() else _published(folder)[0]
+    return HartConfig.load(folder / CONFIG_FILE) if layout_of(folder) == "own" else _published(folder)[0]
 
 
 def save_model(
@@ -203,23 +192,7 @@ Published = tuple[HartConfig, tuple[PublishedWeights, PublishedWeights]]
 
 
 def _published(folder: Path) -> Published:
-    if (folder / "llm").is_dir() and (folder / "tokenizer").is_dir():
-        return _hart_layout(folder)
-    if list(folder.glob("var*.pth")):
-        return _var_layout(folder)
-    if (folder / ADAPTER_CONFIG).is_file():
-        raise CheckpointError(
-            f"{folder}: holds a LoRA adapter, not a model: add it to its model (--lora, load_lora), or write both as "
-            "one (hart convert)"
-        )
-    if (folder / CONFIG_FILE).is_file() and (folder / TOKENIZER_FILE).is_file():
-        raise CheckpointError(f"{folder}: holds a tokenizer alone: a model has {HART_FILE} besides")
-    if (folder / MODEL_FOLDER).is_dir():
-        raise CheckpointError(f"{folder}: no model here; what a training run made is in {folder / MODEL_FOLDER}")
-    raise CheckpointError(
-        f"{folder}: no model here; expected {CONFIG_FILE} and {HART_FILE} (this project), llm/ and tokenizer/ (HART), "
-        "or vae*.pth and var*.pth (VAR)"
-    )
+    return _hart_layout(folder) if layout_of(folder) == "hart" else _var_layout(folder)
 
 
 def _hart_layout(folder: Path) -> Published:

@@ -25,15 +25,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from hart.checkpoint.storage import (
-    ADAPTER_CONFIG,
-    HART_FILE,
-    MODEL_FOLDER,
-    kind_of,
-    misfits,
-    read_safetensors,
-    require_finite,
-)
+from hart.checkpoint.folders import ADAPTER_CONFIG, HART_FILE, MODEL_FOLDER
+from hart.checkpoint.storage import kind_of, misfits, read_safetensors, require_finite
 from hart.config import LoraTarget, Rank
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package

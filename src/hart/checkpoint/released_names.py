@@ -12,7 +12,7 @@ from functools import cache
 
 from torch import Tensor
 
-from hart.checkpoint.storage import CheckpointError
+from hart.checkpoint.folders import CheckpointError
 from hart.config import TokenizerConfig
 from hart.strict import clipped, counted
 

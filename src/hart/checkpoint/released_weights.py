@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hart.checkpoint.storage import CheckpointError
+from hart.checkpoint.folders import CheckpointError
 from hart.config import ConfigError, ResidualDiffusionConfig, TokenizerConfig, TransformerConfig
 from hart.presets import SCALES_256, SCALES_512
 

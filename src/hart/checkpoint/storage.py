@@ -1,16 +1,4 @@
-"""Weights on disk: safetensors, written atomically and read strictly; PyTorch's own files, read without running code.
-
-A model of this project is a folder:
-
-    config.json                 HartConfig
-    tokenizer.safetensors       HybridTokenizer
-    hart.safetensors            Hart: transformer and residual diffusion
-    text_encoder.safetensors    the compact text encoder, if the model has one
-    word_pieces.json            its word pieces, read by the tokenizers library
-    known_words.json            words that it reads as they are, others as the nearest name; optional
-    thesaurus.json.gz           names that others are read as instead; optional
-    scorer.safetensors          what its images are compared with by best of n; optional
-"""
+"""Weights on disk: safetensors, written atomically, read strictly; PyTorch's own files, read without running code."""
 
 from __future__ import annotations
 
@@ -27,20 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from hart.checkpoint.folders import CheckpointError
 from hart.devices import dtype_name, is_out_of_memory
-from hart.errors import HartError
 from hart.files import FileError, atomic_write, require_regular
 from hart.layers.quantized import LARGEST, QuantizedLinear
 from hart.strict import clipped, reason, shown
-
-CONFIG_FILE = "config.json"
-TOKENIZER_FILE = "tokenizer.safetensors"
-HART_FILE = "hart.safetensors"
-TEXT_ENCODER_FILE = "text_encoder.safetensors"
-SCORER_FILE = "scorer.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-MODEL_FOLDER = "model"
-"""What a training run made, in the folder of the run: a model, a tokenizer or an adapter."""
 
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types of stored weights. Those of 8 bits need a scale: see `hart.layers.quantized.QuantizedLinear`."""
@@ -67,10 +46,6 @@ SCALE = "_scale"
 
 Kind = tuple[torch.Size, str]
 """Shape and number type of a tensor, known without reading it."""
-
-
-class CheckpointError(HartError):
-    """A checkpoint that is absent, damaged or of another model; the message names the file and the tensors."""
 
 
 def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.loading import LoadedModel, load_model
-from hart.checkpoint.storage import CheckpointError, read_safetensors
+from hart.checkpoint.storage import read_safetensors
 from hart.config import ConfigError, HartConfig, SamplingConfig
 from hart.devices import exact_float32
 from hart.generation.logits import Candidates

@@ -16,10 +16,11 @@ from typing import Any
 
 import typer
 
+from hart.checkpoint.folders import layout_of
 from hart.commands.console import model_name, needs_extra
 from hart.commands.from_config import options_from_config
 from hart.errors import HartError
-from hart.files import user_path
+from hart.files import readable_folder, user_path
 from hart.serving.checkers import is_model
 from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
 
@@ -34,9 +35,10 @@ def serve(options: ServeOptions) -> None:
     if options.replicas is not None and not options.ray:
         raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
     for source in options.models().values():
-        _require_model(source, elsewhere=options.ray)
+        if folder := _folder_of(source, elsewhere=options.ray):
+            layout_of(folder)
     if is_model(options.prompt_check):
-        _require_model(options.prompt_check, elsewhere=options.ray)
+        _folder_of(options.prompt_check, elsewhere=options.ray)
     if options.speed is not None and not options.ray:
         from hart.devices import resolve_device
         from hart.inference.speed import resolve_speed
@@ -68,12 +70,15 @@ def serve(options: ServeOptions) -> None:
         Server(config).run(sockets=[listening])
 
 
-def _require_model(source: str, *, elsewhere: bool) -> None:
-    """Raise `HartError` for a model that is not there, before the server says that it is; nothing is loaded. What other
-    machines read (elsewhere) shows when it is opened. PyTorch is imported for none that is a folder here."""
+def _folder_of(source: str, *, elsewhere: bool) -> Path | None:
+    """The folder of a model, if it is on this machine. Raises `HartError` for a model that is not there, before the
+    server says that it is; nothing is loaded. What other machines read (elsewhere) shows when it is opened. PyTorch is
+    imported for none that is a folder here."""
     shipped = Path(__file__).parent.parent / "models" / source
-    if any(map(os.path.isdir, (user_path(source), shipped))) or (elsewhere and "/" in source):
-        return
+    for folder in filter(os.path.isdir, (shipped, user_path(source))):
+        return readable_folder(folder)
+    if elsewhere and "/" in source:
+        return None
     from hart.checkpoint.hub import is_hub_id, require_repository
     from hart.checkpoint.loading import resolve_model
 
@@ -81,6 +86,7 @@ def _require_model(source: str, *, elsewhere: bool) -> None:
         require_repository(source)
     else:
         resolve_model(source)
+    return None
 
 
 def _replicated(options: ServeOptions, name: str) -> Any:

@@ -9,7 +9,7 @@ from hart.exports import lazy
 
 if TYPE_CHECKING:
     from hart.benchmark.parts import quiet_prompts
-    from hart.checkpoint.storage import SCORER_FILE
+    from hart.checkpoint.folders import SCORER_FILE
     from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
     from hart.evaluation.generated_images import GeneratedImages, evenly_chosen
     from hart.evaluation.image_sets import ImageSet, features_of_set

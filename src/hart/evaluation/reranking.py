@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hart.checkpoint.folders import SCORER_FILE
 from hart.checkpoint.hub import folder_or_id
-from hart.checkpoint.storage import SCORER_FILE
 from hart.errors import HartError
 from hart.evaluation.judges.references import ReferenceScore
 from hart.evaluation.judges.scores import CLIP_SCORE, ClipScore, Scorer

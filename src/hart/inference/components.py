@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hart.checkpoint.folders import CONFIG_FILE, HART_FILE, SCORER_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE
 from hart.checkpoint.loading import save_model
-from hart.checkpoint.storage import CONFIG_FILE, HART_FILE, SCORER_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE
 from hart.config import HartConfig
 from hart.data.transforms import pixels_to_pil, to_signed, unit_to_pixels
 from hart.devices import dtype_name

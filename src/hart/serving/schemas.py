@@ -20,6 +20,7 @@ from pydantic import (
     ValidationInfo,
     create_model,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -114,6 +115,13 @@ class ImageRequest(SamplingFields):  # type: ignore[misc, valid-type]  # made ab
 
     kind: ClassVar[str]
     """What its events are called after."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_number_of_steps(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and None not in (given.get("steps"), given.get("diffusion_steps")):
+            raise ValueError("steps is another name for diffusion_steps: leave one of the two out")
+        return given
 
     @field_validator("size")
     @classmethod

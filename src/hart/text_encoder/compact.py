@@ -20,7 +20,8 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hart.checkpoint.storage import TEXT_ENCODER_FILE, fill_module, save_module
+from hart.checkpoint.folders import TEXT_ENCODER_FILE
+from hart.checkpoint.storage import fill_module, save_module
 from hart.config import TextEncoderConfig
 from hart.devices import without_memory
 from hart.errors import HartError

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hart.checkpoint.folders import CONFIG_FILE
 from hart.checkpoint.loading import resolve_model
-from hart.checkpoint.storage import CONFIG_FILE
 from hart.config import ConfigError, HartConfig, TextConditioning, TextEncoderConfig
 from hart.errors import HartError
 from hart.files import FileError, read_json, user_path, write_text

@@ -23,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hart.checkpoint.storage import MODEL_FOLDER
+from hart.checkpoint.folders import MODEL_FOLDER
 from hart.config import Config, ConfigError
 from hart.errors import HartError
 from hart.files import PARTIAL, atomic_write, require_regular

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hart.benchmark.machine import square_rate
-from hart.checkpoint.storage import MODEL_FOLDER
+from hart.checkpoint.folders import MODEL_FOLDER
 from hart.errors import HartError, Stopped
 from hart.files import write_text
 from hart.training.checkpoint import RECIPE_FILE, SAMPLES_FOLDER, Identity, RunFolder, UnreadableError

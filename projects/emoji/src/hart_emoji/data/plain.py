@@ -63,7 +63,7 @@ class PlainEmoji(EmojiScenes):
 
     def digest(self) -> str:
         words = [word for slug in sorted(self.nouns) for word in (slug, *self.nouns[slug])]
-        return hashlib.sha256("\n".join([super().digest(), *words]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([super().digest(), str(DEFAULT_SHARE), *words]).encode()).hexdigest()
 
     def find_nouns(self, encoder: TextEncoder, wordnet: Path) -> None:
         """Take nouns of WordNet, whose files are in a folder, as further words; raises as `nearest_nouns` does."""

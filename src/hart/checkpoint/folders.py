@@ -1,0 +1,61 @@
+"""What lies in the folder of a model. Without PyTorch, so that a command can tell before it loads anything.
+
+A model of this project:
+
+    config.json                 HartConfig
+    tokenizer.safetensors       HybridTokenizer
+    hart.safetensors            Hart: transformer and residual diffusion
+    text_encoder.safetensors    the compact text encoder, if the model has one
+    word_pieces.json            its word pieces, read by the tokenizers library
+    known_words.json            words that it reads as they are, others as the nearest name; optional
+    thesaurus.json.gz           names that others are read as instead; optional
+    scorer.safetensors          what its images are compared with by best of n; optional
+
+The published layouts are described in `hart.checkpoint.released_weights`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from hart.errors import HartError
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.safetensors"
+HART_FILE = "hart.safetensors"
+TEXT_ENCODER_FILE = "text_encoder.safetensors"
+SCORER_FILE = "scorer.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+MODEL_FOLDER = "model"
+"""What a training run made, in the folder of the run: a model, a tokenizer or an adapter."""
+
+
+class CheckpointError(HartError):
+    """A checkpoint that is absent, damaged or of another model; the message names the file and the tensors."""
+
+
+def layout_of(folder: Path) -> Literal["own", "hart", "var"]:
+    """The layout of the model in a folder, of which nothing is read: this project's, HART's or VAR's.
+
+    Raises `CheckpointError` for a folder without a model, with what it holds instead.
+    """
+    if (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists():
+        return "own"
+    if (folder / "llm").is_dir() and (folder / "tokenizer").is_dir():
+        return "hart"
+    if list(folder.glob("var*.pth")):
+        return "var"
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder}: holds a LoRA adapter, not a model: add it to its model (--lora, load_lora), or write both as "
+            "one (hart convert)"
+        )
+    if (folder / CONFIG_FILE).is_file() and (folder / TOKENIZER_FILE).is_file():
+        raise CheckpointError(f"{folder}: holds a tokenizer alone: a model has {HART_FILE} besides")
+    if (folder / MODEL_FOLDER).is_dir():
+        raise CheckpointError(f"{folder}: no model here; what a training run made is in {folder / MODEL_FOLDER}")
+    raise CheckpointError(
+        f"{folder}: no model here; expected {CONFIG_FILE} and {HART_FILE} (this project), llm/ and tokenizer/ (HART), "
+        "or vae*.pth and var*.pth (VAR)"
+    )
