@@ -13,8 +13,9 @@ from PIL import Image
 from hart.config import SamplingConfig
 from hart.errors import HartError
 from hart.generation.metadata import EditSource, ImageSettings, MixSettings
+from hart.grids import grid_of_aspect
 from hart.serving.engine import Mix, ModelFacts, OutOfMemory, Row, Source
-from hart.sizes import ImageSize, shaped_grid
+from hart.sizes import ImageSize
 
 SCALES = 4
 SIZES = ImageSize(16, 16), ImageSize(32, 16), ImageSize(16, 32)
@@ -58,7 +59,7 @@ class StandInEngine:
         return None if (width, height) in self.facts.sizes else "it is another size"
 
     def shaped(self, aspect: str) -> ImageSize:
-        shaped_grid(aspect, 16)  # refuses what models do
+        grid_of_aspect(aspect, 16)  # refuses what models do
         width, height = map(int, aspect.split(":"))
         return self.facts.nearest(16 * width / height, 16)
 

@@ -94,7 +94,7 @@ def test_every_shape_has_a_schedule_that_keeps_tokens_and_aspect(own: tuple[int,
     square = sizes_ending_at(own, final.equal_square)
     assert schedule.final == final
     assert len(schedule) == len(square)
-    assert shaped(own, final.transposed) == schedule.transposed
+    assert list(shaped(own, Grid(*reversed(final)))) == [tuple(reversed(grid)) for grid in schedule]
     for grid, size in zip(schedule.grids[1:], square[1:], strict=True):
         for side, last in zip(grid, final, strict=True):
             assert side == 1 or abs(side - last * size / square[-1]) <= 0.5

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
+from hart.errors import HartError
+
 MAX_SCALES, MAX_GRID_SIZE = 64, 1024
 """Far above every published model, so that a damaged file is found before memory is taken for it."""
 GROWTH = 4 / 3
@@ -44,10 +46,6 @@ class Grid(NamedTuple):
     def equal_square(self) -> int:
         """The size of the square with about as many positions, at least 2 (a schedule has two scales)."""
         return max(2, round(math.sqrt(self.tokens)))
-
-    @property
-    def transposed(self) -> Grid:
-        return Grid(self.width, self.height)
 
     def __str__(self) -> str:
         """The size of a square, `16`, or width and height, `16x9`."""
@@ -117,10 +115,6 @@ class ScaleSchedule:
         """Tokens of all scales, L."""
         return sum(self.token_counts)
 
-    @property
-    def transposed(self) -> ScaleSchedule:
-        return ScaleSchedule(tuple(grid.transposed for grid in self.grids))
-
     def offset(self, k: int) -> int:
         """Where scale k (0-based) begins in the row of all L tokens."""
         return sum(self.token_counts[:k])
@@ -151,16 +145,16 @@ def sizes_ending_at(sizes: Sequence[int], last: int, most: int = MAX_SCALES) -> 
 
 
 def parsed_aspect(text: str) -> Fraction:
-    """Width over height of `16:9`. Raises `ValueError`."""
+    """Width over height of `16:9`. Raises `HartError`."""
     found = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text.strip())
     ratio = Fraction(int(found[1]), int(found[2])) if found is not None and int(found[2]) else None
     if ratio is None or not Fraction(1, WIDEST) <= ratio <= WIDEST:
-        raise ValueError(f"aspect {text[:40]!r}: give width:height, such as 16:9, from 1:{WIDEST} to {WIDEST}:1")
+        raise HartError(f"aspect {text[:40]!r}: give width:height, such as 16:9, from 1:{WIDEST} to {WIDEST}:1")
     return ratio
 
 
 def grid_of_aspect(aspect: str, side: int) -> Grid:
-    """The grid of the shape `16:9` that has about as many positions as a square of `side`. Raises `ValueError`."""
+    """The grid of the shape `16:9` that has about as many positions as a square of `side`. Raises `HartError`."""
     stretch = math.sqrt(parsed_aspect(aspect))
     return Grid(max(2, round(side / stretch)), max(2, round(side * stretch)))
 

@@ -66,7 +66,7 @@ def requested_schedule(
             raise HartError(
                 f"aspect {shown(aspect)} is the shape of images as large as a square: give one number as size"
             )
-        grid = shaped_grid(str(aspect), grid.width)
+        grid = grid_of_aspect(str(aspect), grid.width)
     schedule = schedule_of_grid(config.tokenizer.scales, grid, config.transformer.most_scales)
     try:
         config.transformer.check_schedule(schedule)
@@ -85,14 +85,6 @@ def _side(name: str, value: object) -> int:
         raise HartError(f"{name} {shown(value)}: give a whole number of pixels{text}") from None
 
 
-def shaped_grid(aspect: str, side: int) -> Grid:
-    """`grid_of_aspect` with a `HartError`."""
-    try:
-        return grid_of_aspect(aspect, side)
-    except ValueError as error:
-        raise HartError(str(error)) from None
-
-
 def trained_sizes(config: HartConfig) -> list[ImageSize]:
     """The sizes that a model was trained at."""
     return aspect_sizes(config.tokenizer, config.aspects)
@@ -105,7 +97,7 @@ def aspect_sizes(config: TokenizerConfig, aspects: Sequence[str]) -> list[ImageS
     """
     sizes = []
     for aspect in aspects or ("1:1",):
-        grid = shaped_grid(aspect, config.scales[-1])
+        grid = grid_of_aspect(aspect, config.scales[-1])
         if len(schedule_of_grid(config.scales, grid)) != len(config.scales):
             tokens = counted(config.scales[-1] ** 2, "token")
             raise HartError(f"aspect {aspect}: images of {tokens} are too small for it")

@@ -109,7 +109,8 @@ def test_a_transposed_latent_has_the_transposed_codes(schedule: ScaleSchedule, s
         assert isinstance(phi, Phi)
         phi.conv.weight.data = phi.conv.weight.data.transpose(2, 3)
     codes = module.encode(latent, schedule).indices
-    others = transposed.encode(latent.transpose(2, 3), schedule.transposed).indices
+    turned = ScaleSchedule(tuple(Grid(grid.width, grid.height) for grid in schedule))
+    others = transposed.encode(latent.transpose(2, 3), turned).indices
     for grid, ours, theirs in zip(schedule, codes, others, strict=True):
         assert torch.equal(ours.view(-1, *grid).transpose(1, 2).flatten(1), theirs)
 

@@ -23,9 +23,10 @@ from hart.generation.metadata import EditSource, ImageSettings, MixSettings
 from hart.generation.next_scale import States
 from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.generation.rows import SHARED
+from hart.grids import grid_of_aspect
 from hart.pipeline import HartPipeline
 from hart.serving.engine import Mix, ModelFacts, NotOffered, OutOfMemory, Row, Source
-from hart.sizes import ImageSize, requested_schedule, shaped_grid, size_of_grid, trained_sizes
+from hart.sizes import ImageSize, requested_schedule, size_of_grid, trained_sizes
 from hart.types import Context
 
 LARGEST = 2
@@ -109,7 +110,7 @@ class PipelineEngine:
     def shaped(self, aspect: str) -> ImageSize:
         """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own, if it can be made or not."""
         tokenizer = self.pipe.config.tokenizer
-        return size_of_grid(shaped_grid(aspect, tokenizer.scales[-1]), tokenizer.downsampling)
+        return size_of_grid(grid_of_aspect(aspect, tokenizer.scales[-1]), tokenizer.downsampling)
 
     def row(
         self,
