@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from hart import HartPipeline
-from hart.checkpoint.loading import SHIPPED_MODELS, load_tokenizer
+from hart.checkpoint.folders import SHIPPED_MODELS
+from hart.checkpoint.loading import load_tokenizer
 from hart.text_encoder import text_encoder_config
 
 EMOJI = SHIPPED_MODELS / "emoji"

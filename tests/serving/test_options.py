@@ -43,10 +43,12 @@ def test_bad_options_are_one_line(arguments: list[str], message: str) -> None:
     assert message in refused(run("serve", "--port", 0, *arguments))
 
 
-def test_a_folder_without_a_model_is_said_at_the_start(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_said_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no model here; expected config.json" in refused(run("serve", "--port", 0, "--model", tmp_path))
     (tmp_path / ADAPTER_CONFIG).write_text("{}")
     assert "holds a LoRA adapter, not a model" in refused(run("serve", "--port", 0, "--model", tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert ".: holds a LoRA adapter, not a model" in refused(run("serve", "--port", 0, "--model", "."))
 
 
 @pytest.mark.parametrize("option", ["--model", "--prompt-check"])

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from hart.checkpoint.loading import SHIPPED_MODELS, load_model, save_model, save_tokenizer
+from hart.checkpoint.folders import SHIPPED_MODELS
+from hart.checkpoint.loading import load_model, save_model, save_tokenizer
 from hart.config import ConfigError, TextConditioning
 from hart.grids import Grid
 from hart.model import Hart

@@ -16,10 +16,12 @@ The published layouts are described in `hart.checkpoint.released_weights`.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
 from hart.errors import HartError
+from hart.files import readable_folder, user_path
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.safetensors"
@@ -29,10 +31,25 @@ SCORER_FILE = "scorer.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_FOLDER = "model"
 """What a training run made, in the folder of the run: a model, a tokenizer or an adapter."""
+SHIPPED_MODELS = Path(__file__).parent.parent / "models"
 
 
 class CheckpointError(HartError):
     """A checkpoint that is absent, damaged or of another model; the message names the file and the tensors."""
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a name is that of a model that comes with the package, whatever folders there are."""
+    return "/" not in name and os.path.exists(SHIPPED_MODELS / name / CONFIG_FILE)  # noqa: PTH110 - or a name of none
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder that a model's name stands for on this machine: a shipped one, or a path; None if there is neither.
+
+    Raises `FileError` where it may not be read.
+    """
+    folder = SHIPPED_MODELS / name if is_shipped(name) else user_path(name)
+    return readable_folder(folder) if os.path.isdir(folder) else None  # noqa: PTH112 - or a name of none
 
 
 def layout_of(folder: Path) -> Literal["own", "hart", "var"]:

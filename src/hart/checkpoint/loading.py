@@ -15,7 +15,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import torch
 from torch import Tensor, nn
 
-from hart.checkpoint.folders import CONFIG_FILE, HART_FILE, TOKENIZER_FILE, CheckpointError, layout_of
+from hart.checkpoint.folders import (
+    CONFIG_FILE,
+    HART_FILE,
+    SHIPPED_MODELS,
+    TOKENIZER_FILE,
+    CheckpointError,
+    layout_of,
+    local_folder,
+)
 from hart.checkpoint.hub import download, is_hub_id
 from hart.checkpoint.released_names import PublishedWeights, tokenizer_weights, transformer_weights
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
@@ -29,8 +37,6 @@ from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
 from hart.strict import clipped, read_object, shown
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-
-SHIPPED_MODELS = Path(__file__).parent.parent / "models"
 
 
 @dataclass(frozen=True)
@@ -51,30 +57,14 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
     text = os.fspath(name)
-    if is_shipped(text):
-        return SHIPPED_MODELS / text
-    path = user_path(text)
-    if _exists(path) and path.is_dir():
-        return readable_folder(path)
+    if (folder := local_folder(text)) is not None:
+        return folder
     names = ", ".join(sorted(p.parent.name for p in SHIPPED_MODELS.glob(f"*/{CONFIG_FILE}"))) or "none"
     if isinstance(name, str) and is_hub_id(text):
         return download(text)
     if text in PRESETS:
         raise CheckpointError(f"{text} is a size without weights: add --random-weights, or give a model of that size")
     raise CheckpointError(f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}")
-
-
-def is_shipped(name: str) -> bool:
-    """Whether a name is that of a model that comes with the package, whatever folders there are."""
-    return "/" not in name and _exists(SHIPPED_MODELS / name / CONFIG_FILE)
-
-
-def _exists(path: Path) -> bool:
-    """Whether a path exists; not in folders without permission, nor under impossible names."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def load_model(

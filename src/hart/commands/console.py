@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from hart.checkpoint.folders import is_shipped
 from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import HartError, PromptWarning, Stopped, missing_package
 from hart.files import folder_if_used, user_path
@@ -182,11 +183,7 @@ def slug(text: str) -> str:
 def model_name(name: str) -> str:
     """A model's name that holds in any working directory: folders and files become absolute."""
     path = user_path(name)
-    if not path.exists():
-        return name
-    from hart.checkpoint.loading import is_shipped  # imports PyTorch
-
-    return name if is_shipped(name) else os.path.abspath(path)  # noqa: PTH100 - links stay as given
+    return name if is_shipped(name) or not path.exists() else os.path.abspath(path)  # noqa: PTH100 - links stay as given
 
 
 NUMBERED = re.compile(r"([0-9]{3,9})-.*\.png")

@@ -16,11 +16,11 @@ from typing import Any
 
 import typer
 
-from hart.checkpoint.folders import layout_of
+from hart.checkpoint.folders import layout_of, local_folder
 from hart.commands.console import model_name, needs_extra
 from hart.commands.from_config import options_from_config
 from hart.errors import HartError
-from hart.files import readable_folder, user_path
+from hart.files import user_path
 from hart.serving.checkers import is_model
 from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
 
@@ -74,11 +74,9 @@ def _folder_of(source: str, *, elsewhere: bool) -> Path | None:
     """The folder of a model, if it is on this machine. Raises `HartError` for a model that is not there, before the
     server says that it is; nothing is loaded. What other machines read (elsewhere) shows when it is opened. PyTorch is
     imported for none that is a folder here."""
-    shipped = Path(__file__).parent.parent / "models" / source
-    for folder in filter(os.path.isdir, (shipped, user_path(source))):
-        return readable_folder(folder)
-    if elsewhere and "/" in source:
-        return None
+    folder = local_folder(source)
+    if folder is not None or (elsewhere and "/" in source):
+        return folder
     from hart.checkpoint.hub import is_hub_id, require_repository
     from hart.checkpoint.loading import resolve_model
 
