@@ -52,6 +52,12 @@ def local_folder(name: str) -> Path | None:
     return readable_folder(folder) if os.path.isdir(folder) else None  # noqa: PTH112 - or a name of none
 
 
+def model_name(name: str) -> str:
+    """A model's name that holds in any working directory: folders and files become absolute."""
+    path = user_path(name)
+    return name if is_shipped(name) or not path.exists() else os.path.abspath(path)  # noqa: PTH100 - links stay as given
+
+
 def layout_of(folder: Path) -> Literal["own", "hart", "var"]:
     """The layout of the model in a folder, of which nothing is read: this project's, HART's or VAR's.
 

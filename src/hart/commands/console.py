@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from hart.checkpoint.folders import is_shipped
 from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import HartError, PromptWarning, Stopped, missing_package
-from hart.files import folder_if_used, user_path
+from hart.files import folder_if_used
 from hart.strict import clipped
 
 if TYPE_CHECKING:
@@ -178,12 +177,6 @@ def slug(text: str) -> str:
     """A short piece of a file name: letters and digits of any script, all else as single dashes."""
     words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
     return "-".join(words)[:SLUG_LENGTH].strip("-") or "image"
-
-
-def model_name(name: str) -> str:
-    """A model's name that holds in any working directory: folders and files become absolute."""
-    path = user_path(name)
-    return name if is_shipped(name) or not path.exists() else os.path.abspath(path)  # noqa: PTH100 - links stay as given
 
 
 NUMBERED = re.compile(r"([0-9]{3,9})-.*\.png")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hart.checkpoint.folders import model_name
 from hart.commands.console import (
     NumberedFiles,
     Report,
     hint_at_quotes,
     importing,
-    model_name,
     needs_extra,
     note,
     print_path,

@@ -16,8 +16,8 @@ from typing import Any
 
 import typer
 
-from hart.checkpoint.folders import layout_of, local_folder
-from hart.commands.console import model_name, needs_extra
+from hart.checkpoint.folders import layout_of, local_folder, model_name
+from hart.commands.console import needs_extra
 from hart.commands.from_config import options_from_config
 from hart.errors import HartError
 from hart.files import user_path

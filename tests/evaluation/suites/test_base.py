@@ -17,6 +17,7 @@ from hart.commands.evaluate import suite_app
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.evaluation import Context, Figure, Result, Suite, SuiteOptions, records
+from hart.evaluation.suites.base import SamplingOptions
 from hart.evaluation.suites.core import SUITES, installed_suites
 from hart.strict import Config
 from helpers import unpadded
@@ -110,3 +111,13 @@ def test_every_suite_of_this_package_can_be_run() -> None:
     for name, suite in SUITES.items():
         assert installed_suites()[name] is suite
         assert callable(resolve_name(suite.run))
+
+
+def test_a_shipped_model_keeps_its_name_whatever_folders_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("emoji", "own"):
+        (tmp_path / name).mkdir()
+    recorded = [SamplingOptions(model=model).settings()["model"] for model in ("emoji", "own", "someone/else")]
+    assert recorded == ["emoji", str(tmp_path / "own"), "someone/else"]

@@ -9,10 +9,10 @@ from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from hart.checkpoint.folders import model_name
 from hart.commands.console import (
     Report,
     importing,
-    model_name,
     needs_extra,
     note,
     owned,

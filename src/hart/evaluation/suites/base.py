@@ -12,7 +12,6 @@ Nothing here loads PyTorch before a suite runs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 from pydantic import Field
 from pydantic_core import to_jsonable_python
 
+from hart.checkpoint.folders import model_name
 from hart.config import Device, SamplingConfig, Seed
 from hart.data.kinds import Kind
 from hart.errors import DISTRIBUTION
-from hart.files import user_path
 from hart.strict import Config
 
 if TYPE_CHECKING:
@@ -78,9 +77,8 @@ class SuiteOptions(Config, kw_only=True):
     def settings(self) -> dict[str, Any]:
         """JSON values for a report. The path of a model is made absolute."""
         values: dict[str, Any] = to_jsonable_python(self)
-        model = values.get("model")
-        if model is not None and user_path(model).exists():
-            values["model"] = os.path.abspath(user_path(model))  # noqa: PTH100 - links stay as given
+        if values.get("model") is not None:
+            values["model"] = model_name(values["model"])
         return values
 
 
