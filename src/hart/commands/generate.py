@@ -88,8 +88,6 @@ def generate(
             raise HartError(
                 f"{like}: was made from {record.settings.edit.image}, which it does not hold: edit that again"
             )
-    if given.lora_scale is not None and not options.lora:
-        raise HartError("--lora-scale is the strength of an adapter: give --lora too")
     if prompts_file is not None:
         from hart.commands.jobs.job import Job
         from hart.commands.jobs.running import run_job
@@ -157,7 +155,7 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
         recorded |= {"model": record.model, "random_weights": settings.random_weights}
         if given.aspect is None:
             recorded["size"] = settings.size
-        if not given.lora:
+        if settings.loras and not given.lora:
             recorded |= {"lora": tuple(map(Path, settings.loras)), "lora_scale": settings.lora_scale}
     kept = {name: value for name, value in recorded.items() if getattr(given, name) == getattr(NOTHING, name)}
     return given.replace(**kept | changes), settings.batch.row if settings.batch and "prompts" in changes else None
@@ -182,7 +180,7 @@ def open_model(options: ImageOptions) -> HartPipeline:
         for remark in pipe.speed_remarks():
             note(remark)
     for folder in options.lora:
-        pipe.load_lora(folder, 1.0 if options.lora_scale is None else options.lora_scale)
+        pipe.load_lora(folder, options.strength)
     return pipe
 
 
@@ -331,5 +329,5 @@ def image_settings(
         negative_prompt=options.negative_prompt,
         random_weights=options.random_weights,
         loras=tuple(map(str, options.lora)),
-        lora_scale=1.0 if options.lora_scale is None else options.lora_scale,
+        lora_scale=options.strength,
     )

@@ -10,9 +10,8 @@ from pydantic import Field
 
 from hart.commands.console import progress, require_writable
 from hart.commands.from_config import options_from_config
-from hart.commands.options import AspectRatio, Size
+from hart.commands.options import AspectRatio, LoraOptions, Size
 from hart.config import Config
-from hart.errors import HartError
 from hart.files import user_path
 from hart.strict import counted
 
@@ -57,44 +56,41 @@ def info(options: InfoOptions) -> None:
     console.print(_counts("one image", f"MACs, guidance {'on' if guided else 'off'}", cost.macs))
 
 
-def convert(
-    source: Annotated[
-        str, typer.Argument(metavar="SRC", help="Shipped model, folder in any layout, or Hugging Face id.")
-    ],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")],
-    dtype: Annotated[
-        str, typer.Option(help="How weights are stored: float32, bfloat16, float16, or int8 for large layers.")
-    ] = "float32",
-    lora: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder of a LoRA adapter to merge; repeat it to add several.", show_default=False),
-    ] = None,
-    lora_scale: Annotated[float | None, typer.Option(help="Strength of the adapters; 1 is as trained.")] = None,
-) -> None:
+class ConvertOptions(LoraOptions, kw_only=True):
+    """Of `hart convert`."""
+
+    source: Annotated[str, Field(json_schema_extra={"metavar": "SRC", "positional": True})]
+    """Shipped model, folder in any layout, or Hugging Face id."""
+    destination: Annotated[Path, Field(json_schema_extra={"metavar": "DST", "positional": True})]
+    """Folder to write."""
+    dtype: str = "float32"
+    """How weights are stored: float32, bfloat16, float16, or int8 for large layers."""
+
+
+@options_from_config
+def convert(options: ConvertOptions) -> None:
     """Write a model, with adapters merged, in this project's own layout: a folder that needs nothing else."""
-    if lora_scale is not None and not lora:
-        raise HartError("--lora-scale is the strength of an adapter: give --lora too")
     import torch
 
     from hart.checkpoint.loading import load_model, resolve_model
-    from hart.checkpoint.lora import merge_lora, require_lora
+    from hart.checkpoint.lora import merge_lora
     from hart.devices import resolve_stored_dtype
     from hart.inference.components import Components, require_new_model
 
-    cpu = torch.device("cpu")
-    stored = resolve_stored_dtype(dtype)
-    in_memory = torch.float32 if lora or stored == torch.int8 else stored
+    source, destination = options.source, options.destination
+    stored = resolve_stored_dtype(options.dtype)
+    in_memory = torch.float32 if options.lora or stored == torch.int8 else stored
     with progress(f"reading {source}"):
         folder = resolve_model(source)
         require_new_model(destination, folder)
         require_writable(destination)
-        for adapter in lora or ():
-            require_lora(adapter, lora_scale)
+        options.require_files()
         # adapters are merged and weights rounded to 8 bits in float32, whatever the stored type
         model = load_model(folder, in_memory)
-        for adapter in lora or ():
-            merge_lora(model.hart, user_path(adapter), 1.0 if lora_scale is None else lora_scale, model=source)
-        Components(model.tokenizer, model.hart, cpu, in_memory).save(destination, model.config, folder, stored)
+        for adapter in options.lora:
+            merge_lora(model.hart, user_path(adapter), options.strength, model=source)
+        parts = Components(model.tokenizer, model.hart, torch.device("cpu"), in_memory)
+        parts.save(destination, model.config, folder, stored)
     typer.echo(destination)
 
 

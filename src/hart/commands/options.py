@@ -10,6 +10,7 @@ from pydantic import Field
 from hart.commands.console import needs_extra
 from hart.commands.from_config import SomeOf
 from hart.config import CacheType, Config, Device, NumberType, SamplingConfig
+from hart.errors import HartError
 from hart.generation.signing import SigningOptions
 from hart.strict import Listed, require
 
@@ -37,7 +38,30 @@ class ModelOptions(Config, kw_only=True):
         return DEFAULT_MODEL if self.model is None else self.model
 
 
-class ImageOptions(ModelOptions, SigningOptions, kw_only=True):
+class LoraOptions(Config, kw_only=True):
+    """Which adapters a model is merged with."""
+
+    lora: Listed[Path] = ()
+    """Folder of a LoRA adapter to merge; repeat it to add several."""
+    lora_scale: float | None = None
+    """Strength of the adapters; 1 is as trained."""
+
+    @property
+    def strength(self) -> float:
+        return 1.0 if self.lora_scale is None else self.lora_scale
+
+    def require_files(self) -> None:
+        """Raise `HartError` for adapters that are not there, before a model is opened, and for a strength of none."""
+        if self.lora_scale is not None and not self.lora:
+            raise HartError("--lora-scale is the strength of an adapter: give --lora too")
+        if self.lora:
+            from hart.checkpoint.lora import require_lora
+
+            for folder in self.lora:
+                require_lora(folder, self.lora_scale)
+
+
+class ImageOptions(ModelOptions, LoraOptions, SigningOptions, kw_only=True):
     """How images are generated, whatever of."""
 
     negative_prompt: str | None = None
@@ -52,10 +76,6 @@ class ImageOptions(ModelOptions, SigningOptions, kw_only=True):
     aspect: AspectRatio = None
     batch_size: Annotated[int | None, Field(ge=1)] = None
     """Images generated together; by default 1 on a CPU, 4 on a GPU."""
-    lora: Listed[Path] = ()
-    """Folder of a LoRA adapter to merge; repeat it to add several."""
-    lora_scale: float | None = None
-    """Strength of the adapters; 1 is as trained."""
     speed: str | None = None
     """How fast: exact, compiled (for GPUs), int8 or fp8 (8 bits, slightly different), draft (approximate) or plain; by
     default exact, and int8 for models stored so."""
@@ -67,14 +87,6 @@ class ImageOptions(ModelOptions, SigningOptions, kw_only=True):
     """Keep the text encoder off the GPU while it is not at work."""
     random_weights: bool = False
     """Use random weights in place of the model's: for timings, not for images."""
-
-    def require_files(self) -> None:
-        """Raise `HartError` for adapters that are not there, before a model is opened."""
-        if self.lora:
-            from hart.checkpoint.lora import require_lora
-
-            for folder in self.lora:
-                require_lora(folder, self.lora_scale)
 
 
 class GenerateOptions(ImageOptions, kw_only=True):
