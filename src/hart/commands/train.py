@@ -202,81 +202,55 @@ def recipe_class(stage: Stage) -> type[TokenizerRecipe] | type[TransformerRecipe
 
 def dry_run_plan(stage: Stage, path: Path, overrides: tuple[str, ...]) -> None:
     """Print what one process of the run would need. Raises `HartError`."""
+    from hart.training import dry_run
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
-    from hart.training.dry_run import activation_bytes, at_its_largest, deeper, measure, rehearsed
+    from hart.training.progress import work_of
 
     recipe = recipe_class(stage).read(path, overrides)
     trainer, distributed = recipe.trainer, DistributedContext(recipe.trainer)
-    task = at_its_largest(recipe)
+    task = dry_run.at_its_largest(recipe)
     weights = [p for optimized in task.optimized.values() for p in optimized.module.parameters()]
     parameters, trained = sum(p.numel() for p in weights), sum(p.numel() for p in weights if p.requires_grad)
     model = recipe.transformer if isinstance(recipe, TransformerRecipe) else recipe.tokenizer
-    tokens = model.schedule.total_tokens
+    tokens, work = model.schedule.total_tokens, work_of(recipe)
 
-    def show(lines: Mapping[str, str]) -> None:
-        for name, value in lines.items() if distributed.main else ():
+    def show(name: str, value: str) -> None:
+        if distributed.main:
             typer.echo(f"{name:<14}{value}")
 
-    show(_sizes(recipe, parameters, trained, tokens, distributed))
+    passes = work.flops / (2 * work.macs)
+    show("parameters", f"{parameters / 1e6:.2f}M, {trained / 1e6:.2f}M of them trained")
+    show("tokens", f"{tokens} per image, {tokens * trainer.batch_size} per step")
+    show("operations", f"{rounded(work.macs / 1e9)} GMAC per image forward, with backward {passes:.3g} times that")
+    show("processes", f"{distributed.count} ({distributed.strategy}), {trainer.precision}, on {distributed.device}")
+    split, kind = distributed.count if distributed.strategy == "fsdp2" else 1, recipe.optimizer.kind
     rows = trainer.batch_size // (distributed.count * trainer.accumulate)  # that one process computes together
-    show(_memory(recipe, parameters, trained, activation_bytes(task, trainer, rows), distributed))
+    need = dry_run.memory_of_weights(parameters, trained, kind, split) | {
+        "activations": dry_run.activation_bytes(task, trainer, rows)
+    }
+    parts = ", ".join(f"{name} {byte_count(count)}" for name, count in need.items())
+    show("memory", f"{byte_count(sum(need.values()))} per process: {parts}")
+    on_disk = byte_count(dry_run.checkpoint_bytes(parameters, trained, kind))
+    show("checkpoint", f"{on_disk} on disk each, {trainer.keep_checkpoints} kept")
 
     def measured(recipe: Recipe) -> float:
-        return measure(rehearsed(recipe, distributed.device), trainer, distributed, tokens)
+        return dry_run.measure(dry_run.rehearsed(recipe, distributed.device), trainer, distributed, tokens)
 
     if parameters <= LARGE or not isinstance(recipe, TransformerRecipe):
         with progress("timing a step"):
-            seconds = measured(recipe)
-        show(_time(recipe, seconds, distributed, "measured"))
-        return
-    shallow = [recipe.replace(transformer=recipe.transformer.replace(depth=blocks)) for blocks in (1, 2)]
-    with progress("timing a step of one block") as report:
-        one = measured(shallow[0])
-        report(1, 2, "timing a step of two blocks")
-        seconds = deeper(one, measured(shallow[1]), recipe.transformer.depth)
-    show(_time(recipe, seconds, distributed, "extrapolated from one and two blocks"))
-
-
-def _sizes(
-    recipe: Recipe, parameters: int, trained: int, tokens: int, distributed: DistributedContext
-) -> dict[str, str]:
-    from hart.training.progress import work_of
-
-    trainer, work = recipe.trainer, work_of(recipe)
-    passes = work.flops / (2 * work.macs)
-    return {
-        "parameters": f"{parameters / 1e6:.2f}M, {trained / 1e6:.2f}M of them trained",
-        "tokens": f"{tokens} per image, {tokens * trainer.batch_size} per step",
-        "operations": f"{rounded(work.macs / 1e9)} GMAC per image forward, with backward {passes:.3g} times that",
-        "processes": f"{distributed.count} ({distributed.strategy}), {trainer.precision}, on {distributed.device}",
-    }
-
-
-def _memory(
-    recipe: Recipe, parameters: int, trained: int, activations: int, distributed: DistributedContext
-) -> dict[str, str]:
-    from hart.training.dry_run import checkpoint_bytes, memory_of_weights
-
-    split, kind = distributed.count if distributed.strategy == "fsdp2" else 1, recipe.optimizer.kind
-    need = memory_of_weights(parameters, trained, kind, split) | {"activations": activations}
-    parts = ", ".join(f"{name} {byte_count(count)}" for name, count in need.items())
-    checkpoint = byte_count(checkpoint_bytes(parameters, trained, kind))
-    return {
-        "memory": f"{byte_count(sum(need.values()))} per process: {parts}",
-        "checkpoint": f"{checkpoint} on disk each, {recipe.trainer.keep_checkpoints} kept",
-    }
-
-
-def _time(recipe: Recipe, seconds: float, distributed: DistributedContext, how: str) -> dict[str, str]:
-    """seconds: what one process takes per image."""
-    trainer = recipe.trainer
-    seconds *= trainer.batch_size // distributed.count
-    return {
-        "time": f"{rounded(seconds)} s per step, {rounded(trainer.batch_size / seconds)} images/s, "
-        f"{duration(seconds * trainer.steps)} for {counted(trainer.steps, 'step')} ({how})",
-        "not included": "reading data, encoding texts, sample images",
-    }
+            an_image, how = measured(recipe), "measured"
+    else:
+        shallow = [recipe.replace(transformer=recipe.transformer.replace(depth=blocks)) for blocks in (1, 2)]
+        with progress("timing a step of one block") as report:
+            one = measured(shallow[0])
+            report(1, 2, "timing a step of two blocks")
+            an_image = dry_run.deeper(one, measured(shallow[1]), recipe.transformer.depth)
+        how = "extrapolated from one and two blocks"
+    seconds = an_image * (trainer.batch_size // distributed.count)
+    speed = f"{rounded(seconds)} s per step, {rounded(trainer.batch_size / seconds)} images/s"
+    show("time", f"{speed}, {duration(seconds * trainer.steps)} for {counted(trainer.steps, 'step')} ({how})")
+    show("not included", "reading data, encoding texts, sample images")
 
 
 def duration(seconds: float) -> str:
