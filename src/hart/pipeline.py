@@ -144,11 +144,12 @@ class HartPipeline(Editing):
         batches = []
         for images, latents in self._sampled(request, components, callback_on_scale):
             generated = components.images(latents, output_type)
+            prompts = [request.image(i).prompt for i in images]
             batch = HartOutput(
                 [edit.finished(image) for image in generated]
                 if edit is not None and output_type == "pil"
                 else generated,
-                [request.prompts[i // request.images_per_prompt] for i in images] if request.prompts else [],
+                [prompt for prompt in prompts if not isinstance(prompt, Context)],
                 [request.seeds[i] for i in images],
                 [request.sampling(i) for i in images],
                 batch_size,

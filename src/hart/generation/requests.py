@@ -177,15 +177,13 @@ def second_prompts(
 class Request:
     """The images of one call, every value checked; image i belongs to prompt i // images_per_prompt.
 
-    prompts: or their features in `embeds`. negative_prompts, negative_embeds: one for each prompt, one for all, or
-        none; a prompt that is None stands for the null context. seeds: one for each image. samplings: one for each
-        image, or one for all. schedule, edit, mix: of all images.
+    prompts: or one row of features for each. negatives: one for each prompt, or one for all; None stands for the null
+        context. seeds: one for each image. samplings: one for each image, or one for all. schedule, edit, mix: of all
+        images.
     """
 
-    prompts: Sequence[Prompt]
-    embeds: Context | None
-    negative_prompts: Sequence[Prompt | None] | None
-    negative_embeds: Context | None
+    prompts: Sequence[Prompt | Context]
+    negatives: Sequence[Prompt | Context | None]
     images_per_prompt: int
     seeds: Sequence[int]
     samplings: Sequence[SamplingConfig]
@@ -196,7 +194,7 @@ class Request:
 
     @property
     def count(self) -> int:
-        return self.images_per_prompt * (len(self.prompts) if self.embeds is None else len(self.embeds))
+        return self.images_per_prompt * len(self.prompts)
 
     def batches(self) -> Iterator[range]:
         """Which images are made together."""
@@ -205,14 +203,8 @@ class Request:
     def image(self, i: int) -> ImageRequest:
         """Image i (0-based)."""
         row = i // self.images_per_prompt
-        prompt = self.prompts[row] if self.embeds is None else self.embeds.rows(slice(row, row + 1))
-        negative: Prompt | Context | None = None
-        if self.negative_embeds is not None:
-            at = row % len(self.negative_embeds)
-            negative = self.negative_embeds.rows(slice(at, at + 1))
-        elif self.negative_prompts is not None:
-            negative = self.negative_prompts[row % len(self.negative_prompts)]
-        return ImageRequest(prompt, self.seeds[i], self.sampling(i), negative, self.edit, self.mix)
+        negative = self.negatives[row % len(self.negatives)]
+        return ImageRequest(self.prompts[row], self.seeds[i], self.sampling(i), negative, self.edit, self.mix)
 
     def sampling(self, i: int) -> SamplingConfig:
         """The settings of image i."""
@@ -243,25 +235,31 @@ def checked_request(
         raise HartError("give either negative_prompt or negative_prompt_embeds")
     if generator is not None and seed is not None:
         raise HartError("give either a seed or a generator")
-    prompts = [] if prompt is None else checked_prompts(prompt, config.num_classes)
-    given = None if embeds is None else checked_embeds("prompt_embeds", embeds, config)
-    rows = len(prompts) if given is None else len(given)
+    prompts: Sequence[Prompt | Context]
+    if prompt is None:
+        prompts = _rows_of(checked_embeds("prompt_embeds", embeds, config))
+    else:
+        prompts = checked_prompts(prompt, config.num_classes)
     each = whole_number("num_images_per_prompt", images_per_prompt, 1, MAX_SEED)
-    samplings = checked_samplings(config, sampling, settings, schedule, rows, each)
-    negatives, negative = None, None
+    samplings = checked_samplings(config, sampling, settings, schedule, len(prompts), each)
+    negatives: Sequence[Prompt | Context | None] = [None]
     if negative_embeds is not None:
-        negative = checked_embeds("negative_prompt_embeds", negative_embeds, config)
+        negatives = _rows_of(checked_embeds("negative_prompt_embeds", negative_embeds, config))
     elif negative_prompt is not None:
         negatives = checked_negatives(negative_prompt, config.num_classes)
-    if (negatives_given := negative or negatives) is not None:
+    if negative_embeds is not None or negative_prompt is not None:
         _require_guidance(samplings)
-        if len(negatives_given) not in (1, rows):
-            found = counted(len(negatives_given), "negative prompt")
-            raise HartError(f"{found} for {counted(rows, 'prompt')}: give one, or one for each")
-    size, count = whole_number("batch_size", batch_size, 1, MAX_BATCH), rows * each
+    if len(negatives) not in (1, len(prompts)):
+        found = counted(len(negatives), "negative prompt")
+        raise HartError(f"{found} for {counted(len(prompts), 'prompt')}: give one, or one for each")
+    size, count = whole_number("batch_size", batch_size, 1, MAX_BATCH), len(prompts) * each
     seeds = checked_seeds(seed, count) if generator is None else sampled_seeds(generator, count)
     edit, mix = checked_changes(config, edit, mix, schedule)
-    return Request(prompts, given, negatives, negative, each, seeds, samplings, schedule, size, edit, mix)
+    return Request(prompts, negatives, each, seeds, samplings, schedule, size, edit, mix)
+
+
+def _rows_of(context: Context) -> list[Context]:
+    return [context.rows(slice(i, i + 1)) for i in range(len(context))]
 
 
 def checked_samplings(
