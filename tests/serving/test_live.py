@@ -17,8 +17,8 @@ import httpx2
 import pytest
 
 from hart.serving import bodies
-from hart.serving.encoding import encoded
 from hart.serving.options import Limits
+from hart.serving.orders import encoded
 from live_server import Live, live
 from serving_app import application, png
 from stand_in_engine import SCALES, SIZES, StandInEngine, drawn

@@ -12,7 +12,6 @@
     checkers.py    refusing prompts
     middleware.py    what stands around all routes
     replicas.py    the application in replicas on a Ray cluster, and the front before them
-    encoding.py    PNG, JPEG and WebP that say how they were made
     metrics.py     figures for Prometheus
 
 No file but `pipeline_engine.py` needs PyTorch: the port answers before that is imported.

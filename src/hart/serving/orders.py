@@ -1,9 +1,14 @@
-"""From a checked request to a job for the scheduler, and from the job's events to an answer or a stream of events."""
+"""From a checked request to a job for the scheduler, and from the job's events to an answer or a stream of events.
+
+Images say how they were made. A PNG has the chunks of `hart generate`, so that `--like` generates it again and the page
+restores its settings. JPEG and WebP hold the XMP alone. The same row gives the same bytes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
@@ -12,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from hart.generation.signing import ContentCredentials
 from hart.serving.checkers import PromptChecker
-from hart.serving.encoding import encoded
 from hart.serving.engine import Mix, Row, Source
 from hart.serving.metrics import Metrics
 from hart.serving.models import ServedModel
@@ -30,6 +34,9 @@ from hart.serving.schemas import (
 from hart.sizes import ImageSize, parsed_size
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from hart.generation.metadata import ImageRecord
     from hart.serving.pipeline_engine import PipelineEngine
 
 TEXTS = ("prompt", "negative_prompt", "second_prompt", "source_prompt")
@@ -37,6 +44,8 @@ TEXTS = ("prompt", "negative_prompt", "second_prompt", "source_prompt")
 STEPS = ("maskgit_steps", "diffusion_steps")
 UNREAD_PIXELS = 2**24
 """Of previews that wait for a slow reader; more are left out."""
+PREVIEW_LEVEL, LEVEL = 1, 4
+"""Of PNG's compression: previews are looked at for a moment."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,18 @@ class Order:
     def common(self) -> dict[str, Any]:
         """What an answer and every event say alike."""
         return {"size": self.size, "output_format": self.form, "model": self.model}
+
+
+def encoded(image: Image.Image, made_by: ImageRecord, form: str, quality: int, *, preview: bool = False) -> bytes:
+    """form: png, jpeg or webp. quality: of the last two, 0 to 100."""
+    from hart.generation.metadata import png_chunks, xmp
+
+    file = io.BytesIO()
+    if form == "png":
+        image.save(file, "PNG", pnginfo=png_chunks(made_by), compress_level=PREVIEW_LEVEL if preview else LEVEL)
+    else:
+        image.save(file, form.upper(), quality=quality, xmp=xmp(made_by).encode())
+    return file.getvalue()
 
 
 def order(
