@@ -203,7 +203,7 @@ def test_images_that_are_read_in_every_step_are_augmented_anew(encoded: Path) ->
     plain = plain.replace(reading=ReadingConfig(memory_gb=0.0))
 
     def maps(given: TransformerRecipe, rows: slice = slice(0, 8), step: int = 0) -> TokenMaps:
-        return TransformerTask(given, opened(given, "caption")).tokens.batch(Microbatch(0, step, 8, rows)).maps
+        return TransformerTask(given, opened(given, "caption")).tokens.batch(Microbatch(0, step, 8, rows))[0]
 
     moved, mended = maps(plain.replace(augmentations=2)), maps(plain.replace(augmentations=2, code_corruption=1.0))
     changed = (moved.last_scale_continuous != maps(plain).last_scale_continuous).flatten(1).any(dim=1)
@@ -221,7 +221,7 @@ def test_codes_of_an_encoded_set_are_corrupted_anew_in_every_step(encoded: Path)
     plain = tiny_transformer_recipe(recipe(data=str(encoded / "codes"), batch_size=8), encoded / "model")
 
     def maps(given: TransformerRecipe, rows: slice = slice(0, 8), step: int = 0) -> TokenMaps:
-        return TransformerTask(given, opened(given, "caption")).tokens.batch(Microbatch(0, step, 8, rows)).maps
+        return TransformerTask(given, opened(given, "caption")).tokens.batch(Microbatch(0, step, 8, rows))[0]
 
     right, mended = maps(plain), maps(plain.replace(code_corruption=1.0))
     assert torch.equal(right.indices[0], mended.indices[0]), "targets of the first scale are those of the image"
@@ -298,12 +298,12 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
         )
         data = opened(given, condition_of(given))
         source = token_source(data, given, tokenizer, None, CPU)
-        batch = source.batch(WHOLE)
-        assert batch.conditions.captions is None and batch.conditions.text is None
-        assert batch.conditions.classes is not None and batch.conditions.classes.dtype == torch.int64
+        _, conditions = source.batch(WHOLE)
+        assert conditions.captions is None and conditions.text is None
+        assert conditions.classes is not None and conditions.classes.dtype == torch.int64
         if not isinstance(data, EncodedImages):
             red = image_source(data).images(WHOLE, CPU)[:, 0, 0, 0]
-            assert batch.conditions.classes.tolist() == (red > -0.5).int().tolist()
+            assert conditions.classes.tolist() == (red > -0.5).int().tolist()
         assert source.first(4).classes.tolist() == [0, 0, 0, 1]
         assert source not in {token_source(data, given, tokenizer, None, CPU)}, "each is itself, not what it holds"
 

@@ -60,13 +60,13 @@ class Comparison:
     remark: str = ""
 
 
+@dataclass
 class RecordedNoise:
-    """Generation without chance (see `hart.generation.noise.NoiseSource`)."""
+    """Generation without chance (see `hart.generation.noise.NoiseSource`). noise: where diffusions start, in turn."""
 
-    def __init__(self, start_noise: Tensor | None, images: int, device: torch.device) -> None:
-        self.noise = start_noise
-        self.images = images
-        self.device = device
+    noise: Tensor | None
+    images: int
+    device: torch.device
 
     def gumbel(self, k: int, positions: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
         none = torch.zeros_like(candidates.logits)

@@ -151,11 +151,6 @@ def is_packed(module: nn.Module) -> bool:
     return any(isinstance(layer, PackedLinear) for layer in module.modules())
 
 
-def repeated_blocks(hart: Hart) -> list[nn.ModuleList]:
-    """Where nearly all weights and products are: the blocks of transformer and denoiser."""
-    return [hart.transformer.blocks] + ([] if hart.residual is None else [hart.residual.denoiser.blocks])
-
-
 @torch.inference_mode()
 def packed_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """An `hart.layers.attention.Attend` in float32 by oneDNN's products, a head or a part of its queries at a time.

@@ -20,7 +20,7 @@ from hart.errors import HartError
 from hart.inference.cost import linear_macs
 from hart.inference.graphs import BlockGraphs
 from hart.inference.kernels import PackedInt8Linear, attends_narrowly, give_kernels, kernel_refusal
-from hart.inference.packing import Packed, attends_by_onednn, pack, packing_refusal, repeated_blocks
+from hart.inference.packing import Packed, attends_by_onednn, pack, packing_refusal
 from hart.inference.threads import ByThreads, begin_threads
 from hart.layers.kv_cache import KeptToken
 from hart.layers.quantized import QuantizedLinear, quantize_linears
@@ -151,8 +151,9 @@ def accelerate(hart: Hart, speed: Speed) -> None:
 
 def round_weights(hart: Hart, dtype: torch.dtype) -> None:
     """Bring the large linear layers of the model's blocks to an 8-bit type, in place."""
-    for blocks in repeated_blocks(hart):
-        quantize_linears(blocks, SMALLEST_QUANTIZED, dtype)
+    quantize_linears(hart.transformer.blocks, SMALLEST_QUANTIZED, dtype)
+    if hart.residual is not None:
+        quantize_linears(hart.residual.denoiser.blocks, SMALLEST_QUANTIZED, dtype)
 
 
 def is_quantized(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -250,11 +250,11 @@ class _Part:
             ]
 
 
+@dataclass(eq=False)
 class Batch:
     """Rows that are sampled together, some of them computed together and others apart, by their places in `start`."""
 
-    def __init__(self, parts: list[_Part]) -> None:
-        self._parts = parts
+    _parts: list[_Part]
 
     def advance(self) -> None:
         """Sample the next scale of all rows that are left."""

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -369,15 +370,15 @@ class _Answer:
         return False
 
 
+@dataclass(frozen=True)
 class _Labelled:
     """Figures of several registries as one."""
 
-    def __init__(self, by_replica: list[tuple[str, list[Metric]]]) -> None:
-        self._by_replica = by_replica
+    by_replica: list[tuple[str, list[Metric]]]
 
     def collect(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}
-        for name, metrics in self._by_replica:
+        for name, metrics in self.by_replica:
             for metric in metrics:
                 family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
                 family.samples += [s._replace(labels=s.labels | {"replica": name}) for s in metric.samples]

@@ -15,7 +15,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,12 +101,12 @@ class _Saved(Config, kw_only=True):
         require(self.sums.keys() == self.counts.keys(), "counts are of other figures than sums")
 
 
+@dataclass(frozen=True)
 class RunFolder:
-    """The checkpoints in one run's folder."""
+    """The checkpoints in one run's folder, of which the newest `keep` stay."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder = folder
-        self.keep = keep
+    folder: Path
+    keep: int
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, oldest first."""

@@ -60,10 +60,6 @@ class MemoryImages:
         """The first `count` images at most, without random crops: (n, 3, H, W) in [-1, 1] on the CPU."""
         return to_signed(self.captioned.pixels[:count].cpu())
 
-    def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
-        """Figures to log of the step just made; `microbatch` has all rows of the process."""
-        return {}
-
     def digest(self) -> str:
         """As `hart.data.sources.Source.digest`; without a source, of what is in memory."""
         if self._source is not None:
@@ -121,7 +117,7 @@ class LoadedImages:
         return self._first[:count]
 
     def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
-        """damaged: images of the step that had to be replaced."""
+        """damaged: images of the step just made that had to be replaced; `microbatch` has all rows of the process."""
         replaced = self.loader.rows(microbatch.step, microbatch.rows).replaced
         return {"damaged": float(train_context.sum(torch.tensor(float(sum(replaced)), device=device)))}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -91,11 +92,11 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(same, list(updates.reshape(len(same), *same[0].shape).unbind()), alpha=alpha)
 
 
+@dataclass(frozen=True)
 class CombinedOptimizer:
     """Several optimisers over disjoint parameters, stepped as one."""
 
-    def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
-        self.optimizers = optimizers
+    optimizers: list[torch.optim.Optimizer]
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

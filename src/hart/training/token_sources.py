@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import EncodedImages, LoadedImages, MemoryImages, TrainingData
-from hart.training.task import Microbatch, TrainContext
+from hart.training.task import Microbatch
 from hart.types import TextContext, TokenMaps
 
 D = TypeVar("D", MemoryImages, LoadedImages, EncodedImages)
@@ -48,13 +48,6 @@ class Conditions:
     captions: tuple[str, ...] | None = None
     text: TextContext | None = None
     classes: Tensor | None = None
-
-
-class TokenBatch(NamedTuple):
-    """Token maps of B images, on the device, and their conditions."""
-
-    maps: TokenMaps
-    conditions: Conditions
 
 
 @dataclass(eq=False)
@@ -80,16 +73,12 @@ class TokenSource(ABC, Generic[D]):
         return schedule_of_grid(sizes.scales, grid, sizes.most_scales)
 
     @abstractmethod
-    def batch(self, microbatch: Microbatch) -> TokenBatch:
-        """The rows of a microbatch. Raises `HartError` when they cannot be read."""
+    def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
+        """The rows of a microbatch, maps on the device. Raises `HartError` when they cannot be read."""
 
     @abstractmethod
     def first(self, count: int) -> Conditions:
         """Conditions of the first `count` images at most, for samples."""
-
-    def figures(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
-        """Figures to log of the step just made; `microbatch` has all rows of the process."""
-        return {}
 
 
 def condition_of(recipe: TransformerRecipe) -> Condition:
@@ -149,18 +138,18 @@ class MemoryTokens(TokenSource[MemoryImages]):
                 seed=self.recipe.trainer.seed,
             )
 
-    def batch(self, microbatch: Microbatch) -> TokenBatch:
+    def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
         self.prepare()
         assert self._maps is not None
         rows, count = self.data.rows(microbatch), microbatch.batch_size
         version = torch.randint(self.recipe.augmentations, (count,), generator=microbatch.generator("view"))
         maps = select(self._maps, microbatch.mine(version) * len(self.captioned) + rows, self.device)
         if self._labels is not None:
-            return TokenBatch(maps, Conditions(classes=self._labels[rows]))
+            return maps, Conditions(classes=self._labels[rows])
         uniform = microbatch.mine(torch.rand(count, generator=microbatch.generator("captions"))).tolist()
         choices = [self.captioned.texts[row] for row in rows.tolist()]
         captions = tuple(own[int(chance * len(own))] for own, chance in zip(choices, uniform, strict=True))
-        return TokenBatch(maps, Conditions(captions=captions))
+        return maps, Conditions(captions=captions)
 
     def first(self, count: int) -> Conditions:
         if self._labels is not None:
@@ -171,20 +160,17 @@ class MemoryTokens(TokenSource[MemoryImages]):
 class LiveTokens(TokenSource[LoadedImages]):
     """From images that are read and encoded in every step."""
 
-    def batch(self, microbatch: Microbatch) -> TokenBatch:
+    def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
         image, wrong = self._augmented(batch.signed(self.device), microbatch)
         maps = self.tokenizer.token_maps_of_image(image, self.schedule(image), wrong)
-        return TokenBatch(maps, Conditions(captions=batch.captions or None, classes=batch.labels))
+        return maps, Conditions(captions=batch.captions or None, classes=batch.labels)
 
     def first(self, count: int) -> Conditions:
         samples = [sample for sample, _ in self.data.first_samples(count)]
         if self.by_class:
             return Conditions(classes=torch.tensor([sample.label for sample in samples]))
         return Conditions(captions=tuple(sample.captions[0] for sample in samples))
-
-    def figures(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
-        return self.data.figures(microbatch, train_context, self.device)
 
     def _augmented(self, image: Tensor, microbatch: Microbatch) -> tuple[Tensor, CodeCorruption | None]:
         """Images (B, 3, H, W) in random versions, all but the first made anew, and the corruption of their codes."""
@@ -205,7 +191,7 @@ class StoredTokens(TokenSource[EncodedImages]):
     With code corruption, codes are made anew from the latent, which is the sum of stored codes and residual.
     """
 
-    def batch(self, microbatch: Microbatch) -> TokenBatch:
+    def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
         indices = tuple(index.to(self.device) for index in batch.indices)
         residual = None if batch.last_scale_continuous is None else batch.last_scale_continuous.to(self.device)
@@ -219,7 +205,7 @@ class StoredTokens(TokenSource[EncodedImages]):
             maps = self.tokenizer.token_maps(latent, batch.schedule, wrong, coarse)
         else:
             maps = self.tokenizer.token_maps_from_codes(indices, residual, batch.schedule)
-        return TokenBatch(maps, Conditions(classes=batch.labels) if self.by_class else Conditions(text=batch.text))
+        return maps, Conditions(classes=batch.labels) if self.by_class else Conditions(text=batch.text)
 
     def first(self, count: int) -> Conditions:
         encoded = self.data.data
