@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import progress, prompt_notes, require_writable
+from hart.commands.console import require_writable
 from hart.commands.from_config import options_from_config
-from hart.commands.generate import ImageWriter, open_model, prompts_for, says_what_is_kept
+from hart.commands.generate import ImageWriter, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
+from hart.sizes import requested_schedule
 from hart.strict import Listed
 
 if TYPE_CHECKING:
@@ -105,19 +104,21 @@ def mix(
     settings: SamplingSettings,
 ) -> None:
     """Generate images of two prompts: usually the form of the first in the look of the second."""
-    with _writing(options, settings) as (pipe, require_memory, generate):
+    require_writable(options.out)
+    writer = ImageWriter(options, options.images_per_prompt or 1)
+    with opened(writer) as (pipe, report):
         from hart.generation.edits import PromptMix, mix_weights
         from hart.generation.metadata import MixSettings
         from hart.generation.requests import checked_changes
-        from hart.sizes import requested_schedule
 
-        schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
+        where: dict[str, Any] = {"size": options.size, "aspect": options.aspect}
+        schedule = requested_schedule(pipe.config, **where)
         both = prompts_for(pipe, [first, second])
         shares = mix_weights(len(schedule), options.weights or None, options.switch)
         checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
-        require_memory(schedule, second_prompt=True)
-        call = partial(pipe.mix, both, shares, size=options.size, aspect=options.aspect)
-        generate(call, mix=MixSettings(second, shares))
+        pipe.require_memory(schedule, writer.total, batch_size=options.batch_size, second_prompt=True, **settings)
+        writer.made_with["mix"] = MixSettings(second, shares)
+        pipe.mix(both, shares, **where, **writer.arguments(pipe, report), **settings)
 
 
 def _change(
@@ -131,7 +132,9 @@ def _change(
     """Write images of what `prepared` keeps of an image, with a prompt or none. facts: of their records."""
     source, of_image = _opened(image, "image")
     lent, of_style = _opened(options.style, "style")
-    with _writing(options, settings) as (pipe, require_memory, generate):
+    require_writable(options.out)
+    writer = ImageWriter(options, options.images_per_prompt or 1)
+    with opened(writer) as (pipe, report):
         from hart.generation.canvas import canvas_schedule
         from hart.generation.metadata import EditSource
         from hart.generation.requests import null_context
@@ -139,34 +142,17 @@ def _change(
         where = {"size": options.size, "aspect": options.aspect}
         # before the image is laid on the canvas: gigabytes where that is large
         canvas = canvas_schedule(pipe.config, source, **where)
-        require_memory(canvas, second_prompt=facts["source_prompt"] is not None)
+        has_second = facts["source_prompt"] is not None
+        pipe.require_memory(canvas, writer.total, batch_size=options.batch_size, second_prompt=has_second, **settings)
         made = prepared(pipe, source, style=lent, style_strength=options.style_strength, **where)
         amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
+        writer.made_with["edit"] = EditSource(**facts, **of_image, **of_style, **amounts)
         asked: dict[str, Any] = {"edit": made, "size": made.size}
         if prompt is None:
             asked["prompt_embeds"] = null_context(pipe.config)
         else:
             asked["prompt"] = prompts_for(pipe, [prompt])[0]
-        generate(partial(pipe, **asked), edit=EditSource(**facts, **of_image, **of_style, **amounts))
-
-
-@contextmanager
-def _writing(
-    options: ImageOptions, settings: dict[str, Any]
-) -> Iterator[tuple[HartPipeline, Callable[..., None], Callable[..., None]]]:
-    """The model of the options; what requires memory for its images; and what makes a call of it, whose images are
-    written, with what their records say of it."""
-    require_writable(options.out)
-    count = options.images_per_prompt or 1
-    writer = ImageWriter(options, count)
-    with says_what_is_kept(writer), progress(f"loading {options.source}") as report, prompt_notes():
-        pipe = open_model(options)
-
-        def generate(call: Callable[..., object], **made_with: Any) -> None:
-            writer.made_with |= made_with
-            call(**writer.arguments(pipe, report), **settings)
-
-        yield pipe, partial(pipe.require_memory, images=count, batch_size=options.batch_size, **settings), generate
+        pipe(**asked, **writer.arguments(pipe, report), **settings)
 
 
 def _opened(path: Path | None, role: str) -> tuple[Any, dict[str, Any]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,17 +30,17 @@ from hart.commands.console import (
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.from_config import options_from_config
 from hart.commands.options import GenerateOptions, ImageOptions, SamplingSettings
+from hart.config import SamplingConfig
 from hart.errors import HartError
 from hart.files import read_text, text_lines, user_path
+from hart.grids import ScaleSchedule
+from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_sizes
 
 if TYPE_CHECKING:
-    from hart.config import SamplingConfig
     from hart.generation.edits import PromptMix
     from hart.generation.metadata import ImageRecord, ImageSettings, MixSettings
     from hart.generation.outputs import HartOutput
-    from hart.grids import ScaleSchedule
     from hart.pipeline import HartPipeline
-    from hart.sizes import ImageSize
 
 NOTHING = GenerateOptions()
 
@@ -99,8 +99,7 @@ def generate(
         return
     total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
     writer = ImageWriter(options, total, row, keep=grid, made_with={"mix": mix})
-    with says_what_is_kept(writer), progress(f"loading {options.source}") as report, prompt_notes():
-        pipe = open_model(options)
+    with opened(writer) as (pipe, report):
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
         _, image_size, remark = asked_size(pipe, options, settings, sampling, mixed=mix is not None)
@@ -258,7 +257,6 @@ class ImageWriter:
         """Write the images of one batch, or only the row that is asked for."""
         from hart import __version__
         from hart.generation.metadata import BatchPlace, ImageRecord, write_image
-        from hart.sizes import ImageSize
 
         together = tuple(map(str, batch.prompts))
         for row in range(len(batch.images)) if self.row is None else [self.row]:
@@ -281,9 +279,16 @@ class ImageWriter:
         return write_sheet(self.options.out, self._kept, self.options.images_per_prompt or 1)
 
 
-def says_what_is_kept(writer: ImageWriter) -> AbstractContextManager[None]:
-    """Ctrl-C and SIGTERM say how many images were written, and where."""
-    return says_when_stopped(lambda: f"stopped: {writer.done} of {writer.total} in {writer.options.out}")
+@contextmanager
+def opened(writer: ImageWriter) -> Iterator[tuple[HartPipeline, Report]]:
+    """The model of a writer's options. Ctrl-C and SIGTERM say how many images were written, and where."""
+    options = writer.options
+    with (
+        says_when_stopped(lambda: f"stopped: {writer.done} of {writer.total} in {options.out}"),
+        progress(f"loading {options.source}") as report,
+        prompt_notes(),
+    ):
+        yield open_model(options), report
 
 
 def asked_size(
@@ -299,8 +304,6 @@ def asked_size(
     settings, sampling: as in a call. mixed: whether it has a second prompt.
     Raises `HartError` for sizes that the model cannot make, or for which the memory is too small.
     """
-    from hart.sizes import requested_schedule, size_of_schedule, trained_sizes
-
     schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
     in_a_call = options.best_of or len(options.prompts) * (options.images_per_prompt or 1)
     pipe.require_memory(
