@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hart.commands.console import slug, with_suffixes, write_new
 from hart.errors import HartError
-
-if TYPE_CHECKING:
-    from hart.sizes import ImageSize
+from hart.sizes import ImageSize
 
 GRID_PIXELS = 2**28
 """Largest contact sheet."""

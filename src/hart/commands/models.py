@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from pydantic import Field
@@ -11,15 +12,11 @@ from pydantic import Field
 from hart.commands.console import progress, require_writable
 from hart.commands.from_config import options_from_config
 from hart.commands.options import AspectRatio, LoraOptions, Size
-from hart.config import Config
+from hart.config import Config, HartConfig
 from hart.files import user_path
+from hart.grids import ScaleSchedule
+from hart.sizes import requested_schedule, size_of_schedule
 from hart.strict import counted
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from hart.config import HartConfig
-    from hart.grids import ScaleSchedule
 
 
 class InfoOptions(Config, kw_only=True):
@@ -40,7 +37,6 @@ def info(options: InfoOptions) -> None:
 
     from hart.checkpoint.loading import load_config
     from hart.inference.cost import model_cost
-    from hart.sizes import requested_schedule
 
     config = load_config(options.model)
     schedule = requested_schedule(config, size=options.size, aspect=options.aspect)
@@ -116,8 +112,6 @@ def verify(
 
 
 def _facts(config: HartConfig, schedule: ScaleSchedule) -> dict[str, str]:
-    from hart.sizes import size_of_schedule
-
     sizes, image = config.transformer, size_of_schedule(config, schedule)
     if sizes.text is not None:
         context = f"text, {counted(sizes.text.tokens, 'token')} of width {sizes.text.width}"

@@ -16,14 +16,13 @@ import typer
 
 from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, require_writable
 from hart.commands.from_config import options_from_config
-from hart.config import Config
+from hart.config import Config, TokenizerConfig
 from hart.errors import HartError
+from hart.sizes import ImageSize, aspect_sizes, scales_of_size
 from hart.strict import byte_count, counted, rounded
 
 if TYPE_CHECKING:
-    from hart.config import TokenizerConfig
     from hart.data.samples import Condition
-    from hart.sizes import ImageSize
     from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.image_sources import TrainingData
@@ -108,15 +107,12 @@ def _coder(recipe: TokenizerRecipe | TransformerRecipe) -> TokenizerConfig:
 
 def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size: int) -> str:
     """The override that gives a recipe the scales of images of `size` pixels."""
-    from hart.sizes import scales_of_size
-
     coder = _coder(recipe_class(stage).read(path, overrides))
     return f"{stage.value}.scales={list(scales_of_size(coder.scales, coder.downsampling, size))}"
 
 
 def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path, *, accept_changes: bool) -> bool:
     """Train. True in the process that reports."""
-    from hart.sizes import aspect_sizes
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.progress import work_of

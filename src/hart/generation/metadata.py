@@ -11,7 +11,6 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
 from PIL import Image, PngImagePlugin
@@ -20,10 +19,8 @@ from hart.config import MAX_SEED, CacheType, SamplingConfig
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.files import atomic_write, parse_json
+from hart.generation.signing import ContentCredentials
 from hart.strict import Config, Listed, printable, shown
-
-if TYPE_CHECKING:
-    from hart.generation.signing import ContentCredentials
 
 SOFTWARE = "hart"
 

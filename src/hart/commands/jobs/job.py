@@ -11,20 +11,18 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 from hart import __version__
 from hart.commands.console import slug
 from hart.commands.options import GenerateOptions
+from hart.config import SamplingConfig
 from hart.errors import HartError
 from hart.files import read_json, write_json
+from hart.generation.metadata import ImageRecord, ImageSettings, MixSettings, read_record
 from hart.strict import clipped, shown
-
-if TYPE_CHECKING:
-    from hart.config import SamplingConfig
-    from hart.generation.metadata import ImageRecord, ImageSettings, MixSettings
 
 JOB_FILE = "job.json"
 IMAGES = "[0-9]" * 5 + "*-*.png"
@@ -132,8 +130,6 @@ class JobFolder:
 
     def _record(self, image: int) -> ImageRecord | None:
         """What a file says of itself; None if there is none, or no readable one any more."""
-        from hart.generation.metadata import read_record
-
         path = self.path / self.job.name(image)
         if not path.exists():
             return None

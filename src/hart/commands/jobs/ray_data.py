@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import ray.data
@@ -19,10 +19,8 @@ from hart.commands.jobs.job import Job, JobFolder
 from hart.commands.jobs.workers import Finished, Opened, Task
 from hart.commands.ray_cluster import Cluster
 from hart.errors import HartError
+from hart.generation.metadata import ImageSettings
 from hart.sizes import parsed_size
-
-if TYPE_CHECKING:
-    from hart.generation.metadata import ImageSettings
 
 
 def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Generator[Opened | Finished, None, None]:

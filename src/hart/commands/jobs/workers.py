@@ -18,24 +18,22 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from hart.commands.console import prompt_notes
 from hart.commands.jobs.job import Job, JobFolder
 from hart.errors import HartError
-
-if TYPE_CHECKING:
-    from hart.generation.metadata import ImageSettings
-    from hart.sizes import ImageSize
+from hart.generation.metadata import ImageSettings
+from hart.sizes import ImageSize
 
 CONTEXT = multiprocessing.get_context("spawn")
 MOST_FAILED_STARTS = 3
 PATIENCE = 5.0
 """Seconds that a worker has to end in order."""
 
-Work = Callable[[Path, Job, "ImageSettings | None", Connection], None]
+Work = Callable[[Path, Job, ImageSettings | None, Connection], None]
 
 
 @dataclass(frozen=True)
