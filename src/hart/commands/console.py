@@ -9,7 +9,6 @@ import re
 import signal
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import HartError, PromptWarning, Stopped, missing_package
 from hart.files import folder_if_used
 from hart.strict import clipped
+from hart.training.stopping import handled
 
 if TYPE_CHECKING:
     from hart.generation.outputs import ScalePreview
@@ -154,16 +154,11 @@ def says_when_stopped(line: Callable[[], str]) -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         raise Stopped("", number)
 
-    listens = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if listens else None
     try:
-        yield
+        with handled((signal.SIGTERM,), stop):
+            yield
     except (KeyboardInterrupt, Stopped) as end:
         raise Stopped(line(), end.signal if isinstance(end, Stopped) else signal.SIGINT) from None
-    finally:
-        if listens:
-            # None: not set from Python
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def print_path(path: Path, remark: str = "", to: TextIO | None = None) -> None:

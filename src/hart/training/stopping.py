@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import TypeVar
 
@@ -19,6 +19,21 @@ SHOW_CURSOR = b"\x1b[?25h"
 """Progress bars hide the cursor; after a second signal nothing would show it again."""
 
 
+@contextmanager
+def handled(signals: Sequence[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let `handler` have signals in a block; only in the main thread, which alone can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in signals}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            # None: not set from Python
+            signal.signal(number, signal.SIG_DFL if former is None else former)
+
+
 class StopSignal:
     """Listens for the two signals. number: of the one that came, or None."""
 
@@ -26,19 +41,9 @@ class StopSignal:
         self.number: int | None = None
         self._waiting = False
 
-    @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Handle the signals in this block; only the main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._hear) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                # None: not set from Python
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    def heard(self) -> AbstractContextManager[None]:
+        """Handle the signals in a block."""
+        return handled(SIGNALS, self._hear)
 
     def unless_stopped(self, wait: Callable[[], T]) -> T | None:
         """The result of `wait`; None if a signal comes before or meanwhile, since the data may never come."""
