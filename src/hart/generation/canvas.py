@@ -10,6 +10,7 @@ read as grey, and what is white is redrawn. Half is the limit of both.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from hart.config import HartConfig
 from hart.data.images import as_rgb, opacity
 from hart.errors import HartError
 from hart.grids import WIDEST, ScaleSchedule
-from hart.sizes import ImageSize, grid_of_size, requested_schedule, size_of_schedule
+from hart.sizes import ImageSize, requested_schedule, size_of_schedule
 from hart.strict import shown
 
 
@@ -46,11 +47,7 @@ def canvas_schedule(config: HartConfig, image: Image.Image, **size: Any) -> Scal
     if config.transformer.position == "absolute":
         return config.transformer.schedule
     if own <= 2 * width * height and width * height <= most:
-        try:
-            grid_of_size(ImageSize(width, height), config.tokenizer.downsampling)
-        except HartError:
-            pass
-        else:
+        with suppress(HartError):
             return requested_schedule(config, width=width, height=height)
     if max(width, height) > WIDEST * min(width, height):
         raise HartError(

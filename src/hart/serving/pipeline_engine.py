@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -85,17 +85,11 @@ class PipelineEngine:
         with about as many pixels as the model's own size. Where there is none: the nearest that it was trained at."""
         step = self.facts.token_size
         whole = ImageSize(max(2, round(width / step)) * step, max(2, round(height / step)) * step)
-        for size in (ImageSize(width, height), whole, self._of_own_area(width, height)):
-            if size is not None and self.misfit(*size) is None:
-                return size
-        return self.facts.nearest(width, height)
-
-    def _of_own_area(self, width: int, height: int) -> ImageSize | None:
-        """The shape of a size, about as large as the model's own; None for shapes that it cannot have."""
-        try:
-            return self.shaped(f"{width}:{height}")
-        except HartError:
-            return None
+        sizes = [ImageSize(width, height), whole]
+        with suppress(HartError):  # for shapes that no image has
+            sizes.append(self.shaped(f"{width}:{height}"))
+        fitting = (size for size in sizes if self.misfit(*size) is None)
+        return next(fitting, None) or self.facts.nearest(width, height)
 
     def misfit(self, width: int, height: int) -> str | None:
         """Why this size is not generated; None if it is."""
