@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -43,13 +42,12 @@ def create_app(
     access: Access | None = None,
     limits: Limits | None = None,
     log_requests: bool = False,
-    clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
     """The application. The default model is opened when it starts, in the background; what was accepted is finished
     before it stops. `app.state.server` is its `Server`."""
     from hart import __version__
 
-    server = Server(models, terms, access or Access(), limits or Limits(), clock)
+    server = Server(models, terms, access or Access(), limits or Limits())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

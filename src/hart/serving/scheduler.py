@@ -147,10 +147,10 @@ class Scheduler:
         join_seconds: float,
         clock: Callable[[], float],
         metrics: Metrics,
-        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._batch_size, self._queue_size, self._join_seconds = batch_size, queue_size, join_seconds
-        self.clock, self._metrics, self.wake = clock, metrics, wake
+        self.clock, self._metrics = clock, metrics
+        self.wake: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._jobs: dict[Job, None] = {}  # accepted and not over, in the order of their arrival
         self._queues: OrderedDict[str, deque[_Place]] = OrderedDict()  # by client, the one whose turn it is first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -34,23 +35,16 @@ STILL_HERE_SECONDS = 15.0
 class Server:
     """What the routes share. Made inside the running event loop's process, started and stopped by the app."""
 
-    def __init__(
-        self,
-        models: Models,
-        terms: Terms,
-        access: Access,
-        limits: Limits,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, models: Models, terms: Terms, access: Access, limits: Limits) -> None:
         self.models, self.terms, self.access, self.limits = models, terms, access, limits
         self.metrics = Metrics()
         self.bodies = Bodies()
-        self.rates = RateLimit(limits.rate_limit, clock)
+        self.rates = RateLimit(limits.rate_limit, time.monotonic)
         self.scheduler = Scheduler(
             batch_size=limits.batch_size,
             queue_size=limits.queue_size,
             join_seconds=JOIN_SECONDS,
-            clock=clock,
+            clock=time.monotonic,
             metrics=self.metrics,
         )
         self.worker = Worker(self.scheduler)
