@@ -47,7 +47,7 @@ class TextConditioner:
         if self._features is None or not self._rows.keys() >= set(captions):
             return self.encoder.encode(captions)
         rows = sent(torch.tensor([self._rows[caption] for caption in captions]), self._features.mask.device)
-        return TextContext(self._features.embeddings[rows], self._features.mask[rows])
+        return self._features.rows(rows)
 
     def remember(self, captions: Iterable[str]) -> None:
         """Encode captions once and keep their features on the device for all steps."""

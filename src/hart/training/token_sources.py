@@ -24,9 +24,9 @@ from hart.data.samples import Condition
 from hart.data.transforms import slightly_moved, to_signed
 from hart.devices import sent
 from hart.errors import HartError
-from hart.grids import Grid, ScaleSchedule
+from hart.grids import ScaleSchedule
 from hart.randomness import generator_for
-from hart.sizes import schedule_of_grid
+from hart.sizes import schedule_of_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption
 from hart.training.config import TransformerRecipe
@@ -68,9 +68,7 @@ class TokenSource(ABC, Generic[D]):
 
     def schedule(self, image: Tensor) -> ScaleSchedule:
         """The scales of images (..., H, W)."""
-        sizes, downsampling = self.recipe.transformer, self.tokenizer.config.downsampling
-        grid = Grid(*(side // downsampling for side in image.shape[-2:]))
-        return schedule_of_grid(sizes.scales, grid, sizes.most_scales)
+        return schedule_of_size(self.tokenizer.config, (image.shape[-1], image.shape[-2]))
 
     @abstractmethod
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
