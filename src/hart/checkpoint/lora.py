@@ -98,8 +98,9 @@ def add_lora(
         raise HartError(f"LoRA without targets: give one or more of {', '.join(LAYERS)}")
     _require_plain(hart)
     hart.requires_grad_(False)
-    present = [name for name, _ in hart.transformer.named_modules()]
-    layers = [layer for target in targets for layer in LAYERS[target] if any(_ends(name, layer) for name in present)]
+    present = [f".{name}" for name, _ in hart.transformer.named_modules()]
+    asked = [f".{layer}" for target in targets for layer in LAYERS[target]]
+    layers = [layer[1:] for layer in asked if any(name.endswith(layer) for name in present)]
     _inject(peft, hart.transformer, peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers))
     with torch.no_grad():
         for name, parameter in hart.transformer.named_parameters():
@@ -189,10 +190,6 @@ def _peft() -> Any:
 def _require_plain(hart: Hart) -> None:
     if has_lora(hart):
         raise HartError("this model already has LoRA adapters: start from the plain one")
-
-
-def _ends(name: str, layer: str) -> bool:
-    return name == layer or name.endswith("." + layer)
 
 
 def _inject(peft: Any, transformer: HartTransformer, config: Any) -> Any:

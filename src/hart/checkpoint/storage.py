@@ -40,6 +40,7 @@ TYPE_NAMES = {
     torch.bool: "BOOL",
 }
 """The names of tensor types in safetensors."""
+TORCH_NAMES = {name: dtype_name(dtype) for dtype, name in TYPE_NAMES.items()}
 
 SCALE = "_scale"
 """What the name of a weight of 8 bits is followed by in the name of its scales."""
@@ -204,7 +205,7 @@ def fill_module(
         stored = {RENAMED_TENSORS.get(name, name): name for name in file.keys()}  # noqa: SIM118 - no mapping
         for name, first in stored.items():
             header = file.get_slice(first)
-            kinds[name] = torch.Size(header.get_shape()), _type_name(header.get_dtype())
+            kinds[name] = torch.Size(header.get_shape()), TORCH_NAMES.get(header.get_dtype(), header.get_dtype())
         _quantize_as(module, kinds)
         _require_fitting(module, kinds, path, str)
         for name in sorted(kinds, key=lambda name: kinds[name][1] in EIGHT_BITS):  # after their scales and biases
@@ -267,11 +268,6 @@ def misfits(expected: Mapping[str, Kind], kinds: Mapping[str, Kind], name_in_fil
 
 def kind_of(value: Tensor) -> Kind:
     return value.shape, dtype_name(value.dtype)
-
-
-def _type_name(stored: str) -> str:
-    """torch's name of a type, from the name in safetensors; unknown ones unchanged."""
-    return next((dtype_name(dtype) for dtype, name in TYPE_NAMES.items() if name == stored), stored)
 
 
 def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype | None) -> None:

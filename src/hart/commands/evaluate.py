@@ -47,28 +47,23 @@ def _command(found: Suite[Any] | str, program: str) -> Any:
             f"outputs/evaluate-{suite.name}"
         ),
     ) -> None:
-        run_suite(suite, options, out, program)
+        from hart.evaluation.report import figures_table, write_result
+
+        with owned(out, "an evaluation"):
+            with progress("loading") as report:
+                try:
+                    result = suite(Context(options, out, report, note))
+                except ModuleNotFoundError as error:
+                    raise HartError(f"{error.name} is not installed: run pip install '{suite.install}'") from None
+            paths = write_result(out, result, shlex.join([program, *sys.argv[1:]]))
+        typer.echo(figures_table(result))
+        for remark in result.notes:
+            note(remark)
+        for path in paths:
+            typer.echo(path)
 
     command.__annotations__["options"] = suite.options
     return single_command(suite.name, options_from_config(command), suite.description)
-
-
-def run_suite(suite: Suite[Any], options: SuiteOptions, out: Path, program: str = "hart") -> None:
-    """Measure, write the result into `out`, print its table and paths, and its notes on stderr."""
-    from hart.evaluation.report import figures_table, write_result
-
-    with owned(out, "an evaluation"):
-        with progress("loading") as report:
-            try:
-                result = suite(Context(options, out, report, note))
-            except ModuleNotFoundError as error:
-                raise HartError(f"{error.name} is not installed: run pip install '{suite.install}'") from None
-        paths = write_result(out, result, shlex.join([program, *sys.argv[1:]]))
-    typer.echo(figures_table(result))
-    for remark in result.notes:
-        note(remark)
-    for path in paths:
-        typer.echo(path)
 
 
 app = suite_app(installed_suites())

@@ -116,7 +116,7 @@ def generate(
             **settings,
         )
     if grid:
-        print_path(writer.write_grid())
+        print_path(write_sheet(options.out, writer.kept, options.images_per_prompt or 1))
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -239,7 +239,7 @@ class ImageWriter:
         self._model = model_name(options.source)
         self._credentials = options.credentials()
         self.made_with = dict(made_with or {})
-        self._kept: list[tuple[str, int, Any]] | None = [] if keep else None
+        self.keep, self.kept = keep, list[tuple[str, int, Any]]()
 
     def arguments(self, pipe: HartPipeline, report: Report) -> dict[str, Any]:
         """What every call of a pipeline is given for the options, so that its images come here."""
@@ -270,13 +270,8 @@ class ImageWriter:
             write = partial(write_image, image=image, record=record, credentials=self._credentials)
             print_path(self._files.write(f"{name}-{seed}", write))
             self.done += 1
-            if self._kept is not None:
-                self._kept.append((prompt, seed, image))
-
-    def write_grid(self) -> Path:
-        """A contact sheet of all images."""
-        assert self._kept, "only a writer that keeps images can show them"
-        return write_sheet(self.options.out, self._kept, self.options.images_per_prompt or 1)
+            if self.keep:
+                self.kept.append((prompt, seed, image))
 
 
 @contextmanager

@@ -48,8 +48,6 @@ def _columns(groups: int, square: float) -> int:
 
 
 def _enlarged(image: Image.Image, factor: int) -> Image.Image:
-    if factor == 1:
-        return image
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
 
 

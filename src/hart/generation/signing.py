@@ -27,17 +27,16 @@ class SigningFailed(HartError):
     """An image that could not be signed; the text says why."""
 
 
-def _absolute(path: Path) -> Path:
-    """For processes with another working directory."""
-    return user_path(path).absolute()
+# for processes with another working directory
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: user_path(path).absolute())]
 
 
 class SigningOptions(Config, kw_only=True):
     """Whose signature images carry."""
 
-    c2pa_certificate: Annotated[Path, AfterValidator(_absolute)] | None = None
+    c2pa_certificate: AbsolutePath | None = None
     """Certificates in PEM, the signer's first: finished images are signed by C2PA."""
-    c2pa_key: Annotated[Path, AfterValidator(_absolute)] | None = None
+    c2pa_key: AbsolutePath | None = None
     """The signer's private key in PEM, without a password."""
 
     def credentials(self) -> ContentCredentials | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -10,7 +11,7 @@ from fastapi import FastAPI
 from hart.serving.access import Access
 from hart.serving.app import create_app
 from hart.serving.checkers import prompt_checker
-from hart.serving.models import Models, OpenModel
+from hart.serving.models import Models
 from hart.serving.options import ServeOptions
 from hart.serving.orders import Terms
 
@@ -22,7 +23,7 @@ def app_from_options(options: ServeOptions) -> FastAPI:
     """The application that `hart serve` runs; also for other servers and for Ray. Raises `HartError` for options that
     do not fit together."""
     return create_app(
-        Models({name: _opener(source, options) for name, source in options.models().items()}),
+        Models({name: partial(_opened, source, options) for name, source in options.models().items()}),
         Terms(prompt_checker(options.prompt_check, options.device), options.max_steps, options.credentials()),
         access=Access(options.keys(), options.hosts()),
         limits=options,
@@ -38,12 +39,9 @@ def configure_logging() -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
-def _opener(source: str, options: ServeOptions) -> OpenModel:
-    def open_model() -> PipelineEngine:
-        from hart.pipeline import HartPipeline
-        from hart.serving.pipeline_engine import PipelineEngine  # imports PyTorch
+def _opened(source: str, options: ServeOptions) -> PipelineEngine:
+    from hart.pipeline import HartPipeline
+    from hart.serving.pipeline_engine import PipelineEngine  # imports PyTorch
 
-        pipe = HartPipeline.from_pretrained(source, device=options.device, dtype=options.dtype, speed=options.speed)
-        return PipelineEngine(pipe, exact=options.exact, max_pixels=options.max_pixels, speed=options.speed)
-
-    return open_model
+    pipe = HartPipeline.from_pretrained(source, device=options.device, dtype=options.dtype, speed=options.speed)
+    return PipelineEngine(pipe, exact=options.exact, max_pixels=options.max_pixels, speed=options.speed)
