@@ -1,6 +1,7 @@
 // Painting a mask over an image, and extending its canvas. What is painted is drawn again; new canvas always is.
 
-const at = (id) => document.getElementById(id);
+import { at, make } from "./dom.js";
+
 const [dialog, canvas, source, prompt, brush] = ["editor", "canvas", "edit-source", "edit-prompt", "brush-size"].map(at);
 const UNDO_STEPS = 30;
 const EXTENSION = 1 / 4; // of the image, that the canvas grows by, in whole tokens
@@ -47,7 +48,7 @@ at("lend-file").addEventListener("change", (event) => {
   event.target.value = "";
 });
 
-const blank = (width, height) => Object.assign(document.createElement("canvas"), { width, height });
+const blank = (width, height) => make("canvas", { width, height });
 
 const context = (of) => of.getContext("2d", { willReadFrequently: true });
 

@@ -1,9 +1,9 @@
 // The form: what the server's models offer, what is chosen of it, and the API key.
 
 import * as api from "./api.js";
+import { at, make } from "./dom.js";
 import { OFFERED } from "./snippets.js";
 
-const at = (id) => document.getElementById(id);
 const form = at("form");
 
 let models = [];
@@ -54,10 +54,7 @@ function offerModel() {
   if (options.some(({ value }) => value === chosen)) at("size").value = chosen;
   const style = chosenStyle();
   at("styles").replaceChildren(...(facts?.styles ?? []).map((value) => {
-    const chip = document.createElement("button");
-    chip.type = "button";
-    chip.value = value;
-    chip.textContent = value.replace(/ style$/, "");
+    const chip = make("button", { type: "button", value, textContent: value.replace(/ style$/, "") });
     chip.addEventListener("click", () => press(value === chosenStyle() ? "" : value));
     return chip;
   }));

@@ -1,13 +1,13 @@
 // The page: the images that are being drawn, and the history. Nothing is sent anywhere but to this server.
 
 import * as api from "./api.js";
+import { at, make } from "./dom.js";
 import * as editor from "./editor.js";
 import { askForKey, model, restore, roll, settings, watch } from "./form.js";
 import * as history from "./history.js";
 import { settingsOf } from "./png.js";
 import * as viewer from "./viewer.js";
 
-const at = (id) => document.getElementById(id);
 const form = at("form");
 const UPLOAD_BYTES = 18e6; // of an image: the server reads 20 MiB, all of a form together
 
@@ -77,24 +77,16 @@ function busy(on) {
 
 /** A place for an image that is being drawn. */
 function waitingTile(chosen) {
-  const element = document.createElement("div");
-  element.className = "tile drawing";
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "open";
-  button.disabled = true;
+  const waiting = model(chosen.model)?.state === "ready" ? "Waiting for its turn…" : "Opening the model…";
+  const note = make("span", { className: "waiting", textContent: waiting });
+  const button = make("button", { type: "button", className: "open", disabled: true }, note);
   const [across, down] = (chosen.size ?? chosen.aspect).split(/[x:]/);
   if (down) button.style.aspectRatio = `${across} / ${down}`;
-  const note = document.createElement("span");
-  note.className = "waiting";
-  note.textContent = model(chosen.model)?.state === "ready" ? "Waiting for its turn…" : "Opening the model…";
-  button.append(note);
-  const bar = document.createElement("progress");
+  const bar = make("progress");
   bar.setAttribute("aria-label", `Drawing ${viewer.titleOf(chosen)}`);
-  element.append(button, bar);
+  const element = make("div", { className: "tile drawing" }, button, bar);
   const partials = [];
-  const picture = document.createElement("img");
-  picture.alt = `${viewer.titleOf(chosen)}, being drawn`;
+  const picture = make("img", { alt: `${viewer.titleOf(chosen)}, being drawn` });
   let source;
   const put = (blob) => {
     if (source) URL.revokeObjectURL(source);
@@ -139,25 +131,15 @@ function waitingTile(chosen) {
 // --- history ---
 
 function galleryTile(image) {
-  const item = document.createElement("li");
-  item.className = "tile";
-  item.dataset.id = image.id;
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "open";
-  const picture = document.createElement("img");
-  picture.alt = `${viewer.titleOf(image.settings)}, seed ${image.settings.seed}`;
-  picture.loading = "lazy";
-  picture.src = viewer.url(image.blob);
-  button.title = viewer.titleOf(image.settings);
-  button.append(picture);
+  const title = viewer.titleOf(image.settings);
+  const picture = make("img", { alt: `${title}, seed ${image.settings.seed}`, loading: "lazy", src: viewer.url(image.blob) });
+  const button = make("button", { type: "button", className: "open", title }, picture);
   button.addEventListener("click", () => viewer.open(image, model(image.settings.model)));
-  const tick = document.createElement("input");
-  tick.type = "checkbox";
-  tick.className = "pick";
+  const tick = make("input", { type: "checkbox", className: "pick" });
   tick.setAttribute("aria-label", `Choose ${picture.alt} for comparison`);
   tick.addEventListener("change", () => pick(image, tick.checked));
-  item.append(button, tick);
+  const item = make("li", { className: "tile" }, button, tick);
+  item.dataset.id = image.id;
   return item;
 }
 

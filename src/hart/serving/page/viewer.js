@@ -1,8 +1,8 @@
 // One finished image at full size: its scales, its settings, and what can be made of it. Also two images side by side.
 
+import { at, make } from "./dom.js";
 import * as snippets from "./snippets.js";
 
-const at = (id) => document.getElementById(id);
 const dialog = at("viewer");
 let shown, urls = [], facts, playing;
 
@@ -23,13 +23,8 @@ export function factsOf(settings) {
     ["Not", settings.negative_prompt],
     ["Model", settings.model],
   ];
-  return rows.filter(([, value]) => value !== undefined && value !== "").flatMap(([name, value]) => {
-    const term = document.createElement("dt");
-    const description = document.createElement("dd");
-    term.textContent = name;
-    description.textContent = value;
-    return [term, description];
-  });
+  const said = rows.filter(([, value]) => value !== undefined && value !== "");
+  return said.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]);
 }
 
 function forgetUrls() {
@@ -131,18 +126,11 @@ export function connect(on) {
 export function compare(pair) {
   const same = (name) => pair[0].settings[name] === pair[1].settings[name];
   at("comparison-body").replaceChildren(...pair.map((image) => {
-    const side = document.createElement("div");
-    side.className = "side";
-    const picture = document.createElement("img");
-    picture.src = url(image.blob);
-    picture.alt = titleOf(image.settings);
+    const title = titleOf(image.settings);
+    const picture = make("img", { src: url(image.blob), alt: title });
     picture.addEventListener("load", () => URL.revokeObjectURL(picture.src), { once: true });
-    const title = document.createElement("h2");
-    title.textContent = titleOf(image.settings);
-    const list = document.createElement("dl");
-    list.append(...factsOf(Object.fromEntries(Object.entries(image.settings).filter(([name]) => !same(name) || name === "seed"))));
-    side.append(picture, title, list);
-    return side;
+    const differing = Object.fromEntries(Object.entries(image.settings).filter(([name]) => !same(name) || name === "seed"));
+    return make("div", { className: "side" }, picture, make("h2", { textContent: title }), make("dl", {}, ...factsOf(differing)));
   }));
   at("comparison").showModal();
 }
