@@ -22,7 +22,6 @@ from hart.inference.packing import (
     pack_linears,
     packed_attend,
     packing_refusal,
-    unpack,
 )
 from hart.layers.attention import attend
 from hart.layers.linear import Linear
@@ -65,7 +64,7 @@ def test_unpacking_gives_the_same_layers_back() -> None:
     pack_linears(net, smallest=64 * 96)
     assert isinstance(net[0], PackedLinear)
     assert isinstance(net[1][1], nn.Linear)  # too small to gain
-    unpack(net)
+    decelerate(net)
     assert [type(module) for module in net.modules()] == kinds
     assert same_state(net.state_dict(), before)
 

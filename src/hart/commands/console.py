@@ -211,10 +211,3 @@ def write_new(paths: Iterator[Path], save: Callable[[Path], None]) -> Path:
                 raise
         else:
             return path
-
-
-def with_suffixes(path: Path) -> Iterator[Path]:
-    """`path`, then the same with -2, -3, ... at the end of its name."""
-    yield path
-    for number in itertools.count(2):
-        yield path.with_stem(f"{path.stem}-{number}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hart.commands.console import slug, with_suffixes, write_new
+from hart.commands.console import slug, write_new
 from hart.errors import HartError
 from hart.sizes import ImageSize
 
@@ -30,5 +31,6 @@ def write_sheet(folder: Path, images: Sequence[tuple[str, int, Any]], each: int)
 
     prompts, seeds, pictures = zip(*images, strict=True)
     sheet = contact_sheet([pictures[i : i + each] for i in range(0, len(pictures), each)], prompts[::each])
-    path = folder / f"grid-{slug(prompts[0])}-{seeds[0]}.png"
-    return write_new(with_suffixes(path), partial(save_png, image=sheet, overwrite=False))
+    name = f"grid-{slug(prompts[0])}-{seeds[0]}"
+    others = (folder / f"{name}-{number}.png" for number in itertools.count(2))
+    return write_new(itertools.chain([folder / f"{name}.png"], others), partial(save_png, image=sheet, overwrite=False))

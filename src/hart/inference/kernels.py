@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.inference.packing import Packed, unpack
+from hart.inference.packing import Packed
 from hart.layers.attention import Attention, attend
 from hart.layers.quantized import QuantizedLinear, places, plain_product, quantized_rows
 from hart.layers.sharing import whole
@@ -161,7 +161,8 @@ def give_kernels(module: nn.Module) -> None:
 def decelerate(module: nn.Module) -> None:
     """Undo `hart.inference.speed.accelerate`, in place: plain twins in new memory. What was rounded to 8 bits stays so:
     `hart.layers.quantized.dequantize_linears`."""
-    unpack(module)
+    for parent, name in places(module, Packed):
+        setattr(parent, name, getattr(parent, name).plain())
     if isinstance(module, Hart):
         module.transformer.share, module.transformer.null_token = whole, None
     for layer in module.modules():

@@ -140,12 +140,6 @@ def pack_linears(module: nn.Module, smallest: int = SMALLEST_PACKED) -> None:
             setattr(parent, name, PackedLinear(linear))
 
 
-def unpack(module: nn.Module) -> None:
-    """Undo all packing of layers: plain twins in new memory."""
-    for parent, name in places(module, Packed):
-        setattr(parent, name, getattr(parent, name).plain())
-
-
 def is_packed(module: nn.Module) -> bool:
     """Whether any layer inside is packed."""
     return any(isinstance(layer, PackedLinear) for layer in module.modules())
