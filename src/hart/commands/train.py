@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from hart.training.progress import StepReport
     from hart.training.task import Task
 
+    StagedRecipe = TokenizerRecipe | TransformerRecipe
+
 LARGE = 60_000_000
 """Above this many parameters a dry run times models of one and two blocks and extrapolates."""
 
@@ -71,19 +73,15 @@ def train(
 
     On several GPUs or machines: accelerate launch -m hart train ...
     """
-    changes = tuple(overrides or ())
-    if options.init_from is not None:
-        changes = (*changes, f"init_from={options.init_from}")
     with needs_extra("train"), _quiet_norms():
-        if options.size is not None:
-            changes = (*changes, _scales_override(stage, recipe, changes, options.size))
+        changed = _changed(stage, recipe, tuple(overrides or ()), options)
         if options.dry_run:
-            dry_run_plan(stage, recipe, changes)
+            _say_needs(changed)
             return
         if options.out is None:
             raise HartError("--out is missing: give the folder for checkpoints, log and the finished model")
         require_writable(options.out)
-        if _run(stage, recipe, changes, options.out, accept_changes=options.accept_changes):
+        if _run(changed, options.out, accept_changes=options.accept_changes):
             typer.echo(options.out)
 
 
@@ -95,7 +93,22 @@ def _quiet_norms() -> Iterator[None]:
         yield
 
 
-def _coder(recipe: TokenizerRecipe | TransformerRecipe) -> TokenizerConfig:
+def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: TrainOptions) -> StagedRecipe:
+    """The recipe with all changes; the scales of another image size follow from the tokenizer's."""
+    from hart.training.config import TokenizerRecipe, TransformerRecipe
+
+    kind = TokenizerRecipe if stage is Stage.tokenizer else TransformerRecipe
+    if options.init_from is not None:
+        overrides = (*overrides, f"init_from={options.init_from}")
+    recipe = kind.read(path, overrides)
+    if options.size is None:
+        return recipe
+    coder = _coder(recipe)
+    scales = scales_of_size(coder.scales, coder.downsampling, options.size)
+    return kind.read(path, (*overrides, f"{stage.value}.scales={list(scales)}"))
+
+
+def _coder(recipe: StagedRecipe) -> TokenizerConfig:
     """The tokenizer of a recipe's images; its scales are the recipe's, since a tokenizer serves any resolution."""
     from hart.checkpoint.loading import load_tokenizer
     from hart.training.config import TokenizerRecipe
@@ -105,13 +118,7 @@ def _coder(recipe: TokenizerRecipe | TransformerRecipe) -> TokenizerConfig:
     return load_tokenizer(recipe.tokenizer).config.replace(scales=recipe.transformer.scales)
 
 
-def _scales_override(stage: Stage, path: Path, overrides: tuple[str, ...], size: int) -> str:
-    """The override that gives a recipe the scales of images of `size` pixels."""
-    coder = _coder(recipe_class(stage).read(path, overrides))
-    return f"{stage.value}.scales={list(scales_of_size(coder.scales, coder.downsampling, size))}"
-
-
-def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path, *, accept_changes: bool) -> bool:
+def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
     """Train. True in the process that reports."""
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
@@ -121,7 +128,6 @@ def _run(stage: Stage, path: Path, overrides: tuple[str, ...], out: Path, *, acc
     from hart.training.trainer import Trainer
     from hart.training.transformer_task import TransformerTask
 
-    recipe = recipe_class(stage).read(path, overrides)
     coder = _coder(recipe)
     distributed = DistributedContext(recipe.trainer)
     condition = condition_of(recipe) if isinstance(recipe, TransformerRecipe) else "none"
@@ -190,20 +196,13 @@ def _print_figures(step: int, figures: Mapping[str, float]) -> None:
     typer.echo("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
 
 
-def recipe_class(stage: Stage) -> type[TokenizerRecipe] | type[TransformerRecipe]:
-    from hart.training.config import TokenizerRecipe, TransformerRecipe
-
-    return TokenizerRecipe if stage is Stage.tokenizer else TransformerRecipe
-
-
-def dry_run_plan(stage: Stage, path: Path, overrides: tuple[str, ...]) -> None:
+def _say_needs(recipe: StagedRecipe) -> None:
     """Print what one process of the run would need. Raises `HartError`."""
     from hart.training import dry_run
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.progress import work_of
 
-    recipe = recipe_class(stage).read(path, overrides)
     trainer, distributed = recipe.trainer, DistributedContext(recipe.trainer)
     task = dry_run.at_its_largest(recipe)
     weights = [p for optimized in task.optimized.values() for p in optimized.module.parameters()]
