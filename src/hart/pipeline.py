@@ -92,7 +92,7 @@ class HartPipeline(Editing):
     ) -> HartOutput:
         """Generate `num_images_per_prompt` images of every prompt.
 
-        prompt: text for a text model, class numbers for a class model.
+        prompt: text for a text model, class numbers for a class model; of an edit None generates whatever fits.
         negative_prompt: what guidance steers away from, one for all prompts or one for each; its features take the
             place of the unconditional ones. "" or None is unconditional.
         seed: image i has the seed `seed + i`, by default 0; or a list with one for each image.

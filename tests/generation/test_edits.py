@@ -83,6 +83,8 @@ def test_outside_the_mask_latent_and_pixels_stay(text: HartPipeline) -> None:
     assert out.crop(right).tobytes() == image.crop(right).tobytes()
     assert out.crop(LEFT).tobytes() != image.crop(LEFT).tobytes()
     assert out.tobytes() == edit.finished(text.decode(latent.unsqueeze(0))[0]).tobytes()
+    unsaid, named = (text(prompt, edit=edit, size=edit.size, seed=1).images[0].tobytes() for prompt in (None, "a dog"))
+    assert unsaid == text.edit(image, mask_of(*LEFT), seed=1).images[0].tobytes() != named == out.tobytes()
 
 
 def test_the_border_is_soft_inside_the_mask_only() -> None:

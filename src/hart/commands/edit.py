@@ -137,7 +137,6 @@ def _change(
     with opened(writer) as (pipe, report):
         from hart.generation.canvas import canvas_schedule
         from hart.generation.metadata import EditSource
-        from hart.generation.requests import null_context
 
         where = {"size": options.size, "aspect": options.aspect}
         # before the image is laid on the canvas: gigabytes where that is large
@@ -147,12 +146,8 @@ def _change(
         made = prepared(pipe, source, style=lent, style_strength=options.style_strength, **where)
         amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
         writer.made_with["edit"] = EditSource(**facts, **of_image, **of_style, **amounts)
-        asked: dict[str, Any] = {"edit": made, "size": made.size}
-        if prompt is None:
-            asked["prompt_embeds"] = null_context(pipe.config)
-        else:
-            asked["prompt"] = prompts_for(pipe, [prompt])[0]
-        pipe(**asked, **writer.arguments(pipe, report), **settings)
+        asked = None if prompt is None else prompts_for(pipe, [prompt])[0]
+        pipe(asked, edit=made, size=made.size, **writer.arguments(pipe, report), **settings)
 
 
 def _opened(path: Path | None, role: str) -> tuple[Any, dict[str, Any]]:

@@ -229,6 +229,8 @@ def checked_request(
     mix: PromptMix | None = None,
 ) -> Request:
     """A `Request` from the arguments of `HartPipeline.__call__`. Raises `HartError` for those that do not fit."""
+    if prompt is None and embeds is None and edit is not None:
+        embeds = null_context(config)
     if (prompt is None) == (embeds is None):
         raise HartError("give either a prompt or prompt_embeds, what encode_prompt returns")
     if negative_prompt is not None and negative_embeds is not None:

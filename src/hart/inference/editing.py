@@ -17,7 +17,7 @@ from hart.generation.arguments import Prompt, listed_values
 from hart.generation.canvas import canvas_schedule, laid_out, redrawn_area, require_image, stretched
 from hart.generation.edits import Edit, PromptMix, mix_weights
 from hart.generation.outputs import HartOutput
-from hart.generation.requests import checked_changes, null_context
+from hart.generation.requests import checked_changes
 from hart.grids import ScaleSchedule
 from hart.inference.base import BasePipeline
 from hart.sizes import requested_schedule
@@ -74,7 +74,7 @@ class Editing(BasePipeline):
             size=size,
             aspect=aspect,
         )
-        return self._edited(prompt, made, options)
+        return self(prompt, edit=made, size=made.size, **options)
 
     def vary(
         self,
@@ -98,7 +98,7 @@ class Editing(BasePipeline):
         made = self.prepare_variation(
             image, kept_scales=kept_scales, style=style, style_strength=style_strength, size=size, aspect=aspect
         )
-        return self._edited(prompt, made, options)
+        return self(prompt, edit=made, size=made.size, **options)
 
     def prepare_edit(
         self,
@@ -158,10 +158,6 @@ class Editing(BasePipeline):
         """The pixels of a style reference, and how strongly it is followed."""
         lent = None if style is None else stretched(require_image("style", style), self.config, schedule)
         return lent, (0.0 if lent is None else 1.0) if strength is None else strength
-
-    def _edited(self, prompt: Prompt | None, edit: Edit, options: dict[str, Any]) -> HartOutput:
-        given = {"prompt_embeds": null_context(self.config)} if prompt is None else {"prompt": prompt}
-        return self(**given, edit=edit, size=edit.size, **options)
 
     def mix(
         self,
