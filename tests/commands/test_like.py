@@ -59,7 +59,9 @@ def test_settings_that_are_given_win_over_those_of_a_level(
     assert read_record(of_job).settings.sampling == sampling.replace(diffusion_steps=2)
 
 
-def test_an_adapter_draws_along_and_is_recorded(text_model: Path, tmp_path: Path) -> None:
+def test_an_adapter_draws_along_and_is_recorded(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("peft")
     store_adapter(load_model(text_model).hart, tmp_path / "adapter", alpha=2, value=0.2)
     options = ("a cat", "--model", text_model, "--guidance", 0, "--lora", tmp_path / "adapter")
@@ -73,6 +75,9 @@ def test_an_adapter_draws_along_and_is_recorded(text_model: Path, tmp_path: Path
     (off,) = outputs(run("generate", "--like", path, "--lora-scale", 0, "--out", tmp_path / "4"))
     assert Image.open(off).tobytes() == Image.open(plain).tobytes()
     assert "adapter" in refused(run("generate", "a cat", "--model", text_model, "--lora", tmp_path, "--out", tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (mixed,) = outputs(run("mix", "a cat", "a dog", "--model", text_model, "--lora", "adapter", "--out", "5"))
+    assert read_record(mixed).settings.loras == (str(tmp_path / "adapter"),), "wherever it is generated again"
 
 
 def test_like_refuses_images_that_say_nothing(tmp_path: Path) -> None:

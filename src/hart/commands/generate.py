@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,7 +31,7 @@ from hart.commands.from_config import options_from_config
 from hart.commands.options import GenerateOptions, ImageOptions, SamplingSettings
 from hart.config import SamplingConfig
 from hart.errors import HartError
-from hart.files import read_text, text_lines, user_path
+from hart.files import read_text, text_lines
 from hart.grids import ScaleSchedule
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_sizes
 
@@ -76,9 +75,7 @@ def generate(
     require_writable(options.out)
     from hart.generation.metadata import read_record
 
-    # links stay as given
-    loras = tuple(Path(os.path.abspath(user_path(folder))) for folder in options.lora)  # noqa: PTH100
-    options = options.replace(prompts=tuple(wanted), lora=loras)
+    options = options.replace(prompts=tuple(wanted))
     sampling, row, given, mix = None, None, options, None
     if like is not None:
         record = read_record(like)

@@ -13,7 +13,6 @@ from hart.commands.console import progress, require_writable
 from hart.commands.from_config import options_from_config
 from hart.commands.options import AspectRatio, LoraOptions, Size
 from hart.config import Config, HartConfig
-from hart.files import user_path
 from hart.grids import ScaleSchedule
 from hart.sizes import requested_schedule, size_of_schedule
 from hart.strict import counted
@@ -84,7 +83,7 @@ def convert(options: ConvertOptions) -> None:
         # adapters are merged and weights rounded to 8 bits in float32, whatever the stored type
         model = load_model(folder, in_memory)
         for adapter in options.lora:
-            merge_lora(model.hart, user_path(adapter), options.strength, model=source)
+            merge_lora(model.hart, adapter, options.strength, model=source)
         parts = Components(model.tokenizer, model.hart, torch.device("cpu"), in_memory)
         parts.save(destination, model.config, folder, stored)
     typer.echo(destination)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hart.commands.console import needs_extra
 from hart.commands.from_config import SomeOf
 from hart.config import CacheType, Config, Device, NumberType, SamplingConfig
 from hart.errors import HartError
+from hart.files import user_path
 from hart.generation.signing import SigningOptions
 from hart.strict import Listed, require
 
@@ -18,6 +20,9 @@ SIZE_HELP = "Image size in pixels: one number for a square, or width x height su
 ASPECT_HELP = "Shape of the images, such as 16:9: as many tokens as in the square, which is the model's own or --size."
 Size = Annotated[int | str | None, Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})]
 AspectRatio = Annotated[str | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})]
+
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(user_path(path))))]  # noqa: PTH100
+"""For records, which are read in other working directories; links stay as given."""
 
 DEFAULT_MODEL = "emoji"
 
@@ -41,7 +46,7 @@ class ModelOptions(Config, kw_only=True):
 class LoraOptions(Config, kw_only=True):
     """Which adapters a model is merged with."""
 
-    lora: Listed[Path] = ()
+    lora: Listed[AbsolutePath] = ()
     """Folder of a LoRA adapter to merge; repeat it to add several."""
     lora_scale: float | None = None
     """Strength of the adapters; 1 is as trained."""
