@@ -301,7 +301,6 @@ class HartPipeline(Editing):
                     return
 
     def _encoded(self, prompt: Prompt) -> Context:
-        """The context of one prompt."""
         if isinstance(prompt, str):
             with self._working_text_encoder() as encoder:
                 for remark in encoder.reading([prompt])[0].remarks(prompt):

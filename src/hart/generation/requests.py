@@ -201,13 +201,11 @@ class Request:
         return (range(at, min(at + self.batch_size, self.count)) for at in range(0, self.count, self.batch_size))
 
     def image(self, i: int) -> ImageRequest:
-        """Image i (0-based)."""
         row = i // self.images_per_prompt
         negative = self.negatives[row % len(self.negatives)]
         return ImageRequest(self.prompts[row], self.seeds[i], self.sampling(i), negative, self.edit, self.mix)
 
     def sampling(self, i: int) -> SamplingConfig:
-        """The settings of image i."""
         return self.samplings[i % len(self.samplings)]
 
 

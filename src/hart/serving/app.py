@@ -75,8 +75,6 @@ def create_app(
 
 
 def _add_images(app: FastAPI, server: Server) -> None:
-    """The routes that generate."""
-
     async def change(request: Request, kind: type[Edit] | type[Variation]) -> Response:
         form = await server.bodies.form(request)
         asked, image = from_form(form, kind), form.files.get("image", [b""])[0]
@@ -101,8 +99,6 @@ def _add_images(app: FastAPI, server: Server) -> None:
 
 
 def _add_status(app: FastAPI, server: Server) -> None:
-    """The routes that tell how the server is."""
-
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The served models, the default first; of opened ones what they generate."""

@@ -69,7 +69,6 @@ class Bodies:
         self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
     async def json(self, request: Request, kind: type[AnyRequest]) -> AnyRequest:
-        """A JSON body of a kind."""
         if _content_type(request) != "application/json":
             raise ApiError(415, "send the request as JSON: Content-Type application/json")
         async with self._in_time():
@@ -80,7 +79,6 @@ class Bodies:
             raise explained(error) from None
 
     async def form(self, request: Request) -> Form:
-        """A multipart form."""
         if _content_type(request) != "multipart/form-data":
             raise ApiError(415, "send the request as a form: Content-Type multipart/form-data")
         async with self._in_time(), self._uploads:

@@ -64,6 +64,5 @@ def api_error(error: BaseException) -> ApiError:
 
 
 def error_response(error: BaseException) -> JSONResponse:
-    """The same as a response."""
     found = api_error(error)
     return JSONResponse(found.body(), found.status, found.headers)

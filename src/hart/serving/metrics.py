@@ -36,7 +36,6 @@ class Metrics:
         )
 
     def queued(self, rows: int) -> None:
-        """So many rows wait now."""
         self._waiting.set(rows)
 
     def started(self, rows: int, waited: Sequence[float]) -> None:
@@ -46,7 +45,6 @@ class Metrics:
             self.took("queue", seconds)
 
     def took(self, part: str, seconds: float) -> None:
-        """A piece of work is done."""
         self._seconds.labels(part).observe(seconds)
 
     def ended(self, how: str, rows: int = 1) -> None:

@@ -163,7 +163,6 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Rows in the queue."""
         return self._waiting
 
     def retry_after(self) -> int:

@@ -100,7 +100,6 @@ class DistributedContext:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait for all processes."""
         self._state.wait_for_everyone()
 
     def from_main(self, make: Callable[[], T]) -> T:
