@@ -132,11 +132,9 @@ def checked_settings(
 def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
     """`value`, if it is a batch of text features or classes that the model takes."""
     text, classes = config.transformer.text, config.transformer.classes
-    tensors = list(vars(value).values())[: 1 if classes is not None else 2] if isinstance(value, Context) else [None]
-    sound = all(isinstance(tensor, Tensor) for tensor in tensors)
     if classes is not None:
         known = classes.num_classes
-        if not isinstance(value, ClassContext) or not sound or value.num_classes != known:
+        if not isinstance(value, ClassContext) or not isinstance(value.labels, Tensor) or value.num_classes != known:
             raise HartError(f"{name} must be a ClassContext of {counted(known, 'class')}, what encode_prompt returns")
         labels = value.labels
         if labels.dim() != 1 or labels.dtype != torch.int64 or not ((labels >= 0) & (labels <= known)).all():
@@ -145,7 +143,9 @@ def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
             raise HartError(f"{name} are empty: give a row for each prompt")
         return value
     assert text is not None
-    if not isinstance(value, TextContext) or not sound:
+    if not isinstance(value, TextContext) or not all(
+        isinstance(part, Tensor) for part in (value.embeddings, value.mask)
+    ):
         raise HartError(f"{name} must be a TextContext, what encode_prompt returns, not {type(value).__name__}")
     rows, shape = len(value), tuple(value.embeddings.shape)
     if rows == 0 or shape != (rows, text.tokens, text.width) or value.mask.shape != shape[:2]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -94,8 +95,7 @@ class LoadedImages:
         self.description = f"{source.description}; read in every step{ahead} ({why})"
         self._source = source
         self._plain = transform.replace(crop="center", flip=0.0)
-        self._first: list[tuple[Sample, Tensor]] = []
-        self._asked = 0
+        self.first_samples = cache(self._read_first)
 
     @property
     def damaged(self) -> tuple[Damage, ...]:
@@ -108,13 +108,10 @@ class LoadedImages:
     def first(self, count: int) -> Tensor:
         return to_signed(torch.stack([pixels for _, pixels in self.first_samples(count)]))
 
-    def first_samples(self, count: int) -> list[tuple[Sample, Tensor]]:
+    def _read_first(self, count: int) -> list[tuple[Sample, Tensor]]:
         """The first sound samples that have the condition, with their pixels."""
-        if self._asked < count:
-            every = decoded(iterate(self._source), self._plain, self.condition)
-            sound = (found for found in every if not isinstance(found, Damage))
-            self._first, self._asked = list(itertools.islice(sound, count)), count
-        return self._first[:count]
+        every = decoded(iterate(self._source), self._plain, self.condition)
+        return list(itertools.islice((found for found in every if not isinstance(found, Damage)), count))
 
     def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
         """damaged: images of the step just made that had to be replaced; `microbatch` has all rows of the process."""

@@ -34,12 +34,9 @@ def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Genera
         compute=ray.data.ActorPoolStrategy(size=min(cluster.workers, len(rows))),
         num_gpus=1 if cluster.gpus else None,
     )
-    opened = False
     try:
         for row in finished.iter_rows():
-            if not opened:
-                yield Opened(parsed_size(row["size"]), row["remark"])
-                opened = True
+            yield Opened(parsed_size(row["size"]), row["remark"])
             yield Finished(range(row["start"], row["stop"]), None if row["left_out"] else list(row["names"]))
     except RayTaskError as error:
         if isinstance(error.cause, HartError):

@@ -64,7 +64,7 @@ def run_job(job: Job, *, workers: int | None = None, ray: bool = False, grid: bo
         "seed": options.seed or 0,
     }
     job = replace(job, options=options.replace(**said_or_not))
-    done, left_out, said = 0, list[str](), set[str]()
+    left_out, said = list[str](), set[str]()
     stdout = None if cluster is None else sys.stdout
     with (
         nullcontext() if cluster is None else redirect_stdout(sys.stderr),  # Ray prints what it does
