@@ -112,7 +112,8 @@ def var_configs(
     vae, var = sources
     positions = _tensor(transformer, "pos_1LC", 3, var).shape[1]
     if scales is None:
-        fitting = [s for s in PUBLISHED_VAR_SCALES if sum(n * n for n in s) == positions]
+        # at 512 px that of VAR-d36-s, whose blocks share their AdaLN
+        fitting = [s for s in (SCALES_256, SCALES_512) if sum(n * n for n in s) == positions]
         if not fitting:
             raise ConfigError(f"{var}: no published VAR schedule has {positions} tokens: give patch_nums in case.json")
         scales = fitting[0]
@@ -150,10 +151,6 @@ def var_configs(
         "modulation": "shared" if "shared_ada_lin.1.weight" in transformer else "linear",
     }
     return tokenizer_config, TransformerConfig.from_dict(common | ours, var)
-
-
-# VAR's checkpoints store no schedule. The one at 512 px is that of VAR-d36-s, whose blocks share their AdaLN.
-PUBLISHED_VAR_SCALES = (SCALES_256, SCALES_512)
 
 
 def _tensor(state: Mapping[str, Tensor], name: str, dimensions: int, source: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import signal
@@ -20,7 +19,6 @@ from hart.checkpoint.folders import layout_of, local_folder, model_name
 from hart.commands.console import needs_extra
 from hart.commands.from_config import options_from_config
 from hart.errors import HartError
-from hart.files import user_path
 from hart.serving.checkers import is_model
 from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
 
@@ -109,12 +107,12 @@ def _replicated(options: ServeOptions, name: str) -> Any:
 
 def for_replicas(options: ServeOptions) -> ServeOptions:
     """The same for processes with another working directory, behind a front that checks who comes: without keys."""
-    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    paths = {name: user_path(path).absolute() for name, path in given.items() if isinstance(path, Path)}
     models = tuple(f"{name}={model_name(source)}" for name, source in options.models().items())
     check = options.prompt_check
     return options.replace(
-        **paths | {"api_key": (), "api_key_file": None, "public": True},
+        api_key=(),
+        api_key_file=None,
+        public=True,
         model=models,
         prompt_check=check if check in BUILT_IN_CHECKS else model_name(check),
     )
