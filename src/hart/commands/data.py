@@ -14,9 +14,8 @@ from hart.commands.from_config import options_from_config
 from hart.commands.locks import LOCK_FILE
 from hart.commands.program import lazy_group
 from hart.config import Device
-from hart.errors import HartError
 from hart.evaluation.suites.base import Column, ImageSetOptions
-from hart.strict import Listed, counted
+from hart.strict import Listed, counted, require
 from hart.training.encode_options import EncodeOptions
 
 app = lazy_group({}, add_completion=False)
@@ -48,6 +47,9 @@ class SetOptions(ImageSetOptions, kw_only=True):
     caption_column: Column = ""
     label_column: Column = ""
 
+    def __post_init__(self) -> None:
+        require(not self.scales or self.size is None, "--scales and --size both set the scales: give one of them")
+
 
 @app.callback()
 def data() -> None:
@@ -77,8 +79,6 @@ def encode(
     require_writable(directory)
     where = resolve_device(images.device)
     tokenizer = load_tokenizer(images.tokenizer)
-    if images.scales and images.size is not None:
-        raise HartError("--scales and --size both set the scales: give one of them")
     if images.scales:
         tokenizer = over_scales(tokenizer, images.scales)
     elif images.size is not None:
