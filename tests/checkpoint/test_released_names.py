@@ -12,9 +12,8 @@ from hart.checkpoint.loading import load_model
 from hart.checkpoint.released_names import (
     ROLELESS,
     TRANSFORMER_NAMES,
+    renamed,
     tokenizer_names,
-    tokenizer_weights,
-    transformer_weights,
 )
 from hart.checkpoint.storage import read_pickle, read_safetensors
 from hart.config import TokenizerConfig
@@ -54,7 +53,8 @@ def test_a_single_phi_has_a_name_of_its_own() -> None:
 
 
 def test_a_prefix_of_the_tokenizer_is_dropped_and_remembered() -> None:
-    weights = tokenizer_weights({"vae.quant_conv.bias": torch.zeros(1)}, TOKENIZER, "file")
+    published = {"vae.quant_conv.bias": torch.zeros(1)}
+    weights = renamed(published, tokenizer_names(TOKENIZER, published), "file")
     assert list(weights.tensors) == ["quant_conv.bias"]
     assert weights.name_in_file("quant_conv.bias") == "vae.quant_conv.bias"
     assert weights.name_in_file("quant_conv.weight") == "vae.quant_conv.weight"
@@ -84,10 +84,11 @@ def test_every_name_of_a_checkpoint_is_read_both_ways(file: str) -> None:
     path = GOLDEN / file
     published = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     if "llm" in file or "var.pth" in file:
-        table = transformer_weights(published, file).table
+        table = TRANSFORMER_NAMES
     else:
         case, _ = file.split("/", maxsplit=1)
-        table = tokenizer_weights(published, load_model(GOLDEN / case).config.tokenizer, file).table
+        table = tokenizer_names(load_model(GOLDEN / case).config.tokenizer, published)
+    assert published
     for name in published:
         if not ROLELESS.match(name):
             ours = table.ours(name)
@@ -98,17 +99,17 @@ def test_every_name_of_a_checkpoint_is_read_both_ways(file: str) -> None:
 def test_two_names_of_one_tensor_are_refused() -> None:
     both = {f"blocks.0.attn.{name}.weight": torch.zeros(1) for name in ("qkv_proj", "mat_qkv")}
     with pytest.raises(CheckpointError, match=r"file: blocks\.0\.attn\.qkv_proj\.weight and .*mat_qkv\.weight"):
-        transformer_weights(both, "file")
+        renamed(both, TRANSFORMER_NAMES, "file")
 
 
 @pytest.mark.parametrize("name", ["lvl_1L", "attn_bias_for_masking", "blocks.0.attn.zero_k_bias"])
 def test_tensors_without_a_role_are_left_out(name: str) -> None:
-    assert not transformer_weights({name: torch.zeros(1)}, "file").tensors
-    assert not tokenizer_weights({"quantize.ema_vocab_hit_SV": torch.zeros(1)}, TOKENIZER, "file").tensors
+    assert not renamed({name: torch.zeros(1)}, TRANSFORMER_NAMES, "file").tensors
+    assert not renamed({"quantize.ema_vocab_hit_SV": torch.zeros(1)}, tokenizer_names(TOKENIZER), "file").tensors
 
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"folder/x\.bin: 1 tensor.*blocks\.0\.lora"):
-        transformer_weights({"blocks.0.lora": torch.zeros(1)}, "folder/x.bin")
+        renamed({"blocks.0.lora": torch.zeros(1)}, TRANSFORMER_NAMES, "folder/x.bin")
     with pytest.raises(CheckpointError, match=r"encoder\.odd"):
-        tokenizer_weights({"encoder.odd": torch.zeros(1)}, TOKENIZER, "folder/x.bin")
+        renamed({"encoder.odd": torch.zeros(1)}, tokenizer_names(TOKENIZER), "folder/x.bin")

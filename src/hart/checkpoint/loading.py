@@ -25,7 +25,7 @@ from hart.checkpoint.folders import (
     local_folder,
 )
 from hart.checkpoint.hub import download, is_hub_id
-from hart.checkpoint.released_names import PublishedWeights, tokenizer_weights, transformer_weights
+from hart.checkpoint.released_names import TRANSFORMER_NAMES, PublishedWeights, renamed, tokenizer_names
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import fill_module, fill_state, read_pickle, read_tensors, save_module
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig
@@ -204,8 +204,9 @@ def _hart_layout(folder: Path) -> Published:
             kind="qwen2", tokens=transformer.text.tokens, source=RELEASED_TEXT_ENCODER, instruction=True
         ),
     )
-    ours = tokenizer_weights(published_tokenizer, tokenizer_config, tokenizer_source)
-    return config, (ours, transformer_weights(published, source))
+    names = tokenizer_names(tokenizer_config, published_tokenizer)
+    ours = renamed(published_tokenizer, names, tokenizer_source)
+    return config, (ours, renamed(published, TRANSFORMER_NAMES, source))
 
 
 def _var_layout(folder: Path) -> Published:
@@ -215,8 +216,8 @@ def _var_layout(folder: Path) -> Published:
     scales = read_object(case).get("patch_nums") if os.path.lexists(case) else None
     tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, (str(vae), str(var)))
     config = HartConfig(tokenizer_config, transformer, sampling=VAR_SAMPLING)
-    ours = tokenizer_weights(published_tokenizer, tokenizer_config, str(vae))
-    return config, (ours, transformer_weights(published, str(var)))
+    ours = renamed(published_tokenizer, tokenizer_names(tokenizer_config, published_tokenizer), str(vae))
+    return config, (ours, renamed(published, TRANSFORMER_NAMES, str(var)))
 
 
 def _only(folder: Path, pattern: str) -> Path:

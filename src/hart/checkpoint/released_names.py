@@ -6,7 +6,7 @@ Published names appear here only. The model's own modules are named after what t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -150,8 +150,9 @@ TRANSFORMER_NAMES = NameTable(TRANSFORMER_ROWS)
 """Names in `hart.model.Hart`."""
 
 
-def tokenizer_names(config: TokenizerConfig, prefix: str = "") -> NameTable:
-    """Names in `HybridTokenizer`; `prefix` precedes each published one."""
+def tokenizer_names(config: TokenizerConfig, published: Iterable[str] = ()) -> NameTable:
+    """Names in `HybridTokenizer`, for a file of these, which may all begin with `vae.`."""
+    prefix = "vae." if any(name.startswith("vae.") for name in published) else ""
     return NameTable(tuple((prefix + theirs, own) for theirs, own in _tokenizer_rows(config)))
 
 
@@ -171,21 +172,8 @@ class PublishedWeights:
         return self.names.get(ours) or self.table.published(ours)
 
 
-def transformer_weights(published: MutableMapping[str, Tensor], source: str) -> PublishedWeights:
-    """A published transformer, whose tensors are taken out of `published`.
-
-    Raises `CheckpointError` naming tensors that have no counterpart.
-    """
-    return _renamed(published, TRANSFORMER_NAMES, source)
-
-
-def tokenizer_weights(published: MutableMapping[str, Tensor], config: TokenizerConfig, source: str) -> PublishedWeights:
-    """A published tokenizer, whose names may all begin with `vae.`. Raises as `transformer_weights`."""
-    prefix = "vae." if any(name.startswith("vae.") for name in published) else ""
-    return _renamed(published, tokenizer_names(config, prefix), source)
-
-
-def _renamed(published: MutableMapping[str, Tensor], table: NameTable, source: str) -> PublishedWeights:
+def renamed(published: MutableMapping[str, Tensor], table: NameTable, source: str) -> PublishedWeights:
+    """Tensors, which are taken out of `published`. Raises `CheckpointError` naming those that have no counterpart."""
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     unknown = []
