@@ -22,7 +22,6 @@ def shaped(own: tuple[int, ...], grid: Grid) -> ScaleSchedule:
 def test_spans_tile_the_row_of_tokens(schedule: ScaleSchedule) -> None:
     tokens = [t for k in range(len(schedule)) for t in range(schedule.total_tokens)[schedule.span(k)]]
     assert tokens == list(range(schedule.total_tokens))
-    assert [schedule.offset(k) for k in range(len(schedule))] == [schedule.span(k).start for k in range(len(schedule))]
     assert schedule.token_counts == tuple(height * width for height, width in schedule)
     assert schedule.final == max(schedule)
 

@@ -115,13 +115,9 @@ class ScaleSchedule:
         """Tokens of all scales, L."""
         return sum(self.token_counts)
 
-    def offset(self, k: int) -> int:
-        """Where scale k (0-based) begins in the row of all L tokens."""
-        return sum(self.token_counts[:k])
-
     def span(self, k: int) -> slice:
         """The slice of scale k (0-based) in the row of all L tokens."""
-        start = self.offset(k)
+        start = sum(self.token_counts[:k])
         return slice(start, start + self.token_counts[k])
 
 

@@ -151,7 +151,9 @@ class NextScaleGenerator:
                 given = codes if positions is None else given.scatter(1, positions, codes)
         if given is not None and self.hart.residual is not None and not self.settings.discrete_only:
             steps = self._completed(k, total, prefix, given, steps)
-        before, total = total, total + self._contribution(k, _in_raster_order(steps))
+        tokens = _in_raster_order(steps)  # phi is for codes alone
+        added = to_map(tokens, self.schedule.final) if self._has_residual(k) else self._smoothed(k, tokens)
+        before, total = total, total + added
         if self.edits is not None and known is not None and k == len(self.schedule) - 1:
             discrete = before + self._smoothed(k, self.quantizer.codebook(known))
             total = self.edits.finished(total, discrete, hybrid=self.hart.residual is not None)
@@ -207,14 +209,8 @@ class NextScaleGenerator:
             yield order[:, left - size : left].sort(dim=1).values
             left -= size
 
-    def _contribution(self, k: int, tokens: Tensor) -> Tensor:
-        """What the tokens (B, N_k, D) of scale k add to the running sum: (B, D, h, w)."""
-        if self._has_residual(k):
-            return to_map(tokens, self.schedule.final)  # without phi
-        return self._smoothed(k, tokens)
-
     def _smoothed(self, k: int, tokens: Tensor) -> Tensor:
-        """`_contribution` with phi."""
+        """What the codes' embeddings (B, N_k, D) of scale k add to the running sum, by phi: (B, D, h, w)."""
         # one by one on a CPU, whose convolutions round otherwise for more images
         images = tokens.to(self.codebook.dtype).split(1 if tokens.device.type == "cpu" else len(tokens))
         return torch.cat([self.quantizer.contribution(image, k, self.schedule) for image in images]).float()
