@@ -157,9 +157,5 @@ def grid_of_aspect(aspect: str, side: int) -> Grid:
 
 def grid_of_scale(size: int, last: int, final: Grid) -> Grid:
     """The grid of the scale `size` in a latent of any shape, whose square schedule ends at `last`."""
-    return Grid(*(max(1, _rounded(side * size, last)) for side in final))
-
-
-def _rounded(numerator: int, denominator: int) -> int:
-    """The quotient to the nearest whole number, halves up."""
-    return (2 * numerator + denominator) // (2 * denominator)
+    # to the nearest whole number, halves up
+    return Grid(*(max(1, (2 * side * size + last) // (2 * last)) for side in final))

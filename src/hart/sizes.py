@@ -145,18 +145,14 @@ def schedule_of_grid(scales: Sequence[int], grid: Grid, most: int = MAX_SCALES) 
     scales. most: scales that the model takes, see `TransformerConfig.most_scales`.
     """
     size, own = grid.equal_square, scales[-1]
-    known = scales if _same_size(size, own) and max(grid) >= own else _ending_at(scales, size, most)
+    near = max(size, own) ** 2 < GROWTH * min(size, own) ** 2  # less than half a step of the usual growth apart
+    known = scales if near and max(grid) >= own else _ending_at(scales, size, most)
     return ScaleSchedule.shaped(known, grid)
 
 
 def schedule_of_size(config: TokenizerConfig, size: tuple[int, int]) -> ScaleSchedule:
     """The schedule with which a tokenizer codes images of this width and height. Raises as `grid_of_size`."""
     return schedule_of_grid(config.scales, grid_of_size(ImageSize(*size), config.downsampling))
-
-
-def _same_size(size: int, own: int) -> bool:
-    """Whether two sizes are less than half a step of the usual growth apart."""
-    return max(size, own) ** 2 < GROWTH * min(size, own) ** 2
 
 
 def scales_of_size(scales: Sequence[int], downsampling: int, size: int) -> tuple[int, ...]:

@@ -79,8 +79,8 @@ def _under(published: str, ours: str, rows: Sequence[Row]) -> Iterator[Row]:
     return ((f"{published}.{theirs}", f"{ours}.{own}") for theirs, own in rows)
 
 
-def _autoencoder_rows(config: TokenizerConfig) -> Iterator[Row]:
-    """Encoder and decoder. The decoder counts its levels from the highest resolution, we from the lowest.
+def _tokenizer_rows(config: TokenizerConfig) -> Iterator[Row]:
+    """Encoder, decoder, quantiser. The decoder counts its levels from the highest resolution, we from the lowest.
 
     At the lowest resolution an attention follows each block; ours are in one sequence.
     """
@@ -101,10 +101,6 @@ def _autoencoder_rows(config: TokenizerConfig) -> Iterator[Row]:
                 if number == lowest:
                     yield from _under(f"{theirs}.attn.{block}", f"{ours}.{block * stride + 1}", ATTENTION_ROWS)
             yield f"{theirs}.{resampling}.conv.{{p}}", f"{ours}.{blocks * stride}.conv.{{p}}"
-
-
-def _tokenizer_rows(config: TokenizerConfig) -> Iterator[Row]:
-    yield from _autoencoder_rows(config)
     yield "quantize.embedding.weight", "quantizer.codebook.weight"
     if config.shared_phi == 1:
         yield "quantize.quant_resi.qresi.{p}", "quantizer.phis.0.conv.{p}"

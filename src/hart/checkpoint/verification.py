@@ -164,20 +164,17 @@ def _checked_inputs(path: Path, config: HartConfig, golden: Mapping[str, Tensor]
 @torch.no_grad()
 def recompute(model: LoadedModel, inputs: Mapping[str, Tensor], settings: SamplingConfig) -> dict[str, Tensor]:
     """Every quantity that this project computes from the golden file's inputs."""
-    context = _context(model, inputs)
+    context: Context
+    if (classes := model.config.transformer.classes) is not None:
+        context = ClassContext(inputs["labels"], classes.num_classes)
+    else:
+        context = TextContext(inputs["context.embeddings"], inputs["context.mask"].bool())
     results = _tokenizer(model, inputs["tokenizer.image"])
     if isinstance(context, TextContext):
         results["context.position_ids"] = context.position_ids
     results |= _teacher(model, context, inputs)
     results |= _generate(model, context, inputs, settings)
     return results
-
-
-def _context(model: LoadedModel, inputs: Mapping[str, Tensor]) -> Context:
-    classes = model.config.transformer.classes
-    if classes is not None:
-        return ClassContext(inputs["labels"], classes.num_classes)
-    return TextContext(inputs["context.embeddings"], inputs["context.mask"].bool())
 
 
 def _tokenizer(model: LoadedModel, image: Tensor) -> dict[str, Tensor]:

@@ -35,7 +35,9 @@ def info(options: InfoOptions) -> None:
     from rich.table import Table
 
     from hart.checkpoint.loading import load_config
+    from hart.devices import dtype_name
     from hart.inference.cost import model_cost
+    from hart.inference.packing import PACKED_DTYPES, packing_refusal
 
     config = load_config(options.model)
     schedule = requested_schedule(config, size=options.size, aspect=options.aspect)
@@ -44,7 +46,9 @@ def info(options: InfoOptions) -> None:
     facts = Table(title=options.model, show_header=False)
     for name, value in _facts(config, schedule).items():
         facts.add_row(name, value)
-    facts.add_row("packed on CPU", escape(_packing()))
+    # the number types whose linear layers are packed on this machine, and why the others are not
+    packing = [f"{dtype_name(dtype)}: {packing_refusal(dtype) or 'yes'}" for dtype in PACKED_DTYPES]
+    facts.add_row("packed on CPU", escape("\n".join(packing)))
     console = Console()
     console.print(facts)
     console.print(_counts("parameters", "parameters", cost.parameters))
@@ -131,15 +135,6 @@ def _facts(config: HartConfig, schedule: ScaleSchedule) -> dict[str, str]:
         compact = encoder.kind == "compact"
         facts["text encoder"] = encoder.kind if compact else f"{encoder.kind} {encoder.source} (not counted below)"
     return facts
-
-
-def _packing() -> str:
-    """The number types whose linear layers are packed on this machine, and why the others are not."""
-    from hart.devices import dtype_name
-    from hart.inference.packing import PACKED_DTYPES, packing_refusal
-
-    refusals = {dtype_name(dtype): packing_refusal(dtype) for dtype in PACKED_DTYPES}
-    return "\n".join(f"{name}: {reason or 'yes'}" for name, reason in refusals.items())
 
 
 def _counts(title: str, unit: str, parts: Mapping[str, int]) -> object:

@@ -73,7 +73,9 @@ def train(
 
     On several GPUs or machines: accelerate launch -m hart train ...
     """
-    with needs_extra("train"), _quiet_norms():
+    with needs_extra("train"), warnings.catch_warnings():
+        # torch's fused RMSNorm does not take bfloat16 beside the float32 weights of autocast
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
         changed = _changed(stage, recipe, tuple(overrides or ()), options)
         if options.dry_run:
             _say_needs(changed)
@@ -83,14 +85,6 @@ def train(
         require_writable(options.out)
         if _run(changed, options.out, accept_changes=options.accept_changes):
             typer.echo(options.out)
-
-
-@contextmanager
-def _quiet_norms() -> Iterator[None]:
-    """Hides torch's warning that its fused RMSNorm does not take bfloat16 beside the float32 weights of autocast."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
-        yield
 
 
 def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: TrainOptions) -> StagedRecipe:

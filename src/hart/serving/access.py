@@ -37,7 +37,8 @@ class Access:
         if foreign and scope["method"] != "GET" and not self.keys:
             raise ApiError(403, "pages of other hosts may not use this server", code="origin")
         address = scope["client"][0] if scope.get("client") else "unknown"
-        if not self.keys or not _needs_key(scope["path"]):
+        path = scope["path"]
+        if not self.keys or not (path.startswith("/v1/") or path in ("/v1", "/metrics")):
             return str(address)
         kind, _, given = headers.get("authorization", "").partition(" ")
         given = given.strip() if kind.lower() == "bearer" else headers.get("api-key", "")
@@ -80,10 +81,6 @@ class RateLimit:
             self._free_at[client] = max(self._free_at.get(client, 0), now) + images / self._rate
             if len(self._free_at) > REMEMBERED:
                 self._free_at = {name: free for name, free in self._free_at.items() if free > now}
-
-
-def _needs_key(path: str) -> bool:
-    return path.startswith("/v1/") or path in ("/v1", "/metrics")
 
 
 def _hostname(host: str) -> str:

@@ -64,8 +64,10 @@ class PipelineEngine:
         config = pipe.config
         if pipe.num_classes is None:
             _ = pipe.text_encoder
+        # those that it was trained at, the square first
+        sizes = dict.fromkeys([ImageSize(pipe.image_size, pipe.image_size), *trained_sizes(config)])
         self.facts = ModelFacts(
-            sizes=self._sizes(),
+            sizes=tuple(size for size in sizes if math.prod(size) <= self._max_pixels),
             scales=len(config.tokenizer.scales),
             sampling=pipe.sampling,
             token_size=config.tokenizer.downsampling,
@@ -73,12 +75,6 @@ class PipelineEngine:
             num_classes=pipe.num_classes,
         )
         self._context: Callable[[str], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
-
-    def _sizes(self) -> tuple[ImageSize, ...]:
-        """Those that the model was trained at, the square first."""
-        own = self.pipe.image_size
-        sizes = dict.fromkeys([ImageSize(own, own), *trained_sizes(self.pipe.config)])
-        return tuple(size for size in sizes if math.prod(size) <= self._max_pixels)
 
     def nearest(self, width: int, height: int) -> ImageSize:
         """This size if the model generates it, else the nearest of whole tokens. Where that is too large: its shape
