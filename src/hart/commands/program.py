@@ -132,18 +132,15 @@ class HartGroup(LazyGroup):
             # errors of the argument parser format themselves
             say = getattr(error, "format_message", None)
             if say is not None:
-                _fail(f"{_plain(str(say())).rstrip('.')}{_usage(error)}; see --help")
+                # without pydantic's own words, which typer has from it
+                said = str(say()).replace(": Value error, ", ": ").replace(": Input should be ", ": must be ")
+                _fail(f"{said.rstrip('.')}{_usage(error)}; see --help")
             from hart.devices import is_out_of_memory  # loads PyTorch, which --help does not wait for
 
             if is_out_of_memory(error):
                 _fail(OUT_OF_MEMORY)
             raise  # a fault of ours
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _plain(said: str) -> str:
-    """A message of the argument parser without pydantic's own words, which typer has from it."""
-    return said.replace(": Value error, ", ": ").replace(": Input should be ", ": must be ")
 
 
 def _usage(error: Any) -> str:

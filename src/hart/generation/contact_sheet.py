@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 GAP = 4
 LABEL_HEIGHT = 16
@@ -29,7 +29,7 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
 def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]) -> Image.Image:
     """A sheet, as square as possible, of groups of images, each a row under its label."""
     factor = max(1, SMALLEST_SHOWN // max(max(image.size) for group in groups for image in group))
-    rows = [side_by_side([_enlarged(image, factor) for image in group]) for group in groups]
+    rows = [side_by_side([ImageOps.scale(image, factor) for image in group]) for group in groups]
     width, height = max(row.width for row in rows), LABEL_HEIGHT + max(row.height for row in rows)
     columns = _columns(len(rows), math.sqrt(len(rows) * height / width))
     sheet = Image.new("RGB", (columns * width, math.ceil(len(rows) / columns) * height), "white")
@@ -45,10 +45,6 @@ def _columns(groups: int, square: float) -> int:
     """Columns for this many groups: the whole number next to `square` that leaves fewer places empty."""
     neighbours = {max(1, math.floor(square)), math.ceil(square)}
     return min(neighbours, key=lambda columns: (-groups % columns, abs(columns - square)))
-
-
-def _enlarged(image: Image.Image, factor: int) -> Image.Image:
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

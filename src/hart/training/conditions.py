@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -77,15 +78,14 @@ class TextConditioner:
             self.encoder.save(folder)
 
 
+@dataclass(frozen=True)
 class ClassConditioner:
     """Class numbers from 0 on."""
 
+    num_classes: int
+    device: torch.device
     text_encoder_config = None
     text_weights = None
-
-    def __init__(self, num_classes: int, device: torch.device) -> None:
-        self.num_classes = num_classes
-        self.device = device
 
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> ClassContext:
         """The context of classes (B,) int64. Raises `HartError` for missing ones and those that the model lacks."""
