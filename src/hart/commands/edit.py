@@ -14,7 +14,7 @@ from hart.commands.from_config import options_from_config
 from hart.commands.generate import ImageWriter, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
 from hart.sizes import requested_schedule
-from hart.strict import Listed
+from hart.strict import Listed, require
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,6 +94,9 @@ class MixOptions(ImageOptions, kw_only=True):
     """How many scales are the first prompt's; by default half of them."""
     weights: Listed[float] = ()
     """In place of --switch: the second prompt's share at each scale, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        require(self.switch is None or not self.weights, "give either weights or a switch")
 
 
 @options_from_config

@@ -119,7 +119,9 @@ class Editing(BasePipeline):
             mask = image
         area = None if mask is None else redrawn_area(image, require_image("mask", mask))
         schedule = canvas_schedule(self.config, image, size=size, aspect=aspect)
-        if followed_scales is None or not followed:
+        if followed_scales is not None and not followed:
+            raise HartError("followed_scales goes with a source prompt: give that too")
+        if followed_scales is None:
             followed_scales = round(FOLLOWED * len(schedule)) if followed else 0
         pixels, redraw = laid_out(image, area, self.config, schedule)
         if redraw is None and not followed:
