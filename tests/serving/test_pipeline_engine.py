@@ -13,7 +13,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from command_line import run
-from hart.devices import OUT_OF_MEMORY as MEMORY_SIGNS
+from hart.devices import MEMORY_SIGNS
 from hart.errors import HartError
 from hart.generation.metadata import read_record
 from hart.inference.speed import Speed
