@@ -68,25 +68,22 @@ class PatchDiscriminator(nn.Module):
         return scores.float()
 
 
-def generator_loss(fake_scores: Tensor) -> Tensor:
-    """Scalar: the negative mean score of reconstructions."""
-    return -fake_scores.mean()
-
-
-def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """Scalar: pushes the scores of images above 1 and those of reconstructions below -1."""
-    return 0.5 * (F.relu(1 - real_scores).mean() + F.relu(1 + fake_scores).mean())
+def adversarial_loss(discriminator: nn.Module, reconstruction: Tensor) -> Tensor:
+    """Scalar: the negative mean score of a reconstruction (B, 3, H, W), differentiable with respect to it alone."""
+    frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+    return -functional_call(discriminator, frozen, (reconstruction,)).mean()
 
 
 def discriminator_loss(
     discriminator: nn.Module, image: Tensor, reconstruction: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The discriminator's loss, and its mean scores of images and reconstructions (B, 3, H, W).
+    """The hinge loss, and the mean scores of images and reconstructions (B, 3, H, W).
 
-    No gradient reaches the tokenizer.
+    It pushes the scores of images above 1 and those of reconstructions below -1. No gradient reaches the tokenizer.
     """
     real, fake = discriminator(image), discriminator(reconstruction.detach())
-    return hinge_loss(real, fake), {"score_real": real.mean(), "score_fake": fake.mean()}
+    loss = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+    return loss, {"score_real": real.mean(), "score_fake": fake.mean()}
 
 
 def last_layer_gradients(loss: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
@@ -121,14 +118,9 @@ class AdversarialTerm:
 
     def __call__(self, loss: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted term to add to `loss`, and its parts `adversarial` and `adaptive_weight`."""
-        adversarial = self.unweighted(reconstruction)
+        adversarial = adversarial_loss(self.discriminator, reconstruction)
         adaptive = self.adaptive(loss, adversarial)
         return self.weight * adaptive * adversarial, {"adversarial": adversarial, "adaptive_weight": adaptive}
-
-    def unweighted(self, reconstruction: Tensor) -> Tensor:
-        """Scalar: `generator_loss` of a reconstruction (B, 3, H, W), differentiable with respect to it alone."""
-        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        return generator_loss(functional_call(self.discriminator, frozen, (reconstruction,)))
 
 
 def pixel_loss(
