@@ -12,7 +12,6 @@ from pydantic import Field
 from hart.config import NumberType
 from hart.evaluation.suites import base
 from hart.evaluation.suites.base import ImageSetOptions, O, SamplingOptions, Suite, SuiteOptions
-from hart.files import user_path
 from hart.strict import require
 
 PER_PROMPT = 4
@@ -49,11 +48,6 @@ class TextToImageOptions(SamplingOptions, kw_only=True):
     """Text tokenizer of ImageReward, which its file does not hold: a folder or hub id."""
     gumbel_smoothing: bool | None = False
     """Mix codes; the published FIDs are sampled without."""
-
-    @property
-    def folder(self) -> Path | None:
-        """`data` as a path."""
-        return None if self.data is None else user_path(self.data)
 
 
 class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):

@@ -66,7 +66,7 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
         f"give --limit {LEAST_IMAGES * len(rows)} or more",
     )
     # what may be missing is looked for before anything is generated
-    extractor = open_extractor(options.features, context.device, options.folder)
+    extractor = open_extractor(options.features, context.device, options.data)
     scorers = _scorers(options, context.device)
     pipe = options.pipeline()
     sampling = options.sampling(pipe)
@@ -132,10 +132,10 @@ def _scorers(options: TextToImageOptions, device: torch.device) -> list[Scorer]:
     """What scores images with their prompts. Raises `HartError`."""
     found: list[Scorer] = []
     if options.clip != NONE:
-        found.append(ClipScore(at_hand(options.clip, options.folder), device))
+        found.append(ClipScore(at_hand(options.clip, options.data), device))
     if options.hps is not None:
-        found.append(ClipScore(at_hand(options.hps, options.folder), device, "HPS v2"))
+        found.append(ClipScore(at_hand(options.hps, options.data), device, "HPS v2"))
     if options.image_reward is not None:
-        tokenizer = at_hand(options.image_reward_tokenizer, options.folder)
+        tokenizer = at_hand(options.image_reward_tokenizer, options.data)
         found.append(scores.ImageReward(user_path(options.image_reward), tokenizer, device))
     return found
