@@ -39,8 +39,6 @@ WORDINGS = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name
 GREY = (153, 153, 153)
 """What surrounds the object, #999."""
 
-IMAGE_SIZE = 800
-"""Pixels that the detector sees, as mmdetection tests."""
 MOST_INSTANCES = 100
 ALIASES = {
     "motorbike": "motorcycle",
@@ -72,7 +70,7 @@ class Found:
 class Mask2FormerDetector(Frozen):
     """source: folder or hub id. image_size: images are square and are resized to it, in pixels."""
 
-    def __init__(self, source: str, device: torch.device, image_size: int = IMAGE_SIZE) -> None:
+    def __init__(self, source: str, device: torch.device, image_size: int) -> None:
         """Raises `HartError` for what cannot be loaded, or does not tell COCO's 80 classes."""
         from transformers import Mask2FormerForUniversalSegmentation
 

@@ -47,7 +47,7 @@ class ClipScore(Frozen):
 
         super().__init__(load_frozen(CLIPModel, source, role), f"{role} ({short_name(source)})", device)
         self._tokenizer = load_text_tokenizer(source, role)
-        self._least = 0.0 if role == CLIP_SCORE else None
+        self._least = 0.0 if role == CLIP_SCORE else -100.0
         self._positions = int(self.network.config.text_config.max_position_embeddings)
         self.image_size = int(self.network.config.vision_config.image_size)
 
@@ -62,8 +62,8 @@ class ClipScore(Frozen):
             pixel_values=normalised(pixels.to(self.device).float() / 255, CLIP),
         )
         # both are of length 1
-        cosines = 100 * (out.image_embeds * out.text_embeds).double().sum(dim=1).cpu()
-        return cosines if self._least is None else cosines.clamp(min=self._least)
+        cosines = (out.image_embeds * out.text_embeds).double().sum(dim=1)
+        return (100 * cosines).clamp(min=self._least).cpu()
 
 
 class ImageReward(Frozen):
