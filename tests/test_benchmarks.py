@@ -21,7 +21,6 @@ from helpers import TEXT_TOKENS, TEXT_WIDTH, randomize
 from image_files import write_captioned_folder
 from models import save_tiny_text_model
 
-CPU = torch.device("cpu")
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -149,5 +148,5 @@ def test_the_ablation_at_the_doubled_resolution_drops_what_the_paper_drops(
     one, other = runs["128-scratch"], runs["128-all-tokens"]
     assert one == other.replace(drop_last_scale=True)
     tokens = one.transformer.schedule.token_counts[-1]
-    kept = [sample_last_positions(1, tokens, generator_for(0, "last scale", step), CPU).shape[1] for step in range(400)]
+    kept = [sample_last_positions(1, tokens, generator_for(0, "last scale", step)).shape[1] for step in range(400)]
     assert np.mean(kept) / tokens == pytest.approx(0.2, abs=0.02)

@@ -39,8 +39,8 @@ def random_positions(batch: int, tokens: int, count: int, generator: torch.Gener
     return noise.argsort(dim=1)[:, :count].sort(dim=1).values
 
 
-def sample_last_positions(batch: int, tokens: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """(B, M) sorted raster positions of the last scale that a step computes.
+def sample_last_positions(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
+    """(B, M) sorted raster positions of the last scale that a step computes, on the generator's device.
 
     The dropped share is normal around 1 with std 0.25, cut to [0.5, 1] (paper, section 3.4): about 20% are
     kept, at least `MINIMUM_KEPT` (or all there are).
@@ -48,7 +48,7 @@ def sample_last_positions(batch: int, tokens: int, generator: torch.Generator, d
     kept = 1.0
     while kept > LARGEST_KEPT_SHARE:
         kept = abs(KEPT_DEVIATION * torch.randn((), generator=generator, device=generator.device).item())
-    return random_positions(batch, tokens, kept_tokens(kept, tokens), generator).to(device)
+    return random_positions(batch, tokens, kept_tokens(kept, tokens), generator)
 
 
 def sample_given(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
