@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -146,12 +148,12 @@ def test_answers_do_not_depend_on_the_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("open_it", "said"),
     [
-        (Mask2FormerDetector, "detector '/absent': there is no such folder"),
+        (partial(Mask2FormerDetector, image_size=64), "detector '/absent': there is no such folder"),
         (ClipColours, "clip '/absent': there is no such folder"),
         (BlipAnswers, "answerer '/absent': there is no such folder"),
     ],
 )
-def test_a_missing_network_is_one_line(open_it: type, said: str) -> None:
+def test_a_missing_network_is_one_line(open_it: Callable[[str, torch.device], object], said: str) -> None:
     with pytest.raises(HartError) as error:
         open_it("/absent", CPU)
     assert said in str(error.value) and "\n" not in str(error.value)
