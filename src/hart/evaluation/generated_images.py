@@ -22,6 +22,7 @@ from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.evaluation.cache import IMAGES, Cache
+from hart.evaluation.judges.scores import Scorer
 from hart.evaluation.metrics.features import FeatureExtractor, Features
 from hart.evaluation.suites.base import Progress
 from hart.generation.arguments import Prompt
@@ -119,6 +120,15 @@ class GeneratedImages:
         """Features of all images, which must have been generated. size: see `pixels`."""
         batches = self.batches(batch_size, progress, "features of the generated images")
         return Features.cat([extractor(self.pixels(numbers, size)) for numbers in batches])
+
+    def scores(self, scorer: Scorer, batch_size: int, progress: Progress) -> Tensor:
+        """(N,) float64: the score of every image with its prompt, a text."""
+        scores = []
+        for numbers in self.batches(batch_size, progress, scorer.name):
+            # resized bicubically by Pillow to whole values, as CLIP's own preprocessing does
+            pixels = self.pixels(numbers, scorer.image_size)
+            scores.append(scorer(pixels, [str(self._prompts[i]) for i in numbers]))
+        return torch.cat(scores)
 
     def pixels(self, numbers: Sequence[int], size: int | None = None) -> Tensor:
         """(B, 3, size, size) uint8 of generated images, resized where `size` is not their own."""

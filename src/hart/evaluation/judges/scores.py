@@ -12,8 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hart.evaluation.generated_images import GeneratedImages
-from hart.evaluation.suites.base import Progress
 from hart.networks.image_reward import MOST_TOKENS, RewardNetwork, load_image_reward
 from hart.networks.pretrained import CLIP, Frozen, load_frozen, load_text_tokenizer, normalised, short_name
 
@@ -83,15 +81,3 @@ class ImageReward(Frozen):
         ).to(self.device)
         seen = normalised(pixels.to(self.device).float() / 255, CLIP)
         return self.network(seen, tokens["input_ids"], tokens["attention_mask"]).cpu()
-
-
-def score_generated(
-    generated: GeneratedImages, prompts: Sequence[str], scorer: Scorer, batch_size: int, progress: Progress
-) -> Tensor:
-    """(N,) float64: the score of every generated image with its prompt."""
-    scores = [
-        # resized bicubically by Pillow to whole values, as CLIP's own preprocessing does
-        scorer(generated.pixels(numbers, scorer.image_size), [prompts[i] for i in numbers])
-        for numbers in generated.batches(batch_size, progress, scorer.name)
-    ]
-    return torch.cat(scores)

@@ -18,7 +18,7 @@ from hart.data.transforms import ImageTransform
 from hart.evaluation.generated_images import GeneratedImages
 from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.judges import scores
-from hart.evaluation.judges.scores import ClipScore, Scorer, score_generated
+from hart.evaluation.judges.scores import ClipScore, Scorer
 from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
 from hart.evaluation.metrics.figures import FEW_IMAGES, Figure, bootstrap_mean, few_images_warning, require_images
@@ -72,7 +72,7 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
     sampling = options.sampling(pipe)
     samples = GeneratedImages(pipe, prompts, sampling, options.seed, context.out)
     samples.generate(options.batch_size, progress)
-    scored = {scorer.name: score_generated(samples, prompts, scorer, FEATURE_BATCH, progress) for scorer in scorers}
+    scored = {scorer.name: samples.scores(scorer, FEATURE_BATCH, progress) for scorer in scorers}
     references = ImageSet(benchmark.references, ImageTransform(benchmark.reference_size))
     real, real_categories = features_of_set(
         references, extractor, FEATURE_BATCH, lambda sample: str(sample.record.get(CATEGORY, "")), progress
