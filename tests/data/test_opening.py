@@ -334,7 +334,7 @@ def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(HartError, match=message):
             open_source(path)
-    with pytest.raises(HartError, match="give one of .*folder, classes"):
+    with pytest.raises(HartError, match=r"give one of .*folder, classes"):
         open_source(tmp_path, kind="imagenet")  # type: ignore[arg-type]
 
 

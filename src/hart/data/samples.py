@@ -79,18 +79,21 @@ def made_or_damaged(make: Callable[[], T] | str) -> T:
 
 
 def decoded(
-    samples: Iterable[Sample | Damage], transform: ImageTransform, condition: Condition = "none"
-) -> Iterator[tuple[Sample, Tensor] | Damage]:
-    """Each sample with its pixels (3, height, width) uint8, or why it cannot be used. transform: not a random one."""
+    samples: Iterable[Sample | Damage], transform: ImageTransform, damaged: list[Damage], condition: Condition = "none"
+) -> Iterator[tuple[Sample, Tensor]]:
+    """Each sound sample with its pixels (3, height, width) uint8; the others are added to `damaged`.
+
+    transform: not a random one.
+    """
     for sample in samples:
         if isinstance(sample, Damage):
-            yield sample
+            damaged.append(sample)
             continue
         try:
             sample.require(condition)
             yield sample, sample.pixels(transform)
         except DamagedSample as error:
-            yield Damage(sample.key, str(error))
+            damaged.append(Damage(sample.key, str(error)))
 
 
 def require_mostly_sound(damaged: Sequence[Damage], total: int, max_damaged: float, where: str, option: str) -> None:

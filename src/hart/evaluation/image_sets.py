@@ -57,7 +57,7 @@ class ImageSet:
         Raises `HartError` when none or too few of them can be read.
         """
         self.damaged.clear()
-        sound = self._sound()
+        sound = decoded(self._samples(), self.transform, self.damaged)
         count = 0
         while part := list(islice(sound, size)):
             samples, pixels = zip(*part, strict=True)
@@ -69,13 +69,6 @@ class ImageSet:
         require_mostly_sound(self.damaged, total, MAX_DAMAGED, self.source.description, option="")
         if not count:
             raise HartError(f"{self.source.description}: no image could be read")
-
-    def _sound(self) -> Iterator[tuple[Sample, Tensor]]:
-        for found in decoded(self._samples(), self.transform):
-            if isinstance(found, Damage):
-                self.damaged.append(found)
-            else:
-                yield found
 
     def _samples(self) -> Iterator[Sample | Damage]:
         source, limit = self.source, self.limit

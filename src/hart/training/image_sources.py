@@ -115,8 +115,7 @@ class LoadedImages:
     def first_samples(self, count: int) -> list[tuple[Sample, Tensor]]:
         """The first sound samples that have the condition, with their pixels."""
         if self._asked < count:
-            every = decoded(iterate(self._source), self._plain, self.condition)
-            sound = (found for found in every if not isinstance(found, Damage))
+            sound = decoded(iterate(self._source), self._plain, [], self.condition)
             self._first, self._asked = list(itertools.islice(sound, count)), count
         return self._first[:count]
 
