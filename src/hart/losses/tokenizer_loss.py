@@ -45,21 +45,17 @@ class PatchDiscriminator(nn.Module):
             ]
             width = wider
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, padding=1))
-        self._initialize(generator)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, 1.0 if parameter.dim() == 1 else 0.0, INITIAL_STD, generator)
 
     def _norm(self, channels: int) -> nn.Module:
         if self.config.norm == "group":
             return nn.GroupNorm(channels // GROUP_CHANNELS, channels)
         # it only runs in training, so running statistics would be useless state
         return nn.BatchNorm2d(channels, track_running_stats=False)
-
-    @torch.no_grad()
-    def _initialize(self, generator: torch.Generator) -> None:
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            else:
-                parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, INITIAL_STD, generator=generator)
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) in [-1, 1], of at least `config.smallest_image_size`, to scores (B, 1, p, q) in float32,
