@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -127,8 +127,6 @@ class GenerationTimer:
     size: int | str | None = None
     """Of the images in pixels, as `hart.sizes.parsed_size` reads it; by default the model's own."""
     aspect: str | None = None
-    base: ClassVar[str | None] = None
-    """The level of speed that the pipeline must have, where there is one."""
     config: HartConfig = field(init=False)
     """The model's, with the settings of the pipeline's speed."""
     schedule: ScaleSchedule = field(init=False)
