@@ -58,13 +58,13 @@ ALIASES = {
 class Found:
     """A detected object.
 
-    box: (left, top, right, bottom) in pixels, y down. score: 0 to 1. mask: (H, W) bool, its pixels, or None.
+    box: (left, top, right, bottom) in pixels, y down. score: 0 to 1. mask: (H, W) bool, its pixels.
     """
 
     name: str
     box: tuple[int, int, int, int]
     score: float
-    mask: Tensor | None = None
+    mask: Tensor
 
 
 class Mask2FormerDetector(Frozen):
@@ -176,9 +176,6 @@ class ClipColours(Frozen):
 
 
 def cut_out(image: Image.Image, item: Found) -> Image.Image:
-    """The object on grey, cropped to its box; without a mask the box as it is."""
-    image = image.convert("RGB")
-    if item.mask is not None:
-        mask = Image.fromarray(item.mask.numpy())
-        image = Image.composite(image, Image.new("RGB", image.size, GREY), mask)
-    return image.crop(item.box)
+    """The object on grey, cropped to its box."""
+    grey = Image.new("RGB", image.size, GREY)
+    return Image.composite(image.convert("RGB"), grey, Image.fromarray(item.mask.numpy())).crop(item.box)
