@@ -168,8 +168,7 @@ class _ChunkedHead(torch.autograd.Function):
         kept = []
         for part in _chunks(x.shape[0], weight.shape[0], x.device):
             logits = F.linear(narrow[part], narrow_weight, narrow_bias)
-            drawn = None if uniform is None else uniform[part]
-            *found, gradient = loss(logits, targets[part], weights[part], drawn)
+            *found, gradient = loss(logits, targets[part], weights[part], None if uniform is None else uniform[part])
             kept.append(found)
             if x_gradient is not None:
                 torch.mm(gradient, narrow_weight, out=x_gradient[part])

@@ -211,7 +211,7 @@ def transformer_loss(
     if maps.given is None:
         assert fine_losses.sampled is not None
         codes = fine_losses.sampled.view(batch, last)
-        diffused = _weights(torch.ones_like(codes), 1.0)
+        diffused = torch.ones_like(codes)
     else:
         codes, diffused = maps.given.clamp(min=0), _weights(maps.given >= 0, maps.given_share)
     diffusion = hart.diffusion_loss(output.hidden, codebook(codes).detach(), latent, noise.timesteps, noise.noise)
