@@ -17,7 +17,6 @@ from torch import Tensor
 
 from hart.benchmark.parts import quiet_prompts
 from hart.config import SamplingConfig
-from hart.data.images import open_image
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
@@ -83,6 +82,10 @@ class GeneratedImages:
         """Where image `number` lies or will lie."""
         return self._files.path(f"{number:06d}")
 
+    def image(self, number: int) -> Image.Image:
+        """An image that has been generated. Raises `HartError` that names a damaged file."""
+        return self._files.read(f"{number:06d}")
+
     def generate(self, batch_size: int, progress: Progress) -> int:
         """Generate what is missing; returns how many were there already."""
         names = [f"{number:06d}" for number in range(len(self))]
@@ -111,7 +114,7 @@ class GeneratedImages:
         file: its name. count: `SHEET_IMAGES` by default.
         """
         shown = range(min(len(self), SHEET_IMAGES if count is None else count))
-        images = [[open_image(self.path(number))] for number in shown]
+        images = [[self.image(number)] for number in shown]
         return {file: contact_sheet(images, list(labels)[: len(images)])}
 
     def features(
@@ -133,7 +136,7 @@ class GeneratedImages:
     def pixels(self, numbers: Sequence[int], size: int | None = None) -> Tensor:
         """(B, 3, size, size) uint8 of generated images, resized where `size` is not their own."""
         image_size = self._pipe.image_size if size is None else size
-        return torch.stack([pil_to_pixels(open_image(self.path(i)), image_size) for i in numbers])
+        return torch.stack([pil_to_pixels(self.image(i), image_size) for i in numbers])
 
 
 def evenly_chosen(groups: Sequence[str], limit: int | None, seed: int) -> list[int]:
