@@ -96,14 +96,16 @@ def decoded(
             damaged.append(Damage(sample.key, str(error)))
 
 
-def require_mostly_sound(damaged: Sequence[Damage], total: int, max_damaged: float, where: str, option: str) -> None:
+def require_mostly_sound(
+    damaged: Sequence[Damage], total: int, max_damaged: float, where: str, option: str = "", least: int = 0
+) -> None:
     """Raises `HartError` with the first reasons when more than the share `max_damaged` of `total` images is damaged.
 
-    option: with which the user sets `max_damaged`; empty where it is fixed.
+    option: with which the user sets `max_damaged`; empty where it is fixed. least: the share is of so many at least.
     """
-    if len(damaged) > max_damaged * total:
+    if len(damaged) > max_damaged * max(total, least):
         raise HartError(
-            f"{where}: more than {max_damaged:.0%} of the images are damaged, {len(damaged)} of {total} "
+            f"{where}: more than {100 * max_damaged:g}% of the images are damaged, {len(damaged)} of {total} "
             f"({first_reasons(damaged)}); mend the set{f', or allow more with {option}' if option else ''}"
         )
 

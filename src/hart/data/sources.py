@@ -88,7 +88,7 @@ class DamageCount:
         """option: with which the user sets `max_damaged`; empty where it is fixed."""
         self._reasons: dict[str, str] = {}
         self._sound = 0
-        self._limit = max_damaged, source.description, option
+        self._limit = max_damaged, source.description, option, MIN_SEEN if isinstance(source, Stream) else 0
         self._total = None if isinstance(source, Stream) else len(source) + len(source.damaged)
         self.add(() if isinstance(source, Stream) else source.damaged)
 
@@ -101,7 +101,7 @@ class DamageCount:
         seen of a `Stream`, but of `MIN_SEEN` at least."""
         self._reasons.update((damage.key, damage.reason) for damage in damaged)
         self._sound += sound
-        total = max(self._sound + len(self._reasons), MIN_SEEN) if self._total is None else self._total
+        total = self._sound + len(self._reasons) if self._total is None else self._total
         require_mostly_sound(self.found, total, *self._limit)
 
 

@@ -64,9 +64,9 @@ class ImageSet:
             yield torch.stack(pixels), samples
             count += len(part)
         # few images of a stream say little about its damage
-        least = MIN_SEEN if isinstance(self.source, Stream) else 1
-        total = max(count + len(self.damaged), least)
-        require_mostly_sound(self.damaged, total, MAX_DAMAGED, self.source.description, option="")
+        least = MIN_SEEN if isinstance(self.source, Stream) else 0
+        seen = count + len(self.damaged)
+        require_mostly_sound(self.damaged, seen, MAX_DAMAGED, self.source.description, least=least)
         if not count:
             raise HartError(f"{self.source.description}: no image could be read")
 
