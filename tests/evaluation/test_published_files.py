@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from hart.errors import HartError
 from hart.evaluation import published_files
-from hart.evaluation.published_files import located
+from hart.evaluation.metrics.features import open_extractor
+from hart.evaluation.published_files import at_hand, cached_file, located
 from hart.evaluation.suites.geneval import PROMPTS
 
 
@@ -26,6 +28,8 @@ def test_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / PROMPTS.name
     home.write_text("published")
     published = replace(PROMPTS, address=home.as_uri())
+    with pytest.raises(HartError, match="give it"):
+        cached_file(published.address, "give it", sha256_prefix="00")
     file = located(published, None)
     assert file.read_text() == "published" and file.name == PROMPTS.name
     home.unlink()
@@ -34,3 +38,15 @@ def test_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HartError, match=r"cannot be fetched \(") as error:
         located(published, None)
     assert "--data" in str(error.value)
+
+
+def test_where_public_weights_lie(tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    assert at_hand("openai/clip", tmp_path) == at_hand("https://home/of/clip", tmp_path) == str(tmp_path / "clip")
+    # not there, nowhere to look, and what was named as a path
+    for source, data in (("openai/other", tmp_path), ("openai/clip", None), ("/absent/clip", tmp_path)):
+        assert at_hand(source, data) == source
+    file = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
+    file.write_bytes(b"not the weights")
+    with pytest.raises(HartError, match=str(file)):
+        open_extractor("inception-v3", torch.device("cpu"), tmp_path)
