@@ -40,15 +40,12 @@ class Source(Protocol):
 
     def key(self, row: int) -> str:
         """Where a row is stored, for messages."""
-        ...
 
     def read(self, row: int) -> Sample:
         """A row, its image not decoded. Raises `DamagedSample`."""
-        ...
 
     def digest(self) -> str:
         """The content of the set as SHA-256 in hex, see `hart.data.digests`. Seconds for 100,000 files."""
-        ...
 
 
 class Stream(ABC):

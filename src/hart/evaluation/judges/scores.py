@@ -28,7 +28,6 @@ class Scorer(Protocol):
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """(B,) float64 of images (B, 3, image_size, image_size) uint8 and as many prompts."""
-        ...
 
 
 class ClipScore(Frozen):
