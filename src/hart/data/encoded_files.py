@@ -137,7 +137,7 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
     index = read_json(path)
     if index.get("format") not in (FORMAT, FORMAT_OF_SHAPES):
         version = printable(str(index.get("format")))[:20]
-        raise HartError(f"{path}: format {version}, this version reads {FORMAT}: encode the set again")
+        raise HartError(f"{path}: format {version}, this version reads {FORMAT} and {FORMAT_OF_SHAPES}: encode the set again")
     fault = ""
     try:
         TypeAdapter(_Index).validate_python(index, strict=True)
