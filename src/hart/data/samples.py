@@ -33,6 +33,10 @@ class Damage:
     key: str
     reason: str
 
+    def __str__(self) -> str:
+        # where a file cannot be opened, the reason begins with its name
+        return f"{self.key}: {self.reason.removeprefix(f'{self.key}: ')}"
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -111,9 +115,7 @@ def require_mostly_sound(
 
 
 def first_reasons(damaged: Sequence[Damage]) -> str:
-    # where a file cannot be opened, the reason begins with its name
-    reasons = (damage.reason.removeprefix(f"{damage.key}: ") for damage in damaged[:3])
-    return "; ".join(f"{damage.key}: {said}" for damage, said in zip(damaged[:3], reasons, strict=True))
+    return "; ".join(map(str, damaged[:3]))
 
 
 def read_image_field(value: Any, folder: Path | None) -> bytes:
