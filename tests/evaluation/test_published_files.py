@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
 
+from hart.data.samples import Damage
+from hart.data.sources import read_row
 from hart.errors import HartError
 from hart.evaluation import published_files
 from hart.evaluation.metrics.features import open_extractor
-from hart.evaluation.published_files import at_hand, cached_file, located
+from hart.evaluation.published_files import PublishedFiles, PublishedImages, at_hand, cached_file, located
 from hart.evaluation.suites.geneval import PROMPTS
+from hart.files import FileError
 
 
 def test_a_given_file_or_its_folder(tmp_path: Path) -> None:
@@ -50,3 +54,27 @@ def test_where_public_weights_lie(tmp_path: Path) -> None:
     file.write_bytes(b"not the weights")
     with pytest.raises(HartError, match=str(file)):
         open_extractor("inception-v3", torch.device("cpu"), tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_files_are_read_from_a_folder_or_an_archive_alike(packed: bool, tmp_path: Path) -> None:
+    if packed:
+        with ZipFile(tmp_path / "set.zip", "w") as archive:
+            archive.writestr("wrapped/set/a/1.txt", "one")
+    else:
+        (tmp_path / "set" / "a").mkdir(parents=True)
+        (tmp_path / "set" / "a" / "1.txt").write_text("one")
+    files = PublishedFiles(tmp_path, "set", "set.zip", "https://home")
+    assert files.read("a/1.txt") == b"one"
+    for path in ("a/2.txt", "../1.txt", "/etc/passwd"):
+        with pytest.raises(FileError, match=rf"^{files.place}"):
+            files.read(path)
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "set.zip").write_bytes(b"no archive")
+    files = PublishedFiles(tmp_path, "set", "set.zip", "https://home")
+    with pytest.raises(FileError, match=r"set\.zip: .*not a zip file"):
+        files.read("a/1.txt")
+    images = PublishedImages(files, ["a/1.txt"])
+    assert isinstance(read_row(images, 0), Damage)

@@ -75,7 +75,7 @@ def _read_captions(texts: PublishedFiles) -> tuple[dict[int, str], dict[int, lis
     where = f"{texts.place}: {CAPTIONS_FILE}"
     try:
         values = parse_json(texts.read(CAPTIONS_FILE), CAPTIONS_FILE)
-    except (OSError, FileError) as error:
+    except FileError as error:
         raise HartError(f"{where}: cannot be read ({reason(error)}): fetch it from {TEXTS_ADDRESS}") from None
     captions: dict[int, list[str]] = defaultdict(list)
     try:
