@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from hart.errors import HartError
-from hart.files import FileError, read_bytes
+from hart.files import read_bytes
 from hart.strict import reason
 
 MAX_PIXELS = 2**26
@@ -44,20 +44,12 @@ class ImageError(HartError):
 
 
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
-    """An image file, decoded. content: of the file, where it has been read. Raises `ImageError`, naming the file."""
-    content = read_image(path) if content is None else content
+    """An image file, decoded. content: of the file, where it has been read. Raises `HartError`, naming the file."""
+    content = read_bytes(path, MAX_FILE) if content is None else content
     try:
         return decode_image(content)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
-
-
-def read_image(path: Path) -> bytes:
-    """The content of an image file, not decoded. Raises `ImageError`, which names the file."""
-    try:
-        return read_bytes(path, MAX_FILE)
-    except FileError as error:
-        raise ImageError(str(error)) from None
 
 
 def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Image.Image:

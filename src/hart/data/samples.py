@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from torch import Tensor
 
-from hart.data.images import ImageError, decode_image, read_image
+from hart.data.images import MAX_FILE, ImageError, decode_image
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
+from hart.files import FileError, read_bytes
 from hart.strict import reason
 
 Condition = Literal["none", "caption", "label"]
@@ -133,8 +134,8 @@ def read_image_field(value: Any, folder: Path | None) -> bytes:
 
 def read_sample_image(path: Path) -> bytes:
     """An image file, not decoded. Raises `DamagedSample`."""
-    with damaged_by(ImageError):
-        return read_image(path)
+    with damaged_by(FileError):
+        return read_bytes(path, MAX_FILE)
 
 
 def text_fault(text: str) -> str:
