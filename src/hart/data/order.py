@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hart.data.images import ImageError, upright_size
+from hart.data.images import upright_size
 from hart.data.samples import Damage, Sample
 from hart.data.sources import Source, read_row
 from hart.errors import HartError
@@ -84,7 +84,7 @@ def shape_of(sample: Sample | Damage, shapes: Sequence[Size]) -> int:
         return 0
     try:
         return nearest_shape(upright_size(sample.image), shapes)
-    except (ImageError, ValueError):
+    except ValueError:
         return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from torch import Tensor
 
-from hart.data.images import MAX_FILE, ImageError, decode_image
+from hart.data.images import MAX_FILE, decode_image
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
@@ -56,7 +56,7 @@ class Sample:
 
     def pixels(self, transform: ImageTransform, rng: np.random.Generator | None = None) -> Tensor:
         """(3, height, width) uint8. Raises `DamagedSample` when the image does not decode."""
-        with damaged_by(ImageError, ValueError, OSError, said="no image that can be decoded ({})"):
+        with damaged_by(ValueError, OSError, said="no image that can be decoded ({})"):
             return transform(decode_image(self.image), rng)
 
     def require(self, condition: Condition) -> None:
