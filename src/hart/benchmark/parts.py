@@ -225,7 +225,7 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     weight = 1 if speed.weights in EIGHT_BITS else number
     cached = {"model": number, "bfloat16": 2, "int8": 1}[speed.cache]
     rows = batch * (2 if sampling.guidance_scale > 0 else 1)
-    blocks, head = _weights(config)
+    blocks, head = _parameter_counts(config)
     last_calls = len(last_scale_calls(config, timer.schedule))
     last_samples = len(maskgit_step_sizes(counts[-1], sampling.maskgit_steps))
     seen = sizes.context_tokens
@@ -265,8 +265,8 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     return parts | {REST: Work(0, pixels * (decoded + 1))}
 
 
-def _weights(config: HartConfig) -> tuple[int, int]:
-    """How many numbers the blocks and the head hold."""
+def _parameter_counts(config: HartConfig) -> tuple[int, int]:
+    """Of the blocks and of the head."""
     with without_memory():
         transformer = build(config)[1].transformer
     blocks, head = (sum(p.numel() for p in part.parameters()) for part in (transformer.blocks, transformer.head))
