@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from hart.losses.code_loss import CodeLoss, CodeLosses, code_losses
+from hart.losses.code_loss import CodeLoss, code_losses
 from hart.model import Hart, ResidualHead
 from hart.tokenizer.quantizer import with_given_codes
 from hart.transformer.transformer import gather_tokens
@@ -172,28 +172,19 @@ def transformer_loss(
     if last_positions is not None:
         last_codes, latent = last_codes.gather(1, last_positions), gather_tokens(latent, last_positions)
 
-    def losses(inputs: Tensor, targets: Tensor, weights: Tensor, uniform: Tensor | None) -> tuple[Tensor, CodeLosses]:
-        return code_losses(
-            inputs.flatten(0, 1),
-            hart.transformer.head.linear,
-            targets.flatten(),
-            weights.expand(batch, -1).flatten(),
-            code_loss or CodeLoss(),
-            None if uniform is None else uniform.flatten(),
-        )
-
     noise = None if diffusion_noise is None else diffusion_noise.to(weights.device)
     # the last scale by itself: its codes are sampled as well, unless the diffusion sees given ones
     coarse, fine = output.head_input.split([tokens - last, last], dim=1)
-    total, coarse_losses = losses(coarse, torch.cat(maps.indices[:-1], dim=1), weights[:-last], None)
+    head, code_loss = hart.transformer.head.linear, code_loss or CodeLoss()
+    total, coarse_losses = code_losses(coarse, head, torch.cat(maps.indices[:-1], dim=1), weights[:-last], code_loss)
     predicted = torch.ones_like(last_codes) if maps.given is None else maps.given < 0
     counted = _weights(predicted, 1 - maps.given_share)
     uniform = None if noise is None or maps.given is not None else noise.codes
-    fine_total, fine_losses = losses(fine, last_codes, weights[-last:] * counted, uniform)
+    fine_total, fine_losses = code_losses(fine, head, last_codes, weights[-last:] * counted, code_loss, uniform)
     total = total + fine_total
 
     def together(coarse: Tensor, fine: Tensor) -> Tensor:
-        return torch.cat([coarse.view(batch, -1), fine.view(batch, -1) * counted], dim=1)
+        return torch.cat([coarse, fine * counted], dim=1)
 
     entropies = together(coarse_losses.entropy, fine_losses.entropy)
     parts = {"cross_entropy": entropies.mean()}
@@ -210,7 +201,7 @@ def transformer_loss(
     assert noise is not None
     if maps.given is None:
         assert fine_losses.sampled is not None
-        codes = fine_losses.sampled.view(batch, last)
+        codes = fine_losses.sampled
         diffused = torch.ones_like(codes)
     else:
         codes, diffused = maps.given.clamp(min=0), _weights(maps.given >= 0, maps.given_share)
