@@ -149,3 +149,17 @@ def test_the_ablation_at_the_doubled_resolution_drops_what_the_paper_drops(
     tokens = one.transformer.schedule.token_counts[-1]
     kept = [sample_last_positions(1, tokens, generator_for(0, "last scale", step)).shape[1] for step in range(400)]
     assert np.mean(kept) / tokens == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_row_of_points_that_are_all_too_large_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    scaling = importlib.import_module("scaling")
+    monkeypatch.setattr(scaling, "measured", lambda point, *_: vars(point) | dict.fromkeys(
+        ("tokens", "gflop", "seconds", "gib"), 1.0
+    ))  # fmt: skip
+    out = tmp_path / "scaling.json"
+    options = ["--out", str(out), "--plot", str(tmp_path / "scaling.png"), "--device", "cpu", "--largest", "256"]
+    scaling.main([*options, "--series", "squares", "wide images"])
+    results = json.loads(out.read_text())
+    assert list(results["series"]) == ["squares"] and len(results["series"]["squares"]) == 1
+    assert results["commands"]["squares"].endswith("--series squares 'wide images'")
