@@ -85,13 +85,10 @@ class Run:
 
     def run(self) -> None:
         self.write()
-        waiting = list(self.parts)
-        while waiting:
-            name = waiting[0]
+        names = list(self.parts)
+        for place, name in enumerate(names):
             left = self.end - time.monotonic()
-            seconds = left * SHARES[name] / sum(SHARES[other] for other in waiting)
-            self.run_part(name, seconds)
-            waiting.pop(0)
+            self.run_part(name, left * SHARES[name] / sum(SHARES[other] for other in names[place:]))
         if after := clocks():
             self.machine["clocks at the end"] = ", ".join(f"{key} {value}" for key, value in after.items())
         self.write()

@@ -34,8 +34,7 @@ OUTPUTS = ROOT / "outputs" / "leaderboard"
 
 @dataclass(frozen=True)
 class Data:
-    """Images that rows are measured on. path: from the root of the repository. origin: how to get them.
-    {image_size} in either is that of the shipped model."""
+    """Images that rows are measured on. path: from the root of the repository. origin: how to get them."""
 
     path: str
     origin: str
@@ -48,13 +47,15 @@ class Run:
     words: str
     data: Data | None = None
 
-    def command(self, image_size: int) -> list[str]:
+    @property
+    def command(self) -> list[str]:
         """The words one by one, data included."""
         words = shlex.split(self.words)
-        return words if self.data is None else [*words, "--data", self.data.path.format(image_size=image_size)]
+        return words if self.data is None else [*words, "--data", self.data.path]
 
 
-EMOJI = Data("data/emoji{image_size}", "run hart-emoji data data/emoji{image_size} (projects/emoji)")
+EMOJI_SET = f"data/emoji{load_config('emoji').tokenizer.image_size}"
+EMOJI = Data(EMOJI_SET, f"run hart-emoji data {EMOJI_SET} (projects/emoji)")
 PHOTOS = Data(
     "data/photos-256-val.tar",
     "the 201 photographs of the committed row cannot be passed on; put any tar of photographs there (docs/data.md, "
@@ -164,25 +165,25 @@ def weights(settings: Mapping[str, Any]) -> str:
     return f"{settings.get('model', settings.get('samples'))} ({shown})"
 
 
-def missing(names: Sequence[str], image_size: int, root: Path = ROOT) -> list[str]:
+def missing(names: Sequence[str], root: Path = ROOT) -> list[str]:
     """A line for each of these rows whose data is not there: what it is and what to do."""
     needed = {name: RUNS[name].data for name in names}
     return [
-        f"{name}: {data.path.format(image_size=image_size)} is not there: {data.origin.format(image_size=image_size)}"
+        f"{name}: {data.path} is not there: {data.origin}"
         for name, data in needed.items()
-        if data is not None and not (root / data.path.format(image_size=image_size)).exists()
+        if data is not None and not (root / data.path).exists()
     ]
 
 
-def measure(name: str, image_size: int, results: Path = RESULTS) -> None:
+def measure(name: str) -> None:
     """Run a row of `RUNS` and keep its figures. Stops the program when the run fails."""
     out = OUTPUTS / name
-    program, *arguments = RUNS[name].command(image_size)
+    program, *arguments = RUNS[name].command
     command = [sys.executable, "-m", program.replace("-", "_"), *arguments, "--out", str(out.relative_to(ROOT))]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         sys.exit(f"{name}: {program} failed, see above; the page stays as it was")
-    results.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(out / FIGURES_FILE, results / f"{name}.json")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(out / FIGURES_FILE, RESULTS / f"{name}.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -191,12 +192,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help=f"measure these rows first: {', '.join(RUNS)}, or all")  # fmt: skip
     chosen = parser.parse_args(arguments).measure
     names = list(RUNS) if "all" in chosen else chosen
-    image_size = load_config("emoji").tokenizer.image_size
     # before hours are spent on the rows that come first
-    if lines := missing(names, image_size):
+    if lines := missing(names):
         sys.exit("\n".join(lines))
     for name in names:
-        measure(name, image_size)
+        measure(name)
     PAGE.write_text(page(), encoding="utf-8")
     print(PAGE)  # noqa: T201 - the program's output
 

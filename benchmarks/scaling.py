@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,15 +139,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--largest", type=int, default=4096, help="largest width, in pixels")
     options = parser.parse_args(arguments)
     device = resolve_device(options.device)
-    words = " ".join(sys.argv[1:] if arguments is None else arguments)
+    words = sys.argv[1:] if arguments is None else arguments
     results: dict[str, Any] = {"commands": {}, "series": {}}
     if options.out.exists():
         results = json.loads(options.out.read_text(encoding="utf-8"))
     results["machine"] = machine_facts(device)
     for name in options.series:
-        sys.stderr.write(f"{name}\n")
         points = [point for point in SERIES[name] if int(point.size.split("x")[0]) <= options.largest]
-        results["commands"][name] = f"python benchmarks/scaling.py {words}".strip()
+        if not points:
+            continue
+        sys.stderr.write(f"{name}\n")
+        results["commands"][name] = shlex.join(["python", "benchmarks/scaling.py", *words])
         results["series"][name] = [measured(point, device, options.seconds) for point in points]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from hart.checkpoint.loading import save_tokenizer
@@ -21,7 +20,6 @@ from helpers import TEXT_TOKENS, TEXT_WIDTH, randomize
 from image_files import write_captioned_folder
 from models import save_tiny_text_model
 
-CPU = torch.device("cpu")
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -149,5 +147,19 @@ def test_the_ablation_at_the_doubled_resolution_drops_what_the_paper_drops(
     one, other = runs["128-scratch"], runs["128-all-tokens"]
     assert one == other.replace(drop_last_scale=True)
     tokens = one.transformer.schedule.token_counts[-1]
-    kept = [sample_last_positions(1, tokens, generator_for(0, "last scale", step), CPU).shape[1] for step in range(400)]
+    kept = [sample_last_positions(1, tokens, generator_for(0, "last scale", step)).shape[1] for step in range(400)]
     assert np.mean(kept) / tokens == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_row_of_points_that_are_all_too_large_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    scaling = importlib.import_module("scaling")
+    monkeypatch.setattr(scaling, "measured", lambda point, *_: vars(point) | dict.fromkeys(
+        ("tokens", "gflop", "seconds", "gib"), 1.0
+    ))  # fmt: skip
+    out = tmp_path / "scaling.json"
+    options = ["--out", str(out), "--plot", str(tmp_path / "scaling.png"), "--device", "cpu", "--largest", "256"]
+    scaling.main([*options, "--series", "squares", "wide images"])
+    results = json.loads(out.read_text())
+    assert list(results["series"]) == ["squares"] and len(results["series"]["squares"]) == 1
+    assert results["commands"]["squares"].endswith("--series squares 'wide images'")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from hart.checkpoint.loading import load_config
 from hart.cli import app
 from hart.evaluation.metrics.figures import Figure
 from hart.evaluation.report import FIGURES_FILE, Result, write_result
@@ -72,7 +73,7 @@ def test_a_measured_row_says_command_weights_machine_and_features(program: Modul
 def test_its_commands_are_commands_of_hart(program: ModuleType) -> None:
     suites = commands()
     for run in program.RUNS.values():
-        program_name, *words = run.command(64)
+        program_name, *words = run.command
         if program_name == "hart":  # commands of projects are tested there
             suite, *options = words[1:]
             assert suites[suite].make_context(suite, options)
@@ -86,7 +87,7 @@ def test_results_of_every_suite_have_a_place(program: ModuleType) -> None:
 
 
 def test_a_measured_row_is_of_the_command_that_measures_it(program: ModuleType) -> None:
-    run = program.RUNS["agreement-emoji"].command(128)
+    run = program.RUNS["agreement-emoji"].command
     assert run[run.index("--free-prompts") + 1] == "projects/emoji/recipes/free_prompts.toml"
     assert (program.ROOT / "projects/emoji/recipes/free_prompts.toml").is_file()
 
@@ -94,15 +95,16 @@ def test_a_measured_row_is_of_the_command_that_measures_it(program: ModuleType) 
 def test_missing_data_is_said_before_anything_is_measured(
     program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emoji, photos = program.missing(["tokenizer-emoji", "tokenizer-photos", "cost-emoji"], 128, tmp_path)
-    assert emoji == "tokenizer-emoji: data/emoji128 is not there: run hart-emoji data data/emoji128 (projects/emoji)"
+    emoji, photos = program.missing(["tokenizer-emoji", "tokenizer-photos", "cost-emoji"], tmp_path)
+    place = f"data/emoji{load_config('emoji').tokenizer.image_size}"
+    assert emoji == f"tokenizer-emoji: {place} is not there: run hart-emoji data {place} (projects/emoji)"
     assert photos.startswith("tokenizer-photos: data/photos-256-val.tar is not there") and "any tar" in photos
-    (tmp_path / "data" / "emoji128").mkdir(parents=True)
-    assert program.missing(["tokenizer-emoji"], 128, tmp_path) == []
+    (tmp_path / place).mkdir(parents=True)
+    assert program.missing(["tokenizer-emoji"], tmp_path) == []
 
     measured: list[str] = []
     monkeypatch.setattr(program, "missing", lambda *_: ["tokenizer-photos: not there"])
-    monkeypatch.setattr(program, "measure", lambda name, _image_size: measured.append(name))
+    monkeypatch.setattr(program, "measure", measured.append)
     with pytest.raises(SystemExit, match="tokenizer-photos: not there"):
         program.main(["--measure", "all"])
     assert not measured

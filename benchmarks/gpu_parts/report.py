@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hart.benchmark.report import part_table, shown, table
+from hart.benchmark.report import cell_text, part_table, table
 
 Row = Mapping[str, Any]
 State = Mapping[str, Any]
@@ -15,9 +15,8 @@ def markdown(state: State) -> str:
     """Everything that `gpu.json` holds and that people read."""
     lines = [f"# {state['title']}", "", *(f"- {name}: {value}" for name, value in state["machine"].items()), ""]
     lines += [f"`{state['command']}`", ""]
-    lines += ["| part | outcome | seconds |", "|---|---|---|"]
-    for name, part in state["parts"].items():
-        lines.append(f"| {name} | {part['outcome']} | {part['seconds']:.0f} |")
+    parts = ([name, part["outcome"], round(part["seconds"])] for name, part in state["parts"].items())
+    lines += table(["part", "outcome", "seconds"], parts)
     for name, part in state["parts"].items():
         if part["rows"] or part["facts"]:
             lines += ["", f"## {name.capitalize()}", "", *SECTIONS[name](part["rows"])]
@@ -84,8 +83,8 @@ def generation(rows: Mapping[str, Row]) -> list[str]:
     timed = {key: row for key, row in rows.items() if "parts" in row}
     profiles = {key: row for key, row in rows.items() if "seconds_profiled" in row}
     lines = [
-        f"- fastest product {shown(row['fastest_tflops'])} TFLOP/s (squares: {row['tflops']}), "
-        f"copy {shown(row['copy_gb_s'])} GB/s"
+        f"- fastest product {cell_text(row['fastest_tflops'])} TFLOP/s (squares: {row['tflops']}), "
+        f"copy {cell_text(row['copy_gb_s'])} GB/s"
         for row in ceilings
     ]
     lines += ["", "From text features to pixels; the floor is the sum of the parts' floors.", ""]
@@ -122,7 +121,7 @@ def generation(rows: Mapping[str, Row]) -> list[str]:
 
 def training(rows: Mapping[str, Row]) -> list[str]:
     lines = [
-        f"- fastest product {shown(row['tflops'])} TFLOP/s in {row['dtype']}"
+        f"- fastest product {cell_text(row['tflops'])} TFLOP/s in {row['dtype']}"
         for key, row in rows.items()
         if key == "fastest product" and "error" not in row
     ]

@@ -13,6 +13,7 @@ from PIL import Image
 from hart.data.loader import ImageLoader
 from hart.data.opening import open_source
 from hart.data.order import BLOCK, BucketOrder, SampleOrder, buckets_of, nearest_shape, shape_of
+from hart.data.samples import Sample
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from image_files import numbered, write_numbered_shards
@@ -105,8 +106,8 @@ def test_the_shape_is_that_of_the_upright_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     Image.new("RGB", (40, 10)).save(stream, "JPEG", exif=exif)
-    assert shape_of(stream.getvalue(), SHAPES) == 2
-    assert shape_of(b"no image", SHAPES) == 0
+    assert shape_of(Sample("a.jpg", stream.getvalue()), SHAPES) == 2
+    assert shape_of(Sample("b.jpg", b"no image"), SHAPES) == 0
     (tmp_path / "a.jpg").write_bytes(stream.getvalue())
     source = open_source(tmp_path, "all")
     assert buckets_of(source, SHAPES).tolist() == [2]  # type: ignore[arg-type]

@@ -95,7 +95,7 @@ INDEXES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another number of images": (lambda index: index["shards"][1].update(pictures=2), "damaged .3 images"),
     "no shards": (lambda index: index.update(shards=[]), "no images"),
     "shards that are a table": (lambda index: index.update(shards={}), "shards: .* list"),
-    "another format": (lambda index: index.update(format=1), "format 1, this version reads 2"),
+    "another format": (lambda index: index.update(format=1), "format 1, this version reads 2 and 3: encode"),
     "no settings": (lambda index: index.pop("settings"), "settings: "),
     "no scales": (lambda index: index["settings"].pop("scales"), "settings.scales: "),
     "scales of words": (lambda index: index["settings"].update(scales=["1"]), "settings.scales.0: "),

@@ -163,6 +163,16 @@ def test_a_stream_of_nothing_but_damage_ends(tmp_path: Path) -> None:
         load(tmp_path, "stream").batch(0)
 
 
+def test_a_set_that_vanishes_is_said_with_each_name_once(tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path / "set", 4)
+    loader = load(tmp_path / "set")
+    for file in (tmp_path / "set").rglob("*.png"):
+        file.unlink()
+    with pytest.raises(HartError, match=r"50 images in a row are damaged, .*: no such file; mend the set") as error:
+        loader.batch(0)
+    assert str(error.value).count(".png") == 1
+
+
 def test_a_shard_that_vanishes_is_said_by_name(tmp_path: Path) -> None:
     write_numbered_shards(tmp_path, shards=2, each=3)
     for workers in (0, 2):

@@ -6,12 +6,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from hart.data.datasets import open_dataset
-from hart.data.kinds import KINDS
+from hart.data.kinds import Kind
 from hart.data.notes import Columns
 from hart.data.opening import FORMATS, detect_kind, open_source
 from hart.data.samples import Damage, DamagedSample, Sample
@@ -315,7 +315,7 @@ def test_hugging_face_set_by_name(tmp_path: Path, library: Any) -> None:
 
 
 def test_every_kind_has_its_format() -> None:
-    assert set(FORMATS) == set(KINDS)
+    assert set(FORMATS) == set(get_args(Kind))
 
 
 def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(HartError, match=message):
             open_source(path)
-    with pytest.raises(HartError, match="give one of folder, classes"):
+    with pytest.raises(HartError, match=r"give one of .*folder, classes"):
         open_source(tmp_path, kind="imagenet")  # type: ignore[arg-type]
 
 

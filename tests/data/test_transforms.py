@@ -112,7 +112,7 @@ def test_any_shape_is_the_largest_window_of_that_shape(
     assert ImageTransform(size, fit="pad")(gradient()).shape == pixels.shape
 
 
-def test_the_same_draws_give_the_same_crop_and_flip() -> None:
+def test_the_same_random_numbers_give_the_same_crop_and_flip() -> None:
     transform = ImageTransform(8, crop="random", shorter_side=1.2, flip=0.5)
     one, same, other = (transform(gradient(), np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, same)

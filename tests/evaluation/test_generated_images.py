@@ -11,13 +11,10 @@ from PIL import Image
 from hart import HartPipeline
 from hart.errors import HartError
 from hart.evaluation.generated_images import GeneratedImages, evenly_chosen
+from hart.evaluation.suites.base import silent
 from models import save_tiny_text_model
 
 PROMPTS = ["a cat", "a dog", "a house", "a tree", "a cat"]
-
-
-def silent(_done: int, _total: int | None, _what: str) -> None:
-    """No progress."""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +37,9 @@ def test_images_are_those_of_the_pipeline_and_are_kept(pipe: HartPipeline, tmp_p
     again = GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path)
     assert again.generate(1, silent) == 3
     assert int(again.pixels([0]).min()) == 255
+    generated.path(0).write_bytes(b"no image")
+    with pytest.raises(HartError, match=r"000000\.png: .*delete it, and it is computed again"):
+        again.pixels([0])
     for number in (1, 4):
         with Image.open(generated.path(number)) as written:
             assert written.tobytes() == expected[number].tobytes()

@@ -11,7 +11,7 @@ from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from hart.evaluation.image_sets import ImageSet
-from image_files import write_captioned_folder, write_numbered_shards
+from image_files import encoded_image, write_captioned_folder, write_numbered_shards, write_tar
 
 
 def numbers(images: ImageSet, batch: int = 4) -> list[int]:
@@ -45,6 +45,18 @@ def test_damaged_images_are_counted_and_many_are_an_error(tmp_path: Path) -> Non
     write_captioned_folder(tmp_path / "many", 10, damaged=(3, 4))
     with pytest.raises(HartError, match="images are damaged, 2 of 10"):
         numbers(ImageSet(open_source(tmp_path / "many"), ImageTransform(8)))
+
+
+def test_damage_of_a_short_stream_is_told_as_it_is(tmp_path: Path) -> None:
+    """It is judged as if there were 200 images, and counted as there are."""
+    damaged = {f"{number}.png": b"no image" for number in range(11)}
+    for count, files in ((10, dict(list(damaged.items())[:10])), (11, damaged)):
+        write_tar(tmp_path / f"{count}.tar", files | {"red.png": encoded_image("red")})
+    some = ImageSet(open_source(tmp_path / "10.tar", kind="stream"), ImageTransform(8))
+    assert sum(len(pixels) for pixels, _ in some.batches(4)) == 1 and len(some.damaged) == 10
+    many = ImageSet(open_source(tmp_path / "11.tar", kind="stream"), ImageTransform(8))
+    with pytest.raises(HartError, match="more than 5% of the images are damaged, 11 of 12"):
+        list(many.batches(4))
 
 
 def test_records_that_are_damaged_before_any_image_is_read_count_too(tmp_path: Path) -> None:

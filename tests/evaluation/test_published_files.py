@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
+import torch
 
+from hart.data.samples import Damage
+from hart.data.sources import read_row
 from hart.errors import HartError
 from hart.evaluation import published_files
-from hart.evaluation.published_files import located
+from hart.evaluation.metrics.features import open_extractor
+from hart.evaluation.published_files import PublishedFiles, PublishedImages, at_hand, cached_file, located
 from hart.evaluation.suites.geneval import PROMPTS
+from hart.files import FileError
 
 
 def test_a_given_file_or_its_folder(tmp_path: Path) -> None:
@@ -26,6 +32,8 @@ def test_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / PROMPTS.name
     home.write_text("published")
     published = replace(PROMPTS, address=home.as_uri())
+    with pytest.raises(HartError, match="give it"):
+        cached_file(published.address, "give it", sha256_prefix="00")
     file = located(published, None)
     assert file.read_text() == "published" and file.name == PROMPTS.name
     home.unlink()
@@ -34,3 +42,39 @@ def test_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HartError, match=r"cannot be fetched \(") as error:
         located(published, None)
     assert "--data" in str(error.value)
+
+
+def test_where_public_weights_lie(tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    assert at_hand("openai/clip", tmp_path) == at_hand("https://home/of/clip", tmp_path) == str(tmp_path / "clip")
+    # not there, nowhere to look, and what was named as a path
+    for source, data in (("openai/other", tmp_path), ("openai/clip", None), ("/absent/clip", tmp_path)):
+        assert at_hand(source, data) == source
+    file = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
+    file.write_bytes(b"not the weights")
+    with pytest.raises(HartError, match=str(file)):
+        open_extractor("inception-v3", torch.device("cpu"), tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_files_are_read_from_a_folder_or_an_archive_alike(packed: bool, tmp_path: Path) -> None:
+    if packed:
+        with ZipFile(tmp_path / "set.zip", "w") as archive:
+            archive.writestr("wrapped/set/a/1.txt", "one")
+    else:
+        (tmp_path / "set" / "a").mkdir(parents=True)
+        (tmp_path / "set" / "a" / "1.txt").write_text("one")
+    files = PublishedFiles(tmp_path, "set", "set.zip", "https://home")
+    assert files.read("a/1.txt") == b"one"
+    for path in ("a/2.txt", "../1.txt", "/etc/passwd"):
+        with pytest.raises(FileError, match=rf"^{files.place}"):
+            files.read(path)
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "set.zip").write_bytes(b"no archive")
+    files = PublishedFiles(tmp_path, "set", "set.zip", "https://home")
+    with pytest.raises(FileError, match=r"set\.zip: .*not a zip file"):
+        files.read("a/1.txt")
+    images = PublishedImages(files, ["a/1.txt"])
+    assert isinstance(read_row(images, 0), Damage)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import hart
@@ -50,6 +51,19 @@ def test_faults_are_named(emoji: HartPipeline, tmp_path: Path) -> None:
     (tmp_path / SCORER_FILE).write_bytes(b"nothing")
     with pytest.raises(HartError, match=SCORER_FILE):
         ReferenceScore(tmp_path / SCORER_FILE, emoji.text_encoder, torch.device("cpu"))
+    tensors = {"names": torch.tensor(list(b'["a cat"]'), dtype=torch.uint8), "mean": torch.zeros(4)}
+    tensors |= {"axes": torch.zeros(4, 2), "references": torch.zeros(1, 2)}
+    for name, wrong in (
+        ("names", torch.tensor(list(b"[]"), dtype=torch.uint8)),
+        ("names", torch.zeros(3, dtype=torch.uint8)),
+        ("mean", torch.zeros(())),
+        ("axes", torch.zeros(4)),
+        ("references", torch.zeros(1)),
+        ("references", torch.zeros(2, 2)),
+    ):
+        save_file(tensors | {name: wrong}, tmp_path / SCORER_FILE)
+        with pytest.raises(HartError, match=rf"{SCORER_FILE}: no scorer of this version .*: take the one"):
+            ReferenceScore(tmp_path / SCORER_FILE, emoji.text_encoder, torch.device("cpu"))
 
 
 def test_the_shipped_scorer_tells_what_an_image_shows(emoji: HartPipeline, tmp_path: Path) -> None:

@@ -29,8 +29,6 @@ from helpers import (
     without_gradient,
 )
 
-CPU = torch.device("cpu")
-
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -139,7 +137,7 @@ def test_the_generator_decides_the_noise() -> None:
 
 
 def test_about_a_fifth_of_the_last_scale_is_kept() -> None:
-    samples = [sample_last_positions(2, 1024, generator(seed), CPU) for seed in range(400)]
+    samples = [sample_last_positions(2, 1024, generator(seed)) for seed in range(400)]
     counts = torch.tensor([positions.shape[1] for positions in samples])
     # half a normal of std 0.25 cut at 0.5 has mean 0.18
     assert counts.float().mean().item() / 1024 == pytest.approx(0.18, abs=0.02)
@@ -153,7 +151,7 @@ def test_about_a_fifth_of_the_last_scale_is_kept() -> None:
 
 
 def test_a_small_last_scale_keeps_all_there_is() -> None:
-    assert sample_last_positions(1, 16, generator(), CPU).tolist() == [list(range(16))]
+    assert sample_last_positions(1, 16, generator()).tolist() == [list(range(16))]
 
 
 def test_clusters_and_weights_of_scales_change_the_total_alone() -> None:

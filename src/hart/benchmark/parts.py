@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -127,8 +127,6 @@ class GenerationTimer:
     size: int | str | None = None
     """Of the images in pixels, as `hart.sizes.parsed_size` reads it; by default the model's own."""
     aspect: str | None = None
-    base: ClassVar[str | None] = None
-    """The level of speed that the pipeline must have, where there is one."""
     config: HartConfig = field(init=False)
     """The model's, with the settings of the pipeline's speed."""
     schedule: ScaleSchedule = field(init=False)
@@ -227,7 +225,7 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     weight = 1 if speed.weights in EIGHT_BITS else number
     cached = {"model": number, "bfloat16": 2, "int8": 1}[speed.cache]
     rows = batch * (2 if sampling.guidance_scale > 0 else 1)
-    blocks, head = _weights(config)
+    blocks, head = _parameter_counts(config)
     last_calls = len(last_scale_calls(config, timer.schedule))
     last_samples = len(maskgit_step_sizes(counts[-1], sampling.maskgit_steps))
     seen = sizes.context_tokens
@@ -267,8 +265,8 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     return parts | {REST: Work(0, pixels * (decoded + 1))}
 
 
-def _weights(config: HartConfig) -> tuple[int, int]:
-    """How many numbers the blocks and the head hold."""
+def _parameter_counts(config: HartConfig) -> tuple[int, int]:
+    """Of the blocks and of the head."""
     with without_memory():
         transformer = build(config)[1].transformer
     blocks, head = (sum(p.numel() for p in part.parameters()) for part in (transformer.blocks, transformer.head))

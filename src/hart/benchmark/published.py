@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +34,6 @@ PUBLISHED = "published"
 
 class PublishedTimer(GenerationTimer):
     """Times a pipeline at level "plain" that generates in the published manner; the parts are not told apart."""
-
-    base: ClassVar[str | None] = "plain"
 
     def remarks(self) -> list[str]:
         return ["an eager loop in the manner of the published program"]

@@ -9,7 +9,7 @@ from typing import Any
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """The lines of a Markdown table, numbers to the right; none where there are no rows."""
     kept = list(rows)
-    cells = [list(header), *([shown(value) for value in row] for row in kept)]
+    cells = [list(header), *([cell_text(value) for value in row] for row in kept)]
     if not kept:
         return []
     numbers = [all(_is_number(row[i]) for row in kept) for i in range(len(header))]
@@ -26,7 +26,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     return [line(cells[0]), line(rule), *map(line, cells[1:])]
 
 
-def shown(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """A value as tables show it, numbers with four digits."""
     if value is None:
         return "-"

@@ -13,6 +13,7 @@ from hart.commands.console import require_writable
 from hart.commands.from_config import options_from_config
 from hart.commands.generate import ImageWriter, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
+from hart.files import read_bytes
 from hart.sizes import requested_schedule
 from hart.strict import Listed, require
 
@@ -157,8 +158,8 @@ def _opened(path: Path | None, role: str) -> tuple[Any, dict[str, Any]]:
     """An image file, if there is one, and its name and digest for `EditSource`, where it is called `role`."""
     if path is None:
         return None, {}
-    from hart.data.images import open_image, read_image
+    from hart.data.images import MAX_FILE, open_image
 
-    content = read_image(path)
+    content = read_bytes(path, MAX_FILE)
     facts = {role: path.name, f"{role}_sha256": hashlib.sha256(content).hexdigest()}
     return open_image(path, content), facts

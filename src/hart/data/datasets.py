@@ -98,14 +98,11 @@ def gather(
     pixels = torch.empty(max(room, 1), 3, transform.height, transform.width, dtype=torch.uint8)
     kept: list[Sample] = []
     damaged: list[Damage] = []
-    for found in decoded(samples, transform, condition):
-        if isinstance(found, Damage):
-            damaged.append(found)
-            continue
+    for sample, image in decoded(samples, transform, damaged, condition):
         if len(kept) == len(pixels):
             pixels = torch.cat([pixels, torch.empty_like(pixels)])
-        pixels[len(kept)] = found[1]
-        kept.append(replace(found[0], image=b""))  # not the encoded file too
+        pixels[len(kept)] = image
+        kept.append(replace(sample, image=b""))  # not the encoded file too
     labels = torch.tensor([-1 if sample.label is None else sample.label for sample in kept], dtype=torch.int64)
     return CaptionedImages(
         pixels[: len(kept)],

@@ -64,10 +64,9 @@ class EncodedBatch:
 
     def select(self, rows: slice) -> EncodedBatch:
         """Some of the images."""
-        residual, text = self.last_scale_continuous, self.text
-        residual = None if residual is None else residual[rows]
-        text = None if text is None else TextContext(text.embeddings[rows], text.mask[rows])
         indices = tuple(index[rows] for index in self.indices)
+        residual = None if self.last_scale_continuous is None else self.last_scale_continuous[rows]
+        text = None if self.text is None else self.text.rows(rows)
         return EncodedBatch(self.schedule, indices, residual, text, self.labels[rows])
 
 

@@ -43,7 +43,7 @@ FACTS = "hart"
 
 LARGEST = 2**20
 """The most that is believed of widths, lengths and numbers of tokens."""
-_STORED = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+_FLOATS = {"F16", "BF16", "F32"}
 
 
 def index_file(folder: Path, split: str) -> Path:
@@ -136,8 +136,8 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
         raise HartError(f"{path}: not found; {advice}")
     index = read_json(path)
     if index.get("format") not in (FORMAT, FORMAT_OF_SHAPES):
-        version = printable(str(index.get("format")))[:20]
-        raise HartError(f"{path}: format {version}, this version reads {FORMAT}: encode the set again")
+        version, known = printable(str(index.get("format")))[:20], f"{FORMAT} and {FORMAT_OF_SHAPES}"
+        raise HartError(f"{path}: format {version}, this version reads {known}: encode the set again")
     fault = ""
     try:
         TypeAdapter(_Index).validate_python(index, strict=True)
@@ -191,7 +191,6 @@ class Shard:
             raise self.damaged("weights that are negative or not finite")
         if self.edges[0] != 0 or self.edges.diff().lt(0).any():
             raise self.damaged("caption edges that do not rise from 0")
-        features = set(_STORED.values())
         schedules, self.shapes = schedules_of(settings), torch.zeros(count, dtype=torch.int64)
         sizes = torch.tensor([[schedule.total_tokens, schedule.final.tokens] for schedule in schedules])
         self._flat = len(schedules) > 1
@@ -207,14 +206,14 @@ class Shard:
         self.channels: int | None = None
         if settings["residual"]:
             shape = [whole[1]] if self._flat else [count, int(sizes[0, 1])]
-            self.channels = self._declare(LAST_SCALE, features, *shape, None)[-1]
+            self.channels = self._declare(LAST_SCALE, _FLOATS, *shape, None)[-1]
         if settings["text_encoder"] is not None:
             captions = int(self.edges[-1])
             if count and self.edges.diff().min() < 1:
                 raise self.damaged("an image without a caption")
             self._declare(TEXT_MASK, {"U8"}, captions, settings["text_tokens"])
             self._declare(TEXT_PLACE, {"I64"}, captions, 3)
-            self._rows, self._width = self._declare(TEXT_FEATURES, features, None, settings["text_width"])
+            self._rows, self._width = self._declare(TEXT_FEATURES, _FLOATS, None, settings["text_width"])
 
     def damaged(self, what: str) -> HartError:
         return HartError(f"{self.path}: damaged ({what}): delete it and encode again")

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from hart.errors import HartError
-from hart.files import FileError, read_bytes
+from hart.files import read_bytes
 from hart.strict import reason
 
 MAX_PIXELS = 2**26
@@ -39,29 +39,17 @@ _TURNS = {
 """EXIF orientation -> the turn that makes the image upright; 1 is upright."""
 
 
-class ImageError(HartError):
-    """An image that cannot be read or is out of bounds; the text is the reason."""
-
-
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
-    """An image file, decoded. content: of the file, where it has been read. Raises `ImageError`, naming the file."""
-    content = read_image(path) if content is None else content
+    """An image file, decoded. content: of the file, where it has been read. Raises `HartError`, naming the file."""
+    content = read_bytes(path, MAX_FILE) if content is None else content
     try:
         return decode_image(content)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
-
-
-def read_image(path: Path) -> bytes:
-    """The content of an image file, not decoded. Raises `ImageError`, which names the file."""
-    try:
-        return read_bytes(path, MAX_FILE)
-    except FileError as error:
-        raise ImageError(str(error)) from None
+    except HartError as error:
+        raise HartError(f"{path}: {error}") from None
 
 
 def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An encoded image of any of `formats`; of an animation the first frame. Raises `ImageError`."""
+    """An encoded image of any of `formats`; of an animation the first frame. Raises `HartError`."""
     with _readable():
         image = _recognised(content, formats)
         _keep_bounds(image, max_pixels)
@@ -70,7 +58,7 @@ def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels
 
 
 def upright_size(content: bytes) -> tuple[int, int]:
-    """Width and height of an encoded image as `as_rgb` turns it, without decoding it. Raises `ImageError`."""
+    """Width and height of an encoded image as `as_rgb` turns it, without decoding it. Raises `HartError`."""
     with _readable():
         image = _recognised(content, FORMATS)
         turned = "exif" in image.info and _orientation(image) in range(5, 9)
@@ -79,13 +67,13 @@ def upright_size(content: bytes) -> tuple[int, int]:
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Decoders of damaged files raise whatever they run into: it becomes an `ImageError`."""
+    """Decoders of damaged files raise whatever they run into: it becomes a `HartError`."""
     try:
         yield
-    except ImageError:
+    except HartError:
         raise
     except Exception as error:
-        raise ImageError(f"cannot be read as an image: {reason(error)}") from None
+        raise HartError(f"cannot be read as an image: {reason(error)}") from None
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -128,20 +116,20 @@ def _recognised(content: bytes, formats: Sequence[str]) -> Image.Image:
             continue
         with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what plugins raise for another format
             return factory(io.BytesIO(content), "")
-    raise ImageError("not an image that can be read: give PNG, JPEG or WebP")
+    raise HartError("not an image that can be read: give PNG, JPEG or WebP")
 
 
 def _keep_bounds(image: Image.Image, max_pixels: int) -> None:
-    """Raises `ImageError` for an image that is too large; makes a large JPEG decode at half its size."""
+    """Raises `HartError` for an image that is too large; makes a large JPEG decode at half its size."""
     width, height = image.size
     if max(width, height) > MAX_SIDE:
-        raise ImageError(f"is {width} x {height} pixels: {MAX_SIDE:,} is the longest side that is decoded")
+        raise HartError(f"is {width} x {height} pixels: {MAX_SIDE:,} is the longest side that is decoded")
     # a progressive JPEG is held in memory whole before it is made smaller
     if width * height > max_pixels and image.format in {"JPEG", "MPO"} and "progressive" not in image.info:
         image.draft(image.mode, ((width + 1) // 2, (height + 1) // 2))
         width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(f"is {width} x {height}: make it smaller, at most {max_pixels:,} pixels are decoded")
+        raise HartError(f"is {width} x {height}: make it smaller, at most {max_pixels:,} pixels are decoded")
 
 
 def _grey_of_8_bits(image: Image.Image) -> Image.Image:

@@ -1,11 +1,10 @@
 """Names of formats, without torch; `hart.data.opening.FORMATS` opens those of sets of images."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 Kind = Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "huggingface"]
 """folder: images with captions beside them. classes: a folder per class. jsonl: an image on each line.
 shards: local WebDataset shards, read at random. stream: WebDataset shards one after the other, local or from URLs.
 parquet: files with an image column. huggingface: what the library `datasets` loads."""
-KINDS: tuple[Kind, ...] = get_args(Kind)
 StoredType = Literal["float16", "bfloat16", "float32"]
 """Types of residuals and text features in an encoded set."""

@@ -100,8 +100,8 @@ class BatchRecipe:
                 except DamagedSample as error:
                     damaged.append(Damage(sample.key, str(error)))
             else:
-                last = f"{damaged[-1].key}: {damaged[-1].reason}"
-                raise HartError(f"{MAX_REPLACEMENTS} images in a row are damaged, the last is {last}; mend the set")
+                said = f"{MAX_REPLACEMENTS} images in a row are damaged, the last is {damaged[-1]}"
+                raise HartError(f"{said}; mend the set")
         pixels, captions, labels, keys, replaced = zip(*chosen, strict=True)
         captions = captions if self.condition == "caption" else ()
         numbers = torch.tensor(labels) if self.condition == "label" else None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hart.data.kinds import KINDS, Kind
+from hart.data.kinds import Kind
 from hart.data.notes import Columns
 from hart.data.readers.folder import ClassFolderReader, FolderReader, list_images, split_folder
 from hart.data.readers.hugging_face import PREFIX, HuggingFaceReader, is_saved_dataset
@@ -49,7 +49,7 @@ def open_source(
     if not name:  # as a path it would be the working directory
         raise HartError("data is empty: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
     if kind is not None and kind not in FORMATS:
-        raise HartError(f"kind is {kind!r}: give one of {', '.join(KINDS)}")
+        raise HartError(f"kind is {kind!r}: give one of {', '.join(FORMATS)}")
     try:
         kind = kind or detect_kind(name, split)
         source = FORMATS[kind].open(name, split, columns or Columns())

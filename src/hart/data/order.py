@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hart.data.images import ImageError, upright_size
-from hart.data.samples import Damage
+from hart.data.images import upright_size
+from hart.data.samples import Damage, Sample
 from hart.data.sources import Source, read_row
 from hart.errors import HartError
 from hart.randomness import epoch_generator, numpy_generator
@@ -78,13 +78,13 @@ def nearest_shape(size: Size, shapes: Sequence[Size]) -> int:
     return min(range(len(shapes)), key=lambda i: distance(shapes[i]))
 
 
-def shape_of(image: bytes, shapes: Sequence[Size]) -> int:
-    """The shape of an encoded image; the first for one that cannot be read, which is found out when it is decoded."""
-    if len(shapes) == 1:
+def shape_of(sample: Sample | Damage, shapes: Sequence[Size]) -> int:
+    """The shape of an image; the first for one that cannot be read, which is found out when it is decoded."""
+    if isinstance(sample, Damage) or len(shapes) == 1:
         return 0
     try:
-        return nearest_shape(upright_size(image), shapes)
-    except (ImageError, ValueError):
+        return nearest_shape(upright_size(sample.image), shapes)
+    except ValueError:
         return 0
 
 
@@ -92,8 +92,7 @@ def buckets_of(source: Source, shapes: Sequence[Size]) -> Tensor:
     """The shape of every row: (N,) int64. With more than one shape, reads every file once."""
     if len(shapes) == 1:
         return torch.zeros(len(source), dtype=torch.int64)
-    samples = (read_row(source, row) for row in range(len(source)))
-    return torch.tensor([0 if isinstance(one, Damage) else shape_of(one.image, shapes) for one in samples])
+    return torch.tensor([shape_of(read_row(source, row), shapes) for row in range(len(source))])
 
 
 class BucketOrder:

@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from torch import Tensor
 
-from hart.data.images import ImageError, decode_image, read_image
+from hart.data.images import MAX_FILE, decode_image
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
+from hart.files import FileError, read_bytes
 from hart.strict import reason
 
 Condition = Literal["none", "caption", "label"]
@@ -33,6 +34,10 @@ class Damage:
     key: str
     reason: str
 
+    def __str__(self) -> str:
+        # where a file cannot be opened, the reason begins with its name
+        return f"{self.key}: {self.reason.removeprefix(f'{self.key}: ')}"
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -51,7 +56,7 @@ class Sample:
 
     def pixels(self, transform: ImageTransform, rng: np.random.Generator | None = None) -> Tensor:
         """(3, height, width) uint8. Raises `DamagedSample` when the image does not decode."""
-        with damaged_by(ImageError, ValueError, OSError, said="no image that can be decoded ({})"):
+        with damaged_by(ValueError, OSError, said="no image that can be decoded ({})"):
             return transform(decode_image(self.image), rng)
 
     def require(self, condition: Condition) -> None:
@@ -79,36 +84,39 @@ def made_or_damaged(make: Callable[[], T] | str) -> T:
 
 
 def decoded(
-    samples: Iterable[Sample | Damage], transform: ImageTransform, condition: Condition = "none"
-) -> Iterator[tuple[Sample, Tensor] | Damage]:
-    """Each sample with its pixels (3, height, width) uint8, or why it cannot be used. transform: not a random one."""
+    samples: Iterable[Sample | Damage], transform: ImageTransform, damaged: list[Damage], condition: Condition = "none"
+) -> Iterator[tuple[Sample, Tensor]]:
+    """Each sound sample with its pixels (3, height, width) uint8; the others are added to `damaged`.
+
+    transform: not a random one.
+    """
     for sample in samples:
         if isinstance(sample, Damage):
-            yield sample
+            damaged.append(sample)
             continue
         try:
             sample.require(condition)
             yield sample, sample.pixels(transform)
         except DamagedSample as error:
-            yield Damage(sample.key, str(error))
+            damaged.append(Damage(sample.key, str(error)))
 
 
-def require_mostly_sound(damaged: Sequence[Damage], total: int, max_damaged: float, where: str, option: str) -> None:
+def require_mostly_sound(
+    damaged: Sequence[Damage], total: int, max_damaged: float, where: str, option: str = "", least: int = 0
+) -> None:
     """Raises `HartError` with the first reasons when more than the share `max_damaged` of `total` images is damaged.
 
-    option: with which the user sets `max_damaged`; empty where it is fixed.
+    option: with which the user sets `max_damaged`; empty where it is fixed. least: the share is of so many at least.
     """
-    if len(damaged) > max_damaged * total:
+    if len(damaged) > max_damaged * max(total, least):
         raise HartError(
-            f"{where}: more than {max_damaged:.0%} of the images are damaged, {len(damaged)} of {total} "
+            f"{where}: more than {100 * max_damaged:g}% of the images are damaged, {len(damaged)} of {total} "
             f"({first_reasons(damaged)}); mend the set{f', or allow more with {option}' if option else ''}"
         )
 
 
 def first_reasons(damaged: Sequence[Damage]) -> str:
-    # where a file cannot be opened, the reason begins with its name
-    reasons = (damage.reason.removeprefix(f"{damage.key}: ") for damage in damaged[:3])
-    return "; ".join(f"{damage.key}: {said}" for damage, said in zip(damaged[:3], reasons, strict=True))
+    return "; ".join(map(str, damaged[:3]))
 
 
 def read_image_field(value: Any, folder: Path | None) -> bytes:
@@ -126,8 +134,8 @@ def read_image_field(value: Any, folder: Path | None) -> bytes:
 
 def read_sample_image(path: Path) -> bytes:
     """An image file, not decoded. Raises `DamagedSample`."""
-    with damaged_by(ImageError):
-        return read_image(path)
+    with damaged_by(FileError):
+        return read_bytes(path, MAX_FILE)
 
 
 def text_fault(text: str) -> str:

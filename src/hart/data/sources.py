@@ -40,15 +40,12 @@ class Source(Protocol):
 
     def key(self, row: int) -> str:
         """Where a row is stored, for messages."""
-        ...
 
     def read(self, row: int) -> Sample:
         """A row, its image not decoded. Raises `DamagedSample`."""
-        ...
 
     def digest(self) -> str:
         """The content of the set as SHA-256 in hex, see `hart.data.digests`. Seconds for 100,000 files."""
-        ...
 
 
 class Stream(ABC):
@@ -86,22 +83,22 @@ class DamageCount:
 
     def __init__(self, source: Source | Stream, max_damaged: float, option: str) -> None:
         """option: with which the user sets `max_damaged`; empty where it is fixed."""
-        self._reasons: dict[str, str] = {}
+        self._found: dict[str, Damage] = {}
         self._sound = 0
-        self._limit = max_damaged, source.description, option
+        self._limit = max_damaged, source.description, option, MIN_SEEN if isinstance(source, Stream) else 0
         self._total = None if isinstance(source, Stream) else len(source) + len(source.damaged)
         self.add(() if isinstance(source, Stream) else source.damaged)
 
     @property
     def found(self) -> tuple[Damage, ...]:
-        return tuple(Damage(key, reason) for key, reason in self._reasons.items())
+        return tuple(self._found.values())
 
     def add(self, damaged: Iterable[Damage], sound: int = 0) -> None:
         """Raises `HartError` when more than the share `max_damaged` is damaged: of a whole `Source`, or of what was
         seen of a `Stream`, but of `MIN_SEEN` at least."""
-        self._reasons.update((damage.key, damage.reason) for damage in damaged)
+        self._found.update((damage.key, damage) for damage in damaged)
         self._sound += sound
-        total = max(self._sound + len(self._reasons), MIN_SEEN) if self._total is None else self._total
+        total = self._sound + len(self._found) if self._total is None else self._total
         require_mostly_sound(self.found, total, *self._limit)
 
 

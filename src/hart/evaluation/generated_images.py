@@ -17,11 +17,11 @@ from torch import Tensor
 
 from hart.benchmark.parts import quiet_prompts
 from hart.config import SamplingConfig
-from hart.data.images import open_image
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.evaluation.cache import IMAGES, Cache
+from hart.evaluation.judges.scores import Scorer
 from hart.evaluation.metrics.features import FeatureExtractor, Features
 from hart.evaluation.suites.base import Progress
 from hart.generation.arguments import Prompt
@@ -82,6 +82,10 @@ class GeneratedImages:
         """Where image `number` lies or will lie."""
         return self._files.path(f"{number:06d}")
 
+    def image(self, number: int) -> Image.Image:
+        """An image that has been generated. Raises `HartError` that names a damaged file."""
+        return self._files.read(f"{number:06d}")
+
     def generate(self, batch_size: int, progress: Progress) -> int:
         """Generate what is missing; returns how many were there already."""
         names = [f"{number:06d}" for number in range(len(self))]
@@ -110,7 +114,7 @@ class GeneratedImages:
         file: its name. count: `SHEET_IMAGES` by default.
         """
         shown = range(min(len(self), SHEET_IMAGES if count is None else count))
-        images = [[open_image(self.path(number))] for number in shown]
+        images = [[self.image(number)] for number in shown]
         return {file: contact_sheet(images, list(labels)[: len(images)])}
 
     def features(
@@ -120,10 +124,19 @@ class GeneratedImages:
         batches = self.batches(batch_size, progress, "features of the generated images")
         return Features.cat([extractor(self.pixels(numbers, size)) for numbers in batches])
 
+    def scores(self, scorer: Scorer, batch_size: int, progress: Progress) -> Tensor:
+        """(N,) float64: the score of every image with its prompt, a text."""
+        scores = []
+        for numbers in self.batches(batch_size, progress, scorer.name):
+            # resized bicubically by Pillow to whole values, as CLIP's own preprocessing does
+            pixels = self.pixels(numbers, scorer.image_size)
+            scores.append(scorer(pixels, [str(self._prompts[i]) for i in numbers]))
+        return torch.cat(scores)
+
     def pixels(self, numbers: Sequence[int], size: int | None = None) -> Tensor:
         """(B, 3, size, size) uint8 of generated images, resized where `size` is not their own."""
         image_size = self._pipe.image_size if size is None else size
-        return torch.stack([pil_to_pixels(open_image(self.path(i)), image_size) for i in numbers])
+        return torch.stack([pil_to_pixels(self.image(i), image_size) for i in numbers])
 
 
 def evenly_chosen(groups: Sequence[str], limit: int | None, seed: int) -> list[int]:

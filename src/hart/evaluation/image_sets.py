@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from typing import TypeVar
 
@@ -22,69 +23,60 @@ MAX_DAMAGED = 0.05
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
 class ImageSet:
-    """Up to `limit` images of a set, always the same ones for the same arguments.
+    """Up to `limit` images of a set, at least 1, always the same ones for the same arguments.
 
     From a set with rows they are chosen at random by `seed`, since sets are often sorted; from a stream they are the
-    first ones.
+    first ones. transform: without random numbers.
     """
 
-    def __init__(
-        self, source: Source | Stream, transform: ImageTransform, *, limit: int | None = None, seed: int = 0
-    ) -> None:
-        """transform: without random numbers. limit: at least 1."""
-        self.description = source.description
-        self.damaged: list[Damage] = []
-        self._source = source
-        self._transform = transform
-        self._limit = limit
-        self._seed = seed
+    source: Source | Stream
+    transform: ImageTransform
+    _: KW_ONLY
+    limit: int | None = None
+    seed: int = 0
+    damaged: list[Damage] = field(default_factory=list, init=False)
+    """Images that the last `batches` left out."""
 
     @property
     def total(self) -> int | None:
         """How many there are at most; None where a stream does not say."""
-        if isinstance(self._source, Stream):
-            return self._limit
-        return len(self._source) if self._limit is None else min(self._limit, len(self._source))
+        if isinstance(self.source, Stream):
+            return self.limit
+        return len(self.source) if self.limit is None else min(self.limit, len(self.source))
 
     def require(self, least: int) -> None:
         """Raise `HartError` for a set that is known to have fewer images, before any of them is read."""
         if self.total is not None:
-            require_images(self.total, least, f"{self.description}: the suite")
+            require_images(self.total, least, f"{self.source.description}: the suite")
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, tuple[Sample, ...]]]:
         """All images, `size` at a time: (B, 3, H, W) uint8, 0 to 255, and what is said about each.
 
         Raises `HartError` when none or too few of them can be read.
         """
-        self.damaged = []
-        sound = self._sound()
+        self.damaged.clear()
+        sound = decoded(self._samples(), self.transform, self.damaged)
         count = 0
         while part := list(islice(sound, size)):
             samples, pixels = zip(*part, strict=True)
             yield torch.stack(pixels), samples
             count += len(part)
         # few images of a stream say little about its damage
-        least = MIN_SEEN if isinstance(self._source, Stream) else 1
-        total = max(count + len(self.damaged), least)
-        require_mostly_sound(self.damaged, total, MAX_DAMAGED, self.description, option="")
+        least = MIN_SEEN if isinstance(self.source, Stream) else 0
+        seen = count + len(self.damaged)
+        require_mostly_sound(self.damaged, seen, MAX_DAMAGED, self.source.description, least=least)
         if not count:
-            raise HartError(f"{self.description}: no image could be read")
-
-    def _sound(self) -> Iterator[tuple[Sample, Tensor]]:
-        for found in decoded(self._samples(), self._transform):
-            if isinstance(found, Damage):
-                self.damaged.append(found)
-            else:
-                yield found
+            raise HartError(f"{self.source.description}: no image could be read")
 
     def _samples(self) -> Iterator[Sample | Damage]:
-        source, limit = self._source, self._limit
+        source, limit = self.source, self.limit
         if isinstance(source, Stream):
             return islice(iterate(source), limit)
         if limit is None or limit >= len(source):
             return iterate(source)
-        chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(self._seed))[:limit]
+        chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(self.seed))[:limit]
         # in the order of the set, whatever was chosen
         return (read_row(source, row) for row in sorted(chosen.tolist()))
 

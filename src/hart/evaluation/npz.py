@@ -16,7 +16,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -93,7 +93,8 @@ class SampleFile:
     @property
     def has_statistics(self) -> bool:
         """Whether it holds any of those of the whole set that it is a part of."""
-        return not {f"{name}.npy" for name in STATISTICS}.isdisjoint(self._opened().namelist())
+        with self._opened() as archive:
+            return not {f"{name}.npy" for name in STATISTICS}.isdisjoint(archive.namelist())
 
     def statistics(self) -> SetStatistics:
         """Of the whole set that a reference batch is a part of. Raises `HartError` where one is missing."""
@@ -118,36 +119,32 @@ class SampleFile:
         return values
 
     def _read(self, member: IO[bytes], count: int) -> bytearray:
-        try:
-            content = bytearray(member.read(count))
-        except UNREADABLE as error:
-            raise self._damaged(reason(error)) from None
+        content = bytearray(member.read(count))
         if len(content) != count:
             raise self._damaged("it ends before its last number")
         return content
 
     @contextmanager
     def _array(self, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
-        """A stream at the first value of an array in rows, its shape and its type."""
-        with ExitStack() as stack:
-            archive = stack.enter_context(self._opened())
-            try:
-                size = archive.getinfo(f"{name}.npy").file_size
-                member = stack.enter_context(archive.open(f"{name}.npy"))
-            except KeyError:
-                raise HartError(f"{self.path}: has no {name}: {FORM}") from None
-            except UNREADABLE as error:
-                raise self._damaged(reason(error)) from None
-            try:
-                shape, fortran, dtype = READERS[npy.read_magic(member)](member)
-            except UNREADABLE as error:
-                raise self._damaged(f"{name}: {reason(error)}") from None
-            if fortran or dtype.hasobject or any(type(size) is not int or size < 0 for size in shape):
-                raise self._damaged(f"{name}: an array of {dtype} in another order, or of objects")
-            found = size - member.tell()
-            if found != math.prod(shape) * dtype.itemsize or (name in STATISTICS and found > BYTES_LIMIT):
-                raise self._damaged(f"{name}: it declares {dtype} of {_shape_text(shape)} and has {found} bytes")
-            yield member, shape, dtype
+        """A stream at the first value of an array in rows, its shape and its type; errors of reading it are damage."""
+        file = f"{name}.npy"
+        try:
+            with self._opened() as archive:
+                if file not in archive.namelist():
+                    raise HartError(f"{self.path}: has no {name}: {FORM}")
+                with archive.open(file) as member:
+                    shape, fortran, dtype = READERS[npy.read_magic(member)](member)
+                    if fortran or dtype.hasobject or any(type(size) is not int or size < 0 for size in shape):
+                        raise self._damaged(f"{name}: an array of {dtype} in another order, or of objects")
+                    found = archive.getinfo(file).file_size - member.tell()
+                    if found != math.prod(shape) * dtype.itemsize or (name in STATISTICS and found > BYTES_LIMIT):
+                        held = f"{dtype} of {_shape_text(shape)} and has {found} bytes"
+                        raise self._damaged(f"{name}: it declares {held}")
+                    yield member, shape, dtype
+        except HartError:
+            raise
+        except UNREADABLE as error:
+            raise self._damaged(f"{name}: {reason(error)}") from None
 
     def _opened(self) -> zipfile.ZipFile:
         require_regular(self.path)

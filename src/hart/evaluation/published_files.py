@@ -5,7 +5,6 @@ Errors about missing files give the address.
 
 from __future__ import annotations
 
-import errno
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,50 +106,42 @@ def read_prompt_file(file: Path) -> str:
 
 
 class PublishedFiles:
-    """The files below `folder`/`name`, or else those of the archive `folder`/`archive`.
+    """The files below `folder`/`name`, or else those of the archive `folder`/`archive`: `place` is which of both.
 
     An archive is opened at the first read and stays open: 30,000 members take a second to list.
     """
 
     def __init__(self, folder: Path, name: str, archive: str, address: str) -> None:
         """Raises `HartError` with the public `address` when neither is there."""
-        self._folder = folder / name
-        self._archive: Path | None = None
-        if not self._folder.is_dir():
-            self._archive = folder / archive
-            if not self._archive.is_file():
+        self.place = folder / name
+        self._is_archive = not self.place.is_dir()
+        if self._is_archive:
+            self.place = folder / archive
+            if not self.place.is_file():
                 raise HartError(f"{folder}: has no {name}/ and no {archive}: fetch it from {address}")
         self._zip: zipfile.ZipFile | None = None
         self._members: dict[str, str] = {}
 
-    @property
-    def place(self) -> Path:
-        """The folder or the archive."""
-        return self._folder if self._archive is None else self._archive
-
     def read(self, path: str) -> bytes:
-        """A file's content; `path` below the folder, with "/", always equally deep. Raises `OSError`."""
+        """A file's content; `path` below the folder, with "/", always equally deep. Raises `FileError`."""
         if path.startswith("/") or "\\" in path or ".." in path.split("/"):
-            raise FileNotFoundError(errno.ENOENT, f"{path} is no place below it", str(self.place))
-        if self._archive is None:
-            try:
-                return read_bytes(self._folder / path, FILE_LIMIT)
-            except FileError as error:
-                raise OSError(str(error)) from None
+            raise FileError(f"{self.place}: {path} is no place below it")
+        if not self._is_archive:
+            return read_bytes(self.place / path, FILE_LIMIT)
         try:
             if self._zip is None:
-                self._zip = zipfile.ZipFile(self._archive)
+                self._zip = zipfile.ZipFile(self.place)
                 # archives differ in how many folders they wrap their content in
                 depth = path.count("/") + 1
                 self._members = {"/".join(name.split("/")[-depth:]): name for name in self._zip.namelist()}
-            if path not in self._members:
-                raise FileNotFoundError(errno.ENOENT, f"no {path} in it", str(self._archive))
             member = self._zip.getinfo(self._members[path])
             if member.file_size > FILE_LIMIT:
-                raise OSError(f"{path}: is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
+                raise ValueError(f"{path} is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
             return self._zip.read(member)
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
-            raise OSError(f"{self._archive}: {reason(error)}") from None
+        except KeyError:
+            raise FileError(f"{self.place}: no {path} in it") from None
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError, OSError) as error:
+            raise FileError(f"{self.place}: {reason(error)}") from None
 
 
 class PublishedImages(RowReader):
@@ -174,12 +165,12 @@ class PublishedImages(RowReader):
         return f"{self._files.place}: {self._paths[place]}"
 
     def read_record(self, place: int) -> Read:
-        with damaged_by(OSError, said="cannot be read ({})"):
+        with damaged_by(FileError):
             image = self._files.read(self._paths[place])
         return Note(record={} if self._notes is None else self._notes[place]), image
 
     def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
         try:
             return self._paths[place], mark_bytes(self._files.read(self._paths[place]))
-        except OSError:
+        except FileError:
             return self._paths[place], ABSENT

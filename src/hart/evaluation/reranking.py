@@ -67,13 +67,11 @@ def best_of(
         if callback_on_batch is not None:
             callback_on_batch(best)
         if collect:
-            for all_of, one in zip(_lists(kept), _lists(best), strict=True):
-                all_of.extend(one)
+            kept.images.extend(best.images)
+            kept.prompts.extend(best.prompts)
+            kept.seeds.extend(best.seeds)
+            kept.sampling.extend(best.sampling)
     return kept
-
-
-def _lists(output: HartOutput) -> tuple[list[Any], ...]:
-    return output.images, output.prompts, output.seeds, output.sampling
 
 
 def _pixels(image: Image.Image, size: int) -> torch.Tensor:

@@ -74,7 +74,7 @@ class CodeLoss(nn.Module):
 
 @dataclass(frozen=True)
 class CodeLosses:
-    """Of each token (N,), without gradient: see `CodeLoss`. sampled: (N,) codes, where they are asked for."""
+    """Of each token, without gradient: see `CodeLoss`. sampled: codes, where they are asked for."""
 
     entropy: Tensor
     cluster_entropy: Tensor | None
@@ -85,18 +85,19 @@ class CodeLosses:
 def code_losses(
     x: Tensor, head: nn.Linear, targets: Tensor, weights: Tensor, loss: CodeLoss, uniform: Tensor | None = None
 ) -> tuple[Tensor, CodeLosses]:
-    """The sum of the weighted losses of N tokens, with gradients for x and the head, and the losses of each token.
+    """The sum of the weighted losses of some tokens, with gradients for x and the head, and the losses of each token.
 
-    x: (N, C) to be turned into logits by `head`. The products are in autocast's type where that is on, else in x's.
-    targets: (N,) codes. weights: (N,) of each token's loss. uniform: (N,) in [0, 1), to sample codes with.
+    x: (..., C) to be turned into logits by `head`. The products are in autocast's type where that is on, else in x's.
+    targets: (...) codes. weights: of each token's loss, broadcast. uniform: (...) in [0, 1), to sample codes with.
     """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if in_autocast(x) else x.dtype
+    inputs, numbers = x.flatten(0, -2), None if uniform is None else uniform.flatten()
+    given = targets.flatten(), weights.expand_as(targets).flatten(), numbers
     with torch.autocast(kind, enabled=False):
-        total, *rest = _ChunkedHead.apply(
-            x, head.weight, head.bias, targets, weights, uniform, loss, dtype, torch.is_grad_enabled()
-        )
-    return total, CodeLosses(*rest)
+        total, *rest = _ChunkedHead.apply(inputs, head.weight, head.bias, *given, loss, dtype, torch.is_grad_enabled())
+    of_tokens: list[Any] = [None if each is None else each.view_as(targets) for each in rest]
+    return total, CodeLosses(*of_tokens)
 
 
 def sampled_codes(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -168,8 +169,7 @@ class _ChunkedHead(torch.autograd.Function):
         kept = []
         for part in _chunks(x.shape[0], weight.shape[0], x.device):
             logits = F.linear(narrow[part], narrow_weight, narrow_bias)
-            drawn = None if uniform is None else uniform[part]
-            *found, gradient = loss(logits, targets[part], weights[part], drawn)
+            *found, gradient = loss(logits, targets[part], weights[part], None if uniform is None else uniform[part])
             kept.append(found)
             if x_gradient is not None:
                 torch.mm(gradient, narrow_weight, out=x_gradient[part])

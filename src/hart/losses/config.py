@@ -15,8 +15,6 @@ Weight = Annotated[float, Field(ge=0, le=LARGEST)]
 
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 
-PerceptualKind = Literal["lpips", "efficientnet_lite0"]
-
 GROUP_CHANNELS = 16
 """Channels of one group where the discriminator uses GroupNorm."""
 
@@ -24,7 +22,7 @@ GROUP_CHANNELS = 16
 class PerceptualConfig(Config, kw_only=True):
     """The perceptual loss, see `hart.networks.perceptual.perceptual_loss`."""
 
-    kind: PerceptualKind
+    kind: Literal["lpips", "efficientnet_lite0"]
     weight: Weight = 1.0
     """Factor on the distance; 0 leaves it out and reads no files."""
     files: Listed[str] = ()

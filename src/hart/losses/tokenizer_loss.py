@@ -45,21 +45,17 @@ class PatchDiscriminator(nn.Module):
             ]
             width = wider
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, padding=1))
-        self._initialize(generator)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, 1.0 if parameter.dim() == 1 else 0.0, INITIAL_STD, generator)
 
     def _norm(self, channels: int) -> nn.Module:
         if self.config.norm == "group":
             return nn.GroupNorm(channels // GROUP_CHANNELS, channels)
         # it only runs in training, so running statistics would be useless state
         return nn.BatchNorm2d(channels, track_running_stats=False)
-
-    @torch.no_grad()
-    def _initialize(self, generator: torch.Generator) -> None:
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            else:
-                parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, INITIAL_STD, generator=generator)
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) in [-1, 1], of at least `config.smallest_image_size`, to scores (B, 1, p, q) in float32,
@@ -68,25 +64,22 @@ class PatchDiscriminator(nn.Module):
         return scores.float()
 
 
-def generator_loss(fake_scores: Tensor) -> Tensor:
-    """Scalar: the negative mean score of reconstructions."""
-    return -fake_scores.mean()
-
-
-def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """Scalar: pushes the scores of images above 1 and those of reconstructions below -1."""
-    return 0.5 * (F.relu(1 - real_scores).mean() + F.relu(1 + fake_scores).mean())
+def adversarial_loss(discriminator: nn.Module, reconstruction: Tensor) -> Tensor:
+    """Scalar: the negative mean score of a reconstruction (B, 3, H, W), differentiable with respect to it alone."""
+    frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+    return -functional_call(discriminator, frozen, (reconstruction,)).mean()
 
 
 def discriminator_loss(
     discriminator: nn.Module, image: Tensor, reconstruction: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The discriminator's loss, and its mean scores of images and reconstructions (B, 3, H, W).
+    """The hinge loss, and the mean scores of images and reconstructions (B, 3, H, W).
 
-    No gradient reaches the tokenizer.
+    It pushes the scores of images above 1 and those of reconstructions below -1. No gradient reaches the tokenizer.
     """
     real, fake = discriminator(image), discriminator(reconstruction.detach())
-    return hinge_loss(real, fake), {"score_real": real.mean(), "score_fake": fake.mean()}
+    loss = 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+    return loss, {"score_real": real.mean(), "score_fake": fake.mean()}
 
 
 def last_layer_gradients(loss: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
@@ -121,14 +114,9 @@ class AdversarialTerm:
 
     def __call__(self, loss: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted term to add to `loss`, and its parts `adversarial` and `adaptive_weight`."""
-        adversarial = self.unweighted(reconstruction)
+        adversarial = adversarial_loss(self.discriminator, reconstruction)
         adaptive = self.adaptive(loss, adversarial)
         return self.weight * adaptive * adversarial, {"adversarial": adversarial, "adaptive_weight": adaptive}
-
-    def unweighted(self, reconstruction: Tensor) -> Tensor:
-        """Scalar: `generator_loss` of a reconstruction (B, 3, H, W), differentiable with respect to it alone."""
-        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        return generator_loss(functional_call(self.discriminator, frozen, (reconstruction,)))
 
 
 def pixel_loss(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from hart.losses.code_loss import CodeLoss, CodeLosses, code_losses
+from hart.losses.code_loss import CodeLoss, code_losses
 from hart.model import Hart, ResidualHead
 from hart.tokenizer.quantizer import with_given_codes
 from hart.transformer.transformer import gather_tokens
@@ -39,8 +39,8 @@ def random_positions(batch: int, tokens: int, count: int, generator: torch.Gener
     return noise.argsort(dim=1)[:, :count].sort(dim=1).values
 
 
-def sample_last_positions(batch: int, tokens: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """(B, M) sorted raster positions of the last scale that a step computes.
+def sample_last_positions(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
+    """(B, M) sorted raster positions of the last scale that a step computes, on the generator's device.
 
     The dropped share is normal around 1 with std 0.25, cut to [0.5, 1] (paper, section 3.4): about 20% are
     kept, at least `MINIMUM_KEPT` (or all there are).
@@ -48,7 +48,7 @@ def sample_last_positions(batch: int, tokens: int, generator: torch.Generator, d
     kept = 1.0
     while kept > LARGEST_KEPT_SHARE:
         kept = abs(KEPT_DEVIATION * torch.randn((), generator=generator, device=generator.device).item())
-    return random_positions(batch, tokens, kept_tokens(kept, tokens), generator).to(device)
+    return random_positions(batch, tokens, kept_tokens(kept, tokens), generator)
 
 
 def sample_given(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
@@ -172,28 +172,19 @@ def transformer_loss(
     if last_positions is not None:
         last_codes, latent = last_codes.gather(1, last_positions), gather_tokens(latent, last_positions)
 
-    def losses(inputs: Tensor, targets: Tensor, weights: Tensor, uniform: Tensor | None) -> tuple[Tensor, CodeLosses]:
-        return code_losses(
-            inputs.flatten(0, 1),
-            hart.transformer.head.linear,
-            targets.flatten(),
-            weights.expand(batch, -1).flatten(),
-            code_loss or CodeLoss(),
-            None if uniform is None else uniform.flatten(),
-        )
-
     noise = None if diffusion_noise is None else diffusion_noise.to(weights.device)
     # the last scale by itself: its codes are sampled as well, unless the diffusion sees given ones
     coarse, fine = output.head_input.split([tokens - last, last], dim=1)
-    total, coarse_losses = losses(coarse, torch.cat(maps.indices[:-1], dim=1), weights[:-last], None)
+    head, code_loss = hart.transformer.head.linear, code_loss or CodeLoss()
+    total, coarse_losses = code_losses(coarse, head, torch.cat(maps.indices[:-1], dim=1), weights[:-last], code_loss)
     predicted = torch.ones_like(last_codes) if maps.given is None else maps.given < 0
     counted = _weights(predicted, 1 - maps.given_share)
     uniform = None if noise is None or maps.given is not None else noise.codes
-    fine_total, fine_losses = losses(fine, last_codes, weights[-last:] * counted, uniform)
+    fine_total, fine_losses = code_losses(fine, head, last_codes, weights[-last:] * counted, code_loss, uniform)
     total = total + fine_total
 
     def together(coarse: Tensor, fine: Tensor) -> Tensor:
-        return torch.cat([coarse.view(batch, -1), fine.view(batch, -1) * counted], dim=1)
+        return torch.cat([coarse, fine * counted], dim=1)
 
     entropies = together(coarse_losses.entropy, fine_losses.entropy)
     parts = {"cross_entropy": entropies.mean()}
@@ -210,8 +201,8 @@ def transformer_loss(
     assert noise is not None
     if maps.given is None:
         assert fine_losses.sampled is not None
-        codes = fine_losses.sampled.view(batch, last)
-        diffused = _weights(torch.ones_like(codes), 1.0)
+        codes = fine_losses.sampled
+        diffused = torch.ones_like(codes)
     else:
         codes, diffused = maps.given.clamp(min=0), _weights(maps.given >= 0, maps.given_share)
     diffusion = hart.diffusion_loss(output.hidden, codebook(codes).detach(), latent, noise.timesteps, noise.noise)

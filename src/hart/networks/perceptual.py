@@ -31,6 +31,8 @@ FEATURE_BLOCKS = (0, 2, 4, 10)
 
 # VGG-16 (Simonyan and Zisserman, 2015; configuration D): channels and number of convolutions of each resolution.
 VGG_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+# The numbers that its convolutions have in torchvision, which counts activations and pools too.
+VGG_NUMBERS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 # LPIPS's scaling of an image in [-1, 1] to the inputs that VGG-16 was trained on, one number a colour.
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
@@ -120,7 +122,8 @@ class Lpips(PerceptualDistance):
         tensors: dict[str, Tensor] = {}
         for file in files:
             tensors |= read_tensors(file)
-        module, names, source = cls(), _published_names(), ", ".join(map(str, files))
+        module, source = cls(), ", ".join(map(str, files))
+        names = _published_names(module)
         if missing := [theirs for theirs in names.values() if theirs not in tensors]:
             part = "the VGG-16 trunk" if missing[0].startswith("features") else "LPIPS's heads"
             raise HartError(f"{source}: no {', '.join(missing[:3])} in it: give the file with {part} too")
@@ -141,17 +144,12 @@ class Lpips(PerceptualDistance):
         return torch.stack([head(difference).mean(dim=(1, 2, 3)) for head, difference in pairs]).sum(dim=0)
 
 
-def _published_names() -> dict[str, str]:
-    """The tensors of `Lpips` -> their names in the published files."""
-    names, number = {}, 0
-    for i, (_, convolutions) in enumerate(VGG_STAGES):
-        first = 0 if i == 0 else 1  # our later stages begin with the pooling that theirs end with
-        for j in range(convolutions):
-            for kind in ("weight", "bias"):
-                names[f"stages.{i}.{first + 2 * j}.{kind}"] = f"features.{number + 2 * j}.{kind}"
-        number += 2 * convolutions + 1
-        names[f"heads.{i}.weight"] = f"lin{i}.model.1.weight"
-    return names
+def _published_names(module: Lpips) -> dict[str, str]:
+    """The tensors of `module` -> their names in the published files."""
+    ours = (name for name, layer in module.stages.named_modules() if isinstance(layer, nn.Conv2d))
+    trunk = {f"stages.{name}.": f"features.{number}." for name, number in zip(ours, VGG_NUMBERS, strict=True)}
+    names = {our + kind: their + kind for our, their in trunk.items() for kind in ("weight", "bias")}
+    return names | {f"heads.{i}.weight": f"lin{i}.model.1.weight" for i in range(len(VGG_STAGES))}
 
 
 class EfficientNetLitePerceptualLoss(PerceptualDistance):

@@ -16,6 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from hart.errors import HartError
 from hart.serving.schemas import ApiError, ImageRequest, explained
 from hart.strict import clipped
 
@@ -125,11 +126,11 @@ def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
 
 def decoded(content: bytes, param: str) -> Image.Image:
     """An uploaded PNG, JPEG or WebP, not decoded unless its size is within bounds."""
-    from hart.data.images import ImageError, decode_image
+    from hart.data.images import decode_image
 
     try:
         return decode_image(content, max_pixels=MAX_PIXELS, formats=("PNG", "JPEG", "WEBP"))
-    except ImageError as error:
+    except HartError as error:
         raise ApiError(400, f"{param}: {error}", param=param) from None
 
 

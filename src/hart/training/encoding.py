@@ -191,8 +191,7 @@ def _chunks(
     def chunk(shard: int, samples: Sequence[Sample | Damage], last: bool) -> _Chunk:
         sorted_samples: dict[int, list[Sample | Damage]] = {}
         for sample in samples:
-            shape = 0 if isinstance(sample, Damage) else shape_of(sample.image, sizes)
-            sorted_samples.setdefault(shape, []).append(sample)
+            sorted_samples.setdefault(shape_of(sample, sizes), []).append(sample)
         gathered = ((i, gather(own, transforms[i], condition, len(own))) for i, own in sorted(sorted_samples.items()))
         return _Chunk(shard, list(gathered), last)
 

@@ -110,8 +110,8 @@ class LoadedImages:
 
     def _read_first(self, count: int) -> list[tuple[Sample, Tensor]]:
         """The first sound samples that have the condition, with their pixels."""
-        every = decoded(iterate(self._source), self._plain, self.condition)
-        return list(itertools.islice((found for found in every if not isinstance(found, Damage)), count))
+        sound = decoded(iterate(self._source), self._plain, [], self.condition)
+        return list(itertools.islice(sound, count))
 
     def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
         """damaged: images of the step just made that had to be replaced; `microbatch` has all rows of the process."""

@@ -19,6 +19,7 @@ from hart.losses.tokenizer_loss import (
     AdversarialTerm,
     PatchDiscriminator,
     adaptive_weight,
+    adversarial_loss,
     discriminator_loss,
     last_layer_gradients,
     pixel_loss,
@@ -145,19 +146,20 @@ class TokenizerStage(Task):
 
         term = AdversarialTerm(self.discriminator, adversarial.weight, of_graph)
         if len(batches) > 1:
-            gradients = [self._last_layer_gradients(batch, term) for batch in batches]
+            gradients = [self._last_layer_gradients(batch, self.discriminator) for batch in batches]
             known = adaptive_weight(train_context.mean(torch.stack(gradients).mean(dim=0)))
             term = AdversarialTerm(self.discriminator, adversarial.weight, lambda loss, scores: known)
         for batch in batches:
             batch.adversarial = term
 
-    def _last_layer_gradients(self, batch: TokenizerBatch, term: AdversarialTerm) -> Tensor:
+    def _last_layer_gradients(self, batch: TokenizerBatch, discriminator: nn.Module) -> Tensor:
         decoder = self.module.decoder
         with torch.no_grad():
             features = decoder.features(self.module.post_quant_conv(self._training_pass(batch).latent))
         reconstruction = decoder.image(decoder.conv_out(features))
         loss, _ = pixel_loss(batch.image, reconstruction, self.perceptual, self.weights)
-        return last_layer_gradients(loss, term.unweighted(reconstruction), decoder.conv_out.weight)
+        adversarial = adversarial_loss(discriminator, reconstruction)
+        return last_layer_gradients(loss, adversarial, decoder.conv_out.weight)
 
     def _training_pass(self, batch: TokenizerBatch) -> TrainingPass:
         return self.module.training_pass(

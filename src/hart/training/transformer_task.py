@@ -241,7 +241,7 @@ class TransformerTask(TransformerStage):
         tokens, positions = maps.last_scale_continuous.shape[1], None
         if self.recipe.drop_last_scale:
             positions = microbatch.mine(
-                sample_last_positions(microbatch.batch_size, tokens, microbatch.generator("last scale"), CPU)
+                sample_last_positions(microbatch.batch_size, tokens, microbatch.generator("last scale"))
             )
             positions, tokens = sent(positions, self.device), positions.shape[1]
         if self.recipe.transformer.masked_last_scale:

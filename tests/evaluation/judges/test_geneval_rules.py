@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from hart.errors import HartError
 from hart.evaluation.judges.objects import OBJECTS, Found
@@ -24,7 +25,7 @@ CENTRE = (40, 40, 60, 60)
 
 
 def found(name: str, score: float = 0.95, box: tuple[int, int, int, int] = CENTRE) -> Found:
-    return Found(name, box, score)
+    return Found(name, box, score, torch.ones(100, 100, dtype=torch.bool))
 
 
 def no_colours(_name: str, _objects: Sequence[Found]) -> list[str]:

@@ -95,7 +95,7 @@ def test_figures_are_those_of_the_published_evaluator() -> None:
     assert "KID (net)" in ours
 
 
-def test_draws_writes_and_measures_and_goes_on_after_a_stop(model: Path, reference: Path, tmp_path: Path) -> None:
+def test_generates_writes_and_measures_and_goes_on_after_a_stop(model: Path, reference: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ("--model", model, "--reference", reference, "--limit", 8, "--features", NAME, "--resamples", 2,
                  "--device", "cpu", "--out", out)  # fmt: skip

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hart.data.digests import SetDigest, mark_image, mark_shard
+from hart.data.digests import ABSENT, SetDigest, mark_image, mark_shard
 from hart.data.notes import WEIGHT_FIELD, Columns, read_record
 from hart.data.samples import DamagedSample, damaged_by, read_image_field
 from hart.data.sources import Read, Stream
 from hart.errors import HartError
-from hart.files import require_regular
+from hart.files import FileError, require_regular
 from hart.strict import counted, printable, reason
 
 READ_ROWS = 16
@@ -30,13 +30,10 @@ class ParquetStream(Stream):
         rows, names = 0, set[str]()
         for file in files:
             require_regular(file)
-            try:
-                with _opened(file) as table:
-                    here = set(table.schema_arrow.names)
-                    self._groups += [(file, group) for group in range(table.num_row_groups)]
-                    rows += table.metadata.num_rows
-            except _BrokenFileError as error:
-                raise HartError(f"{file}: not a readable Parquet file ({reason(error)}); copy it again") from None
+            with _opened(file) as table:
+                here = set(table.schema_arrow.names)
+                self._groups += [(file, group) for group in range(table.num_row_groups)]
+                rows += table.metadata.num_rows
             names = here if file is files[0] else names
             if here != names:
                 raise HartError(f"{file}: its columns differ from those of {files[0]}: read them as two sets")
@@ -59,8 +56,8 @@ class ParquetStream(Stream):
                 for batch in table.iter_batches(batch_size=READ_ROWS, row_groups=[group], columns=wanted):
                     for number in range(batch.num_rows):
                         yield f"{self.units[unit]}, row {next(rows)}", partial(self._read, batch, number, file.parent)
-        except _BrokenFileError as error:
-            yield self.units[unit], f"cannot be read to its end ({reason(error)})"
+        except FileError as error:
+            yield self.units[unit], str(error)
 
     def _read(self, batch: Any, number: int, folder: Path) -> Read:
         record = read_row(batch, number)
@@ -77,8 +74,8 @@ class ParquetStream(Stream):
                     for batch in table.iter_batches(columns=self._small_columns(table.schema_arrow)):
                         for number in range(batch.num_rows):
                             self._add_row(digest, batch, number, file.parent)
-            except _BrokenFileError as error:
-                digest.add(reason(error))
+            except FileError:
+                digest.add(ABSENT)
         return digest.hexdigest()
 
     def _add_row(self, digest: SetDigest, batch: Any, number: int, folder: Path) -> None:
@@ -126,13 +123,9 @@ def require_sound(table: Any, where: str) -> None:
             raise HartError(f"{where}: damaged ({reason(error)}): copy or build it again") from None
 
 
-class _BrokenFileError(Exception):
-    """What the library raises for a damaged file."""
-
-
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """A Parquet file. Raises `_BrokenFileError` for whatever goes wrong with it, in the block too."""
+    """A Parquet file. Raises `FileError` for whatever goes wrong with it, in the block too."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -140,6 +133,4 @@ def _opened(file: Path) -> Iterator[Any]:
         with pq.ParquetFile(file) as table:
             yield table
     except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
-        if isinstance(error, HartError):
-            raise
-        raise _BrokenFileError(reason(error)) from None
+        raise FileError(f"{file}: not a readable Parquet file ({reason(error)}); copy it again") from None

@@ -32,8 +32,8 @@ from hart.strict import counted, printable, reason
 TWICE = "its name comes twice in the shard"
 MAX_MEMBER = 2**34
 """Bytes that a header may claim: the library would skip more for hours, and loop for ever on a negative number."""
-TAR_FAULTS = (tarfile.TarError, FileError, EOFError, OSError, ValueError, OverflowError, zlib.error)
-"""What the library raises for a damaged archive."""
+TAR_FAULTS = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error)
+"""What the library raises for a damaged archive; a `FileError` is a `ValueError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,6 @@ class TarStream(Stream):
                 with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictHeader) as tar:
                     yield from _first_of_each_name(shard, _groups(tar, lambda member: _content(tar, member, "image")))
             except TAR_FAULTS as error:
-                if isinstance(error, HartError) and not isinstance(error, FileError):
-                    raise
                 fault = error
             if is_remote(shard):
                 _require_arrival(shard, stream, fault is not None)

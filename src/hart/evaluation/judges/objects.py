@@ -39,8 +39,6 @@ WORDINGS = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name
 GREY = (153, 153, 153)
 """What surrounds the object, #999."""
 
-IMAGE_SIZE = 800
-"""Pixels that the detector sees, as mmdetection tests."""
 MOST_INSTANCES = 100
 ALIASES = {
     "motorbike": "motorcycle",
@@ -60,19 +58,19 @@ ALIASES = {
 class Found:
     """A detected object.
 
-    box: (left, top, right, bottom) in pixels, y down. score: 0 to 1. mask: (H, W) bool, its pixels, or None.
+    box: (left, top, right, bottom) in pixels, y down. score: 0 to 1. mask: (H, W) bool, its pixels.
     """
 
     name: str
     box: tuple[int, int, int, int]
     score: float
-    mask: Tensor | None = None
+    mask: Tensor
 
 
 class Mask2FormerDetector(Frozen):
     """source: folder or hub id. image_size: images are square and are resized to it, in pixels."""
 
-    def __init__(self, source: str, device: torch.device, image_size: int = IMAGE_SIZE) -> None:
+    def __init__(self, source: str, device: torch.device, image_size: int) -> None:
         """Raises `HartError` for what cannot be loaded, or does not tell COCO's 80 classes."""
         from transformers import Mask2FormerForUniversalSegmentation
 
@@ -178,9 +176,6 @@ class ClipColours(Frozen):
 
 
 def cut_out(image: Image.Image, item: Found) -> Image.Image:
-    """The object on grey, cropped to its box; without a mask the box as it is."""
-    image = image.convert("RGB")
-    if item.mask is not None:
-        mask = Image.fromarray(item.mask.numpy())
-        image = Image.composite(image, Image.new("RGB", image.size, GREY), mask)
-    return image.crop(item.box)
+    """The object on grey, cropped to its box."""
+    grey = Image.new("RGB", image.size, GREY)
+    return Image.composite(image.convert("RGB"), grey, Image.fromarray(item.mask.numpy())).crop(item.box)

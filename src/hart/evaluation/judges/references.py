@@ -39,25 +39,27 @@ class ReferenceScore:
         """encoder: of the model. Raises `HartError` for a file that is missing or damaged."""
         stored = read_safetensors(file)
         try:
-            self._names = tuple(json.loads(bytes(stored["names"].tolist())))
+            names = [str(name) for name in json.loads(bytes(stored["names"].tolist()))]
             mean, axes, references = (stored[name].float() for name in ("mean", "axes", "references"))
+            width, kept = axes.shape
+            if not names or (mean.shape, references.shape) != ((width,), (len(names), kept)):
+                raise ValueError("names, axes and references do not fit each other")
         except (KeyError, TypeError, ValueError) as error:
-            raise HartError(f"{file}: no scorer of this version ({reason(error)})") from None
-        self._network = EfficientNetLite(device, image_size=REFERENCE_SIZE)
-        if len(references) != len(self._names) or axes.shape != (len(mean), references.shape[1]):
-            raise HartError(f"{file}: names, axes and references do not fit each other")
-        self.name, self.weights = f"references ({self._network.name})", self._network.weights
+            advice = "take the one that the model was published with"
+            raise HartError(f"{file}: no scorer of this version ({reason(error)}): {advice}") from None
         self._mean, self._axes, self._references = mean, axes, references
+        self._network = EfficientNetLite(device, image_size=REFERENCE_SIZE)
+        self.name, self.weights = f"references ({self._network.name})", self._network.weights
         self._encoder = encoder
-        self._texts = torch.cat([self._meant(self._names[at : at + ENCODE_BATCH])
-                                 for at in range(0, len(self._names), ENCODE_BATCH)])  # fmt: skip
+        batches = (names[start : start + ENCODE_BATCH] for start in range(0, len(names), ENCODE_BATCH))
+        self._texts = torch.cat([self._meant(batch) for batch in batches])
 
     def _meant(self, texts: Sequence[str]) -> Tensor:
         return F.normalize(self._encoder.encode(list(texts)).embeddings[:, 0].float().cpu(), dim=1)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        cosine, near = (self._meant(prompts) @ self._texts.T).topk(min(NEAREST, len(self._names)), dim=1)
+        cosine, near = (self._meant(prompts) @ self._texts.T).topk(min(NEAREST, len(self._texts)), dim=1)
         weights = (SHARPNESS * cosine).softmax(dim=1)
         seen = on_axes(self._network(pixels).pooled, self._mean, self._axes)
         return (weights * torch.einsum("ba,bna->bn", seen, self._references[near])).sum(dim=1).double()

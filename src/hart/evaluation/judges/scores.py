@@ -12,8 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hart.evaluation.generated_images import GeneratedImages
-from hart.evaluation.suites.base import Progress
 from hart.networks.image_reward import MOST_TOKENS, RewardNetwork, load_image_reward
 from hart.networks.pretrained import CLIP, Frozen, load_frozen, load_text_tokenizer, normalised, short_name
 
@@ -30,7 +28,6 @@ class Scorer(Protocol):
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """(B,) float64 of images (B, 3, image_size, image_size) uint8 and as many prompts."""
-        ...
 
 
 class ClipScore(Frozen):
@@ -47,7 +44,7 @@ class ClipScore(Frozen):
 
         super().__init__(load_frozen(CLIPModel, source, role), f"{role} ({short_name(source)})", device)
         self._tokenizer = load_text_tokenizer(source, role)
-        self._least = 0.0 if role == CLIP_SCORE else None
+        self._least = 0.0 if role == CLIP_SCORE else -100.0
         self._positions = int(self.network.config.text_config.max_position_embeddings)
         self.image_size = int(self.network.config.vision_config.image_size)
 
@@ -62,8 +59,8 @@ class ClipScore(Frozen):
             pixel_values=normalised(pixels.to(self.device).float() / 255, CLIP),
         )
         # both are of length 1
-        cosines = 100 * (out.image_embeds * out.text_embeds).double().sum(dim=1).cpu()
-        return cosines if self._least is None else cosines.clamp(min=self._least)
+        cosines = (out.image_embeds * out.text_embeds).double().sum(dim=1)
+        return (100 * cosines).clamp(min=self._least).cpu()
 
 
 class ImageReward(Frozen):
@@ -83,15 +80,3 @@ class ImageReward(Frozen):
         ).to(self.device)
         seen = normalised(pixels.to(self.device).float() / 255, CLIP)
         return self.network(seen, tokens["input_ids"], tokens["attention_mask"]).cpu()
-
-
-def score_generated(
-    generated: GeneratedImages, prompts: Sequence[str], scorer: Scorer, batch_size: int, progress: Progress
-) -> Tensor:
-    """(N,) float64: the score of every generated image with its prompt."""
-    scores = [
-        # resized bicubically by Pillow to whole values, as CLIP's own preprocessing does
-        scorer(generated.pixels(numbers, scorer.image_size), [prompts[i] for i in numbers])
-        for numbers in generated.batches(batch_size, progress, scorer.name)
-    ]
-    return torch.cat(scores)

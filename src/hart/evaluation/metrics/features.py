@@ -89,7 +89,6 @@ class FeatureExtractor(Protocol):
 
     def __call__(self, pixels: Tensor) -> Features:
         """Features of images (B, 3, H, W), uint8, 0 to 255, RGB."""
-        ...
 
 
 def open_extractor(spec: str, device: torch.device, data: Path | None = None) -> FeatureExtractor:

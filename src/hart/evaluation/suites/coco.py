@@ -20,7 +20,7 @@ from hart.evaluation.report import Result
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import TextToImageOptions
 from hart.evaluation.suites.text_to_image import Benchmark, measure
-from hart.files import FileError, parse_json
+from hart.files import FileError, parse_json, user_path
 from hart.strict import counted, reason
 
 HOME = "http://images.cocodataset.org/"
@@ -42,6 +42,7 @@ def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
         instead = "fetch it elsewhere, and give its folder with --data"
         cached_file(TEXTS_ADDRESS, instead)
         folder = cached_file(IMAGES_ADDRESS, instead).parent
+    folder = user_path(folder)
     texts = PublishedFiles(folder, TEXTS, TEXTS_ARCHIVE, TEXTS_ADDRESS)
     images = PublishedFiles(folder, IMAGES, ARCHIVE, IMAGES_ADDRESS)
     names, captions = _read_captions(texts)
@@ -74,7 +75,7 @@ def _read_captions(texts: PublishedFiles) -> tuple[dict[int, str], dict[int, lis
     where = f"{texts.place}: {CAPTIONS_FILE}"
     try:
         values = parse_json(texts.read(CAPTIONS_FILE), CAPTIONS_FILE)
-    except (OSError, FileError) as error:
+    except FileError as error:
         raise HartError(f"{where}: cannot be read ({reason(error)}): fetch it from {TEXTS_ADDRESS}") from None
     captions: dict[int, list[str]] = defaultdict(list)
     try:
@@ -90,4 +91,4 @@ def _read_captions(texts: PublishedFiles) -> tuple[dict[int, str], dict[int, lis
 def run(context: Context[TextToImageOptions]) -> Result:
     """Raises `HartError`."""
     options = context.options
-    return measure(context, open_coco(options.folder, options.limit, options.seed))
+    return measure(context, open_coco(options.data, options.limit, options.seed))

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from hart.config import NumberType
 from hart.evaluation.suites import base
-from hart.evaluation.suites.base import ImageSetOptions, O, SamplingOptions, Suite, SuiteOptions
-from hart.files import user_path
+from hart.evaluation.suites.base import ImageSetOptions, SamplingOptions, Suite, SuiteOptions
 from hart.strict import require
 
 PER_PROMPT = 4
@@ -49,11 +48,6 @@ class TextToImageOptions(SamplingOptions, kw_only=True):
     """Text tokenizer of ImageReward, which its file does not hold: a folder or hub id."""
     gumbel_smoothing: bool | None = False
     """Mix codes; the published FIDs are sampled without."""
-
-    @property
-    def folder(self) -> Path | None:
-        """`data` as a path."""
-        return None if self.data is None else user_path(self.data)
 
 
 class TokenizerOptions(ImageSetOptions, SuiteOptions, kw_only=True):
@@ -163,40 +157,34 @@ class CostOptions(SuiteOptions, kw_only=True):
     discrete_only: base.DiscreteOnly = False
 
 
-def _suite(name: str, measures: str, options: type[O]) -> Suite[O]:
-    return Suite(name, measures, options, f"hart.evaluation.suites.{name}:run")
-
-
 CONTINUES = "A stopped run continues."
 SUITES: Mapping[str, Suite[Any]] = {
-    suite.name: suite
-    for suite in (
-        _suite(
+    name: Suite(name, measures, options, f"hart.evaluation.suites.{name}:run")
+    for name, options, measures in (
+        (
             "tokenizer",
-            f"Reconstruction, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID. {CONTINUES}",
             TokenizerOptions,
+            f"Reconstruction, discrete against hybrid: PSNR, SSIM, perceptual distance, rFID, rKID. {CONTINUES}",
         ),
-        _suite(
+        (
             "generation",
-            f"Images generated for captions of a set, against the set: FID, KID, precision, recall. {CONTINUES}",
             GenerationOptions,
+            f"Images generated for captions of a set, against the set: FID, KID, precision, recall. {CONTINUES}",
         ),
-        _suite(
+        (
             "geneval",
-            f"GenEval: are the named objects there, in the right number, colours and places? {CONTINUES}",
             GenevalOptions,
+            f"GenEval: are the named objects there, in the right number, colours and places? {CONTINUES}",
         ),
-        _suite("dpg", f"DPG-Bench: questions about images of long prompts. {CONTINUES}", DpgOptions),
-        _suite("mjhq", f"MJHQ-30K: FID and KID, over all and by category, and CLIP score. {CONTINUES}", MjhqOptions),
-        _suite(
-            "coco", f"COCO-30K: FID and KID at 256 px against val2014, and CLIP score. {CONTINUES}", TextToImageOptions
-        ),
-        _suite(
+        ("dpg", DpgOptions, f"DPG-Bench: questions about images of long prompts. {CONTINUES}"),
+        ("mjhq", MjhqOptions, f"MJHQ-30K: FID and KID, over all and by category, and CLIP score. {CONTINUES}"),
+        ("coco", TextToImageOptions, f"COCO-30K: FID and KID at 256 px against val2014, and CLIP score. {CONTINUES}"),
+        (
             "imagenet",
-            f"ImageNet 256 px, 50,000 images: FID, sFID, Inception Score, precision, recall. {CONTINUES}",
             ImageNetOptions,
+            f"ImageNet 256 px, 50,000 images: FID, sFID, Inception Score, precision, recall. {CONTINUES}",
         ),
-        _suite("cost", "Parameters and MACs by part, latency, throughput and peak memory.", CostOptions),
+        ("cost", CostOptions, "Parameters and MACs by part, latency, throughput and peak memory."),
     )
 }
 """The suites of this package, by name."""

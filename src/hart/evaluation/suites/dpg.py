@@ -16,7 +16,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hart.data.images import open_image
 from hart.errors import HartError
 from hart.evaluation.judges.answers import BlipAnswers
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
@@ -157,7 +156,7 @@ def run(context: Context[DpgOptions]) -> Result:
     judges = {"answerer": f"{answerer.name} {answerer.weights}"}
 
     def verdict(number: int) -> Verdict:
-        prompt, image = asked.each[number], open_image(asked.generated.path(number)).convert("RGB")
+        prompt, image = asked.each[number], asked.generated.image(number)
         return judge(prompt, answerer(image, [question.text for question in prompt.questions.values()]))
 
     verdicts = asked.verdicts(Verdict, judges, lambda numbers: [verdict(number) for number in numbers], 1)

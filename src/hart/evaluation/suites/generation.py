@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -51,18 +52,13 @@ def run(context: Context[GenerationOptions]) -> Result:
     )
 
 
-def _prompts(samples: list[Sample], num_classes: int | None, options: GenerationOptions) -> list[Prompt]:
+def _prompts(samples: list[Sample], num_classes: int | None, options: GenerationOptions) -> Sequence[Prompt]:
     """A caption (chosen among its own) or the class of each of `limit` samples, chosen without replacement."""
     generator = torch.Generator().manual_seed(options.seed)
     usable = [sample for sample in samples if (sample.captions if num_classes is None else sample.label is not None)]
     count = len(samples) if options.limit is None else options.limit
     require_available(count, len(usable), " with captions" if num_classes is None else " with a class")
-    prompts: list[Prompt] = []
-    for row in torch.randperm(len(usable), generator=generator)[:count].tolist():
-        captions, label = usable[row].captions, usable[row].label
-        if num_classes is None:
-            prompts.append(captions[int(torch.randint(len(captions), (), generator=generator))])
-        else:
-            assert label is not None
-            prompts.append(label)
-    return prompts
+    chosen = [usable[row] for row in torch.randperm(len(usable), generator=generator)[:count].tolist()]
+    if num_classes is not None:
+        return [sample.label for sample in chosen if sample.label is not None]
+    return [sample.captions[int(torch.randint(len(sample.captions), (), generator=generator))] for sample in chosen]

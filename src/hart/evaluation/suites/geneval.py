@@ -19,7 +19,6 @@ from PIL import Image
 from pydantic import AfterValidator, Field, Strict
 from torch import Tensor
 
-from hart.data.images import open_image
 from hart.errors import HartError
 from hart.evaluation.judges.objects import COLOURS, CONFIDENCE, OBJECTS, ClipColours, Found, Mask2FormerDetector
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
@@ -219,7 +218,7 @@ def run(context: Context[GenevalOptions]) -> Result:
     }
 
     def judge(numbers: list[int]) -> list[Verdict]:
-        images = [open_image(asked.generated.path(number)) for number in numbers]
+        images = [asked.generated.image(number) for number in numbers]
         found = zip(numbers, images, detector(images), strict=True)
         return [_verdict(asked.each[number], image, objects, colours) for number, image, objects in found]
 

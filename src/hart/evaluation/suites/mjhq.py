@@ -15,7 +15,7 @@ from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import MJHQ_SIZE, MjhqOptions
 from hart.evaluation.suites.text_to_image import CATEGORY, Benchmark, measure
-from hart.files import TEXT_LIMIT, FileError, parse_json, read_bytes
+from hart.files import TEXT_LIMIT, FileError, parse_json, read_bytes, user_path
 from hart.strict import counted
 
 REPOSITORY = "playgroundai/MJHQ-30K"
@@ -33,6 +33,7 @@ def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_size:
     if folder is None:
         instead = f"fetch {PROMPTS_FILE} and {ARCHIVE} there, and give their folder with --data"
         folder = hub_dataset(REPOSITORY, [PROMPTS_FILE, ARCHIVE], instead)
+    folder = user_path(folder)
     files = PublishedFiles(folder, IMAGES, ARCHIVE, ADDRESS)
     entries = _read_entries(folder / PROMPTS_FILE)
     categories = [category for _, category, _ in entries]
@@ -72,4 +73,4 @@ def _read_entries(file: Path) -> list[tuple[str, str, str]]:
 def run(context: Context[MjhqOptions]) -> Result:
     """Raises `HartError`."""
     options = context.options
-    return measure(context, open_mjhq(options.folder, options.limit, options.seed, options.reference_size))
+    return measure(context, open_mjhq(options.data, options.limit, options.seed, options.reference_size))

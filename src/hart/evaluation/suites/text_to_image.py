@@ -18,7 +18,7 @@ from hart.data.transforms import ImageTransform
 from hart.evaluation.generated_images import GeneratedImages
 from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.judges import scores
-from hart.evaluation.judges.scores import ClipScore, Scorer, score_generated
+from hart.evaluation.judges.scores import ClipScore, Scorer
 from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
 from hart.evaluation.metrics.figures import FEW_IMAGES, Figure, bootstrap_mean, few_images_warning, require_images
@@ -66,13 +66,13 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
         f"give --limit {LEAST_IMAGES * len(rows)} or more",
     )
     # what may be missing is looked for before anything is generated
-    extractor = open_extractor(options.features, context.device, options.folder)
+    extractor = open_extractor(options.features, context.device, options.data)
     scorers = _scorers(options, context.device)
     pipe = options.pipeline()
     sampling = options.sampling(pipe)
     samples = GeneratedImages(pipe, prompts, sampling, options.seed, context.out)
     samples.generate(options.batch_size, progress)
-    scored = {scorer.name: score_generated(samples, prompts, scorer, FEATURE_BATCH, progress) for scorer in scorers}
+    scored = {scorer.name: samples.scores(scorer, FEATURE_BATCH, progress) for scorer in scorers}
     references = ImageSet(benchmark.references, ImageTransform(benchmark.reference_size))
     real, real_categories = features_of_set(
         references, extractor, FEATURE_BATCH, lambda sample: str(sample.record.get(CATEGORY, "")), progress
@@ -132,10 +132,10 @@ def _scorers(options: TextToImageOptions, device: torch.device) -> list[Scorer]:
     """What scores images with their prompts. Raises `HartError`."""
     found: list[Scorer] = []
     if options.clip != NONE:
-        found.append(ClipScore(at_hand(options.clip, options.folder), device))
+        found.append(ClipScore(at_hand(options.clip, options.data), device))
     if options.hps is not None:
-        found.append(ClipScore(at_hand(options.hps, options.folder), device, "HPS v2"))
+        found.append(ClipScore(at_hand(options.hps, options.data), device, "HPS v2"))
     if options.image_reward is not None:
-        tokenizer = at_hand(options.image_reward_tokenizer, options.folder)
+        tokenizer = at_hand(options.image_reward_tokenizer, options.data)
         found.append(scores.ImageReward(user_path(options.image_reward), tokenizer, device))
     return found

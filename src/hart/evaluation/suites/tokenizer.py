@@ -9,6 +9,7 @@ Shapes: B batch, N images, H W image, D width of a feature.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -30,7 +31,7 @@ from hart.evaluation.suites.core import TokenizerOptions
 from hart.generation.contact_sheet import contact_sheet
 from hart.generation.outputs import psnr
 from hart.grids import ScaleSchedule
-from hart.networks.perceptual import perceptual_loss
+from hart.networks.perceptual import PerceptualDistance, perceptual_loss
 from hart.sizes import ImageSize, parsed_size, schedule_of_size
 from hart.strict import counted
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -80,7 +81,9 @@ def run(context: Context[TokenizerOptions]) -> Result:
     transform = ImageTransform((size.width, size.height), fit=options.fit)
     images = ImageSet(source, transform, limit=options.limit, seed=options.seed)
     images.require(LEAST_IMAGES)
-    measure = Measure(tokenizer, schedule, open_extractor(options.features, device), options)
+    distance = perceptual_loss(options.distance, options.distance_weights).to(device)
+    scores = (PSNR, SSIM, DISTANCES[options.distance])
+    measure = Measure(tokenizer, schedule, device, open_extractor(options.features, device), distance, scores)
     weights = fingerprint(tokenizer)
     facts = {"tokenizer": weights, "scales": schedule.listed, "device": device.type, **measure.facts()}
     kept = context.cache(TENSORS, facts)
@@ -114,35 +117,30 @@ def run(context: Context[TokenizerOptions]) -> Result:
     )
 
 
+@dataclass(frozen=True)
 class Measure:
     """Scores and features of images and their reconstructions, by "KIND: NAME", a row an image."""
 
-    def __init__(
-        self,
-        tokenizer: HybridTokenizer,
-        schedule: ScaleSchedule,
-        extractor: FeatureExtractor,
-        options: TokenizerOptions,
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._schedule = schedule
-        self._device = next(tokenizer.parameters()).device
-        self._distance = perceptual_loss(options.distance, options.distance_weights).to(self._device)
-        self.extractor = extractor
-        self.scores = (PSNR, SSIM, DISTANCES[options.distance])
+    tokenizer: HybridTokenizer
+    schedule: ScaleSchedule
+    device: torch.device
+    extractor: FeatureExtractor
+    distance: PerceptualDistance
+    scores: tuple[str, ...]
+    """Names of PSNR, SSIM and the distance."""
 
     def facts(self) -> dict[str, object]:
         """What decides the numbers besides the tokenizer."""
-        distance = fingerprint(self._distance)
+        distance = fingerprint(self.distance)
         return {"features": extractor_facts(self.extractor), "distance": distance, "scores": self.scores}
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """Of images (B, 3, H, W) uint8."""
         values = _named(INPUT, self.extractor(pixels))
-        original = pixels.to(self._device)
-        for kind, image in reconstruct(self._tokenizer, original, self._schedule).items():
-            distance = self._distance.distances(to_signed(image), to_signed(original))
+        original = pixels.to(self.device)
+        for kind, image in reconstruct(self.tokenizer, original, self.schedule).items():
+            distance = self.distance.distances(to_signed(image), to_signed(original))
             decibels = psnr(image, original, 255).nan_to_num(posinf=IDENTICAL_PSNR)
             scores = (decibels, ssim(image, original), distance)
             values |= _named(kind, self.extractor(image))
