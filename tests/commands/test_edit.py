@@ -79,6 +79,7 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
         (("edit", "none.png", "a cat"), "none.png"),
         (("edit", "cat.png", "a cat"), "nothing to redraw"),
         (("edit", "cat.png", "a cat", "--lora-scale", 2), "give --lora too"),
+        (("mix", "a cat", "a dog", "--lora-scale", 2), "give --lora too"),
         (("edit", "cat.png", "a cat", "--mask", "cat.png", "--kept-scales", 9), "kept_scales 9"),
         (("edit", "cat.png", "a cat", "--mask", "cat.png", "--followed-scales", 1), "goes with a source prompt"),
         (("vary", "cat.png", "--kept-scales", -1), "kept_scales -1"),

@@ -90,6 +90,11 @@ def test_wrong_fields_are_named(server: Running, fields: dict[str, Any], param: 
     assert found["type"] == "invalid_request_error"
 
 
+def test_a_fault_of_several_fields_is_a_sentence(server: Running) -> None:
+    answer = server.http.post("/v1/images/generations", json={"prompt": "x", "steps": 4, "diffusion_steps": 8})
+    assert error(answer, 400)["message"] == "steps is another name for diffusion_steps: leave one of the two out"
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "status", "said"),
     [
@@ -115,6 +120,15 @@ def test_text_of_a_form_that_is_no_utf_8_is_refused_as_that_of_json_is(server: R
         headers = {"content-type": "multipart/form-data; boundary=x"}
         found = error(server.http.post("/v1/images/edits", content=body, headers=headers), 400)
         assert (found["param"], found["message"]) == ("prompt", "prompt: is not UTF-8: send text as UTF-8")
+
+
+def test_a_text_that_is_a_file_and_a_mask_that_is_text_are_refused(server: Running) -> None:
+    files = {"image": ("a.png", png()), "prompt": ("prompt.txt", b"a red apple")}
+    found = error(server.http.post("/v1/images/edits", files=files), 400)
+    assert (found["param"], found["message"]) == ("prompt", "prompt: is a file: send it as text")
+    files = {"image": ("a.png", png())}
+    found = error(server.http.post("/v1/images/edits", data={"mask": "iVBORw0KGgo="}, files=files), 400)
+    assert (found["param"], found["message"]) == ("mask", "mask: is text: send it as a file")
 
 
 def test_chunks_without_a_length_are_counted(server: Running) -> None:

@@ -17,14 +17,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from hart.errors import HartError, Stopped
+from hart.files import user_path
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -61,10 +63,25 @@ class HartCommand(TyperCommand):
 
 
 class Program(typer.Typer):
-    """A command line whose commands are `HartCommand`s."""
+    """A command line whose commands are `HartCommand`s. In paths ~ is the home folder, also where the shell leaves it,
+    as in `--out=~/x`, which else made a folder of that name."""
 
     def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = HartCommand, **settings: Any) -> Any:
-        return super().command(name, cls=cls, **settings)
+        added = super().command(name, cls=cls, **settings)
+        return lambda function: added(_from_home(function))
+
+
+def _from_home(function: Callable[..., Any]) -> Callable[..., Any]:
+    def path(value: Any) -> Any:
+        if isinstance(value, list):
+            return [path(each) for each in value]
+        return user_path(value) if isinstance(value, Path) else value
+
+    @wraps(function)
+    def run(**given: Any) -> Any:
+        return function(**{name: path(value) for name, value in given.items()})
+
+    return run
 
 
 class LazyGroup(TyperGroup):
@@ -95,12 +112,18 @@ class LazyGroup(TyperGroup):
             self._listing = False
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The list of commands with whole first sentences."""
+        """The list of commands with whole first sentences; of one that cannot be made, why."""
         with self._as_listed():
-            found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+            found = [(name, self._summary(ctx, name)) for name in self.list_commands(ctx)]
         if found:
             with formatter.section("Commands"):
-                formatter.write_dl([(name, command.get_short_help_str(WIDEST)) for name, command in found.items()])
+                formatter.write_dl(found)
+
+    def _summary(self, ctx: Any, name: str) -> str:
+        try:
+            return str(self.get_command(ctx, name).get_short_help_str(WIDEST))
+        except HartError as error:
+            return str(error)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         with self._as_listed():

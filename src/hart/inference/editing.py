@@ -115,6 +115,8 @@ class Editing(BasePipeline):
     ) -> Edit:
         """What images keep of another one in `edit`: for a call, or for an `ImageRequest` of a batch of `edit.size`."""
         image, followed = require_image("image", image), source_prompt is not None
+        if followed_scales is not None and not followed:
+            raise HartError("followed_scales follow an image by what it shows: give a source prompt too")
         if mask is None and not followed and opacity(image) is not None:
             mask = image
         area = None if mask is None else redrawn_area(image, require_image("mask", mask))
