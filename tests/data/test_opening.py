@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from hart.data.datasets import open_dataset
+from hart.data.images import FORMATS as IMAGE_FORMATS
+from hart.data.images import SUFFIXES, decode_image
 from hart.data.kinds import KINDS
 from hart.data.notes import Columns
 from hart.data.opening import FORMATS, detect_kind, open_source
@@ -68,6 +71,23 @@ def test_a_caption_in_two_files_counts_once_and_one_repeated_in_a_list_as_often(
     record = b'{"captions": ["a cat", "a cat", "a dog"]}'
     write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red"), "a.json": record, "a.txt": b"a cat\na bird"})
     assert captions(open_source(tmp_path)) == [("a cat", "a cat", "a dog", "a bird")]
+
+
+@pytest.mark.parametrize("kind", IMAGE_FORMATS)
+def test_images_of_every_format_that_can_be_decoded_are_found_by_their_names(kind: str, tmp_path: Path) -> None:
+    Image.init()
+    names = {suffix[1:] for suffix, form in Image.registered_extensions().items() if form == kind}
+    content = encoded_image("red", kind=kind)
+    assert not names.isdisjoint(SUFFIXES)
+    for name in names & SUFFIXES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"a.{name.upper()}").write_bytes(content)
+        (tmp_path / name / "a.txt").write_text("a cat")
+        write_tar(tmp_path / f"{name}.tar", {f"a.{name}": content, "a.txt": b"a cat"})
+        for path in (tmp_path / name, tmp_path / f"{name}.tar"):
+            (sample,) = read_all(open_source(path, "all"))
+            assert sample.captions == ("a cat",)
+            assert decode_image(sample.image).format == kind
 
 
 def test_class_folders_are_numbered_in_the_order_of_their_names_over_all_splits(tmp_path: Path) -> None:

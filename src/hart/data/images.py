@@ -25,6 +25,10 @@ MAX_SIDE = 2**16 - 1
 MAX_FILE = 8 * MAX_PIXELS
 """Bytes of an image file: `MAX_PIXELS` of four channels of 16 bits."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
+SUFFIXES = frozenset(
+    ["png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "j2k", "ppm", "pgm", "pbm"]
+)
+"""Of the files of these formats, in lower case."""
 
 _ORIENTATION = 0x0112
 _TURNS = {

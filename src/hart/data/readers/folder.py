@@ -10,6 +10,7 @@ from itertools import compress
 from pathlib import Path
 
 from hart.data.digests import ABSENT, mark_image
+from hart.data.images import SUFFIXES
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
 from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import DamagedSample, damaged_by, read_sample_image, text_fault
@@ -18,8 +19,6 @@ from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, spl
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
 from hart.strict import counted, printable
-
-IMAGE_SUFFIXES = frozenset({"webp", "png", "jpg", "jpeg", "bmp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +184,7 @@ def _images_among(place: Path, names: Sequence[str], fault: str) -> Iterator[Fol
             notes.setdefault(stem, {}).setdefault(suffix, []).append(name)
     for name in names:
         stem, suffix = _parts(name)
-        if suffix not in IMAGE_SUFFIXES:
+        if suffix not in SUFFIXES:
             continue
         own = notes.get(stem, {})
         reason = f"its name {named}" if (named := fault or text_fault(name)) else ""

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
 from hart.data.digests import ABSENT, SetDigest, mark_range
-from hart.data.images import MAX_FILE
+from hart.data.images import MAX_FILE, SUFFIXES
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
 from hart.data.readers.base import Listed, RowReader
-from hart.data.readers.folder import IMAGE_SUFFIXES
 from hart.data.samples import DamagedSample, damaged_by, text_fault
 from hart.data.sources import Read, Stream
 from hart.errors import HartError
@@ -190,7 +189,7 @@ def _groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], bytes]
         folder, _, file = member.name.rpartition("/")
         stem, _, suffix = file.partition(".")
         suffix = suffix.lower()
-        if member.isdir() or not stem or suffix not in IMAGE_SUFFIXES | NOTE_SUFFIXES:
+        if member.isdir() or not stem or suffix not in SUFFIXES | NOTE_SUFFIXES:
             continue
         name = f"{folder}/{stem}" if folder else stem
         if name != group.name:
@@ -207,7 +206,7 @@ def _groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], bytes]
 def _add(
     group: _Group, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, read: Callable[[tarfile.TarInfo], bytes]
 ) -> None:
-    is_image = suffix in IMAGE_SUFFIXES
+    is_image = suffix in SUFFIXES
     if fault := text_fault(member.name):
         group.fault = f"its name {fault}"
     elif not member.isreg() or member.issparse():
