@@ -117,6 +117,15 @@ def test_text_of_a_form_that_is_no_utf_8_is_refused_as_that_of_json_is(server: R
         assert (found["param"], found["message"]) == ("prompt", "prompt: is not UTF-8: send text as UTF-8")
 
 
+def test_a_text_that_is_a_file_and_a_mask_that_is_text_are_refused(server: Running) -> None:
+    files = {"image": ("a.png", png()), "prompt": ("prompt.txt", b"a red apple")}
+    found = error(server.http.post("/v1/images/edits", files=files), 400)
+    assert (found["param"], found["message"]) == ("prompt", "prompt: is a file: send it as text")
+    files = {"image": ("a.png", png())}
+    found = error(server.http.post("/v1/images/edits", data={"mask": "iVBORw0KGgo="}, files=files), 400)
+    assert (found["param"], found["message"]) == ("mask", "mask: is text: send it as a file")
+
+
 def test_chunks_without_a_length_are_counted(server: Running) -> None:
     chunks = (b" " * 1000 for _ in range(JSON_BYTES // 1000 + 2))
     answer = server.http.post("/v1/images/generations", content=chunks, headers={"content-type": "application/json"})

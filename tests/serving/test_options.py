@@ -43,6 +43,12 @@ def test_bad_options_are_one_line(arguments: list[str], message: str) -> None:
     assert message in refused(run("serve", "--port", 0, *arguments))
 
 
+def test_a_line_that_is_no_key_is_named_by_its_file_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("sound\n\nnot sound\n")
+    said = refused(run("serve", "--port", 0, "--api-key-file", tmp_path / "keys"))
+    assert "keys, key 2: a key has ASCII letters" in said and "not sound" not in said
+
+
 def test_a_folder_without_a_model_is_said_at_the_start(tmp_path: Path) -> None:
     assert "no model here; expected config.json" in refused(run("serve", "--port", 0, "--model", tmp_path))
     (tmp_path / ADAPTER_CONFIG).write_text("{}")

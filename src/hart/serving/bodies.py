@@ -118,7 +118,12 @@ class Bodies:
 
 
 def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
-    """The fields of a form as a request; empty ones count as not given."""
+    """The fields of a form as a request; empty ones count as not given. A text that came as a file, or a mask that came
+    as text, is refused: without it something else would be generated."""
+    if sent := next((name for name in kind.model_fields if name in form.files), None):
+        raise ApiError(400, f"{sent}: is a file: send it as text", param=sent)
+    if form.fields.get("mask"):
+        raise ApiError(400, "mask: is text: send it as a file", param="mask")
     try:
         return kind.model_validate({name: value for name, value in form.fields.items() if value != ""})
     except ValidationError as error:

@@ -65,7 +65,7 @@ class ServeOptions(Limits, SigningOptions, kw_only=True):
     replicas: Annotated[int, Field(ge=1)] | None = None
     """With --ray, how many; by default one a GPU, or one a machine if there are none."""
     log_requests: bool = False
-    """Write a line for every request: address, path and status; never prompts."""
+    """Write a line for every request: address, route and status; nothing that a client wrote."""
 
     def models(self) -> dict[str, str]:
         """Name -> what is opened. Raises `HartError` for two of one name."""
@@ -84,16 +84,18 @@ class ServeOptions(Limits, SigningOptions, kw_only=True):
         return named
 
     def keys(self) -> tuple[str, ...]:
-        """All API keys. Raises `HartError` for a file without any, and for empty ones."""
-        keys = list(self.api_key)
+        """All API keys. Raises `HartError` for a file without any, and for what is no key."""
+        keys = [("--api-key", key) for key in self.api_key]
         if self.api_key_file is not None:
             read = text_lines(read_text(user_path(self.api_key_file)))
             if not read:
                 raise HartError(f"{self.api_key_file}: holds no key: write one per line")
-            keys += read
-        if any(not key.strip() or not key.isascii() or not key.isprintable() or " " in key for key in keys):
-            raise HartError("--api-key: a key has ASCII letters, digits and signs, without spaces")
-        return tuple(keys)
+            # which, and not what: a log is no place for keys
+            keys += [(f"{self.api_key_file}, key {number}", key) for number, key in enumerate(read, start=1)]
+        for where, key in keys:
+            if not key.strip() or not key.isascii() or not key.isprintable() or " " in key:
+                raise HartError(f"{where}: a key has ASCII letters, digits and signs, without spaces")
+        return tuple(key for _, key in keys)
 
     def hosts(self) -> frozenset[str] | None:
         """Names that requests may be addressed to; None: any. Raises `HartError` where a server would be open to
