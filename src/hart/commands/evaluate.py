@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from hart.commands.console import needs_extra, note, owned, progress
+from hart.commands.console import note, owned, progress
 from hart.commands.from_config import options_from_config
 from hart.commands.program import lazy_group, single_command
 from hart.errors import HartError
 from hart.evaluation.suites.base import Context, Suite, SuiteOptions
 from hart.evaluation.suites.core import installed_suites
+from hart.strict import reason
 
 HELP = "Measure a model: figures, a table and image grids."
 
@@ -29,7 +30,7 @@ def suite_app(suites: Mapping[str, Suite[Any] | str], program: str = "hart") -> 
     program: what the command line is called, for the record of a result.
     """
     commands = {
-        name: (partial(_command, suite, program), suite.description if isinstance(suite, Suite) else None)
+        name: (partial(_command, name, suite, program), suite.description if isinstance(suite, Suite) else None)
         for name, suite in suites.items()
     }
     group = lazy_group(commands, help=HELP, add_completion=False)
@@ -37,9 +38,8 @@ def suite_app(suites: Mapping[str, Suite[Any] | str], program: str = "hart") -> 
     return group
 
 
-def _command(found: Suite[Any] | str, program: str) -> Any:
-    with needs_extra("evaluate"):
-        suite: Suite[Any] = resolve_name(found) if isinstance(found, str) else found
+def _command(name: str, found: Suite[Any] | str, program: str) -> Any:
+    suite = _imported(name, found) if isinstance(found, str) else found
 
     def command(
         options: SuiteOptions,
@@ -51,6 +51,17 @@ def _command(found: Suite[Any] | str, program: str) -> Any:
 
     command.__annotations__["options"] = suite.options
     return single_command(suite.name, options_from_config(command), suite.description)
+
+
+def _imported(name: str, place: str) -> Suite[Any]:
+    """Raises `HartError` for what cannot be imported or is no suite."""
+    try:
+        suite = resolve_name(place)
+    except Exception as error:  # whatever another package does when it is imported
+        raise HartError(f"the suite {name} cannot be imported from {place}: {reason(error)}") from None
+    if not isinstance(suite, Suite):
+        raise HartError(f"{place} is no suite: give the place of a hart.evaluation.Suite")
+    return suite
 
 
 def run_suite(suite: Suite[Any], options: SuiteOptions, out: Path, program: str = "hart") -> None:

@@ -95,12 +95,18 @@ class LazyGroup(TyperGroup):
             self._listing = False
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The list of commands with whole first sentences."""
+        """The list of commands with whole first sentences; of one that cannot be made, why."""
         with self._as_listed():
-            found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+            found = [(name, self._summary(ctx, name)) for name in self.list_commands(ctx)]
         if found:
             with formatter.section("Commands"):
-                formatter.write_dl([(name, command.get_short_help_str(WIDEST)) for name, command in found.items()])
+                formatter.write_dl(found)
+
+    def _summary(self, ctx: Any, name: str) -> str:
+        try:
+            return str(self.get_command(ctx, name).get_short_help_str(WIDEST))
+        except HartError as error:
+            return str(error)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         with self._as_listed():

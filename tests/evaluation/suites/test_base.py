@@ -106,6 +106,22 @@ def test_a_package_that_is_missing_is_said_with_the_way_to_it(app: typer.Typer, 
     assert "absent is not installed: run pip install 'hart[other]'" in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("absent_package:SUITE", "the suite broken cannot be imported from absent_package:SUITE: No module named"),
+        (f"{__name__}:computed", f"{__name__}:computed is no suite"),
+    ],
+)
+def test_a_suite_of_another_package_that_is_broken_stops_no_other(place: str, message: str) -> None:
+    app = suite_app({"count": SUITE, "broken": place})
+    listed = CliRunner().invoke(app, ["--help"])
+    assert listed.exit_code == 0 and SUITE.description in listed.stdout
+    assert message in " ".join(listed.stdout.split())
+    error = CliRunner().invoke(app, ["broken"]).exception
+    assert isinstance(error, HartError) and message in str(error)
+
+
 def test_every_suite_of_this_package_can_be_run() -> None:
     for name, suite in SUITES.items():
         assert installed_suites()[name] is suite
