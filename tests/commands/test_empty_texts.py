@@ -1,4 +1,5 @@
-"""An empty text on the command line, most often that of an unset variable, is refused by the name of its option."""
+"""An empty text on the command line, most often that of an unset variable, is refused by the name of its option; in
+paths ~ is the home folder."""
 
 from __future__ import annotations
 
@@ -47,3 +48,17 @@ def test_help_comes_before_an_empty_text_and_no_negative_prompt_is_one(text_mode
     assert run("generate", "--out", "", "--help").exit_code == 0
     options = ("--negative-prompt", "", "--model", text_model, "--out", tmp_path)
     assert run("generate", "a cat", *options).exit_code == 0
+
+
+def test_in_paths_the_home_folder_may_be_written_as_a_person_does(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert f"{tmp_path}/none.toml: no such file" in refused(run("train", "tokenizer", "~/none.toml", "--out", "~/run"))
+    result = run("generate", "a cat", "--model", text_model, "--out=~/made")
+    assert result.exit_code == 0, result.output
+    (image,) = (tmp_path / "made").iterdir()
+    result = run("reconstruct", "--model", text_model, "--out=~/made", f"~/made/{image.name}", f"~/made/{image.name}")
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "made").iterdir())) == 3 and not (tmp_path / "~").exists()

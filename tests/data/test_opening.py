@@ -16,7 +16,7 @@ from hart.data.images import FORMATS as IMAGE_FORMATS
 from hart.data.images import SUFFIXES, decode_image
 from hart.data.kinds import KINDS
 from hart.data.notes import Columns
-from hart.data.opening import FORMATS, detect_kind, open_source
+from hart.data.opening import FORMATS, detect_kind, open_source, whole_of
 from hart.data.samples import Damage, DamagedSample, Sample
 from hart.data.sources import Source, Stream
 from hart.errors import HartError
@@ -336,6 +336,14 @@ def test_hugging_face_set_by_name(tmp_path: Path, library: Any) -> None:
 
 def test_every_kind_has_its_format() -> None:
     assert set(FORMATS) == set(KINDS)
+
+
+def test_the_home_folder_may_be_written_as_a_person_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_numbered_shards(tmp_path, shards=2, each=1)
+    for address in ("~", "~/train-0000.tar", "~/train-{0000..0001}.tar", "~/train-*.tar"):
+        assert captions(open_source(address))[0] == ("0",)
+        assert whole_of(address) == "train"
 
 
 def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:

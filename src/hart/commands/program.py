@@ -17,14 +17,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from hart.errors import HartError, Stopped
+from hart.files import user_path
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -61,10 +63,25 @@ class HartCommand(TyperCommand):
 
 
 class Program(typer.Typer):
-    """A command line whose commands are `HartCommand`s."""
+    """A command line whose commands are `HartCommand`s. In paths ~ is the home folder, also where the shell leaves it,
+    as in `--out=~/x`, which else made a folder of that name."""
 
     def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = HartCommand, **settings: Any) -> Any:
-        return super().command(name, cls=cls, **settings)
+        added = super().command(name, cls=cls, **settings)
+        return lambda function: added(_from_home(function))
+
+
+def _from_home(function: Callable[..., Any]) -> Callable[..., Any]:
+    def path(value: Any) -> Any:
+        if isinstance(value, list):
+            return [path(each) for each in value]
+        return user_path(value) if isinstance(value, Path) else value
+
+    @wraps(function)
+    def run(**given: Any) -> Any:
+        return function(**{name: path(value) for name, value in given.items()})
+
+    return run
 
 
 class LazyGroup(TyperGroup):

@@ -45,7 +45,7 @@ def open_source(
     columns: field names of JSONL, Parquet and Hugging Face records, where they are unusual.
     Raises `HartError` when the path holds none of these, or more than one.
     """
-    name = str(path)
+    name = os.path.expanduser(path)  # noqa: PTH111 - it may be an address
     if not name:  # as a path it would be the working directory
         raise HartError("data is empty: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
     if kind is not None and kind not in FORMATS:
@@ -68,7 +68,8 @@ def open_source(
 
 def whole_of(path: str | Path, kind: Kind | None = None) -> str:
     """The split that leaves nothing out for evaluation: "all" of an undivided set, "train" of one that is divided."""
-    name, place = str(path), Path(path)
+    name = os.path.expanduser(path)  # noqa: PTH111 - it may be an address
+    place = Path(name)
     kind = kind or detect_kind(name)
     if kind in {"folder", "classes"}:
         divided = any((place / own).is_dir() for names in SPLIT_NAMES.values() for own in names)

@@ -9,6 +9,7 @@ Shapes: B images of a microbatch, H W image.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -163,9 +164,10 @@ def open_training_data(
     """
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
     split = "train" if reading.split == "auto" else reading.split
-    if reading.kind == "auto" and is_encoded_set(Path(recipe.data), split):
+    folder, *also = (Path(os.path.expanduser(each)) for each in (recipe.data, *reading.also))  # noqa: PTH111 - addresses
+    if reading.kind == "auto" and is_encoded_set(folder, split):
         _require_plain(reading, recipe.data)
-        data = EncodedSet(Path(recipe.data), split, also=[Path(each) for each in reading.also], parts=reading.weights)
+        data = EncodedSet(folder, split, also=also, parts=reading.weights)
         loader = EncodedLoader(data, batch_size=batch_size, seed=seed, rank=rank, world=world, workers=reading.workers)
         return EncodedImages(data, loader)
     if reading.also:
