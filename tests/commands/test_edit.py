@@ -78,6 +78,12 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
     [
         (("edit", "none.png", "a cat"), "none.png"),
         (("edit", "cat.png", "a cat"), "nothing to redraw"),
+        (("edit", "cat.png", "a cat", "--mask", "mask.png", "--followed-scales", 2), "give a source prompt too"),
+        (
+            ("edit", "cat.png", "a cat", "--lora-scale", 2),
+            "--lora-scale is the strength of an adapter: give --lora too",
+        ),
+        (("mix", "a cat", "a dog", "--lora-scale", 2), "is the strength of an adapter: give --lora too"),
         (("edit", "cat.png", "a cat", "--mask", "cat.png", "--kept-scales", 9), "kept_scales 9"),
         (("vary", "cat.png", "--kept-scales", -1), "kept_scales -1"),
         (("mix", "a cat", "a dog", "--weights", "0,x"), "--weights[1]: expected a number"),

@@ -301,6 +301,7 @@ def test_a_transparent_part_shows_nowhere_in_its_edit(text: HartPipeline) -> Non
         (lambda pipe: pipe.edit(picture(), "m.png", "a cat"), "mask must be a PIL image"),
         (lambda pipe: pipe.edit(picture(), None, "a cat"), "nothing to redraw: give a mask"),
         (lambda pipe: pipe.edit(picture().convert("RGBA"), None, "a cat"), "nothing to redraw: give a mask"),
+        (lambda pipe: pipe.edit(picture(), None, "a cat", followed_scales=2), "give a source prompt too"),
         (lambda pipe: pipe.edit(picture(), mask_of(size=(4, 4)), "a cat"), "the mask has 4x4 pixels, the image 8x8"),
         (lambda pipe: pipe.vary(picture(900, 9), "a cat"), "the image has 900x9 pixels, .* 8 times .*: give a size"),
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", output_type="np"), "choose pil"),

@@ -88,8 +88,6 @@ def generate(
             raise HartError(
                 f"{like}: was made from {record.settings.edit.image}, which it does not hold: edit that again"
             )
-    if given.lora_scale is not None and not options.lora:
-        raise HartError("--lora-scale is the strength of an adapter: give --lora too")
     if prompts_file is not None:
         from hart.commands.jobs.job import Job
         from hart.commands.jobs.running import run_job
@@ -158,7 +156,8 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
         if given.aspect is None:
             recorded["size"] = settings.size
         if not given.lora:
-            recorded |= {"lora": tuple(map(Path, settings.loras)), "lora_scale": settings.lora_scale}
+            recorded |= {"lora": tuple(map(Path, settings.loras))}
+            recorded |= {"lora_scale": settings.lora_scale} if settings.loras else {}
     kept = {name: value for name, value in recorded.items() if getattr(given, name) == getattr(NOTHING, name)}
     return given.replace(**kept | changes), settings.batch.row if settings.batch and "prompts" in changes else None
 

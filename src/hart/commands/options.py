@@ -10,6 +10,7 @@ from pydantic import Field
 from hart.commands.console import needs_extra
 from hart.commands.from_config import SomeOf
 from hart.config import CacheType, Config, Device, NumberType, SamplingConfig
+from hart.errors import HartError
 from hart.generation.signing import SigningOptions
 from hart.strict import Listed, require
 
@@ -70,6 +71,8 @@ class ImageOptions(ModelOptions, SigningOptions, kw_only=True):
 
     def require_files(self) -> None:
         """Raise `HartError` for adapters that are not there, before a model is opened."""
+        if self.lora_scale is not None and not self.lora:
+            raise HartError("--lora-scale is the strength of an adapter: give --lora too")
         if self.lora:
             from hart.checkpoint.lora import require_lora
 
