@@ -90,6 +90,11 @@ def test_wrong_fields_are_named(server: Running, fields: dict[str, Any], param: 
     assert found["type"] == "invalid_request_error"
 
 
+def test_a_fault_of_several_fields_is_a_sentence(server: Running) -> None:
+    answer = server.http.post("/v1/images/generations", json={"prompt": "x", "steps": 4, "diffusion_steps": 8})
+    assert error(answer, 400)["message"] == "steps is another name for diffusion_steps: leave one of the two out"
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "status", "said"),
     [

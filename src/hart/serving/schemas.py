@@ -293,5 +293,7 @@ def explained(error: ValidationError) -> ApiError:
         said = "must be like 512x512, or auto" if param == "size" else "must be like 16:9"
     elif entry["type"] == "json_invalid":
         said = f"is no valid JSON: {entry['ctx']['error']}"
-    message = f"{param}: {said}" if param else f"the body {said}"
+    if param is None and entry["type"] != "value_error":  # what we check ourselves of several fields is a sentence
+        said = f"the body {said}"
+    message = f"{param}: {said}" if param else said
     return ApiError(400, clipped(message.replace("should", "must", 1)), param=param)
