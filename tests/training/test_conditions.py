@@ -106,8 +106,10 @@ def test_a_model_s_own_text_encoder_keeps_its_settings(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="text_instruction = false"):
         find_text_encoder(str(tmp_path), tokens=TEXT_TOKENS, instruction=True)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="no such file"):
-        find_text_encoder(str(tmp_path / "empty"), tokens=TEXT_TOKENS, instruction=False)
+    saved_tokenizer(tmp_path / "tokenizer")
+    for name, message in {"empty": "no model here", "tokenizer": "holds a tokenizer alone"}.items():
+        with pytest.raises(HartError, match=message):
+            find_text_encoder(str(tmp_path / name), tokens=TEXT_TOKENS, instruction=False)
 
 
 @pytest.mark.parametrize("hybrid", [True, False], ids=["hybrid", "discrete"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hart.checkpoint.folders import CONFIG_FILE
+from hart.checkpoint.folders import CONFIG_FILE, layout_of
 from hart.checkpoint.loading import resolve_model
 from hart.config import ConfigError, HartConfig, TextConditioning, TextEncoderConfig
 from hart.errors import HartError
@@ -94,9 +94,11 @@ def save_text_encoder(folder: Path, encoder: CompactTextEncoder) -> None:
 
 
 def text_encoder_config(folder: Path) -> TextEncoderConfig:
-    """Configuration of the text encoder in `folder`, stored alone or in a whole model. Raises `ConfigError`."""
+    """Configuration of the text encoder in `folder`, stored alone or in a whole model. Raises `HartError`."""
     if (folder / TEXT_ENCODER_CONFIG).exists():
         return TextEncoderConfig.load(folder / TEXT_ENCODER_CONFIG)
+    if layout_of(folder) != "own":
+        raise ConfigError(f"{folder}: a model in this layout has its text encoder elsewhere: give that of a Qwen2")
     config = HartConfig.load(folder / CONFIG_FILE).text_encoder
     if config is None:
         raise ConfigError(f"{folder}: this model names no text encoder")
