@@ -18,6 +18,7 @@ from hart.checkpoint.lora import add_lora, save_lora
 from hart.checkpoint.storage import read_safetensors
 from hart.config import HartConfig, TextConditioning, TextEncoderConfig
 from hart.text_encoder import load_text_encoder
+from hart.text_encoder.base import RandomTextFeatures
 from helpers import tiny_model, tiny_text_config
 from language_models import save_language_model
 from models import save_tiny_class_model, save_tiny_text_model
@@ -201,6 +202,11 @@ def test_other_text_encoders_cannot_be_stored(model: Path, tmp_path: Path) -> No
         def __getattr__(self, name: str) -> object:
             return getattr(self.inner, name)
 
-    pipe = HartPipeline.from_pretrained(str(model), device="cpu", text_encoder=Foreign(opened(model).text_encoder))
-    with pytest.raises(HartError, match="Foreign cannot be stored"):
-        pipe.save_pretrained(tmp_path / "own")
+    own = opened(model).text_encoder
+    assert own is not None
+    # whatever it says of itself: random features would be another encoder
+    random = RandomTextFeatures(TextConditioning(own.width, own.config.tokens), seed=0)
+    for inner in (own, random):
+        pipe = HartPipeline.from_pretrained(str(model), device="cpu", text_encoder=Foreign(inner))
+        with pytest.raises(HartError, match="Foreign cannot be stored"):
+            pipe.save_pretrained(tmp_path / "own")

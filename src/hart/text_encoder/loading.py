@@ -53,6 +53,8 @@ def store_text_encoder(
     dtype: how a compact encoder is stored; None as it is. A Qwen2 in a folder is copied as it is, one from the hub is
         still named by its id. Raises `HartError` for an encoder of another kind.
     """
+    if encoder is not None and not isinstance(encoder, RandomTextFeatures | Qwen2TextEncoder | CompactTextEncoder):
+        raise HartError(f"a text encoder of the kind {type(encoder).__name__} cannot be stored with a model")
     config = config if encoder is None else encoder.config
     if config is None or config.kind == "random":
         return config
@@ -66,8 +68,7 @@ def store_text_encoder(
                 shutil.copyfile(file, destination / STORED_FOLDER / file.name)
         return config.replace(source=STORED_FOLDER)
     encoder = load_text_encoder(config, folder) if encoder is None else encoder
-    if not isinstance(encoder, CompactTextEncoder):
-        raise HartError(f"a text encoder of the kind {type(encoder).__name__} cannot be stored with a model")
+    assert isinstance(encoder, CompactTextEncoder), "of the kind that is left"
     encoder.save(destination, dtype)
     return config
 
