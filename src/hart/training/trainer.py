@@ -119,6 +119,7 @@ class Trainer:
         Ctrl-C or SIGTERM in any process ends the run after the current step, with a checkpoint, and raises `Stopped`.
         """
         if self.step >= self.config.steps:
+            self._note(f"the run has {self.step} steps: nothing is trained; for more give a larger trainer.steps")
             self._restore_model()
             return
         log: RunLog | None = None
