@@ -66,9 +66,8 @@ def _aspect(text: str) -> str:
 
 
 def _readable(version: int) -> int:
-    require(
-        version == FORMAT_VERSION, f"must be {FORMAT_VERSION}, which this version of hart reads, not {shown(version)}"
-    )
+    right = f"must be {FORMAT_VERSION}, which this version of hart reads, not {shown(version)}"
+    require(version == FORMAT_VERSION, right)
     return version
 
 
@@ -119,6 +118,8 @@ class TokenizerConfig(_Scaled):
     patch_size: Ratio = 1
     """Side of the squares of pixels that the first convolution reads, and the last one writes, as channels of a place:
     larger images from maps of the same size (as in diffusers' AutoencoderKLWan)."""
+    output_padding: Literal["zeros", "replicate"] = "zeros"
+    """What the decoder's last convolution sees beyond the edge. "replicate" keeps grounds plain to the last pixel."""
 
     def __post_init__(self) -> None:
         _require_multiple(self, "base_channels", "norm_groups")
@@ -130,8 +131,7 @@ class TokenizerConfig(_Scaled):
 
     @property
     def map_downsampling(self) -> int:
-        """Places of the largest maps, which are those of the first and last convolution, per latent position, along one
-        side."""
+        """Places of the largest maps, those of the first and last convolution, per latent position, along one side."""
         return 2 ** (len(self.channel_multipliers) - 1)
 
     @property

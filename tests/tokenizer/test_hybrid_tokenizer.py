@@ -49,6 +49,17 @@ def test_patches_of_more_pixels_change_the_size_and_nothing_else(tokenizer: Hybr
         torch.testing.assert_close(wider.decode(latent), enlarged(tokenizer.decode(latent), patch_size))
 
 
+def test_by_replicated_features_plain_ones_give_a_plain_image_to_the_last_pixel(tokenizer: HybridTokenizer) -> None:
+    other = HybridTokenizer(tokenizer.config.replace(output_padding="replicate")).eval()
+    other.load_state_dict(tokenizer.state_dict())
+    features = torch.ones(1, other.decoder.conv_out.in_channels, 4, 4)
+    plain = other.decoder.conv_out(features)
+    torch.testing.assert_close(plain, plain[..., 1:2, 1:2].expand_as(plain))
+    zeros = tokenizer.decoder.conv_out(features)
+    torch.testing.assert_close(zeros[..., 1:-1, 1:-1], plain[..., 1:-1, 1:-1])
+    assert not torch.allclose(zeros, plain, atol=1e-2)
+
+
 def test_decoded_images_are_clamped(tokenizer: HybridTokenizer) -> None:
     latent = 100 * random_tensor(1, CHANNELS, 4, 4)
     assert tokenizer.decode_unclamped(latent).abs().max() > 1

@@ -13,13 +13,14 @@ from helpers import random_tensor
 SIZES = TokenizerConfig((1, 2, 3), base_channels=32, channel_multipliers=(1, 2, 2), residual_blocks=1)
 
 
-@pytest.mark.parametrize("patch_size", [1, 2])
+@pytest.mark.parametrize(("patch_size", "padding"), [(1, "zeros"), (2, "zeros"), (1, "replicate")])
 @pytest.mark.parametrize("pixels", [1, 7, 40, 2**16])
 @pytest.mark.parametrize("shape", [(3, 3), (5, 2)])
 @torch.no_grad()
-def test_strips_make_the_same_image(shape: tuple[int, int], pixels: int, patch_size: int) -> None:
+def test_strips_make_the_same_image(shape: tuple[int, int], pixels: int, patch_size: int, padding: str) -> None:
     torch.manual_seed(0)
-    decoder = Decoder(SIZES.replace(patch_size=patch_size)).to(memory_format=torch.channels_last).double()  # type: ignore[call-overload]
+    config = SIZES.replace(patch_size=patch_size, output_padding=padding)
+    decoder = Decoder(config).to(memory_format=torch.channels_last).double()  # type: ignore[call-overload]
     latent = random_tensor(2, SIZES.latent_channels, *shape).double()
     expected = decoder(latent.clone())
     torch.testing.assert_close(decode_in_strips(decoder, latent, pixels), expected, rtol=1e-4, atol=1e-5)

@@ -141,7 +141,7 @@ class Decoder(nn.Module):
             width = out
         self.norm_out = group_norm(width, config.norm_groups)
         self.patch_size = config.patch_size
-        self.conv_out = nn.Conv2d(width, 3 * config.patch_size**2, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, 3 * config.patch_size**2, 3, padding=1, padding_mode=config.output_padding)
 
     def features(self, latent: Tensor) -> Tensor:
         """The input (B, C, f h / p, f w / p) of the last convolution, `conv_out`."""

@@ -61,7 +61,7 @@ def _upsampled(layer: Upsample, x: Tensor, pixels: int) -> Tensor:
         wide = F.interpolate(x[:, :, first:last], scale_factor=2.0, mode="nearest")
         # of the neighbours' rows, the kernel reaches one
         wide = wide[:, :, 2 * (start - first) - (start > first) : 2 * (end - first) + (last > end)]
-        return F.conv2d(_padded(wide, start == first, end == last), layer.conv.weight, layer.conv.bias, padding=(0, 1))
+        return _convolved(layer.conv, wide, start == first, end == last)
 
     return _assembled(x, 2, layer.conv.out_channels, pixels // 4, rows)
 
@@ -82,12 +82,15 @@ def _conv_rows(conv: nn.Conv2d, x: Tensor, start: int, end: int, affine: Affine)
     first, last = max(start - 1, 0), min(end + 1, x.shape[2])
     scale, shift = affine
     h = silu(torch.addcmul(shift, x[:, :, first:last], scale)).to(x.dtype)
-    return F.conv2d(_padded(h, start == first, end == last), conv.weight, conv.bias, padding=(0, 1))
+    return _convolved(conv, h, start == first, end == last)
 
 
-def _padded(x: Tensor, above: bool, below: bool) -> Tensor:
-    """With a row of zeros where the map ends."""
-    return F.pad(x, (0, 0, int(above), int(below))) if above or below else x
+def _convolved(conv: nn.Conv2d, x: Tensor, above: bool, below: bool) -> Tensor:
+    """A convolution of a strip, with a row beyond it where the map ends."""
+    if conv.padding_mode == "replicate":
+        return F.conv2d(F.pad(x, (1, 1, int(above), int(below)), mode="replicate"), conv.weight, conv.bias)
+    x = F.pad(x, (0, 0, int(above), int(below))) if above or below else x
+    return F.conv2d(x, conv.weight, conv.bias, padding=(0, 1))
 
 
 def _affine(norm: nn.GroupNorm, x: Tensor, pixels: int) -> Affine:

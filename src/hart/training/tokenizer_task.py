@@ -47,13 +47,13 @@ def fresh_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
 
 
 def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
-    """The tokenizer that `init_from` names, with the recipe's scales and patches.
+    """The tokenizer that `init_from` names, with the recipe's scales, patches and padding.
 
     Raises `ConfigError` for other sizes.
     """
     source, ours = load_tokenizer(recipe.init_from), recipe.tokenizer
     known = source.config.patch_size
-    may_differ = {"scales", "commitment_weight"}
+    may_differ = {"scales", "commitment_weight", "output_padding"}
     if ours.base_scales or not source.config.base_scales:
         may_differ.add("base_scales")
     if ours.patch_size % known == 0:
