@@ -149,6 +149,20 @@ def test_text_in_parquet_that_is_no_text(tmp_path: Path) -> None:
     assert [damage.key.endswith("row 1") for damage in damaged] == [True]
 
 
+def test_a_damaged_row_group_of_parquet_costs_its_rows_and_names_its_file_once(tmp_path: Path) -> None:
+    file = tmp_path / "set.parquet"
+    images = [bytes([n]) * 4000 for n in range(4)]
+    pq.write_table(pa.table({"image": images, "text": ["a"] * 4}), file, row_group_size=2)
+    source, content = open_source(file), file.read_bytes()
+    wrong = content.find(b"\x01" * 50)
+    assert 0 < wrong < len(content) // 2
+    file.write_bytes(b"\xff" * wrong + content[wrong:])
+    samples, (damage,) = read_all(source)
+    assert [sample.image for sample in samples] == images[2:]
+    assert str(damage).startswith(f"{file}, row group 0: not a readable Parquet file (")
+    assert str(damage).count(file.name) == 1
+
+
 TWICE = {
     "two images": (["0.png", "0.png", "0.txt"], []),
     "two kinds of image": (["0.png", "0.jpg", "0.txt"], []),

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from hart.commands.console import needs_extra
 from hart.commands.from_config import SomeOf
 from hart.config import CacheType, Config, Device, NumberType, SamplingConfig
 from hart.errors import HartError
-from hart.files import user_path
-from hart.generation.signing import SigningOptions
+from hart.generation.signing import AbsolutePath, SigningOptions
 from hart.strict import Listed, require
 
 SIZE_HELP = "Image size in pixels: one number for a square, or width x height such as 1024x576."
 ASPECT_HELP = "Shape of the images, such as 16:9: as many tokens as in the square, which is the model's own or --size."
 Size = Annotated[int | str | None, Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})]
 AspectRatio = Annotated[str | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})]
-
-AbsolutePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(user_path(path))))]  # noqa: PTH100
-"""For records, which are read in other working directories; links stay as given."""
 
 DEFAULT_MODEL = "emoji"
 

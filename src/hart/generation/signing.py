@@ -7,6 +7,7 @@ Nothing here needs PyTorch.
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,8 +28,8 @@ class SigningFailed(HartError):
     """An image that could not be signed; the text says why."""
 
 
-# for processes with another working directory
-AbsolutePath = Annotated[Path, AfterValidator(lambda path: user_path(path).absolute())]
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(user_path(path))))]  # noqa: PTH100
+"""For processes with another working directory, and for records; links stay as given."""
 
 
 class SigningOptions(Config, kw_only=True):

@@ -116,13 +116,11 @@ class Editing(BasePipeline):
         """What images keep of another one in `edit`: for a call, or for an `ImageRequest` of a batch of `edit.size`."""
         image, followed = require_image("image", image), source_prompt is not None
         if followed_scales is not None and not followed:
-            raise HartError("followed_scales follow an image by what it shows: give a source prompt too")
+            raise HartError("followed_scales goes with a source prompt: give that too")
         if mask is None and not followed and opacity(image) is not None:
             mask = image
         area = None if mask is None else redrawn_area(image, require_image("mask", mask))
         schedule = canvas_schedule(self.config, image, size=size, aspect=aspect)
-        if followed_scales is not None and not followed:
-            raise HartError("followed_scales goes with a source prompt: give that too")
         if followed_scales is None:
             followed_scales = round(FOLLOWED * len(schedule)) if followed else 0
         pixels, redraw = laid_out(image, area, self.config, schedule)

@@ -57,7 +57,7 @@ class ParquetStream(Stream):
                     for number in range(batch.num_rows):
                         yield f"{self.units[unit]}, row {next(rows)}", partial(self._read, batch, number, file.parent)
         except FileError as error:
-            yield self.units[unit], str(error)
+            yield self.units[unit], str(error).removeprefix(f"{file}: ")  # which the unit begins with
 
     def _read(self, batch: Any, number: int, folder: Path) -> Read:
         record = read_row(batch, number)
