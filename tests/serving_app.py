@@ -84,3 +84,13 @@ def png(size: tuple[int, int] = (16, 16), mode: str = "RGB", colour: Any = "red"
     file = io.BytesIO()
     Image.new(mode, size, colour).save(file, "PNG")
     return file.getvalue()
+
+
+def error(answer: Any, status: int) -> dict[str, Any]:
+    """The error of an answer with this status."""
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error"}
+    found: dict[str, Any] = answer.json()["error"]
+    assert set(found) == {"message", "type", "param", "code"}
+    assert "\n" not in found["message"] and len(found["message"]) < 400
+    return found

@@ -1,0 +1,53 @@
+"""Who may use a server, and how much of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hart.serving.access import Access
+from hart.serving.options import Limits
+from serving_app import error, running
+
+
+@pytest.mark.parametrize("given", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic right"}])
+def test_a_key_is_needed_where_there_are_keys(given: dict[str, str]) -> None:
+    with running(access=Access(("right", "other"))) as server:
+        for path in ("/v1/models", "/metrics"):
+            error(server.http.get(path, headers=given), 401)
+        for path in ("/", "/healthz", "/readyz"):
+            assert server.http.get(path, headers=given).status_code == 200
+        for right in ({"authorization": "Bearer other"}, {"api-key": "right"}):
+            assert server.http.get("/v1/models", headers=right).status_code == 200
+
+
+def test_pages_of_others_cannot_use_a_server_on_this_machine() -> None:
+    with running(access=Access(hosts=frozenset(["testserver"]))) as server:
+        body = {"prompt": "x"}
+        for headers, status in (
+            ({"origin": "http://evil.example"}, 403),
+            ({"origin": "null"}, 403),
+            ({"host": "evil.example"}, 403),
+            ({"origin": "http://testserver"}, 200),
+        ):
+            answer = server.http.post("/v1/images/generations", json=body, headers=headers)
+            assert answer.status_code == status
+            assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_rate_limit_is_a_clients_own() -> None:
+    clock = [0.0]
+    with running(access=Access(("a", "b")), limits=Limits(rate_limit=6)) as server:
+        server.server.rates._clock = lambda: clock[0]
+
+        def ask(key: str, n: int) -> Any:
+            headers = {"authorization": f"Bearer {key}"}
+            return server.http.post("/v1/images/generations", json={"prompt": "x", "n": n}, headers=headers)
+
+        assert [ask("a", n).status_code for n in (4, 4)] == [200, 200]
+        refused = ask("a", 1)
+        assert error(refused, 429)["code"] == "rate_limit_exceeded" and refused.headers["retry-after"] == "21"
+        assert ask("b", 1).status_code == 200
+        clock[0] = 21
+        assert ask("a", 1).status_code == 200
