@@ -20,7 +20,7 @@ def test_files_say_what_was_measured_with_what(tmp_path: Path) -> None:
             "discrete": {"PSNR, dB": Figure(21.23456, 20.1, 22.9), "rKID (net)": Figure(0.00123456, deviation=0.0002)},
             "hybrid": {"PSNR, dB": Figure(30.0)},
         },
-        settings={"model": "tiny", "seed": 3},
+        settings={"model": "tiny", "seed": 3, "guidance": None},
         counts={"images": 5, "damaged": 1},
         extractor={"name": "net", "weights_sha256": "0123456789abcdef"},
         notes=("too few",),
@@ -32,7 +32,7 @@ def test_files_say_what_was_measured_with_what(tmp_path: Path) -> None:
     assert [path.name for path in paths] == ["figures.json", "table.md", "verdicts.jsonl", "sheet.png"]
     values = json.loads(paths[0].read_text())
     assert values["figures"]["discrete"]["PSNR, dB"] == {"value": 21.23456, "low": 20.1, "high": 22.9}
-    assert values["settings"] == {"model": "tiny", "seed": 3}
+    assert values["settings"] == {"model": "tiny", "seed": 3, "guidance": None}
     assert values["counts"] == {"images": 5, "damaged": 1}
     assert values["command"] == "hart evaluate tokenizer --model tiny"
     assert values["extractor"]["name"] == "net"
@@ -52,4 +52,5 @@ def test_files_say_what_was_measured_with_what(tmp_path: Path) -> None:
         "| HART | 0.78 |",
     ):
         assert line in page
+    assert "guidance" not in page  # an option that is not given
     assert figures_table(result) in page

@@ -185,7 +185,7 @@ def _page(result: Result, command: str) -> str:
     }
     if result.extractor is not None:
         facts["features"] = f"{result.extractor['name']} (weights {result.extractor['weights_sha256'][:12]})"
-    parts.append("\n".join(f"- {name}: {value}" for name, value in facts.items()))
+    parts.append("\n".join(f"- {name}: {value}" for name, value in facts.items() if value not in (None, "")))
     for published in result.published:
         parts += [f"## Published: {published.source}", published.markdown()]
     return "\n\n".join(parts) + "\n"

@@ -170,7 +170,7 @@ def read_record(path: Path) -> ImageRecord:
         chunks = dict(image.text)
     if missing := [name for name in ("prompt", "seed", "model", "settings", "Software") if name not in chunks]:
         raise HartError(
-            f"{path}: lacks {', '.join(missing)}: not an image by hart generate, or its PNG text chunks were removed"
+            f"{path}: lacks {', '.join(missing)}: no single image by hart generate, or its PNG text chunks were removed"
         )
     if not re.fullmatch("[0-9]{1,19}", chunks["seed"]) or int(chunks["seed"]) > MAX_SEED:
         raise HartError(f"{path}: its seed is {shown(chunks['seed'])}: seeds go from 0 to {MAX_SEED}")

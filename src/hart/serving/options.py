@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -102,6 +103,14 @@ class ServeOptions(Limits, SigningOptions, kw_only=True):
         others without a key and without being told so."""
         if self.public or self.keys():
             return None
-        if self.host not in LOOPBACK:
+        if not _is_loopback(self.host):
             raise HartError(f"--host {self.host}: others can reach it: give --api-key, or --public to serve anybody")
-        return frozenset(LOOPBACK)
+        return frozenset({*LOOPBACK, self.host})
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host in LOOPBACK
