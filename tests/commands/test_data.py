@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from command_line import run
+from command_line import refused, run
 from hart.config import HartConfig
 from hart.data.encoded import EncodedSet
 from image_files import write_captioned_folder
@@ -53,3 +53,6 @@ def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_p
         refused_call = run(*call, *changes)
         assert refused_call.exit_code == 2
         assert message in refused_call.stderr and "Traceback" not in refused_call.stderr
+    for given in (("--text-tokens", 8), ("--text-instruction",)):
+        without = (*call[:4], "--tokenizer", tokenizer, *given)
+        assert "are for captions: give --text-encoder too" in refused(run(*without))

@@ -149,6 +149,12 @@ def test_what_other_programs_send(server: Running, body: dict[str, Any]) -> None
     assert answer["model"] == "tiny"
 
 
+def test_json_may_begin_with_a_byte_order_mark(server: Running) -> None:
+    headers = {"content-type": "application/json"}
+    answer = server.http.post("/v1/images/generations", content=b'\xef\xbb\xbf{"prompt": "x"}', headers=headers)
+    assert answer.status_code == 200
+
+
 def test_what_other_programs_send_to_edit(server: Running) -> None:
     fields = {"model": "gpt-image-1", "prompt": "a cat", "quality": "auto", "size": "auto"}
     for name in ("image", "image[]"):

@@ -33,8 +33,8 @@ class SetOptions(ImageSetOptions, kw_only=True):
     text_encoder: str | None = None
     """Text encoder, or any model: folder, shipped model, or Hugging Face id of a Qwen2. Without it, class labels are
     stored."""
-    text_tokens: Annotated[int, Field(ge=1)] = 300
-    """Tokens per caption of a Qwen2; other text encoders have their own number."""
+    text_tokens: Annotated[int | None, Field(ge=1)] = None
+    """Tokens per caption of a Qwen2, by default 300; other text encoders have their own number."""
     text_instruction: bool = False
     """Put the enhancement instruction before every caption."""
     scales: Listed[int] = ()
@@ -49,6 +49,11 @@ class SetOptions(ImageSetOptions, kw_only=True):
 
     def __post_init__(self) -> None:
         require(not self.scales or self.size is None, "--scales and --size both set the scales: give one of them")
+        of_captions = self.text_tokens is not None or self.text_instruction
+        require(
+            self.text_encoder is not None or not of_captions,
+            "--text-tokens and --text-instruction are for captions: give --text-encoder too",
+        )
 
 
 @app.callback()
@@ -88,7 +93,7 @@ def encode(
     text_encoder = None
     if images.text_encoder is not None:
         config, folder = find_text_encoder(
-            images.text_encoder, tokens=images.text_tokens, instruction=images.text_instruction
+            images.text_encoder, tokens=images.text_tokens or 300, instruction=images.text_instruction
         )
         text_encoder = load_text_encoder(config, folder).to(where, torch.float32)
     transform = ImageTransform(tokenizer.config.image_size, fit=images.fit)

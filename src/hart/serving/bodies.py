@@ -6,6 +6,7 @@ What is wrong with them is an `ApiError`.
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Bodies:
         async with self._in_time():
             content = b"".join([chunk async for chunk in _bounded(request, JSON_BYTES)])
         try:
-            return kind.model_validate_json(content, strict=True)
+            return kind.model_validate_json(content.removeprefix(BOM_UTF8), strict=True)
         except ValidationError as error:
             raise explained(error) from None
 
