@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -200,6 +201,16 @@ def test_a_tar_whose_header_claims_an_absurd_size_ends_there(kind: Any, size: st
             tar.addfile(member, io.BytesIO(numbered(0)))
     samples, damaged = read_all(open_source(tmp_path / "a.tar", kind=kind))
     assert len(samples) == 1 and f"({int(size):,} bytes)" in damaged[0].reason
+
+
+def test_a_compressed_shard_is_read_as_a_stream_and_otherwise_called_what_it_is(tmp_path: Path) -> None:
+    write_tar(tmp_path / "plain.tar", {"0.png": numbered(0), "0.txt": b"zero"})
+    shard = tmp_path / "train-0000.tar"
+    shard.write_bytes(gzip.compress((tmp_path / "plain.tar").read_bytes()))
+    samples, damaged = read_all(open_source(shard, kind="stream"))
+    assert [sample.captions for sample in samples] == [("zero",)] and not damaged
+    with pytest.raises(HartError, match="it is compressed: unpack it, or read it as a stream"):
+        read_all(open_source(shard, kind="shards"))
 
 
 def test_members_that_lie_scattered_are_brought_together_where_shards_are_read_at_random(tmp_path: Path) -> None:

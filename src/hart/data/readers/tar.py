@@ -31,6 +31,8 @@ from hart.strict import counted, printable, reason
 TWICE = "its name comes twice in the shard"
 MAX_MEMBER = 2**34
 """Bytes that a header may claim: the library would skip more for hours, and loop for ever on a negative number."""
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+"""How files of gzip, bzip2, xz and Zstandard begin. Random access needs plain archives."""
 TAR_FAULTS = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error)
 """What the library raises for a damaged archive; a `FileError` is a `ValueError`."""
 
@@ -163,6 +165,8 @@ class _StrictHeader(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             if not any(buf):  # the end
                 raise
+            if bytes(buf).startswith(COMPRESSED):
+                raise tarfile.ReadError("it is compressed: unpack it, or read it as a stream (kind: stream)") from None
             raise tarfile.ReadError(f"a header is damaged ({error})") from None
 
 
