@@ -11,6 +11,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,11 +83,11 @@ def load_model(
     encoded. Raises `CheckpointError` or `ConfigError`.
     """
     readable_folder(folder)
-    is_own = layout_of(folder) == "own"
-    config, weights = (HartConfig.load(folder / CONFIG_FILE), ()) if is_own else _published(folder)
+    layout = layout_of(folder)
+    config, weights = (HartConfig.load(folder / CONFIG_FILE), ()) if layout == "own" else _published(folder, layout)
     with without_memory():
         tokenizer, hart = build(config)
-    if is_own:
+    if layout == "own":
         at_rest = "encoder" if tokenizer_dtype is None else None  # images are made without it
         fill_module(tokenizer, folder / TOKENIZER_FILE, tokenizer_dtype, mapped=at_rest)
         if eight_bits is None or config.dequantize:
@@ -115,7 +116,8 @@ def load_config(name: str) -> HartConfig:
     if path.suffix == ".json" and not path.is_dir():
         return HartConfig.load(path)
     folder = resolve_model(name)
-    return HartConfig.load(folder / CONFIG_FILE) if layout_of(folder) == "own" else _published(folder)[0]
+    layout = layout_of(folder)
+    return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout)[0]
 
 
 def save_model(
@@ -181,8 +183,8 @@ Published = tuple[HartConfig, tuple[PublishedWeights, PublishedWeights]]
 """A configuration, and the weights of tokenizer and model."""
 
 
-def _published(folder: Path) -> Published:
-    return _hart_layout(folder) if layout_of(folder) == "hart" else _var_layout(folder)
+def _published(folder: Path, layout: Literal["hart", "var"]) -> Published:
+    return _hart_layout(folder) if layout == "hart" else _var_layout(folder)
 
 
 def _hart_layout(folder: Path) -> Published:

@@ -13,7 +13,7 @@ from hart.commands.console import needs_extra, note, owned, progress, require_wr
 from hart.commands.from_config import options_from_config
 from hart.commands.locks import LOCK_FILE
 from hart.commands.program import lazy_group
-from hart.config import Device
+from hart.config import Device, TextConditioning
 from hart.evaluation.suites.base import Column, ImageSetOptions
 from hart.strict import Listed, counted, require
 from hart.training.encode_options import EncodeOptions
@@ -93,7 +93,9 @@ def encode(
     text_encoder = None
     if images.text_encoder is not None:
         config, folder = find_text_encoder(
-            images.text_encoder, tokens=images.text_tokens or 300, instruction=images.text_instruction
+            images.text_encoder,
+            tokens=images.text_tokens or TextConditioning.tokens,
+            instruction=images.text_instruction,
         )
         text_encoder = load_text_encoder(config, folder).to(where, torch.float32)
     transform = ImageTransform(tokenizer.config.image_size, fit=images.fit)
