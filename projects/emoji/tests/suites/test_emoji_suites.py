@@ -132,7 +132,7 @@ def test_agreement(model: Path, data: Path, tmp_path: Path) -> None:
     # a held-out rendering is the nearest to itself: style and tone are right, and chance is not
     for group, column in (
         ("style x concept", f"right style {COLUMN}"),
-        ("skin tone x concept", "right skin tone (pixels at 32 px)"),
+        ("skin tone x concept", "right skin tone (colours)"),
     ):
         own, chance = (rows[f"{group} never seen: {row}"][column]["value"]
                        for row in ("the rendering itself", "chance"))  # fmt: skip

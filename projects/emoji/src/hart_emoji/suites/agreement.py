@@ -42,7 +42,8 @@ from hart.evaluation import (
     counted,
     extractor_facts,
 )
-from hart_emoji.suites.emoji_set import REDUCED_SIZE, EmojiOptions, EmojiSet, Looks, Opened, looks, reduced
+from hart_emoji.suites.colours import nearest_by_colours
+from hart_emoji.suites.emoji_set import EmojiOptions, EmojiSet, Looks, Opened, looks
 from hart_emoji.suites.prompts import (
     EmojiPrompt,
     PromptGroup,
@@ -54,7 +55,7 @@ from hart_emoji.suites.prompts import (
 )
 
 TOPS = (1, 5, 20)
-RIGHT = {"style": "right style ({})", "tone": f"right skin tone (pixels at {REDUCED_SIZE} px)"}
+RIGHT = {"style": "right style ({})", "tone": "right skin tone (colours)"}
 """What is judged besides the concept, with its column, for images that were held out for it."""
 
 
@@ -143,10 +144,10 @@ class Judge:
             for i, prompt in enumerate(group.prompts):
                 candidates, matching = self._candidates(prompt, group.held_out)
                 if group.held_out == "style":
-                    near = self._bank[candidates] @ seen.features[i]
+                    nearest = int((self._bank[candidates] @ seen.features[i]).argmax())
                 else:
-                    near = -torch.cdist(seen.pixels[i : i + 1], reduced(self._emoji.pixels(candidates)))[0]
-                right.append(float(matching[int(near.argmax())]))
+                    nearest = nearest_by_colours(seen.images[i], self._emoji.pixels(candidates))
+                right.append(float(matching[nearest]))
             columns[RIGHT[group.held_out].format(self._extractor)] = torch.tensor(right)
         return columns
 

@@ -37,11 +37,13 @@ from hart.evaluation import (
     extractor_facts,
     quiet_prompts,
 )
-from hart_emoji.suites.emoji_set import CHUNK, REDUCED_SIZE, EmojiOptions, EmojiSet, Opened, looks, reduced
+from hart_emoji.suites.emoji_set import CHUNK, EmojiOptions, EmojiSet, Opened, features_of
 from hart_emoji.suites.prompts import PromptGroup, seen_names, styled, unseen_styles
 
 SHOWN = 24
 """Generated images on the sheet with their nearest training images."""
+REDUCED_SIZE = 32
+"""Pixels at which images are compared pixel by pixel: colours and masses count, not the exact place of an edge."""
 CONCEPTS = 12
 """Concepts on the sheet of styles."""
 HELD_OUT, COPIES = "held-out renderings", "training images through the tokenizer"
@@ -114,14 +116,22 @@ class _Bank:
 
     def nearest(self, pixels: Tensor) -> dict[str, Nearest]:
         """By distance, for images (N, 3, H, W)."""
-        generated = looks(pixels, self.extractor)
-        cosine = (F.normalize(generated.features, dim=1) @ self.features.T).max(dim=1)
-        apart = torch.cdist(generated.pixels, self.reduced).min(dim=1)
+        features = features_of(pixels, self.extractor)
+        cosine = (F.normalize(features, dim=1) @ self.features.T).max(dim=1)
+        apart = torch.cdist(reduced(pixels), self.reduced).min(dim=1)
         rms = apart.values / math.sqrt(self.reduced.shape[1])
         return {
             f"feature distance ({self.extractor.name})": Nearest(1 - cosine.values, cosine.indices),
             f"pixel distance ({REDUCED_SIZE} px)": Nearest(rms, apart.indices),
         }
+
+
+def reduced(pixels: Tensor) -> Tensor:
+    """Images (B, 3, H, W) at `REDUCED_SIZE` px, as float32 rows (B, P) on the CPU."""
+    parts = [
+        F.interpolate(part.float(), (REDUCED_SIZE, REDUCED_SIZE), mode="area").cpu() for part in pixels.split(CHUNK)
+    ]
+    return torch.cat(parts).flatten(1)
 
 
 def _figures(

@@ -1,6 +1,6 @@
 """An emoji set as suites see it: all rendered images by concept, style and skin tone, and their features.
 
-Shapes: B, M images, D width of a feature, P = 3 * REDUCED_SIZE**2.
+Shapes: B, M images, D width of a feature.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import torch
-import torch.nn.functional as F
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
@@ -36,8 +35,6 @@ T = TypeVar("T")
 
 FEATURE_IMAGE_SIZE = 128
 """Pixels at which EfficientNet-Lite sees emoji: they have little finer detail, and it takes a third of the time."""
-REDUCED_SIZE = 32
-"""Pixels at which images are compared pixel by pixel: colours and masses count, not the exact place of an edge."""
 BATCH = 8
 """Images that the extractor sees together; more at once are slower on a CPU."""
 CHUNK = 512
@@ -200,23 +197,15 @@ class Opened:
 
 @dataclass(frozen=True)
 class Looks:
-    """What images look like: features (B, D), and pixel values 0 to 255 (B, P), see `REDUCED_SIZE`."""
+    """Images (B, 3, H, W), uint8, and their features (B, D)."""
 
+    images: Tensor
     features: Tensor
-    pixels: Tensor
 
 
 def looks(pixels: Tensor, extractor: FeatureExtractor) -> Looks:
     """Of images (B, 3, H, W), uint8."""
-    return Looks(features_of(pixels, extractor), reduced(pixels))
-
-
-def reduced(pixels: Tensor) -> Tensor:
-    """Images (B, 3, H, W) at `REDUCED_SIZE` px, as float32 rows (B, P) on the CPU."""
-    parts = [
-        F.interpolate(part.float(), (REDUCED_SIZE, REDUCED_SIZE), mode="area").cpu() for part in pixels.split(CHUNK)
-    ]
-    return torch.cat(parts).flatten(1)
+    return Looks(pixels, features_of(pixels, extractor))
 
 
 def features_of(pixels: Tensor, extractor: FeatureExtractor) -> Tensor:
