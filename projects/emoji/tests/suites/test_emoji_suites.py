@@ -132,6 +132,7 @@ def test_agreement(model: Path, data: Path, tmp_path: Path) -> None:
     # a held-out rendering is the nearest to itself: style and tone are right, and chance is not
     for group, column in (
         ("style x concept", f"right style {COLUMN}"),
+        ("style x concept", "right style (colours)"),
         ("skin tone x concept", "right skin tone (colours)"),
     ):
         own, chance = (rows[f"{group} never seen: {row}"][column]["value"]

@@ -55,8 +55,11 @@ from hart_emoji.suites.prompts import (
 )
 
 TOPS = (1, 5, 20)
-RIGHT = {"style": "right style ({})", "tone": "right skin tone (colours)"}
-"""What is judged besides the concept, with its column, for images that were held out for it."""
+RIGHT = {
+    "style": {"features": "right style ({})", "colours": "right style (colours)"},
+    "tone": {"colours": "right skin tone (colours)"},
+}
+"""What is judged besides the concept, for images that were held out for it -> what tells it -> its column."""
 
 
 class AgreementOptions(EmojiOptions, kw_only=True):
@@ -139,16 +142,16 @@ class Judge:
         """By column: 1 or 0 for each image that the column is about, of one image of each prompt."""
         found = [rank for rank in self.ranks(seen, group) if rank is not None]
         columns = {self._column(top): torch.tensor([float(rank <= top) for rank in found]) for top in TOPS}
-        if group.held_out is not None:
+        for by, column in self._right_columns(group).items():
             right = []
             for i, prompt in enumerate(group.prompts):
                 candidates, matching = self._candidates(prompt, group.held_out)
-                if group.held_out == "style":
+                if by == "features":
                     nearest = int((self._bank[candidates] @ seen.features[i]).argmax())
                 else:
                     nearest = nearest_by_colours(seen.images[i], self._emoji.pixels(candidates))
                 right.append(float(matching[nearest]))
-            columns[RIGHT[group.held_out].format(self._extractor)] = torch.tensor(right)
+            columns[column] = torch.tensor(right)
         return columns
 
     def chance(self, group: PromptGroup) -> dict[str, Figure]:
@@ -156,15 +159,19 @@ class Judge:
         accepted = [len(prompt.accepted) for prompt in group.prompts if prompt.accepted]
         count = len(self._emoji.slugs)
         columns = {self._column(top): [chance_of_rank(top, right, count) for right in accepted] for top in TOPS}
-        if group.held_out is not None:
+        for column in self._right_columns(group).values():
             choices = [self._candidates(prompt, group.held_out)[1] for prompt in group.prompts]
-            columns[RIGHT[group.held_out].format(self._extractor)] = [sum(m) / len(m) for m in choices]
+            columns[column] = [sum(m) / len(m) for m in choices]
         return {column: Figure(fmean(values)) for column, values in columns.items() if values}
 
     def _column(self, top: int) -> str:
         return f"right concept in the nearest {top} ({self._extractor})"
 
-    def _candidates(self, prompt: EmojiPrompt, what: str) -> tuple[list[int], list[bool]]:
+    def _right_columns(self, group: PromptGroup) -> dict[str, str]:
+        """As `RIGHT`, for what a group holds out."""
+        return {by: column.format(self._extractor) for by, column in RIGHT.get(group.held_out or "", {}).items()}
+
+    def _candidates(self, prompt: EmojiPrompt, what: str | None) -> tuple[list[int], list[bool]]:
         """Images of the right concept to choose from, and which of them have the style or tone asked for."""
         emoji, asked = self._emoji, prompt.rendering
         assert asked is not None

@@ -1,4 +1,4 @@
-"""Which of some renderings an image shares its colours with, wherever in the image they are: the judge of skin tones.
+"""Which of some renderings an image shares its colours with, wherever in the image they are: judge of styles and tones.
 
 Pixel by pixel a misdrawn hand of the right colour is nearer to a paler one, because white stands where its fingers
 should be; so the places of colours are left out. Each rendering is a distribution of colours, and an image goes to the
