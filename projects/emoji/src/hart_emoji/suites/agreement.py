@@ -5,21 +5,22 @@ tone and concept that it has not, and free prompts from a file (`hart_emoji.suit
 
 - Right concept: all concepts rank by the nearest of their training images, by cosine of the extractor's features.
   The group of skin tones is ranked among all training images, the others among those without skin tones.
-- Right style: of all rendered images of the right concept without skin tone, held out or not, the nearest by the
-  same features has the style that was asked for.
+- Right style: of all rendered images of the right concept without skin tone, held out or not, the nearest has the
+  style that was asked for: by the same features, and by colours, which know the style of a misdrawn image better.
 - Right skin tone: of the rendered images of the right concept in the style that was asked for, held out or not, the
-  nearest by pixels has the tone. The features hardly see skin tones: by them, not even half of the tokenizer's
-  reconstructions at 64 px have theirs.
+  nearest by colours has the tone. The features hardly see skin tones.
 
 Beside every row of generated images: chance, and the tokenizer's reconstructions of the renderings that the prompts
 describe, from codes and exact residual and from the codes alone: a model that generates tokens of this tokenizer can
-hardly do better. Renderings that training has not seen are ranked too: what a perfect image would reach.
+hardly do better. Renderings that training has not seen are ranked too, as they are and turned: what a perfect image
+would reach, and one in another place.
 
 Shapes: N images, M images of the set, C concepts, D width of a feature.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -218,7 +219,17 @@ def _described(opened: Opened, group: PromptGroup, context: Context[AgreementOpt
     images = {"codes and exact residual": decoded["hybrid"], "codes": decoded["discrete"]}
     if group.held_out is not None:
         images["the rendering itself"] = opened.emoji.pixels(rows)
+        images["the rendering, turned"] = turned(images["the rendering itself"])
     return {kind: looks(pixels, opened.extractor) for kind, pixels in images.items()}
+
+
+def turned(pixels: Tensor) -> Tensor:
+    """Images (B, 3, H, W), uint8, by 15 degrees and 0.85 times as large, on white: what a judge must still know."""
+    sine, cosine = math.sin(math.radians(15)) / 0.85, math.cos(math.radians(15)) / 0.85
+    turn = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]]).expand(len(pixels), -1, -1)
+    places = F.affine_grid(turn, list(pixels.shape), align_corners=False)
+    ink = F.grid_sample(255 - pixels.float().cpu(), places, align_corners=False)
+    return (255 - ink).round().to(torch.uint8)
 
 
 def _rows(
