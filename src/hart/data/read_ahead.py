@@ -61,11 +61,14 @@ class _Items(IterableDataset[Any]):
 
 
 def _leave_signals(worker: int) -> None:
-    """Ctrl-C reaches all processes, but only the parent decides what to do; it ends this one by SIGTERM.
+    """Ctrl-C and a closed terminal reach all processes, but only the parent decides what to do; it ends this one by
+    SIGTERM.
 
     A forked process would otherwise keep the parent's handlers.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
