@@ -324,7 +324,7 @@ def lose_the_terminal(folder: str) -> None:
     for stream in (0, 1, 2):
         os.dup2(own, stream)
     os.close(own)
-    sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: PTH123, SIM115
+    sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
     outlive_readers()
 
     def on_step(report: Any) -> None:

@@ -84,7 +84,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """RGB, upright by the EXIF orientation, transparency on white, more than 8 bits scaled rather than clipped.
 
     Grey of 32 bits or of floats is taken for 0 to 255, for 0 to 65,535 where values are above 255, and for 0 to 1
-    where floats are not above 1.
+    where floats are not above 1. Raises `HartError` for larger values.
     """
     image.load()  # some formats store their orientation after their pixels
     turn = _TURNS.get(_orientation(image))
@@ -140,6 +140,8 @@ def _grey_of_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float32)
     np.nan_to_num(values, copy=False, posinf=2**16 - 1, neginf=0)
     largest = values.max()
+    if largest > 2**16 - 1:
+        raise HartError(f"has grey values up to {largest:g}: store it in 8 or 16 bits, up to 65,535")
     if image.mode.startswith("I;16") or largest > 255:
         scale = 255 / (2**16 - 1)
     else:

@@ -291,7 +291,7 @@ class _Lane:
                     yield sample
             if not length:
                 names = ", ".join(self.stream.units[unit] for unit in self.units[:3])
-                raise HartError(f"{names}: no images: give shards with .webp, .png or .jpg members")
+                raise HartError(f"{names}: no images in it: leave it out, or give another set")
             epoch += 1 + skip // length
             skip %= length
 

@@ -17,18 +17,21 @@ from typing import Literal
 
 from hart.data.kinds import Kind
 from hart.data.notes import Columns
-from hart.data.readers.folder import ClassFolderReader, FolderReader, list_images, split_folder
+from hart.data.readers.folder import ClassFolderReader, FolderReader, list_images, split_folder, split_folders
 from hart.data.readers.hugging_face import PREFIX, HuggingFaceReader, is_saved_dataset
 from hart.data.readers.jsonl import JsonlReader
 from hart.data.readers.parquet import ParquetStream
 from hart.data.readers.tar import TarReader, TarStream, is_remote, local_path
 from hart.data.samples import first_reasons
 from hart.data.sources import Source, Stream
-from hart.data.splits import SPLIT_NAMES, WHOLE, require_hash_split, split_names
+from hart.data.splits import WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
 from hart.errors import HartError, missing_package
 from hart.files import readable_folder, require_regular
 from hart.strict import printable
+
+METADATA = "metadata.jsonl"
+"""In Hugging Face's ImageFolder, beside the images of each split."""
 
 
 def open_source(
@@ -72,9 +75,10 @@ def whole_of(path: str | Path, kind: Kind | None = None) -> str:
     place = Path(name)
     kind = kind or detect_kind(name)
     if kind in {"folder", "classes"}:
-        divided = any((place / own).is_dir() for names in SPLIT_NAMES.values() for own in names)
+        divided = bool(split_folders(place, "train"))
     else:
-        divided = kind != "jsonl" or not place.is_dir() or _is_divided(_files(place, ".jsonl"))
+        files = _files(place, ".jsonl") if kind == "jsonl" and place.is_dir() else []
+        divided = not files or _is_divided(files)
     return "train" if divided else WHOLE
 
 
@@ -105,6 +109,8 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
     root = split_folder(path, split) or path
     seen = False
     for file in list_images(root):
+        if not (seen or file.notes) and (root / METADATA).is_file():
+            return "jsonl"
         if file.notes or file.path.parent == root:
             return "folder"
         seen = True
@@ -139,6 +145,9 @@ def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
     if found == "file":
         return JsonlReader(path, columns)
     files = _files(path, ".jsonl")
+    inside = None if files else split_folder(path, split)
+    if inside is not None and (inside / METADATA).is_file():
+        return JsonlReader(inside / METADATA, columns)
     ours = [file for file in files if _has_word(file.name, split)]
     if len(ours) == 1:
         return JsonlReader(ours[0], columns)
@@ -257,7 +266,7 @@ def _is_divided(files: Sequence[Path]) -> bool:
 
 
 def _has_word(name: str, split: str) -> bool:
-    return not set(split_names(split)).isdisjoint(re.split(r"[^0-9A-Za-z]+", name))
+    return not {own.lower() for own in split_names(split)}.isdisjoint(re.split(r"[^0-9a-z]+", name.lower()))
 
 
 def _found(path: Path) -> Literal["", "folder", "file"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -24,17 +25,21 @@ def read_ahead(make: Make, workers: int) -> Iterator[Any]:
 
     The processes end with the iterator. Raises `HartError`, also those of workers.
     """
-    loader = DataLoader(
-        _Items(make),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        # the loader would otherwise use the global one, from which models take numbers
-        generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_leave_signals,
-    )
     try:
-        for item in loader:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # as many as were asked for
+            items = iter(
+                DataLoader(
+                    _Items(make),
+                    batch_size=None,
+                    num_workers=workers,
+                    collate_fn=_unchanged,
+                    # the loader would otherwise use the global one, from which models take numbers
+                    generator=torch.Generator().manual_seed(0),
+                    worker_init_fn=_leave_signals,
+                )
+            )
+        for item in items:
             if isinstance(item, HartError):
                 raise item
             yield item

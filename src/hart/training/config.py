@@ -179,7 +179,7 @@ class StageRecipe(Config):
     def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> Self:
         """The recipe in a TOML file. Raises `ConfigError`.
 
-        overrides: key=value, where the value of a text field needs no quotes and others are TOML.
+        overrides: key=value, where texts and lists of texts need no quotes and others are TOML.
         """
         try:
             values = read_toml(path, RECIPE_LIMIT)
@@ -212,7 +212,14 @@ def _override(values: dict[str, Any], override: str, kind: type[Config]) -> None
         if not isinstance(values, dict):
             raise ConfigError(f"override {override!r}: {table} is not a table")
     field = getattr(table_at(kind, tuple(tables)), "__pydantic_fields__", {}).get(name)
-    values[name] = _value(override, text, is_text=field is not None and _is_text(field.annotation))
+    hint = None if field is None else field.annotation
+    if get_origin(hint) is tuple and _is_text(get_args(hint)[0]):
+        found = _value(override, text, is_text=False)
+        # as a shell leaves it: ["a", "b"] without quotes
+        words = str(found).strip().removeprefix("[").removesuffix("]").split(",")
+        values[name] = found if isinstance(found, list) else [word.strip() for word in words if word.strip()]
+    else:
+        values[name] = _value(override, text, is_text=_is_text(hint))
 
 
 def _value(override: str, text: str, *, is_text: bool) -> Any:
@@ -229,6 +236,8 @@ def _value(override: str, text: str, *, is_text: bool) -> Any:
 
 def _is_text(hint: Any) -> bool:
     """Whether a field holds text, or one of several words."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
     if get_origin(hint) is Literal:
         return all(isinstance(word, str) for word in get_args(hint))
     return hint is str

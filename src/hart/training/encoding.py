@@ -321,6 +321,8 @@ def _finish(
     finished = len(shards) == len(files)
     if finished:
         require_mostly_sound(damaged, images + len(damaged), options.max_damaged, source.description, "--max-damaged")
+        if not images:
+            raise HartError(f"{source.description}: no image in it could be encoded: give another set")
         content = {
             "format": FORMAT_OF_SHAPES if "schedules" in settings else FORMAT,
             "settings": settings,

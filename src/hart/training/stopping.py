@@ -25,7 +25,10 @@ SHOW_CURSOR = b"\x1b[?25h"
 
 @contextmanager
 def handled(signals: Sequence[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Let `handler` have signals in a block; only in the main thread, which alone can. Under nohup SIGHUP stays ignored."""
+    """Let `handler` have signals in a block; only in the main thread, which alone can.
+
+    Under nohup a closed terminal stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
