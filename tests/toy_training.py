@@ -314,7 +314,7 @@ def stop_with_readers(images: str, folder: str, number: int) -> None:
 
 
 def lose_the_terminal(folder: str) -> None:
-    """A run that prints each step to its terminal, which is closed after step 4; the shell sends a signal of its own."""
+    """A run that prints each step to its terminal, which is closed after step 4; the shell sends a signal too."""
     import fcntl
     import termios
 

@@ -311,9 +311,10 @@ def test_parquet_files_of_a_split_and_their_faults(tmp_path: Path) -> None:
     write_parquet(bad, {"image": [b"x"], "words": ["x"]})
     with pytest.raises(HartError, match="its columns differ"):
         open_source(tmp_path)
-    write_parquet(tmp_path / "none.parquet", {"image": [], "text": []})
+    (tmp_path / "none").mkdir()
+    write_parquet(tmp_path / "none" / "train.parquet", {"image": [], "text": []})
     with pytest.raises(HartError, match="it has no rows"):
-        open_source(tmp_path / "none.parquet")
+        open_source(tmp_path / "none")
     bad.write_bytes(b"nothing of the kind")
     with pytest.raises(HartError, match="not a readable Parquet file"):
         open_source(tmp_path)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: a checkpoint after the current step, from which a run ends as an unbroken one."""
+"""Ctrl-C, SIGTERM, a closed terminal: a checkpoint after the current step, from which a run ends as an unbroken one."""
 
 from __future__ import annotations
 
