@@ -34,6 +34,11 @@ METADATA = "metadata.jsonl"
 """In Hugging Face's ImageFolder, beside the images of each split."""
 
 
+def from_home(address: str | Path) -> str:
+    """The address of a set with the home folder in place of ~."""
+    return os.path.expanduser(address)  # noqa: PTH111 - it may be no path
+
+
 def open_source(
     path: str | Path, split: str = "train", *, kind: Kind | None = None, columns: Columns | None = None
 ) -> Source | Stream:
@@ -48,7 +53,7 @@ def open_source(
     columns: field names of JSONL, Parquet and Hugging Face records, where they are unusual.
     Raises `HartError` when the path holds none of these, or more than one.
     """
-    name = os.path.expanduser(path)  # noqa: PTH111 - it may be an address
+    name = from_home(path)
     if not name:  # as a path it would be the working directory
         raise HartError("data is empty: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
     if kind is not None and kind not in FORMATS:
@@ -71,7 +76,7 @@ def open_source(
 
 def whole_of(path: str | Path, kind: Kind | None = None) -> str:
     """The split that leaves nothing out for evaluation: "all" of an undivided set, "train" of one that is divided."""
-    name = os.path.expanduser(path)  # noqa: PTH111 - it may be an address
+    name = from_home(path)
     place = Path(name)
     kind = kind or detect_kind(name)
     if kind in {"folder", "classes"}:
