@@ -22,6 +22,7 @@ from hart.strict import reason
 
 MAX_PIXELS = 2**26
 MAX_SIDE = 2**16 - 1
+MAX_GREY = 2**16 - 1
 MAX_FILE = 8 * MAX_PIXELS
 """Bytes of an image file: `MAX_PIXELS` of four channels of 16 bits."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -58,6 +59,8 @@ def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels
         image = _recognised(content, formats)
         _keep_bounds(image, max_pixels)
         image.load()
+        if image.mode in {"I", "F"} and MAX_GREY < (largest := np.nanmax(np.asarray(image), initial=0)) < np.inf:
+            raise HartError(f"has grey values up to {largest:g}: store it in 8 or 16 bits, up to {MAX_GREY:,}")
     return image
 
 
@@ -84,7 +87,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """RGB, upright by the EXIF orientation, transparency on white, more than 8 bits scaled rather than clipped.
 
     Grey of 32 bits or of floats is taken for 0 to 255, for 0 to 65,535 where values are above 255, and for 0 to 1
-    where floats are not above 1. Raises `HartError` for larger values.
+    where floats are not above 1.
     """
     image.load()  # some formats store their orientation after their pixels
     turn = _TURNS.get(_orientation(image))
@@ -138,12 +141,10 @@ def _keep_bounds(image: Image.Image, max_pixels: int) -> None:
 
 def _grey_of_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float32)
-    np.nan_to_num(values, copy=False, posinf=2**16 - 1, neginf=0)
+    np.nan_to_num(values, copy=False, posinf=MAX_GREY, neginf=0)
     largest = values.max()
-    if largest > 2**16 - 1:
-        raise HartError(f"has grey values up to {largest:g}: store it in 8 or 16 bits, up to 65,535")
     if image.mode.startswith("I;16") or largest > 255:
-        scale = 255 / (2**16 - 1)
+        scale = 255 / MAX_GREY
     else:
         scale = 255 if image.mode == "F" and largest <= 1 else 1
     if isinstance(see_through := image.info.get("transparency"), int):
