@@ -346,6 +346,14 @@ def test_hugging_face_set_saved_to_disk_with_class_names(tmp_path: Path, library
     assert [sample.image for sample in read_all(val)] == [numbered(2)]
     with pytest.raises(HartError, match=r"no split 'test': it has train, validation"):
         open_source(tmp_path / "set", "test")
+    with pytest.raises(HartError, match="hf: names no data set"):
+        open_source("hf:")
+    index = tmp_path / "set" / "train" / "state.json"
+    (arrow,) = index.parent.glob("*.arrow")
+    arrow.rename(tmp_path / "outside.arrow")
+    index.write_text(index.read_text().replace(arrow.name, "../../outside.arrow"))
+    with pytest.raises(HartError, match=r"state\.json: \.\./\.\./outside\.arrow is not the name of a file"):
+        open_source(tmp_path / "set", "val")
 
 
 def test_hugging_face_set_by_name(tmp_path: Path, library: Any) -> None:

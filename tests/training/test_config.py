@@ -42,6 +42,10 @@ def test_a_recipe_is_read(recipe: Path) -> None:
     assert read.tokenizer.scales == (1, 2, 4)
     assert read.discrete_probability == 0.5
     assert TokenizerRecipe.from_dict(read.to_dict()) == read
+    of_a_run = recipe.with_suffix(".json")
+    of_a_run.write_text(read.to_json())
+    assert TokenizerRecipe.read(of_a_run) == read
+    assert TokenizerRecipe.read(of_a_run, ("trainer.steps=3",)).trainer.steps == 3
 
 
 def test_overrides_replace_single_values(recipe: Path) -> None:

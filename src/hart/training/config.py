@@ -23,7 +23,7 @@ from hart.config import (
     TransformerConfig,
 )
 from hart.data.kinds import Kind
-from hart.files import FileError, read_toml
+from hart.files import FileError, read_json, read_toml
 from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, TransformerLossConfig, Weight
 from hart.sizes import aspect_sizes
 from hart.strict import ConfigError, Listed, counted, require, table_at
@@ -177,12 +177,12 @@ class StageRecipe(Config):
 
     @classmethod
     def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> Self:
-        """The recipe in a TOML file. Raises `ConfigError`.
+        """The recipe in a TOML file, or in the `recipe.json` of a run. Raises `ConfigError`.
 
         overrides: key=value, where texts and lists of texts need no quotes and others are TOML.
         """
         try:
-            values = read_toml(path, RECIPE_LIMIT)
+            values = (read_json if path.suffix == ".json" else read_toml)(path, RECIPE_LIMIT)
         except FileError as error:
             raise ConfigError(f"{error}: give a recipe, such as those in recipes/") from None
         found = next((stage for stage in MAIN_TABLES if isinstance(values.get(stage), dict)), cls.stage)
