@@ -186,7 +186,9 @@ class StageRecipe(Config):
         except FileError as error:
             raise ConfigError(f"{error}: give a recipe, such as those in recipes/") from None
         found = next((stage for stage in MAIN_TABLES if isinstance(values.get(stage), dict)), cls.stage)
-        if found != cls.stage and cls.stage in MAIN_TABLES and not isinstance(values.get(cls.stage), dict):
+        is_field = cls.stage not in MAIN_TABLES and found in getattr(cls, "__pydantic_fields__", {})
+        is_ours = is_field or isinstance(values.get(cls.stage), dict)
+        if found != cls.stage and not is_ours:
             raise ConfigError(f"{path}: this recipe is for stage {found}: run hart train {found}")
         for override in overrides:
             _override(values, override, cls)
