@@ -205,5 +205,5 @@ def test_a_stage_of_ones_own_refuses_the_recipes_of_hart_train(recipe: Path) -> 
 
     with pytest.raises(ConfigError, match=r"this recipe is for stage tokenizer: run hart train tokenizer"):
         Own.read(recipe)
-    with pytest.raises(ConfigError, match="unknown key.* data, revive_every"):  # the tokenizer is one that it knows
+    with pytest.raises(ConfigError, match=r"unknown key.* data, revive_every"):  # the tokenizer is one that it knows
         WithTokenizer.read(recipe)
