@@ -114,7 +114,7 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
     root = split_folder(path, split) or path
     seen = False
     for file in list_images(root):
-        if not (seen or file.notes) and (root / METADATA).is_file():
+        if not (seen or file.notes or file.fault) and (root / METADATA).is_file():
             return "jsonl"
         if file.notes or file.path.parent == root:
             return "folder"

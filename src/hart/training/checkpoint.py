@@ -26,7 +26,7 @@ from torch import Tensor
 from hart.checkpoint.folders import MODEL_FOLDER
 from hart.config import Config, ConfigError
 from hart.errors import HartError
-from hart.files import PARTIAL, FileError, atomic_write, require_regular
+from hart.files import PARTIAL, atomic_write, require_regular
 from hart.strict import Listed, clipped, reason, require
 from hart.training.task import Origin
 
@@ -236,9 +236,11 @@ class OtherVersionError(UnreadableError):
 
 
 def read_saved(path: Path) -> dict[str, Any]:
-    """The dictionary in a file, on the CPU. Raises `DamagedError`."""
+    """The dictionary in a file, on the CPU. Raises `DamagedError`; `FileError` for one that may not be opened."""
+    if path.exists() and not path.is_file():
+        raise DamagedError("not a regular file")
+    require_regular(path)
     try:
-        require_regular(path)
         # torch does not check the checksums of its zip file
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:
@@ -246,8 +248,6 @@ def read_saved(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except DamagedError:
         raise
-    except FileError as error:
-        raise DamagedError(str(error).removeprefix(f"{path}: ")) from None
     except OSError as error:
         raise DamagedError(f"cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError:
