@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hart.checkpoint.loading import load_tokenizer
+from hart.commands.program import outlive_readers
 from hart.config import HartConfig
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform
@@ -309,6 +311,33 @@ def stop_with_readers(images: str, folder: str, number: int) -> None:
         Trainer(task, given, Path(folder), on_step=on_step).run()
     except Stopped as stop:
         raise SystemExit(stop.signal) from None
+
+
+def lose_the_terminal(folder: str) -> None:
+    """A run that prints each step to its terminal, which is closed after step 4; the shell sends a signal too."""
+    import fcntl
+    import termios
+
+    terminal, own = os.openpty()
+    os.setsid()
+    fcntl.ioctl(own, termios.TIOCSCTTY, 0)
+    for stream in (0, 1, 2):
+        os.dup2(own, stream)
+    os.close(own)
+    sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
+    outlive_readers()
+
+    def on_step(report: Any) -> None:
+        if report.step == 4:
+            os.close(terminal)
+            os.kill(os.getpid(), signal.SIGHUP)
+        print(report, flush=True)  # noqa: T201
+
+    try:
+        Trainer(ToyTask(), recipe(), Path(folder), on_step=on_step).run()
+    except Stopped as stop:
+        print(stop, flush=True)  # noqa: T201
+        os._exit(stop.signal)
 
 
 def die_at_the_second_signal(folder: str) -> None:

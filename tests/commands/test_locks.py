@@ -49,6 +49,22 @@ def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_is_named_and_holds_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with (
+        pytest.raises(HartError, match=rf"{tmp_path}/{LOCK_FILE}: .*No space left.*: make room"),
+        locked(tmp_path, "x"),
+    ):
+        pass
+    monkeypatch.undo()
+    with locked(tmp_path, "training"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path: Path) -> None:
     out, empty = tmp_path / "runs" / "one", tmp_path / "empty"
     empty.mkdir()

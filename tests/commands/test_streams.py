@@ -41,6 +41,16 @@ def test_work_goes_on_after_the_reader_is_gone(tmp_path: Path, closed: str, unbu
     assert heard.splitlines() == ["a line that is longer than nothing"] * 1000, "no traceback, not even at the end"
 
 
+def test_names_that_the_terminal_cannot_write_end_nothing() -> None:
+    code = "from hart.commands.program import outlive_readers; outlive_readers(); print('кот')\n"
+    code += "from pathlib import Path; from hart.commands.console import print_path; print_path(Path('кот.png'))"
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "1"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True)
+    assert result.stderr == b""
+    # a path as the bytes that it is, so that a script finds the file
+    assert result.stdout.split() == [rb"\u043a\u043e\u0442", "кот.png".encode()]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_behind_the_output_is_named() -> None:
     with Path("/dev/full").open("wb") as full:

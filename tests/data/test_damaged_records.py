@@ -191,6 +191,30 @@ def test_a_name_that_comes_twice_in_a_tar_is_damaged_and_never_mixed(
 
 
 @pytest.mark.parametrize("kind", ["shards", "stream"])
+def test_an_image_in_a_tar_whose_name_has_another_dot_is_named_unless_it_belongs_to_one(
+    kind: Any, tmp_path: Path
+) -> None:
+    names = [
+        "0.png",
+        "0.txt",
+        "0.mask.png",
+        "b/1.txt",
+        "b/1.v2.png",
+        "b/1.v3.png",
+        "2.a.json",
+        "3.seg.png",
+        "4.png",
+        "3.png",
+    ]
+    write_tar(tmp_path / "a.tar", [(name, numbered(n) if "png" in name else b"x") for n, name in enumerate(names)])
+    samples, damaged = read_all(open_source(tmp_path / "a.tar", kind=kind))
+    assert [sample.key.rpartition(":")[2] for sample in samples] == ["0", "4", "3"]
+    assert [str(damage).rpartition(":b/")[2] for damage in damaged] == [
+        "1: no image but b/1.v2.png: in shards a name ends at its first dot; rename it"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["shards", "stream"])
 @pytest.mark.parametrize("size", ["-512", "-5", str(2**62), str(10**20)])
 def test_a_tar_whose_header_claims_an_absurd_size_ends_there(kind: Any, size: str, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:

@@ -86,6 +86,9 @@ def test_floats_and_wide_integers_are_taken_by_their_range(values: list[float], 
     for dtype in (np.float32, np.int32)[: 1 if isinstance(values[1], float) else 2]:
         seen = as_rgb(decode_image(encoded(Image.fromarray(np.array([values], dtype)), "TIFF")))
         assert np.asarray(seen)[0, :, 0].tolist() == expected
+    wide = Image.fromarray(np.array([[0, 70_000]], np.int32))
+    with pytest.raises(HartError, match="has grey values up to 70000: store it in 8 or 16 bits"):
+        decode_image(encoded(wide, "TIFF"))
     not_a_number = Image.fromarray(np.array([[np.nan, np.inf, -np.inf, 3]], np.float32))
     as_rgb(decode_image(encoded(not_a_number, "TIFF")))
 

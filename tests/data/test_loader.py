@@ -163,6 +163,12 @@ def test_a_stream_of_nothing_but_damage_ends(tmp_path: Path) -> None:
         load(tmp_path, "stream").batch(0)
 
 
+def test_a_stream_without_images_says_why(tmp_path: Path) -> None:
+    (tmp_path / "train-0.tar").write_bytes(b"no archive" * 100)
+    with pytest.raises(HartError, match=r"no images in it \(.*train-0\.tar: the shard cannot be read to its end"):
+        load(tmp_path, "stream").batch(0)
+
+
 def test_a_set_that_vanishes_is_said_with_each_name_once(tmp_path: Path) -> None:
     write_captioned_folder(tmp_path / "set", 4)
     loader = load(tmp_path / "set")

@@ -114,6 +114,17 @@ def test_class_folders_without_split_folders_are_divided_by_name(tmp_path: Path)
     assert len(whole) == 80 and whole.classes == train.classes
 
 
+def test_split_folders_in_capitals_are_splits_where_there_are_two(tmp_path: Path) -> None:
+    for name in ("Train/cat", "VAL/cat", "Bus", "one/Train", "one/Car"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
+    assert [len(rows(open_source(tmp_path, split))) for split in ("train", "val")] == [1, 1]
+    assert rows(open_source(tmp_path)).classes == ("cat",)
+    assert rows(open_source(tmp_path / "one")).classes == ("Car", "Train")
+    with pytest.raises(HartError, match="divided into folders: name one as the split: Train, VAL"):
+        open_source(tmp_path, "all")
+
+
 def test_the_whole_of_a_divided_set_is_refused(tmp_path: Path) -> None:
     """Its folders would be taken for classes."""
     for name in ("train/cat", "validation/cat"):
@@ -145,6 +156,19 @@ def test_json_lines_with_captions_labels_and_weights(tmp_path: Path) -> None:
         assert [sample.label for sample in read_all(source)] == [1, 0, 1]
         assert source.weights.tolist() == [1, 3, 1]
         assert read_all(source)[2].image == numbered(2)
+
+
+def test_the_metadata_of_hugging_faces_image_folder_lies_beside_the_images_of_each_split(tmp_path: Path) -> None:
+    for split, text in (("train", "a cat"), ("validation", "a dog")):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "0.png").write_bytes(encoded_image("red"))
+        write_lines(tmp_path / split / "metadata.jsonl", [{"file_name": "0.png", "text": text}])
+    assert detect_kind(str(tmp_path)) == "jsonl"
+    assert captions(open_source(tmp_path)) == [("a cat",)]
+    assert captions(open_source(tmp_path, "val")) == [("a dog",)]
+    assert whole_of(tmp_path) == "train"
+    (tmp_path / "train" / "0.txt").write_text("a note")
+    assert captions(open_source(tmp_path)) == [("a note",)], "captions beside the images come first"
 
 
 def test_damaged_lines_are_counted_and_damaged_images_found_when_read(tmp_path: Path) -> None:
@@ -287,6 +311,10 @@ def test_parquet_files_of_a_split_and_their_faults(tmp_path: Path) -> None:
     write_parquet(bad, {"image": [b"x"], "words": ["x"]})
     with pytest.raises(HartError, match="its columns differ"):
         open_source(tmp_path)
+    (tmp_path / "none").mkdir()
+    write_parquet(tmp_path / "none" / "train.parquet", {"image": [], "text": []})
+    with pytest.raises(HartError, match="it has no rows"):
+        open_source(tmp_path / "none")
     bad.write_bytes(b"nothing of the kind")
     with pytest.raises(HartError, match="not a readable Parquet file"):
         open_source(tmp_path)
@@ -318,6 +346,14 @@ def test_hugging_face_set_saved_to_disk_with_class_names(tmp_path: Path, library
     assert [sample.image for sample in read_all(val)] == [numbered(2)]
     with pytest.raises(HartError, match=r"no split 'test': it has train, validation"):
         open_source(tmp_path / "set", "test")
+    with pytest.raises(HartError, match="hf: names no data set"):
+        open_source("hf:")
+    index = tmp_path / "set" / "train" / "state.json"
+    (arrow,) = index.parent.glob("*.arrow")
+    arrow.rename(tmp_path / "outside.arrow")
+    index.write_text(index.read_text().replace(arrow.name, "../../outside.arrow"))
+    with pytest.raises(HartError, match=r"state\.json: \.\./\.\./outside\.arrow is not the name of a file"):
+        open_source(tmp_path / "set", "val")
 
 
 def test_hugging_face_set_by_name(tmp_path: Path, library: Any) -> None:

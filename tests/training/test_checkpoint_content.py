@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -118,6 +119,20 @@ def test_wrong_content_is_named_with_the_older_good_one(
     assert (folder / "checkpoints" / "step-00000006.pt").exists()
 
 
+@pytest.mark.parametrize("spoil", [Path.mkdir, lambda path: path.symlink_to("/dev/zero"), os.mkfifo])
+def test_what_is_no_file_is_named_with_the_older_good_one(
+    tmp_path: Path, finished: Path, spoil: Callable[[Path], Any]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    path = folder / "checkpoints" / "step-00000006.pt"
+    path.unlink()
+    spoil(path)
+    said = r"0006\.pt is damaged \(not a regular file\); delete it to go on from .*0003\.pt"
+    with pytest.raises(HartError, match=said):
+        run(folder, finished.name.rstrip("0123456789"))
+
+
 def test_a_run_of_another_stage_or_version_is_not_called_damaged(tmp_path: Path, finished: Path) -> None:
     kind = finished.name.rstrip("0123456789")
     other, older = tmp_path / "other", tmp_path / "older"
@@ -146,6 +161,8 @@ def test_muons_moments_are_checked_too() -> None:
     optimizer.step()
     saved = optimizer.state_dict()
     optimizer.check(saved, "it")
+    with pytest.raises(HartError, match=r"it is of another optimizer\.kind"):
+        build_optimizer(task.module, OPTIMIZER).check(saved, "it")
     saved["1"]["state"][0]["momentum"] = torch.zeros(1)
     with pytest.raises(HartError, match="it: momentum is float32"):
         optimizer.check(saved, "it")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hart.config import ConfigError
-from hart.training.config import TokenizerRecipe, TransformerRecipe
+from hart.config import ConfigError, TokenizerConfig
+from hart.training.config import StageRecipe, TokenizerRecipe, TransformerRecipe
 from helpers import tiny_tokenizer_config
 
 RECIPE = """
@@ -42,6 +42,10 @@ def test_a_recipe_is_read(recipe: Path) -> None:
     assert read.tokenizer.scales == (1, 2, 4)
     assert read.discrete_probability == 0.5
     assert TokenizerRecipe.from_dict(read.to_dict()) == read
+    of_a_run = recipe.with_suffix(".json")
+    of_a_run.write_text(read.to_json())
+    assert TokenizerRecipe.read(of_a_run) == read
+    assert TokenizerRecipe.read(of_a_run, ("trainer.steps=3",)).trainer.steps == 3
 
 
 def test_overrides_replace_single_values(recipe: Path) -> None:
@@ -88,6 +92,15 @@ def test_what_is_given_for_a_text_field_stays_text(recipe: Path, text: str, data
     assert TokenizerRecipe.read(recipe, (f"data={text}",)).data == data
     changed = TokenizerRecipe.read(recipe, ("perceptual={kind='efficientnet_lite0'}", f"init_from={text}"))
     assert changed.init_from == data
+
+
+@pytest.mark.parametrize("text", ["['a', 'b']", "[a,b]", "a, b", "[a, b,]"])
+def test_lists_of_texts_need_no_quotes(recipe: Path, text: str) -> None:
+    assert TokenizerRecipe.read(recipe, (f"reading.also={text}",)).reading.also == ("a", "b")
+    assert TokenizerRecipe.read(recipe, ("reading.also=2024",)).reading.also == ("2024",)
+    assert TokenizerRecipe.read(recipe, ("reading.also=[]",)).reading.also == ()
+    assert TokenizerRecipe.read(recipe, ("trainer.trackers=[wandb]",)).trainer.trackers == ("wandb",)
+    assert TokenizerRecipe.read(recipe, ("reading.aspects=1:1,16:9",)).reading.aspects == ("1:1", "16:9")
 
 
 @pytest.mark.parametrize(
@@ -181,3 +194,16 @@ def test_a_recipe_of_another_stage_says_which_to_run(stage: str, wanted: Any) ->
         return
     with pytest.raises(ConfigError, match=rf"{stage}\.toml: this recipe is for stage {stage}: run hart train {stage}"):
         wanted.read(path)
+
+
+def test_a_stage_of_ones_own_refuses_the_recipes_of_hart_train(recipe: Path) -> None:
+    class Own(StageRecipe, kw_only=True):
+        stage = "own"
+
+    class WithTokenizer(Own, kw_only=True):
+        tokenizer: TokenizerConfig
+
+    with pytest.raises(ConfigError, match=r"this recipe is for stage tokenizer: run hart train tokenizer"):
+        Own.read(recipe)
+    with pytest.raises(ConfigError, match=r"unknown key.* data, revive_every"):  # the tokenizer is one that it knows
+        WithTokenizer.read(recipe)

@@ -24,7 +24,7 @@ from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
 from hart.types import TextContext
 from helpers import TEXT_TOKENS, TEXT_WIDTH, random_tensor, randomize, tiny_class_config, tiny_model, tiny_text_config
-from image_files import encoded_image, write_captioned_folder, write_numbered_shards
+from image_files import encoded_image, write_captioned_folder, write_numbered_shards, write_tar
 from models import save_tiny_text_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -287,6 +287,11 @@ def test_faults_of_a_set_are_said(captioned_images: Path, encoders: Encoders, tm
         encode_dataset(
             open_source(captioned_images), ImageTransform(8, flip=0.5), encoders, tmp_path / "bad", "train", options
         )
+    write_tar(tmp_path / "empty.tar", {})
+    empty = open_source(tmp_path / "empty.tar", kind="stream")
+    with pytest.raises(HartError, match=r"empty\.tar: no image in it could be encoded"):
+        encode_dataset(empty, TRANSFORM, encoders, tmp_path / "none", "train", options)
+    assert not (tmp_path / "none" / "train.json").exists()
     encode(captioned_images, encoders, tmp_path / "good")
     (tmp_path / "good" / "train-00001.safetensors").unlink()
     with pytest.raises(HartError, match=r"missing shards: train-00001.safetensors"):

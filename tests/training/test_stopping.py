@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a checkpoint after the current step, from which a run ends as an unbroken one."""
+"""Ctrl-C, SIGTERM, a closed terminal: a checkpoint after the current step, from which a run ends as an unbroken one."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from processes import CONTEXT
 from toy_training import (
     ToyTask,
     die_at_the_second_signal,
+    lose_the_terminal,
     recipe,
     stop_in_process,
     stop_with_readers,
@@ -95,6 +96,25 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     process.join(300)
     assert process.exitcode == -signal.SIGTERM
     assert checkpoints(tmp_path) == ["step-00000003.pt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs terminals")
+def test_a_closed_terminal_costs_no_steps(tmp_path: Path) -> None:
+    process = CONTEXT.Process(target=lose_the_terminal, args=(str(tmp_path),))
+    process.start()
+    process.join(300)
+    assert process.exitcode == signal.SIGHUP
+    assert checkpoints(tmp_path) == ["step-00000003.pt", "step-00000004.pt"]
+
+
+def test_under_nohup_a_run_outlives_its_terminal(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        Trainer(SignalledTask("loss", signal.SIGHUP), recipe(), tmp_path).run()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert checkpoints(tmp_path) == ["step-00000003.pt", "step-00000006.pt"]
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -286,6 +286,17 @@ def test_rows_set_anew_lose_their_moments_and_restart_their_average(tmp_path: Pa
     assert (run.stepper.average.weights["first.weight"] == 9.0).all(dim=1).tolist() == [False, True, False, True]
 
 
+def test_sample_images_write_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    own = tmp_path / "own.txt"
+    own.write_text("mine")
+    (tmp_path / "run" / "samples" / "step-00000006-dot.png").symlink_to(own)
+    Trainer(PicturingTask(), recipe(sample_every=6), tmp_path / "run").run()
+    assert own.read_text() == "mine"
+    with Image.open(tmp_path / "run" / "samples" / "step-00000006-dot.png") as image:
+        assert image.size == (6, 2)
+
+
 class PicturingTask(ToyTask):
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
         assert module is not self.module

@@ -21,7 +21,7 @@ from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import HartError, PromptWarning, Stopped, missing_package
 from hart.files import folder_if_used
 from hart.strict import clipped
-from hart.training.stopping import handled
+from hart.training.stopping import SIGNALS, end_at_the_next, handled
 
 if TYPE_CHECKING:
     from hart.generation.outputs import ScalePreview
@@ -148,14 +148,16 @@ def prompt_notes() -> Iterator[None]:
 
 @contextmanager
 def says_when_stopped(line: Callable[[], str]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block in order, then the command with this line. A second SIGTERM ends it at once."""
+    """Ctrl-C, SIGTERM and a closed terminal end the block in order, then the command with this line. A second SIGTERM
+    ends it at once."""
+    signals = [number for number in SIGNALS if number != signal.SIGINT]
 
     def stop(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
+        end_at_the_next(signals)
         raise Stopped("", number)
 
     try:
-        with handled((signal.SIGTERM,), stop):
+        with handled(signals, stop):
             yield
     except (KeyboardInterrupt, Stopped) as end:
         raise Stopped(line(), end.signal if isinstance(end, Stopped) else signal.SIGINT) from None
@@ -164,8 +166,16 @@ def says_when_stopped(line: Callable[[], str]) -> Iterator[None]:
 def print_path(path: Path, remark: str = "", to: TextIO | None = None) -> None:
     """One line: a file that was written, and a remark. to: by default standard output."""
     line = f"{path}{remark}"
-    # names that are no UTF-8 come out as the bytes that they are
-    typer.echo(line if line.isprintable() else os.fsencode(line), file=to)
+    # names that are no UTF-8, or no text of this stream, come out as the bytes that they are
+    typer.echo(line if line.isprintable() and _is_written_by(to or sys.stdout, line) else os.fsencode(line), file=to)
+
+
+def _is_written_by(stream: TextIO | None, text: str) -> bool:
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def slug(text: str) -> str:

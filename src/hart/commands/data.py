@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import Field
 
-from hart.commands.console import needs_extra, note, owned, progress, require_writable
+from hart.commands.console import needs_extra, note, owned, progress, require_writable, says_when_stopped
 from hart.commands.from_config import options_from_config
 from hart.commands.locks import LOCK_FILE
 from hart.commands.program import lazy_group
@@ -105,7 +105,11 @@ def encode(
         note("without --text-encoder the encoded set has class labels only, no captions")
     # other processes may write other parts of the same set
     lock = re.sub(r"\W", "_", f"{images.split} {options.part}")
-    with owned(directory, f"encoding of part {options.part}", f"{LOCK_FILE}-{lock}"), progress("encoding") as report:
+    with (
+        owned(directory, f"encoding of part {options.part}", f"{LOCK_FILE}-{lock}"),
+        says_when_stopped(lambda: f"stopped: {directory} has the shards so far; the same command continues"),
+        progress("encoding") as report,
+    ):
         summary = encode_dataset(
             opened,
             transform,

@@ -38,8 +38,11 @@ def locked(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[bool]:
     try:
         if has_lock:
             facts = {"process": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
-            os.ftruncate(handle, 0)
-            os.write(handle, json.dumps(facts).encode())
+            try:
+                os.ftruncate(handle, 0)
+                os.write(handle, json.dumps(facts).encode())
+            except OSError as error:
+                raise HartError(f"{path}: cannot be written ({error.strerror}): make room and run again") from None
         yield has_lock
     finally:
         # before it is let go, so that nobody else's is removed; Windows removes no open file

@@ -1,7 +1,7 @@
 """The command line of `hart`, or of a project built on it: sub-commands, and how errors look.
 
-Exit codes: 0 done; 2 bad input or too little memory, one line on stderr; 130 Ctrl-C; 143 SIGTERM, for commands that
-handle it.
+Exit codes: 0 done; 2 bad input or too little memory, one line on stderr; 130 Ctrl-C; 143 SIGTERM and 129 a closed
+terminal, for commands that handle them.
 
 The work continues when nobody reads the output any more (`hart train ... | head -1`).
 """
@@ -14,6 +14,7 @@ import errno
 import gc
 import io
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -242,7 +243,7 @@ def keep_freed_memory() -> None:
 CLOSED = frozenset({errno.EPIPE, errno.ESHUTDOWN, errno.ECONNRESET}) | (
     {errno.EINVAL} if sys.platform == "win32" else frozenset()
 )
-"""What writing to a pipe without a reader gives."""
+"""What writing to a pipe without a reader gives; a terminal that was closed gives EIO."""
 
 
 def outlive_readers() -> None:
@@ -257,7 +258,8 @@ def outlive_readers() -> None:
             lasting = io.TextIOWrapper(
                 io.BufferedWriter(file) if isinstance(stream.buffer, io.BufferedWriter) else file,
                 stream.encoding,
-                stream.errors,
+                # a name that the encoding of the terminal lacks is no reason to end
+                "backslashreplace" if stream.errors == "strict" else stream.errors,
                 line_buffering=stream.line_buffering,
                 write_through=stream.write_through,
             )
@@ -281,10 +283,13 @@ class _Lasting(io.FileIO):
         except BlockingIOError:
             raise
         except OSError as error:
+            # a terminal that was closed fails as a broken disk does
+            is_terminal = stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+            is_closed = error.errno in CLOSED or (is_terminal and error.errno == errno.EIO)
             # from now on, whatever anybody writes to it goes nowhere
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
-            if self._failures is not None and error.errno not in CLOSED:
+            if self._failures is not None and not is_closed:
                 raise OSError(error.errno, error.strerror, self._failures) from None
             return len(memoryview(content).cast("B"))

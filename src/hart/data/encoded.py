@@ -104,9 +104,8 @@ class EncodedSet:
         self._open: dict[int, Shard] = {}
         # one by one: not all of them are kept open
         shards = map(self._shard, range(len(self._files)))
-        known = [(shard.weights, shard.labels, shard.shapes, shard.edges) for shard in shards]
-        weights, labels, shapes, self._edges = zip(*known, strict=True)
-        self.weights, self.labels, self.shapes = torch.cat(weights), torch.cat(labels), torch.cat(shapes)
+        known = zip(*((shard.weights, shard.labels, shard.shapes) for shard in shards), strict=True)
+        self.weights, self.labels, self.shapes = map(torch.cat, known)
         if parts:
             each_set = self.weights.double().split([sum(index.sizes) for index in indices])
             self.weights = torch.cat([own * (part / own.sum()) for own, part in zip(each_set, parts, strict=True)])
@@ -158,22 +157,22 @@ class EncodedSet:
     def captions(self, row: int) -> int:
         """How many captions an image has."""
         shard, local = self._place(row)
-        return int(self._edges[shard][local + 1] - self._edges[shard][local])
+        return int(shard.edges[local + 1] - shard.edges[local])
 
     def codes(self, row: int) -> Tensor:
         """(L,) int64."""
-        number, local = self._place(row)
-        return self._shard(number).codes(local, self._code_count)
+        shard, local = self._place(row)
+        return shard.codes(local, self._code_count)
 
     def last_scale(self, row: int) -> Tensor | None:
         """(N_K, D) float32, or None where only codes were stored."""
-        number, local = self._place(row)
-        return self._shard(number).last_scale(local) if self.settings["residual"] else None
+        shard, local = self._place(row)
+        return shard.last_scale(local) if self.settings["residual"] else None
 
     def text(self, row: int, caption: int) -> TextContext:
         """Features of one caption of an image, as a batch of one in float32."""
-        number, local = self._place(row)
-        features, mask = self._shard(number).text(int(self._edges[number][local]) + caption)
+        shard, local = self._place(row)
+        features, mask = shard.text(int(shard.edges[local]) + caption)
         return TextContext(features[None], mask[None])
 
     def batch(self, rows: Sequence[int], captions: Sequence[int]) -> EncodedBatch:
@@ -190,12 +189,12 @@ class EncodedSet:
             self.labels[list(rows)],
         )
 
-    def _place(self, row: int) -> tuple[int, int]:
+    def _place(self, row: int) -> tuple[Shard, int]:
         """The shard of a row, and the row within it."""
         if not 0 <= row < len(self):
             raise IndexError(row)
-        shard = int(torch.searchsorted(self._firsts, row, right=True)) - 1
-        return shard, row - int(self._firsts[shard])
+        number = int(torch.searchsorted(self._firsts, row, right=True)) - 1
+        return self._shard(number), row - int(self._firsts[number])
 
     def _shard(self, number: int) -> Shard:
         if number not in self._open:

@@ -22,6 +22,7 @@ from hart.strict import reason
 
 MAX_PIXELS = 2**26
 MAX_SIDE = 2**16 - 1
+MAX_GREY = 2**16 - 1
 MAX_FILE = 8 * MAX_PIXELS
 """Bytes of an image file: `MAX_PIXELS` of four channels of 16 bits."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -58,6 +59,8 @@ def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels
         image = _recognised(content, formats)
         _keep_bounds(image, max_pixels)
         image.load()
+        if image.mode in {"I", "F"} and MAX_GREY < (largest := np.nanmax(np.asarray(image), initial=0)) < np.inf:
+            raise HartError(f"has grey values up to {largest:g}: store it in 8 or 16 bits, up to {MAX_GREY:,}")
     return image
 
 
@@ -138,10 +141,10 @@ def _keep_bounds(image: Image.Image, max_pixels: int) -> None:
 
 def _grey_of_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float32)
-    np.nan_to_num(values, copy=False, posinf=2**16 - 1, neginf=0)
+    np.nan_to_num(values, copy=False, posinf=MAX_GREY, neginf=0)
     largest = values.max()
     if image.mode.startswith("I;16") or largest > 255:
-        scale = 255 / (2**16 - 1)
+        scale = 255 / MAX_GREY
     else:
         scale = 255 if image.mode == "F" and largest <= 1 else 1
     if isinstance(see_through := image.info.get("transparency"), int):

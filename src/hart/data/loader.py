@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hart.data.order import BucketOrder, Size, buckets_of
 from hart.data.read_ahead import StepLoader, places_of, row_items
-from hart.data.samples import Condition, Damage, DamagedSample, Sample
+from hart.data.samples import Condition, Damage, DamagedSample, Sample, first_reasons
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
@@ -291,7 +291,8 @@ class _Lane:
                     yield sample
             if not length:
                 names = ", ".join(self.stream.units[unit] for unit in self.units[:3])
-                raise HartError(f"{names}: no images: give shards with .webp, .png or .jpg members")
+                why = f" ({first_reasons(self.met[-1:])})" if self.met else ""
+                raise HartError(f"{names}: no images in it{why}: leave it out, or give another set")
             epoch += 1 + skip // length
             skip %= length
 

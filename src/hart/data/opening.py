@@ -17,18 +17,26 @@ from typing import Literal
 
 from hart.data.kinds import Kind
 from hart.data.notes import Columns
-from hart.data.readers.folder import ClassFolderReader, FolderReader, list_images, split_folder
+from hart.data.readers.folder import ClassFolderReader, FolderReader, list_images, split_folder, split_folders
 from hart.data.readers.hugging_face import PREFIX, HuggingFaceReader, is_saved_dataset
 from hart.data.readers.jsonl import JsonlReader
 from hart.data.readers.parquet import ParquetStream
 from hart.data.readers.tar import TarReader, TarStream, is_remote, local_path
 from hart.data.samples import first_reasons
 from hart.data.sources import Source, Stream
-from hart.data.splits import SPLIT_NAMES, WHOLE, require_hash_split, split_names
+from hart.data.splits import WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
 from hart.errors import HartError, missing_package
 from hart.files import readable_folder, require_regular
 from hart.strict import printable
+
+METADATA = "metadata.jsonl"
+"""In Hugging Face's ImageFolder, beside the images of each split."""
+
+
+def from_home(address: str | Path) -> str:
+    """The address of a set with the home folder in place of ~."""
+    return os.path.expanduser(address)  # noqa: PTH111 - it may be no path
 
 
 def open_source(
@@ -45,7 +53,7 @@ def open_source(
     columns: field names of JSONL, Parquet and Hugging Face records, where they are unusual.
     Raises `HartError` when the path holds none of these, or more than one.
     """
-    name = os.path.expanduser(path)  # noqa: PTH111 - it may be an address
+    name = from_home(path)
     if not name:  # as a path it would be the working directory
         raise HartError("data is empty: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
     if kind is not None and kind not in FORMATS:
@@ -68,13 +76,14 @@ def open_source(
 
 def whole_of(path: str | Path, kind: Kind | None = None) -> str:
     """The split that leaves nothing out for evaluation: "all" of an undivided set, "train" of one that is divided."""
-    name = os.path.expanduser(path)  # noqa: PTH111 - it may be an address
+    name = from_home(path)
     place = Path(name)
     kind = kind or detect_kind(name)
     if kind in {"folder", "classes"}:
-        divided = any((place / own).is_dir() for names in SPLIT_NAMES.values() for own in names)
+        divided = bool(split_folders(place, "train"))
     else:
-        divided = kind != "jsonl" or not place.is_dir() or _is_divided(_files(place, ".jsonl"))
+        files = _files(place, ".jsonl") if kind == "jsonl" and place.is_dir() else []
+        divided = not files or _is_divided(files)
     return "train" if divided else WHOLE
 
 
@@ -105,6 +114,8 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
     root = split_folder(path, split) or path
     seen = False
     for file in list_images(root):
+        if not (seen or file.notes or file.fault) and (root / METADATA).is_file():
+            return "jsonl"
         if file.notes or file.path.parent == root:
             return "folder"
         seen = True
@@ -139,6 +150,9 @@ def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
     if found == "file":
         return JsonlReader(path, columns)
     files = _files(path, ".jsonl")
+    inside = None if files else split_folder(path, split)
+    if inside is not None and (inside / METADATA).is_file():
+        return JsonlReader(inside / METADATA, columns)
     ours = [file for file in files if _has_word(file.name, split)]
     if len(ours) == 1:
         return JsonlReader(ours[0], columns)
@@ -257,7 +271,7 @@ def _is_divided(files: Sequence[Path]) -> bool:
 
 
 def _has_word(name: str, split: str) -> bool:
-    return not set(split_names(split)).isdisjoint(re.split(r"[^0-9A-Za-z]+", name))
+    return not {own.lower() for own in split_names(split)}.isdisjoint(re.split(r"[^0-9a-z]+", name.lower()))
 
 
 def _found(path: Path) -> Literal["", "folder", "file"]:

@@ -36,7 +36,7 @@ class SampleOrder:
         """Raises `HartError` for weights that are negative, not finite, or all zero."""
         total = weights.double().sum()
         if not (torch.isfinite(total) and total > 0 and bool((weights >= 0).all())):
-            raise HartError("weights must be finite, not negative, and not all zero")
+            raise HartError("the weights of the images are all 0, or not numbers from 0 up: give some a weight above 0")
         edges = weights.double().cumsum(0)
         # Divided by the last edge itself, so that the line ends at exactly N whatever the rounding.
         self._edges = edges / edges[-1] * len(weights)

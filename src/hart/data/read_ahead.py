@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -24,17 +25,21 @@ def read_ahead(make: Make, workers: int) -> Iterator[Any]:
 
     The processes end with the iterator. Raises `HartError`, also those of workers.
     """
-    loader = DataLoader(
-        _Items(make),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        # the loader would otherwise use the global one, from which models take numbers
-        generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_leave_signals,
-    )
     try:
-        for item in loader:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # as many as were asked for
+            items = iter(
+                DataLoader(
+                    _Items(make),
+                    batch_size=None,
+                    num_workers=workers,
+                    collate_fn=_unchanged,
+                    # the loader would otherwise use the global one, from which models take numbers
+                    generator=torch.Generator().manual_seed(0),
+                    worker_init_fn=_leave_signals,
+                )
+            )
+        for item in items:
             if isinstance(item, HartError):
                 raise item
             yield item
@@ -61,11 +66,14 @@ class _Items(IterableDataset[Any]):
 
 
 def _leave_signals(worker: int) -> None:
-    """Ctrl-C reaches all processes, but only the parent decides what to do; it ends this one by SIGTERM.
+    """Ctrl-C and a closed terminal reach all processes, but only the parent decides what to do; it ends this one by
+    SIGTERM.
 
     A forked process would otherwise keep the parent's handlers.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

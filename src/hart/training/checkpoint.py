@@ -236,7 +236,9 @@ class OtherVersionError(UnreadableError):
 
 
 def read_saved(path: Path) -> dict[str, Any]:
-    """The dictionary in a file, on the CPU. Raises `DamagedError`; `FileError` where there is no such file."""
+    """The dictionary in a file, on the CPU. Raises `DamagedError`; `FileError` for one that may not be opened."""
+    if path.exists() and not path.is_file():
+        raise DamagedError("not a regular file")
     require_regular(path)
     try:
         # torch does not check the checksums of its zip file
@@ -244,7 +246,7 @@ def read_saved(path: Path) -> dict[str, Any]:
             if (damaged := archive.testzip()) is not None:
                 raise DamagedError(f"{damaged} has another checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except HartError:
+    except DamagedError:
         raise
     except OSError as error:
         raise DamagedError(f"cannot be read: {error.strerror or error}") from None

@@ -23,7 +23,7 @@ from hart.config import (
     TransformerConfig,
 )
 from hart.data.kinds import Kind
-from hart.files import FileError, read_toml
+from hart.files import FileError, read_json, read_toml
 from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, TransformerLossConfig, Weight
 from hart.sizes import aspect_sizes
 from hart.strict import ConfigError, Listed, counted, require, table_at
@@ -177,16 +177,18 @@ class StageRecipe(Config):
 
     @classmethod
     def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> Self:
-        """The recipe in a TOML file. Raises `ConfigError`.
+        """The recipe in a TOML file, or in the `recipe.json` of a run. Raises `ConfigError`.
 
-        overrides: key=value, where the value of a text field needs no quotes and others are TOML.
+        overrides: key=value, where texts and lists of texts need no quotes and others are TOML.
         """
         try:
-            values = read_toml(path, RECIPE_LIMIT)
+            values = (read_json if path.suffix == ".json" else read_toml)(path, RECIPE_LIMIT)
         except FileError as error:
             raise ConfigError(f"{error}: give a recipe, such as those in recipes/") from None
         found = next((stage for stage in MAIN_TABLES if isinstance(values.get(stage), dict)), cls.stage)
-        if found != cls.stage and cls.stage in MAIN_TABLES and not isinstance(values.get(cls.stage), dict):
+        is_field = cls.stage not in MAIN_TABLES and found in getattr(cls, "__pydantic_fields__", {})
+        is_ours = is_field or isinstance(values.get(cls.stage), dict)
+        if found != cls.stage and not is_ours:
             raise ConfigError(f"{path}: this recipe is for stage {found}: run hart train {found}")
         for override in overrides:
             _override(values, override, cls)
@@ -212,7 +214,14 @@ def _override(values: dict[str, Any], override: str, kind: type[Config]) -> None
         if not isinstance(values, dict):
             raise ConfigError(f"override {override!r}: {table} is not a table")
     field = getattr(table_at(kind, tuple(tables)), "__pydantic_fields__", {}).get(name)
-    values[name] = _value(override, text, is_text=field is not None and _is_text(field.annotation))
+    hint = None if field is None else field.annotation
+    if get_origin(hint) is tuple and _is_text(get_args(hint)[0]):
+        found = _value(override, text, is_text=False)
+        # as a shell leaves it: ["a", "b"] without quotes
+        words = str(found).strip().removeprefix("[").removesuffix("]").split(",")
+        values[name] = found if isinstance(found, list) else [word.strip() for word in words if word.strip()]
+    else:
+        values[name] = _value(override, text, is_text=_is_text(hint))
 
 
 def _value(override: str, text: str, *, is_text: bool) -> Any:
@@ -229,6 +238,8 @@ def _value(override: str, text: str, *, is_text: bool) -> Any:
 
 def _is_text(hint: Any) -> bool:
     """Whether a field holds text, or one of several words."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
     if get_origin(hint) is Literal:
         return all(isinstance(word, str) for word in get_args(hint))
     return hint is str

@@ -117,11 +117,16 @@ def encode_dataset(
     files = [shard_file(folder, split, number) for number in range(total)]
     # sets used to name the tokenizer with its decoder: one that was begun so goes on so
     whole = settings | {"tokenizer": fingerprint(encoders.tokenizer)}
-    older = stamp_of(whole)
-    if any(read_facts(file).get("stamp") == older for file in files):
+    stamps = [facts.get("stamp", "") if facts else None for facts in map(read_facts, files)]
+    if stamp_of(whole) in stamps:
         settings = whole
     stamp = stamp_of(settings)
-    missing = [number for number, file in enumerate(files) if not _is_done(file, stamp)]
+    if other := next((file for file, own in zip(files, stamps, strict=True) if own not in (None, stamp)), None):
+        raise HartError(
+            f"{other} was made from another set, with other encoders or with other options: "
+            "give an empty folder, or delete the shards there"
+        )
+    missing = [number for number, own in enumerate(stamps) if own is None]
     if missing:
         # the index of an older set, or of this one before shards were deleted
         index_file(folder, split).unlink(missing_ok=True)
@@ -300,16 +305,6 @@ class _Shard:
         atomic_write(path, lambda file: file.write(save(tensors, metadata={FACTS: json.dumps(facts)})))
 
 
-def _is_done(path: Path, stamp: str) -> bool:
-    facts = read_facts(path)
-    if facts and facts.get("stamp") != stamp:
-        raise HartError(
-            f"{path} was made from another set, with other encoders or with other options: "
-            "give an empty folder, or delete the shards there"
-        )
-    return bool(facts)
-
-
 def _finish(
     index: Path, files: Sequence[Path], settings: dict[str, Any], source: Source | Stream, options: EncodeOptions
 ) -> EncodedSummary:
@@ -321,6 +316,8 @@ def _finish(
     finished = len(shards) == len(files)
     if finished:
         require_mostly_sound(damaged, images + len(damaged), options.max_damaged, source.description, "--max-damaged")
+        if not images:
+            raise HartError(f"{source.description}: no image in it could be encoded: give another set")
         content = {
             "format": FORMAT_OF_SHAPES if "schedules" in settings else FORMAT,
             "settings": settings,

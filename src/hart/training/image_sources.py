@@ -9,7 +9,6 @@ Shapes: B images of a microbatch, H W image.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
 from hart.data.loader import ImageLoader
 from hart.data.notes import Columns
-from hart.data.opening import open_source, whole_of
+from hart.data.opening import from_home, open_source, whole_of
 from hart.data.order import SampleOrder, Size
 from hart.data.samples import Condition, Damage, Sample, decoded
 from hart.data.sources import DamageCount, Source, Stream, iterate
@@ -157,7 +156,7 @@ def open_training_data(
     """
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
     split = "train" if reading.split == "auto" else reading.split
-    folder, *also = (Path(os.path.expanduser(each)) for each in (recipe.data, *reading.also))  # noqa: PTH111 - addresses
+    folder, *also = (Path(from_home(each)) for each in (recipe.data, *reading.also))
     if reading.kind == "auto" and is_encoded_set(folder, split):
         _require_plain(reading, recipe.data)
         data = EncodedSet(folder, split, also=also, parts=reading.weights)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from hart.config import ConfigError
-from hart.training.checkpoint import DamagedError, require_tensor, table
+from hart.training.checkpoint import DamagedError, OtherVersionError, require_tensor, table
 from hart.training.config import OptimizerConfig
 from hart.training.distributed import shard_like
 
@@ -123,7 +123,10 @@ class CombinedOptimizer:
 
     def check(self, saved: Any, what: str) -> None:
         """Raise `UnreadableError` unless this is a state of these optimisers over these parameters."""
-        table(saved, what, {str(i) for i in range(len(self.optimizers))})
+        ours = {str(i) for i in range(len(self.optimizers))}
+        if isinstance(saved, dict) and ours != set(saved) in ({"0"}, {"0", "1"}):
+            raise OtherVersionError(f"{what} is of another optimizer.kind")
+        table(saved, what, ours)
         for i, optimizer in enumerate(self.optimizers):
             state = table(saved[str(i)], what, {"state", "param_groups"})["state"]
             parameters = _parameters(optimizer)

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM in a run: it ends after the current step, with a checkpoint; a second signal ends it at once."""
+"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP) in a run: it ends after the current step, with a checkpoint.
+
+A second signal ends it at once, except that of the terminal, which the shell sends again.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANGUP: int | None = getattr(signal, "SIGHUP", None)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if HANGUP is None else (HANGUP,)))
 HEARD = b"\nstopping after this step; a second signal ends at once\n"
 SHOW_CURSOR = b"\x1b[?25h"
 """Progress bars hide the cursor; after a second signal nothing would show it again."""
@@ -21,11 +25,15 @@ SHOW_CURSOR = b"\x1b[?25h"
 
 @contextmanager
 def handled(signals: Sequence[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Let `handler` have signals in a block; only in the main thread, which alone can."""
+    """Let `handler` have signals in a block; only in the main thread, which alone can.
+
+    Under nohup a closed terminal stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in signals}
+    heard = [number for number in signals if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:
@@ -34,8 +42,14 @@ def handled(signals: Sequence[int], handler: Callable[[int, FrameType | None], N
             signal.signal(number, signal.SIG_DFL if former is None else former)
 
 
+def end_at_the_next(signals: Sequence[int]) -> None:
+    """From now on one of these signals ends the process at once; a closed terminal changes nothing more."""
+    for known in signals:
+        signal.signal(known, signal.SIG_IGN if known == HANGUP else signal.SIG_DFL)
+
+
 class StopSignal:
-    """Listens for the two signals. number: of the one that came, or None."""
+    """Listens for `SIGNALS`. number: of the one that came, or None."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -61,13 +75,13 @@ class StopSignal:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.number = number
-        for known in SIGNALS:
-            signal.signal(known, signal.SIG_DFL)
+        end_at_the_next(SIGNALS)
         if sys.platform != "win32":
             # processes that read ahead may end at the same signal, for which torch would raise at any point
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if sys.stderr is not None and sys.stderr.isatty():
-            os.write(sys.stderr.fileno(), HEARD + SHOW_CURSOR)
+            with suppress(OSError):  # the terminal is gone
+                os.write(sys.stderr.fileno(), HEARD + SHOW_CURSOR)
         if self._waiting:
             self._waiting = False
             raise _GivenUp

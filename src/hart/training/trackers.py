@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -57,9 +58,9 @@ class RunLog:
             tracker.log(dict(values), step)
 
     def images(self, step: int, values: Mapping[str, Image.Image]) -> None:
-        (self.folder / SAMPLES_FOLDER).mkdir(exist_ok=True)
         for name, image in values.items():
-            image.save(self.folder / SAMPLES_FOLDER / f"step-{step:08d}-{name}.png")
+            path = self.folder / SAMPLES_FOLDER / f"step-{step:08d}-{name}.png"
+            atomic_write(path, partial(image.save, format="PNG"))
         batches = {name: np.asarray(image)[None] for name, image in values.items()}
         for tracker in self.trackers:
             options = {"dataformats": "NHWC"} if isinstance(tracker, TensorBoardTracker) else {}

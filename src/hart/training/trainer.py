@@ -116,7 +116,8 @@ class Trainer:
     def run(self) -> None:
         """Train to the end; the averaged model is written with every checkpoint.
 
-        Ctrl-C or SIGTERM in any process ends the run after the current step, with a checkpoint, and raises `Stopped`.
+        Ctrl-C, SIGTERM or a closed terminal in any process ends the run after the current step, with a checkpoint, and
+        raises `Stopped`.
         """
         if self.step >= self.config.steps:
             self._note(f"the run has {self.step} steps: nothing is trained; for more give a larger trainer.steps")

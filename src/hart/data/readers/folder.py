@@ -70,14 +70,27 @@ def list_images(folder: Path) -> Iterator[FolderImage]:
 
 def split_folder(path: Path, split: str) -> Path | None:
     """The folder of a split; None for a set that is not divided. Raises `HartError` for a split that does not exist."""
+    found = split_folders(path, split)
     for name in split_names(split):
-        if (path / name).is_dir():
-            return path / name
-    parts = [name for other in SPLIT_NAMES for name in split_names(other) if (path / name).is_dir()]
-    if split == WHOLE and parts:
-        raise HartError(f"{path} is divided into folders: name one as the split: {', '.join(parts)}")
+        if name in found:
+            return found[name]
+    if split == WHOLE and found:
+        parts = ", ".join(folder.name for folder in found.values())
+        raise HartError(f"{path} is divided into folders: name one as the split: {parts}")
     require_hash_split(split, str(path), f"folder '{split}'")
     return None
+
+
+def split_folders(path: Path, split: str) -> dict[str, Path]:
+    """The folders of train, val and `split` in a set, whatever they are called, by name in lower case.
+
+    Train or VAL are splits where there are two of them; one alone may be a class.
+    """
+    names = [name for other in (*SPLIT_NAMES, split) for name in split_names(other)]
+    found = {name: path / name for name in names if (path / name).is_dir()}
+    spelled = [(name, path / each) for name in names for each in (name.capitalize(), name.upper())]
+    others = {} if found else {name: folder for name, folder in spelled if folder.is_dir()}
+    return others if len(others) > 1 else found
 
 
 class FolderReader(RowReader):
@@ -137,8 +150,7 @@ class ClassFolderReader(FolderReader):
     def __init__(self, path: Path, split: str) -> None:
         roots: Sequence[Path] = [path]
         if split_folder(path, split) is not None:
-            siblings = {name for other in ("train", "val", split) for name in split_names(other)}
-            roots = [path / name for name in sorted(siblings) if (path / name).is_dir()]
+            roots = sorted(split_folders(path, split).values())
         classes = sorted({folder.name for root in roots for folder in root.iterdir() if _is_class(folder, root)})
         if not classes:
             raise HartError(f"{path} ({split}): no class folders: put the images of each class in a folder")

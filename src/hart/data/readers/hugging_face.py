@@ -17,7 +17,8 @@ from hart.data.samples import DamagedSample, read_image_field
 from hart.data.sources import Read
 from hart.data.splits import split_names
 from hart.errors import HartError
-from hart.strict import reason
+from hart.files import read_json
+from hart.strict import printable, reason
 
 PREFIX = "hf:"
 READ_ROWS = 1000
@@ -96,10 +97,14 @@ def _load(name: str, split: str) -> Any:
     try:
         if name.startswith(PREFIX):
             place, _, config = name.removeprefix(PREFIX).partition(":")
+            if not place:
+                raise HartError(f"{name} names no data set: give hf:OWNER/NAME")
             found = datasets.get_dataset_split_names(place, config or None)
             chosen = _choose_split(found, split, name)
             table = datasets.load_dataset(place, config or None, split=chosen)
         else:
+            for index in Path(name).rglob("state.json"):
+                _require_inside(index)
             table = datasets.load_from_disk(name)
             if isinstance(table, datasets.DatasetDict):
                 table = table[_choose_split(list(table), split, name)]
@@ -108,6 +113,15 @@ def _load(name: str, split: str) -> Any:
     except Exception as error:  # the library raises whatever its builders and the network raise
         raise HartError(f"{name}: the library datasets cannot load it: {reason(error)}") from None
     return table
+
+
+def _require_inside(index: Path) -> None:
+    """Raises `HartError` where a saved set names files outside its folder, which the library would read."""
+    files = read_json(index).get("_data_files")
+    for file in files if isinstance(files, list) else []:
+        name = file.get("filename") if isinstance(file, dict) else None
+        if isinstance(name, str) and Path(name).name != name:
+            raise HartError(f"{index}: {printable(name)} is not the name of a file in this folder: copy the set again")
 
 
 def _choose_split(found: Sequence[str], split: str, name: str) -> str:

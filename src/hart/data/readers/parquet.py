@@ -37,7 +37,7 @@ class ParquetStream(Stream):
             names = here if file is files[0] else names
             if here != names:
                 raise HartError(f"{file}: its columns differ from those of {files[0]}: read them as two sets")
-        if not self._groups:
+        if not rows:
             raise HartError(f"{files[0]}: it has no rows: give another file")
         if WEIGHT_FIELD in names:
             raise HartError(f"{files[0]}: has a column 'weight', which a stream cannot honour: drop it")

@@ -29,6 +29,7 @@ from hart.files import FileError, open_regular
 from hart.strict import counted, printable, reason
 
 TWICE = "its name comes twice in the shard"
+DOTTED = "no image but {}: in shards a name ends at its first dot; rename it"
 MAX_MEMBER = 2**34
 """Bytes that a header may claim: the library would skip more for hours, and loop for ever on a negative number."""
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
@@ -131,6 +132,7 @@ class _Group:
     """Consecutive members with the same name but for the suffix.
 
     image: the member that is the image. notes: contents by suffix. fault: why they cannot be used; empty for none.
+    dotted: a member that looks like an image of another name, such as "a.b.png" in the group "a"; empty for none.
     """
 
     name: str
@@ -138,6 +140,7 @@ class _Group:
     content: bytes = b""
     notes: dict[str, bytes] = field(default_factory=dict)
     fault: str = ""
+    dotted: str = ""
 
     @property
     def is_image(self) -> bool:
@@ -176,6 +179,7 @@ def _groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], bytes]
     Raises one of `TAR_FAULTS` where the shard breaks off, after the complete groups.
     """
     group = _Group("")
+    dotted: dict[str, str] = {}
     fault: Exception | None = None
     while fault is None:
         try:
@@ -188,12 +192,13 @@ def _groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], bytes]
             member, fault = None, error
         if member is None:
             break
-        folder, _, file = member.name.rpartition("/")
-        stem, _, suffix = file.partition(".")
-        suffix = suffix.lower()
-        if member.isdir() or not stem or suffix not in SUFFIXES | NOTE_SUFFIXES:
+        name, suffix = _parts(member.name)
+        if member.isdir() or not name:
             continue
-        name = f"{folder}/{stem}" if folder else stem
+        if suffix.rpartition(".")[2] in SUFFIXES:
+            dotted[name] = "" if suffix in SUFFIXES else dotted.get(name, member.name)
+        if suffix not in SUFFIXES | NOTE_SUFFIXES:
+            continue
         if name != group.name:
             if group.name:
                 yield group
@@ -201,8 +206,16 @@ def _groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], bytes]
         _add(group, tar, member, suffix, read_image)
     if group.name:
         yield group
+    yield from (_Group(name, dotted=other, fault=DOTTED.format(other)) for name, other in dotted.items() if other)
     if fault is not None:
         raise fault
+
+
+def _parts(path: str) -> tuple[str, str]:
+    """ "a/b.c.PNG" as ("a/b", "c.png"); no name for a hidden file."""
+    folder, _, file = path.rpartition("/")
+    stem, _, suffix = file.partition(".")
+    return f"{folder}/{stem}" if folder and stem else stem, suffix.lower()
 
 
 def _add(
@@ -244,7 +257,7 @@ def _first_of_each_name(shard: str, groups: Iterator[_Group]) -> Iterator[tuple[
         before = seen.get(group.name)
         seen[group.name] = bool(before) or group.is_image
         if seen[group.name]:
-            yield printable(f"{shard}:{group.name}"), group.read if before is None else TWICE
+            yield printable(f"{shard}:{group.name}"), group.read if before is None or group.dotted else TWICE
 
 
 def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed] | str]]:
@@ -258,7 +271,7 @@ def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed
         with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader) as tar:
             size = os.fstat(file.fileno()).st_size
             for group in _groups(tar, lambda member: _within(member, size)):
-                groups[group.name].append(group)
+                groups[group.name] = [group] if group.dotted else [*groups[group.name], group]
     except TAR_FAULTS as error:
         yield str(shard), _broken_off(error)
     for name, (first, *later) in groups.items():

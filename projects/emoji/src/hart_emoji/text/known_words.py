@@ -31,7 +31,7 @@ def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, The
 
     model: whose text encoder finds these nouns. Raises `HartError` as `PlainEmoji.find_nouns` and `find_thesaurus` do.
     """
-    encoder = load_text_encoder(*find_text_encoder(model, tokens=0, instruction=False))
+    encoder = load_text_encoder(*find_text_encoder(model, tokens=1, instruction=False))
     images = PlainEmoji(default_cache(), 1)
     images.find_nouns(encoder, wordnet)
     concepts = {icon.concept.slug: icon.concept for icon in images.icons}
