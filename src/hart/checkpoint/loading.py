@@ -64,7 +64,10 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
     if isinstance(name, str) and is_hub_id(text):
         return download(text)
     if text in PRESETS:
-        raise CheckpointError(f"{text} is a size without weights: add --random-weights, or give a model of that size")
+        raise CheckpointError(
+            f"{text} is a size without weights: add --random-weights (HartPipeline.from_config), or give a model of "
+            "that size"
+        )
     raise CheckpointError(f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}")
 
 
@@ -104,13 +107,13 @@ def _ordinary(layer: QuantizedLinear, dtype: torch.dtype) -> nn.Module:
         return layer.dequantized(dtype)
 
 
-def load_config(name: str) -> HartConfig:
+def load_config(name: str | os.PathLike[str]) -> HartConfig:
     """The configuration of a model, of the preset `name`, or of the JSON file `name`.
 
     The published layouts store no whole configuration: their weights are read for it. Raises `CheckpointError`
     or `ConfigError`.
     """
-    if name in PRESETS:
+    if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]()
     path = user_path(name)
     if path.suffix == ".json" and not path.is_dir():

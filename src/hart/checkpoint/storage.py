@@ -224,7 +224,7 @@ def _quantize_as(module: nn.Module, kinds: Mapping[str, Kind]) -> None:
     for path, layer in list(module.named_modules()):
         kind = kinds.get(f"{path}.weight", (torch.Size(), ""))[1]
         if isinstance(layer, nn.Linear) and kind in EIGHT_BITS:
-            scale = torch.empty(layer.out_features, device=layer.weight.device)
+            scale = torch.empty(layer.out_features, dtype=torch.float32, device=layer.weight.device)
             quantized = QuantizedLinear(type(layer), layer.weight.detach().to(EIGHT_BITS[kind]), scale, layer.bias)
             module.set_submodule(path, quantized.train(layer.training))
 

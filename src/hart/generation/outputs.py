@@ -43,7 +43,7 @@ class ScalePreview:
     k: 0-based scale; scales: how many there are.
     batch: 0-based batch; batches: how many there are.
     image_numbers: which images of the call are in the batch.
-    latent: (B, D, h, w), the running sum so far.
+    latent: (B, D, h, w), a copy of the running sum so far.
     """
 
     k: int
@@ -75,6 +75,7 @@ class Reconstruction:
     hybrid_psnr: float
 
 
+@torch.inference_mode(False)
 def joined_images(parts: list[Any]) -> Any:
     """The images of several batches in one list, array or tensor; an empty list if there are none."""
     if not parts or isinstance(parts[0], list):

@@ -29,7 +29,7 @@ from hart.inference.components import Components, copied, prepared, text_encoder
 from hart.inference.kernels import with_kernel
 from hart.inference.speed import EXACT, INT8, Speed, described, is_quantized, resolve_speed
 from hart.model import Hart
-from hart.strict import counted
+from hart.strict import counted, shown
 from hart.text_encoder import RandomTextFeatures, TextEncoder, encoder_module, load_text_encoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
@@ -58,6 +58,8 @@ class BasePipeline:
         text_encoder: in place of the one that the configuration names. Raises `HartError` if the transformer does not
             take its features.
         """
+        if not (isinstance(config, HartConfig) and isinstance(tokenizer, HybridTokenizer) and isinstance(hart, Hart)):
+            raise HartError("give a HartConfig, a HybridTokenizer and a Hart, or open a model with from_pretrained")
         place = device if isinstance(device, torch.device) else resolve_device(device)
         number_type = resolve_dtype(dtype, place)
         tokenizer, hart = copied(tokenizer, place, torch.float32), copied(hart, place, number_type)
@@ -107,7 +109,7 @@ class BasePipeline:
     @torch.inference_mode(False)
     def from_config(
         cls,
-        config: HartConfig | str,
+        config: HartConfig | str | os.PathLike[str],
         *,
         seed: int = 0,
         device: torch.device | str | None = None,
@@ -123,7 +125,7 @@ class BasePipeline:
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
         wanted = resolve_speed(speed or EXACT, place)
-        config = load_config(config) if isinstance(config, str) else config
+        config = config if isinstance(config, HartConfig) else load_config(config)
         tokenizer, hart = random_model(config, torch.Generator().manual_seed(seed), dtype=number_type)
         text = config.transformer.text
         encoder = RandomTextFeatures(text, seed) if text is not None else None
@@ -323,6 +325,8 @@ def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:
     text = config.transformer.text
     if text is None:
         raise HartError("this model generates classes by number: it takes no text encoder")
+    if not isinstance(encoder, TextEncoder):
+        raise HartError(f"text_encoder must be a TextEncoder (see hart.text_encoder.base), not {shown(encoder)}")
     if (encoder.config.tokens, encoder.width) != (text.tokens, text.width):
         raise HartError(
             f"the text encoder gives {counted(encoder.config.tokens, 'token')} of width {encoder.width}, "

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -47,6 +47,7 @@ class Reading:
         return found
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """A frozen prompt encoder. `width` is E, the width of the features that `encode` returns."""
 
