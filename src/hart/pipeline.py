@@ -42,7 +42,7 @@ from hart.generation.canvas import require_image
 from hart.generation.edits import Edit, PromptMix, batch_edits
 from hart.generation.next_scale import NextScaleGenerator, States
 from hart.generation.noise import SeededNoise
-from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, joined_images, psnr
+from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, psnr
 from hart.generation.requests import (
     ImageRequest,
     Request,
@@ -159,13 +159,7 @@ class HartPipeline(Editing):
                 callback_on_batch(batch)
             if collect:
                 batches.append(batch)
-        return HartOutput(
-            joined_images([batch.images for batch in batches]),
-            [prompt for batch in batches for prompt in batch.prompts],
-            [seed for batch in batches for seed in batch.seeds],
-            [sampling for batch in batches for sampling in batch.sampling],
-            batch_size,
-        )
+        return HartOutput.cat(batches, batch_size)
 
     def require_memory(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from hart.checkpoint.storage import fingerprint
 from hart.config import HartConfig, SamplingConfig
 from hart.devices import resolve_device, resolve_dtype, resolve_stored_dtype
 from hart.errors import HartError
-from hart.files import user_path
+from hart.files import AnyPath, user_path
 from hart.generation.arguments import checked_seed
 from hart.inference.components import Components, copied, prepared, text_encoder_dtype
 from hart.inference.kernels import with_kernel
@@ -81,7 +80,7 @@ class BasePipeline:
     @torch.inference_mode(False)
     def from_pretrained(
         cls,
-        name: str | os.PathLike[str],
+        name: AnyPath,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
@@ -109,7 +108,7 @@ class BasePipeline:
     @torch.inference_mode(False)
     def from_config(
         cls,
-        config: HartConfig | str | os.PathLike[str],
+        config: HartConfig | AnyPath,
         *,
         seed: int = 0,
         device: torch.device | str | None = None,
@@ -247,7 +246,7 @@ class BasePipeline:
         """What is done to be fast, a line each, and what this machine cannot do."""
         return described(self.speed, self.device, self.dtype)
 
-    def load_lora(self, folder: str | Path, scale: float = 1.0) -> None:
+    def load_lora(self, folder: AnyPath, scale: float = 1.0) -> None:
         """Merge a LoRA adapter (see `hart.checkpoint.lora`) into a copy of the transformer's weights; several add up.
 
         The original weights stay in memory for `unload_lora`. Calls that are running in other threads finish with the
@@ -262,7 +261,7 @@ class BasePipeline:
         with self._lock:
             self._components = self._components.unadapted()
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | str | None = None) -> None:
+    def save_pretrained(self, folder: AnyPath, dtype: torch.dtype | str | None = None) -> None:
         """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
 
         dtype: how weights are stored, by default as they are here; "int8" stores large layers in 8 bits.
