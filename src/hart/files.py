@@ -74,6 +74,11 @@ def user_path(name: AnyPath) -> Path:
     return Path(name)
 
 
+def user_address(address: AnyPath) -> str:
+    """As `user_path`, of what may be a URL or a pattern too."""
+    return os.path.expanduser(os.fspath(address))  # noqa: PTH111 - a path would lose slashes
+
+
 def readable_folder(path: Path) -> Path:
     """A folder. Raises `FileError` where there is none, or its files may not be listed and read."""
     if not path.is_dir():

@@ -27,7 +27,7 @@ from hart.data.sources import Source, Stream
 from hart.data.splits import SPLIT_NAMES, WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
 from hart.errors import HartError, missing_package
-from hart.files import readable_folder, require_regular
+from hart.files import readable_folder, require_regular, user_address
 from hart.strict import printable
 
 
@@ -45,7 +45,7 @@ def open_source(
     columns: field names of JSONL, Parquet and Hugging Face records, where they are unusual.
     Raises `HartError` when the path holds none of these, or more than one.
     """
-    name = os.path.expanduser(path)  # noqa: PTH111 - it may be an address
+    name = user_address(path)
     if not name:  # as a path it would be the working directory
         raise HartError("data is empty: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
     if kind is not None and kind not in FORMATS:
@@ -68,7 +68,7 @@ def open_source(
 
 def whole_of(path: str | Path, kind: Kind | None = None) -> str:
     """The split that leaves nothing out for evaluation: "all" of an undivided set, "train" of one that is divided."""
-    name = os.path.expanduser(path)  # noqa: PTH111 - it may be an address
+    name = user_address(path)
     place = Path(name)
     kind = kind or detect_kind(name)
     if kind in {"folder", "classes"}:

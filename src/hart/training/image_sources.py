@@ -9,7 +9,6 @@ Shapes: B images of a microbatch, H W image.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -28,6 +27,7 @@ from hart.data.samples import Condition, Damage, Sample, decoded
 from hart.data.sources import DamageCount, Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
+from hart.files import user_address
 from hart.strict import byte_count, counted
 from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
 from hart.training.task import Microbatch, TrainContext
@@ -157,7 +157,7 @@ def open_training_data(
     """
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
     split = "train" if reading.split == "auto" else reading.split
-    folder, *also = (Path(os.path.expanduser(each)) for each in (recipe.data, *reading.also))  # noqa: PTH111 - addresses
+    folder, *also = (Path(user_address(each)) for each in (recipe.data, *reading.also))
     if reading.kind == "auto" and is_encoded_set(folder, split):
         _require_plain(reading, recipe.data)
         data = EncodedSet(folder, split, also=also, parts=reading.weights)
