@@ -136,8 +136,12 @@ def test_short_number_types(kind: str, dtype: Any, text_model: Path, class_model
 def test_numbers_that_leave_their_range_are_an_error(text_model: Path) -> None:
     pipe = HartPipeline.from_pretrained(str(text_model), device="cpu")
     pipe.hart.transformer.head.linear.bias.data.fill_(math.inf)
-    with pytest.raises(HartError, match="float32 or bfloat16"):
+    with pytest.raises(HartError, match="not finite in float32: weights, an adapter or latents hold numbers far too"):
         pipe("a cat")
+    with pytest.raises(HartError, match="not finite in float32"):
+        pipe.generate(pipe.encode_prompt("a cat"))
+    with pytest.raises(HartError, match="not finite in float16: use float32 or bfloat16"):
+        pipe.to(torch.float16)("a cat")
 
 
 def test_an_image_that_is_not_finite_is_an_error(text_model: Path) -> None:
@@ -166,6 +170,23 @@ def test_the_text_encoder_is_read_when_the_first_prompt_comes(tmp_path: Path) ->
     pipe.reconstruct(Image.new("RGB", (8, 8), "red"))
     with pytest.raises(HartError, match=TEXT_ENCODER_FILE):
         pipe("a cat")
+
+
+@pytest.mark.parametrize("default", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_type_that_torch_makes_tensors_of_matters_to_no_image(text_model: Path, default: torch.dtype) -> None:
+    source = Image.linear_gradient("L")
+
+    def called() -> list[bytes]:
+        pipe = HartPipeline.from_pretrained(text_model, device="cpu")
+        edited = pipe.edit(source, source, "a cat", source_prompt="a dog", style=source)
+        return pixels([*pipe("a cat").images, *edited.images, *pipe.mix(PROMPTS).images])
+
+    expected, before = called(), torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        assert called() == expected
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import hart
 from hart import HartError, HartPipeline, SamplingConfig
@@ -125,11 +126,38 @@ def test_a_callback_may_stop_the_call(text: HartPipeline) -> None:
     assert len(out.images) == 1
     assert out.images[0].tobytes() == seen[-1].images()[0].tobytes()
 
+    assert len(text(["a cat", "a dog"], callback_on_scale=lambda preview: np.bool_(False)).images) == 1
+
     def fail(preview: ScalePreview) -> None:
         raise KeyError(preview.k)
 
     with pytest.raises(KeyError):
         text("a cat", callback_on_scale=fail)
+
+
+def test_tensors_that_come_out_may_be_changed(text: HartPipeline) -> None:
+    before = image(text, "a cat")
+    assert image(text, "a cat", callback_on_scale=lambda preview: preview.latent.zero_()) == before
+    embeds = text.encode_prompt(["a cat", "a dog"])
+    assert isinstance(embeds, TextContext)
+    embeds.embeddings[0] += embeds.embeddings[1]
+    latents = text.generate(embeds)
+    latents[0] *= 0.5
+    for tensor in (text.decode(latents, "pt"), *(text("a cat", output_type=kind).images for kind in ("pt", "latent"))):
+        tensor.zero_()
+    latents.requires_grad_().sum().backward()
+
+
+def test_ranges_are_lists(text: HartPipeline) -> None:
+    assert text(["a", "b"], seed=range(5, 7), guidance_scale=range(1, 3)).seeds == [5, 6]
+
+
+def test_no_text_is_no_negative_prompt(text: HartPipeline) -> None:
+    for negative in ("", ["", None]):
+        assert image(text, ["a cat", "a dog"], negative_prompt=negative, guidance_scale=0)
+    none = hart.ImageRequest("a cat", negative_prompt="")
+    *_, last = text.generate_rows(one for one in [none])  # type: ignore[arg-type]
+    assert text.decode(last.latent)[0].tobytes() == image(text, "a cat")
 
 
 def test_a_progress_bar_is_shown_where_it_is_wanted(text: HartPipeline, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,6 +239,29 @@ def test_what_users_of_diffusers_try_first_works_or_is_one_line(text: HartPipeli
         text.save_pretrained(tmp_path / "file")
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda pipe: HartPipeline.from_config(None), "give a path"),
+        (lambda pipe: HartPipeline.from_config({"depth": 3}), "give a path"),
+        (lambda pipe: HartPipeline.from_config(Path("no.json")), "no.json: no such file"),
+        (lambda pipe: HartPipeline.from_config(pipe.config, speed=3), "speed must be a Speed or one of plain, exact"),
+        (lambda pipe: pipe.optimize(None), "speed must be a Speed"),
+        (lambda pipe: HartPipeline("emoji", None, None), "open a model with from_pretrained"),
+        (
+            lambda pipe: HartPipeline(pipe.config, pipe.tokenizer, pipe.hart, text_encoder="Qwen2"),
+            "must be a TextEncoder .*not 'Qwen2'",
+        ),
+        (lambda pipe: pipe.mix(["a", "b"], 0.5), "weights 0.5: give 4 from 0 to 1"),
+        (lambda pipe: pipe.vary(Image.new("RGB", (0, 5))), "image has 0x5 pixels"),
+        (lambda pipe: pipe.reconstruct(Image.new("RGB", (0, 0))), "image has 0x0 pixels"),
+    ],
+)
+def test_values_of_other_types_are_one_error(text: HartPipeline, call: Any, said: str) -> None:
+    with pytest.raises(HartError, match=said):
+        call(text)
+
+
 CONTEXT = TextContext(torch.zeros(2, TEXT_TOKENS, TEXT_WIDTH), torch.ones(2, TEXT_TOKENS, dtype=torch.bool))
 GENERATOR = torch.Generator()
 
@@ -229,6 +280,8 @@ GENERATOR = torch.Generator()
         ({"prompt_embeds": CONTEXT.embeddings}, "must be a TextContext, what encode_prompt returns, not Tensor"),
         ({"prompt_embeds": replace(CONTEXT, embeddings=torch.zeros(2, 1, TEXT_WIDTH))}, "this model takes"),
         ({"prompt_embeds": replace(CONTEXT, embeddings=CONTEXT.embeddings / 0)}, "finite"),
+        ({"prompt_embeds": replace(CONTEXT, embeddings=CONTEXT.embeddings.to_sparse())}, "finite"),
+        ({"prompt_embeds": replace(CONTEXT, mask=CONTEXT.mask.to("meta"))}, "mask"),
         ({"prompt_embeds": replace(CONTEXT, mask=~CONTEXT.mask)}, "real token"),
         ({"prompt_embeds": replace(CONTEXT, mask=CONTEXT.mask.long())}, "bool"),
         ({"prompt_embeds": TextContext([1], [2])}, "must be a TextContext"),  # type: ignore[arg-type]

@@ -46,6 +46,10 @@ PARTIAL = ".partial"
 """Suffix of files that are still being written."""
 
 
+AnyPath = str | os.PathLike[str]
+"""As a person writes it, see `user_path`."""
+
+
 class FileError(HartError):
     """A file that is absent, not regular, too large, or not of its format; the message names it."""
 
@@ -61,7 +65,7 @@ def default_cache() -> Path:
     return base / "hart"
 
 
-def user_path(name: str | os.PathLike[str]) -> Path:
+def user_path(name: AnyPath) -> Path:
     """A path as a person writes it: ~ is the home folder. Raises `FileError`."""
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise FileError(f"{name!r}: give a path, or the text of one")
@@ -70,8 +74,15 @@ def user_path(name: str | os.PathLike[str]) -> Path:
     return Path(name)
 
 
+def user_address(address: AnyPath) -> str:
+    """As `user_path`, of what may be a URL or a pattern too."""
+    return os.path.expanduser(os.fspath(address))  # noqa: PTH111 - a path would lose slashes
+
+
 def readable_folder(path: Path) -> Path:
-    """A folder that exists. Raises `FileError` where its files may not be listed and read."""
+    """A folder. Raises `FileError` where there is none, or its files may not be listed and read."""
+    if not path.is_dir():
+        raise FileError(f"{path}: no such folder")
     if not os.access(path, os.R_OK | os.X_OK):
         raise FileError(f"{path}: no permission to read it")
     return path

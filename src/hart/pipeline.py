@@ -35,13 +35,14 @@ from hart.generation.arguments import (
     checked_latents,
     checked_prompts,
     checked_settings,
+    plain,
     whole_number,
 )
 from hart.generation.canvas import require_image
 from hart.generation.edits import Edit, PromptMix, batch_edits
 from hart.generation.next_scale import NextScaleGenerator, States
 from hart.generation.noise import SeededNoise
-from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, joined_images, psnr
+from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, psnr
 from hart.generation.requests import (
     ImageRequest,
     Request,
@@ -158,13 +159,7 @@ class HartPipeline(Editing):
                 callback_on_batch(batch)
             if collect:
                 batches.append(batch)
-        return HartOutput(
-            joined_images([batch.images for batch in batches]),
-            [prompt for batch in batches for prompt in batch.prompts],
-            [seed for batch in batches for seed in batch.seeds],
-            [sampling for batch in batches for sampling in batch.sampling],
-            batch_size,
-        )
+        return HartOutput.cat(batches, batch_size)
 
     def require_memory(
         self,
@@ -188,13 +183,14 @@ class HartPipeline(Editing):
         size = whole_number("batch_size", batch_size or default_batch(parts.device.type), 1, MAX_BATCH)
         require_memory(self.config.replace(sampling=sampling), parts, schedule, min(images, size), branches, savings)
 
-    @torch.inference_mode()
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:
         """Features of prompts, one row each: a `TextContext`, or the `ClassContext` of a class model.
 
         Each prompt is encoded by itself, so that the others do not affect it.
         """
-        return cat_contexts([self._encoded(one) for one in checked_prompts(prompt, self.num_classes)])
+        with torch.inference_mode():
+            encoded = [self._encoded(one) for one in checked_prompts(prompt, self.num_classes)]
+        return cat_contexts(encoded)  # copies, which may be changed
 
     @torch.inference_mode()
     def generate(
@@ -227,7 +223,7 @@ class HartPipeline(Editing):
             batch_size=len(prompt_embeds) if isinstance(prompt_embeds, Context) else 1,
         )
         ((_, latents),) = self._sampled(request, components, callback_on_scale)
-        return latents
+        return components.images(latents, "latent")
 
     def generate_rows(
         self,
@@ -250,7 +246,7 @@ class HartPipeline(Editing):
         schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
         parts = self._components
         checked = checked_images(self._config_of(parts), images, schedule)
-        return _states(checked, parts, self._encoded, _sources(parts, len(images)), schedule)
+        return _states(checked, parts, self._encoded, _sources(parts, len(checked)), schedule)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
@@ -291,8 +287,10 @@ class HartPipeline(Editing):
                 for state in _states(rows, parts, encode, latent_of, request.schedule):
                     bar.update()
                     if on_scale is not None:
-                        preview = ScalePreview(state.k, scales, number, batches, images, state.latent, parts.images)
-                        if stopped := on_scale(preview) is False:
+                        with torch.inference_mode(False):
+                            latent = state.latent.clone()
+                        preview = ScalePreview(state.k, scales, number, batches, images, latent, parts.images)
+                        if stopped := plain(on_scale(preview)) is False:
                             break
                 latents = state.latent
                 del state  # its logits take as much memory as decoding

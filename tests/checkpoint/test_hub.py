@@ -12,8 +12,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import logging
 
 from hart.checkpoint.folders import CheckpointError
-from hart.checkpoint.hub import needed_files, require_repository
+from hart.checkpoint.hub import from_transformers, needed_files, require_repository
 from hart.checkpoint.loading import resolve_model
+from hart.errors import HartError
 
 TOKENIZER = ["tokenizer/config.json", "tokenizer/model.safetensors"]
 PLAIN = ["llm/model-00001-of-00002.safetensors", "llm/model-00002-of-00002.safetensors"]
@@ -116,6 +117,8 @@ def test_retries_are_not_told(hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog:
     hub.is_cached, before = False, logging.get_verbosity()
     with pytest.raises(CheckpointError, match="no route to host"):
         resolve_model("someone/model")
+    with pytest.raises(HartError, match="no route to host"):
+        from_transformers(retry, "a model", "someone/model", "judge")
     assert not caplog.records
     assert logging.get_verbosity() == before
 

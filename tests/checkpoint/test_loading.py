@@ -17,8 +17,15 @@ from torch import nn
 
 from hart import HartPipeline
 from hart.checkpoint.folders import CONFIG_FILE, HART_FILE, TOKENIZER_FILE, CheckpointError
-from hart.checkpoint.loading import LoadedModel, load_model, resolve_model, save_model
-from hart.checkpoint.storage import read_pickle, read_safetensors
+from hart.checkpoint.loading import (
+    LoadedModel,
+    load_model,
+    load_tokenizer,
+    resolve_model,
+    save_model,
+    save_tokenizer,
+)
+from hart.checkpoint.storage import fingerprint, read_pickle, read_safetensors, write_safetensors
 from hart.config import ConfigError, HartConfig
 from hart.errors import HartError
 from helpers import random_context, random_tensor, tiny_class_config, tiny_model, tiny_text_config
@@ -371,6 +378,18 @@ def test_unknown_names_list_the_shipped_models() -> None:
         resolve_model("./no/such")
     with pytest.raises(CheckpointError, match="model '': give a name, a folder or a hub id"):
         resolve_model("")
+
+
+def test_paths_may_be_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer, _ = tiny_model(tiny_text_config())
+    save_tokenizer("tokenizer", tokenizer)
+    assert fingerprint(load_tokenizer("tokenizer")) == fingerprint(tokenizer)
+    write_safetensors("one.safetensors", {"one": torch.ones(1)})
+    assert read_safetensors("one.safetensors").keys() == {"one"}
+    for missing in ("emoji", tmp_path / "no"):
+        with pytest.raises(HartError, match=f"{missing}: no such folder"):
+            load_model(missing)
 
 
 def test_a_folder_is_its_own_path(tmp_path: Path) -> None:

@@ -208,6 +208,8 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     hart = tiny_model(tiny_text_config())[1]
     with pytest.raises(HartError, match=r"no LoRA adapter here: expected adapter_config.json"):
         merge_lora(hart, tmp_path)
+    with pytest.raises(HartError, match=r"owner/adapter: no such folder: .*download one of a hub first"):
+        merge_lora(hart, "owner/adapter")
     save_lora(adapted(tiny_text_config()), tmp_path, base_model="runs/base")
     content = (tmp_path / ADAPTER_FILE).read_bytes()
     (tmp_path / ADAPTER_FILE).write_bytes(content[:-10])
@@ -229,8 +231,11 @@ def test_bad_numbers_are_refused(tmp_path: Path) -> None:
     hart = tiny_model(tiny_text_config())[1]
     with pytest.raises(HartError, match="at least 1"):
         add_lora(hart, rank=0, alpha=1, generator=generator)
-    with pytest.raises(HartError, match="without targets"):
-        add_lora(hart, rank=1, alpha=1, generator=generator, targets=())
+    for targets in ((), ("mlp", "head"), "mlp"):
+        with pytest.raises(HartError, match=r"LoRA targets .*: give one or more of attention, mlp, word_embed"):
+            add_lora(hart, rank=1, alpha=1, generator=generator, targets=targets)  # type: ignore[arg-type]
+    with pytest.raises(HartError, match="has no LoRA adapters: add_lora"):
+        save_lora(hart, tmp_path, base_model="runs/base")
     add_lora(hart, rank=1, alpha=1, generator=generator)
     with pytest.raises(HartError, match="already has LoRA adapters"):
         add_lora(hart, rank=1, alpha=1, generator=generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,38 @@ def test_the_preferred_image_is_kept_with_its_seed(text_model: Path) -> None:
     kept = best_of(pipe, "a cat", 2, Darkest(), seed=7, callback_on_batch=lambda batch: written.extend(batch.seeds))
     assert kept.seeds == written == [7 + brightness.index(min(brightness))]
     assert np.array_equal(kept.images[0], candidates.images[kept.seeds[0] - 7]) and kept.prompts == ["a cat"]
+
+
+def test_lists_and_callbacks_are_those_of_a_call(text: HartPipeline) -> None:
+    prompts, negatives, guidance = ["a cat", "a dog"], ["a", "b"], [1.0, 3.0]
+    options: dict[str, Any] = {"negative_prompt": negatives, "guidance_scale": guidance}
+    kept = best_of(text, prompts, 3, Darkest(), num_images_per_prompt=2, **options)
+    assert kept.prompts == ["a cat", "a cat", "a dog", "a dog"]
+    assert [sampling.guidance_scale for sampling in kept.sampling] == [1.0, 1.0, 3.0, 3.0]
+    assert [seed // 3 for seed in kept.seeds] == [0, 1, 2, 3]
+    alone = text("a dog", seed=kept.seeds[3], negative_prompt="b", guidance_scale=3.0)
+    assert kept.images[3].tobytes() == alone.images[0].tobytes()
+    stopped = best_of(text, prompts, 2, Darkest(), callback_on_scale=lambda preview: preview.batch < 2)
+    assert len(stopped.images) == 2 and stopped.seeds[1] == 2
+    generator = torch.Generator().manual_seed(1)
+    assert len(best_of(text, prompts, 2, Darkest(), generator=generator).images) == 2
+    assert best_of(text, "a cat", 2, Darkest(), collect=False).images == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt 0"),
+        ({"num_images_per_prompt": "2"}, "num_images_per_prompt '2'"),
+        ({"seed": [1]}, "1 seed for 2 images"),
+        ({"output_type": "np"}, "leave output_type out"),
+        ({"scorer": "clip:x/y"}, "scorer must be a Scorer"),
+        ({"callback_on_batch": 3}, "callback_on_batch must be a function"),
+    ],
+)
+def test_other_values_are_one_error(text: HartPipeline, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(HartError, match=said):
+        best_of(text, "a cat", 2, **{"scorer": Darkest()} | options)
 
 
 def test_faults_are_named(emoji: HartPipeline, tmp_path: Path) -> None:

@@ -247,6 +247,9 @@ def test_mixed_prompts_are_the_prompts_at_their_ends(pipe: HartPipeline) -> None
 def test_an_image_that_does_not_fill_the_canvas_is_continued(text: HartPipeline) -> None:
     image = picture()
     (out,) = text.edit(image, None, "a cat", size="16x8").images
+    (same,) = text.edit(image, None, "a cat", width=16, height=8).images
+    assert same.tobytes() == out.tobytes()
+    assert text.vary(image, width=16).images[0].size == text.mix(["a", "b"], width=16).images[0].size == (16, 8)
     assert out.size == (16, 8)
     middle = (4, 0, 12, 8)
     assert out.crop(middle).tobytes() == image.tobytes()

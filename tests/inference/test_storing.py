@@ -187,8 +187,8 @@ def test_a_full_disk_leaves_no_part_of_a_model(model: Path, tmp_path: Path, monk
 
 
 def test_wrong_adapters_leave_no_model(model: Path, tmp_path: Path) -> None:
-    for nothing in (tmp_path, "~a-user-that-nobody-has/adapter"):
-        assert "no LoRA adapter here" in refused(run("convert", model, tmp_path / "own", "--lora", nothing))
+    for nothing, said in ((tmp_path, "no LoRA adapter here"), ("~a-user-that-nobody-has/adapter", "no such folder")):
+        assert said in refused(run("convert", model, tmp_path / "own", "--lora", nothing))
     assert "give --lora too" in refused(run("convert", model, tmp_path / "own", "--lora-scale", 2))
     assert "finite" in refused(run("convert", model, tmp_path / "own", "--lora", tmp_path, "--lora-scale", "nan"))
     assert not (tmp_path / "own").exists()

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hart.config import ConfigError, TextEncoderConfig
+from hart.config import ConfigError, TextConditioning, TextEncoderConfig
 from hart.errors import HartError
-from hart.text_encoder import load_text_encoder
+from hart.text_encoder import RandomTextFeatures, load_text_encoder
 from hart.text_encoder.compact import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer
 
 TOKENS = 8
@@ -92,6 +92,13 @@ def test_any_unicode_is_encoded(encoder: CompactTextEncoder, prompts: list[str])
 def test_unseen_ascii_words_have_pieces(encoder: CompactTextEncoder) -> None:
     ids, _ = encoder.tokenize(["zebra"])
     assert encoder.tokenizer.token_to_id("[UNK]") not in ids
+
+
+def test_one_text_is_no_list_of_prompts(encoder: CompactTextEncoder) -> None:
+    for each in (encoder, RandomTextFeatures(TextConditioning(4, 5), seed=0)):
+        for read in (each.encode, each.reading):
+            with pytest.raises(HartError, match="prompts 'a cat': give a list"):
+                read("a cat")
 
 
 def test_no_prompts_give_an_empty_context(encoder: CompactTextEncoder) -> None:

@@ -58,6 +58,12 @@ def model_name(name: str) -> str:
     return name if is_shipped(name) or not path.exists() else os.path.abspath(path)  # noqa: PTH100 - links stay as given
 
 
+def is_tokenizer_alone(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer and no model around it."""
+    files = (folder / CONFIG_FILE, folder / TOKENIZER_FILE)
+    return all(file.is_file() for file in files) and not (folder / HART_FILE).exists()
+
+
 def layout_of(folder: Path) -> Literal["own", "hart", "var"]:
     """The layout of the model in a folder, of which nothing is read: this project's, HART's or VAR's.
 
@@ -74,7 +80,7 @@ def layout_of(folder: Path) -> Literal["own", "hart", "var"]:
             f"{folder}: holds a LoRA adapter, not a model: add it to its model (--lora, load_lora), or write both as "
             "one (hart convert)"
         )
-    if (folder / CONFIG_FILE).is_file() and (folder / TOKENIZER_FILE).is_file():
+    if is_tokenizer_alone(folder):
         raise CheckpointError(f"{folder}: holds a tokenizer alone: a model has {HART_FILE} besides")
     if (folder / MODEL_FOLDER).is_dir():
         raise CheckpointError(f"{folder}: no model here; what a training run made is in {folder / MODEL_FOLDER}")

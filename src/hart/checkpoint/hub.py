@@ -51,7 +51,8 @@ def from_transformers(load: Callable[[str], T], what: str, source: str, role: st
     """What `load` makes, by transformers, of a folder or hub id. what: it should be. Raises `HartError`."""
     place = folder_or_id(source, role)
     try:
-        return load(place)
+        with _quiet_hub():
+            return load(place)
     except Exception as error:  # transformers raises many kinds
         if is_out_of_memory(error):
             raise
@@ -119,15 +120,23 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
 
 @contextmanager
 def _hub(failed: str) -> Iterator[None]:
-    """What fails is a `CheckpointError` that begins so; the hub's library does not print its retries before."""
+    """What fails is a `CheckpointError` that begins so."""
+    try:
+        with _quiet_hub():
+            yield
+    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
+        raise CheckpointError(f"{failed}: {reason(error)}") from None
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Meanwhile the hub's library does not print its retries."""
     from huggingface_hub.utils import logging as hub_logging
 
     before = hub_logging.get_verbosity()
     hub_logging.set_verbosity(max(before, logging.ERROR))
     try:
         yield
-    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
-        raise CheckpointError(f"{failed}: {reason(error)}") from None
     finally:
         hub_logging.set_verbosity(before)
 

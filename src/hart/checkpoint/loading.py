@@ -22,6 +22,7 @@ from hart.checkpoint.folders import (
     SHIPPED_MODELS,
     TOKENIZER_FILE,
     CheckpointError,
+    is_tokenizer_alone,
     layout_of,
     local_folder,
 )
@@ -32,7 +33,7 @@ from hart.checkpoint.storage import fill_module, fill_state, read_pickle, read_t
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
-from hart.files import readable_folder, user_path, write_text
+from hart.files import AnyPath, readable_folder, user_path, write_text
 from hart.layers.quantized import QuantizedLinear
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
@@ -50,7 +51,7 @@ class LoadedModel:
     folder: Path
 
 
-def resolve_model(name: str | os.PathLike[str]) -> Path:
+def resolve_model(name: AnyPath) -> Path:
     """The folder of a model: one shipped with the package, a path, or a Hugging Face id, which is downloaded.
 
     Raises `CheckpointError` if it is none of them, naming the shipped ones.
@@ -64,12 +65,15 @@ def resolve_model(name: str | os.PathLike[str]) -> Path:
     if isinstance(name, str) and is_hub_id(text):
         return download(text)
     if text in PRESETS:
-        raise CheckpointError(f"{text} is a size without weights: add --random-weights, or give a model of that size")
+        raise CheckpointError(
+            f"{text} is a size without weights: add --random-weights (HartPipeline.from_config), or give a model of "
+            "that size"
+        )
     raise CheckpointError(f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}")
 
 
 def load_model(
-    folder: Path,
+    folder: AnyPath,
     dtype: torch.dtype = torch.float32,
     *,
     eight_bits: Callable[[QuantizedLinear], nn.Module] | None = None,
@@ -82,7 +86,7 @@ def load_model(
     tokenizer_dtype: None leaves the tokenizer as it is stored, and its encoder's weights in the file until something is
     encoded. Raises `CheckpointError` or `ConfigError`.
     """
-    readable_folder(folder)
+    folder = readable_folder(user_path(folder))
     layout = layout_of(folder)
     config, weights = (HartConfig.load(folder / CONFIG_FILE), ()) if layout == "own" else _published(folder, layout)
     with without_memory():
@@ -104,13 +108,13 @@ def _ordinary(layer: QuantizedLinear, dtype: torch.dtype) -> nn.Module:
         return layer.dequantized(dtype)
 
 
-def load_config(name: str) -> HartConfig:
+def load_config(name: AnyPath) -> HartConfig:
     """The configuration of a model, of the preset `name`, or of the JSON file `name`.
 
     The published layouts store no whole configuration: their weights are read for it. Raises `CheckpointError`
     or `ConfigError`.
     """
-    if name in PRESETS:
+    if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]()
     path = user_path(name)
     if path.suffix == ".json" and not path.is_dir():
@@ -121,7 +125,7 @@ def load_config(name: str) -> HartConfig:
 
 
 def save_model(
-    folder: Path,
+    folder: AnyPath,
     config: HartConfig,
     tokenizer: HybridTokenizer,
     hart: Hart,
@@ -131,26 +135,27 @@ def save_model(
 
     dtype: how weights are stored, None as they are.
     """
+    folder = user_path(folder)
     save_module(folder / TOKENIZER_FILE, tokenizer, dtype)
     save_module(folder / HART_FILE, hart, dtype)
     write_text(folder / CONFIG_FILE, config.to_json())
 
 
-def save_tokenizer(folder: Path, tokenizer: HybridTokenizer) -> None:
+def save_tokenizer(folder: AnyPath, tokenizer: HybridTokenizer) -> None:
     """Write a tokenizer alone; the configuration last, as `save_model` does."""
+    folder = user_path(folder)
     save_module(folder / TOKENIZER_FILE, tokenizer)
     write_text(folder / CONFIG_FILE, tokenizer.config.to_json())
 
 
-def load_tokenizer(name: str | Path) -> HybridTokenizer:
+def load_tokenizer(name: AnyPath) -> HybridTokenizer:
     """A tokenizer in evaluation mode: one that `save_tokenizer` wrote, or that of any model (`resolve_model`).
 
     Raises `CheckpointError` or `ConfigError`.
     """
     folder = user_path(name)
-    alone = (folder / CONFIG_FILE).exists() and not (folder / HART_FILE).exists() and not (folder / "llm").is_dir()
-    if not alone:
-        return load_model(resolve_model(str(name))).tokenizer
+    if not is_tokenizer_alone(folder):
+        return load_model(resolve_model(name)).tokenizer
     config = TokenizerConfig.load(folder / CONFIG_FILE)
     with without_memory():
         tokenizer = HybridTokenizer(config).eval()

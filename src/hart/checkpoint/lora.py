@@ -30,7 +30,7 @@ from hart.checkpoint.storage import kind_of, misfits, read_safetensors, require_
 from hart.config import LoraTarget, Rank
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package
-from hart.files import atomic_write, read_json, user_path, write_text
+from hart.files import AnyPath, atomic_write, read_json, user_path, write_text
 from hart.generation.arguments import finite_number
 from hart.model import Hart
 from hart.strict import shown
@@ -94,8 +94,8 @@ def add_lora(
     peft = _peft()
     if rank < 1 or alpha < 1:
         raise HartError(f"LoRA with rank {rank} and alpha {alpha}: both must be at least 1")
-    if not targets:
-        raise HartError(f"LoRA without targets: give one or more of {', '.join(LAYERS)}")
+    if not targets or set(targets) - set(LAYERS):
+        raise HartError(f"LoRA targets {shown(targets)}: give one or more of {', '.join(LAYERS)}")
     _require_plain(hart)
     hart.requires_grad_(False)
     present = [f".{name}" for name, _ in hart.transformer.named_modules()]
@@ -111,12 +111,15 @@ def add_lora(
     return hart
 
 
-def save_lora(hart: Hart, folder: Path, *, base_model: str) -> None:
+def save_lora(hart: Hart, folder: AnyPath, *, base_model: str) -> None:
     """Write the adapters of a model that went through `add_lora`.
 
-    base_model: folder or hub id of the model they were trained on, for whoever loads them.
+    base_model: folder or hub id of the model they were trained on, for whoever loads them. Raises `HartError` for a
+    model without adapters.
     """
-    peft = _peft()
+    peft, folder = _peft(), user_path(folder)
+    if not has_lora(hart):
+        raise HartError("the model has no LoRA adapters: add_lora puts them beside its weights")
     tensors = peft.get_peft_model_state_dict(hart.transformer, adapter_name=ADAPTER, save_embedding_layers=False)
     configs: Any = hart.transformer.peft_config
     config = configs[ADAPTER]
@@ -131,7 +134,7 @@ def save_lora(hart: Hart, folder: Path, *, base_model: str) -> None:
     write_text(folder / ADAPTER_CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def require_lora(folder: Path, scale: float | None) -> None:
+def require_lora(folder: AnyPath, scale: float | None) -> None:
     """Raise `HartError` for a folder without a LoRA adapter, a scale that is no number, or if peft is not installed;
     loads neither. scale: None is that of training."""
     if scale is not None:
@@ -139,13 +142,13 @@ def require_lora(folder: Path, scale: float | None) -> None:
     _values(user_path(folder))
 
 
-def merge_lora(hart: Hart, folder: Path, scale: float = 1.0, *, model: str = "this model") -> None:
+def merge_lora(hart: Hart, folder: AnyPath, scale: float = 1.0, *, model: str = "this model") -> None:
     """Add the adapter in `folder`, times `scale`, to the transformer's weights, which stay frozen.
 
     model: its name in errors. Raises `HartError` and changes nothing if peft is not installed, or if the adapter is
     absent, damaged, no LoRA, or of another model.
     """
-    scale = finite_number("LoRA scale", scale)
+    scale, folder = finite_number("LoRA scale", scale), user_path(folder)
     _require_plain(hart)
     values = _values(folder)
     peft = _peft()
@@ -208,6 +211,8 @@ def _values(folder: Path) -> dict[str, Any]:
     if find_spec("peft") is None:
         raise missing_package("peft", "lora")
     path = folder / ADAPTER_CONFIG
+    if not folder.is_dir():
+        raise HartError(f"{folder}: no such folder: give that of a LoRA adapter (download one of a hub first)")
     if not os.path.lexists(path):
         if os.path.lexists(folder / HART_FILE):
             raise HartError(f"{folder}: holds a model, not a LoRA adapter: give it as the model (--model)")

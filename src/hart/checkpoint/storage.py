@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hart.checkpoint.folders import CheckpointError
 from hart.devices import dtype_name, is_out_of_memory
-from hart.files import FileError, atomic_write, require_regular
+from hart.files import AnyPath, FileError, atomic_write, require_regular, user_path
 from hart.layers.quantized import LARGEST, QuantizedLinear
 from hart.strict import clipped, reason, shown
 
@@ -49,7 +49,7 @@ Kind = tuple[torch.Size, str]
 """Shape and number type of a tensor, known without reading it."""
 
 
-def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None) -> None:
+def save_module(path: AnyPath, module: nn.Module, dtype: torch.dtype | None = None) -> None:
     """Save the parameters and buffers of `module`, optionally cast to `dtype`, as one safetensors file.
 
     Weights of 8 bits and their scales stay as they are.
@@ -65,7 +65,7 @@ def save_module(path: Path, module: nn.Module, dtype: torch.dtype | None = None)
     )
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_safetensors(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors on the CPU as one safetensors file, one by one: the library's own writer first copies them all."""
     stored = {name: value.detach().contiguous() for name, value in tensors.items()}
     # the widest types first, so that every tensor is aligned
@@ -84,12 +84,12 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         for name in order:
             file.write(stored[name].flatten().view(torch.uint8).numpy().data)
 
-    atomic_write(path, write)
+    atomic_write(user_path(path), write)
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: AnyPath) -> dict[str, Tensor]:
     """All tensors of a file. Raises `CheckpointError` if it is absent, truncated or of another format."""
-    with _opened(path) as file:
+    with _opened(user_path(path)) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
@@ -224,7 +224,7 @@ def _quantize_as(module: nn.Module, kinds: Mapping[str, Kind]) -> None:
     for path, layer in list(module.named_modules()):
         kind = kinds.get(f"{path}.weight", (torch.Size(), ""))[1]
         if isinstance(layer, nn.Linear) and kind in EIGHT_BITS:
-            scale = torch.empty(layer.out_features, device=layer.weight.device)
+            scale = torch.empty(layer.out_features, dtype=torch.float32, device=layer.weight.device)
             quantized = QuantizedLinear(type(layer), layer.weight.detach().to(EIGHT_BITS[kind]), scale, layer.bias)
             module.set_submodule(path, quantized.train(layer.training))
 

@@ -297,7 +297,7 @@ def asked_size(
     Raises `HartError` for sizes that the model cannot make, or for which the memory is too small.
     """
     schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
-    in_a_call = options.best_of or len(options.prompts) * (options.images_per_prompt or 1)
+    in_a_call = len(options.prompts) * (options.images_per_prompt or 1) * (options.best_of or 1)
     pipe.require_memory(
         schedule, in_a_call, batch_size=options.batch_size, second_prompt=mixed, sampling=sampling, **settings
     )

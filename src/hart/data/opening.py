@@ -27,16 +27,11 @@ from hart.data.sources import Source, Stream
 from hart.data.splits import WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
 from hart.errors import HartError, missing_package
-from hart.files import readable_folder, require_regular
+from hart.files import readable_folder, require_regular, user_address
 from hart.strict import printable
 
 METADATA = "metadata.jsonl"
 """In Hugging Face's ImageFolder, beside the images of each split."""
-
-
-def from_home(address: str | Path) -> str:
-    """The address of a set with the home folder in place of ~."""
-    return os.path.expanduser(address)  # noqa: PTH111 - it may be no path
 
 
 def open_source(
@@ -53,7 +48,7 @@ def open_source(
     columns: field names of JSONL, Parquet and Hugging Face records, where they are unusual.
     Raises `HartError` when the path holds none of these, or more than one.
     """
-    name = from_home(path)
+    name = user_address(path)
     if not name:  # as a path it would be the working directory
         raise HartError("data is empty: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
     if kind is not None and kind not in FORMATS:
@@ -76,7 +71,7 @@ def open_source(
 
 def whole_of(path: str | Path, kind: Kind | None = None) -> str:
     """The split that leaves nothing out for evaluation: "all" of an undivided set, "train" of one that is divided."""
-    name = from_home(path)
+    name = user_address(path)
     place = Path(name)
     kind = kind or detect_kind(name)
     if kind in {"folder", "classes"}:

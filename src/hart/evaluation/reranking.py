@@ -11,12 +11,14 @@ from PIL import Image
 
 from hart.checkpoint.folders import SCORER_FILE
 from hart.checkpoint.hub import folder_or_id
+from hart.config import MAX_SEED
 from hart.errors import HartError
 from hart.evaluation.judges.references import ReferenceScore
 from hart.evaluation.judges.scores import CLIP_SCORE, ClipScore, Scorer
-from hart.generation.arguments import MAX_BATCH, checked_prompts, whole_number
+from hart.generation.arguments import MAX_BATCH, check_callbacks, checked_prompts, whole_number
 from hart.generation.outputs import HartOutput
 from hart.pipeline import HartPipeline
+from hart.strict import shown
 
 
 def open_scorer(spec: str | None, pipe: HartPipeline) -> Scorer:
@@ -43,35 +45,48 @@ def best_of(
     scorer: Scorer,
     *,
     num_images_per_prompt: int = 1,
-    seed: int = 0,
     callback_on_batch: Callable[[HartOutput], object] | None = None,
     collect: bool = True,
     **options: Any,
 ) -> HartOutput:
     """As `pipe(prompt, ...)`, each image the best of `count`, whose seeds follow each other.
 
-    The result's seeds are those of the images kept: each can be generated alone. options: of the call. Raises
-    `HartError`.
+    The result's seeds are those of the images kept: each can be generated alone. callback_on_batch: called with every
+    image that is kept. options: of the call, whose images are `count` times as many. Raises `HartError`.
     """
-    whole_number("best_of", count, 2, MAX_BATCH)
+    count = whole_number("best_of", count, 2, MAX_BATCH)
+    each = whole_number("num_images_per_prompt", num_images_per_prompt, 1, MAX_SEED)
+    check_callbacks(callback_on_batch=callback_on_batch)
+    if not isinstance(scorer, Scorer):
+        raise HartError(f"scorer must be a Scorer, such as open_scorer returns, not {shown(scorer)}")
     if pipe.num_classes is not None:
         raise HartError("best of n is for models that generate from text: scorers compare images with a prompt")
-    prompts = checked_prompts(prompt, None)
-    kept = HartOutput([], [], [], [], 1)
-    for place in range(len(prompts) * num_images_per_prompt):
-        text = str(prompts[place // num_images_per_prompt])
-        found = pipe(text, num_images_per_prompt=count, seed=seed + place * count, **options)
-        scores = scorer(torch.stack([_pixels(image, scorer.image_size) for image in found.images]), [text] * count)
-        at = int(scores.argmax())
-        best = HartOutput([found.images[at]], [text], [found.seeds[at]], [found.sampling[at]], 1)
+    if options.get("output_type", "pil") != "pil":
+        raise HartError("best of n chooses among PIL images: leave output_type out")
+    kept: list[HartOutput] = []
+    waiting: list[HartOutput] = []
+
+    def choose() -> None:
+        group = HartOutput.cat(waiting)
+        waiting.clear()
+        pixels = torch.stack([_pixels(image, scorer.image_size) for image in group.images])
+        best = group.image(int(scorer(pixels, [str(prompt) for prompt in group.prompts]).argmax()))
         if callback_on_batch is not None:
             callback_on_batch(best)
         if collect:
-            kept.images.extend(best.images)
-            kept.prompts.extend(best.prompts)
-            kept.seeds.extend(best.seeds)
-            kept.sampling.extend(best.sampling)
-    return kept
+            kept.append(best)
+
+    def take(batch: HartOutput) -> None:
+        for i in range(len(batch.images)):
+            waiting.append(batch.image(i))
+            if len(waiting) == count:
+                choose()
+
+    prompts = checked_prompts(prompt, None)
+    pipe(prompts, num_images_per_prompt=each * count, callback_on_batch=take, collect=False, **options)
+    if waiting:  # a callback ended the call
+        choose()
+    return HartOutput.cat(kept)
 
 
 def _pixels(image: Image.Image, size: int) -> torch.Tensor:

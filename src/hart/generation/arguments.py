@@ -56,7 +56,7 @@ def whole_number(name: str, value: object, least: int, most: int) -> int:
 
 def finite_number(name: str, value: object) -> float:
     """`value`, of Python or numpy, if it is a finite number. `name` is what errors call it."""
-    number = _plain(value)
+    number = plain(value)
     if not isinstance(number, int | float) or isinstance(number, bool) or not abs(number) <= sys.float_info.max:
         raise HartError(f"{name} {shown(value)}: give a finite number")
     return float(number)
@@ -102,11 +102,14 @@ def checked_prompts(prompts: object, num_classes: int | None) -> list[Prompt]:
 def checked_negatives(prompts: object, num_classes: int | None) -> list[Prompt | None]:
     """`checked_prompts` of negative prompts; None or no text is unconditional."""
     return [
-        None
-        if one is None or (isinstance(one, str) and one == "")
-        else checked_prompt(one, num_classes, called=f"negative prompt {place}")
+        None if is_unconditional(one) else checked_prompt(one, num_classes, called=f"negative prompt {place}")
         for place, one in enumerate(_listed(prompts), start=1)
     ]
+
+
+def is_unconditional(negative: object) -> bool:
+    """Whether a negative prompt is none: None or no text."""
+    return negative is None or (isinstance(negative, str) and negative == "")
 
 
 def checked_settings(
@@ -123,7 +126,7 @@ def checked_settings(
         raise HartError(
             f"unknown argument {shown(unknown[0])}: settings are {', '.join(SamplingOptions.__annotations__)}"
         )
-    changes = {name: _plain(value) for name, value in given.items() if value is not None}
+    changes = {name: plain(value) for name, value in given.items() if value is not None}
     settings = SamplingConfig.from_dict(base.to_dict() | changes, called=str)
     config.check_sampling(settings, schedule)
     return settings
@@ -151,9 +154,9 @@ def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
     if rows == 0 or shape != (rows, text.tokens, text.width) or value.mask.shape != shape[:2]:
         wanted = f"(B, {text.tokens}, {text.width}) with a mask (B, {text.tokens})"
         raise HartError(f"{name} are {shape} with a mask {tuple(value.mask.shape)}: this model takes {wanted}")
-    if value.mask.dtype != torch.bool or not value.mask.any(dim=1).all():
+    if value.mask.dtype != torch.bool or not _is_dense(value.mask) or not value.mask.any(dim=1).all():
         raise HartError(f"{name}: the mask must be bool, with a real token in every row")
-    if not value.embeddings.is_floating_point() or not value.embeddings.isfinite().all():
+    if not _is_finite(value.embeddings):
         raise HartError(f"{name} must hold finite floating-point numbers")
     return value
 
@@ -164,9 +167,18 @@ def checked_latents(value: object, config: HartConfig) -> Tensor:
     if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[1] != channels or value.numel() == 0:
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise HartError(f"latents must be a tensor (B, {channels}, height, width), not {found}")
-    if value.is_meta or not value.is_floating_point() or not value.isfinite().all():
+    if not _is_finite(value):
         raise HartError("latents must hold finite floating-point numbers")
     return value.float()
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are there, one beside the other."""
+    return tensor.layout == torch.strided and not tensor.is_meta
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and _is_dense(tensor) and bool(tensor.isfinite().all())
 
 
 def check_callbacks(**callbacks: object) -> None:
@@ -232,8 +244,9 @@ def checked_prompt(prompt: object, num_classes: int | None, *, called: str) -> P
 
 
 def listed_values(value: object) -> list[Any] | None:
-    """A list, tuple, array or tensor of values as a list; None for anything else."""
-    return list(value) if isinstance(value, list | tuple | np.ndarray | Tensor) and not _is_scalar(value) else None
+    """A list, tuple, range, array or tensor of values as a list; None for anything else."""
+    listed = isinstance(value, list | tuple | range | np.ndarray | Tensor) and not _is_scalar(value)
+    return list(value) if listed else None  # type: ignore[call-overload]
 
 
 def _index(value: object) -> int | None:
@@ -246,7 +259,7 @@ def _index(value: object) -> int | None:
         return None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Scalars of numpy or torch as Python's numbers, other values as they are."""
     return value.item() if _is_scalar(value) else value
 

@@ -30,6 +30,8 @@ def require_image(name: str, image: object) -> Image.Image:
     """`image`, if it is one of PIL. Raises `HartError`."""
     if not isinstance(image, Image.Image):
         raise HartError(f"{name} must be a PIL image, not {shown(image)}: open it with PIL.Image.open")
+    if 0 in image.size:
+        raise HartError(f"{name} has {ImageSize(*image.size)} pixels: give one with pixels")
     return image
 
 

@@ -32,10 +32,11 @@ from torch import Tensor
 from hart.data.transforms import pixels_to_pil
 from hart.devices import row_index
 from hart.errors import HartError
-from hart.generation.arguments import Prompt, whole_number
+from hart.generation.arguments import Prompt, listed_values, whole_number
 from hart.generation.logits import Candidates
 from hart.grids import Grid, ScaleSchedule
 from hart.sizes import ImageSize
+from hart.strict import shown
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input
 from hart.transformer.transformer import gather_tokens
 from hart.types import Context
@@ -113,7 +114,9 @@ def mix_weights(scales: int, weights: Sequence[float] | None, switch: int | None
     if weights is not None and switch is not None:
         raise HartError("give either weights or a switch")
     if weights is not None:
-        return tuple(weights)
+        if (listed := listed_values(weights)) is None:
+            raise HartError(f"weights {shown(weights)}: give {scales} from 0 to 1, one for each scale")
+        return tuple(listed)
     first = whole_number("switch", scales // 2 if switch is None else switch, 0, scales)
     return tuple(float(k >= first) for k in range(scales))
 
@@ -328,9 +331,10 @@ def _style(
     pixels, tokens = edit.pixels if edit.style is None else edit.style, []
     for k, grid in enumerate(schedule.grids[: int(STYLED * len(schedule))]):
         if smaller is not None and k < len(smaller) - 1:
-            latent, known = latent_of(pixels, smaller.final).float(), torch.ones(1, 1, *smaller.final)
+            latent = latent_of(pixels, smaller.final).float()
         else:
-            latent, known = latent_of(pixels).float(), torch.ones(1, 1, *schedule.final)
+            latent = latent_of(pixels).float()
+        known = torch.ones(1, 1, *latent.shape[-2:], dtype=torch.float32)
         if edit.style is None and edit.redraw is not None and not edit.redraw.all():
             known = _shown(edit.redraw, Grid(*latent.shape[-2:]))
         known = known.to(latent.device, non_blocking=True)

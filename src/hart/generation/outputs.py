@@ -5,7 +5,7 @@ Shapes: B images, H W pixels, D latent channels, h w latent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,28 @@ class HartOutput:
     sampling: list[SamplingConfig]
     batch_size: int
 
+    def image(self, i: int) -> HartOutput:
+        """Image i by itself."""
+        one = slice(i, i + 1)
+        return HartOutput(self.images[one], self.prompts[one], self.seeds[one], self.sampling[one], 1)
+
+    @staticmethod
+    @torch.inference_mode(False)
+    def cat(parts: Sequence[HartOutput], batch_size: int = 1) -> HartOutput:
+        """The images of several outputs in one; without any an empty list."""
+        images = [part.images for part in parts]
+        if not images or isinstance(images[0], list):
+            joined: Any = [image for part in images for image in part]
+        else:
+            joined = torch.cat(images) if isinstance(images[0], Tensor) else np.concatenate(images)
+        return HartOutput(
+            joined,
+            [prompt for part in parts for prompt in part.prompts],
+            [seed for part in parts for seed in part.seeds],
+            [sampling for part in parts for sampling in part.sampling],
+            batch_size,
+        )
+
 
 @dataclass(frozen=True)
 class ScalePreview:
@@ -43,7 +65,7 @@ class ScalePreview:
     k: 0-based scale; scales: how many there are.
     batch: 0-based batch; batches: how many there are.
     image_numbers: which images of the call are in the batch.
-    latent: (B, D, h, w), the running sum so far.
+    latent: (B, D, h, w), a copy of the running sum so far.
     """
 
     k: int
@@ -73,13 +95,6 @@ class Reconstruction:
     hybrid: Image.Image
     discrete_psnr: float
     hybrid_psnr: float
-
-
-def joined_images(parts: list[Any]) -> Any:
-    """The images of several batches in one list, array or tensor; an empty list if there are none."""
-    if not parts or isinstance(parts[0], list):
-        return [image for part in parts for image in part]
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
 
 
 def psnr(image: Tensor, original: Tensor, peak: float = 1.0) -> Tensor:

@@ -22,6 +22,7 @@ from hart.generation.arguments import (
     checked_seeds,
     checked_settings,
     finite_number,
+    is_unconditional,
     listed_values,
     sampled_seeds,
     whole_number,
@@ -40,7 +41,7 @@ OWN_SETTINGS = ("guidance_scale", "top_k", "top_p", "gumbel_smoothing", "greedy_
 class ImageRequest:
     """One image. It comes out the same, to rounding, whatever other images share its batch.
 
-    prompt, negative_prompt: text, a class number, or one row of features; the negative one may be None.
+    prompt, negative_prompt: text, a class number, or one row of features; a negative one of None or "" is none.
     sampling: None for the pipeline's `sampling`; the images of a batch agree in `hart.generation.rows.SHARED`.
     edit: what it keeps of another image, see `HartPipeline.prepare_edit`. mix: a second prompt; not with an edit that
         has a source prompt.
@@ -72,7 +73,7 @@ def checked_images(config: HartConfig, images: object, schedule: ScaleSchedule) 
 
 def _checked_image(config: HartConfig, image: ImageRequest, schedule: ScaleSchedule) -> ImageRequest:
     sampling = checked_settings(config, image.sampling, {}, schedule)
-    negative = image.negative_prompt
+    negative = None if is_unconditional(image.negative_prompt) else image.negative_prompt
     if negative is not None:
         negative = _checked_prompt(config, "negative_prompt", negative)
         _require_guidance([sampling])
@@ -168,7 +169,7 @@ def second_prompts(
     weights = None
     if scales := max(len(image.mix.weights) if image.mix is not None else 0 for image in images):
         rows = [(0.0,) * scales if image.mix is None else image.mix.weights for image in images]
-        weights = torch.tensor(rows).T[..., None, None].to(device, non_blocking=True)
+        weights = torch.tensor(rows, dtype=torch.float32).T[..., None, None].to(device, non_blocking=True)
     numbers = tuple(i for i, _ in found)
     return SecondPrompts(numbers, row_index(numbers, device), cat_contexts([context for _, context in found]), weights)
 
@@ -247,7 +248,7 @@ def checked_request(
         negatives = _rows_of(checked_embeds("negative_prompt_embeds", negative_embeds, config))
     elif negative_prompt is not None:
         negatives = checked_negatives(negative_prompt, config.num_classes)
-    if negative_embeds is not None or negative_prompt is not None:
+    if any(negative is not None for negative in negatives):
         _require_guidance(samplings)
     if len(negatives) not in (1, len(prompts)):
         found = counted(len(negatives), "negative prompt")

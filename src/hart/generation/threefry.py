@@ -42,7 +42,7 @@ def key_of(seeds: Tensor) -> Words:
 
 def uniform(words: Tensor) -> Tensor:
     """float32 in (0, 1), both ends left out: the middles of 2^23 equal parts, from a word's upper bits."""
-    return ((words >> 9 & 0x7FFFFF) + 0.5) * 2**-23
+    return (words >> 9 & 0x7FFFFF).float().add_(0.5).mul_(2**-23)
 
 
 def gumbel(words: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,13 +22,13 @@ from hart.checkpoint.storage import fingerprint
 from hart.config import HartConfig, SamplingConfig
 from hart.devices import resolve_device, resolve_dtype, resolve_stored_dtype
 from hart.errors import HartError
-from hart.files import user_path
+from hart.files import AnyPath, user_path
 from hart.generation.arguments import checked_seed
 from hart.inference.components import Components, copied, prepared, text_encoder_dtype
 from hart.inference.kernels import with_kernel
 from hart.inference.speed import EXACT, INT8, Speed, described, is_quantized, resolve_speed
 from hart.model import Hart
-from hart.strict import counted
+from hart.strict import counted, shown
 from hart.text_encoder import RandomTextFeatures, TextEncoder, encoder_module, load_text_encoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
@@ -58,6 +57,8 @@ class BasePipeline:
         text_encoder: in place of the one that the configuration names. Raises `HartError` if the transformer does not
             take its features.
         """
+        if not (isinstance(config, HartConfig) and isinstance(tokenizer, HybridTokenizer) and isinstance(hart, Hart)):
+            raise HartError("give a HartConfig, a HybridTokenizer and a Hart, or open a model with from_pretrained")
         place = device if isinstance(device, torch.device) else resolve_device(device)
         number_type = resolve_dtype(dtype, place)
         tokenizer, hart = copied(tokenizer, place, torch.float32), copied(hart, place, number_type)
@@ -79,7 +80,7 @@ class BasePipeline:
     @torch.inference_mode(False)
     def from_pretrained(
         cls,
-        name: str | os.PathLike[str],
+        name: AnyPath,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
@@ -107,7 +108,7 @@ class BasePipeline:
     @torch.inference_mode(False)
     def from_config(
         cls,
-        config: HartConfig | str,
+        config: HartConfig | AnyPath,
         *,
         seed: int = 0,
         device: torch.device | str | None = None,
@@ -123,7 +124,7 @@ class BasePipeline:
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
         wanted = resolve_speed(speed or EXACT, place)
-        config = load_config(config) if isinstance(config, str) else config
+        config = config if isinstance(config, HartConfig) else load_config(config)
         tokenizer, hart = random_model(config, torch.Generator().manual_seed(seed), dtype=number_type)
         text = config.transformer.text
         encoder = RandomTextFeatures(text, seed) if text is not None else None
@@ -245,7 +246,7 @@ class BasePipeline:
         """What is done to be fast, a line each, and what this machine cannot do."""
         return described(self.speed, self.device, self.dtype)
 
-    def load_lora(self, folder: str | Path, scale: float = 1.0) -> None:
+    def load_lora(self, folder: AnyPath, scale: float = 1.0) -> None:
         """Merge a LoRA adapter (see `hart.checkpoint.lora`) into a copy of the transformer's weights; several add up.
 
         The original weights stay in memory for `unload_lora`. Calls that are running in other threads finish with the
@@ -260,7 +261,7 @@ class BasePipeline:
         with self._lock:
             self._components = self._components.unadapted()
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | str | None = None) -> None:
+    def save_pretrained(self, folder: AnyPath, dtype: torch.dtype | str | None = None) -> None:
         """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
 
         dtype: how weights are stored, by default as they are here; "int8" stores large layers in 8 bits.
@@ -323,6 +324,8 @@ def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:
     text = config.transformer.text
     if text is None:
         raise HartError("this model generates classes by number: it takes no text encoder")
+    if not isinstance(encoder, TextEncoder):
+        raise HartError(f"text_encoder must be a TextEncoder (see hart.text_encoder.base), not {shown(encoder)}")
     if (encoder.config.tokens, encoder.width) != (text.tokens, text.width):
         raise HartError(
             f"the text encoder gives {counted(encoder.config.tokens, 'token')} of width {encoder.width}, "

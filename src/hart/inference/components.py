@@ -78,10 +78,14 @@ class Components:
         return image.cpu()
 
     def images(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
-        """Latents (B, D, h, w), decoded one by one, as images of the given type."""
+        """Latents (B, D, h, w), decoded one by one, as images of the given type.
+
+        Tensors are ordinary ones, that may be changed, also in inference mode.
+        """
         if output_type == "latent":
             self._require_finite(latents.isfinite().all())
-            return latents
+            with torch.inference_mode(False):
+                return latents.clone()
         if output_type == "pil":
             # whole bytes leave the device, after all else
             decoded = [self._decoded(latent) for latent in latents]
@@ -89,7 +93,9 @@ class Components:
             pixels = torch.stack([unit_to_pixels(image) for image in decoded]).cpu()
             self._require_finite(finite)
             return [pixels_to_pil(image) for image in pixels]
-        stacked = torch.stack([self.decode(latent) for latent in latents])
+        decoded = [self.decode(latent) for latent in latents]
+        with torch.inference_mode(False):
+            stacked = torch.stack(decoded)
         return stacked if output_type == "pt" else stacked.permute(0, 2, 3, 1).numpy()
 
     def _decoded(self, latent: Tensor) -> Tensor:
@@ -99,7 +105,11 @@ class Components:
     def _require_finite(self, finite: Tensor) -> None:
         """The one look, at the end, for numbers that left their range anywhere on the way."""
         if not bool(finite):
-            raise HartError(f"the image is not finite in {dtype_name(self.dtype)}: use float32 or bfloat16")
+            narrow = self.dtype == torch.float16
+            raise HartError(
+                f"the image is not finite in {dtype_name(self.dtype)}: "
+                + ("use float32 or bfloat16" if narrow else "weights, an adapter or latents hold numbers far too large")
+            )
 
     def plain(self) -> Components:
         """These components with ordinary layers alone, whose weights can be seen and changed; themselves if so already.

@@ -46,6 +46,8 @@ class Editing(BasePipeline):
         style: Image.Image | None = None,
         style_strength: float | None = None,
         size: int | str | None = None,
+        height: int | None = None,
+        width: int | None = None,
         aspect: str | None = None,
         **options: Any,
     ) -> HartOutput:
@@ -60,7 +62,8 @@ class Editing(BasePipeline):
             `FOLLOWED`.
         style_strength: how strongly what is generated takes on the colours of `style`, or without one of the rest of
             the image (0: not at all, 1: clearly); by default 1 with a style, 0 without.
-        size, aspect: of the canvas, by default the image's own or near it. What the image does not cover is redrawn.
+        size, height, width, aspect: of the canvas, by default the image's own or near it. What the image does not cover
+            is redrawn.
         options: as in a call, for example num_images_per_prompt, seed and guidance_scale.
         """
         made = self.prepare_edit(
@@ -72,6 +75,8 @@ class Editing(BasePipeline):
             style=style,
             style_strength=style_strength,
             size=size,
+            height=height,
+            width=width,
             aspect=aspect,
         )
         return self(prompt, edit=made, size=made.size, **options)
@@ -85,6 +90,8 @@ class Editing(BasePipeline):
         style: Image.Image | None = None,
         style_strength: float | None = None,
         size: int | str | None = None,
+        height: int | None = None,
+        width: int | None = None,
         aspect: str | None = None,
         **options: Any,
     ) -> HartOutput:
@@ -96,7 +103,14 @@ class Editing(BasePipeline):
             place (0: not at all, 1: clearly). The other arguments are as in `edit`.
         """
         made = self.prepare_variation(
-            image, kept_scales=kept_scales, style=style, style_strength=style_strength, size=size, aspect=aspect
+            image,
+            kept_scales=kept_scales,
+            style=style,
+            style_strength=style_strength,
+            size=size,
+            height=height,
+            width=width,
+            aspect=aspect,
         )
         return self(prompt, edit=made, size=made.size, **options)
 
@@ -111,6 +125,8 @@ class Editing(BasePipeline):
         style: Image.Image | None = None,
         style_strength: float | None = None,
         size: int | str | None = None,
+        height: int | None = None,
+        width: int | None = None,
         aspect: str | None = None,
     ) -> Edit:
         """What images keep of another one in `edit`: for a call, or for an `ImageRequest` of a batch of `edit.size`."""
@@ -120,7 +136,7 @@ class Editing(BasePipeline):
         if mask is None and not followed and opacity(image) is not None:
             mask = image
         area = None if mask is None else redrawn_area(image, require_image("mask", mask))
-        schedule = canvas_schedule(self.config, image, size=size, aspect=aspect)
+        schedule = canvas_schedule(self.config, image, size=size, height=height, width=width, aspect=aspect)
         if followed_scales is None:
             followed_scales = round(FOLLOWED * len(schedule)) if followed else 0
         pixels, redraw = laid_out(image, area, self.config, schedule)
@@ -142,10 +158,13 @@ class Editing(BasePipeline):
         style: Image.Image | None = None,
         style_strength: float | None = None,
         size: int | str | None = None,
+        height: int | None = None,
+        width: int | None = None,
         aspect: str | None = None,
     ) -> Edit:
         """What images keep of another one in `vary`; see `prepare_edit`."""
-        schedule = canvas_schedule(self.config, require_image("image", image), size=size, aspect=aspect)
+        image = require_image("image", image)
+        schedule = canvas_schedule(self.config, image, size=size, height=height, width=width, aspect=aspect)
         pixels, redraw = laid_out(image, None, self.config, schedule)
         lent, strength = self._style(style, style_strength, schedule)
         if kept_scales is None:
@@ -168,6 +187,8 @@ class Editing(BasePipeline):
         *,
         switch: int | None = None,
         size: int | str | None = None,
+        height: int | None = None,
+        width: int | None = None,
         aspect: str | None = None,
         **options: Any,
     ) -> HartOutput:
@@ -178,6 +199,7 @@ class Editing(BasePipeline):
         """
         if (found := listed_values(prompts)) is None or len(found) != 2:
             raise HartError(f"prompts {shown(prompts)}: give a list of two")
-        schedule = requested_schedule(self.config, size=size, aspect=aspect)
+        schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
         shares = mix_weights(len(schedule), weights, switch)
-        return self(found[0], mix=PromptMix(found[1], shares), size=size, aspect=aspect, **options)
+        mix = PromptMix(found[1], shares)
+        return self(found[0], mix=mix, size=size, height=height, width=width, aspect=aspect, **options)

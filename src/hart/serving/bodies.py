@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from hart.errors import HartError
-from hart.serving.schemas import ApiError, ImageRequest, explained
+from hart.serving.schemas import ApiError, RequestBody, explained
 from hart.strict import clipped
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ MAX_PIXELS = 2**24
 UPLOADS_AT_ONCE = 16
 """Forms that are being read at the same time; others wait, within their `BODY_SECONDS`."""
 
-AnyRequest = TypeVar("AnyRequest", bound=ImageRequest)
+AnyRequest = TypeVar("AnyRequest", bound=RequestBody)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from hart.serving.schemas import (
     Generation,
     ImageData,
     ImageEvent,
-    ImageRequest,
     ImagesAnswer,
+    RequestBody,
     TextTokens,
     Usage,
 )
@@ -62,7 +62,7 @@ class Terms:
 class Order:
     """What one request asks of a model. notes: for its author."""
 
-    request: ImageRequest
+    request: RequestBody
     model: str
     rows: Sequence[Row]
     notes: list[str]
@@ -121,7 +121,7 @@ def encoded(image: Image.Image, made_by: ImageRecord, form: str, quality: int, *
 
 
 def order(
-    request: ImageRequest,
+    request: RequestBody,
     model: ServedModel,
     engine: PipelineEngine,
     terms: Terms,
@@ -155,7 +155,7 @@ def order(
     return Order(request, model.name, rows, notes, terms.credentials)
 
 
-def _size(request: ImageRequest, engine: PipelineEngine, source: Source | None) -> tuple[ImageSize, list[str]]:
+def _size(request: RequestBody, engine: PipelineEngine, source: Source | None) -> tuple[ImageSize, list[str]]:
     """The size that is generated, and what to say about it. An edit has its image's, or the nearest to it."""
     sizes = engine.facts.sizes
     param, said = "size", request.size

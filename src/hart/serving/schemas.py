@@ -81,7 +81,7 @@ SamplingFields = create_model("SamplingFields", **{name: _optional(name, field) 
 """Settings in place of the model's own, by default none. `steps` is another name for `diffusion_steps`."""
 
 
-class ImageRequest(SamplingFields):  # type: ignore[misc, valid-type]  # made above
+class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made above
     """What all three requests have in common."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -153,7 +153,7 @@ def _of_another(field: str) -> Any:
     return AfterValidator(check)
 
 
-class Generation(ImageRequest):
+class Generation(RequestBody):
     """`POST /v1/images/generations`."""
 
     kind = "image_generation"
@@ -167,7 +167,7 @@ class Generation(ImageRequest):
     """In place of `switch`: the second prompt's share at each scale, 0 to 1."""
 
 
-class Changed(ImageRequest):
+class Changed(RequestBody):
     """What requests have in common that come with an image."""
 
     kept_scales: Annotated[int, Field(ge=0, le=MAX_SCALES)] | None = None

@@ -19,7 +19,7 @@ from hart.serving.models import Models, ServedModel
 from hart.serving.options import Limits
 from hart.serving.orders import Order, Subscription, Terms, answer, order, stream
 from hart.serving.scheduler import DeadlinePassed, Job, QueueFull, Scheduler
-from hart.serving.schemas import ApiError, ImageRequest
+from hart.serving.schemas import ApiError, RequestBody
 from hart.serving.streaming import EventStream, while_here
 from hart.serving.worker import Worker
 
@@ -68,7 +68,7 @@ class Server:
     async def answer(
         self,
         request: Request,
-        asked: ImageRequest,
+        asked: RequestBody,
         source: Callable[[], Source] | None = None,
     ) -> Response:
         """Check, queue, wait and answer, all at once or by events.

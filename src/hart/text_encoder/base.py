@@ -8,12 +8,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from hart.config import TextConditioning, TextEncoderConfig
-from hart.strict import clipped
+from hart.errors import HartError
+from hart.strict import clipped, shown
 from hart.types import TextContext
 
 SHOWN_WORDS = 8
@@ -47,6 +48,7 @@ class Reading:
         return found
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """A frozen prompt encoder. `width` is E, the width of the features that `encode` returns."""
 
@@ -69,6 +71,13 @@ class TextEncoder(Protocol):
         ...
 
 
+def listed(prompts: Sequence[str]) -> list[str]:
+    """Prompts as an encoder takes them. Raises `HartError` for one text, which is a sequence of letters."""
+    if isinstance(prompts, str):
+        raise HartError(f"prompts {shown(prompts)}: give a list of them to a text encoder")
+    return list(prompts)
+
+
 class RandomTextFeatures:
     """Standard normal features, a function of prompt and seed. All S tokens are real."""
 
@@ -82,13 +91,13 @@ class RandomTextFeatures:
 
     def reading(self, prompts: Sequence[str]) -> list[Reading]:
         """Whole prompts: each has its own features."""
-        return [Reading() for _ in prompts]
+        return [Reading() for _ in listed(prompts)]
 
     def encode(self, prompts: Sequence[str]) -> TextContext:
         """Embeddings (B, S, E) in float32 on the CPU and mask (B, S) for B prompts."""
         shape = (self.config.tokens, self.width)
         # modulo a prime just below the range of generators' seeds: no two seeds of a pipeline agree for all prompts
-        seeds = [(self.config.seed * 2**32 + zlib.crc32(prompt.encode())) % (2**64 - 59) for prompt in prompts]
+        seeds = [(self.config.seed * 2**32 + zlib.crc32(prompt.encode())) % (2**64 - 59) for prompt in listed(prompts)]
         embeddings = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return TextContext(torch.stack(embeddings), torch.ones(len(prompts), shape[0], dtype=torch.bool))
 

@@ -27,7 +27,7 @@ from hart.devices import without_memory
 from hart.errors import HartError
 from hart.files import parse_json, read_text, write_text
 from hart.strict import reason
-from hart.text_encoder.base import Reading
+from hart.text_encoder.base import Reading, listed
 from hart.text_encoder.emoji import named_emoji
 from hart.text_encoder.known_words import KnownWords, WordReader
 from hart.text_encoder.thesaurus import Thesaurus
@@ -131,7 +131,7 @@ class CompactTextEncoder(nn.Module):
 
         Emoji are read as their names, see `hart.text_encoder.emoji`, and unknown words as known ones.
         """
-        return self._pieces([self._as_read(prompt)[0] for prompt in prompts])
+        return self._pieces([self._as_read(prompt)[0] for prompt in listed(prompts)])
 
     def _as_read(self, prompt: str) -> tuple[str, dict[str, str]]:
         """The text that is tokenized, and `Reading.others`."""
@@ -157,7 +157,7 @@ class CompactTextEncoder(nn.Module):
 
     def reading(self, prompts: Sequence[str]) -> list[Reading]:
         """See `TextEncoder.reading`."""
-        texts = [self._as_read(prompt) for prompt in prompts]
+        texts = [self._as_read(prompt) for prompt in listed(prompts)]
         encodings = self.tokenizer.encode_batch([text for text, _ in texts])
         return [_reading(text, read, others) for (text, others), read in zip(texts, encodings, strict=True)]
 

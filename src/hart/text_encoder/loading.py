@@ -12,7 +12,7 @@ from hart.checkpoint.folders import CONFIG_FILE, layout_of
 from hart.checkpoint.loading import resolve_model
 from hart.config import ConfigError, HartConfig, TextConditioning, TextEncoderConfig
 from hart.errors import HartError
-from hart.files import FileError, read_json, user_path, write_text
+from hart.files import AnyPath, FileError, read_json, user_path, write_text
 from hart.text_encoder.base import RandomTextFeatures, TextEncoder
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.text_encoder.qwen2 import Qwen2TextEncoder
@@ -24,13 +24,14 @@ TEXT_ENCODER_CONFIG = "text_encoder.json"
 
 
 def load_text_encoder(
-    config: TextEncoderConfig, folder: Path | None, dtype: torch.dtype = torch.float32
+    config: TextEncoderConfig, folder: AnyPath | None, dtype: torch.dtype = torch.float32
 ) -> TextEncoder:
     """The frozen encoder of a configuration, on the CPU in `dtype`.
 
     folder: the model's. It holds `text_encoder.safetensors` and `word_pieces.json` of a compact encoder, and may hold
         the folder of a Qwen2. Raises `HartError` if the encoder is not there or does not load.
     """
+    folder = None if folder is None else user_path(folder)
     if config.kind == "random":
         return RandomTextFeatures(TextConditioning(config.output_width, config.tokens), config.seed)
     if config.kind == "qwen2":
@@ -88,14 +89,16 @@ def _language_model(config: TextEncoderConfig, folder: Path | None) -> Path | No
     return next((place for place in places if place.is_dir()), None)
 
 
-def save_text_encoder(folder: Path, encoder: CompactTextEncoder) -> None:
+def save_text_encoder(folder: AnyPath, encoder: CompactTextEncoder) -> None:
     """Write a compact encoder alone, in float16, with its configuration, for `find_text_encoder`."""
+    folder = user_path(folder)
     encoder.save(folder)
     write_text(folder / TEXT_ENCODER_CONFIG, encoder.config.to_json())
 
 
-def text_encoder_config(folder: Path) -> TextEncoderConfig:
+def text_encoder_config(folder: AnyPath) -> TextEncoderConfig:
     """Configuration of the text encoder in `folder`, stored alone or in a whole model. Raises `HartError`."""
+    folder = user_path(folder)
     if (folder / TEXT_ENCODER_CONFIG).exists():
         return TextEncoderConfig.load(folder / TEXT_ENCODER_CONFIG)
     if layout_of(folder) != "own":

@@ -18,7 +18,7 @@ import torch
 from hart.checkpoint.hub import from_transformers
 from hart.config import TextEncoderConfig
 from hart.errors import HartError
-from hart.text_encoder.base import Reading
+from hart.text_encoder.base import Reading, listed
 from hart.types import TextContext
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Qwen2TextEncoder:
     def encode(self, prompts: Sequence[str]) -> TextContext:
         """Features of B prompts; see `TextEncoder.encode`."""
         tokens = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=self.config.tokens, return_tensors="pt"
+            listed(prompts), padding="max_length", truncation=True, max_length=self.config.tokens, return_tensors="pt"
         ).to(self.model.device)
         mask = tokens["attention_mask"].bool()
         prefix = torch.tensor(self._prefix, dtype=torch.long, device=mask.device).expand(len(mask), -1)
@@ -87,7 +87,7 @@ class Qwen2TextEncoder:
         """See `TextEncoder.reading`. A byte-level language model knows all words."""
         at_end = self.tokenizer.truncation_side == "right"
         readings = []
-        for ids in self.tokenizer(list(prompts), verbose=False)["input_ids"] if prompts else []:
+        for ids in self.tokenizer(listed(prompts), verbose=False)["input_ids"] if prompts else []:
             outside = ids[self.config.tokens :] if at_end else ids[: -self.config.tokens]
             readings.append(Reading(str(self.tokenizer.decode(outside, skip_special_tokens=True)).strip()))
         return readings

@@ -228,7 +228,7 @@ def _averages(side: int, wide: int, like: Tensor) -> Tensor:
     positions = torch.arange(side, device=like.device).unsqueeze(1)
     places = torch.arange(wide, device=like.device)
     covered = (places >= positions * wide // side) & (places * side < (positions + 1) * wide)
-    return (covered / covered.sum(dim=1, keepdim=True)).to(like.dtype)
+    return (covered.float() / covered.sum(dim=1, keepdim=True)).to(like.dtype)
 
 
 @dataclass(frozen=True)

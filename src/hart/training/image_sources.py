@@ -21,12 +21,13 @@ from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
 from hart.data.loader import ImageLoader
 from hart.data.notes import Columns
-from hart.data.opening import from_home, open_source, whole_of
+from hart.data.opening import open_source, whole_of
 from hart.data.order import SampleOrder, Size
 from hart.data.samples import Condition, Damage, Sample, decoded
 from hart.data.sources import DamageCount, Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
+from hart.files import user_address
 from hart.strict import byte_count, counted
 from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
 from hart.training.task import Microbatch, TrainContext
@@ -156,7 +157,7 @@ def open_training_data(
     """
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
     split = "train" if reading.split == "auto" else reading.split
-    folder, *also = (Path(from_home(each)) for each in (recipe.data, *reading.also))
+    folder, *also = (Path(user_address(each)) for each in (recipe.data, *reading.also))
     if reading.kind == "auto" and is_encoded_set(folder, split):
         _require_plain(reading, recipe.data)
         data = EncodedSet(folder, split, also=also, parts=reading.weights)

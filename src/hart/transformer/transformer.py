@@ -190,8 +190,8 @@ class HartTransformer(nn.Module):
             return tokens + self.positions[schedule.span(k)][positions], None
         start = conditioning.context.last_position.unsqueeze(1)
         span = self.config.position_span / final.equal_square if self.config.position_span else 1.0
-        rows = positions // grid.width * (span * final.height / grid.height) + start
-        columns = positions % grid.width * (span * final.width / grid.width) + start
+        rows = (positions // grid.width).float() * (span * final.height / grid.height) + start
+        columns = (positions % grid.width).float() * (span * final.width / grid.width) + start
         return tokens, rotation_2d(rows, columns, self.head_width)
 
     def forward(
