@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -18,7 +19,7 @@ from hart.commands.options import AspectRatio, Size
 from hart.config import Config, Device, NumberType
 from hart.errors import HartError
 from hart.files import user_path, write_text
-from hart.strict import Listed
+from hart.strict import Listed, counted
 
 if TYPE_CHECKING:
     from hart.pipeline import HartPipeline
@@ -70,6 +71,8 @@ def benchmark(
         require_writable(file.parent)
     if options.clock == "cpu" and (options.threads != 1 or options.device not in (None, "cpu")):
         raise HartError("--clock cpu needs --threads 1 and the CPU: processor time adds up over threads")
+    if options.threads is not None and options.threads > (processors := os.cpu_count() or 1):
+        raise HartError(f"--threads {options.threads}: this machine has {counted(processors, 'processor')}")
     import torch
 
     from hart.benchmark.machine import host_clock

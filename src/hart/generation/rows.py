@@ -59,6 +59,17 @@ def ratio_at(k: int, schedule: ScaleSchedule, config: HartConfig) -> float:
     return (k - 1 if k == last and config.hybrid else k) / last
 
 
+def first_unguided(scales: int, unguided_scales: int) -> int:
+    """The first of so many scales (0-based) that is sampled without guidance; the first of all never is."""
+    return max(1, scales - unguided_scales)
+
+
+def rows_of_scales(sampling: SamplingConfig, scales: int, *, guided: bool) -> list[int]:
+    """How many rows of the transformer's batch an image takes at each scale: two with guidance."""
+    end = first_unguided(scales, sampling.unguided_scales) if guided else 0
+    return [2 if k < end else 1 for k in range(scales)]
+
+
 def _kept(k: int, row: SamplingConfig, schedule: ScaleSchedule, config: HartConfig) -> int:
     """How many codes scale k (0-based) of an image keeps by top-k."""
     if k >= len(schedule) - row.greedy_scales:

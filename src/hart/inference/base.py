@@ -316,6 +316,8 @@ class BasePipeline:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.RLock())
+        with torch.inference_mode(False):  # a copy of modules lacks what was compiled, and the kept null token
+            self._components = self._components.at_speed(self.speed)
 
 
 def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:

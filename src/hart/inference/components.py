@@ -108,15 +108,15 @@ class Components:
         """
         if not (is_packed(self.hart) or is_quantized(self.hart)):
             return self
-        hart = _decelerated(self.hart)
-        dequantize_linears(hart, self.dtype)
-        return replace(self, hart=hart, speed=self.speed.replace(weights="plain"))
+        before = None if self.without_lora is None else _dequantized(self.without_lora, self.dtype)
+        hart, speed = _dequantized(self.hart, self.dtype), self.speed.replace(weights="plain")
+        return replace(self, hart=hart, without_lora=before, speed=speed)
 
     def at_speed(self, speed: Speed) -> Components:
         """With the modules of another speed. Raises `HartError` where weights would need more bits than are left."""
         rounded = is_quantized(self.hart) and speed.weights != self.speed.weights
         if rounded or (self.speed.decoder != "model" and speed.decoder == "model"):
-            raise HartError("this speed needs weights that have been rounded to fewer bits: open the model again")
+            raise HartError("this speed needs weights as they were before they got fewer bits: open the model again")
         if speed.decoder == self.speed.decoder:
             tokenizer = copy.copy(self.tokenizer)  # over the same weights
             tokenizer.in_strips = speed.tiled
@@ -145,7 +145,7 @@ class Components:
 
         hart = copy.deepcopy(self.hart)
         decelerate(hart)
-        dequantize_linears(hart, self.dtype)
+        dequantize_linears(hart, torch.float32)  # whatever the model's type: nothing is lost but by rounding once
         merge_lora(hart, folder, scale, model=model)
         accelerate(hart, self.speed)
         return replace(self, hart=hart, without_lora=self.without_lora or self.hart)
@@ -192,12 +192,12 @@ class Components:
             )
         hart = self.hart
         if dtype is not None:
-            hart = _decelerated(hart)
             if dtype == torch.int8:
+                hart = _decelerated(hart)
                 round_weights(hart, dtype)
                 dtype = torch.bfloat16
             else:
-                dequantize_linears(hart, dtype)
+                hart = _dequantized(hart, dtype)
         try:
             with all_or_nothing(destination, CONFIG_FILE) as written:
                 described = store_text_encoder(config.text_encoder, self.text_encoder, folder, written, dtype)
@@ -281,3 +281,10 @@ def _decelerated(hart: Hart) -> Hart:
     twin = _twin(hart)
     decelerate(twin)
     return twin
+
+
+def _dequantized(hart: Hart, dtype: torch.dtype) -> Hart:
+    """The same, with ordinary layers in `dtype` in the place of those with 8 bits."""
+    plain = _decelerated(hart)
+    dequantize_linears(plain, dtype)
+    return plain
