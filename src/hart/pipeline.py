@@ -180,12 +180,13 @@ class HartPipeline(Editing):
         """Raise `HartError` if a call for so many images of this schedule needs more memory than there is.
 
         second_prompt: whether they have one, of a mix or of an edit's source. savings: options that the error may
-        advise. All else is as in a call, which does not ask.
+        advise. All else is as in a call, which does not ask, with one value for all images.
         """
         parts = self._components
         sampling = checked_settings(self._config_of(parts), sampling, settings, schedule)
         branches = 1 + (sampling.guidance_scale > 0) + second_prompt
-        size = whole_number("batch_size", batch_size or default_batch(parts.device.type), 1, MAX_BATCH)
+        size = default_batch(parts.device.type) if batch_size is None else batch_size
+        size = whole_number("batch_size", size, 1, MAX_BATCH)
         require_memory(self.config.replace(sampling=sampling), parts, schedule, min(images, size), branches, savings)
 
     @torch.inference_mode()

@@ -126,6 +126,8 @@ class Components:
             )
         before = None if self.without_lora is None else self._at_speed(self.without_lora, speed)
         hart = self._at_speed(self.hart, speed)
+        if self.text_encoder is not None and not speed.offload:
+            self.text_encoder.to(self.device, text_encoder_dtype(self.dtype))
         return replace(self, hart=hart, tokenizer=tokenizer, speed=speed, without_lora=before)
 
     def _at_speed(self, hart: Hart, speed: Speed) -> Hart:
@@ -167,7 +169,8 @@ class Components:
         )
         encoder, before = self.text_encoder, self.without_lora
         if encoder is not None:
-            encoder = copy.deepcopy(encoder).to(device, text_encoder_dtype(dtype))
+            place = torch.device("cpu") if self.speed.offload else device
+            encoder = copy.deepcopy(encoder).to(place, text_encoder_dtype(dtype))
         if before is not None:
             before = copied(_decelerated(before), device, dtype)
             accelerate(before, self.speed)
