@@ -2,9 +2,9 @@
 
     prompt -> encode_prompt -> context -> generate (next-scale prediction) -> latents -> decode -> images
 
-Every image has its own seed and generator, so that its neighbours in a batch affect only its rounding: matrix products
-of other shapes differ in their last digits, and sampling can amplify that. On a CPU images are therefore generated one
-at a time, and image i of a call is bit for bit the one generated alone with its seed.
+Every image has the random numbers of its own seed, so that its neighbours in a batch affect only its rounding: matrix
+products of other shapes differ in their last digits, and sampling can amplify that. On a CPU images are therefore
+generated one at a time, and image i of a call is bit for bit the one generated alone with its seed.
 
 Shapes: B images, H W pixels, D latent channels, h w latent.
 """

@@ -39,6 +39,11 @@ def test_unknown_levels_and_those_of_other_devices_are_refused() -> None:
         opened("warp")
     with pytest.raises(HartError, match=r"no fp8 products: .*; choose exact"):
         opened("fp8")
+    for wrong in (None, 3, {"weights": "int8"}):
+        with pytest.raises(HartError, match="give the name of a level or a Speed"):
+            opened().optimize(wrong)  # type: ignore[arg-type]
+    with pytest.raises(HartError, match="unknown speed ''"):
+        opened("")
 
 
 @needs_kernels

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -115,8 +116,8 @@ def _open(options: BenchmarkOptions) -> tuple[HartPipeline, str]:
     from hart.presets import PRESETS
 
     levels = ["plain" if level == PUBLISHED else level for level in options.speed]
-    rounded = [resolve_speed(level, resolve_device(options.device)).weights in EIGHT_BITS for level in levels]
-    if rounded != sorted(rounded):
+    weights = [resolve_speed(level, resolve_device(options.device)).weights for level in levels]
+    if any(before in EIGHT_BITS and before != after for before, after in pairwise(weights)):
         raise HartError("--speed: levels in 8 bits go last, since the model's own weights are gone after them")
     how: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "speed": levels[0] if levels else None}
     if options.random_weights or options.model in PRESETS or options.model.endswith(".json"):

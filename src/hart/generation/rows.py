@@ -1,6 +1,6 @@
 """The sampling settings of a batch: one row of tensors for each image, and what shapes the work of all.
 
-Guidance, top-k, top-p and Gumbel smoothing are an image's own; `SHARED` settings are the batch's.
+Guidance, filters, Gumbel smoothing and greedy scales are an image's own; `SHARED` settings are the batch's.
 
 Shapes: B images, or 1 if all have the same settings; K scales, V codes.
 """

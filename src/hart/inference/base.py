@@ -122,7 +122,7 @@ class BasePipeline:
         seed = checked_seed(seed)
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
-        wanted = resolve_speed(speed or EXACT, place)
+        wanted = resolve_speed(EXACT if speed is None else speed, place)
         config = load_config(config) if isinstance(config, str) else config
         tokenizer, hart = random_model(config, torch.Generator().manual_seed(seed), dtype=number_type)
         text = config.transformer.text

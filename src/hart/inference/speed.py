@@ -26,7 +26,7 @@ from hart.layers.kv_cache import KeptToken
 from hart.layers.quantized import QuantizedLinear, quantize_linears
 from hart.layers.sharing import whole
 from hart.model import Hart
-from hart.strict import Config, counted
+from hart.strict import Config, counted, shown
 
 EIGHT_BITS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 SMALLEST_QUANTIZED = 2**14
@@ -84,6 +84,8 @@ def resolve_speed(level: Speed | str, device: torch.device) -> Speed:
         if level not in LEVELS:
             raise HartError(f"unknown speed {level!r}: choose {', '.join(LEVELS)}")
         level = LEVELS[level]
+    if not isinstance(level, Speed):
+        raise HartError(f"speed {shown(level)}: give the name of a level or a Speed")
     if level.weights in EIGHT_BITS and (refusal := kernel_refusal(EIGHT_BITS[level.weights], device)) is not None:
         raise HartError(f"speed: no {level.weights} products: {refusal}; choose exact")
     if level.compile and level.weights in EIGHT_BITS and device.type == "cpu":
