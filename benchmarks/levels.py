@@ -1,12 +1,16 @@
 """What levels of speed and their options cost in quality, on the shipped model: a row of Markdown each.
 
     python benchmarks/levels.py --data data/emoji128
+    python benchmarks/levels.py --random-weights hart-0.7b-256
 
 All rows have the same prompts, seeds and noise; those that no names are counted for have fewer. "same seed" is the
 median PSNR to the exact image: a code that is sampled otherwise changes what follows, so the row of bfloat16 says how
 far apart two good images of one seed are. "decoder alone" is that of exact latents. "right name" is the share of images
 whose nearest 1 and 5 concepts of the set hold what was asked for (`hart-emoji evaluate agreement`). Needs the set that
 `hart-emoji data` builds.
+
+With random weights of a size, what they change in numbers: all scales are predicted at once from the same random sums,
+and compared are the logits of their codes, and an image decoded from a random latent.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import torch
 from torch import Tensor
 
 from hart import HartPipeline
+from hart.benchmark.parts import PROMPT
 from hart.benchmark.report import table
 from hart.evaluation import EfficientNetLite
 from hart.generation.outputs import psnr
@@ -46,6 +51,35 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 NAMED = (EXACT, "bfloat16 (everything)", "level `int8`", "level `draft`")
 """Rows with the share of right names."""
+
+
+NUMBERS = ("plain", "bfloat16 (everything)", "level `int8`")
+"""Rows with random weights, beside exact numbers; nothing is cached there."""
+
+
+def predicted(preset: str, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Logits (1, L, V) of all scales, and an image (1, 3, H, W) in [0, 1], of a model with random weights."""
+    pipe = HartPipeline.from_config(preset, device="cpu", **options)
+    sizes, generator = pipe.config.transformer, torch.Generator().manual_seed(0)
+    sums = torch.randn(1, sizes.schedule.total_tokens - 1, sizes.latent_channels, generator=generator)
+    latent = torch.randn(1, sizes.latent_channels, *sizes.schedule.final, generator=generator)
+    transformer = pipe.components.hart.transformer
+    with torch.inference_mode():
+        output = transformer(pipe.encode_prompt(PROMPT), sums)
+        return transformer.logits(output.hidden, output.conditioning), pipe.decode(latent, "pt")
+
+
+def numbers(preset: str) -> list[list[Any]]:
+    """For each of `NUMBERS`: the logits' RMS difference over their deviation, how often the likeliest code is the same,
+    and the PSNR of decoding."""
+    logits, image = predicted(preset, {"speed": EXACT})
+    found = []
+    for name in NUMBERS:
+        others, decoded = predicted(preset, ROWS.get(name, {"speed": name}))
+        difference = float((others - logits).square().mean().sqrt() / logits.std())
+        same = float((others.argmax(dim=-1) == logits.argmax(dim=-1)).float().mean())
+        found.append([name, difference, same, float(psnr(decoded, image).median())])
+    return found
 
 
 class Compared:
@@ -87,11 +121,17 @@ class Compared:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    kinds = parser.add_mutually_exclusive_group(required=True)
+    kinds.add_argument("--data", type=Path)
+    kinds.add_argument("--random-weights", metavar="PRESET")
     parser.add_argument("--prompts", type=int, default=100, help="for which names are counted")
     parser.add_argument("--few", type=int, default=24, help="prompts of the other rows")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     options = parser.parse_args(arguments)
+    if options.random_weights:
+        header = ["", "logits differ by", "same likeliest code", "decoder, dB"]
+        sys.stdout.write("\n".join(table(header, numbers(options.random_weights))) + "\n")
+        return
     compared = Compared(options.data, options.prompts)
     found = []
     for name in options.rows:

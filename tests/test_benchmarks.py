@@ -13,10 +13,11 @@ from PIL import Image
 from hart.checkpoint.loading import save_tokenizer
 from hart.config import TokenizerConfig
 from hart.evaluation.metrics.features import LITE_IMAGE_SIZES
+from hart.inference.kernels import int8_range
 from hart.losses.transformer_loss import sample_last_positions
 from hart.randomness import generator_for
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from helpers import TEXT_TOKENS, TEXT_WIDTH, randomize
+from helpers import TEXT_TOKENS, TEXT_WIDTH, randomize, tiny_text_config
 from image_files import write_captioned_folder
 from models import save_tiny_text_model
 
@@ -27,6 +28,20 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def test_every_script_finds_what_it_uses(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     importlib.import_module(script)
+
+
+@pytest.mark.skipif(not int8_range(), reason="this processor has no 8-bit kernels")
+def test_levels_are_compared_in_numbers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    levels = importlib.import_module("levels")
+    config = tmp_path / "config.json"
+    config.write_text(tiny_text_config(width=256, heads=4).to_json())
+    levels.main(["--random-weights", str(config)])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    plain, bfloat16, int8 = (float(row[1]) for row in rows)
+    assert plain < 1e-4 < bfloat16 < int8 < 0.2
 
 
 def test_curves_of_runs_become_an_image(

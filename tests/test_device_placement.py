@@ -84,6 +84,32 @@ def test_an_image_is_generated_on_one_device(config: HartConfig, changes: dict[s
         assert traffic.sent - before[1] <= BATCH * (3 * scales + 2 + 1), "only the settings and seeds are sent"
 
 
+class MovedFeatures(RandomTextFeatures):
+    """Text features that know where they were moved to last."""
+
+    place: torch.device | None = None
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> MovedFeatures:
+        self.place = device
+        return self
+
+
+def test_a_text_encoder_is_off_the_device_between_prompts_only_where_that_is_asked() -> None:
+    config = of_few_scales(tiny_text_config(depth=1))
+    with stand_in():
+        tokenizer, hart = random_model(config, torch.Generator(), dtype=torch.bfloat16)
+        assert config.transformer.text is not None
+        encoder = MovedFeatures(config.transformer.text, 0)
+        pipe = HartPipeline(config, tokenizer, hart, device=DEVICE, dtype=torch.bfloat16, text_encoder=encoder)
+        pipe.optimize(pipe.speed.replace(offload=True))
+        pipe.encode_prompt("a cat")
+        assert encoder.place == torch.device("cpu")
+        pipe.optimize(pipe.speed.replace(offload=False))
+        assert encoder.place == DEVICE
+        pipe.encode_prompt("a cat")
+        assert encoder.place == DEVICE
+
+
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_edits_wait_for_nothing_between_scales() -> None:
     config = of_few_scales(tiny_text_config(depth=1))

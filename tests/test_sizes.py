@@ -82,6 +82,10 @@ def test_what_callers_ask_for(wanted: dict[str, object], final: str) -> None:
     ("wanted", "fault"),
     [
         ({"size": (16, 8)}, 'size (16, 8): give a whole number of pixels, or text such as "1024x576"'),
+        (
+            {"size": 2048, "aspect": "4:1"},
+            "aspect 4:1: as many tokens as in a square of 1024x1024 make 2048x512 of them",
+        ),
         ({"size": 7}, "size 7: sides are multiples of 2 px, from 4 to 2048; near it: 6, 8"),
         ({"size": 8.0}, "size 8.0: give a whole number"),
         ({"height": True}, "height True: give a whole number"),

@@ -152,7 +152,13 @@ def parsed_aspect(text: str) -> Fraction:
 def grid_of_aspect(aspect: str, side: int) -> Grid:
     """The grid of the shape `16:9` that has about as many positions as a square of `side`. Raises `HartError`."""
     stretch = math.sqrt(parsed_aspect(aspect))
-    return Grid(max(2, round(side / stretch)), max(2, round(side * stretch)))
+    grid = Grid(max(2, round(side / stretch)), max(2, round(side * stretch)))
+    if max(grid) > MAX_GRID_SIZE:
+        raise HartError(
+            f"aspect {aspect}: as many tokens as in a square of {side}x{side} make {grid} of them, and a side has at "
+            f"most {MAX_GRID_SIZE}: give a smaller square"
+        )
+    return grid
 
 
 def grid_of_scale(size: int, last: int, final: Grid) -> Grid:

@@ -2,9 +2,9 @@
 
     prompt -> encode_prompt -> context -> generate (next-scale prediction) -> latents -> decode -> images
 
-Every image has its own seed and generator, so that its neighbours in a batch affect only its rounding: matrix products
-of other shapes differ in their last digits, and sampling can amplify that. On a CPU images are therefore generated one
-at a time, and image i of a call is bit for bit the one generated alone with its seed.
+Every image has the random numbers of its own seed, so that its neighbours in a batch affect only its rounding: matrix
+products of other shapes differ in their last digits, and sampling can amplify that. On a CPU images are therefore
+generated one at a time, and image i of a call is bit for bit the one generated alone with its seed.
 
 Shapes: B images, H W pixels, D latent channels, h w latent.
 """
@@ -175,12 +175,13 @@ class HartPipeline(Editing):
         """Raise `HartError` if a call for so many images of this schedule needs more memory than there is.
 
         second_prompt: whether they have one, of a mix or of an edit's source. savings: options that the error may
-        advise. All else is as in a call, which does not ask.
+        advise. All else is as in a call, which does not ask, with one value for all images.
         """
         parts = self._components
         sampling = checked_settings(self._config_of(parts), sampling, settings, schedule)
         branches = 1 + (sampling.guidance_scale > 0) + second_prompt
-        size = whole_number("batch_size", batch_size or default_batch(parts.device.type), 1, MAX_BATCH)
+        size = default_batch(parts.device.type) if batch_size is None else batch_size
+        size = whole_number("batch_size", size, 1, MAX_BATCH)
         require_memory(self.config.replace(sampling=sampling), parts, schedule, min(images, size), branches, savings)
 
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:

@@ -212,6 +212,7 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, text_model: Path) -> 
         (("emoji", "--output", "figures.txt"), "figures.txt: give a file that ends in .json or .md"),
         (("emoji", "--clock", "cpu"), "--threads 1"),
         (("emoji", "--batch-size", "0"), "--batch-size"),
+        (("emoji", "--threads", "100000"), "--threads 100000: this machine has"),
         (("no-such-model",), "no-such-model"),
         (("emoji", "--speed", "int8", "--speed", "exact"), "8 bits go last"),
     ],

@@ -63,6 +63,7 @@ def test_the_null_text_is_computed_once_for_weights_that_stay() -> None:
     image = images(pipe)[0]
     assert len(single_tokens) == 1
     assert images(copy.deepcopy(pipe))[0] == image
+    assert len(single_tokens) == 1
     changed = pipe.hart.transformer.blocks[0].attention.proj.bias
     images(pipe)
     assert len(single_tokens) == 3
@@ -89,6 +90,27 @@ def test_copies_and_pickles_draw_the_same(dtype: str) -> None:
         assert twin.fingerprints() == pipe.fingerprints()
         twin.hart.transformer.head.linear.bias.fill_(9.0)
     assert generated(pipe) == image
+
+
+def test_copies_and_pickles_are_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **_: compiled.append(module))
+    pipe = HartPipeline.from_config(tiny_text_config(), device="cpu", speed="compiled")
+    for twin in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
+        assert set(twin.components.hart.transformer.blocks) <= set(compiled)
+
+
+def test_plain_modules_stay_plain_when_adapters_leave(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    store_adapter(tiny_model(WIDE)[1], tmp_path, alpha=8, value=0.3)
+    pipe = wide()
+    before = pipe.fingerprints()
+    pipe.load_lora(tmp_path)
+    _ = pipe.hart
+    pipe.unload_lora()
+    assert pipe.speed.weights == "plain"
+    assert not is_packed(pipe.components.hart)
+    assert pipe.fingerprints() == before
 
 
 def test_the_plain_modules_are_what_the_pipeline_generates_with() -> None:

@@ -64,6 +64,8 @@ CONFIGS = {
     "text": HartConfig(TOKENIZER, TEXT, DIFFUSION),
     "text, MaskGIT": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(maskgit_steps=3)),
     "text, 3 diffusion steps": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(diffusion_steps=3)),
+    "text, 2 scales unguided": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(unguided_scales=2)),
+    "text, all scales unguided": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(unguided_scales=4)),
     "text, discrete only": HartConfig(TOKENIZER, TEXT, DIFFUSION, sampling=SamplingConfig(discrete_only=True)),
     "text, discrete": HartConfig(TOKENIZER, TEXT),
     "text, masked": HartConfig(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hart import HartPipeline, ImageRequest
 from hart.config import HartConfig, SamplingConfig
-from hart.inference.graphs import BlockGraphs
+from hart.inference.graphs import MOST_KINDS, BlockGraphs
 from helpers import tiny_class_config, tiny_text_config
 
 RECORDED: list[int] = []
@@ -83,6 +83,23 @@ def test_a_batch_goes_on_without_the_rows_that_leave_on_memory_that_is_lent_once
     assert not RECORDED  # the second time all are replayed
     gc.collect()
     assert sum(map(len, graphs.free.values())) == 1
+
+
+def test_memory_and_graphs_of_sizes_that_nobody_asks_for_any_more_are_freed() -> None:
+    pipe = HartPipeline.from_config(tiny_text_config(), device="cpu")
+    expected = pipe("a cat", seed=3, output_type="latent").images
+    graphs = pipe.components.hart.transformer.graphs = BlockGraphs(replaying)
+    states = pipe.generate_rows([ImageRequest("a cat"), ImageRequest("a dog")])
+    next(states)
+    for batch in range(3, 3 + MOST_KINDS):
+        pipe(["a cat"] * batch, batch_size=batch, output_type="latent")
+    *_, last = states  # on memory whose kind has been given up
+    assert last.latent.isfinite().all()
+    del states
+    gc.collect()
+    assert [len(waiting) for waiting in graphs.free.values()] == [1] * MOST_KINDS
+    assert len(graphs.graphs) == MOST_KINDS
+    assert torch.equal(pipe("a cat", seed=3, output_type="latent").images, expected)
 
 
 def test_two_batches_at_once_have_their_own_memory() -> None:

@@ -39,6 +39,19 @@ def test_unknown_levels_and_those_of_other_devices_are_refused() -> None:
         opened("warp")
     with pytest.raises(HartError, match=r"no fp8 products: .*; choose exact"):
         opened("fp8")
+    for wrong in (None, 3, {"weights": "int8"}):
+        with pytest.raises(HartError, match="give the name of a level or a Speed"):
+            opened().optimize(wrong)  # type: ignore[arg-type]
+    with pytest.raises(HartError, match="unknown speed ''"):
+        opened("")
+
+
+@needs_kernels
+def test_kernels_of_8_bits_are_not_compiled_on_a_processor() -> None:
+    pipe = opened("int8")
+    with pytest.raises(HartError, match="compiler refuses the 8-bit kernels"):
+        pipe.optimize(pipe.speed.replace(compile=True))
+    assert pipe.speed == LEVELS["int8"]
 
 
 @pytest.mark.parametrize("level", ["plain", "exact"])
@@ -165,6 +178,16 @@ def test_8_bits_survive_another_type_and_plain_modules() -> None:
     assert all(torch.equal(moved[name], value) for name, value in weights.items())
     assert pipe.fingerprints()["transformer"] != before  # norms and embeddings were rounded
     assert image(pipe).shape == image(opened()).shape
+
+
+@needs_kernels
+def test_an_adapter_that_adds_nothing_leaves_8_bits_alone(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    store_adapter(tiny_model(WIDE)[1], tmp_path, alpha=8, value=0)
+    pipe = HartPipeline.from_config(WIDE, device="cpu", dtype="bfloat16", speed="int8")
+    before = pipe.fingerprints()
+    pipe.load_lora(tmp_path)
+    assert pipe.fingerprints() == before
 
 
 def test_memory_is_saved_without_another_image() -> None:

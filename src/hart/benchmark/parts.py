@@ -26,6 +26,7 @@ from hart.devices import without_memory
 from hart.errors import PromptWarning
 from hart.generation.arguments import Prompt
 from hart.generation.last_scale import diffusion_calls, last_scale_calls, maskgit_step_sizes
+from hart.generation.rows import rows_of_scales
 from hart.grids import ScaleSchedule
 from hart.inference.cost import TEXT_ENCODER, ModelCost, model_cost
 from hart.inference.speed import EIGHT_BITS
@@ -217,14 +218,14 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     """What a batch must compute and move, by the names of `Generation.parts`.
 
     Moved are weights once a step, keys and values once a scale, logits, and pixels. Other activations are left out:
-    what they move depends on the program. Guidance has two rows an image; of the null text one token is computed.
+    what they move depends on the program. Of the null text one token is computed.
     """
     pipe, cost, config = timer.pipe, timer.cost, timer.config
     sizes, sampling, counts = config.transformer, config.sampling, cost.scale_tokens
     number, speed = pipe.dtype.itemsize, pipe.speed
     weight = 1 if speed.weights in EIGHT_BITS else number
     cached = {"model": number, "bfloat16": 2, "int8": 1}[speed.cache]
-    rows = batch * (2 if sampling.guidance_scale > 0 else 1)
+    rows = rows_of_scales(sampling, len(counts), guided=sampling.guidance_scale > 0)
     blocks, head = _parameter_counts(config)
     last_calls = len(last_scale_calls(config, timer.schedule))
     last_samples = len(maskgit_step_sizes(counts[-1], sampling.maskgit_steps))
@@ -233,8 +234,8 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
     for k, tokens in enumerate(counts):
         calls, sampled = (last_calls, last_samples) if k == len(counts) - 1 else (1, 1)
         seen += tokens if k else 0
-        logits = rows * tokens * sizes.codebook_size * torch.float32.itemsize
-        keys_and_values = 2 * rows * seen * sizes.depth * sizes.width * cached
+        logits = batch * rows[k] * tokens * sizes.codebook_size * torch.float32.itemsize
+        keys_and_values = 2 * batch * rows[k] * seen * sizes.depth * sizes.width * cached
         macs = cost.step_macs[k] - cost.head_macs[k] - (cost.null_macs if k == 0 else 0)
         step_work.append(Work(2 * batch * macs, calls * blocks * weight + keys_and_values))
         heads.append(Work(2 * batch * cost.head_macs[k], sampled * head * number + logits))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +20,7 @@ from hart.commands.options import AspectRatio, Size
 from hart.config import Config, Device, NumberType
 from hart.errors import HartError
 from hart.files import user_path, write_text
-from hart.strict import Listed
+from hart.strict import Listed, counted
 
 if TYPE_CHECKING:
     from hart.pipeline import HartPipeline
@@ -70,6 +72,8 @@ def benchmark(
         require_writable(file.parent)
     if options.clock == "cpu" and (options.threads != 1 or options.device not in (None, "cpu")):
         raise HartError("--clock cpu needs --threads 1 and the CPU: processor time adds up over threads")
+    if options.threads is not None and options.threads > (processors := os.cpu_count() or 1):
+        raise HartError(f"--threads {options.threads}: this machine has {counted(processors, 'processor')}")
     import torch
 
     from hart.benchmark.machine import host_clock
@@ -112,8 +116,8 @@ def _open(options: BenchmarkOptions) -> tuple[HartPipeline, str]:
     from hart.presets import PRESETS
 
     levels = ["plain" if level == PUBLISHED else level for level in options.speed]
-    rounded = [resolve_speed(level, resolve_device(options.device)).weights in EIGHT_BITS for level in levels]
-    if rounded != sorted(rounded):
+    weights = [resolve_speed(level, resolve_device(options.device)).weights for level in levels]
+    if any(before in EIGHT_BITS and before != after for before, after in pairwise(weights)):
         raise HartError("--speed: levels in 8 bits go last, since the model's own weights are gone after them")
     how: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "speed": levels[0] if levels else None}
     if options.random_weights or options.model in PRESETS or options.model.endswith(".json"):

@@ -26,7 +26,7 @@ from hart.generation.last_scale import last_call, maskgit_step_sizes
 from hart.generation.logits import Candidates, Guidance, filtered, guided, gumbel_mixture, sample_by_gumbel
 from hart.generation.noise import NoiseSource
 from hart.generation.prefix import Prefix
-from hart.generation.rows import batch_settings, ratio_at
+from hart.generation.rows import batch_settings, first_unguided, ratio_at
 from hart.grids import ScaleSchedule
 from hart.model import Hart
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map, with_given_codes
@@ -115,10 +115,11 @@ class NextScaleGenerator:
         second: second prompts of some of them.
         """
         rest, prefix, last = self, self._prefix(context, null_context, second), len(self.schedule) - 1
+        unguided = first_unguided(len(self.schedule), self.settings.unguided_scales)
         shape = (len(context), self.codebook.shape[1], *self.schedule.final)
         total = self.codebook.new_zeros(shape, dtype=torch.float32)
         for k in range(len(self.schedule)):
-            if k > 0 and k == max(1, last + 1 - self.settings.unguided_scales) and prefix.guided:
+            if k == unguided and prefix.guided:
                 prefix = prefix.unguided(len(total))
             total, steps = rest._scale(k, total, prefix)
             rows = yield ScaleState(k, len(self.schedule), total, steps)

@@ -1,6 +1,6 @@
 """The sampling settings of a batch: one row of tensors for each image, and what shapes the work of all.
 
-Guidance, top-k, top-p and Gumbel smoothing are an image's own; `SHARED` settings are the batch's.
+Guidance, filters, Gumbel smoothing and greedy scales are an image's own; `SHARED` settings are the batch's.
 
 Shapes: B images, or 1 if all have the same settings; K scales, V codes.
 """
@@ -57,6 +57,17 @@ def ratio_at(k: int, schedule: ScaleSchedule, config: HartConfig) -> float:
     """r = k / (K - 1), by which guidance and sharpness grow; a hybrid's last scale has that of the one before it."""
     last = len(schedule) - 1
     return (k - 1 if k == last and config.hybrid else k) / last
+
+
+def first_unguided(scales: int, unguided_scales: int) -> int:
+    """The first of so many scales (0-based) that is sampled without guidance; the first of all never is."""
+    return max(1, scales - unguided_scales)
+
+
+def rows_of_scales(sampling: SamplingConfig, scales: int, *, guided: bool) -> list[int]:
+    """How many rows of the transformer's batch an image takes at each scale: two with guidance."""
+    end = first_unguided(scales, sampling.unguided_scales) if guided else 0
+    return [2 if k < end else 1 for k in range(scales)]
 
 
 def _kept(k: int, row: SamplingConfig, schedule: ScaleSchedule, config: HartConfig) -> int:

@@ -123,7 +123,7 @@ class BasePipeline:
         seed = checked_seed(seed)
         place = resolve_device(device)
         number_type = resolve_dtype(dtype, place)
-        wanted = resolve_speed(speed or EXACT, place)
+        wanted = resolve_speed(EXACT if speed is None else speed, place)
         config = config if isinstance(config, HartConfig) else load_config(config)
         tokenizer, hart = random_model(config, torch.Generator().manual_seed(seed), dtype=number_type)
         text = config.transformer.text
@@ -317,6 +317,8 @@ class BasePipeline:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.RLock())
+        with torch.inference_mode(False):  # a copy of modules lacks what was compiled, and the kept null token
+            self._components = self._components.at_speed(self.speed)
 
 
 def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:

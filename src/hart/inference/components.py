@@ -118,15 +118,15 @@ class Components:
         """
         if not (is_packed(self.hart) or is_quantized(self.hart)):
             return self
-        hart = _decelerated(self.hart)
-        dequantize_linears(hart, self.dtype)
-        return replace(self, hart=hart, speed=self.speed.replace(weights="plain"))
+        before = None if self.without_lora is None else _dequantized(self.without_lora, self.dtype)
+        hart, speed = _dequantized(self.hart, self.dtype), self.speed.replace(weights="plain")
+        return replace(self, hart=hart, without_lora=before, speed=speed)
 
     def at_speed(self, speed: Speed) -> Components:
         """With the modules of another speed. Raises `HartError` where weights would need more bits than are left."""
         rounded = is_quantized(self.hart) and speed.weights != self.speed.weights
         if rounded or (self.speed.decoder != "model" and speed.decoder == "model"):
-            raise HartError("this speed needs weights that have been rounded to fewer bits: open the model again")
+            raise HartError("this speed needs weights as they were before they got fewer bits: open the model again")
         if speed.decoder == self.speed.decoder:
             tokenizer = copy.copy(self.tokenizer)  # over the same weights
             tokenizer.in_strips = speed.tiled
@@ -136,6 +136,8 @@ class Components:
             )
         before = None if self.without_lora is None else self._at_speed(self.without_lora, speed)
         hart = self._at_speed(self.hart, speed)
+        if self.text_encoder is not None and not speed.offload:
+            self.text_encoder.to(self.device, text_encoder_dtype(self.dtype))
         return replace(self, hart=hart, tokenizer=tokenizer, speed=speed, without_lora=before)
 
     def _at_speed(self, hart: Hart, speed: Speed) -> Hart:
@@ -155,7 +157,7 @@ class Components:
 
         hart = copy.deepcopy(self.hart)
         decelerate(hart)
-        dequantize_linears(hart, self.dtype)
+        dequantize_linears(hart, torch.float32)  # whatever the model's type: nothing is lost but by rounding once
         merge_lora(hart, folder, scale, model=model)
         accelerate(hart, self.speed)
         return replace(self, hart=hart, without_lora=self.without_lora or self.hart)
@@ -177,7 +179,8 @@ class Components:
         )
         encoder, before = self.text_encoder, self.without_lora
         if encoder is not None:
-            encoder = copy.deepcopy(encoder).to(device, text_encoder_dtype(dtype))
+            place = torch.device("cpu") if self.speed.offload else device
+            encoder = copy.deepcopy(encoder).to(place, text_encoder_dtype(dtype))
         if before is not None:
             before = copied(_decelerated(before), device, dtype)
             accelerate(before, self.speed)
@@ -202,12 +205,12 @@ class Components:
             )
         hart = self.hart
         if dtype is not None:
-            hart = _decelerated(hart)
             if dtype == torch.int8:
+                hart = _decelerated(hart)
                 round_weights(hart, dtype)
                 dtype = torch.bfloat16
             else:
-                dequantize_linears(hart, dtype)
+                hart = _dequantized(hart, dtype)
         try:
             with all_or_nothing(destination, CONFIG_FILE) as written:
                 described = store_text_encoder(config.text_encoder, self.text_encoder, folder, written, dtype)
@@ -291,3 +294,10 @@ def _decelerated(hart: Hart) -> Hart:
     twin = _twin(hart)
     decelerate(twin)
     return twin
+
+
+def _dequantized(hart: Hart, dtype: torch.dtype) -> Hart:
+    """The same, with ordinary layers in `dtype` in the place of those with 8 bits."""
+    plain = _decelerated(hart)
+    dequantize_linears(plain, dtype)
+    return plain

@@ -2,7 +2,7 @@
 
 Counted are the matrix products and convolutions of generating one image as the paper describes it; 1 MAC is 2 FLOPs.
 Not counted: elementwise operations, and a text encoder that is a model of its own (Qwen2). Guidance runs transformer,
-head and diffusion for two rows, with and without the prompt.
+head and diffusion for two rows, with and without the prompt, up to the scales that are sampled without it.
 
     prompt -> compact text encoder -> context
     context + scales -> transformer -> head -> codes -> diffusion (all sampling steps) -> decoder
@@ -22,6 +22,7 @@ from hart.checkpoint.loading import build
 from hart.config import HartConfig, ResidualDiffusionConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.devices import without_memory
 from hart.generation.last_scale import diffusion_calls, last_scale_calls
+from hart.generation.rows import rows_of_scales
 from hart.grids import Grid, ScaleSchedule
 from hart.layers.embedding import FREQUENCIES
 from hart.model import Hart
@@ -74,14 +75,15 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     """Parameters and MACs for one image with the configured sampling, decoded to pixels.
 
     schedule: of the image, by default the model's own.
-    guided: with classifier-free guidance, which doubles everything but text encoder, codes and decoder.
+    guided: with classifier-free guidance, which doubles everything but text encoder, codes and decoder, where the
+        sampling does not leave it out at the last scales.
     """
     with without_memory():
         tokenizer, hart = build(config)
-    rows = 2 if guided else 1
     sizes, schedule = config.transformer, schedule or config.transformer.schedule
     counts = schedule.token_counts
-    context = _context(sizes, rows)
+    rows = rows_of_scales(config.sampling, len(schedule), guided=guided)
+    context = _context(sizes, rows[0])
     steps = _scales(sizes, rows, [*([(count, count)] for count in counts[1:-1]), last_scale_calls(config, schedule)])
     all_linear, all_attention, all_heads = map(sum, zip(*steps, strict=True))
     text_parameters, text_macs = _text_encoder(config.text_encoder)
@@ -91,7 +93,7 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
         "transformer, attention": all_attention,
         "head": all_heads,
         "codes": _codes(config, schedule),
-        "residual diffusion": sum(_diffusion(config, rows, tokens) for tokens in diffusion_calls(config, schedule)),
+        "residual diffusion": sum(_diffusion(config, rows[-1], tokens) for tokens in diffusion_calls(config, schedule)),
         "decoder": _decoder(tokenizer, schedule.final),
     }
     step_macs = list(map(sum, steps))
@@ -119,7 +121,8 @@ def transformer_training_macs(
 
     The diffusion's network runs `batch_multiplier` times per token.
     """
-    scales = _scales(sizes, 1, [[(n, n)] for n in (*sizes.schedule.token_counts[1:-1], last_tokens)])
+    counts = (*sizes.schedule.token_counts[1:-1], last_tokens)
+    scales = _scales(sizes, [1] * len(sizes.schedule), [[(n, n)] for n in counts])
     total = _context(sizes, rows=1) + sum(map(sum, scales))
     if diffusion is None:
         return total
@@ -163,24 +166,25 @@ def _text_encoder(sizes: TextEncoderConfig | None) -> tuple[dict[str, int], dict
 
 
 def _scales(
-    sizes: TransformerConfig, rows: int, calls: Sequence[Sequence[tuple[int, int]]]
+    sizes: TransformerConfig, rows: Sequence[int], calls: Sequence[Sequence[tuple[int, int]]]
 ) -> list[tuple[int, int, int]]:
     """Linear layers, attention and head of the first scale, whose token the context predicts, and of the others.
 
-    calls: of each other scale, see `last_scale_calls`. The scale and shift before the head are made once a row.
+    rows: of each scale. calls: of each but the first, see `last_scale_calls`. The scale and shift before the head are
+    made once a row.
     """
     head = sizes.width * sizes.codebook_size
-    found = [(0, 0, rows * (2 * sizes.width**2 + head))]
+    found = [(0, 0, rows[0] * (2 * sizes.width**2 + head))]
     seen = sizes.context_tokens
     for k, of_scale in enumerate(calls, start=1):
         linear = attention = count = 0
         levels = 2 if sizes.masked_last_scale and k == len(calls) else 1  # given tokens have one of their own
         for tokens, count in of_scale:
             linear += levels * _level(sizes)
-            linear += rows * tokens * (sizes.latent_channels * sizes.width + linear_macs(sizes))
-            attention += rows * _attention(sizes, tokens, seen + count)
+            linear += rows[k] * tokens * (sizes.latent_channels * sizes.width + linear_macs(sizes))
+            attention += rows[k] * _attention(sizes, tokens, seen + count)
         seen += count
-        found.append((linear, attention, rows * count * head))
+        found.append((linear, attention, rows[k] * count * head))
     return found
 
 

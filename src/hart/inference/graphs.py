@@ -3,6 +3,8 @@
 A scale of a given schedule always has as many tokens, at the same place of the cache. So all its kernels are recorded
 once, with the memory that they read and write, and replayed for every image. The cache of a batch must then be the same
 memory each time: it is lent, and comes back when nobody holds it any more. Numbers are those of the plain loop.
+
+At most `MOST_KINDS` kinds of caches are kept, those of the batches and sizes that were last asked for.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import torch
 from torch import Tensor
 
 from hart.layers.kv_cache import KVCache
+
+MOST_KINDS = 4
 
 Work = Callable[[Sequence[Tensor]], Tensor]
 """From inputs, all on one device, to a result."""
@@ -50,9 +54,9 @@ class BlockGraphs:
 
     def __init__(self, capture: Capture = cuda_capture) -> None:
         self.capture = capture
-        self.graphs: dict[Hashable, Graph] = {}
-        self.free: dict[Hashable, list[KVCache]] = {}
-        self.lock = threading.Lock()
+        self.graphs: dict[int, dict[Hashable, Graph]] = {}  # by the place of the cache in memory
+        self.free: dict[Hashable, list[KVCache]] = {}  # by kind, the last that was asked for at the end
+        self.lock = threading.RLock()  # a cache may come back at any time, in any thread
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BlockGraphs, (self.capture,)
@@ -60,20 +64,35 @@ class BlockGraphs:
     def lend(self, kind: Hashable, make: Callable[[], KVCache]) -> KVCache:
         """An empty cache of a kind, whose memory is lent again once the caller has dropped it."""
         with self.lock:
-            waiting = self.free.setdefault(kind, [])
+            waiting = self.free[kind] = self.free.pop(kind, [])
+            while len(self.free) > MOST_KINDS:
+                for cache in self.free.pop(next(iter(self.free))):
+                    self.graphs.pop(_place(cache), None)
             kept = waiting.pop() if waiting else make()
         lent = copy.copy(kept)
-        weakref.finalize(lent, waiting.append, kept)
+        weakref.finalize(lent, self._take_back, kind, kept)
         return lent
+
+    def _take_back(self, kind: Hashable, cache: KVCache) -> None:
+        with self.lock:
+            if kind in self.free:
+                self.free[kind].append(cache)
+            else:
+                self.graphs.pop(_place(cache), None)
 
     def run(self, work: Work, inputs: Sequence[Tensor], cache: KVCache) -> Tensor:
         """What `work` makes of the inputs and of the tokens in the cache, to which it appends."""
-        key = (cache.keys.numbers.data_ptr(), cache.length, *(tuple(x.shape) for x in inputs))
+        key = (cache.length, *(tuple(x.shape) for x in inputs))
         with self.lock:  # a graph's own memory serves one at a time
-            graph = self.graphs.get(key)
-            if graph is None:
+            recorded = self.graphs.setdefault(_place(cache), {})
+            if (graph := recorded.get(key)) is None:
                 own = [x.clone() for x in inputs]
-                graph = self.graphs[key] = Graph(own, *self.capture(lambda: work(own)))
+                graph = recorded[key] = Graph(own, *self.capture(lambda: work(own)))
             torch._foreach_copy_(graph.inputs, list(inputs))
             graph.replay()
             return graph.result.clone()
+
+
+def _place(cache: KVCache) -> int:
+    """The address of a cache's memory, which its first rows alone have too."""
+    return cache.keys.numbers.data_ptr()

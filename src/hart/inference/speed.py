@@ -44,7 +44,8 @@ class Speed(Config, kw_only=True):
     cache: CacheType = "model"
     """How keys and values are kept: in the model's type, in bfloat16, or in 8 bits."""
     compile: bool = False
-    """Let PyTorch's compiler fuse what lies between a block's products: exact, and the first image takes minutes."""
+    """Let PyTorch's compiler fuse what lies between a block's products: exact, and the first image takes minutes. Not
+    with 8 bits on a processor."""
     graphs: bool = False
     """On NVIDIA GPUs, record the kernels of a scale once and replay them: exact."""
     tiled: bool = False
@@ -87,6 +88,8 @@ def resolve_speed(level: Speed | str, device: torch.device) -> Speed:
         raise HartError(f"speed must be a Speed or one of {', '.join(LEVELS)}, not {shown(level)}")
     if level.weights in EIGHT_BITS and (refusal := kernel_refusal(EIGHT_BITS[level.weights], device)) is not None:
         raise HartError(f"speed: no {level.weights} products: {refusal}; choose exact")
+    if level.compile and level.weights in EIGHT_BITS and device.type == "cpu":
+        raise HartError("speed: PyTorch's compiler refuses the 8-bit kernels of processors: choose one or the other")
     return level
 
 
