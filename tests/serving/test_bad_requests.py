@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from hart.config import SamplingConfig
+from hart.data.images import as_rgb, opacity
 from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
 from hart.serving.engine import NotOffered
 from hart.serving.options import Limits
@@ -118,6 +119,23 @@ def test_a_text_that_is_a_file_and_a_mask_that_is_text_are_refused(server: Runni
     files = {"image": ("a.png", png())}
     found = error(server.http.post("/v1/images/edits", data={"mask": "iVBORw0KGgo="}, files=files), 400)
     assert (found["param"], found["message"]) == ("mask", "mask: is text: send it as a file")
+
+
+def test_fields_of_another_request_are_not_dropped(server: Running) -> None:
+    routes = {"generations": {"source_prompt": "x", "kept_scales": 2}, "edits": {"second_prompt": "x", "weights": "1"}}
+    for route, given in (
+        routes | {"variations": {"source_prompt": "x", "followed_scales": "2", "switch": "1"}}
+    ).items():
+        for name, value in given.items():
+            if route == "generations":
+                answer = server.http.post(f"/v1/images/{route}", json={"prompt": "x", name: value})
+            else:
+                answer = edit(server, png(), route=route, **{name: value})
+            found = error(answer, 400)
+            assert found["param"] == name and "is a field of /v1/images/" in found["message"]
+    assert error(edit(server, png(), HOLE, route="variations"), 400)["param"] == "mask"
+    body = {"prompt": "x", "source_prompt": None}
+    assert server.http.post("/v1/images/generations", json=body).status_code == 200
 
 
 def test_chunks_without_a_length_are_counted(server: Running) -> None:
@@ -226,9 +244,31 @@ def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
     assert own is not None and own.mask is not None and own.mask.tobytes() == source.mask.tobytes()
 
 
+def test_image_and_mask_of_a_camera_held_upright_are_turned_once(server: Running) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right
+    turned, upright = Image.new("RGBA", (32, 16), "red"), Image.new("RGBA", (16, 32), "red")
+    turned.paste((9, 9, 9, 0), (0, 0, 4, 16))
+    upright.paste((9, 9, 9, 0), (0, 0, 16, 4))
+    files = []
+    for image, tags in ((turned, exif), (upright, None)):
+        file = io.BytesIO()
+        image.save(file, "PNG", exif=tags)
+        files.append(file.getvalue())
+    for image in files:
+        for mask in (None, *files):
+            assert edit(server, image, mask).status_code == 200
+            source = server.engine.batches[-1][0].edit
+            assert source is not None and source.mask is not None
+            assert source.image.size == as_rgb(source.image).size == (16, 32)
+            assert source.mask.tobytes() == opacity(source.image).point(lambda value: 255 - value).tobytes()
+            assert source.mask.tobytes() == b"\xff" * 64 + b"\0" * 448
+
+
 @pytest.mark.parametrize("route", ["edits", "variations"])
 def test_another_image_lends_its_colours(server: Running, route: str) -> None:
-    assert edit(server, png(), HOLE, png((4, 4), colour="blue"), route, style_strength="2").status_code == 200
+    mask = HOLE if route == "edits" else None
+    assert edit(server, png(), mask, png((4, 4), colour="blue"), route, style_strength="2").status_code == 200
     source = server.engine.batches[-1][0].edit
     assert source is not None and source.style is not None and source.style_strength == 2
     assert source.style.tobytes() == bytes([0, 0, 255]) * 16 and source.style_sha256 != source.sha256

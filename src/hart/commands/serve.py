@@ -57,6 +57,7 @@ def serve(options: ServeOptions) -> None:
         app = _replicated(options, f"hart-{socket.gethostname()}-{port}") if options.ray else app_from_options(options)
         config = uvicorn.Config(
             app,
+            http="h11",  # the other one reads heads of any length into memory
             log_config=None,
             access_log=False,
             server_header=False,
