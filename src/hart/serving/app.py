@@ -160,6 +160,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
             "edits": facts.edits,
             "variations": facts.edits,
             "sampling": facts.sampling.to_dict(),
+            "speed": facts.speed,
         }
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", **about}
 

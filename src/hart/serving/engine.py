@@ -101,6 +101,8 @@ class ModelFacts:
     token_size: int
     styles: tuple[str, ...] = ()
     num_classes: int | None = None
+    speed: str | None = None
+    """The level that was asked for, if one was."""
 
     @property
     def edits(self) -> bool:

@@ -55,7 +55,7 @@ class PipelineEngine:
         max_pixels: of the largest image, by default twice those of the model's own size. Raises `HartError` for fewer
         than that one has.
         speed: the level that the pipeline was opened with, if one was asked for; images say it."""
-        self.pipe, self._speed = pipe, speed
+        self.pipe = pipe
         own = pipe.image_size**2
         self._max_pixels = LARGEST * own if max_pixels is None else max_pixels
         if self._max_pixels < own:
@@ -73,6 +73,7 @@ class PipelineEngine:
             token_size=config.tokenizer.downsampling,
             styles=config.styles,
             num_classes=pipe.num_classes,
+            speed=speed,
         )
         self._context: Callable[[str], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
 
@@ -126,7 +127,7 @@ class PipelineEngine:
             device=str(self.pipe.device),
             dtype=dtype_name(self.pipe.dtype),
             negative_prompt=negative_prompt,
-            speed=self._speed,
+            speed=self.facts.speed,
             edit=edited,
             mix=mixed,
         )
