@@ -17,12 +17,11 @@ import pytest
 from PIL import Image
 
 from hart.config import SamplingConfig
-from hart.data.images import as_rgb, opacity
 from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
 from hart.serving.engine import NotOffered
 from hart.serving.options import Limits
 from hart.serving.schemas import MAX_PROMPT
-from serving_app import Running, error, image_of, png, running
+from serving_app import Running, edit, error, image_of, png, running
 from stand_in_engine import FACTS, StandInEngine, drawn
 
 
@@ -168,19 +167,6 @@ def test_a_refusal_is_said_and_nothing_is_drawn(server: Running, field: str) -> 
     assert len(server.engine.batches) == before
 
 
-def edit(
-    server: Running,
-    image: bytes | None,
-    mask: bytes | None = None,
-    style: bytes | None = None,
-    route: str = "edits",
-    **fields: Any,
-) -> Any:
-    given = {"image": image, "mask": mask, "style": style}
-    files = {name: ("x.png", content, "image/png") for name, content in given.items() if content}
-    return server.http.post(f"/v1/images/{route}", data={"prompt": "x", **fields}, files=files or {"other": b"1"})
-
-
 def bomb() -> bytes:
     """A PNG of a few kilobytes that says it has 10^9 pixels."""
 
@@ -242,27 +228,6 @@ def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
     edit(server, file.getvalue())  # its own alpha, if there is no mask
     own = server.engine.batches[-1][0].edit
     assert own is not None and own.mask is not None and own.mask.tobytes() == source.mask.tobytes()
-
-
-def test_image_and_mask_of_a_camera_held_upright_are_turned_once(server: Running) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn to the right
-    turned, upright = Image.new("RGBA", (32, 16), "red"), Image.new("RGBA", (16, 32), "red")
-    turned.paste((9, 9, 9, 0), (0, 0, 4, 16))
-    upright.paste((9, 9, 9, 0), (0, 0, 16, 4))
-    files = []
-    for image, tags in ((turned, exif), (upright, None)):
-        file = io.BytesIO()
-        image.save(file, "PNG", exif=tags)
-        files.append(file.getvalue())
-    for image in files:
-        for mask in (None, *files):
-            assert edit(server, image, mask).status_code == 200
-            source = server.engine.batches[-1][0].edit
-            assert source is not None and source.mask is not None
-            assert source.image.size == as_rgb(source.image).size == (16, 32)
-            assert source.mask.tobytes() == opacity(source.image).point(lambda value: 255 - value).tobytes()
-            assert source.mask.tobytes() == b"\xff" * 64 + b"\0" * 448
 
 
 @pytest.mark.parametrize("route", ["edits", "variations"])
