@@ -214,7 +214,12 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
     before = pixels(page, "#gallery img")
     page.locator("#gallery .open").first.click()
     page.get_by_role("button", name="Edit", exact=True).click()
-    expect(page.get_by_role("button", name="Draw the edit")).to_be_disabled()  # nothing is painted
+    draws = page.get_by_role("button", name="Draw the edit")
+    expect(draws).to_be_disabled()  # nothing is painted
+    page.get_by_role("button", name="Redraw all").click()
+    expect(draws).to_be_enabled()
+    page.get_by_role("button", name="Keep all").click()
+    expect(draws).to_be_disabled()
     box = page.locator("#canvas").bounding_box()
     across, down = box["x"] + box["width"] / 2, box["y"] + box["height"] / 4
     page.mouse.move(across - box["width"] / 4, down)

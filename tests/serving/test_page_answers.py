@@ -21,6 +21,14 @@ def test_a_wrong_request_is_explained(page: Any) -> None:
     expect(page.locator("#note")).to_be_empty()
 
 
+def test_a_wrong_field_that_is_folded_away_comes_to_sight(page: Any) -> None:
+    page.locator("#prompt").fill("a red apple")
+    page.locator("#top-k").evaluate("e => e.value = 70000")
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator("#top-k")).to_be_focused()
+    expect(page.locator("#top-k")).to_be_visible()
+
+
 def test_an_answer_that_breaks_off_is_explained(page: Any) -> None:
     for end, said in (
         ("close()", "The answer ended before all images were drawn. Draw again."),

@@ -103,8 +103,10 @@ function show() {
 /** Whether the words alone ask for something else. */
 const retold = () => Boolean(source.value.trim() && prompt.value.trim()) && source.value.trim() !== prompt.value.trim();
 
+const painted = () => context(mask).getImageData(0, 0, mask.width, mask.height).data.some((value, place) => place % 4 === 3 && value > 0);
+
 function showReady() {
-  at("edit-draw").disabled = before.length === 0 && !retold();
+  at("edit-draw").disabled = !retold() && !painted();
 }
 
 /** A tile of diagonal stripes so many pixels wide. */
@@ -221,7 +223,6 @@ at("extend").addEventListener("click", (event) => {
 at("edit-draw").addEventListener("click", async () => {
   const whole = blank(mask.width, mask.height);
   context(whole).drawImage(image, offset.x, offset.y);
-  const painted = context(mask).getImageData(0, 0, mask.width, mask.height).data.some((value, place) => place % 4 === 3 && value > 0);
   // in the API's masks transparent means: draw again
   const holes = blank(mask.width, mask.height);
   const cut = context(holes);
@@ -229,7 +230,7 @@ at("edit-draw").addEventListener("click", async () => {
   cut.globalCompositeOperation = "destination-out";
   cut.drawImage(mask, 0, 0);
   const png = (of) => new Promise((resolve) => of.toBlob(resolve, "image/png"));
-  const where = !painted && retold() ? { source: source.value.trim() } : { mask: await png(holes) };
+  const where = !painted() && retold() ? { source: source.value.trim() } : { mask: await png(holes) };
   const work = { image: await png(whole), ...where, prompt: prompt.value.trim(), size: `${mask.width}x${mask.height}` };
   if (lender) Object.assign(work, { style: lender, strength: Number(at("lend-strength").value) });
   dialog.close();

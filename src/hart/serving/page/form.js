@@ -186,6 +186,10 @@ at("key").addEventListener("close", () => {
 });
 
 form.addEventListener("input", showValues);
+form.addEventListener("invalid", (event) => { // where it does not show the browser could not say why
+  const hidden = event.target.closest("details");
+  if (hidden) hidden.open = true;
+}, true);
 at("dice").addEventListener("click", roll);
 at("defaults").addEventListener("click", setModelDefaults);
 at("model").addEventListener("change", offerModel);
