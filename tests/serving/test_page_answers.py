@@ -57,6 +57,21 @@ def test_a_server_that_is_started_again_changes_nothing_that_was_chosen(page: An
     expect(page.locator("#guidance")).to_have_value("4")
 
 
+def test_a_wrong_key_is_said_to_be_wrong(page: Any) -> None:
+    refusal = {"error": {"message": "give a valid API key"}}
+    page.route("**/v1/models", lambda route: route.fulfill(status=401, json=refusal))
+    page.reload()
+    page.get_by_label("This server asks for a key").fill("wrong")
+    expect(page.locator("#key-wrong")).to_be_hidden()
+    page.keyboard.press("Enter")
+    expect(page.locator("#key-wrong")).to_be_visible()
+    page.unroute("**/v1/models")
+    page.get_by_label("This server asks for a key").fill("right")
+    page.keyboard.press("Enter")
+    page.get_by_text("Ready", exact=True).wait_for()
+    expect(page.locator("#key")).to_be_hidden()
+
+
 def test_what_is_copied_draws_the_same_image(
     page: Any, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

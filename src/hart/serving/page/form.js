@@ -175,6 +175,7 @@ export function askForKey() {
   at("key-button").hidden = false;
   if (at("key").open) return;
   at("key").returnValue = ""; // of the last time
+  at("key-wrong").hidden = !api.hasKey();
   at("key").showModal();
 }
 
@@ -182,6 +183,7 @@ at("key-button").addEventListener("click", askForKey);
 at("key").addEventListener("close", () => {
   if (at("key").returnValue !== "ok") return;
   api.setKey(at("key-value").value);
+  at("problem").textContent = ""; // that there was none
   watch();
 });
 
