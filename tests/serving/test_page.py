@@ -280,6 +280,12 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
     page.locator("#gallery .open").last.click()
     page.get_by_role("button", name="Draw variations").click()
     page.locator("#gallery li").nth(2).wait_for()
+    page.locator("#gallery .open").last.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    while (right := page.get_by_role("button", name="Right")).is_enabled():
+        right.click()
+    assert page.locator("#extend button:disabled").count() == 4
+    expect(page.locator("#canvas-size")).to_have_text(re.compile("px: this server draws nothing larger"))
 
 
 def test_a_grown_canvas_has_no_line_where_it_begins(page: Any, tmp_path: Path) -> None:

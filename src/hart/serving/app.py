@@ -155,6 +155,7 @@ def _described(model: ServedModel) -> dict[str, Any]:
             "sizes": [str(size) for size in facts.sizes],  # that it was trained at
             "scales": facts.scales,
             "token_size": facts.token_size,
+            "max_pixels": facts.max_pixels,
             "styles": facts.styles,
             "classes": facts.num_classes,
             "edits": facts.edits,

@@ -99,6 +99,8 @@ class ModelFacts:
     """Of its own size."""
     sampling: SamplingConfig
     token_size: int
+    max_pixels: int
+    """Of the largest image."""
     styles: tuple[str, ...] = ()
     num_classes: int | None = None
     speed: str | None = None

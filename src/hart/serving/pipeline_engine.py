@@ -57,8 +57,9 @@ class PipelineEngine:
         speed: the level that the pipeline was opened with, if one was asked for; images say it."""
         self.pipe = pipe
         own = pipe.image_size**2
-        self._max_pixels = LARGEST * own if max_pixels is None else max_pixels
-        if self._max_pixels < own:
+        if max_pixels is None:
+            max_pixels = LARGEST * own
+        if max_pixels < own:
             raise HartError(f"--max-pixels {max_pixels}: the model's own images have {own}: give at least that")
         self._exact = exact
         config = pipe.config
@@ -67,10 +68,11 @@ class PipelineEngine:
         # those that it was trained at, the square first
         sizes = dict.fromkeys([ImageSize(pipe.image_size, pipe.image_size), *trained_sizes(config)])
         self.facts = ModelFacts(
-            sizes=tuple(size for size in sizes if math.prod(size) <= self._max_pixels),
+            sizes=tuple(size for size in sizes if math.prod(size) <= max_pixels),
             scales=len(config.tokenizer.scales),
             sampling=pipe.sampling,
             token_size=config.tokenizer.downsampling,
+            max_pixels=max_pixels,
             styles=config.styles,
             num_classes=pipe.num_classes,
             speed=speed,
@@ -90,8 +92,8 @@ class PipelineEngine:
 
     def misfit(self, width: int, height: int) -> str | None:
         """Why this size is not generated; None if it is."""
-        if width * height > self._max_pixels:
-            return f"images have at most {self._max_pixels} pixels here (--max-pixels)"
+        if width * height > self.facts.max_pixels:
+            return f"images have at most {self.facts.max_pixels} pixels here (--max-pixels)"
         try:
             requested_schedule(self.pipe.config, width=width, height=height)
         except HartError as error:

@@ -202,7 +202,7 @@ async function edit(image, facts) {
   if (!form.seed.reportValidity()) return;
   const file = await usable(image.blob, facts);
   if (!file) return;
-  editor.open(await createImageBitmap(file), image.settings.prompt, facts.token_size, async (work) => {
+  editor.open(await createImageBitmap(file), image.settings.prompt, facts, async (work) => {
     const colours = work.style && { style: await usable(work.style, facts), style_strength: work.strength };
     run("/v1/images/edits", { ...settings(), ...single, aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
