@@ -94,3 +94,17 @@ def error(answer: Any, status: int) -> dict[str, Any]:
     assert set(found) == {"message", "type", "param", "code"}
     assert "\n" not in found["message"] and len(found["message"]) < 400
     return found
+
+
+def edit(
+    server: Running,
+    image: bytes | None,
+    mask: bytes | None = None,
+    style: bytes | None = None,
+    route: str = "edits",
+    **fields: Any,
+) -> Any:
+    """A form; `None` for a file that is left out."""
+    given = {"image": image, "mask": mask, "style": style}
+    files = {name: ("x.png", content, "image/png") for name, content in given.items() if content}
+    return server.http.post(f"/v1/images/{route}", data={"prompt": "x", **fields}, files=files or {"other": b"1"})

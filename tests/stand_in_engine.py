@@ -19,7 +19,7 @@ from hart.sizes import ImageSize
 
 SCALES = 4
 SIZES = ImageSize(16, 16), ImageSize(32, 16), ImageSize(16, 32)
-FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), token_size=8, styles=("blue style",))
+FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), token_size=8, max_pixels=1024, styles=("blue style",))
 TOKENS = 30
 
 

@@ -12,6 +12,7 @@ import comfy.utils
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 
 from hart import HartPipeline
 from hart.errors import HartError
@@ -124,15 +125,22 @@ class HartEdit(ImageNode):
         kept_scales: int,
         **sampling: Any,
     ) -> tuple[torch.Tensor]:
-        """Every image of a batch, each with its own mask or all with the one that there is. Raises `HartError`."""
+        """Every image of a batch, each with its own mask or all with the one that there is. Raises `HartError`.
+
+        Without a prompt whatever fits is generated. Masks of another size are stretched, as everywhere in ComfyUI,
+        which gives an image without a mask an empty one of 64 pixels.
+        """
         if len(mask) not in (1, len(image)):
             raise HartError(f"give one mask, or one for each image: not {len(mask)} for {len(image)}")
+        mask = interpolate(mask.unsqueeze(1), image.shape[1:3], mode="nearest-exact").squeeze(1)
         made = []
         for source, covered in zip(image, mask.expand(len(image), -1, -1), strict=True):
             edit = model.prepare_edit(_pil(source), _pil(covered), kept_scales=kept_scales)
             scales = len(model.config.tokenizer.scales)
             options = _options(**sampling, scales=scales) | {"output_type": "pil"}
-            output = model(prompt, negative_prompt=negative_prompt or None, edit=edit, size=edit.size, **options)
+            output = model(
+                prompt or None, negative_prompt=negative_prompt or None, edit=edit, size=edit.size, **options
+            )
             made += [torch.from_numpy(np.asarray(one, np.float32) / 255) for one in output.images]
         return (torch.stack(made),)
 

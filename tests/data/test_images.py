@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hart.data.images import MAX_PIXELS, as_rgb, decode_image, open_image, upright_size
+from hart.data.images import MAX_PIXELS, as_rgb, decode_image, open_image, upright, upright_size
 from hart.data.opening import open_source
 from hart.errors import HartError
 from image_files import encoded_image, numbered
@@ -69,6 +69,21 @@ def test_broken_exif_stops_nothing_and_orientation_is_followed_where_it_can_be_r
     assert seen.size == upright_size(content) == ((16, 32) if turned else (32, 16))
     red = seen.crop((0, 0, 16, 12) if turned else (0, 0, 12, 16))
     assert np.asarray(red)[..., 1].mean() < 60
+    assert as_rgb(seen).tobytes() == seen.tobytes()  # it is turned once
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+def test_an_image_of_any_mode_is_turned_once(mode: str) -> None:
+    whole = Image.new("L", (32, 16), 255)
+    whole.paste(0, (0, 0, 16, 16))
+    image = whole.convert("RGB").convert(mode.replace(";16", ""))
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(whole).astype(np.uint16) * 257)
+    image.getexif()[0x0112] = 6
+    for turned in (upright(image), as_rgb(image)):
+        assert turned.size == as_rgb(turned).size == (16, 32)
+        assert as_rgb(turned).convert("L").tobytes() == bytes(16 * 16) + b"\xff" * 16 * 16
 
 
 # --- depth

@@ -40,7 +40,7 @@ def test_unknown_levels_and_those_of_other_devices_are_refused() -> None:
     with pytest.raises(HartError, match=r"no fp8 products: .*; choose exact"):
         opened("fp8")
     for wrong in (None, 3, {"weights": "int8"}):
-        with pytest.raises(HartError, match="give the name of a level or a Speed"):
+        with pytest.raises(HartError, match="speed must be a Speed or one of"):
             opened().optimize(wrong)  # type: ignore[arg-type]
     with pytest.raises(HartError, match="unknown speed ''"):
         opened("")

@@ -134,6 +134,19 @@ def test_masks_are_one_or_as_many_as_images(nodes: dict[str, Any], text: HartPip
         run(nodes["HartEdit"], model=text, image=images, mask=masks[:2])
 
 
+def test_a_mask_of_another_size_is_stretched_and_an_empty_prompt_is_none(
+    nodes: dict[str, Any], text: HartPipeline
+) -> None:
+    images = torch.rand(1, 8, 8, 3, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    unpainted = run(nodes["HartEdit"], model=text, image=images, mask=torch.zeros(1, 64, 64))
+    torch.testing.assert_close(unpainted, images)
+    masks = torch.zeros(1, 8, 8), torch.zeros(1, 16, 32)
+    for mask in masks:
+        mask[:, : mask.shape[1] // 2] = 1
+    own, stretched = (run(nodes["HartEdit"], model=text, image=images, mask=mask, prompt="") for mask in masks)
+    assert torch.equal(own, stretched) and not torch.equal(own, images)
+
+
 def test_the_stop_button_ends_a_run_before_the_next_scale(
     nodes: dict[str, Any], comfy: ComfyUI, text_model: Path
 ) -> None:

@@ -43,6 +43,15 @@ def test_guidance_is_explained_in_the_numbers_of_diffusers(pipe: Any) -> None:
         pipe("a red apple", guidance_scale=0.5)
     with pytest.raises(HartError, match="give a guidance_scale above 1"):
         pipe("a red apple", negative_prompt="a stalk", guidance_scale=1)
+    with pytest.raises(HartError, match="guidance_scale 'much': give a finite number"):
+        pipe("a red apple", guidance_scale="much")
+
+
+def test_a_seed_takes_the_place_of_a_generator(pipe: Any) -> None:
+    expected = pipe.hart.pipeline("a red apple", seed=3, output_type="np")
+    assert (pipe("a red apple", seed=3, output_type="np").images == expected.images).all()
+    with pytest.raises(HartError, match="either a seed or a generator"):
+        pipe("a red apple", seed=3, generator=seeded())
 
 
 def test_a_callback_sees_every_scale_and_interrupts(pipe: Any) -> None:
@@ -55,6 +64,8 @@ def test_a_callback_sees_every_scale_and_interrupts(pipe: Any) -> None:
 
     pipe("a red apple", generator=seeded(), callback_on_step_end=on_step_end)
     assert seen == [(step, (1, CHANNELS, 4, 4)) for step in range(3)]
+    with pytest.raises(HartError, match="callback_on_step_end must be a function or None, not 3"):
+        pipe("a red apple", callback_on_step_end=3)
 
 
 def test_type_and_device_move_the_model(pipe: Any) -> None:

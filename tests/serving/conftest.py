@@ -60,6 +60,7 @@ def page(window: Any, address: str) -> Iterator[Any]:
     window.get_by_text("Ready", exact=True).wait_for()
     window.locator("#size").select_option(smallest_size(address))
     yield window
+    window.evaluate("sessionStorage.clear()")
     window.goto("about:blank")  # which closes the browser's store
     session = window.context.new_cdp_session(window)
     session.send("Storage.clearDataForOrigin", {"origin": address, "storageTypes": "all"})

@@ -28,6 +28,7 @@ def test_pages_of_others_cannot_use_a_server_on_this_machine() -> None:
         for headers, status in (
             ({"origin": "http://evil.example"}, 403),
             ({"origin": "null"}, 403),
+            ({"origin": "http://[::1"}, 403),
             ({"host": "evil.example"}, 403),
             ({"origin": "http://testserver"}, 200),
         ):

@@ -21,7 +21,7 @@ from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
 from hart.serving.engine import NotOffered
 from hart.serving.options import Limits
 from hart.serving.schemas import MAX_PROMPT
-from serving_app import Running, error, image_of, png, running
+from serving_app import Running, edit, error, image_of, png, running
 from stand_in_engine import FACTS, StandInEngine, drawn
 
 
@@ -120,6 +120,23 @@ def test_a_text_that_is_a_file_and_a_mask_that_is_text_are_refused(server: Runni
     assert (found["param"], found["message"]) == ("mask", "mask: is text: send it as a file")
 
 
+def test_fields_of_another_request_are_not_dropped(server: Running) -> None:
+    routes = {"generations": {"source_prompt": "x", "kept_scales": 2}, "edits": {"second_prompt": "x", "weights": "1"}}
+    for route, given in (
+        routes | {"variations": {"source_prompt": "x", "followed_scales": "2", "switch": "1"}}
+    ).items():
+        for name, value in given.items():
+            if route == "generations":
+                answer = server.http.post(f"/v1/images/{route}", json={"prompt": "x", name: value})
+            else:
+                answer = edit(server, png(), route=route, **{name: value})
+            found = error(answer, 400)
+            assert found["param"] == name and "is a field of /v1/images/" in found["message"]
+    assert error(edit(server, png(), HOLE, route="variations"), 400)["param"] == "mask"
+    body = {"prompt": "x", "source_prompt": None}
+    assert server.http.post("/v1/images/generations", json=body).status_code == 200
+
+
 def test_chunks_without_a_length_are_counted(server: Running) -> None:
     chunks = (b" " * 1000 for _ in range(JSON_BYTES // 1000 + 2))
     answer = server.http.post("/v1/images/generations", content=chunks, headers={"content-type": "application/json"})
@@ -148,19 +165,6 @@ def test_a_refusal_is_said_and_nothing_is_drawn(server: Running, field: str) -> 
     found = error(server.post(**{"prompt": "x", field: "F\u00f3rBidd\u200ben!"}), 400)
     assert (found["param"], found["code"]) == (field, "content_policy_violation")
     assert len(server.engine.batches) == before
-
-
-def edit(
-    server: Running,
-    image: bytes | None,
-    mask: bytes | None = None,
-    style: bytes | None = None,
-    route: str = "edits",
-    **fields: Any,
-) -> Any:
-    given = {"image": image, "mask": mask, "style": style}
-    files = {name: ("x.png", content, "image/png") for name, content in given.items() if content}
-    return server.http.post(f"/v1/images/{route}", data={"prompt": "x", **fields}, files=files or {"other": b"1"})
 
 
 def bomb() -> bytes:
@@ -228,7 +232,8 @@ def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
 
 @pytest.mark.parametrize("route", ["edits", "variations"])
 def test_another_image_lends_its_colours(server: Running, route: str) -> None:
-    assert edit(server, png(), HOLE, png((4, 4), colour="blue"), route, style_strength="2").status_code == 200
+    mask = HOLE if route == "edits" else None
+    assert edit(server, png(), mask, png((4, 4), colour="blue"), route, style_strength="2").status_code == 200
     source = server.engine.batches[-1][0].edit
     assert source is not None and source.style is not None and source.style_strength == 2
     assert source.style.tobytes() == bytes([0, 0, 255]) * 16 and source.style_sha256 != source.sha256

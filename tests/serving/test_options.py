@@ -28,6 +28,8 @@ from hart.serving.options import LOOPBACK, ServeOptions
         (["--model", "nothing"], "unknown model 'nothing': no folder, no hub id"),
         (["--model", "x=./none"], "unknown model './none'"),
         (["--speed", "warp"], "unknown speed 'warp': choose plain, exact"),
+        (["--device", "warp"], "unknown device 'warp': choose cpu"),
+        (["--dtype", "warp"], "unknown dtype 'warp': choose float32"),
         (["--model", "x="], "give a model, or NAME=MODEL"),
         (["--prompt-check", "magic"], "choose words, none"),
         (["--prompt-check", "none.txt"], "no such file"),
@@ -135,3 +137,16 @@ def test_the_checker_is_chosen_by_name(tmp_path: Path) -> None:
     words = tmp_path / "mine.txt"
     words.write_text("apple\n")
     assert prompt_checker(str(words))("a red apple") is not None
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"), [("# none\n\n", "holds no words"), ("apple\n***\n", "'***'"), ("a +", "'a +'")]
+)
+def test_a_list_that_would_refuse_nothing_is_refused(tmp_path: Path, lines: str, said: str) -> None:
+    words = tmp_path / "mine.txt"
+    words.write_text(lines)
+    assert said in refused(run("serve", "--port", 0, "--prompt-check", words))
+
+
+def test_a_folder_without_a_checker_is_said_at_the_start(tmp_path: Path) -> None:
+    assert "no model here; expected config.json" in refused(run("serve", "--port", 0, "--prompt-check", tmp_path))

@@ -68,7 +68,7 @@ def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str,
         (
             "other",
             "org/big",
-            {"speed": "int8", "sampling": sampling},
+            {"speed": "int8", "sampling": sampling},  # which are not the server's
             "not the speed int8, nor diffusion_steps 3: they",
         ),
         ("else", "org/big", {}, "^They are of the model org/big, which this server does not have: emoji will draw"),
@@ -148,13 +148,6 @@ def test_a_style_ends_the_prompt_and_comes_back_with_the_settings(page: Any, add
     expect(chip).to_have_attribute("aria-pressed", "true")
 
 
-def test_a_wrong_request_is_explained(page: Any) -> None:
-    page.locator("#prompt").evaluate("e => e.value = 'x'.repeat(4001)")  # the field takes less
-    page.locator("#prompt").press("Control+Enter")
-    expect(page.get_by_role("alert")).to_have_text("Prompt: must have at most 4000 characters.")
-    expect(page.locator("#note")).to_be_empty()
-
-
 def test_a_long_prompt_leaves_the_viewer_its_buttons(page: Any) -> None:
     draw(page, "a smiling face " * 60)
     page.locator("#gallery li button").first.click()
@@ -221,7 +214,12 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
     before = pixels(page, "#gallery img")
     page.locator("#gallery .open").first.click()
     page.get_by_role("button", name="Edit", exact=True).click()
-    expect(page.get_by_role("button", name="Draw the edit")).to_be_disabled()  # nothing is painted
+    draws = page.get_by_role("button", name="Draw the edit")
+    expect(draws).to_be_disabled()  # nothing is painted
+    page.get_by_role("button", name="Redraw all").click()
+    expect(draws).to_be_enabled()
+    page.get_by_role("button", name="Keep all").click()
+    expect(draws).to_be_disabled()
     box = page.locator("#canvas").bounding_box()
     across, down = box["x"] + box["width"] / 2, box["y"] + box["height"] / 4
     page.mouse.move(across - box["width"] / 4, down)
@@ -282,6 +280,12 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
     page.locator("#gallery .open").last.click()
     page.get_by_role("button", name="Draw variations").click()
     page.locator("#gallery li").nth(2).wait_for()
+    page.locator("#gallery .open").last.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    while (right := page.get_by_role("button", name="Right")).is_enabled():
+        right.click()
+    assert page.locator("#extend button:disabled").count() == 4
+    expect(page.locator("#canvas-size")).to_have_text(re.compile("px: this server draws nothing larger"))
 
 
 def test_a_grown_canvas_has_no_line_where_it_begins(page: Any, tmp_path: Path) -> None:

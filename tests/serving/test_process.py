@@ -54,6 +54,15 @@ def test_a_second_signal_waits_for_nobody(text_model: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_head_without_end_is_not_read(text_model: Path) -> None:
+    with process(text_model) as (_, url), suppress(ConnectionError):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 2**17)
+            assert client.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.slow
 def test_a_killed_server_leaves_nobody_waiting_and_its_successor_ends_in_order(text_model: Path) -> None:
     """Both with a full disk, which changes nothing."""
     with process(text_model) as (server, url):

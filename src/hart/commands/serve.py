@@ -35,13 +35,11 @@ def serve(options: ServeOptions) -> None:
     for source in options.models().values():
         if folder := _folder_of(source, elsewhere=options.ray):
             layout_of(folder)
-    if is_model(options.prompt_check):
-        _folder_of(options.prompt_check, elsewhere=options.ray)
-    if options.speed is not None and not options.ray:
-        from hart.devices import resolve_device
-        from hart.inference.speed import resolve_speed
-
-        resolve_speed(options.speed, resolve_device(options.device))
+    if is_model(check := options.prompt_check):
+        folder = _folder_of(check, elsewhere=options.ray)
+        if folder is not None and not (folder / "config.json").is_file():
+            raise HartError(f"--prompt-check {check}: no model here; expected config.json, as of ShieldGemma")
+    _check_device(options)
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -57,6 +55,7 @@ def serve(options: ServeOptions) -> None:
         app = _replicated(options, f"hart-{socket.gethostname()}-{port}") if options.ray else app_from_options(options)
         config = uvicorn.Config(
             app,
+            http="h11",  # the other one reads heads of any length into memory
             log_config=None,
             access_log=False,
             server_header=False,
@@ -66,6 +65,20 @@ def serve(options: ServeOptions) -> None:
         )
         typer.echo(f"http://{shown}:{port}", err=False)
         Server(config).run(sockets=[listening])
+
+
+def _check_device(options: ServeOptions) -> None:
+    """Raises `HartError` for what this machine does not have; with Ray others generate. PyTorch, for which the port
+    would wait, is imported only where something is asked for that it has to know."""
+    if options.ray or (options.speed, options.dtype, options.device or "cpu") == (None, None, "cpu"):
+        return
+    from hart.devices import resolve_device, resolve_dtype
+    from hart.inference.speed import resolve_speed
+
+    device = resolve_device(options.device)
+    resolve_dtype(options.dtype, device)
+    if options.speed is not None:
+        resolve_speed(options.speed, device)
 
 
 def _folder_of(source: str, *, elsewhere: bool) -> Path | None:

@@ -83,35 +83,41 @@ def _readable() -> Iterator[None]:
         raise HartError(f"cannot be read as an image: {reason(error)}") from None
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """An image turned by its EXIF orientation, which it then no longer has: nobody turns it again."""
+    image.load()  # some formats store their orientation after their pixels
+    turn = _TURNS.get(_orientation(image))
+    if turn is None:
+        return image
+    image = image.transpose(turn)
+    for place in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
+        image.info.pop(place, None)
+    return image
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """RGB, upright by the EXIF orientation, transparency on white, more than 8 bits scaled rather than clipped.
 
     Grey of 32 bits or of floats is taken for 0 to 255, for 0 to 65,535 where values are above 255, and for 0 to 1
     where floats are not above 1.
     """
-    image.load()  # some formats store their orientation after their pixels
-    turn = _TURNS.get(_orientation(image))
+    image = upright(image)
     if image.mode[0] in "IF":
         image = _grey_of_8_bits(image)
     elif image.has_transparency_data:
         layer = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGBA", layer.size, "white")
         image.alpha_composite(layer)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return image if turn is None else image.transpose(turn)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def opacity(image: Image.Image) -> Image.Image | None:
     """Mode L, upright as in `as_rgb`: 0 where an image is transparent; None for one that is opaque everywhere."""
-    image.load()
+    image = upright(image)
     if image.mode[0] in "IF" or not image.has_transparency_data:
         return None
-    turn = _TURNS.get(_orientation(image))
     alpha = (image if image.mode == "RGBA" else image.convert("RGBA")).getchannel("A")
-    if alpha.getextrema() == (255, 255):
-        return None
-    return alpha if turn is None else alpha.transpose(turn)
+    return None if alpha.getextrema() == (255, 255) else alpha
 
 
 def _recognised(content: bytes, formats: Sequence[str]) -> Image.Image:

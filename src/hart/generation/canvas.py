@@ -19,7 +19,7 @@ from PIL import Image, ImageChops
 from torch import Tensor
 
 from hart.config import HartConfig
-from hart.data.images import as_rgb, opacity
+from hart.data.images import as_rgb, opacity, upright
 from hart.errors import HartError
 from hart.grids import WIDEST, ScaleSchedule
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule
@@ -44,7 +44,7 @@ def canvas_schedule(config: HartConfig, image: Image.Image, **size: Any) -> Scal
     """
     if any(value is not None for value in size.values()):
         return requested_schedule(config, **size)
-    width, height = ImageSize(*as_rgb(image).size)
+    width, height = ImageSize(*upright(image).size)
     own, most = config.tokenizer.image_size**2, 2 * config.tokenizer.image_size**2
     if config.transformer.position == "absolute":
         return config.transformer.schedule
@@ -67,7 +67,7 @@ def redrawn_area(image: Image.Image, mask: Image.Image) -> Image.Image:
     visible = opacity(mask)
     if visible is None:
         visible = as_rgb(mask).convert("L").point(lambda value: 255 - value)
-    if visible.size != (size := as_rgb(image).size):
+    if visible.size != (size := upright(image).size):
         raise HartError(
             f"the mask has {ImageSize(*visible.size)} pixels, the image {ImageSize(*size)}: make them equal"
         )

@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin
 
 from hart.errors import HartError
-from hart.generation.arguments import OutputType
+from hart.generation.arguments import OutputType, check_callbacks, finite_number
 from hart.generation.outputs import ScalePreview
 from hart.pipeline import HartPipeline
 
@@ -89,16 +89,17 @@ class HartDiffusionPipeline(DiffusionPipeline):
 
         guidance_scale: diffusers' convention, 1 is off; by default the model's own. generator: by default a new random
             seed. callback_on_step_end: gets the latents so far (B, D, h, w) under "latents" after every scale; what it
-            returns is not read. settings: those of `HartPipeline` that diffusers has no name for, such as top_k.
+            returns is not read. settings: those of `HartPipeline` that diffusers has no name for, such as top_k, or a
+            seed in place of a generator.
         """
         if guidance_scale is not None:
             # said here in the numbers of diffusers
-            if guidance_scale < 1:
+            if finite_number("guidance_scale", guidance_scale) < 1:
                 raise HartError(f"guidance_scale {guidance_scale:g}: 1 turns guidance off: give 1 or more")
             if guidance_scale == 1 and negative_prompt is not None:
                 raise HartError("a negative prompt works through guidance: give a guidance_scale above 1")
             settings["guidance_scale"] = guidance_scale - 1
-        if generator is None:
+        if generator is None and settings.get("seed") is None:
             generator = torch.Generator().manual_seed(torch.seed() % 2**62)
 
         def on_scale(preview: ScalePreview) -> bool:
@@ -106,6 +107,7 @@ class HartDiffusionPipeline(DiffusionPipeline):
                 callback_on_step_end(self, preview.k, preview.k, {"latents": preview.latent})
             return not self._interrupt
 
+        check_callbacks(callback_on_step_end=callback_on_step_end)
         self._interrupt = False  # what a callback sets to stop, as in other pipelines
         images = self.hart.pipeline(
             prompt,

@@ -28,12 +28,12 @@ class Access:
     def client(self, scope: Scope) -> str:
         """Who asks: the number of the key, or the address. Raises `ApiError` for whoever may not."""
         headers = Headers(scope=scope)
-        host = _hostname(headers.get("host", ""))
-        if self.hosts is not None and host not in self.hosts:
+        host = headers.get("host", "")
+        if self.hosts is not None and _hostname(host) not in self.hosts:
             raise ApiError(403, "this server is not known by that name: see hart serve --help, --public", code="host")
         origin = headers.get("origin")
         # who has to give a key cannot be used by a page that has none
-        foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        foreign = origin is not None and origin.partition("://")[2] != host
         if foreign and scope["method"] != "GET" and not self.keys:
             raise ApiError(403, "pages of other hosts may not use this server", code="origin")
         address = scope["client"][0] if scope.get("client") else "unknown"

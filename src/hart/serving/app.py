@@ -82,17 +82,17 @@ def _add_images(app: FastAPI, server: Server) -> None:
             raise ApiError(400, "image: is required, as a file", param="image")
         return await server.answer(request, asked, partial(_source, image, form, asked))
 
-    @app.post("/v1/images/generations", responses=IMAGES, openapi_extra=JSON_BODY)
+    @app.post(Generation.route, responses=IMAGES, openapi_extra=JSON_BODY)
     async def generations(request: Request) -> Response:
         """Generate images of a prompt."""
         return await server.answer(request, await server.bodies.json(request, Generation))
 
-    @app.post("/v1/images/edits", responses=IMAGES, openapi_extra=EDIT_FORM)
+    @app.post(Edit.route, responses=IMAGES, openapi_extra=EDIT_FORM)
     async def edits(request: Request) -> Response:
         """Redraw a part of an image, or all of it to another text."""
         return await change(request, Edit)
 
-    @app.post("/v1/images/variations", responses=IMAGES, openapi_extra=VARIATION_FORM)
+    @app.post(Variation.route, responses=IMAGES, openapi_extra=VARIATION_FORM)
     async def variations(request: Request) -> Response:
         """Generate images that share an image's coarse scales."""
         return await change(request, Variation)
@@ -155,11 +155,13 @@ def _described(model: ServedModel) -> dict[str, Any]:
             "sizes": [str(size) for size in facts.sizes],  # that it was trained at
             "scales": facts.scales,
             "token_size": facts.token_size,
+            "max_pixels": facts.max_pixels,
             "styles": facts.styles,
             "classes": facts.num_classes,
             "edits": facts.edits,
             "variations": facts.edits,
             "sampling": facts.sampling.to_dict(),
+            "speed": facts.speed,
         }
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", **about}
 

@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from hart.errors import HartError
-from hart.serving.schemas import ApiError, RequestBody, explained
+from hart.serving.schemas import ApiError, Edit, RequestBody, explained
 from hart.strict import clipped
 
 if TYPE_CHECKING:
@@ -118,12 +118,14 @@ class Bodies:
 
 
 def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
-    """The fields of a form as a request; empty ones count as not given. A text that came as a file, or a mask that came
-    as text, is refused: without it something else would be generated."""
+    """The fields of a form as a request; empty ones count as not given. A text that came as a file, a mask that came as
+    text, or one for a request without, is refused: without it something else would be generated."""
     if sent := next((name for name in kind.model_fields if name in form.files), None):
         raise ApiError(400, f"{sent}: is a file: send it as text", param=sent)
     if form.fields.get("mask"):
         raise ApiError(400, "mask: is text: send it as a file", param="mask")
+    if "mask" in form.files and kind is not Edit:
+        raise ApiError(400, f"mask: is a file of {Edit.route}: leave it out here", param="mask")
     try:
         return kind.model_validate({name: value for name, value in form.fields.items() if value != ""})
     except ValidationError as error:
@@ -131,11 +133,11 @@ def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
 
 
 def decoded(content: bytes, param: str) -> Image.Image:
-    """An uploaded PNG, JPEG or WebP, not decoded unless its size is within bounds."""
-    from hart.data.images import decode_image
+    """An uploaded PNG, JPEG or WebP, upright, not decoded unless its size is within bounds."""
+    from hart.data.images import decode_image, upright
 
     try:
-        return decode_image(content, max_pixels=MAX_PIXELS, formats=("PNG", "JPEG", "WEBP"))
+        return upright(decode_image(content, max_pixels=MAX_PIXELS, formats=("PNG", "JPEG", "WEBP")))
     except HartError as error:
         raise ApiError(400, f"{param}: {error}", param=param) from None
 
@@ -154,7 +156,7 @@ def redrawn(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def see_through(image: Image.Image) -> Image.Image | None:
-    """Where an image, turned upright, has alpha 0: mode L, 255 there and 0 elsewhere; None if it is opaque."""
+    """Where an image has alpha 0: mode L, 255 there and 0 elsewhere; None if it is opaque."""
     from hart.data.images import opacity
 
     alpha = opacity(image)

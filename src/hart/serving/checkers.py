@@ -13,6 +13,7 @@ from typing import Any
 from hart.errors import HartError
 from hart.files import read_text, text_lines, user_path
 from hart.serving.options import BUILT_IN_CHECKS
+from hart.strict import shown
 
 BUILT_IN = Path(__file__).with_name("refused_words.txt")
 LOOK_ALIKES = str.maketrans("013457@$", "oieastas")
@@ -29,13 +30,19 @@ class CheckerUnavailable(Exception):
     """Prompts cannot be checked, so none is generated; the text says why."""
 
 
-def word_list(lines: Iterable[str]) -> PromptChecker:
+def word_list(lines: Iterable[str], name: str = "words") -> PromptChecker:
     """Refuses whole words and phrases, however they are written: case, accents, signs in place of letters.
 
-    lines: a word or phrase each, or several that are refused together only, "a + b"; # begins a comment.
+    lines: a word or phrase each, or several that are refused together only, "a + b"; # begins a comment. name: of the
+    list, for errors. Raises `HartError` for lines that would refuse nothing, and for a list without any.
     """
     rules = [rule for line in lines if (rule := line.partition("#")[0].strip())]
     parts = [[f" {_words(part)} " for part in rule.split("+")] for rule in rules]
+    for rule in rules:
+        if not all(map(_words, rule.split("+"))):
+            raise HartError(f"--prompt-check {name}: {shown(rule)}: has no word, or none beside a +: write one")
+    if not rules:
+        raise HartError(f"--prompt-check {name}: holds no words: write one a line, or give none to refuse nothing")
 
     def refusal(prompt: str) -> str | None:
         said = {f" {_words(text)} " for text in (prompt, prompt.translate(LOOK_ALIKES))}
@@ -71,7 +78,7 @@ def prompt_checker(name: str, device: str | None = None) -> PromptChecker:
     if name == "none":
         return lambda _: None
     if name == "words" or name.endswith(".txt"):
-        return word_list(text_lines(read_text(BUILT_IN if name == "words" else user_path(name))))
+        return word_list(text_lines(read_text(BUILT_IN if name == "words" else user_path(name))), name)
     if is_model(name):
         return shield_gemma(name, device)
     raise HartError(f"--prompt-check {name}: choose words, none, a text file, or a ShieldGemma model")

@@ -99,8 +99,12 @@ class ModelFacts:
     """Of its own size."""
     sampling: SamplingConfig
     token_size: int
+    max_pixels: int
+    """Of the largest image."""
     styles: tuple[str, ...] = ()
     num_classes: int | None = None
+    speed: str | None = None
+    """The level that was asked for, if one was."""
 
     @property
     def edits(self) -> bool:

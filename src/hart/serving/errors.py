@@ -14,13 +14,12 @@ from hart.serving.checkers import CheckerUnavailable
 from hart.serving.engine import NotOffered, OutOfMemory
 from hart.serving.models import ModelUnavailable
 from hart.serving.scheduler import DeadlinePassed, QueueFull, Refused
-from hart.serving.schemas import ApiError, Edit, Generation, Variation
+from hart.serving.schemas import FIELDS, ApiError
 from hart.serving.streaming import ClientLeft
 from hart.serving.worker import where
 
 log = logging.getLogger(__name__)
 
-FIELDS = frozenset().union(*(kind.model_fields for kind in (Generation, Edit, Variation)))
 HTTP_ERRORS = {404: "there is nothing at this address", 405: "this address does not take that method"}
 CLIENT_LEFT = 499
 """Nobody reads that answer; figures and log have the status."""

@@ -55,10 +55,11 @@ class PipelineEngine:
         max_pixels: of the largest image, by default twice those of the model's own size. Raises `HartError` for fewer
         than that one has.
         speed: the level that the pipeline was opened with, if one was asked for; images say it."""
-        self.pipe, self._speed = pipe, speed
+        self.pipe = pipe
         own = pipe.image_size**2
-        self._max_pixels = LARGEST * own if max_pixels is None else max_pixels
-        if self._max_pixels < own:
+        if max_pixels is None:
+            max_pixels = LARGEST * own
+        if max_pixels < own:
             raise HartError(f"--max-pixels {max_pixels}: the model's own images have {own}: give at least that")
         self._exact = exact
         config = pipe.config
@@ -67,12 +68,14 @@ class PipelineEngine:
         # those that it was trained at, the square first
         sizes = dict.fromkeys([ImageSize(pipe.image_size, pipe.image_size), *trained_sizes(config)])
         self.facts = ModelFacts(
-            sizes=tuple(size for size in sizes if math.prod(size) <= self._max_pixels),
+            sizes=tuple(size for size in sizes if math.prod(size) <= max_pixels),
             scales=len(config.tokenizer.scales),
             sampling=pipe.sampling,
             token_size=config.tokenizer.downsampling,
+            max_pixels=max_pixels,
             styles=config.styles,
             num_classes=pipe.num_classes,
+            speed=speed,
         )
         self._context: Callable[[str], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
 
@@ -89,8 +92,8 @@ class PipelineEngine:
 
     def misfit(self, width: int, height: int) -> str | None:
         """Why this size is not generated; None if it is."""
-        if width * height > self._max_pixels:
-            return f"images have at most {self._max_pixels} pixels here (--max-pixels)"
+        if width * height > self.facts.max_pixels:
+            return f"images have at most {self.facts.max_pixels} pixels here (--max-pixels)"
         try:
             requested_schedule(self.pipe.config, width=width, height=height)
         except HartError as error:
@@ -126,7 +129,7 @@ class PipelineEngine:
             device=str(self.pipe.device),
             dtype=dtype_name(self.pipe.dtype),
             negative_prompt=negative_prompt,
-            speed=self._speed,
+            speed=self.facts.speed,
             edit=edited,
             mix=mixed,
         )

@@ -115,12 +115,22 @@ class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made abo
 
     kind: ClassVar[str]
     """What its events are called after."""
+    route: ClassVar[str]
 
     @model_validator(mode="before")
     @classmethod
     def _one_number_of_steps(cls, given: Any) -> Any:
         if isinstance(given, Mapping) and None not in (given.get("steps"), given.get("diffusion_steps")):
             raise ValueError("steps is another name for diffusion_steps: leave one of the two out")
+        return given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_of_another_request(cls, given: Any) -> Any:
+        """Keys that nobody knows are ignored; without one of another request something else would come out."""
+        for name, routes in FIELDS.items():
+            if name not in cls.model_fields and isinstance(given, Mapping) and given.get(name) is not None:
+                raise ApiError(400, f"{name}: is a field of {' and '.join(routes)}: leave it out here", param=name)
         return given
 
     @field_validator("size")
@@ -156,7 +166,7 @@ def _of_another(field: str) -> Any:
 class Generation(RequestBody):
     """`POST /v1/images/generations`."""
 
-    kind = "image_generation"
+    kind, route = "image_generation", "/v1/images/generations"
     prompt: Prompt
     """What to generate; for a class model the number of a class."""
     second_prompt: OptionalPrompt = None
@@ -182,7 +192,7 @@ class Changed(RequestBody):
 class Edit(Changed):
     """`POST /v1/images/edits`, the fields beside the image and the mask."""
 
-    kind = "image_edit"
+    kind, route = "image_edit", "/v1/images/edits"
     prompt: OptionalPrompt = None
     """What the whole image shows afterwards; by default whatever fits."""
     source_prompt: OptionalPrompt = None
@@ -194,9 +204,16 @@ class Edit(Changed):
 class Variation(Changed):
     """`POST /v1/images/variations`, the fields beside the image."""
 
-    kind = "image_variation"
+    kind, route = "image_variation", "/v1/images/variations"
     prompt: OptionalPrompt = None
     """What the image shows; helps the model."""
+
+
+REQUESTS: tuple[type[ImageRequest], ...] = (Generation, Edit, Variation)
+FIELDS = {
+    name: [one.route for one in REQUESTS if name in one.model_fields] for kind in REQUESTS for name in kind.model_fields
+}
+"""Each field of a request -> the routes that have it."""
 
 
 class TextTokens(BaseModel):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -18,7 +21,7 @@ from hart.serving.metrics import Metrics
 from hart.serving.models import Models, ServedModel
 from hart.serving.options import Limits
 from hart.serving.orders import Order, Subscription, Terms, answer, order, stream
-from hart.serving.scheduler import DeadlinePassed, Job, QueueFull, Scheduler
+from hart.serving.scheduler import RETRY_SECONDS, DeadlinePassed, Job, QueueFull, Scheduler
 from hart.serving.schemas import ApiError, RequestBody
 from hart.serving.streaming import EventStream, while_here
 from hart.serving.worker import Worker
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 JOIN_SECONDS = 0.004
 """In which a first image waits for others of a batch."""
+LAYOUTS_AT_ONCE = 2
+"""Requests whose images are decoded at the same time, which takes some 400 MB where they are as large as may be."""
 STILL_HERE_SECONDS = 15.0
 """Between signs of life in a stream that has nothing to say."""
 
@@ -48,22 +53,27 @@ class Server:
             metrics=self.metrics,
         )
         self.worker = Worker(self.scheduler)
-        self._opening = 0  # images of requests that wait for a model to be opened
+        self._coming = 0  # images of requests that are not in the queue yet
+        self._layout = ThreadPoolExecutor(LAYOUTS_AT_ONCE, "hart-layout")
 
-    async def opened(self, model: ServedModel, images: int, seconds: float) -> PipelineEngine:
-        """A model's engine, if it is there in time. As many images may wait for it as in the queue."""
-        if model.engine is not None:
-            return model.engine
-        if self._opening + images > self.limits.queue_size:
-            raise QueueFull("the model is being opened, and many are waiting: try again later", 5)
-        self._opening += images
+    @contextmanager
+    def _room(self, images: int) -> Iterator[None]:
+        """For what a request holds until it is in the queue. Raises `QueueFull`: it is as large as that."""
+        if self._coming + images > self.limits.queue_size:
+            raise QueueFull("many requests are being read: try again later", RETRY_SECONDS)
+        self._coming += images
+        try:
+            yield
+        finally:
+            self._coming -= images
+
+    async def _opened(self, model: ServedModel, seconds: float) -> PipelineEngine:
+        """A model's engine, if it is there in time."""
         try:
             async with asyncio.timeout(seconds):
                 return await model.ready()
         except TimeoutError:
             raise DeadlinePassed("the model is still being opened: try again later") from None
-        finally:
-            self._opening -= images
 
     async def answer(
         self,
@@ -85,11 +95,14 @@ class Server:
         if not is_charged:
             self.rates.check(client)
         model = self.models.named(asked.model)
-        engine = await while_here(request.receive, self.opened(model, asked.n or 1, seconds))
         if asked.seed is None:
             asked = asked.model_copy(update={"seed": request.state.seed})
-        ordering = asyncio.to_thread(order, asked, model, engine, self.terms, source)
-        ordered = await while_here(request.receive, ordering)
+        with self._room(asked.n or 1):
+            engine = await while_here(request.receive, self._opened(model, seconds))
+            threads = None if source is None else self._layout
+            work = partial(order, asked, model, engine, self.terms, source)
+            ordering = asyncio.get_running_loop().run_in_executor(threads, work)
+            ordered = await while_here(request.receive, ordering)
         events = Subscription()
         queued = Job(engine, ordered.rows, client, deadline, events.deliver, ordered.previews())
         self.scheduler.submit(queued)

@@ -9,21 +9,27 @@ export class ApiError extends Error {
   }
 }
 
+export const hasKey = () => key !== "";
+
 export function setKey(value) {
   key = value;
   sessionStorage.setItem("hart-key", value);
 }
 
-async function call(path, options = {}) {
-  const headers = new Headers(options.headers);
-  if (key) headers.set("Authorization", `Bearer ${key}`);
-  let response;
+/** What `work` gives; an error of the connection in words. */
+async function reached(work) {
   try {
-    response = await fetch(path, { ...options, headers });
+    return await work;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("The server cannot be reached. Is hart serve still running?", 0);
   }
+}
+
+async function call(path, options = {}) {
+  const headers = new Headers(options.headers);
+  if (key) headers.set("Authorization", `Bearer ${key}`);
+  const response = await reached(fetch(path, { ...options, headers }));
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
   const wait = response.headers.get("Retry-After");
@@ -50,7 +56,7 @@ async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reached(reader.read());
     if (done) return;
     const blocks = (rest + value).split(/\r?\n\r?\n/);
     rest = blocks.pop();

@@ -6,14 +6,14 @@ const [dialog, canvas, source, prompt, brush] = ["editor", "canvas", "edit-sourc
 const UNDO_STEPS = 30;
 const EXTENSION = 1 / 4; // of the image, that the canvas grows by, in whole tokens
 
-let image, mask, offset, token, before, last, cursor, submit; // mask: opaque where the image is drawn again
+let image, mask, offset, token, most, before, last, cursor, submit; // mask: opaque where the image is drawn again
 let lender; // a file whose colours are taken
 
-/** Open the editor on `bitmap`. text: what it shows, if that is known. tokenSize: in pixels; onSubmit({image, mask, source, prompt, size,
+/** Open the editor on `bitmap`. text: what it shows, if that is known. facts: the model's; onSubmit({image, mask, source, prompt, size,
  * style, strength}) gets two PNG blobs, or in place of the mask what the image shows now, and in `style` the file whose colours are
  * taken, if there is one. */
-export function open(bitmap, text, tokenSize, onSubmit) {
-  [image, token, submit, before, last, cursor] = [bitmap, tokenSize, onSubmit, [], undefined, undefined];
+export function open(bitmap, text, facts, onSubmit) {
+  [image, token, most, submit, before, last, cursor] = [bitmap, facts.token_size, facts.max_pixels, onSubmit, [], undefined, undefined];
   offset = { x: 0, y: 0 };
   mask = blank(bitmap.width, bitmap.height);
   source.value = prompt.value = text;
@@ -94,7 +94,10 @@ function show() {
     view.lineWidth = Math.max(1, token / 16);
     view.strokeRect(cursor.x + 0.5, cursor.y + 0.5, token - 1, token - 1);
   }
-  at("canvas-size").textContent = `${mask.width} × ${mask.height} px`;
+  const sides = [...at("extend").children];
+  for (const button of sides) button.disabled = extended(button.dataset.side).width * extended(button.dataset.side).height > most;
+  const full = sides.every(({ disabled }) => disabled) ? ": this server draws nothing larger" : "";
+  at("canvas-size").textContent = `${mask.width} × ${mask.height} px${full}`;
   at("brush-size-value").textContent = `${brush.value} px`;
   at("undo").disabled = before.length === 0;
   showReady();
@@ -103,8 +106,10 @@ function show() {
 /** Whether the words alone ask for something else. */
 const retold = () => Boolean(source.value.trim() && prompt.value.trim()) && source.value.trim() !== prompt.value.trim();
 
+const painted = () => context(mask).getImageData(0, 0, mask.width, mask.height).data.some((value, place) => place % 4 === 3 && value > 0);
+
 function showReady() {
-  at("edit-draw").disabled = before.length === 0 && !retold();
+  at("edit-draw").disabled = !retold() && !painted();
 }
 
 /** A tile of diagonal stripes so many pixels wide. */
@@ -203,15 +208,20 @@ at("mask-none").addEventListener("click", () => cover(false));
 at("mask-all").addEventListener("click", () => cover(true));
 brush.addEventListener("input", show);
 
+/** The canvas as it would be with more at a side, and where the present one would lie on it. */
+function extended(side) {
+  const wide = side === "left" || side === "right";
+  const more = Math.max(1, Math.round((EXTENSION * (wide ? image.width : image.height)) / token)) * token;
+  const [width, height] = wide ? [mask.width + more, mask.height] : [mask.width, mask.height + more];
+  return { width, height, x: side === "left" ? more : 0, y: side === "top" ? more : 0 };
+}
+
 at("extend").addEventListener("click", (event) => {
   const side = event.target.dataset.side;
   if (!side) return;
   remember();
-  const wide = side === "left" || side === "right";
-  const more = Math.max(1, Math.round((EXTENSION * (wide ? image.width : image.height)) / token)) * token;
-  const x = side === "left" ? more : 0;
-  const y = side === "top" ? more : 0;
-  const grown = blank(mask.width + (wide ? more : 0), mask.height + (wide ? 0 : more));
+  const { width, height, x, y } = extended(side);
+  const grown = blank(width, height);
   context(grown).drawImage(mask, x, y);
   mask = grown;
   offset = { x: offset.x + x, y: offset.y + y };
@@ -221,7 +231,6 @@ at("extend").addEventListener("click", (event) => {
 at("edit-draw").addEventListener("click", async () => {
   const whole = blank(mask.width, mask.height);
   context(whole).drawImage(image, offset.x, offset.y);
-  const painted = context(mask).getImageData(0, 0, mask.width, mask.height).data.some((value, place) => place % 4 === 3 && value > 0);
   // in the API's masks transparent means: draw again
   const holes = blank(mask.width, mask.height);
   const cut = context(holes);
@@ -229,7 +238,7 @@ at("edit-draw").addEventListener("click", async () => {
   cut.globalCompositeOperation = "destination-out";
   cut.drawImage(mask, 0, 0);
   const png = (of) => new Promise((resolve) => of.toBlob(resolve, "image/png"));
-  const where = !painted && retold() ? { source: source.value.trim() } : { mask: await png(holes) };
+  const where = !painted() && retold() ? { source: source.value.trim() } : { mask: await png(holes) };
   const work = { image: await png(whole), ...where, prompt: prompt.value.trim(), size: `${mask.width}x${mask.height}` };
   if (lender) Object.assign(work, { style: lender, strength: Number(at("lend-strength").value) });
   dialog.close();

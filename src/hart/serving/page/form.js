@@ -19,9 +19,10 @@ const STATES = { closed: "Not opened yet", opening: "Opening the model… You ca
 /** Ask for the models, again and again: a model's facts are known once its file is open, and servers come and go. */
 export async function watch() {
   try {
-    const known = models.length > 0 && model().scales;
-    models = await api.models();
-    if (!known) offer();
+    const before = offered();
+    // what was known stays: a server that was started again tells it once the model is open
+    models = (await api.models()).map((one) => ({ ...models.find(({ id }) => id === one.id), ...one }));
+    if (offered() !== before) offer();
     tell(models[0].state, STATES[models[0].state] ?? models[0].problem);
   } catch (error) {
     if (error.status === 401) askForKey();
@@ -35,6 +36,9 @@ function tell(state, text) {
   at("status").dataset.state = state;
   at("status").textContent = text;
 }
+
+/** What the form offers, as text: the models, and what the chosen one draws. */
+const offered = () => JSON.stringify([models.map(({ id }) => id), { ...model(), state: null, problem: null }]);
 
 /** Models, sizes and styles, and the chosen model's settings. */
 function offer() {
@@ -119,12 +123,16 @@ export function settings() {
   };
 }
 
+/** Levels of speed that change an image. */
+const rounding = (speed) => (["int8", "fp8", "draft"].includes(speed) ? speed : "exact");
+
 /** What is lost of stored settings, as sentences: what the image was also made of (stored.lacks), settings that the form
  * does not have (of stored.sampling), and a model that this server does not have. */
 function losses(stored, chosen) {
   const own = chosen?.sampling ?? {};
   const others = Object.keys(own).filter((name) => !(name in OFFERED) && name in (stored.sampling ?? {}) && stored.sampling[name] !== own[name]);
-  const lost = [...(stored.lacks ?? []), ...others.map((name) => `${name} ${stored.sampling[name]}`)];
+  const speed = rounding(stored.speed) === rounding(chosen?.speed) ? [] : [`the speed ${stored.speed ?? "exact"}`];
+  const lost = [...(stored.lacks ?? []), ...speed, ...others.map((name) => `${name} ${stored.sampling[name]}`)];
   const said = [];
   if (lost.length) said.push(`The settings are back, but not ${lost.join(", nor ")}: they draw another image.`);
   if (stored.model && !served(stored.model)) said.push(`They are of the model ${stored.model}, which this server does not have: ${chosen?.id ?? "another one"} will draw another image.`);
@@ -167,6 +175,7 @@ export function askForKey() {
   at("key-button").hidden = false;
   if (at("key").open) return;
   at("key").returnValue = ""; // of the last time
+  at("key-wrong").hidden = !api.hasKey();
   at("key").showModal();
 }
 
@@ -174,10 +183,15 @@ at("key-button").addEventListener("click", askForKey);
 at("key").addEventListener("close", () => {
   if (at("key").returnValue !== "ok") return;
   api.setKey(at("key-value").value);
+  at("problem").textContent = ""; // that there was none
   watch();
 });
 
 form.addEventListener("input", showValues);
+form.addEventListener("invalid", (event) => { // where it does not show the browser could not say why
+  const hidden = event.target.closest("details");
+  if (hidden) hidden.open = true;
+}, true);
 at("dice").addEventListener("click", roll);
 at("defaults").addEventListener("click", setModelDefaults);
 at("model").addEventListener("change", offerModel);

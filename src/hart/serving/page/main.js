@@ -47,6 +47,7 @@ async function run(path, chosen, count, fields = {}) {
       if (event.done) await tile.finish(event, path);
       else tile.show(event);
     }
+    if (tiles.some(({ element }) => element.matches(".drawing"))) throw new Error("The answer ended before all images were drawn. Draw again.");
     if (form.reroll.checked) roll();
     if (!model(chosen.model)?.scales) watch();
   } catch (error) {
@@ -108,7 +109,7 @@ function waitingTile(chosen) {
       picture.alt = viewer.titleOf(chosen);
       button.disabled = false;
       const { aspect, ...asked } = chosen; // the answer has the size in pixels
-      const made = { ...asked, size: event.size ?? chosen.size };
+      const made = { ...asked, speed: model(chosen.model)?.speed, size: event.size ?? chosen.size };
       const kind = path.split("/").at(-1);
       const image = { created: Date.now(), blob: event.blob, partials, scales: event.scales, settings: made, kind };
       const kept = await history.add(image).catch(() => {
@@ -195,15 +196,15 @@ async function usable(file, facts) {
   }
 }
 
-const unmixed = { second_prompt: undefined, switch: undefined };
+const single = { second_prompt: undefined, switch: undefined, speed: undefined }; // what these requests do not have
 
 async function edit(image, facts) {
   if (!form.seed.reportValidity()) return;
   const file = await usable(image.blob, facts);
   if (!file) return;
-  editor.open(await createImageBitmap(file), image.settings.prompt, facts.token_size, async (work) => {
+  editor.open(await createImageBitmap(file), image.settings.prompt, facts, async (work) => {
     const colours = work.style && { style: await usable(work.style, facts), style_strength: work.strength };
-    run("/v1/images/edits", { ...settings(), ...unmixed, aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
+    run("/v1/images/edits", { ...settings(), ...single, aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
       source_prompt: work.source,
@@ -217,7 +218,7 @@ async function varied(image, facts, prompt, kept) {
   const file = await usable(image.blob, facts);
   if (!file) return;
   const seed = Math.floor(Math.random() * 2 ** 32);
-  run("/v1/images/variations", { ...image.settings, ...unmixed, prompt, seed }, Number(form.count.value), { image: file, ...kept });
+  run("/v1/images/variations", { ...image.settings, ...single, prompt, seed }, Number(form.count.value), { image: file, ...kept });
 }
 
 viewer.connect({

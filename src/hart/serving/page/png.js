@@ -49,7 +49,6 @@ export async function settingsOf(blob) {
     stored.edit && "the image's source image",
     stored.loras?.length && `the adapter ${stored.loras.map((folder) => folder.split("/").at(-1)).join(", ")}`,
     stored.random_weights && "its random weights",
-    ["int8", "fp8", "draft"].includes(stored.speed) && `the speed ${stored.speed}`,
     stored.cache && stored.cache !== "model" && `the cache in ${stored.cache}`,
   ].filter(Boolean);
   return {
@@ -63,6 +62,7 @@ export async function settingsOf(blob) {
     top_p: sampling.top_p ?? 1,
     greedy_scales: sampling.greedy_scales ?? 0,
     lacks,
+    speed: stored.speed,
     sampling,
     size: typeof stored.size === "number" ? `${stored.size}x${stored.size}` : stored.size,
   };

@@ -1,6 +1,6 @@
 // "Copy as": the same image from a shell, from Python and through the API.
 
-import { json } from "./api.js";
+import { hasKey, json } from "./api.js";
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
@@ -23,6 +23,7 @@ export function shell(settings, defaults) {
   if (settings.switch !== undefined) parts.push(`--switch ${settings.switch}`);
   parts.push(`--seed ${settings.seed}`);
   if (settings.model) parts.push(`--model ${quoted(settings.model)}`);
+  if (settings.speed) parts.push(`--speed ${settings.speed}`);
   if (settings.size) parts.push(`--size ${settings.size}`);
   if (settings.negative_prompt) parts.push(`--negative-prompt ${quoted(settings.negative_prompt)}`);
   for (const name of changed(settings, defaults)) parts.push(`--${OFFERED[name].option} ${settings[name]}`);
@@ -39,7 +40,7 @@ export function python(settings, defaults) {
   return [
     "from hart import HartPipeline",
     "",
-    `pipe = HartPipeline.from_pretrained(${JSON.stringify(settings.model ?? "emoji")})`,
+    `pipe = HartPipeline.from_pretrained(${JSON.stringify(settings.model ?? "emoji")}${settings.speed ? `, speed="${settings.speed}"` : ""})`,
     `pipe${mixed ? ".mix" : ""}(${options.join(", ")}).images[0].save("image.png")`,
   ].join("\n");
 }
@@ -52,6 +53,7 @@ export function curl(settings, defaults) {
   for (const name of changed(settings, defaults)) body[name] = settings[name];
   return [
     `curl ${location.origin}/v1/images/generations -H 'Content-Type: application/json'`,
+    ...(hasKey() ? ['-H "Authorization: Bearer $HART_API_KEY"'] : []), // a key is not shown
     `-d ${quoted(json(body))} | python3 -c 'import base64, json, sys;`,
     `open("image.png", "wb").write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))'`,
   ].join(" ");

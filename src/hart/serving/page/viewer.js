@@ -97,7 +97,7 @@ dialog.addEventListener("click", async (event) => {
   const text = snippets[kind](shown.settings, facts?.sampling ?? {});
   try {
     await navigator.clipboard.writeText(text);
-    at("copied").textContent = "Copied.";
+    at("copied").textContent = text.includes("$HART_API_KEY") ? "Copied. It takes the key from the variable HART_API_KEY." : "Copied.";
   } catch {
     at("copied").textContent = text; // no clipboard without https: shown, to be copied by hand
   }

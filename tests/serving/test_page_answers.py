@@ -1,0 +1,123 @@
+"""What the page says when something goes wrong, and what it copies."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import run
+from hart.errors import PromptWarning
+from page_actions import draw, expect, from_api, opened, pixels
+
+
+def test_a_wrong_request_is_explained(page: Any) -> None:
+    page.locator("#prompt").fill("x" * 4001)
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.get_by_role("alert")).to_have_text("Prompt: must have at most 4000 characters.")
+    expect(page.locator("#note")).to_be_empty()
+
+
+def test_a_wrong_field_that_is_folded_away_comes_to_sight(page: Any) -> None:
+    page.locator("#prompt").fill("a red apple")
+    page.locator("#top-k").evaluate("e => e.value = 70000")
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator("#top-k")).to_be_focused()
+    expect(page.locator("#top-k")).to_be_visible()
+
+
+def test_an_answer_that_breaks_off_is_explained(page: Any) -> None:
+    for end, said in (
+        ("close()", "The answer ended before all images were drawn. Draw again."),
+        ("error(new TypeError('network error'))", "The server cannot be reached. Is hart serve still running?"),
+    ):
+        stream = f"new ReadableStream({{start: (answer) => answer.{end}}})"
+        page.evaluate(f"() => {{ globalThis.fetch = async () => new Response({stream}); }}")
+        page.locator("#prompt").fill("a red apple")
+        page.locator("#prompt").press("Control+Enter")
+        expect(page.get_by_role("alert")).to_have_text(said)
+        expect(page.locator("#current .tile")).to_have_count(0)
+
+
+def test_a_server_that_is_started_again_changes_nothing_that_was_chosen(page: Any) -> None:
+    page.locator("#styles button").last.click()
+    page.locator("#size").select_option("16:9")
+    page.locator("#guidance").evaluate("e => e.value = 4")
+    opening = {"data": [{"id": "emoji", "state": "opening", "problem": None}]}
+    page.route("**/v1/models", lambda route: route.fulfill(json=opening))
+    page.locator("#key").evaluate("e => { e.returnValue = 'ok'; e.dispatchEvent(new Event('close')); }")  # asks again
+    page.get_by_text("Opening the model").wait_for()
+    page.unroute("**/v1/models")
+    page.get_by_text("Ready", exact=True).wait_for()
+    expect(page.locator("#styles [aria-pressed=true]")).to_have_count(1)
+    expect(page.locator("#size")).to_have_value("16:9")
+    expect(page.locator("#guidance")).to_have_value("4")
+
+
+def test_a_wrong_key_is_said_to_be_wrong(page: Any) -> None:
+    refusal = {"error": {"message": "give a valid API key"}}
+    page.route("**/v1/models", lambda route: route.fulfill(status=401, json=refusal))
+    page.reload()
+    page.get_by_label("This server asks for a key").fill("wrong")
+    expect(page.locator("#key-wrong")).to_be_hidden()
+    page.keyboard.press("Enter")
+    expect(page.locator("#key-wrong")).to_be_visible()
+    page.unroute("**/v1/models")
+    page.get_by_label("This server asks for a key").fill("right")
+    page.keyboard.press("Enter")
+    page.get_by_text("Ready", exact=True).wait_for()
+    expect(page.locator("#key")).to_be_hidden()
+
+
+def test_what_is_copied_draws_the_same_image(
+    page: Any, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page.evaluate("() => { navigator.clipboard.writeText = async (text) => { globalThis.copied = text; }; }")
+    page.locator("#negative").evaluate("e => e.value = 'green'")
+    page.locator("#greedy").evaluate("e => e.value = 2")
+    page.locator("#second").evaluate("e => e.value = 'a heart'")
+    draw(page, 'a "red" apple\nof 5 $ \\n, that\'s all', seed=2**53 + 1)
+    drawn = pixels(page, "#gallery img")
+    page.locator("#gallery .open").first.click()
+    copied = {}
+    for kind, button in {"shell": "Command line", "python": "Python", "curl": "curl"}.items():
+        page.get_by_role("button", name=button, exact=True).click()
+        expect(page.locator("#copied")).to_have_text("Copied.")
+        copied[kind] = page.evaluate("copied")
+    made = run(*shlex.split(copied["shell"])[1:])
+    assert made.exit_code == 0
+    assert opened(Path(made.stdout.strip()).read_bytes()) == drawn
+    with pytest.warns(PromptWarning):
+        exec(copied["python"], {})
+    assert opened(Path("image.png").read_bytes()) == drawn
+    _, url, *_, body, _, _, _, _ = shlex.split(copied["curl"])
+    assert url == f"{address}/v1/images/generations"
+    assert opened(from_api(address, **json.loads(body))) == drawn
+
+
+def test_what_is_copied_shows_no_key_and_says_how_fast(page: Any) -> None:
+    def fast(route: Any) -> None:
+        answer = route.fetch()
+        answer = {"data": [model | {"speed": "int8"} for model in answer.json()["data"]]}
+        route.fulfill(json=answer)
+
+    page.route("**/v1/models", fast)
+    page.reload()
+    page.get_by_text("Ready", exact=True).wait_for()
+    page.evaluate("() => { navigator.clipboard.writeText = async (text) => { globalThis.copied = text; }; }")
+    page.locator("#key-value").evaluate("e => e.value = 'secret'")
+    page.locator("#key").evaluate("e => { e.returnValue = 'ok'; e.dispatchEvent(new Event('close')); }")
+    draw(page, "a red apple")
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="curl", exact=True).click()
+    expect(page.locator("#copied")).to_have_text("Copied. It takes the key from the variable HART_API_KEY.")
+    assert '-H "Authorization: Bearer $HART_API_KEY"' in page.evaluate("copied")
+    for button, said in {"Command line": "--speed int8", "Python": 'speed="int8"'}.items():
+        page.get_by_role("button", name=button, exact=True).click()
+        expect(page.locator("#copied")).to_have_text("Copied.")
+        assert said in page.evaluate("copied")
+    page.unroute("**/v1/models")

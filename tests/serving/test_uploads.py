@@ -1,0 +1,72 @@
+"""Images that are sent: which way up they are, and how many are decoded at once."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from hart.data.images import as_rgb, opacity
+from hart.serving import app
+from hart.serving.options import Limits
+from hart.serving.server import LAYOUTS_AT_ONCE
+from serving_app import Running, edit, error, png, running
+
+
+@pytest.fixture
+def server() -> Iterator[Running]:
+    with running(limits=Limits(queue_size=6)) as server:
+        yield server
+
+
+def test_image_and_mask_of_a_camera_held_upright_are_turned_once(server: Running) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right
+    turned, upright = Image.new("RGBA", (32, 16), "red"), Image.new("RGBA", (16, 32), "red")
+    turned.paste((9, 9, 9, 0), (0, 0, 4, 16))
+    upright.paste((9, 9, 9, 0), (0, 0, 16, 4))
+    files = []
+    for image, tags in ((turned, exif), (upright, None)):
+        file = io.BytesIO()
+        image.save(file, "PNG", exif=tags)
+        files.append(file.getvalue())
+    for image in files:
+        for mask in (None, *files):
+            assert edit(server, image, mask).status_code == 200
+            source = server.engine.batches[-1][0].edit
+            assert source is not None and source.mask is not None
+            assert source.image.size == as_rgb(source.image).size == (16, 32)
+            assert source.mask.tobytes() == opacity(source.image).point(lambda value: 255 - value).tobytes()
+            assert source.mask.tobytes() == b"\xff" * 64 + b"\0" * 448
+
+
+def test_few_images_are_decoded_at_once_and_no_more_wait_than_in_the_queue(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert edit(server, png()).status_code == 200  # the model is open
+    decode, gate, begun = app.decoded, threading.Event(), threading.Semaphore(0)
+
+    def decoded(*given: Any) -> Image.Image:
+        begun.release()
+        assert gate.wait(60)
+        return decode(*given)
+
+    monkeypatch.setattr(app, "decoded", decoded)
+    with ThreadPoolExecutor(3) as clients:
+        answers = [clients.submit(edit, server, png(), n="2") for _ in range(3)]
+        for _ in range(LAYOUTS_AT_ONCE):
+            assert begun.acquire(timeout=60)
+        while server.server._coming < 6:
+            pass
+        refused = edit(server, png())
+        assert error(refused, 429)["code"] == "queue_full" and int(refused.headers["retry-after"]) >= 1
+        assert not begun.acquire(blocking=False)
+        assert server.post(prompt="x").status_code == 429  # text waits for the same places
+        gate.set()
+        assert [answer.result().status_code for answer in answers] == [200] * 3
+    assert server.post(prompt="x").status_code == 200
