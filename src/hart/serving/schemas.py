@@ -209,7 +209,7 @@ class Variation(Changed):
     """What the image shows; helps the model."""
 
 
-REQUESTS: tuple[type[ImageRequest], ...] = (Generation, Edit, Variation)
+REQUESTS: tuple[type[RequestBody], ...] = (Generation, Edit, Variation)
 FIELDS = {
     name: [one.route for one in REQUESTS if name in one.model_fields] for kind in REQUESTS for name in kind.model_fields
 }
