@@ -299,7 +299,7 @@ class Front:
                 return
             finally:
                 messages.cancel()
-        said = f"{ATTEMPTS} replicas have died of this request, or of one that they drew with it: try again later"
+        said = f"{ATTEMPTS} replicas have died of this request, or of one that was sampled with it: try again later"
         await answer.fail(ApiError(503, said, kind="server_error", code="replicas_died"))
 
 
