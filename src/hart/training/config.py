@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
@@ -26,7 +25,8 @@ from hart.data.kinds import Kind
 from hart.files import FileError, read_json, read_toml
 from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, TransformerLossConfig, Weight
 from hart.sizes import aspect_sizes
-from hart.strict import ConfigError, Listed, counted, require, table_at
+from hart.strict import ConfigError, Listed, counted, require
+from hart.training.overrides import put
 
 # Bounds of the numbers in a recipe, far above what runs use: larger ones are taken for typing errors.
 Steps = Annotated[int, Field(ge=1, le=10**9)]
@@ -191,7 +191,7 @@ class StageRecipe(Config):
         if found != cls.stage and not is_ours:
             raise ConfigError(f"{path}: this recipe is for stage {found}: run hart train {found}")
         for override in overrides:
-            _override(values, override, cls)
+            put(values, override, cls)
         return cls.from_dict(values, str(path))
 
 
@@ -202,47 +202,6 @@ class Recipe(StageRecipe, kw_only=True):
     """Images, or for stage `transformer` a set that `hart data encode` wrote: a folder, a file, a pattern or URLs of
     shards, or "hf:OWNER/NAME"."""
     reading: ReadingConfig = ReadingConfig()
-
-
-def _override(values: dict[str, Any], override: str, kind: type[Config]) -> None:
-    key, separator, text = override.partition("=")
-    *tables, name = (part.strip() for part in key.split("."))
-    if not separator or not all((*tables, name)):
-        raise ConfigError(f"override {override!r} is not of the form key=value")
-    for table in tables:
-        values = values.setdefault(table, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"override {override!r}: {table} is not a table")
-    field = getattr(table_at(kind, tuple(tables)), "__pydantic_fields__", {}).get(name)
-    hint = None if field is None else field.annotation
-    if get_origin(hint) is tuple and _is_text(get_args(hint)[0]):
-        found = _value(override, text, is_text=False)
-        # as a shell leaves it: ["a", "b"] without quotes
-        words = str(found).strip().removeprefix("[").removesuffix("]").split(",")
-        values[name] = found if isinstance(found, list) else [word.strip() for word in words if word.strip()]
-    else:
-        values[name] = _value(override, text, is_text=_is_text(hint))
-
-
-def _value(override: str, text: str, *, is_text: bool) -> Any:
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except RecursionError:
-        raise ConfigError(f"override {override[:40]!r}...: is nested too deeply") from None
-    except (ValueError, OverflowError):
-        return text.strip()
-    value = parsed["value"]
-    # a line break would end the value, and begin another key
-    return text.strip() if len(parsed) > 1 or (is_text and not isinstance(value, str)) else value
-
-
-def _is_text(hint: Any) -> bool:
-    """Whether a field holds text, or one of several words."""
-    if get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
-    if get_origin(hint) is Literal:
-        return all(isinstance(word, str) for word in get_args(hint))
-    return hint is str
 
 
 class TokenizerLossConfig(Config):

@@ -1,0 +1,57 @@
+"""One `key.subkey=value` behind the command, which replaces a value of a recipe."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from hart.config import Config
+from hart.strict import ConfigError, table_at
+
+
+def put(values: dict[str, Any], override: str, kind: type[Config]) -> None:
+    """Set the value of an override in `values`, those of a configuration `kind`. Raises `ConfigError`."""
+    key, separator, text = override.partition("=")
+    *tables, name = (part.strip() for part in key.split("."))
+    if not separator or not all((*tables, name)):
+        raise ConfigError(f"override {override!r} is not of the form key=value")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override {override!r}: {table} is not a table")
+    field = getattr(table_at(kind, tuple(tables)), "__pydantic_fields__", {}).get(name)
+    hint = None if field is None else field.annotation
+    if get_origin(hint) is tuple and _is_text(get_args(hint)[0]):
+        values[name] = _texts(override, text)
+    else:
+        values[name] = _value(override, text, is_text=_is_text(hint))
+
+
+def _texts(override: str, text: str) -> list[str]:
+    """A list as a shell leaves it: ["a", "b"], or without quotes and brackets, where 2024 is text too."""
+    found = _value(override, text, is_text=False)
+    if isinstance(found, list) and all(isinstance(one, str) for one in found):
+        return found
+    words = (found if isinstance(found, str) else text).strip().removeprefix("[").removesuffix("]").split(",")
+    return [word.strip() for word in words if word.strip()]
+
+
+def _value(override: str, text: str, *, is_text: bool) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except RecursionError:
+        raise ConfigError(f"override {override[:40]!r}...: is nested too deeply") from None
+    except (ValueError, OverflowError):
+        return text.strip()
+    value = parsed["value"]
+    # a line break would end the value, and begin another key
+    return text.strip() if len(parsed) > 1 or (is_text and not isinstance(value, str)) else value
+
+
+def _is_text(hint: Any) -> bool:
+    """Whether a field holds text, or one of several words."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if get_origin(hint) is Literal:
+        return all(isinstance(word, str) for word in get_args(hint))
+    return hint is str
