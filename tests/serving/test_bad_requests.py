@@ -133,8 +133,9 @@ def test_fields_of_another_request_are_not_dropped(server: Running) -> None:
             found = error(answer, 400)
             assert found["param"] == name and "is a field of /v1/images/" in found["message"]
     assert error(edit(server, png(), HOLE, route="variations"), 400)["param"] == "mask"
-    body = {"prompt": "x", "source_prompt": None}
-    assert server.http.post("/v1/images/generations", json=body).status_code == 200
+    for nothing in (None, ""):
+        body = {"prompt": "x", "source_prompt": nothing}
+        assert server.http.post("/v1/images/generations", json=body).status_code == 200
 
 
 def test_chunks_without_a_length_are_counted(server: Running) -> None:
