@@ -264,6 +264,8 @@ def test_a_text_encoder_of_other_sizes_is_refused(text_model: Path, tokens: int,
 
 def test_a_class_model_takes_no_text_encoder(classes: HartPipeline) -> None:
     encoder = RandomTextFeatures(TextConditioning(), seed=0)
+    with pytest.raises(HartError, match="generates classes by number: it takes no text encoder"):
+        assert classes.text_encoder
     with pytest.raises(HartError, match="generates classes"):
         HartPipeline(
             classes.config, classes.tokenizer, classes.hart, device=classes.device, dtype=classes.dtype,

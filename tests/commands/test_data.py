@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from command_line import refused, run
 from hart.config import HartConfig
 from hart.data.encoded import EncodedSet
+from hart.training import encoding
+from hart.training.stopping import SIGNALS
 from image_files import write_captioned_folder
 
 
@@ -56,3 +62,28 @@ def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_p
     for given in (("--text-tokens", 8), ("--text-instruction",)):
         without = (*call[:4], "--tokenizer", tokenizer, *given)
         assert "are for captions: give --text-encoder too" in refused(run(*without))
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_encoding_that_is_stopped_says_what_is_kept_and_goes_on(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write_captioned_folder(tmp_path / "set", 6)
+    call = "data", "encode", tmp_path / "set", tmp_path / "codes", "--tokenizer", text_model, "--shard-size", 2
+    write = encoding.atomic_write
+
+    def write_and_stop(path: Path, content: Any) -> None:
+        write(path, content)
+        if path.name.startswith("train-00001"):
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "atomic_write", write_and_stop)
+        stopped = run(*call)
+    assert stopped.exit_code == 128 + number
+    said = f"stopped: {tmp_path / 'codes'} has the shards so far; the same command continues"
+    assert stopped.stderr.splitlines()[-1] == said
+    names = sorted(path.name for path in (tmp_path / "codes").iterdir())
+    assert names == ["train-00000.safetensors", "train-00001.safetensors"]
+    assert run(*call).exit_code == 0
+    assert len(EncodedSet(tmp_path / "codes")) == 6

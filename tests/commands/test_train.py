@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 
 from command_line import refused, run
@@ -39,7 +42,8 @@ def test_train_leaves_no_folder_for_what_it_refuses(tmp_path: Path) -> None:
     assert not run_folder.parent.exists()
 
 
-def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
+def small_recipe(tmp_path: Path) -> Path:
+    """A recipe of stage `tokenizer`, with 40 images."""
     images = tmp_path / "images"
     images.mkdir()
     for i in range(40):
@@ -63,11 +67,31 @@ def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
         learning_rate = 1e-3
         """
     )
+    return recipe
+
+
+def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
     result = run("train", "tokenizer", recipe, "trainer.steps=2", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["step 1", "step 2", str(tmp_path / "run")]
     assert list((tmp_path / "run" / "model").glob("*.safetensors"))
+
+
+def test_a_full_disk_behind_the_output_costs_no_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, print_line = small_recipe(tmp_path), typer.echo
+
+    def full(line: Any, **options: Any) -> None:
+        if str(line).startswith("step 1"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "standard output")
+        print_line(line, **options)
+
+    monkeypatch.setattr(typer, "echo", full)
+    result = run("train", "tokenizer", recipe, "trainer.steps=2", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "note: step 1: figures cannot be printed any more (No space left on device)" in result.stderr
+    assert result.stdout.splitlines()[-1] == str(tmp_path / "run")
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "transformer"])

@@ -190,6 +190,13 @@ def test_fields_with_unusual_names_are_named(tmp_path: Path) -> None:
 # --- tar shards
 
 
+@pytest.mark.parametrize("kind", ["folder", "classes", "shards", "stream"])
+def test_columns_are_refused_where_there_are_none(kind: Any, tmp_path: Path) -> None:
+    write_numbered_shards(tmp_path, shards=1, each=2)
+    with pytest.raises(HartError, match=f"is read as {kind}, without columns: leave out those that are named"):
+        open_source(tmp_path, kind=kind, columns=Columns(caption="words"))
+
+
 def test_shards_at_random_and_as_a_stream_hold_the_same(tmp_path: Path) -> None:
     write_numbered_shards(tmp_path, shards=3, each=2)
     expected = [(str(number),) for number in range(6)]

@@ -76,6 +76,14 @@ def test_type_and_device_move_the_model(pipe: Any) -> None:
     assert pipe.dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_a_model_opens_in_the_type_that_is_asked_for(text_model: Path, name: str) -> None:
+    pytest.importorskip("diffusers")
+    from hart.integrations.diffusers import HartModel
+
+    assert HartModel.from_pretrained(text_model, **{name: torch.bfloat16}).dtype == torch.bfloat16
+
+
 def test_without_a_generator_every_image_is_new(pipe: Any) -> None:
     first, second = (pipe("a red apple", output_type="np").images for _ in range(2))
     assert (first != second).any()

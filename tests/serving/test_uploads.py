@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hart.data.images import as_rgb, opacity
-from hart.serving import app
+from hart.serving import app, bodies
 from hart.serving.options import Limits
 from hart.serving.server import LAYOUTS_AT_ONCE
 from serving_app import Running, edit, error, png, running
@@ -70,3 +70,18 @@ def test_few_images_are_decoded_at_once_and_no_more_wait_than_in_the_queue(
         gate.set()
         assert [answer.result().status_code for answer in answers] == [200] * 3
     assert server.post(prompt="x").status_code == 200
+
+
+def test_bodies_that_wait_for_an_answer_take_bounded_memory(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "HELD_BYTES", 3000)
+    gate = server.engine.open_gate
+    gate.clear()
+    with ThreadPoolExecutor(1) as client:
+        held = client.submit(edit, server, png(), prompt="x" * 2000)
+        while not server.engine.batches:
+            pass
+        refused = edit(server, png(), prompt="x" * 2000)
+        assert error(refused, 503)["code"] == "overloaded" and int(refused.headers["retry-after"]) >= 1
+        gate.set()
+        assert held.result().status_code == 200
+    assert edit(server, png()).status_code == 200

@@ -14,6 +14,7 @@ from hart.data.datasets import open_dataset
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
+from hart.training.conditions import ClassConditioner
 from hart.training.config import LoraConfig, ReadingConfig, TokenizerRecipe, TransformerRecipe
 from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import Encoders, encode_dataset
@@ -297,7 +298,8 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
             transformer=sizes, text_encoder="", diffusion=None, reading=ReadingConfig(**reading)
         )
         data = opened(given, condition_of(given))
-        source = token_source(data, given, tokenizer, None, CPU)
+        conditioner = ClassConditioner(2, CPU)
+        source = token_source(data, given, tokenizer, conditioner, CPU)
         _, conditions = source.batch(WHOLE)
         assert conditions.captions is None and conditions.text is None
         assert conditions.classes is not None and conditions.classes.dtype == torch.int64
@@ -305,7 +307,9 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
             red = image_source(data).images(WHOLE, CPU)[:, 0, 0, 0]
             assert conditions.classes.tolist() == (red > -0.5).int().tolist()
         assert source.first(4).classes.tolist() == [0, 0, 0, 1]
-        assert source not in {token_source(data, given, tokenizer, None, CPU)}, "each is itself, not what it holds"
+        assert source not in {token_source(data, given, tokenizer, conditioner, CPU)}, (
+            "each is itself, not what it holds"
+        )
 
 
 @pytest.mark.parametrize(

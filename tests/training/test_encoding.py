@@ -18,7 +18,15 @@ from hart.data.opening import open_source
 from hart.data.sources import Stream
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-from hart.text_encoder import Reading, TextEncoder, load_text_encoder
+from hart.text_encoder import (
+    CompactTextEncoder,
+    KnownWords,
+    Reading,
+    TextEncoder,
+    load_text_encoder,
+    vocabulary_digest,
+)
+from hart.text_encoder.known_words import WordReader
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
@@ -151,7 +159,15 @@ def test_another_tokenizer_set_or_option_is_not_mixed_in(
 ) -> None:
     encode(captioned_images, encoders, tmp_path)
     other = replace(encoders, tokenizer=tiny_model(tiny_text_config(), seed=5)[0])
-    for changed, options in ((other, {}), (encoders, {"residual": False}), (replace(encoders, text_encoder=None), {})):
+    words = copy.deepcopy(encoders)
+    assert isinstance(words.text_encoder, CompactTextEncoder)
+    words.text_encoder.reader = WordReader(KnownWords.of(["cat"], ("cat",)), None, words.text_encoder.meanings)
+    for changed, options in (
+        (other, {}),
+        (words, {}),
+        (encoders, {"residual": False}),
+        (replace(encoders, text_encoder=None), {}),
+    ):
         with pytest.raises(HartError, match=r"train-00000.safetensors was made .* empty folder"):
             encode(captioned_images, changed, tmp_path, **options)
     (captioned_images / "train" / "0001.txt").write_text("another caption")
@@ -164,12 +180,15 @@ def test_another_tokenizer_set_or_option_is_not_mixed_in(
     data = EncodedSet(tmp_path)
     ours, theirs = ([fingerprint(one.tokenizer, HybridTokenizer.DECODING)] for one in (encoders, other))
     text_encoder = encoders.text_encoder
-    assert isinstance(text_encoder, torch.nn.Module)
-    data.require_made_by(tokenizer=ours, text_encoder=fingerprint(text_encoder))
+    assert isinstance(text_encoder, CompactTextEncoder)
+    data.require_made_by({"tokenizer": ours, "text_encoder": [fingerprint(text_encoder)]})
     with pytest.raises(HartError, match="another tokenizer"):
-        data.require_made_by(tokenizer=theirs, text_encoder=fingerprint(text_encoder))
+        data.require_made_by({"tokenizer": theirs})
     with pytest.raises(HartError, match="another text encoder"):
-        data.require_made_by(tokenizer=ours, text_encoder="")
+        data.require_made_by({"text_encoder": [""]})
+    data.require_made_by({"vocabulary": [vocabulary_digest(text_encoder)]})
+    with pytest.raises(HartError, match="another vocabulary"):
+        data.require_made_by({"vocabulary": [vocabulary_digest(words.text_encoder)]})
 
 
 def test_a_set_belongs_to_what_made_its_codes(captioned_images: Path, encoders: Encoders, tmp_path: Path) -> None:
@@ -184,6 +203,7 @@ def test_a_set_belongs_to_what_made_its_codes(captioned_images: Path, encoders: 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HybridTokenizer, "DECODING", ())
+        patch.setattr("hart.training.encoding.vocabulary_digest", lambda encoder: "")
         encode(captioned_images, encoders, tmp_path / "old")
     before = contents(tmp_path / "old")
     (tmp_path / "old" / "train-00001.safetensors").unlink()
@@ -195,9 +215,9 @@ def test_a_set_belongs_to_what_made_its_codes(captioned_images: Path, encoders: 
         [fingerprint(one, without) for without in (HybridTokenizer.DECODING, ())]
         for one in (encoders.tokenizer, trained)
     )
-    both.require_made_by(tokenizer=ours, text_encoder=text)
+    both.require_made_by({"tokenizer": ours, "text_encoder": [text], "vocabulary": both.settings["vocabulary"]})
     with pytest.raises(HartError, match="old was encoded with another tokenizer"):
-        both.require_made_by(tokenizer=theirs, text_encoder=text)
+        both.require_made_by({"tokenizer": theirs})
 
 
 def test_a_stream_gives_a_shard_for_each_of_its_units(encoders: Encoders, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,29 @@ def test_frozen_networks_are_noticed(tmp_path: Path) -> None:
     for task, name in ((tasks[1], "tokenizer"), (tasks[2], "text encoder")):
         now = task.sources
         assert {key for key in before if before[key] != now[key]} == {name}
+
+
+def test_other_words_of_the_text_encoder_are_noticed_unless_a_checkpoint_of_before_names_none(tmp_path: Path) -> None:
+    folder = tiny_encoded_set(tmp_path / "set")
+    given = tiny_transformer_recipe(recipe(data=str(folder / "images"), steps=1), folder / "model")
+
+    def run() -> Trainer:
+        return Trainer(TransformerTask(given, open_training_data(given, 8, "caption")), given, tmp_path / "run")
+
+    run().run()
+    assert run().step == 1
+    pieces = folder / "model" / "word_pieces.json"
+    content = json.loads(pieces.read_text())
+    vocabulary = content["model"]["vocab"]
+    one, other = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    pieces.write_text(json.dumps(content))
+    with pytest.raises(HartError, match=r"of other data or weights: vocabulary \(words of .*model \["):
+        run()
+    stored = state(tmp_path / "run", 1)
+    del stored["identity"]["sources"]["vocabulary"]
+    torch.save(stored, tmp_path / "run" / "checkpoints" / "step-00000001.pt")
+    assert run().step == 1
 
 
 def test_a_run_of_before_a_setting_existed_goes_on(tmp_path: Path) -> None:

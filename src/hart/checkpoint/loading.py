@@ -104,7 +104,7 @@ def load_model(
 
 
 def _ordinary(layer: QuantizedLinear, dtype: torch.dtype) -> nn.Module:
-    with without_memory():  # nothing is drawn for a weight that is replaced at once
+    with without_memory():  # no random numbers for a weight that is replaced at once
         return layer.dequantized(dtype)
 
 

@@ -29,8 +29,8 @@ def write_sheet(folder: Path, images: Sequence[tuple[str, int, Any]], each: int)
     from hart.generation.contact_sheet import contact_sheet
     from hart.generation.metadata import save_png
 
-    prompts, seeds, pictures = zip(*images, strict=True)
-    sheet = contact_sheet([pictures[i : i + each] for i in range(0, len(pictures), each)], prompts[::each])
+    prompts, seeds, sampled = zip(*images, strict=True)
+    sheet = contact_sheet([sampled[i : i + each] for i in range(0, len(sampled), each)], prompts[::each])
     name = f"grid-{slug(prompts[0])}-{seeds[0]}"
     others = (folder / f"{name}-{number}.png" for number in itertools.count(2))
     return write_new(itertools.chain([folder / f"{name}.png"], others), partial(save_png, image=sheet, overwrite=False))

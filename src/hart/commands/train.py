@@ -187,7 +187,10 @@ def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], 
 
 
 def _print_figures(step: int, figures: Mapping[str, float]) -> None:
-    typer.echo("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
+    try:
+        typer.echo("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
+    except OSError as error:  # a full disk behind the output is no reason to lose the steps since the last checkpoint
+        note(f"step {step}: figures cannot be printed any more ({error.strerror}): they are in the log of the run")
 
 
 def _say_needs(recipe: StagedRecipe) -> None:

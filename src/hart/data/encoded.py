@@ -127,14 +127,15 @@ class EncodedSet:
         """Those of the tokenizer where they decided codes of these images, else none."""
         return tuple(self.settings.get("base_scales", ()))
 
-    def require_made_by(self, *, tokenizer: Collection[str], text_encoder: str | None) -> None:
-        """Raises `HartError` unless each set comes from these weights, given as `checkpoint.storage.fingerprint`s.
+    def require_made_by(self, known: Mapping[str, Collection[str]]) -> None:
+        """Raises `HartError` unless each set comes from these weights and words.
 
-        tokenizer: of what makes codes and, since older sets name that, of the whole with its decoder.
+        known: of `tokenizer` and `text_encoder` `checkpoint.storage.fingerprint`s, of `vocabulary` its
+        `text_encoder.vocabulary_digest`. Older sets name the tokenizer with its decoder, and no vocabulary.
         """
         for folder, index in zip(self.folders, self._indices, strict=True):
-            for part, known in (("tokenizer", tokenizer), ("text_encoder", (text_encoder,))):
-                if index.settings[part] not in known:
+            for part, digests in known.items():
+                if part in index.settings and index.settings[part] not in digests:
                     name = part.replace("_", " ")
                     raise HartError(f"{folder} was encoded with another {name}: encode the set again with this one")
 

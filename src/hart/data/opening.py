@@ -55,6 +55,8 @@ def open_source(
         raise HartError(f"kind is {kind!r}: give one of {', '.join(FORMATS)}")
     try:
         kind = kind or detect_kind(name, split)
+        if columns not in (None, Columns()) and not FORMATS[kind].has_columns:
+            raise HartError(f"{printable(name)} is read as {kind}, without columns: leave out those that are named")
         source = FORMATS[kind].open(name, split, columns or Columns())
     except ModuleNotFoundError as error:
         raise missing_package(error.name, "huggingface" if error.name == "datasets" else "data") from None
@@ -185,12 +187,14 @@ def _local(shards: list[str]) -> list[Path]:
 class Format:
     """open: from path, split and field names to the images. looks_like: what a folder of it holds, for people.
 
-    suffix: of the files that tell this format; empty where something else tells it.
+    suffix: of the files that tell this format; empty where something else tells it. has_columns: whose fields may have
+    unusual names.
     """
 
     open: Callable[[str, str, Columns], Source | Stream]
     looks_like: str = ""
     suffix: str = ""
+    has_columns: bool = False
 
 
 FORMATS: Mapping[Kind, Format] = {
@@ -200,9 +204,10 @@ FORMATS: Mapping[Kind, Format] = {
         lambda name, split, columns: ParquetStream(list(map(Path, _listed(name, split, ".parquet"))), columns),
         "*.parquet or data/*.parquet",
         ".parquet",
+        has_columns=True,
     ),
-    "jsonl": Format(_open_jsonl, "*.jsonl", ".jsonl"),
-    "huggingface": Format(HuggingFaceReader, "state.json or dataset_dict.json"),
+    "jsonl": Format(_open_jsonl, "*.jsonl", ".jsonl", has_columns=True),
+    "huggingface": Format(HuggingFaceReader, "state.json or dataset_dict.json", has_columns=True),
     "folder": Format(
         lambda name, split, columns: FolderReader(_folder(name), split), "images with captions beside them"
     ),

@@ -1,4 +1,4 @@
-"""Content credentials (C2PA): a signed manifest in an image that says who drew it, so that any later change shows.
+"""Content credentials (C2PA): a signed manifest in an image that says what made it, so that any later change shows.
 
 It says what the XMP says. A signature depends on time and chance: two signed images differ in bytes, not in pixels.
 Nothing here needs PyTorch.

@@ -34,6 +34,8 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 log = logging.getLogger(__name__)
 
+NO_TEXT = "this model generates classes by number: it takes no text encoder"
+
 
 class BasePipeline:
     """The modules of a model, and what changes them. Threads may share it: a call keeps the modules it began with."""
@@ -170,6 +172,8 @@ class BasePipeline:
         with self._lock, torch.inference_mode(False):
             encoder, dtype = self._components.text_encoder, text_encoder_dtype(self.dtype)
             if encoder is None:
+                if self.num_classes is not None:
+                    raise HartError(NO_TEXT)
                 if self.config.text_encoder is None:
                     raise HartError("this model names no text encoder: pass one as text_encoder")
                 place = torch.device("cpu") if self.speed.offload else self.device
@@ -325,7 +329,7 @@ def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:
     """Raise `HartError` unless the encoder's features are what the transformer takes."""
     text = config.transformer.text
     if text is None:
-        raise HartError("this model generates classes by number: it takes no text encoder")
+        raise HartError(NO_TEXT)
     if not isinstance(encoder, TextEncoder):
         raise HartError(f"text_encoder must be a TextEncoder (see hart.text_encoder.base), not {shown(encoder)}")
     if (encoder.config.tokens, encoder.width) != (text.tokens, text.width):

@@ -36,9 +36,10 @@ class HartModel(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Self:
-        """What `HartPipeline.from_pretrained` opens. torch_dtype: of the transformer; diffusers' other options of
-        loading (memory maps, variants, device maps) have no meaning for these files."""
-        return cls(HartPipeline.from_pretrained(name, device="cpu", dtype=options.get("torch_dtype")))
+        """What `HartPipeline.from_pretrained` opens. dtype, or by its old name torch_dtype: of the transformer;
+        diffusers' other options of loading (memory maps, variants, device maps) have no meaning for these files."""
+        dtype = options.get("dtype") or options.get("torch_dtype")
+        return cls(HartPipeline.from_pretrained(name, device="cpu", dtype=dtype))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """What `HartPipeline.save_pretrained` writes."""

@@ -76,11 +76,11 @@ def create_app(
 
 def _add_images(app: FastAPI, server: Server) -> None:
     async def change(request: Request, kind: type[Edit] | type[Variation]) -> Response:
-        form = await server.bodies.form(request)
-        asked, image = from_form(form, kind), form.files.get("image", [b""])[0]
-        if not image:
-            raise ApiError(400, "image: is required, as a file", param="image")
-        return await server.answer(request, asked, partial(_source, image, form, asked))
+        async with server.bodies.form(request) as form:
+            asked, image = from_form(form, kind), form.files.get("image", [b""])[0]
+            if not image:
+                raise ApiError(400, "image: is required, as a file", param="image")
+            return await server.answer(request, asked, partial(_source, image, form, asked))
 
     @app.post(Generation.route, responses=IMAGES, openapi_extra=JSON_BODY)
     async def generations(request: Request) -> Response:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from codecs import BOM_UTF8
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,8 +33,10 @@ MAX_FILES = 17
 """OpenAI's: 16 images and a mask."""
 MAX_PIXELS = 2**24
 """Of an uploaded image."""
-UPLOADS_AT_ONCE = 16
-"""Forms that are being read at the same time; others wait, within their `BODY_SECONDS`."""
+HELD_BYTES = 2**29
+"""Of all bodies that are being read or whose requests are not answered yet; what exceeds them is refused."""
+RETRY_SECONDS = 5
+"""After which there may be room."""
 
 AnyRequest = TypeVar("AnyRequest", bound=RequestBody)
 
@@ -68,53 +70,83 @@ class Bodies:
     """Reads the bodies of one server."""
 
     def __init__(self) -> None:
-        self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        self._held = 0
 
     async def json(self, request: Request, kind: type[AnyRequest]) -> AnyRequest:
         if _content_type(request) != "application/json":
             raise ApiError(415, "send the request as JSON: Content-Type application/json")
-        async with self._in_time():
-            content = b"".join([chunk async for chunk in _bounded(request, JSON_BYTES)])
-        try:
-            return kind.model_validate_json(content.removeprefix(BOM_UTF8), strict=True)
-        except ValidationError as error:
-            raise explained(error) from None
-
-    async def form(self, request: Request) -> Form:
-        if _content_type(request) != "multipart/form-data":
-            raise ApiError(415, "send the request as a form: Content-Type multipart/form-data")
-        async with self._in_time(), self._uploads:
-            stream = _bounded(request, UPLOAD_BYTES)
-            parser = _InMemory(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=2**16)
+        async with self.whole(request) as content:
             try:
-                form = await parser.parse()
-            except MultiPartException as error:
-                raise ApiError(400, f"the form cannot be read: {error.message}") from None
-            fields: dict[str, str] = {}
-            files: dict[str, list[bytes]] = {}
-            for name, value in form.multi_items():
-                if isinstance(value, UploadFile):
-                    files.setdefault(name.removesuffix("[]"), []).append(await value.read())
-                else:
-                    fields[name] = value
-            await form.close()
-            return Form(fields, files)
-
-    async def whole(self, request: Request, reserve: Callable[[int], None]) -> bytes:
-        """A body of either kind as it came. reserve: told how many bytes it has at most, before any of them is read."""
-        is_form = _content_type(request) == "multipart/form-data"
-        limit = UPLOAD_BYTES if is_form else JSON_BYTES
-        async with self._in_time(), self._uploads if is_form else nullcontext():
-            reserve(_announced(request, limit))
-            return b"".join([chunk async for chunk in _bounded(request, limit)])
+                return kind.model_validate_json(content.removeprefix(BOM_UTF8), strict=True)
+            except ValidationError as error:
+                raise explained(error) from None
 
     @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
+    async def form(self, request: Request) -> AsyncIterator[Form]:
+        """A form, which counts as held until the context ends."""
+        if _content_type(request) != "multipart/form-data":
+            raise ApiError(415, "send the request as a form: Content-Type multipart/form-data")
+        async with self._held_chunks(request, UPLOAD_BYTES) as chunks:
+            async with _in_time():
+                form = await _parsed(request, chunks)
+            yield form
+
+    @asynccontextmanager
+    async def whole(self, request: Request) -> AsyncIterator[bytes]:
+        """A body of either kind as it came, which counts as held until the context ends."""
+        limit = UPLOAD_BYTES if _content_type(request) == "multipart/form-data" else JSON_BYTES
+        async with self._held_chunks(request, limit) as chunks:
+            async with _in_time():
+                body = b"".join([chunk async for chunk in chunks])
+            yield body
+
+    @asynccontextmanager
+    async def _held_chunks(self, request: Request, limit: int) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+        """The chunks of a body, which may have so many bytes. What has come counts, not what was announced: who sends
+        slowly keeps nobody out."""
+        held = 0
+
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            nonlocal held
+            async for chunk in _bounded(request, limit):
+                if self._held + len(chunk) > HELD_BYTES:
+                    said = "too many requests are being read or wait for an answer: try again later"
+                    again = {"Retry-After": str(RETRY_SECONDS)}
+                    raise ApiError(503, said, kind="server_error", code="overloaded", headers=again)
+                held += len(chunk)
+                self._held += len(chunk)
+                yield chunk
+
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                yield
-        except TimeoutError:
-            raise ApiError(408, "the body of the request did not arrive in time", kind="timeout_error") from None
+            yield chunks()
+        finally:
+            self._held -= held
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            yield
+    except TimeoutError:
+        raise ApiError(408, "the body of the request did not arrive in time", kind="timeout_error") from None
+
+
+async def _parsed(request: Request, chunks: AsyncGenerator[bytes, None]) -> Form:
+    parser = _InMemory(request.headers, chunks, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=2**16)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise ApiError(400, f"the form cannot be read: {error.message}") from None
+    fields: dict[str, str] = {}
+    files: dict[str, list[bytes]] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            files.setdefault(name.removesuffix("[]"), []).append(await value.read())
+        else:
+            fields[name] = value
+    await form.close()
+    return Form(fields, files)
 
 
 def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
@@ -172,25 +204,14 @@ def _content_type(request: Request) -> str:
 
 
 async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """A body that ends by an error where it is longer than `limit` bytes."""
-    _announced(request, limit)
+    """A body that ends by an error where it is longer than `limit` bytes, or says so."""
+    too_large = ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large
     length = 0
     async for chunk in request.stream():
         length += len(chunk)
         if length > limit:
-            raise _too_large(limit)
+            raise too_large
         yield chunk
-
-
-def _announced(request: Request, limit: int) -> int:
-    """Bytes of a body by its head; of one in chunks, which does not say, `limit`. Raises `ApiError` for more."""
-    length = request.headers.get("content-length", "0")
-    if "transfer-encoding" in request.headers or not length.isdecimal():
-        return limit
-    if int(length) > limit:
-        raise _too_large(limit)
-    return int(length)
-
-
-def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")

@@ -18,7 +18,7 @@ DESCRIPTIONS = {
     429: "Too many requests, or too many images a minute: `Retry-After` says when to try again",
     500: "An error of the program",
     501: "The model does not offer this",
-    503: "The model cannot be used, an image cannot be signed, or the server is stopping",
+    503: "Too much waits, the model cannot be used, an image cannot be signed, or the server is stopping",
     504: "The time for the request is over",
 }
 EVENT = {

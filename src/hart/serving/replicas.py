@@ -57,11 +57,6 @@ ATTEMPTS = 3
 """Replicas that may die of a request before it gets an error."""
 GRACE_SECONDS = 5.0
 """In which a replica may still say that the time for a request is over."""
-HELD_BYTES = 2**29
-"""Of requests that are being read or not answered yet, which another replica may have to generate; a body for which
-there is no room is not read."""
-RETRY_SECONDS = 5
-"""After which there may be room."""
 STATUS_SECONDS = 5.0
 """In which a replica says how it is."""
 EVENT_ID = re.compile(rb"id: ([0-9]+)\.([0-9]+)\n")
@@ -199,7 +194,6 @@ class Front:
         self.figures = Metrics()
         self._bodies, self._deploy, self._timeout = Bodies(), deploy, timeout
         self._deployed: asyncio.Future[Any] | None = None
-        self._held = 0  # bytes of bodies, of one that is being read the most it may have
 
     def _has_failed(self) -> bool:
         """Whether the replicas could not be made."""
@@ -227,27 +221,12 @@ class Front:
 
     @asynccontextmanager
     async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """What a request holds, and for how long: from before it is read, when it counts as what it may grow to."""
+        """What a request holds until it is answered: another replica may have to generate it."""
         if request.method != "POST":
             yield b""
             return
-        held = 0
-
-        def hold(count: int) -> None:
-            nonlocal held
-            if self._held - held + count > HELD_BYTES:
-                said = "too many requests wait for replicas: try again later"
-                again = {"Retry-After": str(RETRY_SECONDS)}
-                raise ApiError(503, said, kind="server_error", code="overloaded", headers=again)
-            self._held += count - held
-            held = count
-
-        try:
-            body = await self._bodies.whole(request, hold)
-            hold(len(body))
+        async with self._bodies.whole(request) as body:
             yield body
-        finally:
-            self._held -= held
 
     async def healthz(self, _: Request) -> Response:
         """Whether the front works, and replicas could be made; one that dies later is Ray's business."""
@@ -299,7 +278,7 @@ class Front:
                 return
             finally:
                 messages.cancel()
-        said = f"{ATTEMPTS} replicas have died of this request, or of one that they drew with it: try again later"
+        said = f"{ATTEMPTS} replicas have died of this request, or of one that was sampled with it: try again later"
         await answer.fail(ApiError(503, said, kind="server_error", code="replicas_died"))
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         save_text_encoder,
         store_text_encoder,
         text_encoder_config,
+        vocabulary_digest,
     )
     from hart.text_encoder.thesaurus import Thesaurus
 
@@ -27,6 +28,7 @@ __all__ = [
     "SPECIAL_PIECES", "STORED_FOLDER", "CompactTextEncoder", "KnownWords", "RandomTextFeatures", "Reading",
     "TextEncoder", "TextEncoderConfig", "Thesaurus", "build_tokenizer", "encoder_module", "find_text_encoder",
     "load_text_encoder", "save_text_encoder", "store_text_encoder", "text_encoder_config",
+    "vocabulary_digest",
 ]
 # fmt: on
 __getattr__, __dir__ = lazy(__name__)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,6 +83,19 @@ def encoder_module(encoder: TextEncoder) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise HartError("random text features have no weights: give a text encoder that was trained")
     return module
+
+
+def vocabulary_digest(encoder: TextEncoder) -> str:
+    """What decides how captions are read besides weights: word pieces, and what words are read as. SHA-256 in hex."""
+    if not isinstance(encoder, CompactTextEncoder | Qwen2TextEncoder):
+        return ""
+    parts: list[Any] = [sorted(encoder.tokenizer.get_vocab().items())]
+    if isinstance(encoder, CompactTextEncoder) and encoder.reader is not None:
+        known, thesaurus = encoder.reader.known, encoder.reader.thesaurus
+        parts += [sorted(known.words), known.names]
+        if thesaurus is not None:
+            parts += [sorted(thesaurus.things.items()), sorted(thesaurus.alone.items()), sorted(thesaurus.left)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _language_model(config: TextEncoderConfig, folder: Path | None) -> Path | None:

@@ -17,7 +17,14 @@ from torch import Tensor
 from hart.config import ConfigError
 from hart.devices import sent
 from hart.errors import HartError, PromptWarning
-from hart.text_encoder import Reading, TextEncoder, encoder_module, find_text_encoder, load_text_encoder
+from hart.text_encoder import (
+    Reading,
+    TextEncoder,
+    encoder_module,
+    find_text_encoder,
+    load_text_encoder,
+    vocabulary_digest,
+)
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.training.config import TransformerRecipe
 from hart.types import ClassContext, Context, TextContext
@@ -33,6 +40,7 @@ class TextConditioner:
         self.encoder = encoder
         self.text_encoder_config = encoder.config
         self.text_weights = encoder_module(encoder)
+        self.vocabulary = vocabulary_digest(encoder)
         self._rows: dict[str, int] = {}
         self._features: TextContext | None = None
         self._read = self._cut = 0
@@ -86,6 +94,7 @@ class ClassConditioner:
     device: torch.device
     text_encoder_config = None
     text_weights = None
+    vocabulary = ""
 
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> ClassContext:
         """The context of classes (B,) int64. Raises `HartError` for missing ones and those that the model lacks."""

@@ -51,7 +51,7 @@ from hart.errors import HartError
 from hart.files import atomic_write, write_json
 from hart.grids import ScaleSchedule
 from hart.sizes import aspect_sizes, schedule_of_size
-from hart.text_encoder import TextEncoder, encoder_module
+from hart.text_encoder import TextEncoder, encoder_module, vocabulary_digest
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.encode_options import EncodeOptions
 
@@ -115,11 +115,12 @@ def encode_dataset(
         settings |= {"aspects": list(aspects), "schedules": [list(map(list, schedule)) for schedule in schedules]}
     total = len(source.units) if isinstance(source, Stream) else -(-len(source) // options.shard_size)
     files = [shard_file(folder, split, number) for number in range(total)]
-    # sets used to name the tokenizer with its decoder: one that was begun so goes on so
-    whole = settings | {"tokenizer": fingerprint(encoders.tokenizer)}
+    # sets used to name the tokenizer with its decoder, and no vocabulary: one that was begun so goes on so
+    begun = settings, settings | {"tokenizer": fingerprint(encoders.tokenizer)}
+    if encoders.text_encoder is not None and (vocabulary := vocabulary_digest(encoders.text_encoder)):
+        settings = settings | {"vocabulary": vocabulary}
     stamps = [facts.get("stamp", "") if facts else None for facts in map(read_facts, files)]
-    if stamp_of(whole) in stamps:
-        settings = whole
+    settings = next((older for older in begun if stamp_of(older) in stamps), settings)
     stamp = stamp_of(settings)
     if other := next((file for file, own in zip(files, stamps, strict=True) if own not in (None, stamp)), None):
         raise HartError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
 from hart.config import ConfigError
@@ -29,6 +29,7 @@ from hart.randomness import generator_for
 from hart.sizes import schedule_of_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption
+from hart.training.conditions import Conditioner
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import EncodedImages, LoadedImages, MemoryImages, TrainingData
 from hart.training.task import Microbatch
@@ -88,12 +89,12 @@ def token_source(
     data: TrainingData,
     recipe: TransformerRecipe,
     tokenizer: HybridTokenizer,
-    text_encoder: nn.Module | None,
+    conditioner: Conditioner,
     device: torch.device,
 ) -> TokenSource[Any]:
     """Token maps of `data` over the recipe's scales; `tokenizer` is on `device`.
 
-    text_encoder: the weights that an encoded set must have been made with; None for a model without text.
+    conditioner: has the text encoder that an encoded set must have been made with.
     Raises `HartError` when the set lacks captions (or classes), or was encoded differently.
     """
     if recipe.code_corruption and recipe.augmentations == 1 and not isinstance(data, EncodedImages):
@@ -107,7 +108,7 @@ def token_source(
         case LoadedImages():
             return LiveTokens(data, recipe, tokenizer, device)
         case EncodedImages():
-            _require_fitting(data.data, recipe, tokenizer, text_encoder)
+            _require_fitting(data.data, recipe, tokenizer, conditioner)
             data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
             return StoredTokens(data, recipe, tokenizer, device)
 
@@ -262,7 +263,7 @@ def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
 
 
 def _require_fitting(
-    encoded: EncodedSet, recipe: TransformerRecipe, tokenizer: HybridTokenizer, text_encoder: nn.Module | None
+    encoded: EncodedSet, recipe: TransformerRecipe, tokenizer: HybridTokenizer, conditioner: Conditioner
 ) -> None:
     """Raises `HartError` unless a set was encoded with these weights and scales and has what the recipe needs."""
     there, text, by_class = encoded.settings, recipe.transformer.text, condition_of(recipe) == "label"
@@ -305,6 +306,7 @@ def _require_fitting(
     if fault:
         raise HartError(f"{encoded.folder} {fault}")
     # a class-conditional model does not use the text, if there is any
-    theirs = there["text_encoder"] if by_class or text_encoder is None else fingerprint(text_encoder)
-    ours = [fingerprint(tokenizer, without) for without in (HybridTokenizer.DECODING, ())]
-    encoded.require_made_by(tokenizer=ours, text_encoder=theirs)
+    made_by = {"tokenizer": [fingerprint(tokenizer, without) for without in (HybridTokenizer.DECODING, ())]}
+    if not by_class and conditioner.text_weights is not None:
+        made_by |= {"text_encoder": [fingerprint(conditioner.text_weights)], "vocabulary": [conditioner.vocabulary]}
+    encoded.require_made_by(made_by)

@@ -42,7 +42,7 @@ class BatchGenerator:
         self.folder, self.job, self._on_scale = folder, job, on_scale
         self._credentials = job.options.credentials()
         self.pipe = open_model(job.options)
-        # those of the last batch too, before the first is drawn
+        # those of the last batch too, before the first is sampled
         for place, prompt in enumerate(prompts_for(self.pipe, job.options.prompts), start=1):
             checked_prompt(prompt, self.pipe.num_classes, called=f"prompt {place}")
         self._generate = generator_of(self.pipe, job.options)

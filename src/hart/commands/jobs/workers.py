@@ -1,7 +1,7 @@
 """Processes of this machine that share a job: each opens the model once and is given one batch after the other.
 
-A worker that dies has its batch given to another, and is replaced. The parent alone hears Ctrl-C and SIGTERM; workers
-end with it, however it ends.
+A worker that dies has its batch given to another, and is replaced. The parent alone hears Ctrl-C, SIGTERM and a
+closed terminal; workers end with it, however it ends.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from hart.commands.jobs.job import Job, JobFolder
 from hart.errors import HartError
 from hart.generation.metadata import ImageSettings
 from hart.sizes import ImageSize
+from hart.training.stopping import SIGNALS
 
 CONTEXT = multiprocessing.get_context("spawn")
 MOST_FAILED_STARTS = 3
@@ -73,7 +74,9 @@ def _process(
     environment: Mapping[str, str],
 ) -> None:
     os.environ.update(environment)  # PyTorch is not imported yet
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        if number != signal.SIGTERM:  # with which the parent ends it
+            signal.signal(number, signal.SIG_IGN)
     tqdm.set_lock(threading.RLock())  # its own is of the system, and would outlast a killed process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
