@@ -18,6 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from hart.errors import HartError
+from hart.serving.scheduler import RETRY_SECONDS
 from hart.serving.schemas import ApiError, Edit, RequestBody, explained
 from hart.strict import clipped
 
@@ -35,8 +36,6 @@ MAX_PIXELS = 2**24
 """Of an uploaded image."""
 HELD_BYTES = 2**29
 """Of all bodies that are being read or whose requests are not answered yet; what exceeds them is refused."""
-RETRY_SECONDS = 5
-"""After which there may be room."""
 
 AnyRequest = TypeVar("AnyRequest", bound=RequestBody)
 

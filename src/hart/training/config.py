@@ -26,7 +26,7 @@ from hart.files import FileError, read_json, read_toml
 from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, TransformerLossConfig, Weight
 from hart.sizes import aspect_sizes
 from hart.strict import ConfigError, Listed, counted, require
-from hart.training.overrides import put
+from hart.training.overrides import apply_override
 
 # Bounds of the numbers in a recipe, far above what runs use: larger ones are taken for typing errors.
 Steps = Annotated[int, Field(ge=1, le=10**9)]
@@ -191,7 +191,7 @@ class StageRecipe(Config):
         if found != cls.stage and not is_ours:
             raise ConfigError(f"{path}: this recipe is for stage {found}: run hart train {found}")
         for override in overrides:
-            put(values, override, cls)
+            apply_override(values, override, cls)
         return cls.from_dict(values, str(path))
 
 

@@ -1,16 +1,15 @@
-"""One `key.subkey=value` behind the command, which replaces a value of a recipe."""
+"""Changes to a recipe behind the command: key=value. Texts and lists of texts need no quotes; others are TOML."""
 
 from __future__ import annotations
 
 import tomllib
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from hart.config import Config
-from hart.strict import ConfigError, table_at
+from hart.strict import Config, ConfigError, table_at
 
 
-def put(values: dict[str, Any], override: str, kind: type[Config]) -> None:
-    """Set the value of an override in `values`, those of a configuration `kind`. Raises `ConfigError`."""
+def apply_override(values: dict[str, Any], override: str, kind: type[Config]) -> None:
+    """Change the `values` of a `kind` by key=value, such as trainer.steps=10. Raises `ConfigError`."""
     key, separator, text = override.partition("=")
     *tables, name = (part.strip() for part in key.split("."))
     if not separator or not all((*tables, name)):
@@ -28,12 +27,12 @@ def put(values: dict[str, Any], override: str, kind: type[Config]) -> None:
 
 
 def _texts(override: str, text: str) -> list[str]:
-    """A list as a shell leaves it: ["a", "b"], or without quotes and brackets, where 2024 is text too."""
+    """A list as a shell leaves it: ["a", "b"], or without some quotes and brackets, where 2024 is text too."""
     found = _value(override, text, is_text=False)
     if isinstance(found, list) and all(isinstance(one, str) for one in found):
         return found
     words = (found if isinstance(found, str) else text).strip().removeprefix("[").removesuffix("]").split(",")
-    return [word.strip() for word in words if word.strip()]
+    return [bare for word in words if (bare := word.strip(" '\""))]
 
 
 def _value(override: str, text: str, *, is_text: bool) -> Any:
