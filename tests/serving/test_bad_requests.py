@@ -133,6 +133,8 @@ def test_fields_of_another_request_are_not_dropped(server: Running) -> None:
             found = error(answer, 400)
             assert found["param"] == name and "is a field of /v1/images/" in found["message"]
     assert error(edit(server, png(), HOLE, route="variations"), 400)["param"] == "mask"
+    empty = {"image": ("a.png", png(), "image/png"), "mask": ("b.png", b"", "image/png")}
+    assert server.http.post("/v1/images/variations", files=empty).status_code == 200
     for nothing in (None, ""):
         body = {"prompt": "x", "source_prompt": nothing}
         assert server.http.post("/v1/images/generations", json=body).status_code == 200

@@ -155,7 +155,7 @@ def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
         raise ApiError(400, f"{sent}: is a file: send it as text", param=sent)
     if form.fields.get("mask"):
         raise ApiError(400, "mask: is text: send it as a file", param="mask")
-    if "mask" in form.files and kind is not Edit:
+    if any(form.files.get("mask", ())) and kind is not Edit:
         raise ApiError(400, f"mask: is a file of {Edit.route}: leave it out here", param="mask")
     try:
         return kind.model_validate({name: value for name, value in form.fields.items() if value != ""})
