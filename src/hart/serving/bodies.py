@@ -141,7 +141,9 @@ async def _parsed(request: Request, chunks: AsyncGenerator[bytes, None]) -> Form
     files: dict[str, list[bytes]] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
-            files.setdefault(name.removesuffix("[]"), []).append(await value.read())
+            content = await value.read()
+            if content or value.filename:  # a browser sends neither where no file was chosen
+                files.setdefault(name.removesuffix("[]"), []).append(content)
         else:
             fields[name] = value
     await form.close()
@@ -155,7 +157,7 @@ def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
         raise ApiError(400, f"{sent}: is a file: send it as text", param=sent)
     if form.fields.get("mask"):
         raise ApiError(400, "mask: is text: send it as a file", param="mask")
-    if any(form.files.get("mask", ())) and kind is not Edit:
+    if "mask" in form.files and kind is not Edit:
         raise ApiError(400, f"mask: is a file of {Edit.route}: leave it out here", param="mask")
     try:
         return kind.model_validate({name: value for name, value in form.fields.items() if value != ""})
