@@ -92,3 +92,16 @@ def read_all(source: Source | Stream) -> tuple[list[Sample], list[Damage]]:
     """What can be read, and what cannot."""
     found = list(iterate(source))
     return [one for one in found if isinstance(one, Sample)], [one for one in found if isinstance(one, Damage)]
+
+
+def samples(source: Source | Stream) -> list[Sample]:
+    return read_all(source)[0]
+
+
+def captions(source: Source | Stream) -> list[tuple[str, ...]]:
+    return [sample.captions for sample in samples(source)]
+
+
+def rows(source: Source | Stream) -> Source:
+    assert not isinstance(source, Stream)
+    return source

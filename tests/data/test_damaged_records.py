@@ -199,7 +199,7 @@ def test_an_image_in_a_tar_whose_name_has_another_dot_is_named_unless_it_belongs
         "0.txt",
         "0.mask.png",
         "b/1.txt",
-        "b/1.v2.png",
+        "b/1.v2\n.png",
         "b/1.v3.png",
         "2.a.json",
         "3.seg.png",
@@ -210,7 +210,7 @@ def test_an_image_in_a_tar_whose_name_has_another_dot_is_named_unless_it_belongs
     samples, damaged = read_all(open_source(tmp_path / "a.tar", kind=kind))
     assert [sample.key.rpartition(":")[2] for sample in samples] == ["0", "4", "3"]
     assert [str(damage).rpartition(":b/")[2] for damage in damaged] == [
-        "1: no image but b/1.v2.png: in shards a name ends at its first dot; rename it"
+        "1: no image but b/1.v2\\n.png: in shards a name ends at its first dot; rename it"
     ]
 
 

@@ -11,43 +11,20 @@ from typing import Any, get_args
 import pytest
 from PIL import Image
 
-from hart.data.datasets import open_dataset
 from hart.data.images import FORMATS as IMAGE_FORMATS
 from hart.data.images import SUFFIXES, decode_image
 from hart.data.kinds import Kind
 from hart.data.notes import Columns
 from hart.data.opening import FORMATS, detect_kind, open_source, whole_of
 from hart.data.samples import Damage, DamagedSample, Sample
-from hart.data.sources import Source, Stream
+from hart.data.sources import Stream
 from hart.errors import HartError
 from image_files import encoded_image, numbered, write_numbered_shards, write_tar
-
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
-
-
-def read_all(source: Source | Stream) -> list[Sample]:
-    if isinstance(source, Stream):
-        found = [sample for unit in range(len(source.units)) for sample in source.read_unit(unit)]
-        return [sample for sample in found if isinstance(sample, Sample)]
-    return [source.read(row) for row in range(len(source))]
-
-
-def captions(source: Source | Stream) -> list[tuple[str, ...]]:
-    return [sample.captions for sample in read_all(source)]
-
-
-def rows(source: Source | Stream) -> Source:
-    assert not isinstance(source, Stream)
-    return source
+from set_formats import captions, rows, samples
 
 
 def write_lines(path: Path, records: Sequence[Any]) -> None:
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-
-
-def write_parquet(path: Path, columns: dict[str, list[Any]], row_group: int = 2) -> None:
-    pq.write_table(pa.table(columns), path, row_group_size=row_group)
 
 
 # --- folders
@@ -85,7 +62,7 @@ def test_images_of_every_format_that_can_be_decoded_are_found_by_their_names(kin
         (tmp_path / name / "a.txt").write_text("a cat")
         write_tar(tmp_path / f"{name}.tar", {f"a.{name}": content, "a.txt": b"a cat"})
         for path in (tmp_path / name, tmp_path / f"{name}.tar"):
-            (sample,) = read_all(open_source(path, "all"))
+            (sample,) = samples(open_source(path, "all"))
             assert sample.captions == ("a cat",)
             assert decode_image(sample.image).format == kind
 
@@ -97,8 +74,8 @@ def test_class_folders_are_numbered_in_the_order_of_their_names_over_all_splits(
     assert detect_kind(str(tmp_path)) == "classes"
     train, val = (rows(open_source(tmp_path, split)) for split in ("train", "val"))
     assert train.classes == val.classes == ("ant", "cat")
-    assert [sample.label for sample in read_all(train)] == [0, 1]
-    assert [sample.label for sample in read_all(val)] == [1]
+    assert [sample.label for sample in samples(train)] == [0, 1]
+    assert [sample.label for sample in samples(val)] == [1]
     assert captions(val) == [()]
 
 
@@ -153,9 +130,9 @@ def test_json_lines_with_captions_labels_and_weights(tmp_path: Path) -> None:
         source = rows(open_source(path))
         assert captions(source) == [("zero",), ("one", "1"), ()]
         assert source.classes == ("even", "odd")
-        assert [sample.label for sample in read_all(source)] == [1, 0, 1]
+        assert [sample.label for sample in samples(source)] == [1, 0, 1]
         assert source.weights.tolist() == [1, 3, 1]
-        assert read_all(source)[2].image == numbered(2)
+        assert samples(source)[2].image == numbered(2)
 
 
 def test_the_metadata_of_hugging_faces_image_folder_lies_beside_the_images_of_each_split(tmp_path: Path) -> None:
@@ -228,9 +205,9 @@ def test_shards_at_random_and_as_a_stream_hold_the_same(tmp_path: Path) -> None:
         assert detect_kind(path) == "shards"
         assert captions(open_source(path)) == expected
         assert captions(open_source(path, kind="stream")) == expected
-    assert [sample.image for sample in read_all(open_source(pattern))] == [numbered(number) for number in range(6)]
+    assert [sample.image for sample in samples(open_source(pattern))] == [numbered(number) for number in range(6)]
     stream = open_source(pattern, kind="stream")
-    assert [sample.image for sample in read_all(stream)] == [numbered(number) for number in range(6)]
+    assert [sample.image for sample in samples(stream)] == [numbered(number) for number in range(6)]
 
 
 def test_missing_shards_are_named(tmp_path: Path) -> None:
@@ -259,7 +236,7 @@ def test_a_download_that_fails_is_an_error_and_no_damage(tmp_path: Path) -> None
     shard = tmp_path / "train-0000.tar"
     for command in ("exit 22", f"cat '{shard}'; exit 18", f"head -c 2000 '{shard}'; exit 18"):
         with pytest.raises(HartError, match=r"did not arrive: .* status (22|18)"):
-            read_all(open_source(f"pipe:{command}"))
+            samples(open_source(f"pipe:{command}"))
     with pytest.raises(HartError, match="not on this machine"):
         open_source("https://example.org/train-0.tar", kind="shards")
 
@@ -281,97 +258,7 @@ def test_weights_need_random_access(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red"), "a.json": b'{"weight": 2}'})
     assert rows(open_source(tmp_path)).weights.tolist() == [2]
     with pytest.raises(HartError, match="kind 'shards'"):
-        read_all(open_source(tmp_path, kind="stream"))
-
-
-# --- Parquet
-
-
-def test_parquet_with_images_as_bytes_as_hugging_face_has_them_and_as_paths(tmp_path: Path) -> None:
-    (tmp_path / "0.png").write_bytes(numbered(0))
-    for name, images in {
-        "bytes": [numbered(0)] * 3,
-        "struct": [{"bytes": numbered(0), "path": None}] * 3,
-        "path": ["0.png"] * 3,
-    }.items():
-        write_parquet(tmp_path / f"{name}.parquet", {"image": images, "text": ["a", "b", "c"], "label": [5, 6, 7]})
-        stream = open_source(tmp_path / f"{name}.parquet")
-        assert isinstance(stream, Stream)
-        assert len(stream.units) == 2
-        assert captions(stream) == [("a",), ("b",), ("c",)]
-        assert [sample.label for sample in read_all(stream)] == [5, 6, 7]
-        assert {sample.image for sample in read_all(stream)} == {numbered(0)}
-
-
-def test_parquet_files_of_a_split_and_their_faults(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    for number in range(2):
-        columns = {"image": [numbered(number)], "captions": [["x", "y"]]}
-        write_parquet(tmp_path / "data" / f"train-0000{number}-of-00002.parquet", columns)
-    assert captions(open_source(tmp_path)) == [("x", "y"), ("x", "y")]
-    assert captions(open_source(str(tmp_path / "data" / "*.parquet"))) == [("x", "y"), ("x", "y")]
-    with pytest.raises(HartError, match="none for the split 'val'"):
-        open_source(tmp_path, "val")
-    with pytest.raises(HartError, match="no such file"):
-        open_source(str(tmp_path / "data" / "{train,test}-00000-of-00002.parquet"))
-    bad = tmp_path / "data" / "train-00001-of-00002.parquet"
-    write_parquet(bad, {"image": [b"x"], "words": ["x"]})
-    with pytest.raises(HartError, match="its columns differ"):
-        open_source(tmp_path)
-    (tmp_path / "none").mkdir()
-    write_parquet(tmp_path / "none" / "train.parquet", {"image": [], "text": []})
-    with pytest.raises(HartError, match="it has no rows"):
-        open_source(tmp_path / "none")
-    bad.write_bytes(b"nothing of the kind")
-    with pytest.raises(HartError, match="not a readable Parquet file"):
-        open_source(tmp_path)
-
-
-# --- Hugging Face datasets
-
-
-@pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("datasets.config.HF_DATASETS_OFFLINE", True)
-    return datasets
-
-
-def test_hugging_face_set_saved_to_disk_with_class_names(tmp_path: Path, library: Any) -> None:
-    features = library.Features(
-        {"picture": library.Image(), "text": library.Value("string"), "label": library.ClassLabel(names=["b", "a"])}
-    )
-    images = [{"bytes": numbered(n), "path": None} for n in range(3)]
-    columns = {"picture": images, "text": ["x", "y", "z"], "label": [0, 1, 0]}
-    table = library.Dataset.from_dict(columns, features=features)
-    library.DatasetDict({"train": table, "validation": table.select([2])}).save_to_disk(tmp_path / "set")
-    train, val = (rows(open_source(tmp_path / "set", split)) for split in ("train", "val"))
-    assert captions(train) == [("x",), ("y",), ("z",)]
-    assert train.classes == ("b", "a")
-    assert [sample.label for sample in read_all(train)] == [0, 1, 0]
-    assert [sample.image for sample in read_all(val)] == [numbered(2)]
-    with pytest.raises(HartError, match=r"no split 'test': it has train, validation"):
-        open_source(tmp_path / "set", "test")
-    with pytest.raises(HartError, match="hf: names no data set"):
-        open_source("hf:")
-    index = tmp_path / "set" / "train" / "state.json"
-    (arrow,) = index.parent.glob("*.arrow")
-    arrow.rename(tmp_path / "outside.arrow")
-    index.write_text(index.read_text().replace(arrow.name, "../../outside.arrow"))
-    with pytest.raises(HartError, match=r"state\.json: \.\./\.\./outside\.arrow is not the name of a file"):
-        open_source(tmp_path / "set", "val")
-
-
-def test_hugging_face_set_by_name(tmp_path: Path, library: Any) -> None:
-    (tmp_path / "repository").mkdir()
-    columns = {"image": [numbered(1), numbered(2)], "caption": ["x", "y"]}
-    write_parquet(tmp_path / "repository" / "train.parquet", columns)
-    source = rows(open_source(f"hf:{tmp_path / 'repository'}"))
-    assert captions(source) == [("x",), ("y",)]
-    assert source.read(1).image == numbered(2)
-    with pytest.raises(HartError, match="cannot load it"):
-        open_source(f"hf:{tmp_path / 'nowhere'}")
+        samples(open_source(tmp_path, kind="stream"))
 
 
 # --- what is what
@@ -413,11 +300,3 @@ def test_a_package_that_is_not_there_is_named_with_its_extra(tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(HartError, match=r"hart-image\[huggingface\]"):
         open_source("hf:someone/something")
-
-
-def test_every_kind_can_be_read_into_memory(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "a.parquet", {"image": [numbered(3), b"bad"], "text": ["a", "b"]})
-    data = open_dataset(tmp_path / "a.parquet", "train", 4)
-    assert data.texts[0] == ("a",)
-    assert data.pixels[0][0, 0, 0] == 3
-    assert (len(data), len(data.damaged)) == (1, 1)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from hart.data.opening import open_source, whole_of
-from hart.data.sources import Source, Stream
 from hart.data.splits import held_out
 from hart.errors import HartError
 from image_files import encoded_image
+from set_formats import rows
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 0), (9, 0), (10, 1), (29, 1), (30, 2), (120, 6), (999, 50)])
@@ -61,8 +61,3 @@ def test_a_divided_set_has_no_whole(tmp_path: Path) -> None:
     write(tmp_path / "lines", 2, "jsonl")
     (tmp_path / "lines" / "set.jsonl").rename(tmp_path / "lines" / "train.jsonl")
     assert whole_of(tmp_path) == whole_of(tmp_path / "lines") == "train"
-
-
-def rows(source: Source | Stream) -> Source:
-    assert not isinstance(source, Stream)
-    return source

@@ -133,8 +133,20 @@ def test_fields_of_another_request_are_not_dropped(server: Running) -> None:
             found = error(answer, 400)
             assert found["param"] == name and "is a field of /v1/images/" in found["message"]
     assert error(edit(server, png(), HOLE, route="variations"), 400)["param"] == "mask"
-    body = {"prompt": "x", "source_prompt": None}
-    assert server.http.post("/v1/images/generations", json=body).status_code == 200
+    for nothing in (None, ""):
+        body = {"prompt": "x", "source_prompt": nothing}
+        assert server.http.post("/v1/images/generations", json=body).status_code == 200
+
+
+@pytest.mark.parametrize(("name", "status"), [("", 200), ("b.png", 400)])
+@pytest.mark.parametrize("route", ["edits", "variations"])
+def test_a_file_that_was_not_chosen_is_none(server: Running, route: str, name: str, status: int) -> None:
+    """A browser sends neither name nor content of it."""
+    mask = f'--x\r\nContent-Disposition: form-data; name="mask"; filename="{name}"\r\n\r\n\r\n'
+    image = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + png()
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    answer = server.http.post(f"/v1/images/{route}", content=mask.encode() + image + b"\r\n--x--\r\n", headers=kind)
+    assert answer.status_code == status
 
 
 def test_chunks_without_a_length_are_counted(server: Running) -> None:

@@ -27,6 +27,7 @@ from hart.commands.serve import for_replicas
 from hart.errors import HartError
 from hart.serving import bodies
 from hart.serving.options import Limits, ServeOptions
+from hart.serving.scheduler import RETRY_SECONDS
 from hart.serving.schemas import ApiError
 from processes import ON_RAY, started
 from serving_app import application, png
@@ -233,7 +234,7 @@ def test_bodies_that_wait_for_replicas_take_bounded_memory(monkeypatch: pytest.M
         held = client.submit(http.post, GENERATE, json={"prompt": "most of forty bytes"})
         assert reached.wait(60)
         refusal = http.post(GENERATE, json={"prompt": "x"})
-        assert refusal.status_code == 503 and refusal.headers["Retry-After"] == str(bodies.RETRY_SECONDS)
+        assert refusal.status_code == 503 and refusal.headers["Retry-After"] == str(RETRY_SECONDS)
         assert refusal.json()["error"]["code"] == "overloaded"
         going_on.set()
         assert held.result().status_code == 200

@@ -94,10 +94,12 @@ def test_what_is_given_for_a_text_field_stays_text(recipe: Path, text: str, data
     assert changed.init_from == data
 
 
-@pytest.mark.parametrize("text", ["['a', 'b']", "[a,b]", "a, b", "[a, b,]"])
+@pytest.mark.parametrize("text", ["['a', 'b']", "[a,b]", "['a', b]", "a, b", "[a, b,]"])
 def test_lists_of_texts_need_no_quotes(recipe: Path, text: str) -> None:
     assert TokenizerRecipe.read(recipe, (f"reading.also={text}",)).reading.also == ("a", "b")
-    assert TokenizerRecipe.read(recipe, ("reading.also=2024",)).reading.also == ("2024",)
+    for numbers in ("2024_11,1e3", "[2024_11, '1e3']"):
+        assert TokenizerRecipe.read(recipe, (f"reading.also={numbers}",)).reading.also == ("2024_11", "1e3")
+    assert TokenizerRecipe.read(recipe, ("reading.also=2024_11",)).reading.also == ("2024_11",)
     assert TokenizerRecipe.read(recipe, ("reading.also=[]",)).reading.also == ()
     assert TokenizerRecipe.read(recipe, ("trainer.trackers=[wandb]",)).trainer.trackers == ("wandb",)
     assert TokenizerRecipe.read(recipe, ("reading.aspects=1:1,16:9",)).reading.aspects == ("1:1", "16:9")

@@ -28,8 +28,8 @@ class Access:
     def client(self, scope: Scope) -> str:
         """Who asks: the number of the key, or the address. Raises `ApiError` for whoever may not."""
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if self.hosts is not None and _hostname(host) not in self.hosts:
+        host = headers.get("host")
+        if self.hosts is not None and _hostname(host or "") not in self.hosts:
             raise ApiError(403, "this server is not known by that name: see hart serve --help, --public", code="host")
         origin = headers.get("origin")
         # who has to give a key cannot be used by a page that has none

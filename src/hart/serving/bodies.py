@@ -18,6 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from hart.errors import HartError
+from hart.serving.scheduler import RETRY_SECONDS
 from hart.serving.schemas import ApiError, Edit, RequestBody, explained
 from hart.strict import clipped
 
@@ -35,8 +36,6 @@ MAX_PIXELS = 2**24
 """Of an uploaded image."""
 HELD_BYTES = 2**29
 """Of all bodies that are being read or whose requests are not answered yet; what exceeds them is refused."""
-RETRY_SECONDS = 5
-"""After which there may be room."""
 
 AnyRequest = TypeVar("AnyRequest", bound=RequestBody)
 
@@ -142,7 +141,9 @@ async def _parsed(request: Request, chunks: AsyncGenerator[bytes, None]) -> Form
     files: dict[str, list[bytes]] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
-            files.setdefault(name.removesuffix("[]"), []).append(await value.read())
+            content = await value.read()
+            if content or value.filename:  # a browser sends neither where no file was chosen
+                files.setdefault(name.removesuffix("[]"), []).append(content)
         else:
             fields[name] = value
     await form.close()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hart.serving.pipeline_engine import Batch, PipelineEngine
 
 RETRY_SECONDS = 5
-"""After which another try may find a server that was started again."""
+"""After which another try may find room, or a server that was started again."""
 PACE_WEIGHT = 0.2
 """Of the newest batch in the running mean of seconds per row."""
 

@@ -129,7 +129,7 @@ class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made abo
     def _none_of_another_request(cls, given: Any) -> Any:
         """Keys that nobody knows are ignored; without one of another request something else would come out."""
         for name, routes in FIELDS.items():
-            if name not in cls.model_fields and isinstance(given, Mapping) and given.get(name) is not None:
+            if name not in cls.model_fields and isinstance(given, Mapping) and given.get(name) not in (None, ""):
                 raise ApiError(400, f"{name}: is a field of {' and '.join(routes)}: leave it out here", param=name)
         return given
 

@@ -21,12 +21,18 @@ def apply_override(values: dict[str, Any], override: str, kind: type[Config]) ->
     field = getattr(table_at(kind, tuple(tables)), "__pydantic_fields__", {}).get(name)
     hint = None if field is None else field.annotation
     if get_origin(hint) is tuple and _is_text(get_args(hint)[0]):
-        found = _value(override, text, is_text=False)
-        # as a shell leaves it: ["a", "b"] without quotes
-        words = str(found).strip().removeprefix("[").removesuffix("]").split(",")
-        values[name] = found if isinstance(found, list) else [word.strip() for word in words if word.strip()]
+        values[name] = _texts(override, text)
     else:
         values[name] = _value(override, text, is_text=_is_text(hint))
+
+
+def _texts(override: str, text: str) -> list[str]:
+    """A list as a shell leaves it: ["a", "b"], or without some quotes and brackets, where 2024 is text too."""
+    found = _value(override, text, is_text=False)
+    if isinstance(found, list) and all(isinstance(one, str) for one in found):
+        return found
+    words = (found if isinstance(found, str) else text).strip().removeprefix("[").removesuffix("]").split(",")
+    return [bare for word in words if (bare := word.strip(" '\""))]
 
 
 def _value(override: str, text: str, *, is_text: bool) -> Any:

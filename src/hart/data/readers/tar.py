@@ -196,7 +196,7 @@ def _groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], bytes]
         if member.isdir() or not name:
             continue
         if suffix.rpartition(".")[2] in SUFFIXES:
-            dotted[name] = "" if suffix in SUFFIXES else dotted.get(name, member.name)
+            dotted[name] = "" if suffix in SUFFIXES else dotted.get(name, printable(member.name))
         if suffix not in SUFFIXES | NOTE_SUFFIXES:
             continue
         if name != group.name:

@@ -106,7 +106,8 @@ function show() {
 /** Whether the words alone ask for something else. */
 const retold = () => Boolean(source.value.trim() && prompt.value.trim()) && source.value.trim() !== prompt.value.trim();
 
-const painted = () => context(mask).getImageData(0, 0, mask.width, mask.height).data.some((value, place) => place % 4 === 3 && value > 0);
+/** Whether any pixel of the mask is not see-through, which is 0. It is asked with every move of the brush. */
+const painted = () => new Uint32Array(context(mask).getImageData(0, 0, mask.width, mask.height).data.buffer).some(Boolean);
 
 function showReady() {
   at("edit-draw").disabled = !retold() && !painted();
