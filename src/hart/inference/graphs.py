@@ -21,7 +21,8 @@ from torch import Tensor
 
 from hart.layers.kv_cache import KVCache
 
-MOST_KINDS = 4
+MOST_KINDS = 8
+"""As many as the sizes of a server's batches."""
 
 Work = Callable[[Sequence[Tensor]], Tensor]
 """From inputs, all on one device, to a result."""
