@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,13 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
         suppress_health_check=[HealthCheck.too_slow],
     )
     settings.load_profile("hart")
+
+
+def pytest_sessionstart() -> None:
+    """Signals mean what they do in a terminal; a shell has what it starts in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)

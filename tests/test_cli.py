@@ -85,9 +85,9 @@ def test_nothing_is_loaded_before_the_output_folder_is_known_to_be_writable(
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (("generate", "cat", "--lora", "/absent"), "no LoRA adapter here"),
-        (("mix", "cat", "dog", "--lora", "/absent"), "no LoRA adapter here"),
-        (("generate", "--prompts-file", "prompts.txt", "--lora", "/absent"), "no LoRA adapter here"),
+        (("generate", "cat", "--lora", "/absent"), "/absent: no such folder"),
+        (("mix", "cat", "dog", "--lora", "/absent"), "/absent: no such folder"),
+        (("generate", "--prompts-file", "prompts.txt", "--lora", "/absent"), "/absent: no such folder"),
         (("generate", "cat", "--best-of", 2, "--scorer", "ada"), "give clip:SOURCE"),
         (("generate", "cat", "--best-of", 2, "--scorer", "clip:/absent"), "'/absent': there is no such folder"),
         (("generate", "cat", "--scorer", "clip:/absent"), "give --best-of too"),
