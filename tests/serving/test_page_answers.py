@@ -72,6 +72,11 @@ def test_a_wrong_key_is_said_to_be_wrong(page: Any) -> None:
     expect(page.locator("#key")).to_be_hidden()
 
 
+def up_to_rounding(image: bytes, wanted: bytes) -> bool:
+    """The server is another process, with another number of threads."""
+    return max(abs(one - other) for one, other in zip(image, wanted, strict=True)) <= 3
+
+
 def test_what_is_copied_draws_the_same_image(
     page: Any, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,10 +95,10 @@ def test_what_is_copied_draws_the_same_image(
         copied[kind] = page.evaluate("copied")
     made = run(*shlex.split(copied["shell"])[1:])
     assert made.exit_code == 0
-    assert opened(Path(made.stdout.strip()).read_bytes()) == drawn
+    assert up_to_rounding(opened(Path(made.stdout.strip()).read_bytes()), drawn)
     with pytest.warns(PromptWarning):
         exec(copied["python"], {})
-    assert opened(Path("image.png").read_bytes()) == drawn
+    assert up_to_rounding(opened(Path("image.png").read_bytes()), drawn)
     _, url, *_, body, _, _, _, _ = shlex.split(copied["curl"])
     assert url == f"{address}/v1/images/generations"
     assert opened(from_api(address, **json.loads(body))) == drawn
