@@ -324,9 +324,9 @@ class SamplingConfig(Config):
     """g in (1 + g) conditional - g unconditional, as in the HART paper; in diffusers it is g + 1. 0 turns it off."""
     top_k: Annotated[int, Field(ge=0, le=2**20), AfterValidator(lambda count: count or None)] | None = 600
     """Sample among this many of the likeliest codes; hybrid models take half as many from the eighth scale on. 0 keeps
-    all codes, as None does, to which it is brought."""
+    all codes, and becomes None."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Sample among the likeliest codes that have this probability together. None or 1 keeps all codes."""
+    """Sample among the likeliest codes that have this probability together. 1 keeps all codes, as None does."""
     gumbel_smoothing: bool = True
     """Mix the embeddings of all codes by Gumbel softmax instead of taking the sampled code's."""
     maskgit_steps: Tokens = 1

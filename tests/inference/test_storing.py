@@ -147,6 +147,14 @@ def test_a_language_model_on_the_hub_is_named(tmp_path: Path) -> None:
     assert HartConfig.load(tmp_path / "own" / CONFIG_FILE).text_encoder == encoder
 
 
+def test_no_model_is_written_where_its_name_means_that_of_the_package(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "under this name the model of the package is opened" in refused(run("convert", model, "emoji"))
+    assert not (tmp_path / "emoji").exists()
+
+
 def test_nothing_is_written_over(model: Path, adapter: Path, tmp_path: Path) -> None:
     before = {file.name: file.read_bytes() for file in model.iterdir()}
     link = tmp_path / "link"

@@ -17,7 +17,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hart.checkpoint.folders import CONFIG_FILE, HART_FILE, SCORER_FILE, TEXT_ENCODER_FILE, TOKENIZER_FILE
+from hart.checkpoint.folders import (
+    CONFIG_FILE,
+    HART_FILE,
+    SCORER_FILE,
+    TEXT_ENCODER_FILE,
+    TOKENIZER_FILE,
+    is_shipped,
+)
 from hart.checkpoint.loading import save_model
 from hart.config import HartConfig
 from hart.data.transforms import pixels_to_pil, to_signed, unit_to_pixels
@@ -277,6 +284,8 @@ def require_new_model(destination: Path, source: Path | None) -> None:
         raise HartError(f"{destination}: is a file: give a folder")
     if source is not None and destination.exists() and destination.samefile(source):
         raise HartError(f"{destination}: is the model's own folder: choose another")
+    if is_shipped(str(destination)):
+        raise HartError(f"{destination}: under this name the model of the package is opened: choose another folder")
     there = [name for name in FILES if os.path.lexists(destination / name)]
     if CONFIG_FILE in there:
         raise HartError(f"{destination}: already holds a model: choose another folder")
