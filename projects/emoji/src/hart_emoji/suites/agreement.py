@@ -143,16 +143,17 @@ class Judge:
         """By column: 1 or 0 for each image that the column is about, of one image of each prompt."""
         found = [rank for rank in self.ranks(seen, group) if rank is not None]
         columns = {self._column(top): torch.tensor([float(rank <= top) for rank in found]) for top in TOPS}
-        for by, column in self._right_columns(group).items():
-            right = []
-            for i, prompt in enumerate(group.prompts):
-                candidates, matching = self._candidates(prompt, group.held_out)
+        judged = self._right_columns(group)
+        right: dict[str, list[float]] = {column: [] for column in judged.values()}
+        for i, prompt in enumerate(group.prompts if judged else ()):
+            candidates, matching = self._candidates(prompt, group.held_out)
+            for by, column in judged.items():
                 if by == "features":
                     nearest = int((self._bank[candidates] @ seen.features[i]).argmax())
                 else:
                     nearest = nearest_by_colours(seen.images[i], self._emoji.pixels(candidates))
-                right.append(float(matching[nearest]))
-            columns[column] = torch.tensor(right)
+                right[column].append(float(matching[nearest]))
+        columns |= {column: torch.tensor(values) for column, values in right.items()}
         return columns
 
     def chance(self, group: PromptGroup) -> dict[str, Figure]:
@@ -160,9 +161,10 @@ class Judge:
         accepted = [len(prompt.accepted) for prompt in group.prompts if prompt.accepted]
         count = len(self._emoji.slugs)
         columns = {self._column(top): [chance_of_rank(top, right, count) for right in accepted] for top in TOPS}
-        for column in self._right_columns(group).values():
+        if judged := self._right_columns(group):
             choices = [self._candidates(prompt, group.held_out)[1] for prompt in group.prompts]
-            columns[column] = [sum(m) / len(m) for m in choices]
+            shares = [sum(matching) / len(matching) for matching in choices]
+            columns |= dict.fromkeys(judged.values(), shares)
         return {column: Figure(fmean(values)) for column, values in columns.items() if values}
 
     def _column(self, top: int) -> str:
