@@ -62,14 +62,21 @@ def scenes(
     scales: Annotated[
         str, typer.Option(metavar="1,2,...", help="Grid sizes of the scales; by default the model's own.")
     ] = "",
+    kinds: Annotated[
+        str, typer.Option(metavar="KIND=SHARE,...", help="Kinds of scenes, such as two=0.75,count=0.25.")
+    ] = "",
 ) -> None:
     """Compose images of several emoji, in other colours, on backgrounds, and encode them for training."""
     from hart_emoji.data.bank import write_bank
+    from hart_emoji.data.scenes import KINDS, read_kinds
 
     if wordnet is not None and not plain:
         raise HartError("--wordnet gives words to single emoji: add --plain, or leave it out")
     if scales and re.fullmatch(r"[0-9]+(,[0-9]+)*", scales) is None:
         raise HartError(f"--scales {scales!r}: give grid sizes separated by commas, such as 1,2,3,4,5,6,8,10,13,16")
+    if kinds and plain:
+        raise HartError("--kinds chooses among scenes of several things: leave out --plain, or --kinds")
+    shares = read_kinds(kinds) if kinds else KINDS
     require_writable(directory)
     with progress("scenes") as report:
         summary = write_bank(
@@ -82,6 +89,7 @@ def scenes(
             plain=plain,
             wordnet=wordnet,
             scales=tuple(map(int, filter(None, scales.split(",")))),
+            kinds=shares,
         )
     typer.echo(
         f"{directory}: {counted(summary.images, 'image')}, {counted(summary.captions, 'caption')}, "

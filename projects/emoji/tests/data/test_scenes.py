@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from hart import HartError
 from hart_emoji.data.recolour import COLOURS, background, own_colour, repainted
 from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, with_typo
-from hart_emoji.data.scenes import CAPTIONS, EmojiScenes
+from hart_emoji.data.scenes import CAPTIONS, EmojiScenes, read_kinds
 
 
 @pytest.fixture
@@ -43,6 +44,17 @@ def test_a_row_is_a_function_of_the_seed(cache: Path, scenes: EmojiScenes) -> No
     assert scenes.description == again.description, "a set that was encoded can be made longer"
     assert scenes.digest() == again.digest() != other.digest()
     assert scenes.digest() != EmojiScenes(cache, 5, size=48, barred={"a pear"}).digest()
+
+
+def test_kinds_of_scenes_can_be_chosen(cache: Path) -> None:
+    counted = EmojiScenes(cache, 40, size=24, kinds=read_kinds("count=2"))
+    numbers = tuple(word for words in NUMBERS.values() for word in words)
+    assert all(text.startswith(numbers) for row in range(40) for text in counted.read(row).captions)
+    assert counted.digest() != EmojiScenes(cache, 40, size=24).digest()
+    assert read_kinds("two=0.75,count=0.25") == {"two": 0.75, "count": 0.25}
+    for wrong in ("", "two", "two=", "two=0", "two=-1", "two=nan", "pair=1", "two=1,two=2", "two=1,"):
+        with pytest.raises(HartError, match="each once with its share"):
+            read_kinds(wrong)
 
 
 def test_captions_are_of_the_set_and_bar_what_is_barred(cache: Path) -> None:

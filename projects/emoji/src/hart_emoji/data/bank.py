@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from hart.text_encoder import find_text_encoder, load_text_encoder
 from hart.training import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart_emoji import RECIPES
 from hart_emoji.data.plain import PlainEmoji
-from hart_emoji.data.scenes import EmojiScenes
+from hart_emoji.data.scenes import KINDS, EmojiScenes
 
 SHARD = 1024
 
@@ -31,12 +32,13 @@ def write_bank(
     plain: bool = False,
     wordnet: Path | None = None,
     scales: tuple[int, ...] = (),
+    kinds: Mapping[str, float] = KINDS,
 ) -> EncodedSummary:
     """Write `count` scenes, or every N-th shard of them.
 
     model: whose tokenizer and text encoder are used. part: "I/N". plain: single emoji instead, see `PlainEmoji`.
     wordnet: folder of its files, from which these take further words. scales: in place of the model's own; the last
-    one decides the size of the images.
+    one decides the size of the images. kinds: of scenes, with their shares.
 
     Raises `HartError`, also for a count that is no multiple of `SHARD`.
     """
@@ -52,8 +54,11 @@ def write_bank(
     size = tokenizer.config.image_size
     tables = read_toml(RECIPES / "free_prompts.toml")
     barred = {prompt.lower() for prompts in tables.values() for prompt in prompts}
-    kind = PlainEmoji if plain else EmojiScenes
-    images = kind(default_cache(), count, size=size, seed=seed, barred=barred)
+    images = (
+        PlainEmoji(default_cache(), count, size=size, seed=seed, barred=barred)
+        if plain
+        else EmojiScenes(default_cache(), count, size=size, seed=seed, barred=barred, kinds=kinds)
+    )
     if isinstance(images, PlainEmoji) and wordnet is not None:
         images.find_nouns(text_encoder, wordnet)
     return encode_dataset(images, ImageTransform(size), encoders, folder, "train", options, progress=progress)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hart_emoji.data.captions import Keywords, mentions, plain_names
+from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, mentions, plain_names
 from hart_emoji.data.catalogue import Concept, Icon, drawing
 
 HELD_OUT_STYLES = 0.03
@@ -126,3 +126,13 @@ def _held_out_tones(icons: Sequence[Icon], shared: set[tuple[str, str]], seed: i
         for tone in known
         if _chance(seed, "tone", f"{slug}/{tone}") < HELD_OUT_TONES
     }
+
+
+def with_default_share(weights: Sequence[float], icons: Sequence[Icon], share: float) -> list[float]:
+    """Chances, at most 1, by which a share of the icons are in the default style."""
+    default = [icon.style == DEFAULT_STYLE for icon in icons]
+    own = sum(weight for weight, right in zip(weights, default, strict=True) if right)
+    factor = share / (1 - share) * (sum(weights) - own) / own
+    chances = [weight * factor if right else weight for weight, right in zip(weights, default, strict=True)]
+    most = max(chances)
+    return [chance / most for chance in chances]

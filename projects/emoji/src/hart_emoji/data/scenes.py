@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-from collections.abc import Callable, Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hart import HartError
 from hart.data import Damage, DamagedSample, Sample
+from hart_emoji.data.arrangement import centres, related
 from hart_emoji.data.build import STYLES, layer_of, read_icons
 from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_names, with_article
 from hart_emoji.data.catalogue import Icon
 from hart_emoji.data.ink import OVERSAMPLED, inked
-from hart_emoji.data.plan import held_out_keywords, plan_images
+from hart_emoji.data.plan import held_out_keywords, plan_images, with_default_share
 from hart_emoji.data.recolour import COLOURS, OwnColour, background, colour_word, own_colour, repainted, without_colour
 from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, sometimes_mistyped
 
@@ -37,6 +40,8 @@ FIGURES = frozenset({"smileys-emotion", "people-body", "other", *THINGS})
 """Groups that may stand on a coloured background."""
 LONGEST_NAME = 3
 """Words of a thing in a scene of several."""
+LONG_NAME_WEIGHT = 0.15
+"""Chance of a thing, in scenes, that has no name of one word, against one that has: people ask for the latter."""
 
 TRIES = 20
 
@@ -64,19 +69,28 @@ class EmojiScenes:
     damaged: tuple[Damage, ...] = ()
 
     def __init__(
-        self, cache: Path, count: int, *, size: int = 128, seed: int = 0, barred: Collection[str] = ()
+        self,
+        cache: Path,
+        count: int,
+        *,
+        size: int = 128,
+        seed: int = 0,
+        barred: Collection[str] = (),
+        kinds: Mapping[str, float] = KINDS,
     ) -> None:
         """cache: folder of the npm archives of the emoji set. barred: captions, in lower case, not to be used.
+        kinds: some of `KINDS`, with their shares.
 
         Raises `HartError` where the archives cannot be fetched.
         """
+        self.kinds = kinds
         icons = read_icons(STYLES, cache, lambda done, total, what: None)
         concepts = {icon.concept.slug: icon.concept for icon in icons}
         # split and held-out words are those of the set that `hart-emoji data` writes
         self.keywords = Keywords(concepts.values(), held_out_keywords(concepts.values(), seed=0))
         kept = [image for image in plan_images(icons, seed=0) if image.held_out is None]
         self.icons = [image.icon for image in kept]
-        self.chances = _with_default_share([image.weight for image in kept], self.icons)
+        self.chances = with_default_share([image.weight for image in kept], self.icons, DEFAULT_SHARE)
         self.count = count
         self.size = size
         self.seed = seed
@@ -99,7 +113,14 @@ class EmojiScenes:
     def digest(self) -> str:
         """Rows follow from the description, the shares, the packages, whose versions are pinned, and what is barred."""
         packages = [f"{style.package.name}@{style.package.version}" for style in STYLES.values()]
-        parts = [self.description, str(KINDS), *map(str, self.chances), *packages, *sorted(self.barred)]
+        parts = [
+            self.description,
+            str(dict(self.kinds)),
+            str(LONG_NAME_WEIGHT),
+            *map(str, self.chances),
+            *packages,
+            *sorted(self.barred),
+        ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def key(self, row: int) -> str:
@@ -125,7 +146,7 @@ class EmojiScenes:
             "count": self._counted,
             "inked": self._inked,
         }
-        kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+        kind = rng.choices(list(self.kinds), list(self.kinds.values()))[0]
         for last in range(TRIES):
             try:
                 image, describe = makers[kind](rng)
@@ -212,7 +233,7 @@ class EmojiScenes:
         sides = [large, small] if sized else [rng.uniform(0.38, 0.46) for _ in range(2)]
         if rng.random() < 0.5:
             sides.reverse()
-        style = self.icons[self._row(self._things, rng)].style
+        style = self._chosen_thing(rng).style
         painted = rng.random() < 0.3
         things = [self._thing(style, round(self.size * side), rng, painted=painted) for side in sides]
         middle = rng.uniform(0.47, 0.53)
@@ -229,7 +250,7 @@ class EmojiScenes:
             for thing, size in zip(things, sizes, strict=True):
                 name = rng.choice(thing.names)
                 texts.append(with_article(f"{size} {name}" if tell else name))
-            text = _related(*texts, beside=beside, rng=rng)
+            text = related(*texts, beside=beside, rng=rng)
             if said:
                 text = f"{text} on {rng.choice((said, f'a {said} background')).replace('a orange', 'an orange')}"
             return self._styled(text, style, rng)
@@ -239,15 +260,14 @@ class EmojiScenes:
     def _counted(self, rng: random.Random) -> tuple[Image.Image, Describe]:
         """Several times the same, sometimes repainted."""
         for _ in range(50):
-            row = self._row(self._things, rng)
-            icon = self.icons[row]
+            icon = self._chosen_thing(rng)
             names = [name for name in self._short_names(icon) if plural(name)]
             if names:
                 break
         else:
             raise DamagedSample("no icon with a plural was found")
         number = rng.choices(list(NUMBERS), (4, 4, 3, 2, 1))[0]
-        centres = _centres(number, rng)
+        middles = centres(number, rng)
         side = 0.44 if number <= 4 else 0.29
         sprite = self._filling(icon, round(self.size * side * rng.uniform(0.85, 1)))
         word = ""
@@ -258,7 +278,7 @@ class EmojiScenes:
         jitter = 0.02
         placed = [
             (sprite.rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC), x + rng.uniform(-jitter, jitter), y)
-            for x, y in centres
+            for x, y in middles
         ]
         image = self._laid(WHITE, placed)
 
@@ -271,9 +291,8 @@ class EmojiScenes:
 
     def _thing(self, style: str, size: int, rng: random.Random, *, painted: bool) -> Thing:
         """A thing of a style, in another colour than its own where `painted`."""
-        rows = self._things
         for _ in range(200):
-            icon = self.icons[self._row(rows, rng)]
+            icon = self._chosen_thing(rng)
             if icon.style != style:
                 continue
             sprite = self._filling(icon, size)
@@ -288,7 +307,7 @@ class EmojiScenes:
 
     def _with_colour(self, size: int, rng: random.Random) -> tuple[Icon, Image.Image, OwnColour]:
         for _ in range(50):
-            icon = self._chosen(self._things, rng)
+            icon = self._chosen_thing(rng)
             sprite = self._sprite(icon, size, 0)
             if (colour := own_colour(sprite)) is not None:
                 return icon, sprite, colour
@@ -297,15 +316,18 @@ class EmojiScenes:
     def _places(self, wanted: Callable[[Icon], bool]) -> list[int]:
         return [row for row, icon in enumerate(self.icons) if icon.tone is None and icon.certain and wanted(icon)]
 
-    def _row(self, rows: Sequence[int], rng: random.Random) -> int:
-        """One of some rows, by their chances."""
+    def _chosen(self, rows: Sequence[int], rng: random.Random) -> Icon:
+        """The icon of one of some rows, by their chances."""
         while True:
             row = rows[rng.randrange(len(rows))]
             if rng.random() < self.chances[row]:
-                return row
+                return self.icons[row]
 
-    def _chosen(self, rows: Sequence[int], rng: random.Random) -> Icon:
-        return self.icons[self._row(rows, rng)]
+    def _chosen_thing(self, rng: random.Random) -> Icon:
+        while True:
+            icon = self._chosen(self._things, rng)
+            if any(" " not in name for name in self._short_names(icon)) or rng.random() < LONG_NAME_WEIGHT:
+                return icon
 
     def _short_names(self, icon: Icon) -> tuple[str, ...]:
         """Names of a thing among others; none for one that is many or no thing by itself."""
@@ -349,46 +371,26 @@ class EmojiScenes:
         return rng.choice((f"{text} in {word} style", f"{text}, {word} style", f"{text}, {word}"))
 
 
-def _with_default_share(weights: Sequence[float], icons: Sequence[Icon]) -> list[float]:
-    """Chances, at most 1, by which `DEFAULT_SHARE` of the icons are in the default style."""
-    default = [icon.style == DEFAULT_STYLE for icon in icons]
-    own = sum(weight for weight, right in zip(weights, default, strict=True) if right)
-    factor = DEFAULT_SHARE / (1 - DEFAULT_SHARE) * (sum(weights) - own) / own
-    chances = [weight * factor if right else weight for weight, right in zip(weights, default, strict=True)]
-    most = max(chances)
-    return [chance / most for chance in chances]
+def read_kinds(text: str) -> dict[str, float]:
+    """Kinds of scenes with their shares, of any sum, from "two=0.75,count=0.25"; others are not made.
 
-
-def _related(first: str, second: str, *, beside: bool, rng: random.Random) -> str:
-    """Words for two things, the first of which is left of the second, or above it."""
-    if rng.random() < 0.4:
-        pair = [first, second]
-        rng.shuffle(pair)
-        joint = rng.choice(("and", "and", "next to", "beside")) if beside else "and"
-        return f"{pair[0]} {joint} {pair[1]}"
-    if beside:
-        phrase = rng.choice(("left of", "to the left of", "on the left of"))
-        swapped = phrase.replace("left", "right")
-    else:
-        phrase, swapped = rng.choice((("above", "below"), ("over", "under"), ("above", "beneath")))
-    return f"{first} {phrase} {second}" if rng.random() < 0.6 else f"{second} {swapped} {first}"
-
-
-def _centres(number: int, rng: random.Random) -> list[tuple[float, float]]:
-    """Centres of that many things, in widths of the image."""
-    near, far, middle = 0.26, 0.74, 0.5
-    thirds = (0.19, 0.5, 0.81)
-    match number:
-        case 2:
-            return [(near, middle), (far, middle)] if rng.random() < 0.7 else [(middle, near), (middle, far)]
-        case 3:
-            return [(middle, near), (near, far), (far, far)]
-        case 4:
-            return [(x, y) for y in (near, far) for x in (near, far)]
-        case 5:
-            return [(x, 0.32) for x in thirds] + [(x, 0.68) for x in (0.33, 0.67)]
-        case _:
-            return [(x, y) for y in (0.32, 0.68) for x in thirds]
+    Raises `HartError` for kinds that are not in `KINDS`, or twice there, and for shares that are no positive numbers.
+    """
+    kinds: dict[str, float] = {}
+    for part in text.split(","):
+        kind, _, share = part.partition("=")
+        if (
+            kind not in KINDS
+            or kind in kinds
+            or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", share)
+            or not float(share)
+        ):
+            raise HartError(
+                f"kinds of scenes {text!r}: give some of {', '.join(KINDS)}, each once with its share, such as "
+                "two=0.75,count=0.25"
+            )
+        kinds[kind] = float(share)
+    return kinds
 
 
 def _another(colour: OwnColour, rng: random.Random) -> str:

@@ -1,0 +1,37 @@
+"""Where the things of a scene lie, and words for it."""
+
+from __future__ import annotations
+
+import random
+
+
+def related(first: str, second: str, *, beside: bool, rng: random.Random) -> str:
+    """Words for two things, the first of which is left of the second, or above it."""
+    if rng.random() < 0.4:
+        pair = [first, second]
+        rng.shuffle(pair)
+        joint = rng.choice(("and", "and", "next to", "beside")) if beside else "and"
+        return f"{pair[0]} {joint} {pair[1]}"
+    if beside:
+        phrase = rng.choice(("left of", "to the left of", "on the left of"))
+        swapped = phrase.replace("left", "right")
+    else:
+        phrase, swapped = rng.choice((("above", "below"), ("over", "under"), ("above", "beneath")))
+    return f"{first} {phrase} {second}" if rng.random() < 0.6 else f"{second} {swapped} {first}"
+
+
+def centres(number: int, rng: random.Random) -> list[tuple[float, float]]:
+    """Centres of that many things, in widths of the image."""
+    near, far, middle = 0.26, 0.74, 0.5
+    thirds = (0.19, 0.5, 0.81)
+    match number:
+        case 2:
+            return [(near, middle), (far, middle)] if rng.random() < 0.7 else [(middle, near), (middle, far)]
+        case 3:
+            return [(middle, near), (near, far), (far, far)]
+        case 4:
+            return [(x, y) for y in (near, far) for x in (near, far)]
+        case 5:
+            return [(x, 0.32) for x in thirds] + [(x, 0.68) for x in (0.33, 0.67)]
+        case _:
+            return [(x, y) for y in (0.32, 0.68) for x in thirds]
