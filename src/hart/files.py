@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from hart.errors import HartError
 
@@ -42,6 +42,8 @@ __all__ = [
 MEBIBYTE = 2**20
 TEXT_LIMIT = 64 * MEBIBYTE
 """Largest JSON, TOML or text file in bytes."""
+STANDARD_INPUT = "standard input"
+"""What messages call it."""
 PARTIAL = ".partial"
 """Suffix of files that are still being written."""
 
@@ -111,18 +113,29 @@ def require_regular(path: Path) -> None:
 def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most `limit` bytes. Raises `FileError`."""
     with open_regular(path) as file:
-        try:
-            content = file.read(limit + 1)
-        except OSError as error:
-            raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+        return _content(file, str(path), limit)
+
+
+def _content(file: IO[bytes], where: str, limit: int) -> bytes:
+    try:
+        content = file.read(limit + 1)
+    except OSError as error:
+        raise FileError(f"{where}: cannot be read ({error.strerror})") from None
     if len(content) > limit:
-        raise FileError(f"{path}: is larger than {limit / MEBIBYTE:g} MiB, the most that is read of such a file")
+        raise FileError(f"{where}: is larger than {limit / MEBIBYTE:g} MiB, the most that is read of such a file")
     return content
 
 
 def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
     """A UTF-8 text file, with or without byte order mark. Raises `FileError`."""
     return decode_text(read_bytes(path, limit), str(path))
+
+
+def read_standard_input(limit: int = TEXT_LIMIT) -> str:
+    """UTF-8 text that is sent to this process, up to its end. Raises `FileError`."""
+    if sys.stdin is None:
+        raise FileError(f"{STANDARD_INPUT}: is closed")
+    return decode_text(_content(sys.stdin.buffer, STANDARD_INPUT, limit), STANDARD_INPUT)
 
 
 def text_lines(text: str) -> list[str]:
