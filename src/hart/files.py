@@ -90,6 +90,17 @@ def readable_folder(path: Path) -> Path:
     return path
 
 
+def require_own_folder(folder: Path, own: str = "") -> None:
+    """Raise `FileError` where a folder holds anything but hidden files and names that the pattern `own` matches fully:
+    what writes a whole folder takes an empty one, its own, or a new one."""
+    entries = folder.iterdir() if folder.exists() else ()
+    foreign = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    foreign = [name for name in foreign if not re.fullmatch(own, name)]
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise FileError(f"{folder}: holds other files ({', '.join(foreign[:3])}{more}): give an empty or a new folder")
+
+
 def open_regular(path: Path) -> BinaryIO:
     """A regular file, opened for reading; links are followed. Raises `FileError` for anything else."""
     try:

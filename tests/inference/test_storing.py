@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 from pathlib import Path
 
@@ -165,11 +166,14 @@ def test_nothing_is_written_over(model: Path, adapter: Path, tmp_path: Path) -> 
             opened(model).save_pretrained(folder)
     other = save_tiny_class_model(tmp_path / "other")
     assert "already holds a model" in refused(run("convert", model, other))
-    for name in ("hart.safetensors", "word_pieces.json", "text_encoder"):
+    for name in ("hart.safetensors", "text_encoder", "notes.txt"):
         folder = tmp_path / name.split(".")[0]
         folder.mkdir()
         (folder / name).write_text("mine")
-        assert f"already holds {name}" in refused(run("convert", model, folder))
+        said = f"holds other files ({name}): give an empty or a new folder"
+        assert said in refused(run("convert", "hub/model", folder)), "before anything is downloaded"
+        with pytest.raises(HartError, match=re.escape(said)):
+            opened(model).save_pretrained(folder)
         assert [file.name for file in folder.iterdir()] == [name]
     assert {file.name: file.read_bytes() for file in model.iterdir()} == before
 
@@ -184,7 +188,7 @@ def test_a_full_disk_leaves_no_part_of_a_model(model: Path, tmp_path: Path, monk
         destination = tmp_path / f"own {already}"
         if already:
             destination.mkdir()
-            (destination / "notes.txt").write_text("mine")
+            (destination / ".gitignore").write_text("mine")
         before = list(tmp_path.rglob("*"))
         with monkeypatch.context() as patch:
             patch.setattr("hart.checkpoint.loading.save_module", full)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import Field
 
+from hart.checkpoint.folders import local_folder
 from hart.commands.console import progress, require_writable
 from hart.commands.from_config import options_from_config
 from hart.commands.options import AspectRatio, LoraOptions, Size
@@ -79,11 +80,11 @@ def convert(options: ConvertOptions) -> None:
     source, destination = options.source, options.destination
     stored = resolve_stored_dtype(options.dtype)
     in_memory = torch.float32 if options.lora or stored == torch.int8 else stored
+    require_new_model(destination, local_folder(source))
+    require_writable(destination)
+    options.require_files()
     with progress(f"reading {source}"):
         folder = resolve_model(source)
-        require_new_model(destination, folder)
-        require_writable(destination)
-        options.require_files()
         # adapters are merged and weights rounded to 8 bits in float32, whatever the stored type
         model = load_model(folder, in_memory)
         for adapter in options.lora:

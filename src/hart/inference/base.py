@@ -269,7 +269,7 @@ class BasePipeline:
         """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
 
         dtype: how weights are stored, by default as they are here; "int8" stores large layers in 8 bits.
-        Raises `HartError` if the folder holds a model or parts of one, or the text encoder cannot be stored.
+        Raises `HartError` if the folder holds a model or other files, or the text encoder cannot be stored.
         """
         stored = None if dtype is None else resolve_stored_dtype(dtype)
         self._components.save(user_path(folder), self.config, self.folder, stored)

@@ -46,9 +46,8 @@ from hart.data.read_ahead import read_ahead
 from hart.data.samples import Condition, Damage, Sample, require_mostly_sound
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
-from hart.data.written_sets import require_own_folder
 from hart.errors import HartError
-from hart.files import atomic_write, write_json
+from hart.files import atomic_write, require_own_folder, write_json
 from hart.grids import ScaleSchedule
 from hart.sizes import aspect_sizes, schedule_of_size
 from hart.text_encoder import TextEncoder, encoder_module, vocabulary_digest
