@@ -53,7 +53,7 @@ def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_p
         (("--scales", "1 2 4"), "--scales[0]: expected a whole number"),
         (("--scales", "1,2,4,6"), "with other options"),
         (("--scales", "1,2", "--size", 8, "--tokenizer", "none"), "error: --scales and --size both set the scales"),
-        (("--split", "test"), "ask for train, val or all"),
+        (("--split", "test"), "has none for 'test': make it, or name one as the split: train"),
         (("--kind", "imagenet"), "huggingface"),
     ):
         refused_call = run(*call, *changes)
