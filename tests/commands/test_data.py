@@ -64,6 +64,12 @@ def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_p
         assert "are for captions: give --text-encoder too" in refused(run(*without))
 
 
+def test_a_folder_of_other_files_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    said = refused(run("data", "encode", "absent", tmp_path, "--tokenizer", "hub/model"))
+    assert "holds other files (notes.txt): give an empty or a new folder" in said
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_encoding_that_is_stopped_says_what_is_kept_and_goes_on(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

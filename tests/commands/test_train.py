@@ -79,6 +79,22 @@ def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "model").glob("*.safetensors"))
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "model", "samples"])
+def test_a_file_where_the_run_makes_a_folder_is_said_before_training(name: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).touch()
+    result = run("train", "tokenizer", small_recipe(tmp_path), "--out", tmp_path / "run")
+    assert result.exit_code == 2 and result.stdout == ""
+    said = f"error: {tmp_path / 'run' / name}: is a file, where the run makes a folder: remove it, or choose another"
+    assert said in result.stderr
+
+
+def test_an_output_that_cannot_be_written_is_said_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    given = ("train", "tokenizer", tmp_path / "none.toml", "--out", tmp_path / "file" / "run")
+    assert "cannot write there" in refused(run(*given))
+
+
 def test_a_full_disk_behind_the_output_costs_no_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, print_line = small_recipe(tmp_path), typer.echo
 

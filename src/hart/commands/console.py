@@ -84,6 +84,13 @@ def require_writable(path: Path) -> None:
             pass
 
 
+def require_writable_file(path: Path) -> None:
+    """The same for a file, which may be there and is then replaced."""
+    if path.is_dir():
+        raise HartError(f"{path}: is a folder: give a file")
+    require_writable(path.parent)
+
+
 @contextmanager
 def _can_be_written(path: Path) -> Iterator[None]:
     try:

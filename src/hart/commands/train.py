@@ -76,13 +76,14 @@ def train(
     with needs_extra("train"), warnings.catch_warnings():
         # torch's fused RMSNorm does not take bfloat16 beside the float32 weights of autocast
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
+        if options.out is not None and not options.dry_run:
+            require_writable(options.out)
         changed = _changed(stage, recipe, tuple(overrides or ()), options)
         if options.dry_run:
             _say_needs(changed)
             return
         if options.out is None:
             raise HartError("--out is missing: give the folder for checkpoints, log and the finished model")
-        require_writable(options.out)
         if _run(changed, options.out, accept_changes=options.accept_changes):
             typer.echo(options.out)
 

@@ -83,6 +83,11 @@ class EncodedSummary:
 
 
 @torch.inference_mode()
+def require_set_folder(folder: Path) -> None:
+    """Raise `FileError` for a folder that holds anything but encoded sets."""
+    require_own_folder(folder, r".+-\d{5,}\.safetensors|.+\.json")
+
+
 def encode_dataset(
     source: Source | Stream,
     transform: ImageTransform,
@@ -103,7 +108,7 @@ def encode_dataset(
         raise HartError("a set that is encoded once cannot have random crops or flips: leave crop and flip as they are")
     if not re.fullmatch(r"\w[\w.-]*", split):
         raise HartError(f"split is {split!r}: it names files, so give a word")
-    require_own_folder(folder, r".+-\d{5,}\.safetensors|.+\.json")
+    require_set_folder(folder)
     sizes = aspect_sizes(encoders.tokenizer.config, aspects) if aspects else [(transform.width, transform.height)]
     transforms = [transform.replace(size=size) for size in sizes]
     schedules = [schedule_of_size(encoders.tokenizer.config, size) for size in sizes]
