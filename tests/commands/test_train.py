@@ -134,6 +134,18 @@ def test_the_scales_of_another_size_follow_from_the_recipes(monkeypatch: pytest.
         assert said in refused(run("train", "tokenizer", RECIPES / "tokenizer.toml", "--dry-run", "--size", size))
 
 
+@pytest.mark.parametrize("stage", ["tokenizer", "transformer"])
+def test_a_dry_run_of_huge_images_tries_smaller_ones(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = list[int]()
+    monkeypatch.setattr("hart.training.dry_run.measure", lambda *given: tried.append(given[3]) or 1.0)
+    small = ("tokenizer=emoji", *SMALL) if stage == "transformer" else ("tokenizer.base_channels=32",)
+    result = run("train", stage, RECIPES / f"{stage}.toml", "--dry-run", "--size", 16384, *small)
+    assert result.exit_code == 0, result.output
+    assert tried and max(tried) <= 4096
+    assert "2406242 per image" in result.stdout
+    assert f"on images of {tried[0]:,} tokens, in proportion to the operations" in result.stdout
+
+
 def test_training_without_a_folder_is_refused() -> None:
     assert "--out is missing" in refused(run("train", "tokenizer", RECIPES / "tokenizer.toml"))
 
