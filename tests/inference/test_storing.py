@@ -16,7 +16,7 @@ from hart import HartError, HartPipeline
 from hart.checkpoint.folders import CONFIG_FILE, HART_FILE, SCORER_FILE
 from hart.checkpoint.loading import load_model, save_model
 from hart.checkpoint.lora import add_lora, save_lora
-from hart.checkpoint.storage import read_safetensors
+from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.config import HartConfig, TextConditioning, TextEncoderConfig
 from hart.text_encoder import load_text_encoder
 from hart.text_encoder.base import RandomTextFeatures
@@ -70,6 +70,24 @@ def test_a_merged_model_generates_as_the_adapters_do(model: Path, adapter: Path,
         assert image(opened(tmp_path / "own")).tobytes() == image(pipe).tobytes() != plain
     finally:
         shutil.move(tmp_path / "elsewhere", model)
+
+
+def test_an_adapter_of_other_weights_is_noted(model: Path, tmp_path: Path) -> None:
+    other = save_tiny_text_model(tmp_path / "other")
+    weights = read_safetensors(other / HART_FILE)
+    write_safetensors(other / HART_FILE, {name: -value for name, value in weights.items()})
+    own, foreign = (save_adapter(base, tmp_path / f"of {base.name}") for base in (model, other))
+    merge, generate = (
+        ("convert", model, tmp_path / "merged"),
+        ("generate", "a cat", "--model", model, "--out", tmp_path),
+    )
+    for command in (merge, generate):
+        result = run(*command, "--lora", own, "--lora", foreign, "--lora", own)
+        assert result.exit_code == 0, result.output
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(
+            f"note: {foreign}: this adapter was trained on other weights ({other}) than {model} has:"
+        )
 
 
 def test_the_scorer_of_best_of_n_goes_with_the_model(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from pydantic import Field
 
 from hart.checkpoint.folders import local_folder
-from hart.commands.console import progress, require_writable
+from hart.commands.console import note, progress, require_writable
 from hart.commands.from_config import options_from_config
 from hart.commands.options import AspectRatio, LoraOptions, Size
 from hart.config import Config, HartConfig
@@ -73,7 +73,7 @@ def convert(options: ConvertOptions) -> None:
     import torch
 
     from hart.checkpoint.loading import load_model, resolve_model
-    from hart.checkpoint.lora import merge_lora
+    from hart.checkpoint.lora import base_remark, merge_lora
     from hart.devices import resolve_stored_dtype
     from hart.inference.components import Components, require_new_model
 
@@ -87,6 +87,10 @@ def convert(options: ConvertOptions) -> None:
         folder = resolve_model(source)
         # adapters are merged and weights rounded to 8 bits in float32, whatever the stored type
         model = load_model(folder, in_memory)
+        # of all, before the first changes the weights
+        for remark in [base_remark(model.hart, adapter, source) for adapter in options.lora]:
+            if remark is not None:
+                note(remark)
         for adapter in options.lora:
             merge_lora(model.hart, adapter, options.strength, model=source)
         parts = Components(model.tokenizer, model.hart, torch.device("cpu"), in_memory)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import warnings
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -26,7 +27,7 @@ from hart.checkpoint.loading import save_model
 from hart.config import HartConfig
 from hart.data.transforms import pixels_to_pil, to_signed, unit_to_pixels
 from hart.devices import dtype_name
-from hart.errors import HartError
+from hart.errors import AdapterWarning, HartError
 from hart.files import all_or_nothing, require_own_folder
 from hart.generation.arguments import OutputType
 from hart.grids import Grid
@@ -146,14 +147,19 @@ class Components:
     def adapted(self, folder: Path, scale: float, model: str) -> Components:
         """With a LoRA adapter merged into a copy of the weights; see `hart.checkpoint.lora.merge_lora`.
 
-        Weights of 8 bits are rounded to 8 bits again.
+        Weights of 8 bits are rounded to 8 bits again. Warns of an adapter of other weights with an `AdapterWarning`.
         """
-        from hart.checkpoint.lora import merge_lora
+        from hart.checkpoint.lora import base_remark, merge_lora
 
         hart = copy.deepcopy(self.hart)
         decelerate(hart)
         dequantize_linears(hart, torch.float32)  # whatever the model's type: nothing is lost but by rounding once
+        base = hart if self.without_lora is None else _decelerated(self.without_lora)
+        remark = base_remark(base, folder, model)
+        del base  # as large as the model
         merge_lora(hart, folder, scale, model=model)
+        if remark is not None:
+            warnings.warn(remark, AdapterWarning, stacklevel=3)  # whoever called `load_lora`
         accelerate(hart, self.speed)
         return replace(self, hart=hart, without_lora=self.without_lora or self.hart)
 
