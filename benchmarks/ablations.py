@@ -28,6 +28,7 @@ from torch import Tensor
 
 from hart.benchmark.report import table
 from hart.checkpoint.loading import load_model
+from hart.commands import require_writable
 from hart.data.datasets import open_dataset
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import SUITES, GenerationOptions
@@ -158,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="of the runs at 64 px; by default the recipe's")
     parser.add_argument("--limit", type=int, default=704, help="held-out images for the loss, and images to generate")
     options = parser.parse_args(arguments)
+    require_writable(options.out)
     file = options.out / "results.json"
     results: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
     encoded: dict[int, TokenSource] = {}

@@ -28,6 +28,7 @@ from headline_parts.measuring import NAMES, OURS, Row, Setting, counted, measure
 
 from hart.benchmark.machine import device_clock, host_clock, machine_facts
 from hart.benchmark.report import table
+from hart.commands import require_writable_file
 from hart.devices import dtype_name, is_out_of_memory, resolve_device, resolve_dtype
 from hart.evaluation.report import published_tables
 
@@ -39,6 +40,7 @@ REFERENCE = {512: "HART 0.7B", 1024: "HART 0.7B", 256: "HART-d30"}
 def run(options: argparse.Namespace) -> None:
     device = resolve_device(options.device)
     dtype = resolve_dtype(options.dtype, device)
+    require_writable_file(options.out)
     results = read(options.out)
     chosen = [(name, size) for name in options.models for size in sizes_of(name) if size in options.sizes]
     if options.count:

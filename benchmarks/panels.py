@@ -22,4 +22,5 @@ def panels(count: int, file: Path) -> Iterator[Sequence[Axes]]:
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
     canvas.savefig(file, dpi=110)

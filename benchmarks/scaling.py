@@ -26,6 +26,7 @@ from hart.benchmark.machine import device_clock, machine_facts, peak_memory
 from hart.benchmark.measure import timed
 from hart.benchmark.parts import GenerationTimer
 from hart.benchmark.report import table
+from hart.commands import require_writable_file
 from hart.config import HartConfig, ResidualDiffusionConfig, TextConditioning, TokenizerConfig, TransformerConfig
 from hart.devices import resolve_device
 from hart.pipeline import HartPipeline
@@ -138,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--series", nargs="+", choices=SERIES, default=list(SERIES))
     parser.add_argument("--largest", type=int, default=4096, help="largest width, in pixels")
     options = parser.parse_args(arguments)
+    for file in (options.out, options.plot):
+        require_writable_file(file)
     device = resolve_device(options.device)
     words = sys.argv[1:] if arguments is None else arguments
     results: dict[str, Any] = {"commands": {}, "series": {}}

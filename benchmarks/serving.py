@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import re
 import statistics
 import subprocess
@@ -26,6 +25,8 @@ import httpx2
 import torch
 
 from hart.benchmark.machine import machine_facts
+from hart.commands import require_writable_file
+from hart.files import write_json
 from hart.pipeline import HartPipeline
 from hart.serving.pipeline_engine import PipelineEngine
 
@@ -131,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    if options.json:
+        require_writable_file(options.json)
     figures = measured(options.model, options.batch_size, options.rounds) | {
         "machine": machine_facts(torch.device("cpu"))
     }
@@ -141,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             goal = f" (goal: {goals[name]})" if name in goals else ""
             sys.stdout.write(f"- {name}: {shown}{goal}\n")
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
+        write_json(options.json, figures)
 
 
 if __name__ == "__main__":

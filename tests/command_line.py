@@ -11,8 +11,9 @@ from typer.testing import CliRunner, Result
 from hart.cli import app
 
 
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def run(*arguments: Any, sent: bytes = b"") -> Result:
+    """sent: comes from its standard input."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=sent)
 
 
 def evaluate(*arguments: Any) -> Result:

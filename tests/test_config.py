@@ -129,6 +129,8 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
         ("sampling.diffusion_steps", 0, "diffusion_steps must be at least 1"),
         ("sampling.maskgit_steps", 17, "maskgit_steps: 17 are more than the 16 tokens of the last scale"),
         ("sampling.diffusion_steps", 1001, "diffusion_steps: 1001 are more than the 1000 of training"),
+        ("sampling.unguided_scales", 5, "unguided_scales: 5 are more than the 4 scales of the image"),
+        ("sampling.greedy_scales", 5, "greedy_scales: 5 are more than the 4 scales of the image"),
         ("format_version", 99, "format_version must be 1, which this version of hart reads, not 99"),
         ("transformer.depth", 10**6, "transformer.depth must be at most 512, not 1000000"),
         ("transformer.width", 2**62, "transformer.width must be at most 65,536"),

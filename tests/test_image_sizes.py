@@ -64,6 +64,11 @@ def test_settings_are_checked_against_the_size(pipe: HartPipeline) -> None:
     assert pipe("a cat", maskgit_steps=17, size="12x8").images[0].size == (12, 8)
     with pytest.raises(HartError, match="16 are more than the 8 tokens"):
         pipe("a cat", maskgit_steps=16, size="8x4")
+    scales = len(pipe.config.transformer.scales)
+    for name in ("unguided_scales", "greedy_scales"):
+        assert pipe("a cat", size=8, **{name: scales}).images
+        with pytest.raises(HartError, match=f"{name}: {scales + 1} are more than the {scales} scales"):
+            pipe("a cat", size=8, **{name: scales + 1})
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 2, 5), (2, 4, 3, 3)])

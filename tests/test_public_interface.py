@@ -21,7 +21,7 @@ from hart import HartError, HartPipeline, SamplingConfig
 from hart.generation.arguments import OutputType, SamplingOptions
 from hart.generation.outputs import ScalePreview
 from hart.types import ClassContext, TextContext
-from helpers import CHANNELS, CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, store_adapter, tiny_model, tiny_text_config
+from helpers import CHANNELS, CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, store_adapter, tiny_text_config
 
 
 def image(pipe: HartPipeline, *arguments: Any, **options: Any) -> bytes:
@@ -331,7 +331,7 @@ def test_latents_that_do_not_fit_are_one_error(text: HartPipeline, latents: Any)
 def test_unloading_adapters_returns_to_the_weights_from_before(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     config = tiny_text_config(width=512, heads=4, depth=1)  # packed where the processor can
-    store_adapter(tiny_model(config)[1], tmp_path, alpha=2, value=0.25)
+    store_adapter(HartPipeline.from_config(config, device="cpu").hart, tmp_path, alpha=2, value=0.25)
     pipe = HartPipeline.from_config(config, device="cpu")
     before = image(pipe, "a cat")
     pipe.unload_lora()

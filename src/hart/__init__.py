@@ -15,7 +15,7 @@ from hart.exports import lazy
 
 if TYPE_CHECKING:
     from hart.config import HartConfig, SamplingConfig
-    from hart.errors import HartError, PromptWarning
+    from hart.errors import AdapterWarning, HartError, PromptWarning
     from hart.generation.edits import Edit, PromptMix
     from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview
     from hart.generation.requests import ImageRequest
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "AdapterWarning",
     "ClassContext",
     "Edit",
     "Hart",

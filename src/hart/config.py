@@ -367,22 +367,22 @@ class HartConfig(Config):
 
     def check_sampling(self, sampling: SamplingConfig, schedule: ScaleSchedule | None = None) -> None:
         """Raise `ConfigError` for settings that this model cannot sample `schedule` with, by default its own."""
-        steps, tokens = sampling.maskgit_steps, (schedule or self.transformer.schedule).final.tokens
+        schedule = schedule or self.transformer.schedule
         require(
-            steps == 1 or self.hybrid or self.transformer.masked_last_scale,
+            sampling.maskgit_steps == 1 or self.hybrid or self.transformer.masked_last_scale,
             "maskgit_steps: this model has no residual diffusion and samples its last scale in 1 step",
         )
         require(
-            steps <= tokens, f"maskgit_steps: {steps} are more than the {counted(tokens, 'token')} of the last scale"
+            sampling.diffusion_steps is None or self.hybrid, "diffusion_steps: this model has no residual diffusion"
         )
-        if sampling.diffusion_steps is not None:
-            require(self.diffusion is not None, "diffusion_steps: this model has no residual diffusion")
-            assert self.diffusion is not None
-            most = self.diffusion.training_steps
-            require(
-                sampling.diffusion_steps <= most,
-                f"diffusion_steps: {sampling.diffusion_steps} are more than the {most} of training",
-            )
+        for name, most, what in (
+            ("maskgit_steps", schedule.final.tokens, "tokens of the last scale"),
+            ("diffusion_steps", self.diffusion.training_steps if self.diffusion else 0, "of training"),
+            ("unguided_scales", len(schedule), "scales of the image"),
+            ("greedy_scales", len(schedule), "scales of the image"),
+        ):
+            count = getattr(sampling, name) or 0
+            require(count <= most, f"{name}: {count} are more than the {most} {what}")
 
     @property
     def num_classes(self) -> int | None:

@@ -30,3 +30,7 @@ class Stopped(BaseException):
 
 class PromptWarning(UserWarning):
     """A prompt is used, but not as written: the text encoder leaves words out, or does not know them."""
+
+
+class AdapterWarning(UserWarning):
+    """A LoRA adapter is used with other weights than those it was trained on."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from hart.errors import HartError
 
@@ -42,6 +42,8 @@ __all__ = [
 MEBIBYTE = 2**20
 TEXT_LIMIT = 64 * MEBIBYTE
 """Largest JSON, TOML or text file in bytes."""
+STANDARD_INPUT = "standard input"
+"""What messages call it."""
 PARTIAL = ".partial"
 """Suffix of files that are still being written."""
 
@@ -88,6 +90,17 @@ def readable_folder(path: Path) -> Path:
     return path
 
 
+def require_own_folder(folder: Path, own: str = "") -> None:
+    """Raise `FileError` where a folder holds anything but hidden files and names that the pattern `own` matches fully:
+    what writes a whole folder takes an empty one, its own, or a new one."""
+    entries = folder.iterdir() if folder.exists() else ()
+    foreign = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    foreign = [name for name in foreign if not re.fullmatch(own, name)]
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise FileError(f"{folder}: holds other files ({', '.join(foreign[:3])}{more}): give an empty or a new folder")
+
+
 def open_regular(path: Path) -> BinaryIO:
     """A regular file, opened for reading; links are followed. Raises `FileError` for anything else."""
     try:
@@ -111,18 +124,29 @@ def require_regular(path: Path) -> None:
 def read_bytes(path: Path, limit: int) -> bytes:
     """The content of a regular file of at most `limit` bytes. Raises `FileError`."""
     with open_regular(path) as file:
-        try:
-            content = file.read(limit + 1)
-        except OSError as error:
-            raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+        return _content(file, str(path), limit)
+
+
+def _content(file: IO[bytes], where: str, limit: int) -> bytes:
+    try:
+        content = file.read(limit + 1)
+    except OSError as error:
+        raise FileError(f"{where}: cannot be read ({error.strerror})") from None
     if len(content) > limit:
-        raise FileError(f"{path}: is larger than {limit / MEBIBYTE:g} MiB, the most that is read of such a file")
+        raise FileError(f"{where}: is larger than {limit / MEBIBYTE:g} MiB, the most that is read of such a file")
     return content
 
 
 def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
     """A UTF-8 text file, with or without byte order mark. Raises `FileError`."""
     return decode_text(read_bytes(path, limit), str(path))
+
+
+def read_standard_input(limit: int = TEXT_LIMIT) -> str:
+    """UTF-8 text that is sent to this process, up to its end. Raises `FileError`."""
+    if sys.stdin is None:
+        raise FileError(f"{STANDARD_INPUT}: is closed")
+    return decode_text(_content(sys.stdin.buffer, STANDARD_INPUT, limit), STANDARD_INPUT)
 
 
 def text_lines(text: str) -> list[str]:

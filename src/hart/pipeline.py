@@ -302,7 +302,8 @@ class HartPipeline(Editing):
     def _encoded(self, prompt: Prompt) -> Context:
         if isinstance(prompt, str):
             with self._working_text_encoder() as encoder:
-                for remark in encoder.reading([prompt])[0].remarks(prompt):
+                adapted = self._components.without_lora is not None
+                for remark in encoder.reading([prompt])[0].remarks(prompt, adapted=adapted):
                     _warn(remark)
                 return encoder.encode([prompt])
         assert self.num_classes is not None

@@ -221,6 +221,18 @@ def test_the_command_refuses_in_one_line(options: tuple[str, ...], message: str)
     assert message in refused(run("benchmark", *options))
 
 
+@pytest.mark.parametrize(
+    ("place", "message"), [("there.json", "there.json: is a folder"), ("file/figures.md", "file: cannot write there")]
+)
+def test_where_figures_cannot_be_written_nothing_is_measured(
+    place: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there.json").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(HartPipeline, "from_pretrained", lambda *_, **__: pytest.fail("opened"))
+    assert message in refused(run("benchmark", "emoji", "--output", tmp_path / place))
+
+
 def test_rates_of_products_are_operations_per_second() -> None:
     times = iter([0.0, 0.5, 10.0, 10.25, 20.0, 20.5, 30.0, 30.5, 40.0, 40.5])
     clock = host_clock(lambda: next(times))

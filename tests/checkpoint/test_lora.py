@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -10,13 +11,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from hart.checkpoint.lora import ADAPTER_CONFIG, ADAPTER_FILE, LoraTarget, add_lora, merge_lora, save_lora
+from hart.checkpoint.lora import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    BASE_FILE,
+    LoraTarget,
+    add_lora,
+    base_remark,
+    merge_lora,
+    save_lora,
+)
 from hart.config import HartConfig
-from hart.errors import HartError
+from hart.errors import AdapterWarning, HartError, PromptWarning
+from hart.layers.quantized import quantize_linears
 from hart.model import Hart
 from hart.pipeline import HartPipeline
+from hart.text_encoder import Reading
 from helpers import (
     CODES,
     random_context,
@@ -158,16 +170,17 @@ def test_the_pipeline_takes_an_adapter(tmp_path: Path) -> None:
     # wide enough for layers that are packed for inference, where the processor gains by it
     config = tiny_text_config(width=256, heads=4, depth=1, mlp="gelu")
     save_lora(adapted(config), tmp_path, base_model="runs/base")
-    pipe, plain = HartPipeline.from_config(config, device="cpu"), HartPipeline.from_config(config, device="cpu")
+    pipe, plain = (HartPipeline(config, *tiny_model(config), device="cpu") for _ in range(2))
     pipe.load_lora(str(tmp_path))
-    assert pipe(["a"]).images[0].tobytes() != plain(["a"]).images[0].tobytes()
+    embeds = random_context(config, 1)
+    assert not torch.equal(pipe.generate(embeds), plain.generate(embeds))
     merge_lora(plain.hart, tmp_path)
     expected = plain.hart.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in pipe.components.hart.state_dict().items())
     (tmp_path / ADAPTER_CONFIG).unlink()
     with pytest.raises(HartError, match="no LoRA adapter here"):
         pipe.load_lora(tmp_path)
-    assert pipe(["a"]).images
+    assert pipe.generate(embeds).isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -186,6 +199,70 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path, other: dict[str,
     with pytest.raises(HartError, match=r"trained on runs/base and does not fit models/mine: .*" + named):
         merge_lora(hart, tmp_path, model="models/mine")
     assert torch.equal(logits(hart), before)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_weights_that_an_adapter_was_not_trained_on_are_told_from_those_that_it_was(tmp_path: Path, kind: str) -> None:
+    config = tiny_text_config(width=64, heads=4)
+    save_lora(adapted(config), tmp_path, base_model="runs/base")
+    for others, seed in ((False, 0), (True, 1)):
+        hart = tiny_model(config)[1]
+        if others:
+            nn.init.normal_(
+                hart.transformer.blocks[0].attention.qkv.weight, generator=torch.Generator().manual_seed(seed)
+            )
+        if kind == "int8":
+            quantize_linears(hart, smallest=16)
+        else:
+            hart.to(getattr(torch, kind))
+        remark = base_remark(hart, tmp_path, "models/mine")
+        assert (remark is not None) == others
+        assert remark is None or "trained on other weights (runs/base) than models/mine has" in remark
+    (tmp_path / BASE_FILE).write_text('{"layers": {"blocks.0.attention.qkv": [1.0]}}')
+    with pytest.raises(HartError, match="has not 8 weights of each layer"):
+        base_remark(hart, tmp_path)
+    (tmp_path / BASE_FILE).unlink()
+    assert base_remark(hart, tmp_path) is None
+
+
+def test_a_pipeline_warns_of_an_adapter_of_other_weights_each_by_itself(tmp_path: Path) -> None:
+    config = tiny_text_config(width=256, heads=4, depth=1, mlp="gelu")  # packed where the processor gains by it
+    tokenizer, hart = tiny_model(config)
+    save_lora(adapted(config), tmp_path / "own", base_model="runs/base")
+    pipe = HartPipeline(config, tokenizer, hart, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe.load_lora(tmp_path / "own", 5.0)
+        pipe.load_lora(tmp_path / "own")  # the weights are others by now
+    trained = add_lora(HartPipeline.from_config(config).hart, rank=2, alpha=4, generator=torch.Generator())
+    save_lora(trained, tmp_path / "other", base_model="runs/other")
+    with pytest.warns(AdapterWarning, match="runs/other") as caught:
+        pipe.load_lora(tmp_path / "other")
+    assert caught[0].filename == __file__
+
+
+def test_words_that_an_adapter_may_know_are_no_reason_for_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_text_config()
+    pipe = HartPipeline.from_config(config, device="cpu")
+    monkeypatch.setattr(pipe.text_encoder, "reading", lambda _: [Reading(others={"inked": "", "yacht": "boat"})])
+
+    def noted() -> list[str]:
+        with pytest.warns(PromptWarning) as caught:
+            pipe.encode_prompt("a yacht, inked")
+        return [str(warning.message) for warning in caught]
+
+    assert ["inked" in said for said in noted()] == [True, False]
+    save_lora(
+        add_lora(HartPipeline.from_config(config).hart, rank=2, alpha=2, generator=torch.Generator()),
+        tmp_path,
+        base_model="random",
+    )
+    pipe.load_lora(tmp_path)
+    assert ["yacht" in said for said in noted()] == [True]
+    pipe.unload_lora()
+    assert len(noted()) == 2
 
 
 def test_an_adapter_of_no_layer_of_the_model_is_refused(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_p
         (("--scales", "1 2 4"), "--scales[0]: expected a whole number"),
         (("--scales", "1,2,4,6"), "with other options"),
         (("--scales", "1,2", "--size", 8, "--tokenizer", "none"), "error: --scales and --size both set the scales"),
-        (("--split", "test"), "ask for train, val or all"),
+        (("--split", "test"), "has none for 'test': make it, or name one as the split: train"),
         (("--kind", "imagenet"), "huggingface"),
     ):
         refused_call = run(*call, *changes)
@@ -62,6 +62,12 @@ def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_p
     for given in (("--text-tokens", 8), ("--text-instruction",)):
         without = (*call[:4], "--tokenizer", tokenizer, *given)
         assert "are for captions: give --text-encoder too" in refused(run(*without))
+
+
+def test_a_folder_of_other_files_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    said = refused(run("data", "encode", "absent", tmp_path, "--tokenizer", "hub/model"))
+    assert "holds other files (notes.txt): give an empty or a new folder" in said
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -14,7 +14,8 @@ from PIL import Image
 from command_line import outputs, refused, run, run_in_process
 from hart import HartPipeline, __version__
 from hart.commands.console import NumberedFiles, prompt_notes
-from hart.errors import PromptWarning
+from hart.commands.generate import read_prompts
+from hart.errors import HartError, PromptWarning
 from hart.generation.metadata import read_record, save_png
 from hart.inference.components import Components
 from processes import CONTEXT
@@ -86,6 +87,36 @@ def test_prompts_come_from_the_file_too(text_model: Path, tmp_path: Path) -> Non
         run("generate", "a cat", "--prompts-file", prompts, "--model", text_model, "--out", tmp_path / "new/out")
     )
     assert [read_record(path).prompt for path in paths] == ["a cat", "a dog", "a house"]
+
+
+def test_prompts_come_from_standard_input_and_the_same_ones_continue(text_model: Path, tmp_path: Path) -> None:
+    command = ("generate", "a cat", "--prompts-file", "-", "--model", text_model, "--out", tmp_path)
+    sent = "\ufeffa dog\r\n\n  café\n-".encode()
+    paths = outputs(run(*command, sent=sent))
+    assert [read_record(path).prompt for path in paths] == ["a cat", "a dog", "café", "-"]
+    again = run(*command, sent=sent)
+    assert (again.exit_code, again.stdout) == (0, ""), "nothing is missing"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "sent", "said"),
+    [
+        (("--prompts-file", "-"), b"\n \n", "standard input: holds no prompt"),
+        (("--prompts-file", "-"), b"\xff\xfe\x00\x80", "standard input: is not UTF-8 text"),
+        (("-",), b"a cat", "--prompts-file - to read prompts from standard input"),
+        (("a dog", "-"), b"a cat", "--prompts-file -"),
+    ],
+)
+def test_what_is_sent_and_cannot_be_read_is_said(
+    tmp_path: Path, prompts: tuple[str, ...], sent: bytes, said: str
+) -> None:
+    assert said in refused(run("generate", *prompts, "--out", tmp_path / "out", sent=sent))
+
+
+def test_a_closed_standard_input_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(HartError, match="standard input: is closed"):
+        read_prompts(Path("-"))
 
 
 def test_a_class_model_takes_numbers(class_model: Path, tmp_path: Path) -> None:

@@ -79,6 +79,22 @@ def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "model").glob("*.safetensors"))
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "model", "samples"])
+def test_a_file_where_the_run_makes_a_folder_is_said_before_training(name: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).touch()
+    result = run("train", "tokenizer", small_recipe(tmp_path), "--out", tmp_path / "run")
+    assert result.exit_code == 2 and result.stdout == ""
+    said = f"error: {tmp_path / 'run' / name}: is a file, where the run makes a folder: remove it, or choose another"
+    assert said in result.stderr
+
+
+def test_an_output_that_cannot_be_written_is_said_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    given = ("train", "tokenizer", tmp_path / "none.toml", "--out", tmp_path / "file" / "run")
+    assert "cannot write there" in refused(run(*given))
+
+
 def test_a_full_disk_behind_the_output_costs_no_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, print_line = small_recipe(tmp_path), typer.echo
 
@@ -116,6 +132,18 @@ def test_the_scales_of_another_size_follow_from_the_recipes(monkeypatch: pytest.
     assert "507 per image" in result.stdout
     for size, said in ((100, "multiples of 16 px"), (16, "from 32")):
         assert said in refused(run("train", "tokenizer", RECIPES / "tokenizer.toml", "--dry-run", "--size", size))
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "transformer"])
+def test_a_dry_run_of_huge_images_tries_smaller_ones(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = list[int]()
+    monkeypatch.setattr("hart.training.dry_run.measure", lambda *given: tried.append(given[3]) or 1.0)
+    small = ("tokenizer=emoji", *SMALL) if stage == "transformer" else ("tokenizer.base_channels=32",)
+    result = run("train", stage, RECIPES / f"{stage}.toml", "--dry-run", "--size", 16384, *small)
+    assert result.exit_code == 0, result.output
+    assert tried and max(tried) <= 4096
+    assert "2406242 per image" in result.stdout
+    assert f"on images of {tried[0]:,} tokens, in proportion to the operations" in result.stdout
 
 
 def test_training_without_a_folder_is_refused() -> None:

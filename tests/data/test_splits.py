@@ -61,3 +61,17 @@ def test_a_divided_set_has_no_whole(tmp_path: Path) -> None:
     write(tmp_path / "lines", 2, "jsonl")
     (tmp_path / "lines" / "set.jsonl").rename(tmp_path / "lines" / "train.jsonl")
     assert whole_of(tmp_path) == whole_of(tmp_path / "lines") == "train"
+
+
+@pytest.mark.parametrize("form", ["folder", "classes"])
+@pytest.mark.parametrize(
+    ("there", "asked"), [("val", "train"), ("validation", "train"), ("train", "val"), ("train", "test")]
+)
+def test_a_split_that_a_divided_set_lacks_is_not_taken_from_the_others(
+    there: str, asked: str, form: str, tmp_path: Path
+) -> None:
+    write(tmp_path / there, 30, form)
+    said = f"divided into folders and has none for '{asked}': make it, or name one as the split: {there}$"
+    with pytest.raises(HartError, match=said):
+        open_source(tmp_path, asked)
+    assert len(rows(open_source(tmp_path, there))) == 30

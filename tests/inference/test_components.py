@@ -102,7 +102,7 @@ def test_copies_and_pickles_are_compiled_too(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_plain_modules_stay_plain_when_adapters_leave(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    store_adapter(tiny_model(WIDE)[1], tmp_path, alpha=8, value=0.3)
+    store_adapter(wide().hart, tmp_path, alpha=8, value=0.3)
     pipe = wide()
     before = pipe.fingerprints()
     pipe.load_lora(tmp_path)
@@ -164,7 +164,7 @@ def test_the_callers_modules_stay_as_they_were(config: HartConfig, dtype: torch.
 def test_what_is_loaded_while_generating_serves_later_calls_only(tmp_path: Path) -> None:
     """Another thread loads an adapter between two scales of a call: that call ends as it began."""
     pytest.importorskip("peft")
-    store_adapter(tiny_model(WIDE)[1], tmp_path, alpha=8, value=0.3)
+    store_adapter(wide().hart, tmp_path, alpha=8, value=0.3)
     pipe = wide()
     plain, calls = generated(pipe), 0
 
@@ -188,7 +188,7 @@ def test_what_is_loaded_while_generating_serves_later_calls_only(tmp_path: Path)
 def test_loads_of_several_threads_all_count(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     config = tiny_text_config()
-    store_adapter(tiny_model(config)[1], tmp_path, alpha=2, value=0.25)
+    store_adapter(HartPipeline.from_config(config, device="cpu").hart, tmp_path, alpha=2, value=0.25)
     pipe, one_by_one = (HartPipeline.from_config(config, device="cpu") for _ in range(2))
     threads = [threading.Thread(target=pipe.load_lora, args=(tmp_path,)) for _ in range(4)]
     for thread in threads:

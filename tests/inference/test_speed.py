@@ -20,7 +20,7 @@ from hart.generation.requests import ImageRequest
 from hart.inference.kernels import int8_range
 from hart.inference.speed import LEVELS, Speed, is_quantized
 from hart.serving.pipeline_engine import PipelineEngine
-from helpers import random_context, store_adapter, tiny_model, tiny_text_config
+from helpers import random_context, store_adapter, tiny_text_config
 
 WIDE = tiny_text_config(width=256, heads=4, depth=1)
 needs_kernels = pytest.mark.skipif(not int8_range(), reason="this processor has no 8-bit kernels")
@@ -155,7 +155,7 @@ def test_damaged_files_of_8_bits_are_refused(tmp_path: Path) -> None:
 @needs_kernels
 def test_adapters_are_merged_and_rounded_again(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    store_adapter(tiny_model(WIDE)[1], tmp_path, alpha=8, value=0.3)
+    store_adapter(HartPipeline.from_config(WIDE, device="cpu").hart, tmp_path, alpha=8, value=0.3)
     pipe = opened("int8")
     before = image(pipe)
     pipe.load_lora(tmp_path)
@@ -183,7 +183,7 @@ def test_8_bits_survive_another_type_and_plain_modules() -> None:
 @needs_kernels
 def test_an_adapter_that_adds_nothing_leaves_8_bits_alone(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    store_adapter(tiny_model(WIDE)[1], tmp_path, alpha=8, value=0)
+    store_adapter(HartPipeline.from_config(WIDE, device="cpu").hart, tmp_path, alpha=8, value=0)
     pipe = HartPipeline.from_config(WIDE, device="cpu", dtype="bfloat16", speed="int8")
     before = pipe.fingerprints()
     pipe.load_lora(tmp_path)

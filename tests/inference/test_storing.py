@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hart import HartError, HartPipeline
 from hart.checkpoint.folders import CONFIG_FILE, HART_FILE, SCORER_FILE
 from hart.checkpoint.loading import load_model, save_model
 from hart.checkpoint.lora import add_lora, save_lora
-from hart.checkpoint.storage import read_safetensors
+from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.config import HartConfig, TextConditioning, TextEncoderConfig
 from hart.text_encoder import load_text_encoder
 from hart.text_encoder.base import RandomTextFeatures
@@ -69,6 +70,19 @@ def test_a_merged_model_generates_as_the_adapters_do(model: Path, adapter: Path,
         assert image(opened(tmp_path / "own")).tobytes() == image(pipe).tobytes() != plain
     finally:
         shutil.move(tmp_path / "elsewhere", model)
+
+
+def test_an_adapter_of_other_weights_is_noted(model: Path, tmp_path: Path) -> None:
+    other = save_tiny_text_model(tmp_path / "other")
+    weights = read_safetensors(other / HART_FILE)
+    write_safetensors(other / HART_FILE, {name: -value for name, value in weights.items()})
+    own, foreign = (save_adapter(base, tmp_path / f"of {base.name}") for base in (model, other))
+    merge, generate = ("convert", model, tmp_path / "own"), ("generate", "a cat", "--model", model, "--out", tmp_path)
+    for command in (merge, generate):
+        result = run(*command, "--lora", own, "--lora", foreign, "--lora", own)
+        assert result.exit_code == 0, result.output
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"note: {foreign}: this adapter was trained on other weights ({other}) than {model} ")
 
 
 def test_the_scorer_of_best_of_n_goes_with_the_model(tmp_path: Path) -> None:
@@ -165,11 +179,14 @@ def test_nothing_is_written_over(model: Path, adapter: Path, tmp_path: Path) -> 
             opened(model).save_pretrained(folder)
     other = save_tiny_class_model(tmp_path / "other")
     assert "already holds a model" in refused(run("convert", model, other))
-    for name in ("hart.safetensors", "word_pieces.json", "text_encoder"):
+    for name in ("hart.safetensors", "text_encoder", "notes.txt"):
         folder = tmp_path / name.split(".")[0]
         folder.mkdir()
         (folder / name).write_text("mine")
-        assert f"already holds {name}" in refused(run("convert", model, folder))
+        said = f"holds other files ({name}): give an empty or a new folder"
+        assert said in refused(run("convert", "hub/model", folder)), "before anything is downloaded"
+        with pytest.raises(HartError, match=re.escape(said)):
+            opened(model).save_pretrained(folder)
         assert [file.name for file in folder.iterdir()] == [name]
     assert {file.name: file.read_bytes() for file in model.iterdir()} == before
 
@@ -184,7 +201,7 @@ def test_a_full_disk_leaves_no_part_of_a_model(model: Path, tmp_path: Path, monk
         destination = tmp_path / f"own {already}"
         if already:
             destination.mkdir()
-            (destination / "notes.txt").write_text("mine")
+            (destination / ".gitignore").write_text("mine")
         before = list(tmp_path.rglob("*"))
         with monkeypatch.context() as patch:
             patch.setattr("hart.checkpoint.loading.save_module", full)

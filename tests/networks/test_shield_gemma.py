@@ -47,12 +47,13 @@ def test_a_prompt_is_refused_from_the_threshold_on(folder: Path) -> None:
     assert ShieldGemma(str(folder), CPU, threshold=0.0).violated("a cat") == next(iter(GUIDELINES))
 
 
-def test_other_models_are_refused(tmp_path: Path) -> None:
+def test_other_models_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_language_model(tmp_path)
     with pytest.raises(HartError, match="is no ShieldGemma"):
         ShieldGemma(str(tmp_path), CPU)
-    with pytest.raises(CheckerUnavailable, match="prompts cannot be checked"):
+    with pytest.raises(CheckerUnavailable, match="prompts cannot be checked; the server's log") as said:
         prompt_checker(str(tmp_path), "cpu")("a cat")
+    assert str(tmp_path) in caplog.text and str(tmp_path) not in str(said.value), "clients see no path of the server"
 
 
 def test_the_server_asks_it(folder: Path) -> None:

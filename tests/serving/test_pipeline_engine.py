@@ -266,16 +266,25 @@ def test_the_largest_image_is_bounded(engine: PipelineEngine) -> None:
         PipelineEngine(engine.pipe, max_pixels=10)
 
 
-def test_a_model_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_why_a_model_cannot_be_opened_is_for_the_log_and_not_for_clients(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, is_ours: bool
+) -> None:
     def missing() -> PipelineEngine:
+        if is_ours:
+            raise RuntimeError(tmp_path)
         return PipelineEngine(HartPipeline.from_pretrained(tmp_path / "none"))
 
     with running(models={"tiny": missing}) as server:
         answer = server.post(prompt="x")
-        assert answer.status_code == 503 and "none" in answer.json()["error"]["message"]
+        assert answer.status_code == 503
+        assert answer.json()["error"]["message"] == "the model tiny cannot be opened; the server's log says why"
         ready = server.http.get("/readyz")
         assert ready.status_code == 503 and ready.json()["models"] == {"tiny": "failed"}
         assert "cannot be opened" in ready.json()["message"]
+        (listed,) = server.http.get("/v1/models").json()["data"]
+        assert str(tmp_path) not in answer.text + ready.text + str(listed), "paths are of this machine"
+    assert ("an error of the program" if is_ours else str(tmp_path / "none")) in caplog.text
 
 
 def test_several_models_by_name(engine: PipelineEngine, class_model: Path) -> None:

@@ -78,6 +78,9 @@ def test_the_author_is_told(shipped: CompactTextEncoder) -> None:
     assert '"yacht"' in remark and '"sailboat"' in remark
     (remark,) = shipped.reading(["a red xqzkw"])[0].remarks("a red xqzkw")
     assert '"xqzkw" was in no caption' in remark and "nor was a word like it" in remark
+    # an adapter's captions may have had it; a word that is read as another is so in its training too
+    assert shipped.reading(["a red xqzkw"])[0].remarks("a red xqzkw", adapted=True) == []
+    assert '"sailboat"' in shipped.reading(["a yacht"])[0].remarks("a yacht", adapted=True)[0]
 
 
 def test_the_list_goes_with_the_encoder(shipped: CompactTextEncoder, tmp_path: Path) -> None:

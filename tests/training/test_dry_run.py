@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hart.config import HartConfig
 from hart.losses.config import TransformerLossConfig
+from hart.training import dry_run
 from hart.training.config import TrainerConfig, TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.dry_run import (
@@ -100,6 +101,25 @@ def test_blocks_that_are_computed_again_hold_less() -> None:
         return activation_bytes(RehearsedTransformer(tiny_recipe(trainer, depth=4), CPU, empty=True), trainer, 4)
 
     assert held(TRAINER.replace(activation_checkpointing=True)) < 0.7 * held(TRAINER)
+
+
+def test_many_images_hold_what_a_few_let_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny_recipe(TRAINER, depth=1)
+    counted = dry_run.activations_of(recipe, 256)
+    monkeypatch.setattr(dry_run, "COUNTED_TOKENS", 255 * dry_run.tokens_of(recipe))
+    assert dry_run.activations_of(recipe, 256) == pytest.approx(counted, rel=0.02)
+
+
+def test_a_large_image_is_counted_and_timed_as_a_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny_recipe(TRAINER, depth=1)
+    large = recipe.replace(transformer=recipe.transformer.replace(scales=(1, 2, 3, 4, 6, 8, 11, 15, 20, 27)))
+    assert dry_run.at_a_size_to_try(large) is large
+    counted = dry_run.activations_of(large, 4)
+    for limit in ("LARGEST_IMAGE", "MEASURED_TOKENS"):
+        monkeypatch.setattr(dry_run, limit, 1000)
+    tried = dry_run.at_a_size_to_try(large)
+    assert isinstance(tried, TransformerRecipe) and tried.transformer.scales == (1, 2, 3, 4, 6, 8, 11, 15, 20)
+    assert dry_run.activations_of(large, 4) == pytest.approx(counted, rel=0.05)
 
 
 def test_a_step_looks_for_wrong_codes_as_that_of_the_run() -> None:

@@ -5,6 +5,10 @@ An adapter is a folder in peft's own format:
     adapter_config.json            rank, scale, adapted layers, and the model it was trained on
     adapter_model.safetensors      the two thin matrices of every adapted layer
 
+and, beside what peft reads:
+
+    base_weights.json              some of the weights that it was trained on, see `base_remark`; optional
+
 Training: `add_lora` once, then train the parameters that require a gradient, then `save_lora`. Generating:
 `merge_lora` adds the product of the matrices to the weights, so that an adapted model costs no more than the plain one.
 """
@@ -27,16 +31,23 @@ from torch import Tensor, nn
 
 from hart.checkpoint.folders import ADAPTER_CONFIG, HART_FILE, MODEL_FOLDER
 from hart.checkpoint.storage import kind_of, misfits, read_safetensors, require_finite
-from hart.config import LoraTarget, Rank
+from hart.config import Config, LoraTarget, Rank
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package
 from hart.files import AnyPath, atomic_write, read_json, user_path, write_text
 from hart.generation.arguments import finite_number
+from hart.layers.quantized import QuantizedLinear
 from hart.model import Hart
-from hart.strict import shown
+from hart.strict import Listed, clipped, shown
 from hart.transformer.transformer import HartTransformer
 
 ADAPTER_FILE = "adapter_model.safetensors"
+BASE_FILE = "base_weights.json"
+SAMPLED_WEIGHTS = 8
+"""Of each adapted layer, spread over it."""
+LARGEST_DIFFERENCE = 0.05
+"""Root mean square of the differences, relative to that of the weights, up to which they are the same: rounding to 8
+bits makes 0.01, the shipped model differs from the version before by 0.09 to 0.14."""
 
 LAYERS: Mapping[LoraTarget, tuple[str, ...]] = {
     "attention": ("attention.qkv", "attention.proj"),
@@ -111,6 +122,13 @@ def add_lora(
     return hart
 
 
+class BaseWeights(Config):
+    """What an adapter was trained on."""
+
+    layers: dict[str, Listed[float]]
+    """Adapted layers of the transformer -> some of their weights, at the places of `_sampled`."""
+
+
 def save_lora(hart: Hart, folder: AnyPath, *, base_model: str) -> None:
     """Write the adapters of a model that went through `add_lora`.
 
@@ -130,6 +148,13 @@ def save_lora(hart: Hart, folder: AnyPath, *, base_model: str) -> None:
     }
     stored = {FILE_PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     atomic_write(folder / ADAPTER_FILE, lambda file: file.write(save(stored, {"format": "pt"})))
+    layers: dict[str, Any] = {
+        name: layer.get_base_layer().weight
+        for name, layer in hart.transformer.named_modules()
+        if isinstance(layer, peft.tuners.lora.LoraLayer)
+    }
+    sampled = BaseWeights({name: tuple(_sampled(weight).tolist()) for name, weight in layers.items()})
+    write_text(folder / BASE_FILE, json.dumps(sampled.to_dict()) + "\n")
     # last, so that an unfinished folder is not taken for an adapter
     write_text(folder / ADAPTER_CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
@@ -140,6 +165,40 @@ def require_lora(folder: AnyPath, scale: float | None) -> None:
     if scale is not None:
         finite_number("LoRA scale", scale)
     _values(user_path(folder))
+
+
+def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str | None:
+    """What to say where the adapter in a folder was trained on other weights than those of `hart`, which may be of any
+    type and without other adapters; None where they are the same, or the folder does not say.
+
+    model: its name. Raises `HartError` for a damaged file.
+    """
+    folder = user_path(folder)
+    if not (folder / BASE_FILE).exists():
+        return None
+    there, here = list[float](), list[float]()
+    for name, weights in BaseWeights.load(folder / BASE_FILE).layers.items():
+        try:
+            layer: Any = hart.transformer.get_submodule(name)
+        except AttributeError:
+            return None  # of other sizes, which merging says
+        scale = layer.weight_scale.unsqueeze(1) if isinstance(layer, QuantizedLinear) else 1.0
+        there += weights
+        here += _sampled(layer.weight.float() * scale).tolist()
+    if len(there) != len(here):
+        raise HartError(f"{folder / BASE_FILE}: has not {SAMPLED_WEIGHTS} weights of each layer: delete it")
+    theirs, ours = torch.tensor(there), torch.tensor(here)
+    if (theirs - ours).norm() <= LARGEST_DIFFERENCE * theirs.norm():
+        return None
+    base = clipped(_values(folder).get("base_model_name_or_path"))
+    return f"{folder}: this adapter was trained on other weights ({base}) than {model} has: it may do less, or harm"
+
+
+def _sampled(weight: Tensor) -> Tensor:
+    """Some numbers (SAMPLED_WEIGHTS,) of a weight, float32 on the CPU: always the same places."""
+    # steps of the golden ratio spread evenly, over rows and columns
+    places = (torch.arange(1, SAMPLED_WEIGHTS + 1, dtype=torch.float64) * (5**0.5 - 1) / 2 % 1 * weight.numel()).long()
+    return weight.detach().flatten()[places.to(weight.device)].float().cpu()
 
 
 def merge_lora(hart: Hart, folder: AnyPath, scale: float = 1.0, *, model: str = "this model") -> None:

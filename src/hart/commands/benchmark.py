@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import Field
 
-from hart.commands.console import progress, require_writable
+from hart.commands.console import progress, require_writable_file
 from hart.commands.from_config import options_from_config
 from hart.commands.options import AspectRatio, Size
 from hart.config import Config, Device, NumberType
@@ -69,7 +69,7 @@ def benchmark(
     for file in files:
         if file.suffix not in FORMATS:
             raise HartError(f"--output {file}: give a file that ends in {' or '.join(FORMATS)}")
-        require_writable(file.parent)
+        require_writable_file(file)
     if options.clock == "cpu" and (options.threads != 1 or options.device not in (None, "cpu")):
         raise HartError("--clock cpu needs --threads 1 and the CPU: processor time adds up over threads")
     if options.threads is not None and options.threads > (processors := os.cpu_count() or 1):

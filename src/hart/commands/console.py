@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from hart.commands.locks import LOCK_FILE, locked
-from hart.errors import HartError, PromptWarning, Stopped, missing_package
+from hart.errors import AdapterWarning, HartError, PromptWarning, Stopped, missing_package
 from hart.files import folder_if_used
 from hart.strict import clipped
 from hart.training.stopping import SIGNALS, end_at_the_next, handled
@@ -84,6 +84,13 @@ def require_writable(path: Path) -> None:
             pass
 
 
+def require_writable_file(path: Path) -> None:
+    """The same for a file, which may be there and is then replaced."""
+    if path.is_dir():
+        raise HartError(f"{path}: is a folder: give a file")
+    require_writable(path.parent)
+
+
 @contextmanager
 def _can_be_written(path: Path) -> Iterator[None]:
     try:
@@ -129,14 +136,15 @@ def hint_at_quotes(prompts: Sequence[str]) -> None:
 
 @contextmanager
 def prompt_notes() -> Iterator[None]:
-    """Turns the warnings about prompts into notes, each said once."""
-    said = set[str]()
+    """Turns the warnings about prompts and adapters into notes, each said once."""
+    said, ours = set[str](), (PromptWarning, AdapterWarning)
     with warnings.catch_warnings():
-        warnings.simplefilter("always", PromptWarning)
+        for kind in ours:
+            warnings.simplefilter("always", kind)
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
-            if not issubclass(category, PromptWarning):
+            if not issubclass(category, ours):
                 others(message, category, *place, **options)
             elif str(message) not in said:
                 said.add(str(message))

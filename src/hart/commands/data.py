@@ -79,9 +79,10 @@ def encode(
     from hart.devices import resolve_device
     from hart.sizes import scales_of_size
     from hart.text_encoder import find_text_encoder, load_text_encoder
-    from hart.training.encoding import Encoders, encode_dataset
+    from hart.training.encoding import Encoders, encode_dataset, require_set_folder
 
     require_writable(directory)
+    require_set_folder(directory)
     where = resolve_device(images.device)
     tokenizer = load_tokenizer(images.tokenizer)
     if images.scales:

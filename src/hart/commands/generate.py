@@ -31,7 +31,7 @@ from hart.commands.from_config import options_from_config
 from hart.commands.options import GenerateOptions, ImageOptions, SamplingSettings
 from hart.config import SamplingConfig
 from hart.errors import HartError
-from hart.files import read_text, text_lines
+from hart.files import STANDARD_INPUT, read_standard_input, read_text, text_lines
 from hart.grids import ScaleSchedule
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_sizes
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from hart.pipeline import HartPipeline
 
 NOTHING = GenerateOptions()
+STANDARD_INPUT_NAME = "-"
+"""The file name that stands for standard input, as it does for other commands."""
 
 
 @options_from_config
@@ -50,7 +52,10 @@ def generate(
     settings: SamplingSettings,
     prompts_file: Annotated[
         Path | None,
-        typer.Option(help="Text file with one prompt per line; the same command continues what was stopped."),
+        typer.Option(
+            help="Text file with one prompt per line, or - for standard input; the same command continues what was "
+            "stopped."
+        ),
     ] = None,
     like: Annotated[
         Path | None, typer.Option(help="Generate this image again, with whatever else you give changed.")
@@ -65,6 +70,8 @@ def generate(
     ] = False,
 ) -> None:
     """Generate images and print their paths. Settings that are not given are the model's own."""
+    if STANDARD_INPUT_NAME in options.prompts:
+        raise HartError("the prompt - stands for nothing: give --prompts-file - to read prompts from standard input")
     wanted = [*options.prompts, *(read_prompts(prompts_file) if prompts_file is not None else [])]
     if not wanted and like is None:
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
@@ -117,10 +124,12 @@ def generate(
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file that are not blank. Raises `HartError` when there are none."""
-    prompts = text_lines(read_text(path))
+    """The lines of a UTF-8 text file, or of standard input for `-`, that are not blank. Raises `HartError` when there
+    are none."""
+    sent = str(path) == STANDARD_INPUT_NAME
+    prompts = text_lines(read_standard_input() if sent else read_text(path))
     if not prompts:
-        raise HartError(f"{path}: holds no prompt: write one per line")
+        raise HartError(f"{STANDARD_INPUT if sent else path}: holds no prompt: write one per line")
     return prompts
 
 

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from pydantic import Field
 
-from hart.commands.console import progress, require_writable
+from hart.checkpoint.folders import local_folder
+from hart.commands.console import note, progress, require_writable
 from hart.commands.from_config import options_from_config
 from hart.commands.options import AspectRatio, LoraOptions, Size
 from hart.config import Config, HartConfig
@@ -72,20 +73,24 @@ def convert(options: ConvertOptions) -> None:
     import torch
 
     from hart.checkpoint.loading import load_model, resolve_model
-    from hart.checkpoint.lora import merge_lora
+    from hart.checkpoint.lora import base_remark, merge_lora
     from hart.devices import resolve_stored_dtype
     from hart.inference.components import Components, require_new_model
 
     source, destination = options.source, options.destination
     stored = resolve_stored_dtype(options.dtype)
     in_memory = torch.float32 if options.lora or stored == torch.int8 else stored
+    require_new_model(destination, local_folder(source))
+    require_writable(destination)
+    options.require_files()
     with progress(f"reading {source}"):
         folder = resolve_model(source)
-        require_new_model(destination, folder)
-        require_writable(destination)
-        options.require_files()
         # adapters are merged and weights rounded to 8 bits in float32, whatever the stored type
         model = load_model(folder, in_memory)
+        # of all, before the first changes the weights
+        for remark in [base_remark(model.hart, adapter, source) for adapter in options.lora]:
+            if remark is not None:
+                note(remark)
         for adapter in options.lora:
             merge_lora(model.hart, adapter, options.strength, model=source)
         parts = Components(model.tokenizer, model.hart, torch.device("cpu"), in_memory)

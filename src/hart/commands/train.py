@@ -76,13 +76,14 @@ def train(
     with needs_extra("train"), warnings.catch_warnings():
         # torch's fused RMSNorm does not take bfloat16 beside the float32 weights of autocast
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
+        if options.out is not None and not options.dry_run:
+            require_writable(options.out)
         changed = _changed(stage, recipe, tuple(overrides or ()), options)
         if options.dry_run:
             _say_needs(changed)
             return
         if options.out is None:
             raise HartError("--out is missing: give the folder for checkpoints, log and the finished model")
-        require_writable(options.out)
         if _run(changed, options.out, accept_changes=options.accept_changes):
             typer.echo(options.out)
 
@@ -204,8 +205,7 @@ def _say_needs(recipe: StagedRecipe) -> None:
     task = dry_run.at_its_largest(recipe)
     weights = [p for optimized in task.optimized.values() for p in optimized.module.parameters()]
     parameters, trained = sum(p.numel() for p in weights), sum(p.numel() for p in weights if p.requires_grad)
-    model = recipe.transformer if isinstance(recipe, TransformerRecipe) else recipe.tokenizer
-    tokens, work = model.schedule.total_tokens, work_of(recipe)
+    tokens, work = dry_run.tokens_of(recipe), work_of(recipe)
 
     def show(name: str, value: str) -> None:
         if distributed.main:
@@ -219,26 +219,32 @@ def _say_needs(recipe: StagedRecipe) -> None:
     split, kind = distributed.count if distributed.strategy == "fsdp2" else 1, recipe.optimizer.kind
     rows = trainer.batch_size // (distributed.count * trainer.accumulate)  # that one process computes together
     need = dry_run.memory_of_weights(parameters, trained, kind, split) | {
-        "activations": dry_run.activation_bytes(task, trainer, rows)
+        "activations": dry_run.activations_of(recipe, rows)
     }
     parts = ", ".join(f"{name} {byte_count(count)}" for name, count in need.items())
     show("memory", f"{byte_count(sum(need.values()))} per process: {parts}")
     on_disk = byte_count(dry_run.checkpoint_bytes(parameters, trained, kind))
     show("checkpoint", f"{on_disk} on disk each, {trainer.keep_checkpoints} kept")
 
-    def measured(recipe: Recipe) -> float:
-        return dry_run.measure(dry_run.rehearsed(recipe, distributed.device), trainer, distributed, tokens)
+    tried = dry_run.at_a_size_to_try(recipe)
 
-    if parameters <= LARGE or not isinstance(recipe, TransformerRecipe):
+    def measured(recipe: Recipe) -> float:
+        task = dry_run.rehearsed(recipe, distributed.device)
+        return dry_run.measure(task, trainer, distributed, dry_run.tokens_of(recipe))
+
+    if parameters <= LARGE or not isinstance(tried, TransformerRecipe):
         with progress("timing a step"):
-            an_image, how = measured(recipe), "measured"
+            an_image, how = measured(tried), "measured"
     else:
-        shallow = [recipe.replace(transformer=recipe.transformer.replace(depth=blocks)) for blocks in (1, 2)]
+        shallow = [tried.replace(transformer=tried.transformer.replace(depth=blocks)) for blocks in (1, 2)]
         with progress("timing a step of one block") as report:
             one = measured(shallow[0])
             report(1, 2, "timing a step of two blocks")
-            an_image = dry_run.deeper(one, measured(shallow[1]), recipe.transformer.depth)
+            an_image = dry_run.deeper(one, measured(shallow[1]), tried.transformer.depth)
         how = "extrapolated from one and two blocks"
+    if tried is not recipe:
+        an_image *= work.flops / work_of(tried).flops
+        how += f", on images of {counted(dry_run.tokens_of(tried), 'token')}, in proportion to the operations"
     seconds = an_image * (trainer.batch_size // distributed.count)
     speed = f"{rounded(seconds)} s per step, {rounded(trainer.batch_size / seconds)} images/s"
     show("time", f"{speed}, {duration(seconds * trainer.steps)} for {counted(trainer.steps, 'step')} ({how})")

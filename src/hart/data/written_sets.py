@@ -5,26 +5,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hart.errors import HartError
-from hart.files import FileError, read_json, write_json
+from hart.files import FileError, read_json, require_own_folder, write_json
 
 MARKER = "building.json"
 INDEX = "dataset.json"
-
-
-def require_own_folder(folder: Path, own: str) -> None:
-    """Raises `HartError` when a folder holds anything but hidden files and names that `own` matches fully."""
-    entries = folder.iterdir() if folder.exists() else ()
-    foreign = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    foreign = [name for name in foreign if not re.fullmatch(own, name)]
-    if foreign:
-        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        raise HartError(f"{folder}: holds other files ({', '.join(foreign[:3])}{more}): give an empty or a new folder")
 
 
 def begin_set(folder: Path, fingerprint: str) -> dict[str, Any] | None:

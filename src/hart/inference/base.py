@@ -254,8 +254,9 @@ class BasePipeline:
         """Merge a LoRA adapter (see `hart.checkpoint.lora`) into a copy of the transformer's weights; several add up.
 
         The original weights stay in memory for `unload_lora`. Calls that are running in other threads finish with the
-        weights that they began with. scale: strength of the adapter; 1 is as trained. Raises `HartError` and changes
-        nothing for an adapter that is damaged or of another model.
+        weights that they began with. scale: strength of the adapter; 1 is as trained. Warns with an `AdapterWarning` if
+        it was trained on other weights. Raises `HartError` and changes nothing for an adapter that is damaged or does
+        not fit the model.
         """
         with self._lock, torch.inference_mode(False):
             self._components = self._components.adapted(user_path(folder), scale, str(self.folder or "this model"))
@@ -269,7 +270,7 @@ class BasePipeline:
         """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
 
         dtype: how weights are stored, by default as they are here; "int8" stores large layers in 8 bits.
-        Raises `HartError` if the folder holds a model or parts of one, or the text encoder cannot be stored.
+        Raises `HartError` if the folder holds a model or other files, or the text encoder cannot be stored.
         """
         stored = None if dtype is None else resolve_stored_dtype(dtype)
         self._components.save(user_path(folder), self.config, self.folder, stored)

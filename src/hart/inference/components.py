@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import warnings
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -19,18 +20,15 @@ from torch import Tensor, nn
 
 from hart.checkpoint.folders import (
     CONFIG_FILE,
-    HART_FILE,
     SCORER_FILE,
-    TEXT_ENCODER_FILE,
-    TOKENIZER_FILE,
     is_shipped,
 )
 from hart.checkpoint.loading import save_model
 from hart.config import HartConfig
 from hart.data.transforms import pixels_to_pil, to_signed, unit_to_pixels
 from hart.devices import dtype_name
-from hart.errors import HartError
-from hart.files import all_or_nothing
+from hart.errors import AdapterWarning, HartError
+from hart.files import all_or_nothing, require_own_folder
 from hart.generation.arguments import OutputType
 from hart.grids import Grid
 from hart.inference.kernels import decelerate
@@ -38,17 +36,8 @@ from hart.inference.packing import is_packed
 from hart.inference.speed import EXACT, Speed, accelerate, is_quantized, round_weights
 from hart.layers.quantized import QuantizedLinear, dequantize_linears
 from hart.model import Hart
-from hart.text_encoder import STORED_FOLDER, TextEncoder, store_text_encoder
-from hart.text_encoder.compact import PIECES_FILE
-from hart.text_encoder.known_words import KNOWN_WORDS_FILE
-from hart.text_encoder.thesaurus import THESAURUS_FILE
+from hart.text_encoder import TextEncoder, store_text_encoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-
-FILES = (
-    *(CONFIG_FILE, TOKENIZER_FILE, HART_FILE, TEXT_ENCODER_FILE, PIECES_FILE, KNOWN_WORDS_FILE, THESAURUS_FILE),
-    SCORER_FILE,
-    STORED_FOLDER,
-)
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -158,14 +147,19 @@ class Components:
     def adapted(self, folder: Path, scale: float, model: str) -> Components:
         """With a LoRA adapter merged into a copy of the weights; see `hart.checkpoint.lora.merge_lora`.
 
-        Weights of 8 bits are rounded to 8 bits again.
+        Weights of 8 bits are rounded to 8 bits again. Warns of an adapter of other weights with an `AdapterWarning`.
         """
-        from hart.checkpoint.lora import merge_lora
+        from hart.checkpoint.lora import base_remark, merge_lora
 
         hart = copy.deepcopy(self.hart)
         decelerate(hart)
         dequantize_linears(hart, torch.float32)  # whatever the model's type: nothing is lost but by rounding once
+        base = hart if self.without_lora is None else _decelerated(self.without_lora)
+        remark = base_remark(base, folder, model)
+        del base  # as large as the model
         merge_lora(hart, folder, scale, model=model)
+        if remark is not None:
+            warnings.warn(remark, AdapterWarning, stacklevel=3)  # whoever called `load_lora`
         accelerate(hart, self.speed)
         return replace(self, hart=hart, without_lora=self.without_lora or self.hart)
 
@@ -201,7 +195,7 @@ class Components:
         folder: holds the text encoder, if that was not loaded, and the scorer, if there is one. dtype: how weights are
         stored, None as they are; int8 is for the large layers of transformer and diffusion, and stores all else in
         bfloat16.
-        Raises `HartError` if `destination` holds a model, and for adapters that are not merged.
+        Raises `HartError` if `destination` holds a model or other files, and for adapters that are not merged.
         """
         from hart.checkpoint.lora import has_lora
 
@@ -279,18 +273,16 @@ def copied(module: AnyModule, device: torch.device, dtype: torch.dtype) -> AnyMo
 
 
 def require_new_model(destination: Path, source: Path | None) -> None:
-    """Raise `HartError` if writing a model would overwrite anything, or write into the folder that it is read from."""
+    """Raise `HartError` unless a model can be written there: in an empty or a new folder, of a name that opens it."""
     if destination.exists() and not destination.is_dir():
         raise HartError(f"{destination}: is a file: give a folder")
     if source is not None and destination.exists() and destination.samefile(source):
         raise HartError(f"{destination}: is the model's own folder: choose another")
     if is_shipped(str(destination)):
         raise HartError(f"{destination}: under this name the model of the package is opened: choose another folder")
-    there = [name for name in FILES if os.path.lexists(destination / name)]
-    if CONFIG_FILE in there:
+    if os.path.lexists(destination / CONFIG_FILE):
         raise HartError(f"{destination}: already holds a model: choose another folder")
-    if there:
-        raise HartError(f"{destination}: already holds {', '.join(there)}: choose another folder, or remove them")
+    require_own_folder(destination)
 
 
 def _twin(hart: Hart) -> Hart:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import unicodedata
@@ -15,6 +16,8 @@ from hart.files import read_text, text_lines, user_path
 from hart.serving.options import BUILT_IN_CHECKS
 from hart.strict import shown
 
+log = logging.getLogger(__name__)
+
 BUILT_IN = Path(__file__).with_name("refused_words.txt")
 LOOK_ALIKES = str.maketrans("013457@$", "oieastas")
 """Signs that stand for letters."""
@@ -27,7 +30,7 @@ PromptChecker = Callable[[str], str | None]
 
 
 class CheckerUnavailable(Exception):
-    """Prompts cannot be checked, so none is generated; the text says why."""
+    """Prompts cannot be checked, so none is generated; the log says why."""
 
 
 def word_list(lines: Iterable[str], name: str = "words") -> PromptChecker:
@@ -67,7 +70,9 @@ def shield_gemma(source: str, device: str | None) -> PromptChecker:
             try:
                 about = model().violated(prompt)
             except HartError as error:
-                raise CheckerUnavailable(f"prompts cannot be checked: {error}") from None
+                # not to clients: it may name paths of this machine
+                log.error("prompts cannot be checked: %s", error)
+                raise CheckerUnavailable("prompts cannot be checked; the server's log says why") from None
         return None if about is None else f"{REFUSED}: {about}"
 
     return refusal

@@ -24,12 +24,12 @@ OpenModel = Callable[[], "PipelineEngine"]
 
 
 class ModelUnavailable(Exception):
-    """A model that could not be opened; the text says why."""
+    """A model that could not be opened; the log says why."""
 
 
 @dataclass(eq=False)
 class ServedModel:
-    """One model. `opened` holds its engine once it is ready, or why it is not."""
+    """One model. `opened` holds its engine once it is ready, or that it cannot be opened."""
 
     name: str
     open: OpenModel
@@ -44,7 +44,7 @@ class ServedModel:
 
     @property
     def message(self) -> str:
-        """Its state as a sentence; of a failed one why."""
+        """Its state as a sentence, for clients."""
         if self.state == "failed":
             return str(self.opened.exception())
         said = {"closed": "is opened when it is asked for", "opening": "is being opened", "ready": "is ready"}
@@ -73,14 +73,17 @@ class ServedModel:
             self._fail(str(error))
         except BaseException as error:
             log.error("model %s: %s\n%s", self.name, type(error).__name__, where(error))
-            self._fail(f"an error of the program ({type(error).__name__}); its log has the place")
+            self._fail("an error of the program")
         else:
             log.info("model %s: opened in %.1f s", self.name, time.monotonic() - began)
             self.opened.set_result(engine)
 
     def _fail(self, reason: str) -> None:
         log.error("model %s: %s", self.name, reason)
-        self.opened.set_exception(ModelUnavailable(f"the model {self.name} cannot be opened: {reason}"))
+        # the reason may name paths of this machine, which are nobody else's business
+        self.opened.set_exception(
+            ModelUnavailable(f"the model {self.name} cannot be opened; the server's log says why")
+        )
 
 
 class Models:

@@ -32,8 +32,9 @@ class Reading:
     unknown: tuple[str, ...] = ()
     others: Mapping[str, str] = field(default_factory=dict)
 
-    def remarks(self, prompt: str) -> list[str]:
-        """What the author of the prompt should know, one sentence each."""
+    def remarks(self, prompt: str, *, adapted: bool = False) -> list[str]:
+        """What the author of the prompt should know, one sentence each. adapted: the model has an adapter, whose
+        captions may have had words that are read as they are."""
         named = f'"{clipped(prompt, 40)}"'
         found = []
         if self.left_out:
@@ -42,7 +43,8 @@ class Reading:
             words = ", ".join(f'"{clipped(word, 40)}"' for word in self.unknown[:SHOWN_WORDS])
             more = f" and {len(self.unknown) - SHOWN_WORDS} more" if len(self.unknown) > SHOWN_WORDS else ""
             found.append(f"{named}: the text encoder does not know {words}{more}, and reads all such words alike")
-        for word, other in list(self.others.items())[:SHOWN_WORDS]:
+        others = [(word, other) for word, other in self.others.items() if other or not adapted]
+        for word, other in others[:SHOWN_WORDS]:
             how = f': it is read as "{other}"' if other else ", nor was a word like it: it may change nothing"
             found.append(f'"{clipped(word, 40)}" was in no caption of the model\'s training{how}')
         return found

@@ -149,8 +149,11 @@ class RunFolder:
 
         stage: what is trained. check: raises `UnreadableError` for one that is not this run's.
         Raises `HartError` when it cannot be read, naming the newest one that can: a person decides to go back to that
-        one, by deleting the other.
+        one, by deleting the other; and for a file in the place of a folder that the run writes.
         """
+        for path in (self.folder / name for name in (FOLDER, MODEL_FOLDER, SAMPLES_FOLDER)):
+            if path.exists() and not path.is_dir():
+                raise HartError(f"{path}: is a file, where the run makes a folder: remove it, or choose another --out")
         steps = self.steps()
         if not steps:
             return None

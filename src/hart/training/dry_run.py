@@ -10,6 +10,7 @@ encoder is needed, and only reading images and encoding texts are left out.
 
 from __future__ import annotations
 
+import itertools
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hart.config import HartConfig, TokenizerConfig
+from hart.config import HartConfig, TokenizerConfig, TransformerConfig
 from hart.losses.config import PerceptualConfig
 from hart.losses.transformer_loss import (
     LARGEST_KEPT_SHARE,
@@ -44,6 +45,10 @@ from hart.types import ClassContext, Context, TextContext, TokenMaps
 
 MEASURED_TOKENS = 4096
 """A measured step has at most this many tokens, but at least one image."""
+LARGEST_IMAGE = 10_000
+"""Images of more tokens, of more than 1,024 px, are tried at a smaller size: larger ones take minutes."""
+COUNTED_TOKENS = 2**20
+"""Activations of a batch of more tokens follow from those of two small ones."""
 LONG = 10.0
 """If the first step takes more seconds, no second one is needed: warming up is then a small part of it."""
 FLOAT_BYTES = 4
@@ -139,6 +144,41 @@ class RehearsedTransformer(TransformerStage):
         return TransformerBatch(context, maps, positions, self.diffusion_noise(microbatch, tokens, generator))
 
     def save(self, folder: Path, module: nn.Module) -> None: ...
+
+
+def tokens_of(recipe: Recipe) -> int:
+    """Of an image."""
+    return _sizes_of(recipe).schedule.total_tokens
+
+
+def at_a_size_to_try(recipe: Recipe) -> Recipe:
+    """The recipe itself, or for large images with its first scales alone: about `MEASURED_TOKENS`."""
+    if tokens_of(recipe) <= LARGEST_IMAGE:
+        return recipe
+    sizes = _sizes_of(recipe)
+    tokens = itertools.accumulate(sizes.schedule.token_counts)
+    scales = sizes.scales[: max(2, sum(count <= MEASURED_TOKENS for count in tokens))]
+    return recipe.replace(**{type(recipe).stage: sizes.replace(scales=scales)})
+
+
+def _sizes_of(recipe: Recipe) -> TokenizerConfig | TransformerConfig:
+    if isinstance(recipe, TransformerRecipe):
+        return recipe.transformer
+    assert isinstance(recipe, TokenizerRecipe)
+    return recipe.tokenizer
+
+
+def activations_of(recipe: Recipe, rows: int) -> int:
+    """Bytes of `activation_bytes` for `rows` images of a recipe, in seconds: those of many are in proportion to those
+    of a few, and those of large images to those of smaller ones."""
+    tried, tokens = at_a_size_to_try(recipe), tokens_of(recipe)
+    if tried is recipe and rows * tokens <= COUNTED_TOKENS:
+        return activation_bytes(at_its_largest(recipe), recipe.trainer, rows)
+    one = max(1, MEASURED_TOKENS // tokens_of(tried))
+    few, many = (activation_bytes(at_its_largest(tried), recipe.trainer, count) for count in (one, 2 * one))
+    # what is left of the few without their images does not grow: copies of weights, chunks of logits
+    grows = rows * tokens / (one * tokens_of(tried))
+    return round(2 * few - many + grows * (many - few))
 
 
 def rehearsed(recipe: Recipe, device: torch.device) -> Task:

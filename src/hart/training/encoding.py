@@ -46,9 +46,8 @@ from hart.data.read_ahead import read_ahead
 from hart.data.samples import Condition, Damage, Sample, require_mostly_sound
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
-from hart.data.written_sets import require_own_folder
 from hart.errors import HartError
-from hart.files import atomic_write, write_json
+from hart.files import atomic_write, require_own_folder, write_json
 from hart.grids import ScaleSchedule
 from hart.sizes import aspect_sizes, schedule_of_size
 from hart.text_encoder import TextEncoder, encoder_module, vocabulary_digest
@@ -84,6 +83,11 @@ class EncodedSummary:
 
 
 @torch.inference_mode()
+def require_set_folder(folder: Path) -> None:
+    """Raise `FileError` for a folder that holds anything but encoded sets."""
+    require_own_folder(folder, r".+-\d{5,}\.safetensors|.+\.json")
+
+
 def encode_dataset(
     source: Source | Stream,
     transform: ImageTransform,
@@ -104,7 +108,7 @@ def encode_dataset(
         raise HartError("a set that is encoded once cannot have random crops or flips: leave crop and flip as they are")
     if not re.fullmatch(r"\w[\w.-]*", split):
         raise HartError(f"split is {split!r}: it names files, so give a word")
-    require_own_folder(folder, r".+-\d{5,}\.safetensors|.+\.json")
+    require_set_folder(folder)
     sizes = aspect_sizes(encoders.tokenizer.config, aspects) if aspects else [(transform.width, transform.height)]
     transforms = [transform.replace(size=size) for size in sizes]
     schedules = [schedule_of_size(encoders.tokenizer.config, size) for size in sizes]

@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from hart import HartError
-from hart.commands import counted, new_program, note, owned, progress, require_writable, run_program, suite_app
+from hart.commands import (
+    counted,
+    new_program,
+    note,
+    owned,
+    progress,
+    require_writable,
+    require_writable_file,
+    run_program,
+    suite_app,
+)
+from hart.files import readable_folder
 
 SUITES = {name: f"hart_emoji.suites.{name}:SUITE" for name in ("agreement", "sampling", "copies", "scenes", "composed")}
 
@@ -151,8 +162,9 @@ def names(
     """Write what the compact text encoder reads in place of an emoji: the names of the captions."""
     from hart_emoji.text.names import write_names
 
-    if file.is_dir() or not file.parent.is_dir():
+    if not file.parent.is_dir():
         raise HartError(f"{file}: no file can be written there: give that of a clone of hart")
+    require_writable_file(file)
     write_names(file)
     typer.echo(file)
 
@@ -168,6 +180,7 @@ def known_words(
     """Write which words captions have, and as which names others are read."""
     from hart_emoji.text.known_words import find_words
 
+    require_writable(readable_folder(model))
     known, thesaurus = find_words(str(model), wordnet, teacher)
     known.save(model)
     thesaurus.save(model)
@@ -185,6 +198,7 @@ def scorer(
     """Write what chooses among images with `hart generate --best-of`."""
     from hart_emoji.scorer import write_scorer
 
+    require_writable(readable_folder(model))
     with progress("scorer") as report:
         count = write_scorer(model, data, report)
     typer.echo(f"{model}: references of {counted(count, 'name')}")

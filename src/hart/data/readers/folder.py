@@ -74,9 +74,10 @@ def split_folder(path: Path, split: str) -> Path | None:
     for name in split_names(split):
         if name in found:
             return found[name]
-    if split == WHOLE and found:
+    if found:
         parts = ", ".join(folder.name for folder in found.values())
-        raise HartError(f"{path} is divided into folders: name one as the split: {parts}")
+        missing = "" if split == WHOLE else f" and has none for '{split}': make it, or"
+        raise HartError(f"{path} is divided into folders{missing or ':'} name one as the split: {parts}")
     require_hash_split(split, str(path), f"folder '{split}'")
     return None
 
