@@ -273,7 +273,10 @@ def copied(module: AnyModule, device: torch.device, dtype: torch.dtype) -> AnyMo
 
 
 def require_new_model(destination: Path, source: Path | None) -> None:
-    """Raise `HartError` unless a model can be written there: in an empty or a new folder, of a name that opens it."""
+    """Raise `HartError` unless a model can be written there: in an empty or a new folder, of a name that opens it.
+
+    What a new repository of a hub has may be there.
+    """
     if destination.exists() and not destination.is_dir():
         raise HartError(f"{destination}: is a file: give a folder")
     if source is not None and destination.exists() and destination.samefile(source):
@@ -282,7 +285,7 @@ def require_new_model(destination: Path, source: Path | None) -> None:
         raise HartError(f"{destination}: under this name the model of the package is opened: choose another folder")
     if os.path.lexists(destination / CONFIG_FILE):
         raise HartError(f"{destination}: already holds a model: choose another folder")
-    require_own_folder(destination)
+    require_own_folder(destination, r"(README|LICENSE|NOTICE)(\.\w+)?")
 
 
 def _twin(hart: Hart) -> Hart:
