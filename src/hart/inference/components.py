@@ -151,12 +151,11 @@ class Components:
         """
         from hart.checkpoint.lora import base_remark, merge_lora
 
+        # before the copy, since plain layers of packed ones are as large as the model
+        remark = base_remark(_decelerated(self.without_lora or self.hart), folder, model)
         hart = copy.deepcopy(self.hart)
         decelerate(hart)
         dequantize_linears(hart, torch.float32)  # whatever the model's type: nothing is lost but by rounding once
-        base = hart if self.without_lora is None else _decelerated(self.without_lora)
-        remark = base_remark(base, folder, model)
-        del base  # as large as the model
         merge_lora(hart, folder, scale, model=model)
         if remark is not None:
             warnings.warn(remark, AdapterWarning, stacklevel=3)  # whoever called `load_lora`
