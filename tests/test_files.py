@@ -10,7 +10,17 @@ from typing import BinaryIO
 
 import pytest
 
-from hart.files import FileError, all_or_nothing, atomic_write, read_bytes, read_json, read_text, read_toml, write_json
+from hart.files import (
+    FileError,
+    all_or_nothing,
+    atomic_write,
+    read_bytes,
+    read_json,
+    read_text,
+    read_toml,
+    require_own_folder,
+    write_json,
+)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -144,6 +154,15 @@ def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "large", limit=5) == b"12345"
     with pytest.raises(FileError, match="larger than"):
         read_bytes(tmp_path / "large", limit=4)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_own_folder(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root
+    with pytest.raises(FileError, match="no permission to read it"):
+        require_own_folder(tmp_path)
 
 
 def test_what_fails_leaves_no_folder_above_it_either(tmp_path: Path) -> None:

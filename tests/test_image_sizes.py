@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from command_line import refused, run
-from hart import HartError, HartPipeline, ImageRequest, ScalePreview
+from hart import HartError, HartPipeline, ImageRequest, SamplingConfig, ScalePreview
 from hart.generation.metadata import read_record
+from helpers import tiny_text_config
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,14 @@ def test_settings_are_checked_against_the_size(pipe: HartPipeline) -> None:
         assert pipe("a cat", size=8, **{name: scales}).images
         with pytest.raises(HartError, match=f"{name}: {scales + 1} are more than the {scales} scales"):
             pipe("a cat", size=8, **{name: scales + 1})
+
+
+def test_a_small_image_takes_what_it_can_of_the_models_own_settings() -> None:
+    own = SamplingConfig(unguided_scales=3, greedy_scales=3)
+    pipe = HartPipeline.from_config(tiny_text_config().replace(sampling=own), device="cpu")
+    (made_with,) = pipe("a cat", size=4).sampling
+    assert (made_with.unguided_scales, made_with.greedy_scales) == (2, 2)
+    assert pipe("a cat", size=8).sampling == [own]
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 2, 5), (2, 4, 3, 3)])

@@ -93,7 +93,7 @@ def readable_folder(path: Path) -> Path:
 def require_own_folder(folder: Path, own: str = "") -> None:
     """Raise `FileError` where a folder holds anything but hidden files and names that the pattern `own` matches fully:
     what writes a whole folder takes an empty one, its own, or a new one."""
-    entries = folder.iterdir() if folder.exists() else ()
+    entries = readable_folder(folder).iterdir() if folder.exists() else ()
     foreign = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     foreign = [name for name in foreign if not re.fullmatch(own, name)]
     if foreign:

@@ -28,6 +28,7 @@ from hart.errors import AdapterWarning, HartError, PromptWarning
 from hart.layers.quantized import quantize_linears
 from hart.model import Hart
 from hart.pipeline import HartPipeline
+from hart.serving.pipeline_engine import PipelineEngine
 from hart.text_encoder import Reading
 from helpers import (
     CODES,
@@ -205,12 +206,11 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path, other: dict[str,
 def test_weights_that_an_adapter_was_not_trained_on_are_told_from_those_that_it_was(tmp_path: Path, kind: str) -> None:
     config = tiny_text_config(width=64, heads=4)
     save_lora(adapted(config), tmp_path, base_model="runs/base")
-    for others, seed in ((False, 0), (True, 1)):
+    for others in (False, True):
         hart = tiny_model(config)[1]
         if others:
-            nn.init.normal_(
-                hart.transformer.blocks[0].attention.qkv.weight, generator=torch.Generator().manual_seed(seed)
-            )
+            weight = hart.transformer.blocks[0].attention.qkv.weight
+            nn.init.normal_(weight, generator=torch.Generator().manual_seed(1))
         if kind == "int8":
             quantize_linears(hart, smallest=16)
         else:
@@ -221,6 +221,9 @@ def test_weights_that_an_adapter_was_not_trained_on_are_told_from_those_that_it_
     (tmp_path / BASE_FILE).write_text('{"layers": {"blocks.0.attention.qkv": [1.0]}}')
     with pytest.raises(HartError, match="has not 8 weights of each layer"):
         base_remark(hart, tmp_path)
+    for name in ("of another model", "blocks", ""):
+        (tmp_path / BASE_FILE).write_text(json.dumps({"layers": {name: [1.0] * 8}}))
+        assert base_remark(hart, tmp_path) is None
     (tmp_path / BASE_FILE).unlink()
     assert base_remark(hart, tmp_path) is None
 
@@ -261,6 +264,7 @@ def test_words_that_an_adapter_may_know_are_no_reason_for_a_note(
     )
     pipe.load_lora(tmp_path)
     assert ["yacht" in said for said in noted()] == [True]
+    assert len(PipelineEngine(pipe).remarks("a yacht, inked")) == 1, "nor for one of the server's"
     pipe.unload_lora()
     assert len(noted()) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import warnings
@@ -111,6 +112,16 @@ def test_what_is_sent_and_cannot_be_read_is_said(
     tmp_path: Path, prompts: tuple[str, ...], sent: bytes, said: str
 ) -> None:
     assert said in refused(run("generate", *prompts, "--out", tmp_path / "out", sent=sent))
+
+
+def test_a_person_at_a_terminal_is_told_that_prompts_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(b"a cat\na dog\n"))
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    assert read_prompts(Path("-")) == ["a cat", "a dog"]
+    assert "note: type prompts, one per line; Ctrl-D" in capsys.readouterr().err
 
 
 def test_a_closed_standard_input_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,15 @@ def test_no_model_is_written_where_its_name_means_that_of_the_package(
     assert not (tmp_path / "emoji").exists()
 
 
+def test_a_clone_of_a_new_repository_takes_a_model(model: Path, tmp_path: Path) -> None:
+    there = (".gitattributes", "README.md", "LICENSE")
+    for name in there:
+        (tmp_path / name).write_text("mine")
+    outputs(run("convert", model, tmp_path))
+    assert all((tmp_path / name).read_text() == "mine" for name in there)
+    assert opened(tmp_path)
+
+
 def test_nothing_is_written_over(model: Path, adapter: Path, tmp_path: Path) -> None:
     before = {file.name: file.read_bytes() for file in model.iterdir()}
     link = tmp_path / "link"

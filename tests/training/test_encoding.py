@@ -97,6 +97,16 @@ def test_codes_residuals_and_text_are_those_of_the_encoders(
     assert torch.equal(batch.text.mask, text.mask)
 
 
+def test_no_gradient_is_kept_for_the_encoders(
+    captioned_images: Path, encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, latents = encoders.tokenizer.encode, list[torch.Tensor]()
+    monkeypatch.setattr(encoders.tokenizer, "encode", lambda image: latents.append(own(image)) or latents[-1])
+    assert all(weight.requires_grad for weight in encoders.tokenizer.parameters())
+    encode(captioned_images, encoders, tmp_path)
+    assert latents and not any(latent.requires_grad for latent in latents)
+
+
 def test_a_run_that_was_stopped_goes_on_and_writes_the_same(
     captioned_images: Path, encoders: Encoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

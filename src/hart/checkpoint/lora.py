@@ -180,11 +180,12 @@ def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str |
     for name, weights in BaseWeights.load(folder / BASE_FILE).layers.items():
         try:
             layer: Any = hart.transformer.get_submodule(name)
+            weight = layer.weight.float()
         except AttributeError:
             return None  # of other sizes, which merging says
         scale = layer.weight_scale.unsqueeze(1) if isinstance(layer, QuantizedLinear) else 1.0
         there += weights
-        here += _sampled(layer.weight.float() * scale).tolist()
+        here += _sampled(weight * scale).tolist()
     if len(there) != len(here):
         raise HartError(f"{folder / BASE_FILE}: has not {SAMPLED_WEIGHTS} weights of each layer: delete it")
     theirs, ours = torch.tensor(there), torch.tensor(here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -72,6 +73,7 @@ def generate(
     """Generate images and print their paths. Settings that are not given are the model's own."""
     if STANDARD_INPUT_NAME in options.prompts:
         raise HartError("the prompt - stands for nothing: give --prompts-file - to read prompts from standard input")
+    require_writable(options.out)
     wanted = [*options.prompts, *(read_prompts(prompts_file) if prompts_file is not None else [])]
     if not wanted and like is None:
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
@@ -79,7 +81,6 @@ def generate(
         raise HartError("a prompt is empty: describe what to generate")
     if (workers is not None or ray) and prompts_file is None:
         raise HartError("--workers and --ray share the prompts of a file: give --prompts-file")
-    require_writable(options.out)
     from hart.generation.metadata import read_record
 
     options = options.replace(prompts=tuple(wanted))
@@ -127,6 +128,8 @@ def read_prompts(path: Path) -> list[str]:
     """The lines of a UTF-8 text file, or of standard input for `-`, that are not blank. Raises `HartError` when there
     are none."""
     sent = str(path) == STANDARD_INPUT_NAME
+    if sent and sys.stdin is not None and sys.stdin.isatty():
+        note("type prompts, one per line; Ctrl-D (on Windows Ctrl-Z and Enter) ends them")
     prompts = text_lines(read_standard_input() if sent else read_text(path))
     if not prompts:
         raise HartError(f"{STANDARD_INPUT if sent else path}: holds no prompt: write one per line")

@@ -117,6 +117,7 @@ def checked_settings(
 ) -> SamplingConfig:
     """`base`, by default the model's own settings, with the `given` values that are not None.
 
+    A small image may have fewer scales than the base says are greedy or unguided: then all of them are.
     Raises `HartError` for settings that are out of range or that the model cannot sample this schedule with.
     """
     base = config.sampling if base is None else base
@@ -126,8 +127,9 @@ def checked_settings(
         raise HartError(
             f"unknown argument {shown(unknown[0])}: settings are {', '.join(SamplingOptions.__annotations__)}"
         )
+    fitting = {name: min(getattr(base, name), len(schedule)) for name in ("unguided_scales", "greedy_scales")}
     changes = {name: plain(value) for name, value in given.items() if value is not None}
-    settings = SamplingConfig.from_dict(base.to_dict() | changes, called=str)
+    settings = SamplingConfig.from_dict(base.to_dict() | fitting | changes, called=str)
     config.check_sampling(settings, schedule)
     return settings
 

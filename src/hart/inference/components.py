@@ -151,12 +151,11 @@ class Components:
         """
         from hart.checkpoint.lora import base_remark, merge_lora
 
+        # before the copy, since plain layers of packed ones are as large as the model
+        remark = base_remark(_decelerated(self.without_lora or self.hart), folder, model)
         hart = copy.deepcopy(self.hart)
         decelerate(hart)
         dequantize_linears(hart, torch.float32)  # whatever the model's type: nothing is lost but by rounding once
-        base = hart if self.without_lora is None else _decelerated(self.without_lora)
-        remark = base_remark(base, folder, model)
-        del base  # as large as the model
         merge_lora(hart, folder, scale, model=model)
         if remark is not None:
             warnings.warn(remark, AdapterWarning, stacklevel=3)  # whoever called `load_lora`
@@ -273,7 +272,10 @@ def copied(module: AnyModule, device: torch.device, dtype: torch.dtype) -> AnyMo
 
 
 def require_new_model(destination: Path, source: Path | None) -> None:
-    """Raise `HartError` unless a model can be written there: in an empty or a new folder, of a name that opens it."""
+    """Raise `HartError` unless a model can be written there: in an empty or a new folder, of a name that opens it.
+
+    What a new repository of a hub has may be there.
+    """
     if destination.exists() and not destination.is_dir():
         raise HartError(f"{destination}: is a file: give a folder")
     if source is not None and destination.exists() and destination.samefile(source):
@@ -282,7 +284,7 @@ def require_new_model(destination: Path, source: Path | None) -> None:
         raise HartError(f"{destination}: under this name the model of the package is opened: choose another folder")
     if os.path.lexists(destination / CONFIG_FILE):
         raise HartError(f"{destination}: already holds a model: choose another folder")
-    require_own_folder(destination)
+    require_own_folder(destination, r"(README|LICENSE|NOTICE)(\.\w+)?")
 
 
 def _twin(hart: Hart) -> Hart:

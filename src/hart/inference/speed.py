@@ -132,7 +132,7 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
 def accelerate(hart: Hart, speed: Speed) -> None:
     """Give a model on its device the layers and the cache of this speed, in place.
 
-    Raises `ConfigError` for more diffusion steps than training had.
+    Raises `ConfigError` for more diffusion steps than training had, or more unguided scales than there are.
     """
     hart.config.check_sampling(speed.sampling(hart.config))
     if speed.weights in EIGHT_BITS:

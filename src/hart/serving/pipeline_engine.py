@@ -156,7 +156,8 @@ class PipelineEngine:
         """What the author of a prompt should know: words that the model leaves out or does not know."""
         if self.pipe.num_classes is not None:
             return []
-        return self.pipe.text_encoder.reading([prompt])[0].remarks(prompt)
+        adapted = self.pipe.components.without_lora is not None
+        return self.pipe.text_encoder.reading([prompt])[0].remarks(prompt, adapted=adapted)
 
     def group(self, row: Row) -> Hashable:
         """Equal for rows that may share a batch."""

@@ -82,12 +82,12 @@ class EncodedSummary:
     cut: int = 0
 
 
-@torch.inference_mode()
 def require_set_folder(folder: Path) -> None:
     """Raise `FileError` for a folder that holds anything but encoded sets."""
     require_own_folder(folder, r".+-\d{5,}\.safetensors|.+\.json")
 
 
+@torch.inference_mode()
 def encode_dataset(
     source: Source | Stream,
     transform: ImageTransform,
