@@ -14,6 +14,7 @@ from PIL import Image
 
 from command_line import refused, run
 from hart.commands.locks import locked
+from hart.commands.train import duration
 from hart.errors import HartError
 
 RECIPES = Path(__file__).parents[2] / "projects" / "emoji" / "recipes"
@@ -168,3 +169,8 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
             ("evaluate", "cost", "--out", tmp_path),
         ):
             assert f"is already running there, by process {os.getpid()} on " in refused(run(*line))
+
+
+def test_durations_are_said_as_people_say_them() -> None:
+    said = {40: "40 s", 750: "12 min", 11_100: "3 h 05 min", 200_000: "2.31 days", 103_852_800: "1,202 days"}
+    assert {seconds: duration(seconds) for seconds in said} == said

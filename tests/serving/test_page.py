@@ -62,8 +62,8 @@ def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str,
         (
             "tuned",
             "/my/emoji",
-            {"loras": ("/my/cats", "dogs")},
-            "not the adapter cats, dogs: they draw another image.$",
+            {"loras": ("runs/cats/model", "runs/dogs/model")},  # what training calls both
+            "not the adapter runs/cats/model, runs/dogs/model: they draw another image.$",
         ),
         (
             "other",

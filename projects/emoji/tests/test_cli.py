@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hart_emoji.cli import app
+from hart_emoji.data.scenes import KINDS
 
 
 @pytest.mark.parametrize(
@@ -25,3 +26,8 @@ def test_where_nothing_can_be_written_nothing_is_done(
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == 2 and said in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_kinds_of_scenes_are_named_where_they_are_chosen() -> None:
+    said = " ".join(CliRunner().invoke(app, ["scenes", "--help"]).stdout.split())
+    assert f"of {', '.join(KINDS)}, such as" in said

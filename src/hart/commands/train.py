@@ -252,10 +252,10 @@ def _say_needs(recipe: StagedRecipe) -> None:
 
 
 def duration(seconds: float) -> str:
-    """3 h 05 min, 12 min, 40 s"""
+    """1,202 days, 3 h 05 min, 12 min, 40 s"""
     minutes = round(seconds / 60)
     if minutes < 2:
         return f"{seconds:.0f} s"
     if minutes < 120:
         return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 48 * 60 else f"{rounded(minutes / 1440)} days"

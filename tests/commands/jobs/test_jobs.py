@@ -246,8 +246,12 @@ def test_a_folder_holds_one_job(job: tuple[Any, ...], whole: dict[str, bytes], t
     ):
         assert said in refused(run(*job, out, *changed))
     assert run(*job, out, "-n", 1, "--batch-size", 1).exit_code == 0  # the defaults, said: nothing is generated anew
-    prompts.write_text("\n".join(PROMPTS[::-1]))
-    assert "another job (prompts: " in refused(run(*job, out))
+    for lines, said in (
+        ((*PROMPTS[:-1], "a boat"), "another job (prompt 6: 'a hat', now 'a boat')"),
+        ((*PROMPTS, "a boat"), "another job (number of prompts: 6, now 7)"),
+    ):
+        prompts.write_text("\n".join(lines))
+        assert said in refused(run(*job, out))
     prompts.write_text("\n".join(PROMPTS))
     (out / NAMES[1]).write_bytes((out / NAMES[0]).read_bytes())
     assert "was made with something else" in refused(run(*job, out))

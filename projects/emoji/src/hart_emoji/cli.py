@@ -74,7 +74,11 @@ def scenes(
         str, typer.Option(metavar="1,2,...", help="Grid sizes of the scales; by default the model's own.")
     ] = "",
     kinds: Annotated[
-        str, typer.Option(metavar="KIND=SHARE,...", help="Kinds of scenes, such as two=0.75,count=0.25.")
+        str,
+        typer.Option(
+            metavar="KIND=SHARE,...",
+            help="Only these of single, coloured, background, two, count, inked, such as two=0.75,count=0.25.",
+        ),
     ] = "",
 ) -> None:
     """Compose images of several emoji, in other colours, on backgrounds, and encode them for training."""
@@ -86,7 +90,7 @@ def scenes(
     if scales and re.fullmatch(r"[0-9]+(,[0-9]+)*", scales) is None:
         raise HartError(f"--scales {scales!r}: give grid sizes separated by commas, such as 1,2,3,4,5,6,8,10,13,16")
     if kinds and plain:
-        raise HartError("--kinds chooses among scenes of several things: leave out --plain, or --kinds")
+        raise HartError("--kinds chooses among scenes, and --plain makes none: leave out one of them")
     shares = read_kinds(kinds) if kinds else KINDS
     require_writable(directory)
     with progress("scenes") as report:

@@ -151,9 +151,19 @@ class JobFolder:
     def _require_same(self, theirs: dict[str, Any]) -> None:
         ours = self.job.facts()
         if differing := [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]:
-            name = differing[0]
-            there, given = (clipped(shown(values.get(name)), 80) for values in (theirs, ours))
+            name, *values = _difference(differing[0], theirs.get(differing[0]), ours.get(differing[0]))
+            there, given = (clipped(shown(value), 80) for value in values)
             raise HartError(
                 f"{self.path}: holds another job ({name.replace('_', ' ')}: {there}, now {given}): "
                 "choose another folder"
             )
+
+
+def _difference(name: str, theirs: Any, ours: Any) -> tuple[str, Any, Any]:
+    """What differs between two jobs, and its two values; of their prompts, the number or the first that is another."""
+    if name == "prompts" and isinstance(theirs, list) and isinstance(ours, list):
+        if len(theirs) != len(ours):
+            return "number of prompts", len(theirs), len(ours)
+        at = next(at for at, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
+        return f"prompt {at + 1}", theirs[at], ours[at]
+    return name, theirs, ours

@@ -47,7 +47,7 @@ export async function settingsOf(blob) {
   const lacks = [
     stored.mix && takesOver(stored.mix.weights) === undefined && "the shares of the second prompt",
     stored.edit && "the image's source image",
-    stored.loras?.length && `the adapter ${stored.loras.map((folder) => folder.split("/").at(-1)).join(", ")}`,
+    stored.loras?.length && `the adapter ${stored.loras.join(", ")}`,
     stored.random_weights && "its random weights",
     stored.cache && stored.cache !== "model" && `the cache in ${stored.cache}`,
   ].filter(Boolean);
