@@ -165,6 +165,15 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
         require_own_folder(tmp_path)
 
 
+def test_a_home_folder_of_hidden_files_is_no_place_for_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".profile").touch()
+    require_own_folder(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    with pytest.raises(FileError, match="is your home folder: give an empty or a new folder"):
+        require_own_folder(tmp_path)
+
+
 def test_what_fails_leaves_no_folder_above_it_either(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     with pytest.raises(FileNotFoundError, match=str(folder / "absent")), all_or_nothing(folder, "last") as written:
