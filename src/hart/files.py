@@ -94,7 +94,7 @@ def require_own_folder(folder: Path, own: str = "") -> None:
     """Raise `FileError` where a folder holds anything but hidden files and names that the pattern `own` matches fully:
     what writes a whole folder takes an empty one, its own, or a new one."""
     entries = readable_folder(folder).iterdir() if folder.exists() else ()
-    if os.path.realpath(folder) == os.path.realpath(os.path.expanduser("~")):  # it may hold hidden files only
+    if os.path.realpath(folder) == os.path.realpath(os.path.expanduser("~")):  # noqa: PTH111  # a home may not be known
         raise FileError(f"{folder}: is your home folder: give an empty or a new folder")
     foreign = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     foreign = [name for name in foreign if not re.fullmatch(own, name)]
