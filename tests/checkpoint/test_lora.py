@@ -218,9 +218,10 @@ def test_weights_that_an_adapter_was_not_trained_on_are_told_from_those_that_it_
         remark = base_remark(hart, tmp_path, "models/mine")
         assert (remark is not None) == others
         assert remark is None or "trained on other weights (runs/base) than models/mine has" in remark
-    (tmp_path / BASE_FILE).write_text('{"layers": {"blocks.0.attention.qkv": [1.0]}}')
-    with pytest.raises(HartError, match="has not 8 weights of each layer"):
-        base_remark(hart, tmp_path)
+    for damaged in ('{"layers": {"blocks.0.attention.qkv": [1.0]}}', '{"layers": {"blo', '{"layers": 1}'):
+        (tmp_path / BASE_FILE).write_text(damaged)
+        with pytest.raises(HartError, match=rf"{BASE_FILE}.*: delete this file"):
+            base_remark(hart, tmp_path)
     for name in ("of another model", "blocks", ""):
         (tmp_path / BASE_FILE).write_text(json.dumps({"layers": {name: [1.0] * 8}}))
         assert base_remark(hart, tmp_path) is None

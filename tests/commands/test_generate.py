@@ -114,6 +114,12 @@ def test_what_is_sent_and_cannot_be_read_is_said(
     assert said in refused(run("generate", *prompts, "--out", tmp_path / "out", sent=sent))
 
 
+def test_prompts_of_a_pipe_are_sent_to_standard_input(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    said = refused(run("generate", "--prompts-file", tmp_path / "pipe", "--out", tmp_path / "out"))
+    assert "not a regular file: send prompts to standard input, with --prompts-file -" in said
+
+
 def test_a_person_at_a_terminal_is_told_that_prompts_are_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -176,8 +176,12 @@ def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str |
     folder = user_path(folder)
     if not (folder / BASE_FILE).exists():
         return None
+    try:
+        stored = BaseWeights.load(folder / BASE_FILE)
+    except HartError as error:
+        raise HartError(f"{error}: delete this file, without which the adapter works") from None
     there, here = list[float](), list[float]()
-    for name, weights in BaseWeights.load(folder / BASE_FILE).layers.items():
+    for name, weights in stored.layers.items():
         try:
             layer: Any = hart.transformer.get_submodule(name)
             weight = layer.weight.float()
@@ -187,7 +191,7 @@ def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str |
         there += weights
         here += _sampled(weight * scale).tolist()
     if len(there) != len(here):
-        raise HartError(f"{folder / BASE_FILE}: has not {SAMPLED_WEIGHTS} weights of each layer: delete it")
+        raise HartError(f"{folder / BASE_FILE}: has not {SAMPLED_WEIGHTS} weights of each layer: delete this file")
     theirs, ours = torch.tensor(there), torch.tensor(here)
     if (theirs - ours).norm() <= LARGEST_DIFFERENCE * theirs.norm():
         return None

@@ -130,6 +130,8 @@ def read_prompts(path: Path) -> list[str]:
     sent = str(path) == STANDARD_INPUT_NAME
     if sent and sys.stdin is not None and sys.stdin.isatty():
         note("type prompts, one per line; Ctrl-D (on Windows Ctrl-Z and Enter) ends them")
+    if not sent and path.exists() and not path.is_file():
+        raise HartError(f"{path}: not a regular file: send prompts to standard input, with --prompts-file -")
     prompts = text_lines(read_standard_input() if sent else read_text(path))
     if not prompts:
         raise HartError(f"{STANDARD_INPUT if sent else path}: holds no prompt: write one per line")
