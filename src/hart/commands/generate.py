@@ -35,6 +35,7 @@ from hart.errors import HartError
 from hart.files import STANDARD_INPUT, read_standard_input, read_text, text_lines
 from hart.grids import ScaleSchedule
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_sizes
+from hart.strict import counted
 
 if TYPE_CHECKING:
     from hart.generation.edits import PromptMix
@@ -107,7 +108,7 @@ def generate(
     with opened(writer) as (pipe, report):
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
-        _, image_size, remark = asked_size(pipe, options, settings, sampling, mixed=mix is not None)
+        _, image_size, remark = asked_size(pipe, options, settings, sampling, mix)
         if grid:
             require_one_sheet(total, image_size)
         if remark is not None:
@@ -302,20 +303,30 @@ def asked_size(
     options: GenerateOptions,
     settings: Mapping[str, Any],
     sampling: SamplingConfig | None,
-    *,
-    mixed: bool,
+    mix: MixSettings | None,
 ) -> tuple[ScaleSchedule, ImageSize, str | None]:
     """Schedule and size of the images, and a remark if the model was not trained at it.
 
-    settings, sampling: as in a call. mixed: whether it has a second prompt.
-    Raises `HartError` for sizes that the model cannot make, or for which the memory is too small.
+    settings, sampling: as in a call. mix: that of the image of `--like`.
+    Raises `HartError` for sizes that the model cannot make, for which the memory is too small, or that have other
+    scales than a mixture.
     """
     schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
+    size, known = size_of_schedule(pipe.config, schedule), trained_sizes(pipe.config)
+    if mix is not None and len(mix.weights) != len(schedule):
+        raise HartError(
+            f"--like: the image mixes two prompts over {counted(len(mix.weights), 'scale')}, and images of {size} have "
+            f"{len(schedule)}: leave --size, --aspect and --model out, or mix the prompts anew with hart mix"
+        )
     in_a_call = len(options.prompts) * (options.images_per_prompt or 1) * (options.best_of or 1)
     pipe.require_memory(
-        schedule, in_a_call, batch_size=options.batch_size, second_prompt=mixed, sampling=sampling, **settings
+        schedule,
+        in_a_call,
+        batch_size=options.batch_size,
+        second_prompt=mix is not None,
+        sampling=sampling,
+        **settings,
     )
-    size, known = size_of_schedule(pipe.config, schedule), trained_sizes(pipe.config)
     if size in known:
         return schedule, size, None
     return schedule, size, f"this model was trained at {', '.join(map(str, known))} px: images of {size} may look worse"
