@@ -30,9 +30,10 @@ from hart.commands.console import (
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.from_config import options_from_config
 from hart.commands.options import GenerateOptions, ImageOptions, SamplingSettings
+from hart.commands.program import STANDARD_STREAM
 from hart.config import SamplingConfig
 from hart.errors import HartError
-from hart.files import STANDARD_INPUT, read_standard_input, read_text, text_lines
+from hart.files import STANDARD_INPUT, read_standard_input, read_text, text_lines, user_path
 from hart.grids import ScaleSchedule
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_sizes
 from hart.strict import counted
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from hart.pipeline import HartPipeline
 
 NOTHING = GenerateOptions()
-STANDARD_INPUT_NAME = "-"
-"""The file name that stands for standard input, as it does for other commands."""
 
 
 @options_from_config
@@ -53,10 +52,11 @@ def generate(
     options: GenerateOptions,
     settings: SamplingSettings,
     prompts_file: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar="PATH",
             help="Text file with one prompt per line, or - for standard input; the same command continues what was "
-            "stopped."
+            "stopped.",
         ),
     ] = None,
     like: Annotated[
@@ -72,8 +72,6 @@ def generate(
     ] = False,
 ) -> None:
     """Generate images and print their paths. Settings that are not given are the model's own."""
-    if STANDARD_INPUT_NAME in options.prompts:
-        raise HartError("the prompt - stands for nothing: give --prompts-file - to read prompts from standard input")
     require_writable(options.out)
     wanted = [*options.prompts, *(read_prompts(prompts_file) if prompts_file is not None else [])]
     if not wanted and like is None:
@@ -125,10 +123,10 @@ def generate(
         print_path(write_sheet(options.out, writer.kept, options.images_per_prompt or 1))
 
 
-def read_prompts(path: Path) -> list[str]:
+def read_prompts(file: str) -> list[str]:
     """The lines of a UTF-8 text file, or of standard input for `-`, that are not blank. Raises `HartError` when there
     are none."""
-    sent = str(path) == STANDARD_INPUT_NAME
+    sent, path = file == STANDARD_STREAM, user_path(file)
     if sent and sys.stdin is not None and sys.stdin.isatty():
         note("type prompts, one per line; Ctrl-D (on Windows Ctrl-Z and Enter) ends them")
     if not sent and path.exists() and not path.is_file():
