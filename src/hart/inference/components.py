@@ -151,8 +151,7 @@ class Components:
         """
         from hart.checkpoint.lora import base_remark, merge_lora
 
-        # before the copy, since plain layers of packed ones are as large as the model
-        remark = base_remark(_decelerated(self.without_lora or self.hart), folder, model)
+        remark = base_remark(self.without_lora or self.hart, folder, model)
         hart = copy.deepcopy(self.hart)
         decelerate(hart)
         dequantize_linears(hart, torch.float32)  # whatever the model's type: nothing is lost but by rounding once
