@@ -73,6 +73,7 @@ function multipart(wanted) {
 }
 
 function busy(on) {
+  if (!on && document.activeElement === at("stop")) at("draw").focus(); // what is disabled loses the focus
   at("stop").disabled = !on;
   at("current").setAttribute("aria-busy", String(on));
 }
