@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from hart.serving.options import Limits
 from hart.serving.orders import Terms
 from live_server import Served
 from stand_in_engine import StandInEngine
+from waiting import until
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -71,8 +71,7 @@ def running(
     app = application(engine, models, access, limits, **terms)
     with TestClient(app, raise_server_exceptions=False) as http:
         found = Running(app, engine, http)
-        while found.server.models.default.state == "opening":
-            time.sleep(0.001)
+        until(lambda: found.server.models.default.state != "opening")
         yield found
 
 

@@ -8,8 +8,10 @@ import logging
 import struct
 import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +25,7 @@ from hart.serving.options import Limits
 from hart.serving.schemas import MAX_PROMPT
 from serving_app import Running, edit, error, image_of, png, running
 from stand_in_engine import FACTS, StandInEngine, drawn
+from waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -317,12 +320,10 @@ def test_a_full_queue_says_when_to_come_again() -> None:
         answers: list[Any] = []
         threads = [threading.Thread(target=lambda: answers.append(stream(prompt="x"))) for _ in range(3)]
         threads[0].start()
-        while not engine.batches:  # else all three might wait at once, which are too many
-            pass
+        until(lambda: engine.batches)  # else all three might wait at once, which are too many
         for thread in threads[1:]:
             thread.start()
-        while server.server.scheduler.waiting < 2:
-            pass
+        until(lambda: server.server.scheduler.waiting == 2)
         refused = server.post(prompt="x")
         found = error(refused, 429)
         assert found["code"] == "queue_full" and int(refused.headers["retry-after"]) >= 1
@@ -350,9 +351,14 @@ def test_steps_are_bounded_by_the_server_or_the_models_own() -> None:
 def test_the_time_of_a_request_is_bounded() -> None:
     engine = StandInEngine()
     engine.open_gate.clear()
-    with running(engine, limits=Limits(timeout=0.05)) as server:
-        threading.Timer(0.3, engine.open_gate.set).start()
-        assert error(server.post(prompt="x"), 504)["code"] == "timeout"
+    with running(engine) as server, ThreadPoolExecutor(1) as client:
+        answer = client.submit(server.post, prompt="x")
+        until(lambda: engine.batches)
+        late = time.monotonic() + server.server.limits.timeout
+        server.server.scheduler.clock = lambda: late
+        engine.open_gate.set()
+        assert error(answer.result(), 504)["code"] == "timeout"
+        assert int(answer.result().headers["retry-after"]) >= 1
 
 
 def test_a_model_that_does_not_edit_says_so() -> None:

@@ -16,7 +16,7 @@ from hart.generation.metadata import read_record
 from hart.serving.orders import UNREAD_PIXELS, Subscription
 from hart.serving.scheduler import Finished, Preview
 from serving_app import Running, image_of, png, running
-from stand_in_engine import SCALES, SIZES, TOKENS, drawn
+from stand_in_engine import SCALES, SIZES, TOKENS, StandInEngine, drawn
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,25 @@ def test_what_other_programs_send(server: Running, body: dict[str, Any]) -> None
     answer = server.post(**body).json()
     assert image_of(answer["data"][0]["b64_json"]).size == (16, 16)
     assert answer["model"] == "tiny"
+    assert answer["notes"][0] == f"the model {body['model']} is not served: this is by tiny"
+
+
+def test_a_model_that_is_not_served_is_not_found(server: Running) -> None:
+    openai = import_module("openai")
+    before = len(server.engine.batches)
+    for name, strict in (("tiny-2", False), ("tiny-2", True), ("dall-e-3", True)):
+        with pytest.raises(openai.NotFoundError, match=f"no model is called {name}: GET /v1/models lists them") as said:
+            server.openai.images.generate(prompt="x", model=name, extra_body={"strict": strict})
+        assert (said.value.code, said.value.param) == ("model_not_found", "model")
+    assert len(server.engine.batches) == before
+    for name in ("tiny", "", None):
+        assert server.post(prompt="x", model=name, strict=True).json()["notes"] == []
+
+
+def test_a_model_may_have_a_name_of_openais() -> None:
+    with running(models={"other": StandInEngine, "dall-e-3": StandInEngine}) as server:
+        answer = server.post(prompt="x", model="dall-e-3", strict=True).json()
+        assert (answer["model"], answer["notes"]) == ("dall-e-3", [])
 
 
 def test_json_may_begin_with_a_byte_order_mark(server: Running) -> None:

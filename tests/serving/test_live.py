@@ -7,8 +7,6 @@ import base64
 import json
 import random
 import socket
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -22,14 +20,7 @@ from hart.serving.orders import encoded
 from live_server import Live, live
 from serving_app import application, png
 from stand_in_engine import SCALES, SIZES, StandInEngine, drawn
-
-
-def until(true: Callable[[], object]) -> None:
-    """Waits for something that another thread does."""
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.002)
+from waiting import until
 
 
 def post(body: dict[str, Any], length: int | None = None) -> bytes:
@@ -78,14 +69,17 @@ def test_who_leaves_the_queue_frees_it() -> None:
 
 
 def test_half_a_body_ends_in_time_and_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
     with live(application(StandInEngine())) as server, server.connect() as half, server.connect() as gone:
         gone.sendall(post({"prompt": "x"}, length=500))
         gone.close()
         half.sendall(post({"prompt": "x"}, length=500))
+        until(lambda: server.server.bodies._held)
         answer = httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": "y"}, timeout=60)
         assert answer.status_code == 200
-        assert half.recv(100).startswith(b"HTTP/1.1 408")
+        monkeypatch.setattr(bodies, "BODY_SECONDS", 0)
+        with server.connect() as late:
+            late.sendall(post({"prompt": "x"}, length=500))
+            assert late.recv(100).startswith(b"HTTP/1.1 408")
 
 
 def test_a_slow_reader_holds_up_nobody() -> None:

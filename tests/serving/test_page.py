@@ -27,21 +27,6 @@ def test_an_image_appears_coarse_to_fine_and_is_that_of_the_api(page: Any, addre
     assert pixels(page, "#gallery img") == opened(from_api(address, prompt="a red apple", seed=7))
 
 
-def test_history_survives_a_reload_and_gives_settings_back(page: Any) -> None:
-    draw(page, "a yellow star", count=2, seed=3)
-    page.reload()
-    page.locator("#gallery li").nth(1).wait_for()
-    page.locator("#gallery .open").first.click()
-    expect(page.get_by_role("heading", name="a yellow star")).to_be_visible()
-    page.get_by_label("Coarse to fine").focus()
-    finished = pixels(page, "#viewer-image")
-    page.keyboard.press("Home")  # the slider's first scale
-    assert pixels(page, "#viewer-image") != finished
-    page.get_by_role("button", name="Use these settings").click()
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a yellow star")
-    expect(page.get_by_label("Seed", exact=True)).to_have_value("4")
-
-
 def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str, tmp_path: Path) -> None:
     stored = tmp_path / "stored.png"
     stored.write_bytes(
@@ -90,16 +75,6 @@ def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str,
     with page.expect_download() as download:
         page.get_by_role("link", name="Download PNG").click()
     assert Path(download.value.path()).read_bytes() == stored.read_bytes()
-
-
-def test_two_images_stand_side_by_side(page: Any) -> None:
-    draw(page, "a red apple", count=3, seed=1)
-    for place in range(3):  # the third takes the place of the first
-        page.locator("#gallery .pick").nth(place).check(force=True)
-    for tick, checked in zip(page.locator("#gallery .pick").all(), (False, True, True), strict=True):
-        expect(tick).to_be_checked(checked=checked)
-    page.get_by_role("button", name="Compare two").click()
-    expect(page.locator("#comparison dd")).to_have_count(2)
 
 
 def test_another_shape_is_drawn_and_kept_in_the_settings(page: Any) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from processes import Command, started, without_room
 from serving_app import png
+from waiting import until
 
 
 @contextmanager
@@ -36,6 +37,15 @@ def test_the_port_answers_before_pytorch_is_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def refuses(address: tuple[str, int]) -> bool:
+    """Whether nobody listens there: a server has begun to stop."""
+    try:
+        socket.create_connection(address).close()
+    except ConnectionError:
+        return True
+    return False
+
+
 @pytest.mark.slow
 def test_a_second_signal_waits_for_nobody(text_model: Path) -> None:
     with process(text_model) as (server, url):
@@ -45,9 +55,7 @@ def test_a_second_signal_waits_for_nobody(text_model: Path) -> None:
             half_sent.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
             assert httpx2.get(f"{url}/healthz").status_code == 200
             server.send_signal(signal.SIGTERM)
-            with suppress(httpx2.TransportError):
-                while True:  # until it has begun to stop
-                    httpx2.get(f"{url}/healthz")
+            until(lambda: refuses((host, int(port))))
             assert server.process.is_alive()
             server.send_signal(signal.SIGTERM)
             assert server.wait(30) == 128 + signal.SIGTERM

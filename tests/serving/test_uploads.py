@@ -16,6 +16,7 @@ from hart.serving import app, bodies
 from hart.serving.options import Limits
 from hart.serving.server import LAYOUTS_AT_ONCE
 from serving_app import Running, edit, error, png, running
+from waiting import until
 
 
 @pytest.fixture
@@ -61,8 +62,7 @@ def test_few_images_are_decoded_at_once_and_no_more_wait_than_in_the_queue(
         answers = [clients.submit(edit, server, png(), n="2") for _ in range(3)]
         for _ in range(LAYOUTS_AT_ONCE):
             assert begun.acquire(timeout=60)
-        while server.server._coming < 6:
-            pass
+        until(lambda: server.server._coming == 6)
         refused = edit(server, png())
         assert error(refused, 429)["code"] == "queue_full" and int(refused.headers["retry-after"]) >= 1
         assert not begun.acquire(blocking=False)
@@ -78,8 +78,7 @@ def test_bodies_that_wait_for_an_answer_take_bounded_memory(server: Running, mon
     gate.clear()
     with ThreadPoolExecutor(1) as client:
         held = client.submit(edit, server, png(), prompt="x" * 2000)
-        while not server.engine.batches:
-            pass
+        until(lambda: server.engine.batches)
         refused = edit(server, png(), prompt="x" * 2000)
         assert error(refused, 503)["code"] == "overloaded" and int(refused.headers["retry-after"]) >= 1
         gate.set()

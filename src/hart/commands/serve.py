@@ -59,7 +59,6 @@ def serve(options: ServeOptions) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
-            limit_concurrency=options.queue_size + 1000,
             lifespan="on",
             timeout_graceful_shutdown=math.ceil(options.timeout),
         )

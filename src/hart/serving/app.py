@@ -27,7 +27,6 @@ from hart.serving.options import Limits
 from hart.serving.orders import Terms
 from hart.serving.schemas import ApiError, Edit, Generation, Variation
 from hart.serving.server import Server
-from hart.strict import clipped
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -70,7 +69,13 @@ def create_app(
     _add_status(app, server)
     add_page(app)
     app.add_exception_handler(HTTPException, answer_error)
-    app.add_middleware(RequestMiddleware, access=server.access, metrics=server.metrics, log_requests=log_requests)
+    app.add_middleware(
+        RequestMiddleware,
+        access=server.access,
+        metrics=server.metrics,
+        most_posts=server.limits.most_posts,
+        log_requests=log_requests,
+    )
     return app
 
 
@@ -107,31 +112,35 @@ def _add_status(app: FastAPI, server: Server) -> None:
     @app.get("/v1/models/{name:path}", responses=NO_MODEL)
     async def one_model(name: str) -> dict[str, Any]:
         """One of them."""
-        for model in server.models.all:
-            if model.name == name:
-                return _described(model)
-        raise ApiError(404, f"no model is called {clipped(name)}: GET /v1/models lists them", code="model_not_found")
+        return _described(server.models.named(name))
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
         """Whether the process works: 200, or 503 when it should be started again."""
-        alive = server.worker.alive
-        return JSONResponse({"status": "ok" if alive else "failed"}, 200 if alive else 503)
+        if message := _failure(server):
+            return JSONResponse({"status": "failed", "message": message}, 503)
+        return JSONResponse({"status": "ok"})
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         """Whether the default model can generate: 200, else 503. `models` has the state of each: closed, opening,
         ready, failed."""
         states = {model.name: model.state for model in server.models.all}
-        default, alive = server.models.default, server.worker.alive
-        message = default.message if alive else "sampling has failed: start the server again"
-        ready = default.state == "ready" and alive
+        default, failure = server.models.default, _failure(server)
+        message, ready = failure or default.message, failure is None and default.state == "ready"
         return JSONResponse({"ready": ready, "message": message, "models": states}, 200 if ready else 503)
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _failure(server: Server) -> str | None:
+    """Why a server will generate nothing more until it is started again, as a sentence; None if it may."""
+    if not server.worker.alive:
+        return "sampling has failed: start the server again"
+    return server.models.default.message if server.models.default.state == "failed" else None
 
 
 def add_page(app: Starlette) -> None:

@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from hart.errors import HartError
-from hart.serving.scheduler import RETRY_SECONDS
+from hart.serving.scheduler import Overloaded
 from hart.serving.schemas import ApiError, Edit, RequestBody, explained
 from hart.strict import clipped
 
@@ -109,9 +109,7 @@ class Bodies:
             nonlocal held
             async for chunk in _bounded(request, limit):
                 if self._held + len(chunk) > HELD_BYTES:
-                    said = "too many requests are being read or wait for an answer: try again later"
-                    again = {"Retry-After": str(RETRY_SECONDS)}
-                    raise ApiError(503, said, kind="server_error", code="overloaded", headers=again)
+                    raise Overloaded
                 held += len(chunk)
                 self._held += len(chunk)
                 yield chunk

@@ -13,7 +13,7 @@ from hart.generation.signing import SigningFailed
 from hart.serving.checkers import CheckerUnavailable
 from hart.serving.engine import NotOffered, OutOfMemory
 from hart.serving.models import ModelUnavailable
-from hart.serving.scheduler import DeadlinePassed, QueueFull, Refused
+from hart.serving.scheduler import RETRY_SECONDS, Closed, DeadlinePassed, Overloaded, QueueFull, Refused
 from hart.serving.schemas import FIELDS, ApiError
 from hart.serving.streaming import ClientLeft
 from hart.serving.worker import where
@@ -21,6 +21,12 @@ from hart.serving.worker import where
 log = logging.getLogger(__name__)
 
 HTTP_ERRORS = {404: "there is nothing at this address", 405: "this address does not take that method"}
+REFUSALS: dict[type[Refused], tuple[int, str, str]] = {
+    QueueFull: (429, "rate_limit_error", "queue_full"),
+    Overloaded: (503, "server_error", "overloaded"),
+    Closed: (503, "server_error", "stopping"),
+}
+LATER = {"Retry-After": str(RETRY_SECONDS)}
 CLIENT_LEFT = 499
 """Nobody reads that answer; figures and log have the status."""
 
@@ -34,15 +40,15 @@ def api_error(error: BaseException) -> ApiError:
             said = HTTP_ERRORS.get(error.status_code, str(error.detail))
             return ApiError(error.status_code, said, headers=error.headers)
         case Refused():
-            headers, full = {"Retry-After": str(error.retry_after)}, isinstance(error, QueueFull)
-            kind, code = ("rate_limit_error", "queue_full") if full else ("server_error", "stopping")
-            return ApiError(429 if full else 503, str(error), kind=kind, code=code, headers=headers)
+            status, kind, code = REFUSALS[type(error)]
+            again = {"Retry-After": str(error.retry_after)}
+            return ApiError(status, str(error), kind=kind, code=code, headers=again)
         case DeadlinePassed():
-            return ApiError(504, str(error), kind="timeout_error", code="timeout")
+            return ApiError(504, str(error), kind="timeout_error", code="timeout", headers=LATER)
         case ModelUnavailable() | CheckerUnavailable():
-            return ApiError(503, str(error), kind="server_error", code="model_unavailable")
+            return ApiError(503, str(error), kind="server_error", code="model_unavailable", headers=LATER)
         case OutOfMemory():
-            return ApiError(503, str(error), kind="server_error", code="out_of_memory")
+            return ApiError(503, str(error), kind="server_error", code="out_of_memory", headers=LATER)
         case SigningFailed():
             log.error("%s", error)
             return ApiError(503, str(error), kind="server_error", code="signing_failed")

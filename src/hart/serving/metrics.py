@@ -4,39 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
+PARTS = ("queue", "sample", "preview", "decode", "encode")
+OUTCOMES = ("finished", "failed", "cancelled", "late", "split")
 
 
 class Metrics:
-    """Queue, batch sizes, seconds by part, images by outcome, answers by status."""
+    """Queue, batch sizes, seconds by part, images by outcome, answers by path and status, and the process: its memory,
+    processor time and open files."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._waiting = Gauge("hart_waiting_images", "Images in the queue", registry=self.registry)
-        self._batch = Histogram("hart_batch_images", "Images of a batch", buckets=ROWS, registry=self.registry)
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._waiting = Gauge("hart_waiting_images", "Images in the queue", registry=registry)
+        self._posts = Gauge(
+            "hart_open_requests", "Requests for images that are being read or wait for an answer", registry=registry
+        )
+        self._batch = Histogram("hart_batch_images", "Images of a batch", buckets=ROWS, registry=registry)
         self._seconds = Histogram(
             "hart_seconds",
             "Seconds by part: queue (an image waits), sample (a scale of a batch), preview and decode (images of a "
-            "batch), encode (an image), answer (a whole request)",
+            "batch), encode (an image)",
             ["part"],
             buckets=SECONDS,
-            registry=self.registry,
+            registry=registry,
         )
         self._images = Counter(
             "hart_images",
             "Images by outcome: finished, failed, cancelled, late; split: had to be done again in a smaller batch",
             ["outcome"],
-            registry=self.registry,
+            registry=registry,
         )
-        self._answers = Counter(
-            "hart_answers", "Answers by path and status", ["path", "status"], registry=self.registry
+        self._answers = Counter("hart_answers", "Answers by path and status", ["path", "status"], registry=registry)
+        self._answer = Histogram(
+            "hart_answer_seconds", "Seconds to a whole answer by path", ["path"], buckets=SECONDS, registry=registry
         )
+        for part in PARTS:  # at 0 from the start, so that the first one is an increase
+            self._seconds.labels(part)
+        for outcome in OUTCOMES:
+            self._images.labels(outcome)
 
     def queued(self, rows: int) -> None:
         self._waiting.set(rows)
+
+    def posted(self, requests: int) -> None:
+        self._posts.set(requests)
 
     def started(self, rows: int, waited: Sequence[float]) -> None:
         """A batch starts; seconds that each of its rows has waited."""
@@ -45,14 +60,16 @@ class Metrics:
             self.took("queue", seconds)
 
     def took(self, part: str, seconds: float) -> None:
+        """part: of `PARTS`."""
         self._seconds.labels(part).observe(seconds)
 
     def ended(self, how: str, rows: int = 1) -> None:
-        """Rows are `finished`, `failed`, `cancelled` or `late`, or a batch was `split`."""
+        """how: of `OUTCOMES`; rows of a batch that is done again were `split`."""
         self._images.labels(how).inc(rows)
 
-    def answered(self, path: str, status: int) -> None:
+    def answered(self, path: str, status: int, seconds: float) -> None:
         self._answers.labels(path, str(status)).inc()
+        self._answer.labels(path).observe(seconds)
 
     def text(self) -> bytes:
         """In Prometheus' format."""

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hart.serving.access import Access
 from hart.serving.errors import error_response
 from hart.serving.metrics import Metrics
+from hart.serving.scheduler import Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +33,17 @@ NEW_SEEDS = 2**32
 class RequestMiddleware:
     """Around all routes: who may come in, the headers of every answer, errors, figures and the log."""
 
-    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, log_requests: bool) -> None:
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, most_posts: int, log_requests: bool) -> None:
+        """most_posts: that are answered at once; more are refused."""
         self._app, self._access, self._metrics, self._log_requests = app, access, metrics, log_requests
+        self._most_posts, self._posts = most_posts, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         status, began, method = 0, time.perf_counter(), scope["method"]
+        is_post = method == "POST"
         if method == "HEAD":  # GET without the body; some probes ask so
             scope = {**scope, "method": "GET"}
 
@@ -53,20 +57,26 @@ class RequestMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
+        self._posts += is_post
+        self._metrics.posted(self._posts)
         try:
             state = scope.setdefault("state", {})
             if "client" not in state:  # else a front has checked who comes
                 state["client"] = self._access.client(scope)
+            if is_post and self._posts > self._most_posts:
+                raise Overloaded
             state.setdefault("seed", secrets.randbelow(NEW_SEEDS))  # of a request that gives none
             await self._app(scope, receive, noting)
         except Exception as error:
             answer = error_response(error)
             if status == 0:
                 await answer(scope, receive, noting)
+        finally:
+            self._posts -= is_post
+            self._metrics.posted(self._posts)
         # nothing that a client wrote, so neither other paths nor as many of them as it likes
         path = getattr(scope.get("route"), "path", None) or ("page" if status < 400 else "other")
-        self._metrics.answered(path, status)
-        self._metrics.took("answer", time.perf_counter() - began)
+        self._metrics.answered(path, status, time.perf_counter() - began)
         if self._log_requests:
             address = scope["client"][0] if scope.get("client") else "?"
             log.info("%s %s %s %d", address, method, path, status)

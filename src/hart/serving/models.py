@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from hart.errors import HartError
+from hart.serving.schemas import ApiError
 from hart.serving.worker import where
+from hart.strict import clipped
 
 if TYPE_CHECKING:
     from hart.serving.pipeline_engine import PipelineEngine
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 
 State = Literal["closed", "opening", "ready", "failed"]
 OpenModel = Callable[[], "PipelineEngine"]
+OPENAI_MODELS = ("dall-e", "gpt-image", "chatgpt-image")
+"""How the names begin that clients of OpenAI's API send unless they are told another."""
 
 
 class ModelUnavailable(Exception):
@@ -87,11 +91,24 @@ class ServedModel:
 
 
 class Models:
-    """The served models; the first is the default, which serves every name that is not known."""
+    """The served models; the first is the default."""
 
     def __init__(self, models: Mapping[str, OpenModel]) -> None:
         self.all = [ServedModel(name, opener) for name, opener in models.items()]
         self.default = self.all[0]
 
-    def named(self, name: str | None) -> ServedModel:
-        return next((model for model in self.all if model.name == name), self.default)
+    def named(self, name: str) -> ServedModel:
+        """Raises `ApiError` for one that is not served."""
+        for model in self.all:
+            if model.name == name:
+                return model
+        said = f"no model is called {clipped(name)}: GET /v1/models lists them"
+        raise ApiError(404, said, param="model", code="model_not_found")
+
+    def asked(self, name: str | None, *, strict: bool) -> ServedModel:
+        """Who answers a request for `name`: the default where it says none, and for OpenAI's unless it is `strict`.
+        Raises `ApiError`."""
+        is_served = any(model.name == name for model in self.all)
+        if not name or (name.startswith(OPENAI_MODELS) and not is_served and not strict):
+            return self.default
+        return self.named(name)

@@ -12,14 +12,16 @@ DESCRIPTIONS = {
     400: "Something in the request is wrong; `param` names it. Also a refused prompt: `code` content_policy_violation",
     401: "An API key is needed",
     403: "A page of another host, or another name of this one",
+    404: "No model of this name: `code` model_not_found",
     408: "The body did not arrive in time",
     413: "The body is too large",
     415: "Another content type is needed",
     429: "Too many requests, or too many images a minute: `Retry-After` says when to try again",
     500: "An error of the program",
     501: "The model does not offer this",
-    503: "Too much waits, the model cannot be used, an image cannot be signed, or the server is stopping",
-    504: "The time for the request is over",
+    503: "Too much waits, the model cannot be used, an image cannot be signed, or the server is stopping: "
+    "`Retry-After` says when another try may help",
+    504: "The time for the request is over: `Retry-After` says when to try again",
 }
 EVENT = {
     "type": "object",

@@ -16,6 +16,8 @@ from hart.strict import Config, Listed
 
 BUILT_IN_CHECKS = ("words", "none")
 """Names for `ServeOptions.prompt_check`, whatever files there are."""
+BESIDE_THE_QUEUE = 1000
+"""Requests that are being read, or whose clients read slowly, while others wait."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -30,6 +32,11 @@ class Limits(Config, kw_only=True):
     """Images that may wait; beyond that requests are refused with status 429."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     """Seconds in which a request has to be done."""
+
+    @property
+    def most_posts(self) -> int:
+        """Requests with a body that are answered at once."""
+        return self.queue_size + BESIDE_THE_QUEUE
 
 
 class ServeOptions(Limits, SigningOptions, kw_only=True):

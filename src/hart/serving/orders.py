@@ -32,6 +32,7 @@ from hart.serving.schemas import (
     Usage,
 )
 from hart.sizes import ImageSize, parsed_size
+from hart.strict import clipped
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -139,6 +140,8 @@ def order(
         if text and (why := terms.checker(text)) is not None:
             raise ApiError(400, why, param=param, code="content_policy_violation")
     size, notes = _size(request, engine, source)
+    if request.model and request.model != model.name:
+        notes.insert(0, f"the model {clipped(request.model)} is not served: this is by {model.name}")
     settings = request.sampling()
     for name in STEPS:
         most = max(terms.max_steps, getattr(engine.facts.sampling, name) or 0)

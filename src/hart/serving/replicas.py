@@ -33,7 +33,7 @@ from hart.serving.access import Access
 from hart.serving.app import add_page, answer_error
 from hart.serving.bodies import Bodies
 from hart.serving.checkers import prompt_checker
-from hart.serving.errors import api_error
+from hart.serving.errors import LATER, api_error
 from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
 from hart.serving.models import ModelUnavailable
@@ -140,7 +140,7 @@ def deployed(name: str, options: ServeOptions, count: int, *, on_gpus: bool, on_
     deployment = serve.deployment(
         num_replicas=count,
         ray_actor_options={"num_cpus": 0, "num_gpus": 1 if on_gpus else 0},
-        max_ongoing_requests=options.queue_size + 1000,  # the queue has its own bound
+        max_ongoing_requests=options.most_posts,
         graceful_shutdown_timeout_s=options.timeout,
     )(Replica)
     share = None if options.rate_limit is None else options.rate_limit / count
@@ -181,7 +181,13 @@ def front_app(options: ServeOptions, deploy: Callable[[], Any], withdraw: Callab
     routes = [*status, *open_to_all, Route("/v1/{path:path}", front)]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: answer_error})
     add_page(app)
-    app.add_middleware(RequestMiddleware, access=access, metrics=front.figures, log_requests=options.log_requests)
+    app.add_middleware(
+        RequestMiddleware,
+        access=access,
+        metrics=front.figures,
+        most_posts=options.most_posts,
+        log_requests=options.log_requests,
+    )
     return app
 
 
@@ -256,7 +262,7 @@ class Front:
             return self._deployed.result()
         else:
             said = "the replicas are still being started: try again later"
-        raise ApiError(503, said, kind="server_error", code="no_replica")
+        raise ApiError(503, said, kind="server_error", code="no_replica", headers=LATER)
 
     async def _passed_on(self, replicas: Any, scope: Scope, body: bytes, send: Send, seconds: float) -> None:
         """seconds: in which the request has to be done, however many replicas try."""
@@ -279,7 +285,7 @@ class Front:
             finally:
                 messages.cancel()
         said = f"{ATTEMPTS} replicas have died of this request, or of one that was sampled with it: try again later"
-        await answer.fail(ApiError(503, said, kind="server_error", code="replicas_died"))
+        await answer.fail(ApiError(503, said, kind="server_error", code="replicas_died", headers=LATER))
 
 
 def _log_failure(deployed: asyncio.Future[Any]) -> None:

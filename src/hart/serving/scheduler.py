@@ -50,6 +50,13 @@ class QueueFull(Refused):
     """As many rows wait as may."""
 
 
+class Overloaded(Refused):
+    """As many requests are being read or wait for an answer as may."""
+
+    def __init__(self) -> None:
+        super().__init__("too many requests are being read or wait for an answer: try again later", RETRY_SECONDS)
+
+
 class Closed(Refused):
     """The server is stopping."""
 

@@ -87,7 +87,7 @@ class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made abo
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
 
     model: Annotated[str, Field(max_length=200)] | None = None
-    """Name of a served model; any other name gets the default one, and the answer says which."""
+    """Name of a served model, by default the first. OpenAI's names get that one too, and the answer says so."""
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None
     """Images to generate, by default 1; image i has the seed plus i."""
     size: Annotated[str, Field(pattern=r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")] | None = None
@@ -95,7 +95,7 @@ class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made abo
     aspect: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$")] | None = None
     """"WIDTH:HEIGHT", in place of a size: about as large as the model's own."""
     strict: bool | None = None
-    """Refuse a size or aspect that the model does not generate."""
+    """Refuse a size or aspect that the model does not generate, and OpenAI's names of models that are not served."""
     output_format: Literal["png", "jpeg", "webp"] | None = None
     """By default png, which holds all settings and can be generated again by `hart generate --like`."""
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None

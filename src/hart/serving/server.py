@@ -94,7 +94,7 @@ class Server:
             raise ApiError(400, f"n: this server takes up to {self.limits.queue_size} (--queue-size)", param="n")
         if not is_charged:
             self.rates.check(client)
-        model = self.models.named(asked.model)
+        model = self.models.asked(asked.model, strict=bool(asked.strict))
         if asked.seed is None:
             asked = asked.model_copy(update={"seed": request.state.seed})
         with self._room(asked.n or 1):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from hart.commands.options import GenerateOptions
 from hart.generation.metadata import ImageRecord, ImageSettings
 from hart.stopping import SIGNALS
 from processes import CONTEXT, ON_RAY, started
+from waiting import until
 
 PROMPTS = ("a cat", "a dog", "a house", "a tree", "a red apple", "a hat")
 NAMES = [
@@ -145,19 +145,21 @@ def begun(job: tuple[Any, ...], out: Path) -> Begun:
     command = [*map(str, job), str(out), "--workers", "2"]
     process = CONTEXT.Process(target=job_processes.stuck_command, args=(command, str(errors)))
     process.start()
-    while len(list(out.glob("*.png"))) < len(NAMES) - 1:
+
+    def all_but_one() -> bool:
         assert process.is_alive(), errors.read_text()
-        time.sleep(0.05)
+        return len(list(out.glob("*.png"))) == len(NAMES) - 1
+
+    until(all_but_one)
     return Begun(process, errors)
 
 
-def wait_for_the_end_of(group: int) -> None:
-    while True:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
+def has_ended(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 @pytest.mark.slow
@@ -168,7 +170,7 @@ def test_a_killed_parent_takes_its_workers_along_and_the_same_command_continues(
     command = begun(job, out)
     command.process.kill()
     command.ended()
-    wait_for_the_end_of(command.group)
+    until(lambda: has_ended(command.group))
     there = places(out)
     assert len(there) == len(NAMES) - 1
     result = run(*job, out)
@@ -186,7 +188,7 @@ def test_a_signal_stops_all_and_says_how_to_continue(job: tuple[Any, ...], tmp_p
     command = begun(job, out)
     os.killpg(command.group, number)  # as a terminal does
     assert command.ended() == (128 + number, f"stopped: 5 of 6 in {out}; the same command continues\n")
-    wait_for_the_end_of(command.group)
+    until(lambda: has_ended(command.group))
     assert not list(out.glob(".*"))
 
 

@@ -31,6 +31,9 @@ export async function add(image) {
   return { ...image, id: await within("readwrite", (store) => store.add(image)) };
 }
 
+/** Store an image again that was removed, at its place. */
+export const put = (image) => within("readwrite", (store) => store.put(image));
+
 export const remove = (id) => within("readwrite", (store) => store.delete(id));
 
 export const clear = () => within("readwrite", (store) => store.clear());

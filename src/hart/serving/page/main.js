@@ -32,6 +32,7 @@ async function run(path, chosen, count, fields = {}) {
   running?.abort();
   const mine = (running = new AbortController());
   hush();
+  forget();
   busy(true);
   for (const old of at("current").querySelectorAll("img")) URL.revokeObjectURL(old.src);
   const tiles = Array.from({ length: count }, (_, index) => waitingTile({ ...chosen, seed: String(BigInt(chosen.seed) + BigInt(index)) }));
@@ -72,6 +73,7 @@ function multipart(wanted) {
 }
 
 function busy(on) {
+  if (!on && document.activeElement === at("stop")) at("draw").focus(); // what is disabled loses the focus
   at("stop").disabled = !on;
   at("current").setAttribute("aria-busy", String(on));
 }
@@ -113,7 +115,7 @@ function waitingTile(chosen) {
       const kind = path.split("/").at(-1);
       const image = { created: Date.now(), blob: event.blob, partials, scales: event.scales, settings: made, kind };
       const kept = await history.add(image).catch(() => {
-        at("history-hint").textContent = "this browser does not keep them: download what you like";
+        unkept();
         return { ...image, id: `unkept-${Math.random()}` };
       });
       element.dataset.id = kept.id;
@@ -130,6 +132,10 @@ function waitingTile(chosen) {
 }
 
 // --- history ---
+
+function unkept() {
+  at("history-hint").textContent = "this browser does not keep them: download what you like";
+}
 
 function galleryTile(image) {
   const title = viewer.titleOf(image.settings);
@@ -155,13 +161,48 @@ function pick(image, on) {
   at("compare").disabled = picked.size !== 2;
 }
 
-function forget(image) {
-  pick(image, false);
-  images = images.filter((one) => one !== image);
-  for (const tile of at("stage").querySelectorAll(`[data-id="${image.id}"]`)) {
-    URL.revokeObjectURL(tile.querySelector("img").src);
-    tile.remove();
+// --- deleting, and undoing it ---
+
+const deleted = []; // what can still be undone, the last deletion at the end: {gone, tiles: [tile, the mark at its place]}
+
+const isStored = (image) => typeof image.id === "number";
+
+/** Delete images, which may be undone until the next drawing. */
+async function remove(gone) {
+  for (const image of gone) if (isStored(image)) await history.remove(image.id);
+  const ids = new Set(gone.map(({ id }) => String(id)));
+  const tiles = [...at("stage").querySelectorAll("[data-id]")].filter((tile) => ids.has(tile.dataset.id)).map((tile) => [tile, new Comment()]);
+  for (const image of gone) pick(image, false);
+  for (const [tile, mark] of tiles) {
+    for (const tick of tile.querySelectorAll(".pick")) tick.checked = false;
+    tile.replaceWith(mark);
   }
+  images = images.filter((image) => !gone.includes(image));
+  deleted.push({ gone, tiles });
+  offerUndo();
+  at("restore").focus();
+}
+
+function offerUndo() {
+  at("deleted").hidden = deleted.length === 0;
+  const count = deleted.at(-1)?.gone.length;
+  at("deleted-text").textContent = count === 1 ? "The image is deleted." : `${count} images are deleted.`;
+}
+
+async function undo() {
+  const { gone, tiles } = deleted.pop();
+  offerUndo();
+  for (const image of gone) if (isStored(image)) await history.put(image).catch(unkept);
+  for (const [tile, mark] of tiles) mark.replaceWith(tile);
+  const places = [...at("gallery").children].map((tile) => tile.dataset.id);
+  images = [...images, ...gone].sort((one, other) => places.indexOf(String(one.id)) - places.indexOf(String(other.id)));
+  at("gallery").querySelector(`[data-id="${gone[0].id}"] .open`).focus();
+}
+
+/** Let go of what could be undone. */
+function forget() {
+  for (const { tiles } of deleted.splice(0)) for (const [tile] of tiles) URL.revokeObjectURL(tile.querySelector("img").src);
+  offerUndo();
 }
 
 async function restoreFrom(file) {
@@ -218,7 +259,8 @@ async function varied(image, facts, prompt, kept) {
   const file = await usable(image.blob, facts);
   if (!file) return;
   const seed = Math.floor(Math.random() * 2 ** 32);
-  run("/v1/images/variations", { ...image.settings, ...single, prompt, seed }, Number(form.count.value), { image: file, ...kept });
+  // the model that made it may be gone: `facts` are of the one that takes its place
+  run("/v1/images/variations", { ...image.settings, ...single, prompt, seed, model: facts.id }, Number(form.count.value), { image: file, ...kept });
 }
 
 viewer.connect({
@@ -226,10 +268,7 @@ viewer.connect({
   edit,
   vary: (image, facts, kept) => varied(image, facts, image.settings.prompt, { kept_scales: kept }),
   recolour: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),
-  remove: async (image) => {
-    if (typeof image.id === "number") await history.remove(image.id);
-    forget(image);
-  },
+  remove: (image) => remove([image]),
   step: (image, by) => {
     const next = images[images.indexOf(image) + by];
     if (next) viewer.open(next, model(next.settings.model));
@@ -251,9 +290,11 @@ at("examples").addEventListener("click", (event) => {
 at("compare").addEventListener("click", () => viewer.compare([...picked]));
 at("clear").addEventListener("click", async () => {
   if (!confirm("Delete all images of the history from this browser?")) return;
-  await history.clear();
-  images.slice().forEach(forget);
+  if (images.some(isStored)) await history.clear(); // also those of other tabs
+  remove(images);
 });
+at("restore").addEventListener("click", undo);
+at("forget").addEventListener("click", forget);
 at("open-file").addEventListener("change", (event) => {
   const [file] = event.target.files;
   if (file) restoreFrom(file);
@@ -263,6 +304,7 @@ at("open-file").addEventListener("change", (event) => {
 document.addEventListener("keydown", (event) => {
   const writing = event.target.matches("input, textarea, select");
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) form.requestSubmit();
+  else if (event.key === "z" && (event.ctrlKey || event.metaKey) && !writing && deleted.length && !document.querySelector("dialog[open]")) undo();
   else if (event.key === "Escape" && !document.querySelector("dialog[open]")) running?.abort();
   else if (event.key.toLowerCase() === "d" && !writing && !event.ctrlKey && !event.metaKey && !event.altKey) roll();
 });
@@ -287,4 +329,4 @@ watch();
 history.all().then((stored) => {
   images = stored;
   at("gallery").replaceChildren(...images.map(galleryTile));
-}, () => { at("history-hint").textContent = "this browser does not keep them: download what you like"; });
+}, unkept);

@@ -1,0 +1,71 @@
+"""The history of the page: what is kept, compared, deleted and brought back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from page_actions import draw, expect, pixels
+
+
+def test_history_survives_a_reload_and_gives_settings_back(page: Any) -> None:
+    draw(page, "a yellow star", count=2, seed=3)
+    page.reload()
+    page.locator("#gallery li").nth(1).wait_for()
+    page.locator("#gallery .open").first.click()
+    expect(page.get_by_role("heading", name="a yellow star")).to_be_visible()
+    page.get_by_label("Coarse to fine").focus()
+    finished = pixels(page, "#viewer-image")
+    page.keyboard.press("Home")  # the slider's first scale
+    assert pixels(page, "#viewer-image") != finished
+    page.get_by_role("button", name="Use these settings").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a yellow star")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("4")
+
+
+def test_two_images_stand_side_by_side(page: Any) -> None:
+    draw(page, "a red apple", count=3, seed=1)
+    for place in range(3):  # the third takes the place of the first
+        page.locator("#gallery .pick").nth(place).check(force=True)
+    for tick, checked in zip(page.locator("#gallery .pick").all(), (False, True, True), strict=True):
+        expect(tick).to_be_checked(checked=checked)
+    page.get_by_role("button", name="Compare two").click()
+    expect(page.locator("#comparison dd")).to_have_count(2)
+
+
+def numbers(page: Any) -> list[str]:
+    """Of the images of the history, newest first."""
+    found: list[str] = page.locator("#gallery li").evaluate_all("all => all.map((e) => e.dataset.id)")
+    return found
+
+
+def test_what_is_deleted_comes_back_to_its_place(page: Any) -> None:
+    draw(page, "a red apple", count=3, seed=1)
+    whole, image = numbers(page), pixels(page, "#gallery li:nth-child(2) img")
+    for _ in range(2):
+        page.locator("#gallery .open").nth(1).click()
+        page.locator("#delete").press("Enter")
+        expect(page.get_by_role("button", name="Undo", exact=True)).to_be_focused()
+    assert numbers(page) == whole[:1]
+    expect(page.locator("#current .tile")).to_have_count(1)
+    page.keyboard.press("Enter")  # the last one first
+    expect(page.locator("#gallery li .open").last).to_be_focused()
+    page.keyboard.press("Control+z")
+    expect(page.locator("#gallery li .open").nth(1)).to_be_focused()
+    assert numbers(page) == whole
+    expect(page.locator("#deleted")).to_be_hidden()
+    expect(page.locator("#current .tile")).to_have_count(3)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete all").click()
+    expect(page.get_by_role("heading", name="What shall it be?")).to_be_visible()
+    page.get_by_role("button", name="Undo", exact=True).click()
+    expect(page.locator("#gallery li")).to_have_count(3)
+    page.reload()
+    page.locator("#gallery li").nth(2).wait_for()
+    assert numbers(page) == whole and pixels(page, "#gallery li:nth-child(2) img") == image
+    page.locator("#gallery .open").nth(1).click()
+    page.locator("#delete").press("Enter")
+    draw(page, "a red apple", seed=9)
+    expect(page.locator("#deleted")).to_be_hidden()  # for good
+    page.reload()
+    page.locator("#gallery li").nth(2).wait_for()
+    assert numbers(page)[1:] == [whole[0], whole[2]]

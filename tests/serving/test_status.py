@@ -1,0 +1,87 @@
+"""What a server says of itself to those who run it: health, figures, and when to come again."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from hart.errors import HartError
+from hart.serving import options
+from hart.serving.engine import OutOfMemory
+from hart.serving.options import Limits
+from serving_app import Running, error, running
+from stand_in_engine import StandInEngine
+from waiting import until
+
+
+def figures(server: Running) -> dict[tuple[str, ...], float]:
+    """Name and labels' values of each figure -> its value."""
+    families = text_string_to_metric_families(server.http.get("/metrics").text)
+    return {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
+
+
+def test_figures_count_what_clients_saw() -> None:
+    with running() as server:
+        before = figures(server)
+        assert before["hart_images_total", "finished"] == before["hart_images_total", "failed"] == 0
+        assert server.post(prompt="x", n=3).status_code == 200
+        assert server.post(prompt="x", n=11).status_code == 400
+        assert server.post(prompt="broken").status_code == 500
+        assert server.http.get("/v1/secret").status_code == 404
+        found = figures(server)
+        path = "/v1/images/generations"
+        assert {found["hart_answers_total", path, status] for status in ("200", "400", "500")} == {1}
+        assert found["hart_answers_total", "other", "404"] == 1
+        assert (found["hart_images_total", "finished"], found["hart_images_total", "failed"]) == (3, 1)
+        assert found["hart_answer_seconds_count", path] == 3, "of images, apart from probes and the page"
+        assert found["hart_answer_seconds_count", "/metrics"] == 1
+        assert found["hart_seconds_count", "queue"] == 4 and found["hart_seconds_count", "encode"] == 3
+        assert (found["hart_batch_images_count",], found["hart_batch_images_sum",]) == (2, 4)
+        assert (found["hart_waiting_images",], found["hart_open_requests",]) == (0, 0)
+        assert found["process_resident_memory_bytes",] > 2**20
+
+
+def test_probes_and_figures_are_answered_when_no_more_requests_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "BESIDE_THE_QUEUE", 0)
+    engine = StandInEngine()
+    engine.open_gate.clear()
+    with running(engine, limits=Limits(queue_size=2)) as server, ThreadPoolExecutor(2) as clients:
+        accepted = [clients.submit(server.post, prompt="x") for _ in range(2)]
+        until(lambda: figures(server)["hart_open_requests",] == 2)
+        refused = server.post(prompt="x")
+        assert error(refused, 503)["code"] == "overloaded" and int(refused.headers["retry-after"]) >= 1
+        for path in ("/", "/healthz", "/readyz", "/v1/models"):
+            assert server.http.get(path).status_code == 200
+        engine.open_gate.set()
+        assert [answer.result().status_code for answer in accepted] == [200] * 2
+        assert server.post(prompt="x").status_code == 200
+
+
+def test_a_default_model_that_cannot_be_opened_is_no_health() -> None:
+    def missing() -> Any:
+        raise HartError("/secret/path: no model here")
+
+    with running(models={"tiny": missing}) as server:
+        assert server.http.get("/healthz").json() == {
+            "status": "failed",
+            "message": "the model tiny cannot be opened; the server's log says why",
+        }
+        assert server.http.get("/healthz").status_code == server.http.get("/readyz").status_code == 503
+        refused = server.post(prompt="x")
+        assert error(refused, 503)["code"] == "model_unavailable" and int(refused.headers["retry-after"]) >= 1
+    with running(models={"tiny": StandInEngine, "other": missing}) as server:
+        assert server.post(prompt="x", model="other").status_code == 503
+        assert server.http.get("/healthz").status_code == 200, "the default one works"
+
+
+def test_a_lack_of_memory_says_when_to_come_again() -> None:
+    class Small(StandInEngine):
+        def start(self, rows: Any) -> Any:
+            raise OutOfMemory("the device has too little memory for this request")
+
+    with running(Small()) as server:
+        refused = server.post(prompt="x")
+        assert error(refused, 503)["code"] == "out_of_memory" and int(refused.headers["retry-after"]) >= 1
