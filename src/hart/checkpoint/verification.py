@@ -120,7 +120,7 @@ def read_case(path: Path) -> SamplingConfig:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}, with which the golden numbers were generated")
     settings = {"guidance_scale": case["guidance_scale"], "gumbel_smoothing": case["smooth"], "top_k": None}
     try:
-        return SamplingConfig.from_stored(settings | {"maskgit_steps": case.get("maskgit_iterations", 1)})
+        return SamplingConfig.from_dict(settings | {"maskgit_steps": case.get("maskgit_iterations", 1)})
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
