@@ -13,7 +13,7 @@ from hart.commands.console import needs_extra, note, owned, progress, require_wr
 from hart.commands.from_config import options_from_config
 from hart.commands.locks import LOCK_FILE
 from hart.commands.program import lazy_group
-from hart.config import Device, TextConditioning
+from hart.config import Aspect, Device, TextConditioning
 from hart.evaluation.suites.base import Column, ImageSetOptions
 from hart.strict import Listed, counted, require
 from hart.training.encode_options import EncodeOptions
@@ -41,7 +41,7 @@ class SetOptions(ImageSetOptions, kw_only=True):
     """Grid sizes of the scales; by default the tokenizer's own."""
     size: int | None = None
     """Image size in pixels, from which the scales follow; in place of --scales."""
-    aspect: Annotated[Listed[str], Field(json_schema_extra={"metavar": "W:H"})] = ()
+    aspect: Annotated[Listed[Aspect], Field(json_schema_extra={"metavar": "W:H"})] = ()
     """Shape of the images, such as 16:9; repeat it to give several: an image goes to the nearest one."""
     device: Device = None
     caption_column: Column = ""

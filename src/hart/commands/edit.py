@@ -49,6 +49,10 @@ class EditOptions(ChangeOptions, kw_only=True):
     followed_scales: int | None = None
     """With --source-prompt: first scales that follow the image."""
 
+    def __post_init__(self) -> None:
+        followed = self.followed_scales is None or self.source_prompt is not None
+        require(followed, "--followed-scales goes with --source-prompt: give that too")
+
 
 class VaryOptions(ChangeOptions, kw_only=True):
     """What variations keep."""
@@ -97,7 +101,7 @@ class MixOptions(ImageOptions, kw_only=True):
     """In place of --switch: the second prompt's share at each scale, 0 to 1."""
 
     def __post_init__(self) -> None:
-        require(self.switch is None or not self.weights, "give either weights or a switch")
+        require(self.switch is None or not self.weights, "give either --weights or --switch")
 
 
 @options_from_config
@@ -134,9 +138,9 @@ def _change(
     facts: dict[str, Any],
 ) -> None:
     """Write images of what `prepared` keeps of an image, with a prompt or none. facts: of their records."""
+    require_writable(options.out)
     source, of_image = _opened(image, "image")
     lent, of_style = _opened(options.style, "style")
-    require_writable(options.out)
     writer = ImageWriter(options, options.images_per_prompt or 1)
     with opened(writer) as (pipe, report):
         from hart.generation.canvas import canvas_schedule

@@ -73,32 +73,24 @@ def generate(
 ) -> None:
     """Generate images and print their paths. Settings that are not given are the model's own."""
     require_writable(options.out)
-    wanted = [*options.prompts, *(read_prompts(prompts_file) if prompts_file is not None else [])]
-    if not wanted and like is None:
+    if not options.prompts and prompts_file is None and like is None:
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
-    if any(not prompt.strip() for prompt in wanted):
-        raise HartError("a prompt is empty: describe what to generate")
     if (workers is not None or ray) and prompts_file is None:
         raise HartError("--workers and --ray share the prompts of a file: give --prompts-file")
-    from hart.generation.metadata import read_record
-
-    options = options.replace(prompts=tuple(wanted))
+    # before prompts are waited for
+    record = None if like is None else _recorded(like)
+    options.credentials()
+    if prompts_file is not None:
+        options = options.replace(prompts=(*options.prompts, *read_prompts(prompts_file)))
     sampling, row, given, mix = None, None, options, None
-    if like is not None:
-        record = read_record(like)
+    if record is not None:
         options, row = _like(record, options)
         sampling, mix = record.settings.sampling, record.settings.mix
-        if record.settings.edit is not None:
-            raise HartError(
-                f"{like}: was made from {record.settings.edit.image}, which it does not hold: edit that again"
-            )
     if prompts_file is not None:
         from hart.commands.jobs.job import Job
         from hart.commands.jobs.running import run_job
 
-        # what cannot sign and what is not there is said before a model is opened
-        options.credentials()
-        options.require_files()
+        options.require_files()  # before a model is opened
         run_job(Job(options, settings, sampling, mix), workers=workers, ray=ray, grid=grid)
         return
     total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
@@ -135,6 +127,16 @@ def read_prompts(file: str) -> list[str]:
     if not prompts:
         raise HartError(f"{STANDARD_INPUT if sent else path}: holds no prompt: write one per line")
     return prompts
+
+
+def _recorded(like: Path) -> ImageRecord:
+    """The record of an image that can be generated again. Raises `HartError`."""
+    from hart.generation.metadata import read_record
+
+    record = read_record(like)
+    if record.settings.edit is not None:
+        raise HartError(f"{like}: was made from {record.settings.edit.image}, which it does not hold: edit that again")
+    return record
 
 
 def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions, int | None]:

@@ -76,14 +76,13 @@ def train(
     with needs_extra("train"), warnings.catch_warnings():
         # torch's fused RMSNorm does not take bfloat16 beside the float32 weights of autocast
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
-        if options.out is not None and not options.dry_run:
-            require_writable(options.out)
-        changed = _changed(stage, recipe, tuple(overrides or ()), options)
         if options.dry_run:
-            _say_needs(changed)
+            _say_needs(_changed(stage, recipe, tuple(overrides or ()), options))
             return
         if options.out is None:
             raise HartError("--out is missing: give the folder for checkpoints, log and the finished model")
+        require_writable(options.out)
+        changed = _changed(stage, recipe, tuple(overrides or ()), options)
         if _run(changed, options.out, accept_changes=options.accept_changes):
             typer.echo(options.out)
 
@@ -105,12 +104,12 @@ def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: Trai
 
 def _coder(recipe: StagedRecipe) -> TokenizerConfig:
     """The tokenizer of a recipe's images; its scales are the recipe's, since a tokenizer serves any resolution."""
-    from hart.checkpoint.loading import load_tokenizer
+    from hart.checkpoint.loading import tokenizer_config
     from hart.training.config import TokenizerRecipe
 
     if isinstance(recipe, TokenizerRecipe):
         return recipe.tokenizer
-    return load_tokenizer(recipe.tokenizer).config.replace(scales=recipe.transformer.scales)
+    return tokenizer_config(recipe.tokenizer).replace(scales=recipe.transformer.scales)
 
 
 def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
