@@ -91,17 +91,14 @@ def encode(
         own = tokenizer.config
         tokenizer = over_scales(tokenizer, scales_of_size(own.scales, own.downsampling, images.size))
     tokenizer = tokenizer.requires_grad_(False).to(where)
-    text_encoder = None
+    found = None
     if images.text_encoder is not None:
-        config, folder = find_text_encoder(
-            images.text_encoder,
-            tokens=images.text_tokens or TextConditioning.tokens,
-            instruction=images.text_instruction,
-        )
-        text_encoder = load_text_encoder(config, folder).to(where, torch.float32)
+        tokens = images.text_tokens or TextConditioning.tokens
+        found = find_text_encoder(images.text_encoder, tokens=tokens, instruction=images.text_instruction)
     transform = ImageTransform(tokenizer.config.image_size, fit=images.fit)
     opened = images.source(images.caption_column, images.label_column)
     note(opened.description)
+    text_encoder = None if found is None else load_text_encoder(*found).to(where, torch.float32)
     if text_encoder is None:
         note("without --text-encoder the encoded set has class labels only, no captions")
     # other processes may write other parts of the same set

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import require_writable
+from hart.commands.console import note, require_writable
 from hart.commands.from_config import options_from_config
-from hart.commands.generate import ImageWriter, opened, prompts_for
+from hart.commands.generate import ImageWriter, asked_size, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
 from hart.files import read_bytes
-from hart.sizes import requested_schedule
 from hart.strict import Listed, require
 
 if TYPE_CHECKING:
@@ -119,14 +118,14 @@ def mix(
         from hart.generation.metadata import MixSettings
         from hart.generation.requests import checked_changes
 
-        where: dict[str, Any] = {"size": options.size, "aspect": options.aspect}
-        schedule = requested_schedule(pipe.config, **where)
         both = prompts_for(pipe, [first, second])
+        schedule, size, remark = asked_size(pipe, options, settings, writer.total, second_prompt=True)
         shares = mix_weights(len(schedule), options.weights or None, options.switch)
         checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
-        pipe.require_memory(schedule, writer.total, batch_size=options.batch_size, second_prompt=True, **settings)
+        if remark is not None:
+            note(remark)
         writer.made_with["mix"] = MixSettings(second, shares)
-        pipe.mix(both, shares, **where, **writer.arguments(pipe, report), **settings)
+        pipe.mix(both, shares, size=str(size), **writer.arguments(pipe, report), **settings)
 
 
 def _change(

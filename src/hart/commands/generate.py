@@ -93,12 +93,13 @@ def generate(
         options.require_files()  # before a model is opened
         run_job(Job(options, settings, sampling, mix), workers=workers, ray=ray, grid=grid)
         return
-    total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
+    total = 1 if row is not None else options.count
     writer = ImageWriter(options, total, row, keep=grid, made_with={"mix": mix})
     with opened(writer) as (pipe, report):
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
-        _, image_size, remark = asked_size(pipe, options, settings, sampling, mix)
+        sampled = options.count * (options.best_of or 1)
+        _, image_size, remark = asked_size(pipe, options, settings, sampled, sampling, mix)
         if grid:
             require_one_sheet(total, image_size)
         if remark is not None:
@@ -300,14 +301,17 @@ def opened(writer: ImageWriter) -> Iterator[tuple[HartPipeline, Report]]:
 
 def asked_size(
     pipe: HartPipeline,
-    options: GenerateOptions,
+    options: ImageOptions,
     settings: Mapping[str, Any],
-    sampling: SamplingConfig | None,
-    mix: MixSettings | None,
+    images: int,
+    sampling: SamplingConfig | None = None,
+    mix: MixSettings | None = None,
+    *,
+    second_prompt: bool = False,
 ) -> tuple[ScaleSchedule, ImageSize, str | None]:
     """Schedule and size of the images, and a remark if the model was not trained at it.
 
-    settings, sampling: as in a call. mix: that of the image of `--like`.
+    images, sampling, settings: of the call. mix: of the image of `--like`. second_prompt: besides those of a mix.
     Raises `HartError` for sizes that the model cannot make, for which the memory is too small, or that have other
     scales than a mixture.
     """
@@ -318,12 +322,11 @@ def asked_size(
             f"--like: the image mixes two prompts over {counted(len(mix.weights), 'scale')}, and images of {size} have "
             f"{len(schedule)}: leave --size, --aspect and --model out, or mix the prompts anew with hart mix"
         )
-    in_a_call = len(options.prompts) * (options.images_per_prompt or 1) * (options.best_of or 1)
     pipe.require_memory(
         schedule,
-        in_a_call,
+        images,
         batch_size=options.batch_size,
-        second_prompt=mix is not None,
+        second_prompt=second_prompt or mix is not None,
         sampling=sampling,
         **settings,
     )

@@ -113,6 +113,11 @@ class GenerateOptions(ImageOptions, kw_only=True):
     def __post_init__(self) -> None:
         require(self.scorer is None or self.best_of is not None, "--scorer chooses among images: give --best-of too")
 
+    @property
+    def count(self) -> int:
+        """How many images there will be."""
+        return len(self.prompts) * (self.images_per_prompt or 1)
+
     def require_files(self) -> None:
         """The same, and for a scorer that is not there."""
         super().require_files()
