@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.checkpoint.folders import model_name
+from hart.checkpoint.folders import local_folder, model_name
 from hart.commands.console import (
     NumberedFiles,
     Report,
@@ -164,6 +164,8 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
         "cache": settings.cache,
     }
     if given.model is None:
+        if not (settings.random_weights or local_folder(record.model)):
+            _require_hub_id(record.model)
         recorded |= {"model": record.model, "random_weights": settings.random_weights}
         if given.aspect is None:
             recorded["size"] = settings.size
@@ -171,6 +173,13 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
             recorded |= {"lora": tuple(map(Path, settings.loras)), "lora_scale": settings.lora_scale}
     kept = {name: value for name, value in recorded.items() if getattr(given, name) == getattr(NOTHING, name)}
     return given.replace(**kept | changes), settings.batch.row if settings.batch and "prompts" in changes else None
+
+
+def _require_hub_id(model: str) -> None:
+    from hart.checkpoint.hub import is_hub_id
+
+    if not is_hub_id(model):
+        raise HartError(f"--like: the image was made by {model}, where no model is any more: give it with --model")
 
 
 def open_model(options: ImageOptions) -> HartPipeline:
@@ -311,7 +320,7 @@ def asked_size(
 ) -> tuple[ScaleSchedule, ImageSize, str | None]:
     """Schedule and size of the images, and a remark if the model was not trained at it.
 
-    images, sampling, settings: of the call. mix: of the image of `--like`. second_prompt: besides those of a mix.
+    images, sampling, settings: of the call. mix: that of the image of `--like`. second_prompt: whether there is one.
     Raises `HartError` for sizes that the model cannot make, for which the memory is too small, or that have other
     scales than a mixture.
     """
