@@ -44,7 +44,7 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("generate", "cat", *model, "--cache", "int4"), "Invalid value for '--cache': 'int4' is not one of"),
         (("generate", "cat", *model, "-n", 0), "-n"),
         (("generate", "cat", *model, "--guidance", "nan"), "guidance"),
-        (("generate", "cat", *model, "--top-p", 2), "top_p"),
+        (("generate", "cat", *model, "--top-p", 2), "--top-p must"),
         (("generate", "cat", *model, "--maskgit-steps", 99), "maskgit_steps"),
         (("generate", "--prompts-file", tmp_path / "none.txt", *model), "none.txt"),
         (("generate", "--prompts-file", tmp_path, *model), str(tmp_path)),

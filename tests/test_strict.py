@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 from pydantic import Field
 
 from hart.config import ConfigError, HartConfig, SamplingConfig, TextConditioning, TransformerConfig
-from hart.strict import RENAMED_KEYS, Config, Listed, byte_count, counted, explain, rounded
+from hart.strict import Config, Listed, byte_count, counted, explain, rounded
 from hart.training.config import OptimizerConfig, TrainerConfig
 from helpers import tiny_text_config
 
@@ -99,23 +97,6 @@ def test_the_caller_may_call_fields_by_other_names() -> None:
         TypeAdapter(OptimizerConfig).validate_python({"learning_rate": -1.0})
     said = explain(error.value, OptimizerConfig, called=lambda name: f"--{name.replace('_', '-')}")
     assert said == "--learning-rate must be above 0, not -1.0"
-
-
-def test_stored_configurations_may_have_old_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RENAMED_KEYS, "HartConfig", {"painter": "transformer"})
-    monkeypatch.setitem(RENAMED_KEYS, "TextConditioning", {"breadth": "width"})
-    config = tiny_text_config()
-    old = config.to_dict()
-    old["painter"] = old.pop("transformer")
-    old["painter"]["text"]["breadth"] = old["painter"]["text"].pop("width")
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(old), encoding="utf-8")
-    assert HartConfig.load(path) == config
-    with pytest.raises(ConfigError, match=r"painter \(is transformer meant\?\)"):  # what people write has today's names
-        HartConfig.from_dict(old)
-    old["painter"]["text"]["breadth"] = 0
-    with pytest.raises(ConfigError, match=r"^x: transformer\.text\.width must be at least 1, not 0$"):
-        HartConfig.from_stored(old, "x")
 
 
 def test_the_schema_has_types_bounds_and_defaults() -> None:

@@ -53,13 +53,6 @@ BOUNDS = {
 LONGEST_KEY = 60
 """Longest unknown key, in characters, for which another is suggested."""
 
-RENAMED_KEYS: dict[str, dict[str, str]] = {
-    "SamplingConfig": {"smooth": "gumbel_smoothing", "rounds": "maskgit_steps"},
-    "TokenizerRecipe": {"mistakes": "code_corruption"},
-    "TransformerRecipe": {"views": "augmentations", "mistakes": "code_corruption", "modulation_gain": "gate_gain"},
-}
-"""Class of a configuration -> key in stored files of older versions -> its name today."""
-
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], Strict(False)]
 """A tuple; JSON and TOML hold it as a list."""
@@ -120,14 +113,9 @@ class Config:
             raise ConfigError(explain(error, cls, source, called)) from None
 
     @classmethod
-    def from_stored(cls, values: Mapping[str, Any], source: str = "") -> Self:
-        """As `from_dict`, for what this or an older version stored: it knows the keys that were renamed since."""
-        return cls.from_dict(_with_names_of_today(cls, values), source)
-
-    @classmethod
     def load(cls, path: Path) -> Self:
         """Read a stored JSON file. Raises `ConfigError` naming it if it is absent, not JSON, or does not fit."""
-        return cls.from_stored(read_object(path), str(path))
+        return cls.from_dict(read_object(path), str(path))
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -274,8 +262,6 @@ def _unknown_keys(kind: type, table: Place, keys: list[Any]) -> str:
 def _meant(key: str, kind: type, table: Place) -> list[str]:
     """The full keys that an unknown one may stand for."""
     near = table_at(kind, table)
-    if renamed := RENAMED_KEYS.get(near.__name__, {}).get(key):
-        return [_dotted((*table, renamed))]
     places = list(_keys(kind))
     if elsewhere := [place for place in places if place[-1] == key]:
         return [_dotted(place) for place in elsewhere]
@@ -307,18 +293,6 @@ def _keys(kind: Any, begin: Place = ()) -> Iterator[Place]:
 
 def _number(value: float) -> str:
     return f"{int(value) if value == int(value) else value:,}"
-
-
-def _with_names_of_today(kind: Any, values: Any) -> Any:
-    """Stored values of a configuration with the keys that were renamed since."""
-    if not isinstance(values, Mapping):
-        return values
-    renamed, tables = RENAMED_KEYS.get(kind.__name__, {}), _tables(kind)
-    renamed = {old: new for old, new in renamed.items() if new not in values}
-    now = {renamed.get(name, name): value for name, value in values.items()}
-    return now | {
-        name: _with_names_of_today(table, now[name]) for name, table in tables.items() if table and name in now
-    }
 
 
 def require(condition: bool, message: str) -> None:

@@ -112,8 +112,8 @@ def test_inputs_that_are_absent_or_do_not_fit_are_named(folder: Path, monkeypatc
         ({"guidance_scale": "high", "smooth": True}, "guidance_scale: expected a number"),
         ({"guidance_scale": None, "smooth": True}, "guidance_scale: expected a number"),
         ({"guidance_scale": -1, "smooth": True}, "guidance_scale"),
-        ({"guidance_scale": 3.0, "smooth": 1}, "gumbel_smoothing: expected true or false"),
-        ({"guidance_scale": 3.0, "smooth": True, "maskgit_iterations": 0}, "maskgit_steps must be at least 1"),
+        ({"guidance_scale": 3.0, "smooth": 1}, "smooth: expected true or false"),
+        ({"guidance_scale": 3.0, "smooth": True, "maskgit_iterations": 0}, "maskgit_iterations must be at least 1"),
         ({"guidance_scale": 3.0, "smooth": True, "maskgit_iterations": 99}, "maskgit_iterations must be at most 64"),
     ],
 )

@@ -3,7 +3,7 @@ refused by the name of the option; in paths ~ is the home folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
     ("text", "fault", "understood"),
     [
         ("", "the text is empty: give a value", HartCommand.MAY_BE_EMPTY),
+        (" ", "the text is empty: give a value", ()),
         ("-", "- stands for standard input, which only hart generate --prompts-file reads", {"prompts_file"}),
     ],
 )
 def test_every_option_and_argument_refuses_what_is_no_value(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, fault: str, understood: frozenset[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, fault: str, understood: Collection[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = set()

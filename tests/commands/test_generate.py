@@ -114,6 +114,27 @@ def test_what_is_sent_and_cannot_be_read_is_said(
     assert said in refused(run("generate", *prompts, "--out", tmp_path / "out", sent=sent))
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--guidance", -1), "error: --guidance must be at least 0, not -1.0"),
+        (("--top-p", 2), "error: --top-p must be at most 1, not 2.0"),
+        (("--size", "10x"), "error: --size: size '10x': give pixels"),
+        (("--aspect", "1:99"), "error: --aspect: aspect '1:99': give width:height"),
+        (("--like", "none.png"), "error: none.png: no such file"),
+        (("--c2pa-certificate", "none", "--c2pa-key", "none"), "none: no such file"),
+    ],
+)
+def test_a_wrong_option_is_said_by_its_name_before_prompts_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: tuple[object, ...], said: str
+) -> None:
+    def waited(_: str) -> list[str]:
+        raise AssertionError("prompts were read")
+
+    monkeypatch.setattr("hart.commands.generate.read_prompts", waited)
+    assert said in refused(run("generate", "--prompts-file", "-", *options, "--out", tmp_path))
+
+
 def test_prompts_of_a_pipe_are_sent_to_standard_input(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     said = refused(run("generate", "--prompts-file", tmp_path / "pipe", "--out", tmp_path / "out"))
@@ -241,9 +262,9 @@ def test_memory_does_not_grow_with_what_is_asked_for(
         (("-n", 10**30), "num_images_per_prompt"),
         (("--batch-size", 10**12), "batch_size"),
         (("--size", 10**12), "size"),
-        (("--top-k", 10**30), "top_k"),
-        (("--top-k", -3), "error: top_k must be at least 0"),
-        (("--guidance", "nan"), "error: guidance_scale must be a finite number"),
+        (("--top-k", 10**30), "error: --top-k must be at most"),
+        (("--top-k", -3), "error: --top-k must be at least 0"),
+        (("--guidance", "nan"), "error: --guidance must be a finite number"),
         (("--seed", 2**64), "seed 18446744073709551616: give a whole number"),
     ):
         assert said in refused(run("generate", "a cat", "--model", text_model, "--out", tmp_path, *options))

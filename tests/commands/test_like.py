@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,16 @@ def test_an_adapter_draws_along_and_is_recorded(
     monkeypatch.chdir(tmp_path)
     (mixed,) = outputs(run("mix", "a cat", "a dog", "--model", text_model, "--lora", "adapter", "--out", "5"))
     assert read_record(mixed).settings.loras == (str(tmp_path / "adapter"),), "wherever it is generated again"
+
+
+def test_like_says_that_the_model_of_an_image_is_gone(text_model: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(text_model, tmp_path / "model")
+    (path,) = outputs(run("generate", "cat", "--model", moved, "--out", tmp_path / "1"))
+    moved.rename(tmp_path / "elsewhere")
+    said = refused(run("generate", "--like", path, "--out", tmp_path / "2"))
+    assert said == f"error: --like: the image was made by {moved}, where no model is any more: give it with --model"
+    (again,) = outputs(run("generate", "--like", path, "--model", tmp_path / "elsewhere", "--out", tmp_path / "2"))
+    assert Image.open(again).tobytes() == Image.open(path).tobytes()
 
 
 def test_like_refuses_images_that_say_nothing(tmp_path: Path) -> None:

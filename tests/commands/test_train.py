@@ -162,7 +162,7 @@ def test_a_dry_run_of_huge_images_tries_smaller_ones(stage: str, monkeypatch: py
 
 
 def test_training_without_a_folder_is_refused() -> None:
-    assert "--out is missing" in refused(run("train", "tokenizer", RECIPES / "tokenizer.toml"))
+    assert "--out is missing" in refused(run("train", "tokenizer", "none.toml")), "before anything is read"
 
 
 def test_a_dry_run_says_memory_before_it_measures_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,10 +100,6 @@ INDEXES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no scales": (lambda index: index["settings"].pop("scales"), "settings.scales: "),
     "scales of words": (lambda index: index["settings"].update(scales=["1"]), "settings.scales.0: "),
     "scales without end": (lambda index: index["settings"].update(scales=[10**9]), "settings.scales.0: "),
-    "coarse codes of unknown scales": (
-        lambda index: index["settings"].update(coarse_scales=2),
-        "did not record which base scales",
-    ),
     "no residual": (lambda index: index["settings"].pop("residual"), "settings.residual: "),
     "another text width": (lambda index: index["settings"].update(text_width=10**12), "settings.text_width"),
     "another tokenizer": (lambda index: index["settings"].update(tokenizer="x"), "made with other settings"),

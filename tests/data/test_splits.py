@@ -51,7 +51,7 @@ def test_train_and_val_are_the_set_and_what_is_held_out_is_said(form: str, tmp_p
 @pytest.mark.parametrize("form", ["folder", "classes", "jsonl"])
 def test_where_nothing_is_held_out_the_way_out_is_said(form: str, tmp_path: Path) -> None:
     write(tmp_path, 8, form)
-    with pytest.raises(HartError, match=r"none of its .* images is held out.*add --split all"):
+    with pytest.raises(HartError, match=r"none of its .* images is held out.*ask for the split 'all'"):
         open_source(tmp_path, "val")
     assert "0 more held out" in open_source(tmp_path).description
 

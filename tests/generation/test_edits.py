@@ -314,13 +314,14 @@ def test_a_transparent_part_shows_nowhere_in_its_edit(text: HartPipeline) -> Non
         (lambda pipe: pipe.vary(picture(), kept_scales=5), "kept_scales 5: give a whole number, .* at most 4"),
         (lambda pipe: pipe.vary(picture(), style_strength=-1), "style_strength -1: give a number from 0 to 10"),
         (lambda pipe: pipe.vary(picture(), style_strength="a"), "style_strength"),
-        (lambda pipe: pipe.edit(picture(), None, "a cat", source_prompt=""), "empty"),
+        (lambda pipe: pipe.edit(picture(), None, "a cat", source_prompt=""), "source_prompt is empty"),
         (lambda pipe: pipe.mix(["a cat"]), "give a list of two"),
         (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1]), "give 4 from 0 to 1, one for each scale"),
         (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1, 2, 0]), "from 0 to 1"),
         (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1, 1, 1], switch=2), "either weights or a switch"),
         (lambda pipe: pipe("a cat", edit=pipe.prepare_variation(picture(10, 8))), "give size=edit.size"),
         (lambda pipe: pipe("a cat", mix=PromptMix(3, (0,) * 4)), "generates from text"),
+        (lambda pipe: pipe("a cat", mix=PromptMix(" ", (0,) * 4)), "second prompt is empty"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_edited_is_one_error(text: HartPipeline, call: Any, said: str) -> None:

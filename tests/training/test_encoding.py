@@ -73,7 +73,7 @@ def test_codes_residuals_and_text_are_those_of_the_encoders(
     tokenizer.load_state_dict(encoders.tokenizer.state_dict())
     encoders = replace(encoders, tokenizer=tokenizer)
     summary = encode(captioned_images, encoders, tmp_path)
-    assert summary == EncodedSummary(images=11, captions=22, damaged=1, finished=True)
+    assert summary == EncodedSummary(images=11, captions=22, damaged=1, finished=True, cut=0)
     data = EncodedSet(tmp_path)
     source = open_source(captioned_images)
     assert len(data) == 11
@@ -188,46 +188,33 @@ def test_another_tokenizer_set_or_option_is_not_mixed_in(
     with pytest.raises(HartError, match=r"holds other files \(holiday\.png\)"):
         encode(captioned_images, encoders, tmp_path)
     data = EncodedSet(tmp_path)
-    ours, theirs = ([fingerprint(one.tokenizer, HybridTokenizer.DECODING)] for one in (encoders, other))
+    ours, theirs = (fingerprint(one.tokenizer, HybridTokenizer.DECODING) for one in (encoders, other))
     text_encoder = encoders.text_encoder
     assert isinstance(text_encoder, CompactTextEncoder)
-    data.require_made_by({"tokenizer": ours, "text_encoder": [fingerprint(text_encoder)]})
+    data.require_made_by(tokenizer=ours, text_encoder=fingerprint(text_encoder))
     with pytest.raises(HartError, match="another tokenizer"):
-        data.require_made_by({"tokenizer": theirs})
+        data.require_made_by(tokenizer=theirs)
     with pytest.raises(HartError, match="another text encoder"):
-        data.require_made_by({"text_encoder": [""]})
-    data.require_made_by({"vocabulary": [vocabulary_digest(text_encoder)]})
+        data.require_made_by(text_encoder="")
+    data.require_made_by(vocabulary=vocabulary_digest(text_encoder))
     with pytest.raises(HartError, match="another vocabulary"):
-        data.require_made_by({"vocabulary": [vocabulary_digest(words.text_encoder)]})
+        data.require_made_by(vocabulary=vocabulary_digest(words.text_encoder))
 
 
 def test_a_set_belongs_to_what_made_its_codes(captioned_images: Path, encoders: Encoders, tmp_path: Path) -> None:
-    """And one that names the decoder too, as all did once, is continued and goes with others."""
-    encode(captioned_images, encoders, tmp_path / "new")
-    before = contents(tmp_path / "new")
-    trained = copy.deepcopy(encoders.tokenizer)
-    for part in (trained.decoder, trained.post_quant_conv):
+    """Not to the decoder."""
+    encode(captioned_images, encoders, tmp_path / "one")
+    before = contents(tmp_path / "one")
+    trained, other = copy.deepcopy(encoders.tokenizer), copy.deepcopy(encoders.tokenizer)
+    for part in (trained.decoder, trained.post_quant_conv, other.encoder):
         randomize(part, seed=7)
-    encode(captioned_images, replace(encoders, tokenizer=trained), tmp_path / "new")
-    assert contents(tmp_path / "new") == before
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(HybridTokenizer, "DECODING", ())
-        patch.setattr("hart.training.encoding.vocabulary_digest", lambda encoder: "")
-        encode(captioned_images, encoders, tmp_path / "old")
-    before = contents(tmp_path / "old")
-    (tmp_path / "old" / "train-00001.safetensors").unlink()
-    encode(captioned_images, encoders, tmp_path / "old")
-    assert contents(tmp_path / "old") == before
-    both = EncodedSet(tmp_path / "new", also=[tmp_path / "old"])
-    text = both.settings["text_encoder"]
-    ours, theirs = (
-        [fingerprint(one, without) for without in (HybridTokenizer.DECODING, ())]
-        for one in (encoders.tokenizer, trained)
-    )
-    both.require_made_by({"tokenizer": ours, "text_encoder": [text], "vocabulary": both.settings["vocabulary"]})
-    with pytest.raises(HartError, match="old was encoded with another tokenizer"):
-        both.require_made_by({"tokenizer": theirs})
+    encode(captioned_images, replace(encoders, tokenizer=trained), tmp_path / "one")
+    assert contents(tmp_path / "one") == before
+    for name, tokenizer in (("two", trained), ("three", other)):
+        encode(captioned_images, replace(encoders, tokenizer=tokenizer), tmp_path / name)
+    assert len(EncodedSet(tmp_path / "one", also=[tmp_path / "two"])) == 2 * len(EncodedSet(tmp_path / "one"))
+    with pytest.raises(HartError, match=r"three differs from .*one in tokenizer: encode both in the same way"):
+        EncodedSet(tmp_path / "one", also=[tmp_path / "three"])
 
 
 def test_a_stream_gives_a_shard_for_each_of_its_units(encoders: Encoders, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hart.checkpoint.folders import CheckpointError
-from hart.checkpoint.loading import load_tokenizer, save_model, save_tokenizer
+from hart.checkpoint.loading import load_tokenizer, save_model, save_tokenizer, tokenizer_config
 from hart.config import ConfigError
 from hart.data.datasets import CaptionedImages
 from hart.data.transforms import to_signed
@@ -187,6 +187,7 @@ def test_a_rehearsal_has_every_loss_and_needs_no_files() -> None:
 @pytest.mark.parametrize("layout", ["t2i", "t2i-rounds", "var-c2i"])
 def test_the_decoder_of_a_published_tokenizer_is_tuned(tmp_path: Path, layout: str) -> None:
     source = load_tokenizer(GOLDEN / layout)
+    assert tokenizer_config(GOLDEN / layout) == source.config
     recipe = ADVERSARIAL.replace(
         tokenizer=source.config.replace(commitment_weight=0.0),
         init_from=str(GOLDEN / layout),
@@ -295,6 +296,7 @@ def test_saved_tokenizers_come_back(tmp_path: Path) -> None:
     tokenizer = TokenizerTask(RECIPE, captioned_images()).module
     save_tokenizer(tmp_path, tokenizer)
     loaded = load_tokenizer(tmp_path)
+    assert tokenizer_config(tmp_path) == loaded.config
     assert loaded.config == tokenizer.config
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in tokenizer.state_dict().items())
     assert not loaded.training

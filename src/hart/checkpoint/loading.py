@@ -156,11 +156,18 @@ def load_tokenizer(name: AnyPath) -> HybridTokenizer:
     folder = user_path(name)
     if not is_tokenizer_alone(folder):
         return load_model(resolve_model(name)).tokenizer
-    config = TokenizerConfig.load(folder / CONFIG_FILE)
     with without_memory():
-        tokenizer = HybridTokenizer(config).eval()
+        tokenizer = HybridTokenizer(tokenizer_config(name)).eval()
     fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
     return tokenizer
+
+
+def tokenizer_config(name: AnyPath) -> TokenizerConfig:
+    """That of `load_tokenizer`; of weights in this project's own layout, nothing is read."""
+    folder = user_path(name)
+    if is_tokenizer_alone(folder):
+        return TokenizerConfig.load(folder / CONFIG_FILE)
+    return load_config(resolve_model(name)).tokenizer
 
 
 def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:

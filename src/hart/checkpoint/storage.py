@@ -126,7 +126,7 @@ RENAMED_TENSORS = {
     "lift.weight": "embed_proj.weight",
     "lift.bias": "embed_proj.bias",
 }
-"""Names of the compact text encoder's tensors in files of older versions -> names today."""
+"""Names of the compact text encoder's tensors in the shipped model -> names in modules, and in files since."""
 FIRST_NAMES = {new: old for old, new in RENAMED_TENSORS.items()}
 
 
@@ -138,7 +138,7 @@ def fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
     """
     digest = hashlib.sha256()
     every = module.state_dict().items()
-    # by the oldest names, so that data sets and runs made with a model still recognise it
+    # by the shipped names, by which data sets and runs know the model that they were made with
     state = {FIRST_NAMES.get(name, name): value for name, value in every if not name.startswith(without)}
     for name, value in sorted(state.items()):
         stored = value.detach().to("cpu", torch.float32 if value.is_floating_point() else None).contiguous()

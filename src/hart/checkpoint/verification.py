@@ -27,6 +27,8 @@ from hart.types import ClassContext, Context, TextContext
 CPU = torch.device("cpu")
 GOLDEN_FILE = "golden.safetensors"
 CASE_FILE = "case.json"
+CASE_KEYS = {"guidance_scale": "guidance_scale", "gumbel_smoothing": "smooth", "maskgit_steps": "maskgit_iterations"}
+"""Settings of sampling, and what a case calls them."""
 
 # The inputs of the reference run; everything else in a golden file is recomputed. See `_checked_inputs`.
 INPUTS = frozenset(
@@ -115,12 +117,12 @@ def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = tor
 
 def read_case(path: Path) -> SamplingConfig:
     """The sampling that a golden case was generated with. Raises `CheckpointError` naming the file and the key."""
-    case = read_object(path)
-    if missing := [name for name in ("guidance_scale", "smooth") if name not in case]:
+    case = {"maskgit_iterations": 1} | read_object(path)
+    if missing := [name for name in CASE_KEYS.values() if name not in case]:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}, with which the golden numbers were generated")
-    settings = {"guidance_scale": case["guidance_scale"], "gumbel_smoothing": case["smooth"], "top_k": None}
+    settings = {ours: case[theirs] for ours, theirs in CASE_KEYS.items()}
     try:
-        return SamplingConfig.from_stored(settings | {"maskgit_steps": case.get("maskgit_iterations", 1)})
+        return SamplingConfig.from_dict({"top_k": None, **settings}, called=CASE_KEYS.__getitem__)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
 

@@ -19,7 +19,7 @@ from hart.commands.from_config import options_from_config
 from hart.commands.options import AspectRatio, Size
 from hart.config import Config, Device, NumberType
 from hart.errors import HartError
-from hart.files import user_path, write_text
+from hart.files import write_text
 from hart.strict import Listed, counted
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def benchmark(
     ] = None,
 ) -> None:
     """Time a model on this machine, part by part, beside the least that its products and copies allow."""
-    files = [user_path(file) for file in output or ()]
+    files = output or []
     for file in files:
         if file.suffix not in FORMATS:
             raise HartError(f"--output {file}: give a file that ends in {' or '.join(FORMATS)}")

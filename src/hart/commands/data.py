@@ -13,7 +13,7 @@ from hart.commands.console import needs_extra, note, owned, progress, require_wr
 from hart.commands.from_config import options_from_config
 from hart.commands.locks import LOCK_FILE
 from hart.commands.program import lazy_group
-from hart.config import Device, TextConditioning
+from hart.config import Aspect, Device, TextConditioning
 from hart.evaluation.suites.base import Column, ImageSetOptions
 from hart.strict import Listed, counted, require
 from hart.training.encode_options import EncodeOptions
@@ -41,7 +41,7 @@ class SetOptions(ImageSetOptions, kw_only=True):
     """Grid sizes of the scales; by default the tokenizer's own."""
     size: int | None = None
     """Image size in pixels, from which the scales follow; in place of --scales."""
-    aspect: Annotated[Listed[str], Field(json_schema_extra={"metavar": "W:H"})] = ()
+    aspect: Annotated[Listed[Aspect], Field(json_schema_extra={"metavar": "W:H"})] = ()
     """Shape of the images, such as 16:9; repeat it to give several: an image goes to the nearest one."""
     device: Device = None
     caption_column: Column = ""
@@ -91,17 +91,14 @@ def encode(
         own = tokenizer.config
         tokenizer = over_scales(tokenizer, scales_of_size(own.scales, own.downsampling, images.size))
     tokenizer = tokenizer.requires_grad_(False).to(where)
-    text_encoder = None
+    found = None
     if images.text_encoder is not None:
-        config, folder = find_text_encoder(
-            images.text_encoder,
-            tokens=images.text_tokens or TextConditioning.tokens,
-            instruction=images.text_instruction,
-        )
-        text_encoder = load_text_encoder(config, folder).to(where, torch.float32)
+        tokens = images.text_tokens or TextConditioning.tokens
+        found = find_text_encoder(images.text_encoder, tokens=tokens, instruction=images.text_instruction)
     transform = ImageTransform(tokenizer.config.image_size, fit=images.fit)
     opened = images.source(images.caption_column, images.label_column)
     note(opened.description)
+    text_encoder = None if found is None else load_text_encoder(*found).to(where, torch.float32)
     if text_encoder is None:
         note("without --text-encoder the encoded set has class labels only, no captions")
     # other processes may write other parts of the same set

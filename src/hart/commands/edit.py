@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import require_writable
+from hart.commands.console import note, require_writable
 from hart.commands.from_config import options_from_config
-from hart.commands.generate import ImageWriter, opened, prompts_for
+from hart.commands.generate import ImageWriter, asked_size, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
 from hart.files import read_bytes
-from hart.sizes import requested_schedule
 from hart.strict import Listed, require
 
 if TYPE_CHECKING:
@@ -48,6 +47,10 @@ class EditOptions(ChangeOptions, kw_only=True):
     """First scales that are the image's everywhere: its colours, then its layout."""
     followed_scales: int | None = None
     """With --source-prompt: first scales that follow the image."""
+
+    def __post_init__(self) -> None:
+        followed = self.followed_scales is None or self.source_prompt is not None
+        require(followed, "--followed-scales goes with --source-prompt: give that too")
 
 
 class VaryOptions(ChangeOptions, kw_only=True):
@@ -97,7 +100,7 @@ class MixOptions(ImageOptions, kw_only=True):
     """In place of --switch: the second prompt's share at each scale, 0 to 1."""
 
     def __post_init__(self) -> None:
-        require(self.switch is None or not self.weights, "give either weights or a switch")
+        require(self.switch is None or not self.weights, "give either --weights or --switch")
 
 
 @options_from_config
@@ -115,14 +118,14 @@ def mix(
         from hart.generation.metadata import MixSettings
         from hart.generation.requests import checked_changes
 
-        where: dict[str, Any] = {"size": options.size, "aspect": options.aspect}
-        schedule = requested_schedule(pipe.config, **where)
         both = prompts_for(pipe, [first, second])
+        schedule, size, remark = asked_size(pipe, options, settings, writer.total, second_prompt=True)
         shares = mix_weights(len(schedule), options.weights or None, options.switch)
         checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
-        pipe.require_memory(schedule, writer.total, batch_size=options.batch_size, second_prompt=True, **settings)
+        if remark is not None:
+            note(remark)
         writer.made_with["mix"] = MixSettings(second, shares)
-        pipe.mix(both, shares, **where, **writer.arguments(pipe, report), **settings)
+        pipe.mix(both, shares, size=str(size), **writer.arguments(pipe, report), **settings)
 
 
 def _change(
@@ -134,9 +137,9 @@ def _change(
     facts: dict[str, Any],
 ) -> None:
     """Write images of what `prepared` keeps of an image, with a prompt or none. facts: of their records."""
+    require_writable(options.out)
     source, of_image = _opened(image, "image")
     lent, of_style = _opened(options.style, "style")
-    require_writable(options.out)
     writer = ImageWriter(options, options.images_per_prompt or 1)
     with opened(writer) as (pipe, report):
         from hart.generation.canvas import canvas_schedule

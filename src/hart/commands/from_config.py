@@ -36,8 +36,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class SomeOf:
     """Beside the type of a parameter, `Annotated[dict[str, Any], SomeOf(config)]`: it gets a dictionary of a
-    configuration's fields, each an option without default, None for those that are not given; their bounds are checked
-    by the command. flags: of fields whose options are not named like them."""
+    configuration's fields, each an option without default, None for those that are not given. flags: of fields whose
+    options are not named like them."""
 
     config: type
     flags: Mapping[str, str]
@@ -74,6 +74,8 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
     def run(**given: Any) -> T:
         for name, some in partial.items():
             given[name] = {field: given.pop(field) for field in config_fields(some.config)}
+            changes = {field: value for field, value in given[name].items() if value is not None}
+            config_from_options(some.config, changes, some.flags)
         for name, config in configs.items():
             given[name] = config_from_options(config, {field: given.pop(field) for field in config_fields(config)})
         return command(**given)  # type: ignore[call-arg]
@@ -83,15 +85,16 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
     return run
 
 
-def config_from_options(config: type[T], given: dict[str, Any]) -> T:
-    """The configuration with the given options, by field. Raises `HartError` naming the option."""
+def config_from_options(config: type[T], given: dict[str, Any], flags: Mapping[str, str] | None = None) -> T:
+    """The configuration with the given options, by field. flags: as in `SomeOf`. Raises `HartError` naming the
+    option."""
     fields = config_fields(config)
     values = {name: _value(fields[name], value) for name, value in given.items()}
     try:
         return TypeAdapter(config).validate_python(values)
     except ValidationError as error:
         called = {name: "/".join(option_flags(name, field)) or name.upper() for name, field in fields.items()}
-        said = explain(error, config, called=called.__getitem__)
+        said = explain(error, config, called=(called | dict(flags or {})).__getitem__)
         # a check across fields needs no name before it
         raise HartError(said.removeprefix(f"{config.__name__}: ")) from None
 

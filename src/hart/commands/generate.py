@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.checkpoint.folders import model_name
+from hart.checkpoint.folders import local_folder, model_name
 from hart.commands.console import (
     NumberedFiles,
     Report,
@@ -73,40 +73,33 @@ def generate(
 ) -> None:
     """Generate images and print their paths. Settings that are not given are the model's own."""
     require_writable(options.out)
-    wanted = [*options.prompts, *(read_prompts(prompts_file) if prompts_file is not None else [])]
-    if not wanted and like is None:
+    if not options.prompts and prompts_file is None and like is None:
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
-    if any(not prompt.strip() for prompt in wanted):
-        raise HartError("a prompt is empty: describe what to generate")
     if (workers is not None or ray) and prompts_file is None:
         raise HartError("--workers and --ray share the prompts of a file: give --prompts-file")
-    from hart.generation.metadata import read_record
-
-    options = options.replace(prompts=tuple(wanted))
+    # before prompts are waited for
+    record = None if like is None else _recorded(like)
+    options.credentials()
+    if prompts_file is not None:
+        options = options.replace(prompts=(*options.prompts, *read_prompts(prompts_file)))
     sampling, row, given, mix = None, None, options, None
-    if like is not None:
-        record = read_record(like)
+    if record is not None:
         options, row = _like(record, options)
         sampling, mix = record.settings.sampling, record.settings.mix
-        if record.settings.edit is not None:
-            raise HartError(
-                f"{like}: was made from {record.settings.edit.image}, which it does not hold: edit that again"
-            )
     if prompts_file is not None:
         from hart.commands.jobs.job import Job
         from hart.commands.jobs.running import run_job
 
-        # what cannot sign and what is not there is said before a model is opened
-        options.credentials()
-        options.require_files()
+        options.require_files()  # before a model is opened
         run_job(Job(options, settings, sampling, mix), workers=workers, ray=ray, grid=grid)
         return
-    total = 1 if row is not None else len(options.prompts) * (options.images_per_prompt or 1)
+    total = 1 if row is not None else options.count
     writer = ImageWriter(options, total, row, keep=grid, made_with={"mix": mix})
     with opened(writer) as (pipe, report):
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
-        _, image_size, remark = asked_size(pipe, options, settings, sampling, mix)
+        sampled = options.count * (options.best_of or 1)
+        _, image_size, remark = asked_size(pipe, options, settings, sampled, sampling, mix)
         if grid:
             require_one_sheet(total, image_size)
         if remark is not None:
@@ -137,6 +130,16 @@ def read_prompts(file: str) -> list[str]:
     return prompts
 
 
+def _recorded(like: Path) -> ImageRecord:
+    """The record of an image that can be generated again. Raises `HartError`."""
+    from hart.generation.metadata import read_record
+
+    record = read_record(like)
+    if record.settings.edit is not None:
+        raise HartError(f"{like}: was made from {record.settings.edit.image}, which it does not hold: edit that again")
+    return record
+
+
 def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions, int | None]:
     """The options that generate a recorded image again, changed by what was given; and its row in the result."""
     from hart import __version__
@@ -161,6 +164,8 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
         "cache": settings.cache,
     }
     if given.model is None:
+        if not (settings.random_weights or local_folder(record.model)):
+            _require_hub_id(record.model)
         recorded |= {"model": record.model, "random_weights": settings.random_weights}
         if given.aspect is None:
             recorded["size"] = settings.size
@@ -168,6 +173,13 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
             recorded |= {"lora": tuple(map(Path, settings.loras)), "lora_scale": settings.lora_scale}
     kept = {name: value for name, value in recorded.items() if getattr(given, name) == getattr(NOTHING, name)}
     return given.replace(**kept | changes), settings.batch.row if settings.batch and "prompts" in changes else None
+
+
+def _require_hub_id(model: str) -> None:
+    from hart.checkpoint.hub import is_hub_id
+
+    if not is_hub_id(model):
+        raise HartError(f"--like: the image was made by {model}, where no model is any more: give it with --model")
 
 
 def open_model(options: ImageOptions) -> HartPipeline:
@@ -298,14 +310,17 @@ def opened(writer: ImageWriter) -> Iterator[tuple[HartPipeline, Report]]:
 
 def asked_size(
     pipe: HartPipeline,
-    options: GenerateOptions,
+    options: ImageOptions,
     settings: Mapping[str, Any],
-    sampling: SamplingConfig | None,
-    mix: MixSettings | None,
+    images: int,
+    sampling: SamplingConfig | None = None,
+    mix: MixSettings | None = None,
+    *,
+    second_prompt: bool = False,
 ) -> tuple[ScaleSchedule, ImageSize, str | None]:
     """Schedule and size of the images, and a remark if the model was not trained at it.
 
-    settings, sampling: as in a call. mix: that of the image of `--like`.
+    images, sampling, settings: of the call. mix: that of the image of `--like`. second_prompt: whether there is one.
     Raises `HartError` for sizes that the model cannot make, for which the memory is too small, or that have other
     scales than a mixture.
     """
@@ -316,12 +331,11 @@ def asked_size(
             f"--like: the image mixes two prompts over {counted(len(mix.weights), 'scale')}, and images of {size} have "
             f"{len(schedule)}: leave --size, --aspect and --model out, or mix the prompts anew with hart mix"
         )
-    in_a_call = len(options.prompts) * (options.images_per_prompt or 1) * (options.best_of or 1)
     pipe.require_memory(
         schedule,
-        in_a_call,
+        images,
         batch_size=options.batch_size,
-        second_prompt=mix is not None,
+        second_prompt=second_prompt or mix is not None,
         sampling=sampling,
         **settings,
     )

@@ -5,19 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hart.commands.console import needs_extra
 from hart.commands.from_config import SomeOf
-from hart.config import CacheType, Config, Device, NumberType, SamplingConfig
+from hart.config import Aspect, CacheType, Config, Device, NumberType, SamplingConfig
 from hart.errors import HartError
 from hart.generation.signing import AbsolutePath, SigningOptions
+from hart.sizes import parsed_size
 from hart.strict import Listed, require
 
 SIZE_HELP = "Image size in pixels: one number for a square, or width x height such as 1024x576."
 ASPECT_HELP = "Shape of the images, such as 16:9: as many tokens as in the square, which is the model's own or --size."
-Size = Annotated[int | str | None, Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})]
-AspectRatio = Annotated[str | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})]
+
+
+def _size(given: int | str | None) -> int | str | None:
+    if isinstance(given, str):
+        parsed_size(given)
+    return given
+
+
+Size = Annotated[
+    int | str | None, AfterValidator(_size), Field(description=SIZE_HELP, json_schema_extra={"metavar": "PX|WxH"})
+]
+AspectRatio = Annotated[Aspect | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})]
 
 DEFAULT_MODEL = "emoji"
 
@@ -101,6 +112,11 @@ class GenerateOptions(ImageOptions, kw_only=True):
 
     def __post_init__(self) -> None:
         require(self.scorer is None or self.best_of is not None, "--scorer chooses among images: give --best-of too")
+
+    @property
+    def count(self) -> int:
+        """How many images there will be."""
+        return len(self.prompts) * (self.images_per_prompt or 1)
 
     def require_files(self) -> None:
         """The same, and for a scorer that is not there."""

@@ -54,7 +54,7 @@ ONE_READER = (
 
 
 class HartCommand(TyperCommand):
-    """A command that takes no empty text: where it is that of an unset variable, nobody meant it, and as a path it
+    """A command that takes no blank text: where it is that of an unset variable, nobody meant it, and as a path it
     would be the working directory. Nor does it take "-", which would be a file of that name."""
 
     MAY_BE_EMPTY = frozenset({"negative_prompt"})
@@ -67,7 +67,8 @@ class HartCommand(TyperCommand):
         for param in params:
             value = given.get(param.name)
             values = value if isinstance(value, list | tuple) else [value]
-            if "" in values and param.name not in self.MAY_BE_EMPTY:
+            blank = any(isinstance(text, str) and not text.strip() for text in values)
+            if blank and (value or param.name not in self.MAY_BE_EMPTY):
                 raise typer.BadParameter("the text is empty: give a value", ctx=ctx, param=param)
             if STANDARD_STREAM in values and param.name not in self.READS_STANDARD_INPUT:
                 raise typer.BadParameter(ONE_READER, ctx=ctx, param=param)

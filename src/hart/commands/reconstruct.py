@@ -22,9 +22,9 @@ def reconstruct(
     from hart.data.images import open_image
     from hart.generation.metadata import save_png
 
+    require_writable(options.out)
     for path in images:
         open_image(path)
-    require_writable(options.out)
     from hart.generation.contact_sheet import side_by_side
     from hart.pipeline import HartPipeline
 

@@ -76,14 +76,13 @@ def train(
     with needs_extra("train"), warnings.catch_warnings():
         # torch's fused RMSNorm does not take bfloat16 beside the float32 weights of autocast
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
-        if options.out is not None and not options.dry_run:
-            require_writable(options.out)
-        changed = _changed(stage, recipe, tuple(overrides or ()), options)
         if options.dry_run:
-            _say_needs(changed)
+            _say_needs(_changed(stage, recipe, tuple(overrides or ()), options))
             return
         if options.out is None:
             raise HartError("--out is missing: give the folder for checkpoints, log and the finished model")
+        require_writable(options.out)
+        changed = _changed(stage, recipe, tuple(overrides or ()), options)
         if _run(changed, options.out, accept_changes=options.accept_changes):
             typer.echo(options.out)
 
@@ -108,13 +107,13 @@ def _coder(recipe: StagedRecipe) -> TokenizerConfig:
 
     Raises `HartError` that names the key of the recipe, since the model may be one that nobody typed.
     """
-    from hart.checkpoint.loading import load_tokenizer
+    from hart.checkpoint.loading import tokenizer_config
     from hart.training.config import TokenizerRecipe
 
     if isinstance(recipe, TokenizerRecipe):
         return recipe.tokenizer
     try:
-        coder = load_tokenizer(recipe.tokenizer).config
+        coder = tokenizer_config(recipe.tokenizer)
     except HartError as error:
         raise HartError(
             f"tokenizer of the recipe: {error}; train it first, or give another by tokenizer=MODEL"

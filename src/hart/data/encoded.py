@@ -7,7 +7,7 @@ Shapes: B images of a batch, K scales, N_k tokens of scale k, S text tokens, E t
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -83,7 +83,7 @@ class EncodedSet:
         from each of `also`; empty: weights are as stored.
 
         Raises `HartError` when a set is unfinished, its index or a shard is missing or damaged, or the sets were
-        encoded by different text encoders or options. `require_made_by` looks at the tokenizers.
+        encoded by different networks or options.
         """
         self.folder = folder
         self.folders = (folder, *also)
@@ -127,17 +127,16 @@ class EncodedSet:
         """Those of the tokenizer where they decided codes of these images, else none."""
         return tuple(self.settings.get("base_scales", ()))
 
-    def require_made_by(self, known: Mapping[str, Collection[str]]) -> None:
-        """Raises `HartError` unless each set comes from these weights and words.
+    def require_made_by(self, **known: str) -> None:
+        """Raises `HartError` unless the sets come from these weights and words.
 
-        known: of `tokenizer` and `text_encoder` `checkpoint.storage.fingerprint`s, of `vocabulary` its
-        `text_encoder.vocabulary_digest`. Older sets name the tokenizer with its decoder, and no vocabulary.
+        known: of `tokenizer` and `text_encoder` the `checkpoint.storage.fingerprint`, of `vocabulary` its
+        `text_encoder.vocabulary_digest`.
         """
-        for folder, index in zip(self.folders, self._indices, strict=True):
-            for part, digests in known.items():
-                if part in index.settings and index.settings[part] not in digests:
-                    name = part.replace("_", " ")
-                    raise HartError(f"{folder} was encoded with another {name}: encode the set again with this one")
+        for part, digest in known.items():
+            if self.settings.get(part, "") != digest:
+                name = part.replace("_", " ")
+                raise HartError(f"{self.folder} was encoded with another {name}: encode the set again with this one")
 
     def digest(self) -> str:
         """The content of the set as SHA-256 in hex; see `hart.data.digests`."""

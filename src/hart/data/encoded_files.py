@@ -67,7 +67,7 @@ def read_facts(path: Path) -> dict[str, Any]:
             facts = _facts(file, path)
     except (FileError, SafetensorError, OSError):
         return {}
-    counted = all(isinstance(facts.get(name), int) for name in ("pictures", "captions"))
+    counted = all(isinstance(facts.get(name), int) for name in ("pictures", "captions", "cut"))
     return facts if counted and isinstance(facts.get("damaged"), list) else {}
 
 
@@ -92,14 +92,14 @@ class _Settings(TypedDict):
     text_width: NotRequired[Annotated[int, Field(ge=1, le=LARGEST)] | None]
     text_tokens: NotRequired[Annotated[int, Field(ge=1, le=LARGEST)] | None]
     text_instruction: bool
+    vocabulary: NotRequired[str]
     residual: bool
     dtype: StoredType
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """In which settings two sets do not go together; they may store numbers in different types, and name one tokenizer
-    with its decoder and without (`EncodedSet.require_made_by`)."""
-    compared = _Settings.__annotations__.keys() - {"dtype", "tokenizer"}
+    """In which settings two sets do not go together; they may store numbers in different types."""
+    compared = _Settings.__annotations__.keys() - {"dtype"}
     return sorted(name for name in compared if one.get(name) != other.get(name))
 
 
@@ -144,8 +144,6 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
         settings: dict[str, Any] = index["settings"]
         if settings["text_encoder"] is not None and None in (settings.get("text_width"), settings.get("text_tokens")):
             fault = "settings.text_width or settings.text_tokens is missing"
-        if "coarse_scales" in settings:
-            fault = "settings.coarse_scales is of a version that did not record which base scales they come from"
         schedules_of(settings)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]

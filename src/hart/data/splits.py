@@ -43,7 +43,7 @@ def divide(names: Collection[str], split: str, where: str) -> tuple[list[bool], 
     if split == "val" and names and not out:
         raise HartError(
             f"{where}: none of its {counted(len(names), 'image')} is held out, as {HELD_OUT_SHARE:.0%} by name would "
-            f"be from 10 on: add --split {WHOLE} to take them all"
+            f"be from 10 on: ask for the split '{WHOLE}' to take them all"
         )
     note = f", {len(out)} more held out ({HELD_OUT_SHARE:.0%} by name; split '{WHOLE}' takes them all)"
     if split == "val":

@@ -175,7 +175,7 @@ def read_record(path: Path) -> ImageRecord:
     if not re.fullmatch("[0-9]{1,19}", chunks["seed"]) or int(chunks["seed"]) > MAX_SEED:
         raise HartError(f"{path}: its seed is {shown(chunks['seed'])}: seeds go from 0 to {MAX_SEED}")
     try:
-        settings = ImageSettings.from_stored(parse_json(chunks["settings"].encode(), "their JSON"))
+        settings = ImageSettings.from_dict(parse_json(chunks["settings"].encode(), "their JSON"))
     except HartError as error:
         raise HartError(f"{path}: its settings cannot be read: {error}") from None
     return ImageRecord(

@@ -44,10 +44,6 @@ HARMLESS = {f"reading.{name}" for name in ("workers", "max_damaged", "on_device"
 }
 
 
-VOCABULARY = "vocabulary"
-"""A source that checkpoints of older versions do not name."""
-
-
 class Identity(Config):
     """What makes a run the same run.
 
@@ -71,7 +67,7 @@ class Identity(Config):
         """
         theirs: Any = self.recipe
         with suppress(ConfigError):  # of another version: the differences are named below
-            theirs = _plain(recipe.from_stored(theirs))
+            theirs = _plain(recipe.from_dict(theirs))
         there, here = _flat(theirs), _flat(now.recipe)
         moved = {name for name in self.sources if self._source(name).digest == now._source(name).digest}
         keys = sorted(key for key in (there.keys() | here.keys()) - HARMLESS - moved if there.get(key) != here.get(key))
@@ -82,7 +78,7 @@ class Identity(Config):
         said = []
         for name in sorted(self.sources.keys() | now.sources.keys()):
             there, here = self._source(name), now._source(name)
-            if there.digest != here.digest and (name != VOCABULARY or name in self.sources):
+            if there.digest != here.digest:
                 said.append(f"{name} ({there.told(here)} there, {here.told(there)} now)")
         return said
 

@@ -72,14 +72,14 @@ class EncodedSummary:
     """What is in the folder now.
 
     damaged: images left out. finished: all shards and the index exist. cut: captions that are longer than the text
-    encoder reads, as far as the shards record it (older ones do not).
+    encoder reads.
     """
 
     images: int
     captions: int
     damaged: int
     finished: bool
-    cut: int = 0
+    cut: int
 
 
 def require_set_folder(folder: Path) -> None:
@@ -119,13 +119,10 @@ def encode_dataset(
         settings |= {"aspects": list(aspects), "schedules": [list(map(list, schedule)) for schedule in schedules]}
     total = len(source.units) if isinstance(source, Stream) else -(-len(source) // options.shard_size)
     files = [shard_file(folder, split, number) for number in range(total)]
-    # sets used to name the tokenizer with its decoder, and no vocabulary: one that was begun so goes on so
-    begun = settings, settings | {"tokenizer": fingerprint(encoders.tokenizer)}
     if encoders.text_encoder is not None and (vocabulary := vocabulary_digest(encoders.text_encoder)):
-        settings = settings | {"vocabulary": vocabulary}
-    stamps = [facts.get("stamp", "") if facts else None for facts in map(read_facts, files)]
-    settings = next((older for older in begun if stamp_of(older) in stamps), settings)
+        settings |= {"vocabulary": vocabulary}
     stamp = stamp_of(settings)
+    stamps = [facts.get("stamp", "") if facts else None for facts in map(read_facts, files)]
     if other := next((file for file, own in zip(files, stamps, strict=True) if own not in (None, stamp)), None):
         raise HartError(
             f"{other} was made from another set, with other encoders or with other options: "
@@ -317,7 +314,7 @@ def _finish(
     shards = [(file.name, facts) for file in files if (facts := read_facts(file)).get("stamp") == stamp_of(settings)]
     damaged = [] if isinstance(source, Stream) else list(source.damaged)
     damaged += [Damage(**entry) for _, facts in shards for entry in facts["damaged"]]
-    images, captions, cut = (sum(facts.get(what, 0) for _, facts in shards) for what in ("pictures", "captions", "cut"))
+    images, captions, cut = (sum(facts[what] for _, facts in shards) for what in ("pictures", "captions", "cut"))
     finished = len(shards) == len(files)
     if finished:
         require_mostly_sound(damaged, images + len(damaged), options.max_damaged, source.description, "--max-damaged")

@@ -306,7 +306,7 @@ def _require_fitting(
     if fault:
         raise HartError(f"{encoded.folder} {fault}")
     # a class-conditional model does not use the text, if there is any
-    made_by = {"tokenizer": [fingerprint(tokenizer, without) for without in (HybridTokenizer.DECODING, ())]}
+    made_by = {"tokenizer": fingerprint(tokenizer, HybridTokenizer.DECODING)}
     if not by_class and conditioner.text_weights is not None:
-        made_by |= {"text_encoder": [fingerprint(conditioner.text_weights)], "vocabulary": [conditioner.vocabulary]}
-    encoded.require_made_by(made_by)
+        made_by |= {"text_encoder": fingerprint(conditioner.text_weights), "vocabulary": conditioner.vocabulary}
+    encoded.require_made_by(**made_by)

@@ -36,7 +36,6 @@ from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption, MultiScaleQuantizer
-from hart.training.checkpoint import VOCABULARY
 from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import LoadedImages, MemoryImages, TrainingData, kept_data
@@ -219,7 +218,7 @@ class TransformerTask(TransformerStage):
         }
         if text_weights is not None:
             found["text encoder"] = Origin(fingerprint(text_weights), f"weights of {self.recipe.text_encoder}")
-            found[VOCABULARY] = Origin(self.conditioner.vocabulary, f"words of {self.recipe.text_encoder}")
+            found["vocabulary"] = Origin(self.conditioner.vocabulary, f"words of {self.recipe.text_encoder}")
         if self._base is not None:
             found["init_from"] = Origin(self._base, f"weights of {self.recipe.init_from}")
         return found

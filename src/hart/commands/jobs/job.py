@@ -47,7 +47,7 @@ class Job:
 
     @property
     def count(self) -> int:
-        return len(self.options.prompts) * self._each
+        return self.options.count
 
     @property
     def _each(self) -> int:
