@@ -12,8 +12,8 @@ import pytest
 from command_line import refused, run
 from hart.config import HartConfig
 from hart.data.encoded import EncodedSet
+from hart.stopping import SIGNALS
 from hart.training import encoding
-from hart.training.stopping import SIGNALS
 from image_files import write_captioned_folder
 
 

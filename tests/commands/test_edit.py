@@ -71,6 +71,11 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
     assert read_record(mixed).settings.mix == MixSettings("a dog", (0, 0.5, 1, 1))
     again = outputs(run("generate", "--like", mixed, "--out", tmp_path / "again"))
     assert again[0].read_bytes() == mixed.read_bytes()
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat")
+    for more in ((), ("--prompts-file", prompts)):
+        said = refused(run("generate", "--like", mixed, "--size", 4, *more, "--out", tmp_path / "smaller"))
+        assert said.startswith("error: --like: the image mixes two prompts over 4 scales, and images of 4x4 have 2: ")
 
 
 @pytest.mark.parametrize(

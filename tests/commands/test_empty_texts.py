@@ -1,5 +1,5 @@
-"""An empty text on the command line, most often that of an unset variable, is refused by the name of its option; in
-paths ~ is the home folder."""
+"""An empty text on the command line, most often that of an unset variable, and - where standard input is not read are
+refused by the name of the option; in paths ~ is the home folder."""
 
 from __future__ import annotations
 
@@ -26,17 +26,26 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
             yield (*path, name), command
 
 
-def test_every_option_and_argument_refuses_an_empty_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("text", "fault", "understood"),
+    [
+        ("", "the text is empty: give a value", HartCommand.MAY_BE_EMPTY),
+        ("-", "- stands for standard input, which only hart generate --prompts-file reads", {"prompts_file"}),
+    ],
+)
+def test_every_option_and_argument_refuses_what_is_no_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, fault: str, understood: frozenset[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     names = set()
     for path, command in commands(typer.main.get_command(app)):
         for param in command.params:
-            if getattr(param, "is_flag", False) or param.name in HartCommand.MAY_BE_EMPTY:
+            if getattr(param, "is_flag", False) or param.name in understood:
                 continue
             arguments = [one.name for one in command.params if one.param_type_name == "argument"]
             before = ["x"] * arguments.index(param.name) if param.name in arguments else param.opts[:1]
-            said = refused(run(*path, *before, ""))
-            assert "the text is empty: give a value" in said, (path, param.name)
+            said = refused(run(*path, *before, text))
+            assert fault in said, (path, param.name)
             called = (param.opts[0], param.name, str(param.metavar))
             assert any(name.upper() in said.upper() for name in called), (path, param.name)
             names.add((*path, param.opts[0]))

@@ -81,12 +81,13 @@ def test_images_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path:
     }
 
 
-def test_prompts_come_from_the_file_too(text_model: Path, tmp_path: Path) -> None:
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("\ufeffa dog\n\n  a house  \n", encoding="utf-8")
-    paths = outputs(
-        run("generate", "a cat", "--prompts-file", prompts, "--model", text_model, "--out", tmp_path / "new/out")
-    )
+@pytest.mark.parametrize("name", ["prompts.txt", "./-"])
+def test_prompts_come_from_the_file_too(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("\ufeffa dog\n\n  a house  \n", encoding="utf-8")
+    paths = outputs(run("generate", "a cat", "--prompts-file", name, "--model", text_model, "--out", "new/out"))
     assert [read_record(path).prompt for path in paths] == ["a cat", "a dog", "a house"]
 
 
@@ -104,8 +105,7 @@ def test_prompts_come_from_standard_input_and_the_same_ones_continue(text_model:
     [
         (("--prompts-file", "-"), b"\n \n", "standard input: holds no prompt"),
         (("--prompts-file", "-"), b"\xff\xfe\x00\x80", "standard input: is not UTF-8 text"),
-        (("-",), b"a cat", "--prompts-file - to read prompts from standard input"),
-        (("a dog", "-"), b"a cat", "--prompts-file -"),
+        (("a dog", "-"), b"a cat", "standard input, which only hart generate --prompts-file reads"),
     ],
 )
 def test_what_is_sent_and_cannot_be_read_is_said(
@@ -126,14 +126,14 @@ def test_a_person_at_a_terminal_is_told_that_prompts_are_waited_for(
     terminal = io.TextIOWrapper(io.BytesIO(b"a cat\na dog\n"))
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", terminal)
-    assert read_prompts(Path("-")) == ["a cat", "a dog"]
+    assert read_prompts("-") == ["a cat", "a dog"]
     assert "note: type prompts, one per line; Ctrl-D" in capsys.readouterr().err
 
 
 def test_a_closed_standard_input_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(HartError, match="standard input: is closed"):
-        read_prompts(Path("-"))
+        read_prompts("-")
 
 
 def test_a_class_model_takes_numbers(class_model: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from hart.checkpoint.storage import read_safetensors, save_module
 from hart.checkpoint.verification import CASE_FILE, GOLDEN_FILE
 from hart.text_encoder.base import RandomTextFeatures
 from hart.text_encoder.compact import CompactTextEncoder
-from helpers import SCALES
+from hart.text_encoder.known_words import KnownWords
+from helpers import SCALES, store_adapter
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = ["t2i-rounds", "var-c2i"]  # sharded and single files; that all convert exactly is tested where they are read
@@ -90,6 +91,24 @@ def test_convert_stores_half_and_takes_the_text_encoder_along(text_model: Path, 
     assert len(weights) == 3
     assert {value.dtype for file in weights for value in read_safetensors(file).values()} == {getattr(torch, dtype)}
     assert len(outputs(run("generate", "cat", "--model", tmp_path / "own", "--out", tmp_path))) == 1
+
+
+def test_a_merged_model_says_nothing_of_words_that_the_adapter_may_have_learned(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    monkeypatch.setattr("hart.text_encoder.known_words.LEAST_COSINE", 2)  # no name is near
+    base, merged, stored, adapter = (tmp_path / name for name in ("base", "merged", "stored", "adapter"))
+    shutil.copytree(text_model, base)
+    KnownWords.of(["a cat"], ("cat",)).save(base)
+    store_adapter(load_model(base).hart, adapter, alpha=2, value=0.2)
+    outputs(run("convert", base, merged, "--lora", adapter))
+    pipe = HartPipeline.from_pretrained(base, device="cpu")
+    pipe.load_lora(adapter)
+    pipe.save_pretrained(stored)
+    for model, notes in ((base, 1), (merged, 0), (stored, 0)):
+        result = run("generate", "a xqzkw", "--model", model, "--out", tmp_path / "out")
+        assert result.stderr.count('did not learn the word "xqzkw"') == notes
 
 
 def test_convert_overwrites_no_model(text_model: Path, class_model: Path, tmp_path: Path) -> None:

@@ -36,6 +36,20 @@ def test_train_reads_overrides(tmp_path: Path) -> None:
     assert "none does not exist" in message
 
 
+def test_a_tokenizer_that_is_missing_is_that_of_the_recipe(tmp_path: Path) -> None:
+    """Whoever skips a stage has not typed its folder."""
+    given = (
+        "train",
+        "transformer",
+        RECIPES / "transformer.toml",
+        f"tokenizer='{tmp_path / 'none'}'",
+        "--out",
+        tmp_path,
+    )
+    message = refused(run(*given))
+    assert message.startswith("error: tokenizer of the recipe: unknown model") and "tokenizer=MODEL" in message
+
+
 def test_train_leaves_no_folder_for_what_it_refuses(tmp_path: Path) -> None:
     run_folder = tmp_path / "runs" / "one"
     recipe = RECIPES / "tokenizer.toml"

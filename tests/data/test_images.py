@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from hart.data.images import MAX_PIXELS, as_rgb, decode_image, open_image, upright, upright_size
 from hart.data.opening import open_source
@@ -70,6 +71,29 @@ def test_broken_exif_stops_nothing_and_orientation_is_followed_where_it_can_be_r
     red = seen.crop((0, 0, 16, 12) if turned else (0, 0, 12, 16))
     assert np.asarray(red)[..., 1].mean() < 60
     assert as_rgb(seen).tobytes() == seen.tobytes()  # it is turned once
+
+
+def turned_by_xmp(kind: str) -> bytes:
+    """32 x 16 pixels, of which only XMP says that they lie on their side. kind: of the file, and where it has that."""
+    said = '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    image, text = Image.new("RGB", (32, 16), "red"), PngInfo()
+    if not kind.startswith("PNG"):
+        return encoded(
+            image, kind, **({"tiffinfo": {700: said.encode()}} if kind == "TIFF" else {"xmp": said.encode()})
+        )
+    text.add_itxt("XML:com.adobe.xmp", said, zip=kind == "PNG, packed")
+    content = encoded(image, "PNG", pnginfo=text)
+    if kind == "PNG, at its end":
+        start = content.index(b"iTXt") - 4
+        chunk = content[start : start + 12 + int.from_bytes(content[start : start + 4], "big")]
+        content = content.replace(chunk, b"").replace(end := content[-12:], chunk + end)
+    return content
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF", "PNG", "PNG, packed", "PNG, at its end"])
+def test_an_orientation_in_xmp_alone_is_that_of_the_size_too(kind: str) -> None:
+    content = turned_by_xmp(kind)
+    assert as_rgb(decode_image(content)).size == upright_size(content) == (16, 32)
 
 
 @pytest.mark.filterwarnings("ignore")

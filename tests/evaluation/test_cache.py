@@ -85,8 +85,8 @@ def test_a_folder_is_of_one_plan(tmp_path: Path) -> None:
 
     opened({"seed": 0, "prompts": ("a cat",)}).fill(["000000"], lambda _: [Image.new("RGB", (8, 8))])
     opened({"seed": 0, "prompts": ["a cat"]})
-    with pytest.raises(HartError, match="another model, other prompts or other settings"):
-        opened({"seed": 1, "prompts": ["a cat"]})
+    with pytest.raises(HartError, match=r"differ in seed, prompts: choose another --out"):
+        opened({"seed": 1, "prompts": ["a dog"]})
     plan = tmp_path / "images" / "plan.json"
     plan.write_text("{")
     with pytest.raises(HartError, match=r"plan\.json: is not JSON .*: choose another --out, or delete the folder"):

@@ -49,12 +49,12 @@ def test_images_of_another_plan_are_not_taken_over(pipe: HartPipeline, tmp_path:
     sampling = pipe.config.sampling
     folder = GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path).path(0).parent
     GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path)
-    for prompts, other, seed in (
-        (PROMPTS[1:], sampling, 7),
-        (PROMPTS, sampling.replace(guidance_scale=1.0), 7),
-        (PROMPTS, sampling, 8),
+    for prompts, other, seed, said in (
+        (PROMPTS[1:], sampling, 7, "prompts"),
+        (PROMPTS, sampling.replace(guidance_scale=1.0), 7, r"sampling\.guidance_scale"),
+        (PROMPTS[1:], sampling, 8, "seed, prompts"),
     ):
-        with pytest.raises(HartError, match="another model, other prompts or other settings"):
+        with pytest.raises(HartError, match=f"which differ in {said}: choose another --out, or delete the folder"):
             GeneratedImages(pipe, prompts, other, seed, tmp_path)
     (folder / "plan.json").write_text("{")
     with pytest.raises(HartError, match=r"plan\.json: is not JSON .*: choose another --out, or delete the folder"):

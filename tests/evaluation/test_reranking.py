@@ -16,6 +16,7 @@ from torch import Tensor
 import hart
 from hart import HartError, HartPipeline
 from hart.checkpoint.folders import SCORER_FILE
+from hart.data import pil_to_pixels
 from hart.evaluation import best_of, open_scorer
 from hart.evaluation.judges.references import ReferenceScore, write_references
 
@@ -38,6 +39,20 @@ def test_the_preferred_image_is_kept_with_its_seed(text_model: Path) -> None:
     kept = best_of(pipe, "a cat", 2, Darkest(), seed=7, callback_on_batch=lambda batch: written.extend(batch.seeds))
     assert kept.seeds == written == [7 + brightness.index(min(brightness))]
     assert np.array_equal(kept.images[0], candidates.images[kept.seeds[0] - 7]) and kept.prompts == ["a cat"]
+
+
+def test_scorers_see_the_middle_of_a_wide_image_as_in_evaluation(text: HartPipeline) -> None:
+    seen = list[Tensor]()
+
+    class Looking(Darkest):
+        def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+            seen.append(pixels)
+            return super().__call__(pixels, prompts)
+
+    best_of(text, "a cat", 2, Looking(), seed=7, size="16x8")
+    wide = text("a cat", num_images_per_prompt=2, seed=7, size="16x8").images
+    assert wide[0].size == (16, 8)
+    assert torch.equal(seen[0], torch.stack([pil_to_pixels(image, 8) for image in wide]))
 
 
 def test_lists_and_callbacks_are_those_of_a_call(text: HartPipeline) -> None:

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from hart import HartPipeline
-from hart.checkpoint.lora import add_lora
+from hart.checkpoint.lora import add_lora, base_remark, save_lora
 from hart.config import HartConfig
 from hart.inference.packing import is_packed, packing_refusal
 from hart.layers.kv_cache import KeptToken
+from hart.training.dry_run import LiveBytes
 from helpers import random_context, store_adapter, teacher_input, tiny_model, tiny_text_config
 
 # layers of 512 x 1536 and more are packed; those of 512 x 512 in the diffusion too
@@ -98,6 +99,18 @@ def test_copies_and_pickles_are_compiled_too(monkeypatch: pytest.MonkeyPatch) ->
     pipe = HartPipeline.from_config(tiny_text_config(), device="cpu", speed="compiled")
     for twin in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
         assert set(twin.components.hart.transformer.blocks) <= set(compiled)
+
+
+@needs_packing
+def test_layers_are_unpacked_one_by_one_to_tell_what_an_adapter_was_trained_on(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    adapted = add_lora(wide().hart, rank=2, alpha=2, generator=torch.Generator())
+    save_lora(adapted, tmp_path, base_model="random")
+    hart = wide().components.hart
+    sizes = [value.nbytes for value in hart.transformer.blocks.state_dict().values()]
+    with LiveBytes() as live:
+        assert base_remark(hart, tmp_path) is None
+    assert max(sizes) <= live.peak < 3 * max(sizes) < sum(sizes)
 
 
 def test_plain_modules_stay_plain_when_adapters_leave(tmp_path: Path) -> None:

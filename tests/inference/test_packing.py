@@ -125,6 +125,8 @@ def test_float32_is_packed_whole_and_attends_by_the_fastest(
     torch.testing.assert_close(hart.transformer.head.logits(h), plain.transformer.head.logits(h))
     fastest = packed_attend if by_onednn and dtype == torch.float32 else attend
     assert hart.transformer.blocks[0].attention.attend is fastest
+    for twin in (copy.deepcopy(hart), pickle.loads(pickle.dumps(hart))):  # for another processor
+        assert twin.transformer.blocks[0].attention.attend is attend
     decelerate(hart)
     assert hart.transformer.blocks[0].attention.attend is attend
     assert same_state(hart.state_dict(), plain.state_dict())

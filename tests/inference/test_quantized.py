@@ -161,6 +161,7 @@ def test_attention_of_8_bits_is_narrow_where_that_is_faster(monkeypatch: pytest.
     quantize_linears(attention, 1)
     give_kernels(attention)
     assert attention.attend is (narrow_attend if narrow else attend)
-    decelerate(pickle.loads(pickle.dumps(copy.deepcopy(attention))))
+    for twin in (copy.deepcopy(attention), pickle.loads(pickle.dumps(attention))):  # for another processor
+        assert twin.attend is attend
     decelerate(attention)
     assert attention.attend is attend

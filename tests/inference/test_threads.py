@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Iterator
@@ -95,6 +96,7 @@ def test_a_scale_is_that_of_all_rows_together(speed: str, two_threads: None) -> 
 
     apart = hidden()
     assert len(used) == 2 and threading.get_ident() not in used
+    assert copy.deepcopy(transformer).share is whole, "for another processor"
     transformer.share = whole
     torch.testing.assert_close(apart, hidden())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 import hart
 from hart import HartError, HartPipeline
+from hart.text_encoder import vocabulary_digest
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.text_encoder.known_words import KNOWN_WORDS_FILE, KnownWords
 from hart.text_encoder.thesaurus import THESAURUS_FILE
@@ -77,7 +79,7 @@ def test_the_author_is_told(shipped: CompactTextEncoder) -> None:
     (remark,) = shipped.reading(["a yacht"])[0].remarks("a yacht")
     assert '"yacht"' in remark and '"sailboat"' in remark
     (remark,) = shipped.reading(["a red xqzkw"])[0].remarks("a red xqzkw")
-    assert '"xqzkw" was in no caption' in remark and "nor was a word like it" in remark
+    assert 'did not learn the word "xqzkw", nor one like it' in remark
     # an adapter's captions may have had it; a word that is read as another is so in its training too
     assert shipped.reading(["a red xqzkw"])[0].remarks("a red xqzkw", adapted=True) == []
     assert '"sailboat"' in shipped.reading(["a yacht"])[0].remarks("a yacht", adapted=True)[0]
@@ -85,8 +87,15 @@ def test_the_author_is_told(shipped: CompactTextEncoder) -> None:
 
 def test_the_list_goes_with_the_encoder(shipped: CompactTextEncoder, tmp_path: Path) -> None:
     shipped.save(tmp_path)
-    assert KnownWords.load(tmp_path) == KnownWords.load(EMOJI_MODEL)
+    known = KnownWords.load(EMOJI_MODEL)
+    assert known is not None and known.complete and KnownWords.load(tmp_path) == known
     assert (tmp_path / THESAURUS_FILE).read_bytes() == (EMOJI_MODEL / THESAURUS_FILE).read_bytes()
+    shipped.save(tmp_path, adapted=True)
+    tuned = CompactTextEncoder.load(shipped.config, tmp_path)
+    assert tuned.reading(["a red xqzkw yacht"])[0].others == {"yacht": "sailboat"}, "it may have learned another since"
+    assert vocabulary_digest(tuned) == vocabulary_digest(shipped), "captions are read alike"
+    tuned.save(tmp_path)
+    assert KnownWords.load(tmp_path) == replace(known, complete=False), "stored again"
     (tmp_path / KNOWN_WORDS_FILE).unlink()
     plain = CompactTextEncoder.load(shipped.config, tmp_path)
     assert plain.reading(["a yacht"])[0].others == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hart.data.datasets import CaptionedImages
 from hart.errors import HartError
 from hart.model import Hart
 from hart.pipeline import HartPipeline
-from hart.text_encoder import find_text_encoder
+from hart.text_encoder import KnownWords, find_text_encoder
 from hart.training.conditions import ClassConditioner, TextConditioner, drop_condition, open_conditioner
 from hart.training.config import LoraConfig, OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.dry_run import RehearsedTransformer, at_its_largest
@@ -132,6 +133,8 @@ def test_classes_train_a_model_that_generates_them(tmp_path: Path, hybrid: bool)
 def test_the_discrete_ablation_trains_from_captions_and_draws(tmp_path: Path) -> None:
     config = tiny_text_config().replace(diffusion=None)
     base = save_tiny_text_model(tmp_path / "base")
+    words = KnownWords.of(["a cat"], ("cat",))
+    words.save(base)
     given = recipe(config, tokenizer=str(base), text_encoder=str(base))
     task = TransformerTask(given, captioned_images(3))
     batch = task.batch(MICROBATCH)
@@ -141,6 +144,7 @@ def test_the_discrete_ablation_trains_from_captions_and_draws(tmp_path: Path) ->
     Trainer(task, given, tmp_path / "run").run()
     model = load_model(tmp_path / "run" / "model")
     assert model.hart.residual is None
+    assert KnownWords.load(model.folder) == replace(words, complete=False), "the captions may have had others"
     assert HartPipeline.from_pretrained(str(tmp_path / "run" / "model"), device="cpu")("a cat").images
 
 

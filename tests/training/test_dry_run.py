@@ -39,14 +39,17 @@ def test_memory_is_shared_out() -> None:
     assert checkpoint_bytes(100, 80, "adamw") == 4 * (100 + 80 + 160)
 
 
-def test_a_step_is_timed_after_one_that_warms_up_unless_that_takes_long() -> None:
-    def timed(tokens: int, *moments: float) -> float:
+def test_a_step_is_timed_after_one_that_warms_up_unless_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "compile", lambda module: None)
+
+    def timed(tokens: int, *moments: float, compiled: bool = False) -> float:
         clock: Callable[[], float] = iter(itertools.accumulate(moments)).__next__
-        return measure(ToyTask(), TRAINER, DistributedContext(TRAINER), tokens, clock)
+        return measure(ToyTask(), TRAINER.replace(compile=compiled), DistributedContext(TRAINER), tokens, clock)
 
     assert timed(100, 0, 5, 0, 3) == 3 / 4, "the whole batch of 4 images"
     assert timed(2048, 0, 5, 0, 3) == 3 / 2
     assert timed(10_000, 0, 50) == 50
+    assert timed(10_000, 0, 50, 0, 3, compiled=True) == 3, "the first step is nearly all of the compiler"
 
 
 class Chain(ToyTask):

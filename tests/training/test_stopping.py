@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from hart.errors import Stopped
+from hart.stopping import SIGNALS
 from hart.training import checkpoint
-from hart.training.stopping import SIGNALS
 from hart.training.task import Microbatch
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer

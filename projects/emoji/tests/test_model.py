@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hart import HartPipeline
 from hart.files import read_toml
 from hart.training import TransformerRecipe
 from hart_emoji.data.build import STYLES
+from hart_emoji.suites.sampling import variants
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -53,3 +55,9 @@ def test_its_sizes_and_settings_are_the_recipes(pipe: HartPipeline, recipe: str)
     assert read.diffusion.replace(batch_multiplier=ours.diffusion.batch_multiplier) == ours.diffusion
     assert read.sampling == ours.sampling
     assert (read.lora is not None) == (recipe == "lora")
+
+
+def test_the_page_of_the_suites_measures_variants_that_it_has(pipe: HartPipeline) -> None:
+    page = (RECIPES.parent / "docs" / "suites.md").read_text(encoding="utf-8")
+    asked = re.findall(r"--only (\S+)", page)
+    assert asked and set(asked) <= set(variants(pipe.config, pipe.sampling))

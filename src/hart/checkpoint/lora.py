@@ -30,13 +30,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hart.checkpoint.folders import ADAPTER_CONFIG, HART_FILE, MODEL_FOLDER
-from hart.checkpoint.storage import kind_of, misfits, read_safetensors, require_finite
+from hart.checkpoint.storage import SCALE, kind_of, misfits, read_safetensors, require_finite
 from hart.config import Config, LoraTarget, Rank
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package
 from hart.files import AnyPath, atomic_write, read_json, user_path, write_text
 from hart.generation.arguments import finite_number
-from hart.layers.quantized import QuantizedLinear
 from hart.model import Hart
 from hart.strict import Listed, clipped, shown
 from hart.transformer.transformer import HartTransformer
@@ -169,7 +168,7 @@ def require_lora(folder: AnyPath, scale: float | None) -> None:
 
 def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str | None:
     """What to say where the adapter in a folder was trained on other weights than those of `hart`, which may be of any
-    type and without other adapters; None where they are the same, or the folder does not say.
+    type, packed too, and without other adapters; None where they are the same, or the folder does not say.
 
     model: its name. Raises `HartError` for a damaged file.
     """
@@ -183,13 +182,10 @@ def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str |
     there, here = list[float](), list[float]()
     for name, weights in stored.layers.items():
         try:
-            layer: Any = hart.transformer.get_submodule(name)
-            weight = layer.weight.float()
-        except AttributeError:
+            here += _sampled_of(hart.transformer.get_submodule(name))
+        except (AttributeError, KeyError):
             return None  # of other sizes, which merging says
-        scale = layer.weight_scale.unsqueeze(1) if isinstance(layer, QuantizedLinear) else 1.0
         there += weights
-        here += _sampled(weight * scale).tolist()
     if len(there) != len(here):
         raise HartError(f"{folder / BASE_FILE}: has not {SAMPLED_WEIGHTS} weights of each layer: delete this file")
     theirs, ours = torch.tensor(there), torch.tensor(here)
@@ -197,6 +193,13 @@ def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str |
         return None
     base = clipped(_values(folder).get("base_model_name_or_path"))
     return f"{folder}: this adapter was trained on other weights ({base}) than {model} has: it may do less, or harm"
+
+
+def _sampled_of(layer: nn.Module) -> list[float]:
+    """Raises `KeyError` for a module without a weight."""
+    state = layer.state_dict()  # in which packed weights are plain
+    scale = state.get("weight" + SCALE)  # of 8 bits
+    return _sampled(state["weight"] if scale is None else state["weight"].float() * scale.unsqueeze(1)).tolist()
 
 
 def _sampled(weight: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ import typer
 from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import AdapterWarning, HartError, PromptWarning, Stopped, missing_package
 from hart.files import folder_if_used
+from hart.stopping import SIGNALS, end_at_the_next, handled
 from hart.strict import clipped
-from hart.training.stopping import SIGNALS, end_at_the_next, handled
 
 if TYPE_CHECKING:
     from hart.generation.outputs import ScalePreview

@@ -30,11 +30,13 @@ from hart.commands.console import (
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.from_config import options_from_config
 from hart.commands.options import GenerateOptions, ImageOptions, SamplingSettings
+from hart.commands.program import STANDARD_STREAM
 from hart.config import SamplingConfig
 from hart.errors import HartError
-from hart.files import STANDARD_INPUT, read_standard_input, read_text, text_lines
+from hart.files import STANDARD_INPUT, read_standard_input, read_text, text_lines, user_path
 from hart.grids import ScaleSchedule
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_sizes
+from hart.strict import counted
 
 if TYPE_CHECKING:
     from hart.generation.edits import PromptMix
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from hart.pipeline import HartPipeline
 
 NOTHING = GenerateOptions()
-STANDARD_INPUT_NAME = "-"
-"""The file name that stands for standard input, as it does for other commands."""
 
 
 @options_from_config
@@ -52,10 +52,11 @@ def generate(
     options: GenerateOptions,
     settings: SamplingSettings,
     prompts_file: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar="PATH",
             help="Text file with one prompt per line, or - for standard input; the same command continues what was "
-            "stopped."
+            "stopped.",
         ),
     ] = None,
     like: Annotated[
@@ -71,8 +72,6 @@ def generate(
     ] = False,
 ) -> None:
     """Generate images and print their paths. Settings that are not given are the model's own."""
-    if STANDARD_INPUT_NAME in options.prompts:
-        raise HartError("the prompt - stands for nothing: give --prompts-file - to read prompts from standard input")
     require_writable(options.out)
     wanted = [*options.prompts, *(read_prompts(prompts_file) if prompts_file is not None else [])]
     if not wanted and like is None:
@@ -107,7 +106,7 @@ def generate(
     with opened(writer) as (pipe, report):
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
-        _, image_size, remark = asked_size(pipe, options, settings, sampling, mixed=mix is not None)
+        _, image_size, remark = asked_size(pipe, options, settings, sampling, mix)
         if grid:
             require_one_sheet(total, image_size)
         if remark is not None:
@@ -124,10 +123,10 @@ def generate(
         print_path(write_sheet(options.out, writer.kept, options.images_per_prompt or 1))
 
 
-def read_prompts(path: Path) -> list[str]:
+def read_prompts(file: str) -> list[str]:
     """The lines of a UTF-8 text file, or of standard input for `-`, that are not blank. Raises `HartError` when there
     are none."""
-    sent = str(path) == STANDARD_INPUT_NAME
+    sent, path = file == STANDARD_STREAM, user_path(file)
     if sent and sys.stdin is not None and sys.stdin.isatty():
         note("type prompts, one per line; Ctrl-D (on Windows Ctrl-Z and Enter) ends them")
     if not sent and path.exists() and not path.is_file():
@@ -302,20 +301,30 @@ def asked_size(
     options: GenerateOptions,
     settings: Mapping[str, Any],
     sampling: SamplingConfig | None,
-    *,
-    mixed: bool,
+    mix: MixSettings | None,
 ) -> tuple[ScaleSchedule, ImageSize, str | None]:
     """Schedule and size of the images, and a remark if the model was not trained at it.
 
-    settings, sampling: as in a call. mixed: whether it has a second prompt.
-    Raises `HartError` for sizes that the model cannot make, or for which the memory is too small.
+    settings, sampling: as in a call. mix: that of the image of `--like`.
+    Raises `HartError` for sizes that the model cannot make, for which the memory is too small, or that have other
+    scales than a mixture.
     """
     schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
+    size, known = size_of_schedule(pipe.config, schedule), trained_sizes(pipe.config)
+    if mix is not None and len(mix.weights) != len(schedule):
+        raise HartError(
+            f"--like: the image mixes two prompts over {counted(len(mix.weights), 'scale')}, and images of {size} have "
+            f"{len(schedule)}: leave --size, --aspect and --model out, or mix the prompts anew with hart mix"
+        )
     in_a_call = len(options.prompts) * (options.images_per_prompt or 1) * (options.best_of or 1)
     pipe.require_memory(
-        schedule, in_a_call, batch_size=options.batch_size, second_prompt=mixed, sampling=sampling, **settings
+        schedule,
+        in_a_call,
+        batch_size=options.batch_size,
+        second_prompt=mix is not None,
+        sampling=sampling,
+        **settings,
     )
-    size, known = size_of_schedule(pipe.config, schedule), trained_sizes(pipe.config)
     if size in known:
         return schedule, size, None
     return schedule, size, f"this model was trained at {', '.join(map(str, known))} px: images of {size} may look worse"

@@ -94,7 +94,7 @@ def convert(options: ConvertOptions) -> None:
         for adapter in options.lora:
             merge_lora(model.hart, adapter, options.strength, model=source)
         parts = Components(model.tokenizer, model.hart, torch.device("cpu"), in_memory)
-        parts.save(destination, model.config, folder, stored)
+        parts.save(destination, model.config, folder, stored, adapted=bool(options.lora))
     typer.echo(destination)
 
 

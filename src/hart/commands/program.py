@@ -46,20 +46,31 @@ Absent = tuple[Callable[[], Any], str | None]
 """A command that is not imported yet: what makes it, and its summary; None for one that must be made to know it."""
 
 
+STANDARD_STREAM = "-"
+"""The file name that stands for standard input or output, as for other programs."""
+ONE_READER = (
+    "- stands for standard input, which only hart generate --prompts-file reads: give a name (./- for a file called -)"
+)
+
+
 class HartCommand(TyperCommand):
     """A command that takes no empty text: where it is that of an unset variable, nobody meant it, and as a path it
-    would be the working directory."""
+    would be the working directory. Nor does it take "-", which would be a file of that name."""
 
     MAY_BE_EMPTY = frozenset({"negative_prompt"})
     """Which means none, also for an image that had one."""
+    READS_STANDARD_INPUT = frozenset({"prompts_file"})
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         params: list[Any] = [] if given.get("help") else self.get_params(ctx)
         for param in params:
             value = given.get(param.name)
-            if "" in (value if isinstance(value, list | tuple) else [value]) and param.name not in self.MAY_BE_EMPTY:
+            values = value if isinstance(value, list | tuple) else [value]
+            if "" in values and param.name not in self.MAY_BE_EMPTY:
                 raise typer.BadParameter("the text is empty: give a value", ctx=ctx, param=param)
+            if STANDARD_STREAM in values and param.name not in self.READS_STANDARD_INPUT:
+                raise typer.BadParameter(ONE_READER, ctx=ctx, param=param)
         return super().parse_args(ctx, args)
 
 

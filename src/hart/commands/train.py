@@ -104,13 +104,22 @@ def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: Trai
 
 
 def _coder(recipe: StagedRecipe) -> TokenizerConfig:
-    """The tokenizer of a recipe's images; its scales are the recipe's, since a tokenizer serves any resolution."""
+    """The tokenizer of a recipe's images; its scales are the recipe's, since a tokenizer serves any resolution.
+
+    Raises `HartError` that names the key of the recipe, since the model may be one that nobody typed.
+    """
     from hart.checkpoint.loading import load_tokenizer
     from hart.training.config import TokenizerRecipe
 
     if isinstance(recipe, TokenizerRecipe):
         return recipe.tokenizer
-    return load_tokenizer(recipe.tokenizer).config.replace(scales=recipe.transformer.scales)
+    try:
+        coder = load_tokenizer(recipe.tokenizer).config
+    except HartError as error:
+        raise HartError(
+            f"tokenizer of the recipe: {error}; train it first, or give another by tokenizer=MODEL"
+        ) from None
+    return coder.replace(scales=recipe.transformer.scales)
 
 
 def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:

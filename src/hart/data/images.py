@@ -42,6 +42,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> the turn that makes the image upright; 1 is upright."""
+_MAY_TURN = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation", b"XML:com.adobe.xmp\0\1")
+"""In a PNG, which may have its orientation after its pixels, or compressed, and in a TIFF, beside its own tag, by which
+the library turns it."""
 
 
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
@@ -65,11 +68,14 @@ def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels
 
 
 def upright_size(content: bytes) -> tuple[int, int]:
-    """Width and height of an encoded image as `as_rgb` turns it, without decoding it. Raises `HartError`."""
+    """Width and height of an encoded image as `as_rgb` turns it; decodes only a PNG or TIFF that may be turned. Raises
+    `HartError`."""
     with _readable():
         image = _recognised(content, FORMATS)
-        turned = "exif" in image.info and _orientation(image) in range(5, 9)
-    return (image.height, image.width) if turned else (image.width, image.height)
+        if image.format in {"PNG", "TIFF"}:
+            return upright(decode_image(content)).size if any(mark in content for mark in _MAY_TURN) else image.size
+        turned = _orientation(image) in range(5, 9)
+    return (image.height, image.width) if turned else image.size
 
 
 @contextmanager
@@ -84,7 +90,7 @@ def _readable() -> Iterator[None]:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image turned by its EXIF orientation, which it then no longer has: nobody turns it again."""
+    """An image turned by its orientation in EXIF or else XMP, which it then no longer has: nobody turns it again."""
     image.load()  # some formats store their orientation after their pixels
     turn = _TURNS.get(_orientation(image))
     if turn is None:
@@ -96,7 +102,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """RGB, upright by the EXIF orientation, transparency on white, more than 8 bits scaled rather than clipped.
+    """RGB, upright, transparency on white, more than 8 bits scaled rather than clipped.
 
     Grey of 32 bits or of floats is taken for 0 to 255, for 0 to 65,535 where values are above 255, and for 0 to 1
     where floats are not above 1.

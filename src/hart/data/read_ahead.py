@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hart.data.order import BucketOrder
 from hart.errors import HartError
+from hart.stopping import leave_to_the_parent
 from hart.strict import reason
 
 Make = Callable[[int, int], Iterator[Any]]
@@ -66,15 +66,7 @@ class _Items(IterableDataset[Any]):
 
 
 def _leave_signals(worker: int) -> None:
-    """Ctrl-C and a closed terminal reach all processes, but only the parent decides what to do; it ends this one by
-    SIGTERM.
-
-    A forked process would otherwise keep the parent's handlers.
-    """
-    for name in ("SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    leave_to_the_parent()
 
 
 def _unchanged(item: Any) -> Any:

@@ -32,7 +32,7 @@ def begin_set(folder: Path, fingerprint: str) -> dict[str, Any] | None:
         if found.get("fingerprint") != fingerprint:
             raise HartError(f"{folder} holds a set with other settings: choose another folder or empty it")
         return found if name == INDEX else None
-    require_own_folder(folder, "")
+    require_own_folder(folder)
     write_json(folder / MARKER, {"fingerprint": fingerprint})
     return None
 

@@ -78,21 +78,11 @@ class Cache(Generic[T]):
             self._require_plan(dict(plan))
 
     def _require_plan(self, plan: dict[str, Any]) -> None:
-        file = self.folder / PLAN_FILE
-        if not file.exists():
-            if any(self.folder.glob(f"*{self._form.suffix}")):
-                raise HartError(f"{self.folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
-            write_json(file, plan)
+        if require_plan(self.folder, plan):
             return
-        try:
-            found = read_json(file)
-        except FileError as error:
-            raise HartError(f"{error}: choose another --out, or delete the folder") from None
-        if found != json.loads(json.dumps(plan)):
-            raise HartError(
-                f"{self.folder}: holds results of another model, other prompts or other settings: choose another "
-                "--out, or delete the folder"
-            )
+        if any(self.folder.glob(f"*{self._form.suffix}")):
+            raise HartError(f"{self.folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
+        write_json(self.folder / PLAN_FILE, plan)
 
     def key(self, *parts: object) -> str:
         """The name of an entry: a digest of the facts and of its own parts: bytes, tensors, JSON values."""
@@ -141,6 +131,33 @@ class Cache(Generic[T]):
         """One entry, computed at the first call. Raises as `read`."""
         self.fill([name], lambda _: [compute()])
         return self.read(name)
+
+
+def require_plan(folder: Path, plan: Mapping[str, Any]) -> bool:
+    """Whether a folder has a plan. Raises `HartError` that names what it has in another way than `plan`, which may be a
+    part of one: long work need not end with a refusal."""
+    file = folder / PLAN_FILE
+    if not file.exists():
+        return False
+    try:
+        found = read_json(file)
+    except FileError as error:
+        raise HartError(f"{error}: choose another --out, or delete the folder") from None
+    wanted = json.loads(json.dumps(plan))
+    if other := _differing({name: found.get(name) for name in wanted}, wanted):
+        raise HartError(
+            f"{folder}: holds results of another run, which differ in {', '.join(other)}: choose another --out, or "
+            "delete the folder"
+        )
+    return True
+
+
+def _differing(a: Any, b: Any, name: str = "") -> list[str]:
+    """Names of the JSON values that differ, of nested ones as `outer.inner`."""
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return [] if a == b else [name]
+    names = dict.fromkeys([*b, *a])
+    return [each for key in names for each in _differing(a.get(key), b.get(key), f"{name}.{key}" if name else key)]
 
 
 def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:

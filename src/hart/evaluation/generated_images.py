@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from hart.config import SamplingConfig
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
-from hart.evaluation.cache import IMAGES, Cache
+from hart.evaluation.cache import IMAGES, Cache, require_plan
 from hart.evaluation.judges.scores import Scorer
 from hart.evaluation.metrics.features import FeatureExtractor, Features
 from hart.evaluation.suites.base import Progress
@@ -30,6 +30,22 @@ from hart.pipeline import HartPipeline
 
 IMAGES_FOLDER = "images"
 SHEET_FILE, SHEET_IMAGES = "generated.png", 36
+
+
+def settings_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
+    """All that decides the images except the prompts."""
+    return {
+        "weights": pipe.fingerprints(),
+        "device": pipe.device.type,
+        "dtype": dtype_name(pipe.dtype),
+        "sampling": sampling.to_dict(),
+        "seed": seed,
+    }
+
+
+def require_same_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Raise `HartError` where `out` has images of other settings, for a suite that learns its prompts late."""
+    require_plan(out / IMAGES_FOLDER, settings)
 
 
 class GeneratedImages:
@@ -47,23 +63,13 @@ class GeneratedImages:
         self._prompts = list(prompts)
         self._sampling = sampling
         self._seed = seed
-        self._plan: dict[str, Any] = {
-            "weights": pipe.fingerprints(),
-            "device": pipe.device.type,
-            "dtype": dtype_name(pipe.dtype),
-            "sampling": sampling.to_dict(),
-            "seed": seed,
-            "prompts": self._prompts,
-        }
-        self._files: Cache[Image.Image] = Cache(out / IMAGES_FOLDER, IMAGES, plan=self._plan)
+        self.settings = settings_of(pipe, sampling, seed)
+        """For `Result.settings`."""
+        plan = {**self.settings, "prompts": self._prompts}
+        self._files: Cache[Image.Image] = Cache(out / IMAGES_FOLDER, IMAGES, plan=plan)
 
     def __len__(self) -> int:
         return len(self._prompts)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that decides the images except the prompts, for `Result.settings`."""
-        return {name: value for name, value in self._plan.items() if name != "prompts"}
 
     @property
     def notes(self) -> tuple[str, ...]:

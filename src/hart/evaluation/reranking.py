@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from hart.checkpoint.folders import SCORER_FILE
 from hart.checkpoint.hub import folder_or_id
 from hart.config import MAX_SEED
+from hart.data.transforms import pil_to_pixels
 from hart.errors import HartError
 from hart.evaluation.judges.references import ReferenceScore
 from hart.evaluation.judges.scores import CLIP_SCORE, ClipScore, Scorer
@@ -69,7 +68,7 @@ def best_of(
     def choose() -> None:
         group = HartOutput.cat(waiting)
         waiting.clear()
-        pixels = torch.stack([_pixels(image, scorer.image_size) for image in group.images])
+        pixels = torch.stack([pil_to_pixels(image, scorer.image_size) for image in group.images])
         best = group.image(int(scorer(pixels, [str(prompt) for prompt in group.prompts]).argmax()))
         if callback_on_batch is not None:
             callback_on_batch(best)
@@ -87,9 +86,3 @@ def best_of(
     if waiting:  # a callback ended the call
         choose()
     return HartOutput.cat(kept)
-
-
-def _pixels(image: Image.Image, size: int) -> torch.Tensor:
-    """(3, size, size) uint8."""
-    resized = image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.asarray(resized.convert("RGB")).copy()).permute(2, 0, 1)

@@ -151,8 +151,7 @@ class Components:
         """
         from hart.checkpoint.lora import base_remark, merge_lora
 
-        # before the copy, since plain layers of packed ones are as large as the model
-        remark = base_remark(_decelerated(self.without_lora or self.hart), folder, model)
+        remark = base_remark(self.without_lora or self.hart, folder, model)
         hart = copy.deepcopy(self.hart)
         decelerate(hart)
         dequantize_linears(hart, torch.float32)  # whatever the model's type: nothing is lost but by rounding once
@@ -187,13 +186,19 @@ class Components:
         return replace(moved, text_encoder=encoder, without_lora=before)
 
     def save(
-        self, destination: Path, config: HartConfig, folder: Path | None, dtype: torch.dtype | None = None
+        self,
+        destination: Path,
+        config: HartConfig,
+        folder: Path | None,
+        dtype: torch.dtype | None = None,
+        *,
+        adapted: bool = False,
     ) -> None:
         """Write a whole model, or nothing; the configuration last: an unfinished folder is no model.
 
         folder: holds the text encoder, if that was not loaded, and the scorer, if there is one. dtype: how weights are
         stored, None as they are; int8 is for the large layers of transformer and diffusion, and stores all else in
-        bfloat16.
+        bfloat16. adapted: adapters were merged before these components were made.
         Raises `HartError` if `destination` holds a model or other files, and for adapters that are not merged.
         """
         from hart.checkpoint.lora import has_lora
@@ -213,7 +218,14 @@ class Components:
                 hart = _dequantized(hart, dtype)
         try:
             with all_or_nothing(destination, CONFIG_FILE) as written:
-                described = store_text_encoder(config.text_encoder, self.text_encoder, folder, written, dtype)
+                described = store_text_encoder(
+                    config.text_encoder,
+                    self.text_encoder,
+                    folder,
+                    written,
+                    dtype,
+                    adapted=adapted or self.without_lora is not None,
+                )
                 config = config.replace(text_encoder=described)
                 if folder is not None and (folder / SCORER_FILE).exists():
                     shutil.copyfile(folder / SCORER_FILE, written / SCORER_FILE)

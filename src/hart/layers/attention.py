@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 class Attention(nn.Module):
     """Queries and values have a bias, keys do not; rows of `qkv` are q, k, v, each split by head.
 
-    attend: what generation attends with; a faster kernel may take its place.
+    attend: what generation attends with; a faster kernel of this machine may take its place.
     """
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool) -> None:
@@ -49,6 +50,10 @@ class Attention(nn.Module):
         self.log_scale = nn.Parameter(torch.full((heads,), math.log(4.0))) if qk_norm else None
         self.attend: Attend = attend
         self.scale = 1.0 if qk_norm else PUBLISHED_SCALE / math.sqrt(width // heads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles may go to any machine: they are plain."""
+        return super().__getstate__() | {"attend": attend}
 
     def forward(
         self,

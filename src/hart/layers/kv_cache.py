@@ -154,10 +154,7 @@ class KVCache:
 class KeptToken:
     """What a token that is the same in every call came to: its keys and values, and its hidden state (1, 1, C).
 
-    For weights that nothing changes. Those of a copy or a pickle may change: there, None stands in its place.
+    For weights that nothing changes.
     """
 
     found: tuple[KVCache, Tensor] | None = None
-
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        return type(None), ()

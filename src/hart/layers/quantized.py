@@ -10,6 +10,7 @@ Shapes: C inputs, D outputs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,10 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("weight_scale", weight_scale)
         self.bias = bias
         self.product = plain_product
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles may go to any machine: they are plain."""
+        return super().__getstate__() | {"product": plain_product}
 
     @classmethod
     def of(cls, linear: nn.Linear, dtype: torch.dtype = torch.int8) -> QuantizedLinear:

@@ -25,7 +25,7 @@ class Reading:
     """What an encoder reads of a prompt.
 
     left_out: the text after what it reads; empty if it reads all. unknown: words that it does not know.
-    others: words that were in no caption, and the known ones that it reads in their place; "" where none is near.
+    others: words that it reads as known ones, and these; "" for a word that was in no caption, with none near it.
     """
 
     left_out: str = ""
@@ -45,8 +45,10 @@ class Reading:
             found.append(f"{named}: the text encoder does not know {words}{more}, and reads all such words alike")
         others = [(word, other) for word, other in self.others.items() if other or not adapted]
         for word, other in others[:SHOWN_WORDS]:
-            how = f': it is read as "{other}"' if other else ", nor was a word like it: it may change nothing"
-            found.append(f'"{clipped(word, 40)}" was in no caption of the model\'s training{how}')
+            remark = f'the model did not learn the word "{clipped(word, 40)}"'
+            found.append(
+                f'{remark}: it is read as "{other}"' if other else f"{remark}, nor one like it: it may change nothing"
+            )
         return found
 
 

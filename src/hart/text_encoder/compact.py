@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -159,6 +160,8 @@ class CompactTextEncoder(nn.Module):
         """See `TextEncoder.reading`."""
         texts = [self._as_read(prompt) for prompt in listed(prompts)]
         encodings = self.tokenizer.encode_batch([text for text, _ in texts])
+        if self.reader is not None and not self.reader.known.complete:  # a word without a name may be known
+            texts = [(text, {word: other for word, other in others.items() if other}) for text, others in texts]
         return [_reading(text, read, others) for (text, others), read in zip(texts, encodings, strict=True)]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -175,16 +178,18 @@ class CompactTextEncoder(nn.Module):
         ids, mask = self.tokenize(prompts)
         return TextContext(self(ids, mask), mask)
 
-    def save(self, folder: Path, dtype: torch.dtype | None = torch.float16) -> None:
+    def save(self, folder: Path, dtype: torch.dtype | None = torch.float16, *, adapted: bool = False) -> None:
         """Writes `word_pieces.json`, `text_encoder.safetensors` and, where there is one, the list of known words; each
         appears whole or not at all.
 
-        dtype: how weights are stored, None as they are.
+        dtype: how weights are stored, None as they are. adapted: the model beside it has learned captions that may have
+        had other words.
         """
         write_text(folder / PIECES_FILE, self.tokenizer.to_str(pretty=True))
         save_module(folder / TEXT_ENCODER_FILE, self, dtype)
         if self.reader is not None:
-            self.reader.known.save(folder)
+            known = self.reader.known
+            (replace(known, complete=False) if adapted else known).save(folder)
             if self.reader.thesaurus is not None:
                 self.reader.thesaurus.save(folder)
 

@@ -12,9 +12,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import to_json
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,10 +39,13 @@ Encode = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class KnownWords:
-    """words: of captions, in lower case, without accents. names: what things are called, as which others are read."""
+    """words: of captions, in lower case, without accents. names: what things are called, as which others are read.
+    complete: whether the model has learned no captions but those; not where it was trained on, or has adapters merged.
+    """
 
     words: frozenset[str]
     names: tuple[str, ...]
+    complete: bool = True
 
     @classmethod
     def of(cls, texts: Iterable[str], names: tuple[str, ...]) -> KnownWords:
@@ -59,9 +64,10 @@ class KnownWords:
             raise HartError(f"{file}: holds no lists of words and names") from None
 
     def save(self, folder: Path) -> None:
-        words, names = " ".join(sorted(self.words)), list(self.names)
-        content = TypeAdapter(dict[str, list[str]]).dump_json({"words": words.split(), "names": names})
-        write_text(folder / KNOWN_WORDS_FILE, content.decode() + "\n")
+        content: dict[str, Any] = {"words": sorted(self.words), "names": self.names}
+        if not self.complete:
+            content["complete"] = False
+        write_text(folder / KNOWN_WORDS_FILE, to_json(content).decode() + "\n")
 
     def unknown(self, text: str) -> list[str]:
         """Words of a text that captions do not have, in its order."""

@@ -50,12 +50,15 @@ def store_text_encoder(
     folder: Path | None,
     destination: Path,
     dtype: torch.dtype | None = None,
+    *,
+    adapted: bool = False,
 ) -> TextEncoderConfig | None:
     """Write an encoder into the folder of a model; returns its configuration for the model's own.
 
     encoder: None takes the one that `config` describes, with `folder` as in `load_text_encoder`.
     dtype: how a compact encoder is stored; None as it is. A Qwen2 in a folder is copied as it is, one from the hub is
-        still named by its id. Raises `HartError` for an encoder of another kind.
+        still named by its id. adapted: as in `CompactTextEncoder.save`. Raises `HartError` for an encoder of another
+        kind.
     """
     if encoder is not None and not isinstance(encoder, RandomTextFeatures | Qwen2TextEncoder | CompactTextEncoder):
         raise HartError(f"a text encoder of the kind {type(encoder).__name__} cannot be stored with a model")
@@ -73,7 +76,7 @@ def store_text_encoder(
         return config.replace(source=STORED_FOLDER)
     encoder = load_text_encoder(config, folder) if encoder is None else encoder
     assert isinstance(encoder, CompactTextEncoder), "of the kind that is left"
-    encoder.save(destination, dtype)
+    encoder.save(destination, dtype, adapted=adapted)
     return config
 
 

@@ -81,9 +81,9 @@ class TextConditioner:
         return bool(left_out)
 
     def save(self, folder: Path) -> None:
-        """Store a compact encoder with the model; others are found by their source."""
+        """Store a compact encoder with the model, which it was not made for; others are found by their source."""
         if isinstance(self.encoder, CompactTextEncoder):
-            self.encoder.save(folder)
+            self.encoder.save(folder, adapted=True)
 
 
 @dataclass(frozen=True)

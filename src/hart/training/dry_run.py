@@ -50,7 +50,8 @@ LARGEST_IMAGE = 10_000
 COUNTED_TOKENS = 2**20
 """Activations of a batch of more tokens follow from those of two small ones."""
 LONG = 10.0
-"""If the first step takes more seconds, no second one is needed: warming up is then a small part of it."""
+"""If the first step takes more seconds, no second one is needed: warming up is then a small part of it, unless it
+compiles."""
 FLOAT_BYTES = 4
 MOMENTS = {"adamw": 2, "muon": 1}
 """Numbers kept per parameter; one for Muon's matrices, which are nearly all."""
@@ -203,7 +204,8 @@ def measure(
     tokens: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Seconds that a process takes per image of `tokens` tokens, after a step to warm up (unless that is slow)."""
+    """Seconds that a process takes per image of `tokens` tokens, after a step to warm up (unless that is slow without
+    the compiler)."""
     rows = max(1, min(config.batch_size // distributed.count, MEASURED_TOKENS // tokens))
     stepper = Stepper(task, config.replace(batch_size=rows * distributed.count, accumulate=1), distributed)
     seconds = 0.0
@@ -211,7 +213,7 @@ def measure(
         start = clock()
         stepper.step(step)
         seconds = clock() - start
-        if seconds > LONG:
+        if seconds > LONG and not config.compile:
             break
     return seconds / rows
 

@@ -99,8 +99,8 @@ def token_source(
     """
     if recipe.code_corruption and recipe.augmentations == 1 and not isinstance(data, EncodedImages):
         raise ConfigError(
-            "TransformerRecipe.code_corruption is for augmented versions: set augmentations to 2 or more, or encode "
-            "the set ahead"
+            "code_corruption is for augmented versions: set augmentations to 2 or more, encode the set ahead, or set "
+            "code_corruption to 0"
         )
     match data:
         case MemoryImages():
@@ -269,7 +269,7 @@ def _require_fitting(
     there, text, by_class = encoded.settings, recipe.transformer.text, condition_of(recipe) == "label"
     if recipe.augmentations > 1:
         raise ConfigError(
-            f"TransformerRecipe.augmentations is {recipe.augmentations}, but {encoded.folder} holds each image in one "
+            f"augmentations is {recipe.augmentations}, but {encoded.folder} holds each image in one "
             "version: set augmentations = 1, or give the images that it was encoded from as data"
         )
     if recipe.code_corruption and not there["residual"]:

@@ -19,12 +19,12 @@ from hart.benchmark.machine import square_rate
 from hart.checkpoint.folders import MODEL_FOLDER
 from hart.errors import HartError, Stopped
 from hart.files import write_text
+from hart.stopping import StopSignal
 from hart.training.checkpoint import RECIPE_FILE, SAMPLES_FOLDER, Identity, RunFolder, UnreadableError
 from hart.training.config import StageRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.progress import Means, Speed, StepFigures, StepReport, Work
 from hart.training.step import Stepper
-from hart.training.stopping import StopSignal
 from hart.training.task import Task
 from hart.training.trackers import LOG_FILE, RunLog
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -142,6 +142,10 @@ class HartTransformer(nn.Module):
         self.null_token: KeptToken | None = None
         self.graphs: BlockGraphs | None = None
         self.share: Share = whole
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles may go to any machine, and their weights may change: they are plain."""
+        return super().__getstate__() | {"share": whole, "null_token": None}
 
     @property
     def head_width(self) -> int:

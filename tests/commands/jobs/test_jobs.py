@@ -23,7 +23,7 @@ from hart.commands.jobs.job import Job
 from hart.commands.jobs.workers import by_workers
 from hart.commands.options import GenerateOptions
 from hart.generation.metadata import ImageRecord, ImageSettings
-from hart.training.stopping import SIGNALS
+from hart.stopping import SIGNALS
 from processes import CONTEXT, ON_RAY, started
 from waiting import until
 

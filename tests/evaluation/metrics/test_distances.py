@@ -14,12 +14,14 @@ from hart.errors import HartError
 from hart.evaluation.metrics import distances
 from hart.evaluation.metrics.distances import (
     Gaussian,
+    all_figures,
     frechet_distance,
     frechet_figure,
     inception_score,
     kernel_distance,
     precision_recall,
 )
+from hart.evaluation.metrics.features import Features
 from hart.evaluation.metrics.figures import bootstrap_mean, few_images_warning
 from helpers import random_tensor
 
@@ -169,6 +171,15 @@ def test_intervals_follow_from_the_generator_and_can_be_left_out() -> None:
     assert first == again
     none = bootstrap_mean(values, torch.Generator(), resamples=0)
     assert (none.low, none.high) == (None, None)
+
+
+def test_what_is_drawn_after_an_interval_does_not_depend_on_its_resamples() -> None:
+    real, generated = (Features(correlated(40, 4, seed)) for seed in (0, 1))
+    with_intervals, without = (
+        all_figures(real, generated, "any", torch.Generator().manual_seed(0), resamples) for resamples in (7, 0)
+    )
+    assert with_intervals["FID (any)"].low is not None and without["FID (any)"].low is None
+    assert with_intervals["KID (any)"] == without["KID (any)"]
 
 
 def test_too_few_images_are_said() -> None:

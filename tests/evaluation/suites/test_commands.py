@@ -74,7 +74,7 @@ def test_tokenizer_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
     assert damaged.exit_code == 2 and str(second) in damaged.stderr and "Traceback" not in damaged.stderr
 
 
-def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
+def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_captioned_folder(tmp_path / "set", 7)
     out = tmp_path / "out"
     arguments = ("generation", "--model", model, "--data", tmp_path / "set", "--split", "train", "--limit", 5,
@@ -89,8 +89,10 @@ def test_generation_goes_on_after_a_stop(model: Path, tmp_path: Path) -> None:
     kept = (out / "images" / "000002.png").stat().st_mtime_ns
     assert figures(evaluate(*arguments), out)["figures"] == values["figures"]
     assert (out / "images" / "000002.png").stat().st_mtime_ns == kept
+    # other settings are refused before the features of a large set are computed
+    monkeypatch.setattr("hart.evaluation.suites.generation.open_extractor", lambda *_: pytest.fail("opened"))
     again = evaluate(*arguments, "--guidance", 1)
-    assert again.exit_code == 2 and "other settings" in again.stderr
+    assert again.exit_code == 2 and "differ in sampling.guidance_scale: choose another --out" in again.stderr
 
 
 @pytest.mark.parametrize(

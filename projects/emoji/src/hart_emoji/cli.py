@@ -117,7 +117,8 @@ def text_encoder(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Sizes, teacher and settings.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished encoder.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as steps=10.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as trainer.steps=10."),
     ] = None,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Continue with another recipe, teacher or words than before.")

@@ -16,6 +16,7 @@ from hart_emoji.data.captions import (
     with_article,
 )
 from hart_emoji.data.catalogue import TONES, Concept
+from hart_emoji.data.words import EVERYDAY
 
 APPLE = Concept("red-apple", "red apple", "food-drink", ("fruit", "teacher"), ("school",))
 CAT = Concept("cat-face", "cat face", "animals-nature", ("kitten",), ())
@@ -65,8 +66,10 @@ def test_unicode_names_become_readable(label: str, expected: str) -> None:
     assert readable_name(label) == expected
 
 
-def test_an_animals_face_is_also_called_by_the_animal() -> None:
-    assert plain_names(CAT) == ["cat face", "cat"]
+def test_a_name_that_people_say_means_one_thing() -> None:
+    assert plain_names(CAT) == ["cat face", "kitten"], "a cat is another concept"
+    said = [name for names in EVERYDAY.values() for name in names]
+    assert len(said) == len(set(said))
 
 
 def test_list_is_mostly_the_name_and_tells_the_default_style_sometimes() -> None:

@@ -68,18 +68,20 @@ def test_captions_are_of_the_set_and_bar_what_is_barred(cache: Path) -> None:
 
 
 def test_sides_and_numbers_are_true(scenes: EmojiScenes) -> None:
-    """What lies left or above is what the caption says: told by where the largest thing is."""
+    """What a caption says is left or above, or names first, is there: told by where the largest thing is."""
     told = {"sided": 0, "counted": 0}
     for row in range(200):
         image, texts = scenes.scene(row)
         for text in texts:
-            match = re.match(r"(?:an? )?(big|small) .+ (left|right|above|below|over|under|beneath)\b", text)
+            places = "left|right|above|below|over|under|beneath|and an? big|and an? small|next to|beside"
+            match = re.match(rf"(?:an? )?(big|small) .+? ({places})\b", text)
             if match and "background" not in text and " on " not in text.replace("on the", ""):
                 where = painted(image)
-                where = where.sum(axis=0) if match[2] in ("left", "right") else where.sum(axis=1)
+                vertical = match[2] in ("above", "below", "over", "under", "beneath")
+                where = where.sum(axis=1 if vertical else 0)
                 half = len(where) // 2
                 first_is_larger = where[:half].max() > where[half:].max()
-                says_first = match[2] in ("left", "above", "over")
+                says_first = match[2] not in ("right", "below", "under", "beneath")
                 assert first_is_larger == ((match[1] == "big") == says_first), text
                 told["sided"] += 1
             number = next((n for n, words in NUMBERS.items() if text.startswith(words)), None)

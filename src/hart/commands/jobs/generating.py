@@ -47,9 +47,7 @@ class BatchGenerator:
         for place, prompt in enumerate(prompts_for(self.pipe, job.options.prompts), start=1):
             checked_prompt(prompt, self.pipe.num_classes, called=f"prompt {place}")
         self._generate = generator_of(self.pipe, job.options)
-        schedule, self.size, remark = asked_size(
-            self.pipe, job.options, job.settings, job.sampling, mixed=job.mix is not None
-        )
+        schedule, self.size, remark = asked_size(self.pipe, job.options, job.settings, job.sampling, job.mix)
         if remark is not None:
             note(remark)
         sampling = checked_settings(self.pipe.config, job.sampling or self.pipe.sampling, job.settings, schedule)

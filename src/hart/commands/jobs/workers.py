@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 import traceback
 from collections import deque
@@ -27,7 +26,7 @@ from hart.commands.jobs.job import Job, JobFolder
 from hart.errors import HartError
 from hart.generation.metadata import ImageSettings
 from hart.sizes import ImageSize
-from hart.training.stopping import SIGNALS
+from hart.stopping import leave_to_the_parent
 
 CONTEXT = multiprocessing.get_context("spawn")
 MOST_FAILED_STARTS = 3
@@ -83,9 +82,7 @@ def _process(
     environment: Mapping[str, str],
 ) -> None:
     os.environ.update(environment)  # PyTorch is not imported yet
-    for number in SIGNALS:
-        if number != signal.SIGTERM:  # with which the parent ends it
-            signal.signal(number, signal.SIG_IGN)
+    leave_to_the_parent()
     tqdm.set_lock(threading.RLock())  # its own is of the system, and would outlast a killed process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -44,13 +44,12 @@ def bootstrap(
     of the resamples, shifted so that their mean lies on the value.
     """
     value = statistic(*(torch.arange(count) for count in counts))
+    # one number of the generator, whatever the resamples: what is drawn after an interval does not depend on it
+    drawn = torch.Generator().manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
     if not resamples:
         return Figure(value)
     resampled = torch.tensor(
-        [
-            statistic(*(torch.randint(count, (count,), generator=generator) for count in counts))
-            for _ in range(resamples)
-        ],
+        [statistic(*(torch.randint(count, (count,), generator=drawn) for count in counts)) for _ in range(resamples)],
         dtype=torch.float64,
     )
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)

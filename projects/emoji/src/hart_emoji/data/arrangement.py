@@ -6,12 +6,13 @@ import random
 
 
 def related(first: str, second: str, *, beside: bool, rng: random.Random) -> str:
-    """Words for two things, the first of which is left of the second, or above it."""
-    if rng.random() < 0.4:
-        pair = [first, second]
-        rng.shuffle(pair)
-        joint = rng.choice(("and", "and", "next to", "beside")) if beside else "and"
-        return f"{pair[0]} {joint} {pair[1]}"
+    """Words for two things, the first of which is left of the second, or above it.
+
+    Words that leave the places open name the left one first, and are never said of things above each other: tokens of a
+    map are sampled independently of each other, so that what a caption leaves open becomes a mixture.
+    """
+    if beside and rng.random() < 0.55:
+        return f"{first} {rng.choice(('and', 'and', 'and', 'next to', 'beside'))} {second}"
     if beside:
         phrase = rng.choice(("left of", "to the left of", "on the left of"))
         swapped = phrase.replace("left", "right")
@@ -20,13 +21,13 @@ def related(first: str, second: str, *, beside: bool, rng: random.Random) -> str
     return f"{first} {phrase} {second}" if rng.random() < 0.6 else f"{second} {swapped} {first}"
 
 
-def centres(number: int, rng: random.Random) -> list[tuple[float, float]]:
+def centres(number: int) -> list[tuple[float, float]]:
     """Centres of that many things, in widths of the image."""
     near, far, middle = 0.26, 0.74, 0.5
     thirds = (0.19, 0.5, 0.81)
     match number:
         case 2:
-            return [(near, middle), (far, middle)] if rng.random() < 0.7 else [(middle, near), (middle, far)]
+            return [(near, middle), (far, middle)]
         case 3:
             return [(middle, near), (near, far), (far, far)]
         case 4:

@@ -77,11 +77,9 @@ def with_article(name: str) -> str:
 
 
 def plain_names(concept: Concept) -> list[str]:
-    """The name and, where there is one, a shorter one that people say ("cat face" -> "cat"); the name comes first."""
+    """The name and others that people say, none of which another concept has; the name comes first."""
     name = readable_name(concept.label)
     names = [name]
-    if concept.group == "animals-nature" and name.endswith(" face") and " " not in name.removesuffix(" face"):
-        names.append(name.removesuffix(" face"))
     if concept.group == "flags" and name.startswith("flag of "):
         names.append(f"{name.removeprefix('flag of ').removeprefix('the ')} flag")
     if "o'clock" in name or name.endswith("-thirty"):

@@ -43,6 +43,8 @@ LONGEST_NAME = 3
 LONG_NAME_WEIGHT = 0.15
 """Chance of a thing, in scenes, that has no name of one word, against one that has: people ask for the latter."""
 
+VERSION = 2
+"""Of what rows show and say: raised when that changes, so that an encoded set is not continued with other rows."""
 TRIES = 20
 
 WHITE = (255, 255, 255)
@@ -115,6 +117,7 @@ class EmojiScenes:
         packages = [f"{style.package.name}@{style.package.version}" for style in STYLES.values()]
         parts = [
             self.description,
+            f"version {VERSION}",
             str(dict(self.kinds)),
             str(LONG_NAME_WEIGHT),
             *map(str, self.chances),
@@ -227,29 +230,26 @@ class EmojiScenes:
 
     def _two(self, rng: random.Random) -> tuple[Image.Image, Describe]:
         """Two things beside or above each other, sometimes of different sizes, sometimes repainted."""
-        beside = rng.random() < 0.65
+        beside = rng.random() < 0.7
         large, small = rng.uniform(0.45, 0.52), rng.uniform(0.22, 0.29)
         sized = rng.random() < 0.25
-        sides = [large, small] if sized else [rng.uniform(0.38, 0.46) for _ in range(2)]
+        sides = [large, small] if sized else [rng.uniform(0.42, 0.46) for _ in range(2)]
         if rng.random() < 0.5:
             sides.reverse()
         style = self._chosen_thing(rng).style
         painted = rng.random() < 0.3
         things = [self._thing(style, round(self.size * side), rng, painted=painted) for side in sides]
-        middle = rng.uniform(0.47, 0.53)
+        middle = rng.uniform(0.485, 0.515)
         first, second = (middle - 0.245, middle + 0.245) if beside else (middle - 0.25, middle + 0.25)
-        other = rng.uniform(0.47, 0.53)
+        other = rng.uniform(0.485, 0.515)
         places = [(first, other), (second, other)] if beside else [(other, first), (other, second)]
         said, colour = background(rng) if rng.random() < 0.15 else ("", WHITE)
         image = self._laid(colour, [(t.sprite, x, y) for t, (x, y) in zip(things, places, strict=True)])
         sizes = ["big" if side == max(sides) else "small" for side in sides] if sized else ["", ""]
 
         def describe(rng: random.Random) -> str:
-            tell = sized and rng.random() < 0.6
-            texts = []
-            for thing, size in zip(things, sizes, strict=True):
-                name = rng.choice(thing.names)
-                texts.append(with_article(f"{size} {name}" if tell else name))
+            names = [rng.choice(thing.names) for thing in things]
+            texts = [with_article(f"{size} {name}".strip()) for size, name in zip(sizes, names, strict=True)]
             text = related(*texts, beside=beside, rng=rng)
             if said:
                 text = f"{text} on {rng.choice((said, f'a {said} background')).replace('a orange', 'an orange')}"
@@ -267,7 +267,7 @@ class EmojiScenes:
         else:
             raise DamagedSample("no icon with a plural was found")
         number = rng.choices(list(NUMBERS), (4, 4, 3, 2, 1))[0]
-        middles = centres(number, rng)
+        middles = centres(number)
         side = 0.44 if number <= 4 else 0.29
         sprite = self._filling(icon, round(self.size * side * rng.uniform(0.85, 1)))
         word = ""

@@ -88,7 +88,7 @@ def run(context: Context[AblationOptions]) -> Result:
     own = options.sampling(pipe)
     known = variants(pipe.config, own)
     if unknown := sorted(set(options.only) - set(known)):
-        raise HartError(f"no variant {unknown[0]!r}: this model has {', '.join(known)}")
+        raise HartError(f"no variant {unknown[0]!r} of the model's own settings: it has {', '.join(known)}")
     group = unseen_styles(emoji, options.limit, options.seed, left_out=frozenset())
     if len(group.prompts) < LEAST_IMAGES:
         raise HartError(

@@ -118,7 +118,7 @@ def most_likely(meanings: Meanings, words: Sequence[str], spoken: Sequence[str])
 
 
 def spoken_name(concept: Concept) -> str:
-    """What fits into a sentence: the name, or of its names one that is a part of it ("dog" of "dog face")."""
+    """What fits into a sentence: the name, or of its names one that is a part of it ("book" of "closed book")."""
     names = plain_names(concept)
     inside = [name for name in names if set(name.split()) < set(names[0].split())]
     return min(inside, key=len, default=names[0])

@@ -1,6 +1,5 @@
-"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP) in a run: it ends after the current step, with a checkpoint.
-
-A second signal ends it at once, except that of the terminal, which the shell sends again.
+"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP): work ends in order, and at a second signal at once, except at that of
+the terminal, which the shell sends again.
 """
 
 from __future__ import annotations
@@ -48,8 +47,16 @@ def end_at_the_next(signals: Sequence[int]) -> None:
         signal.signal(known, signal.SIG_IGN if known == HANGUP else signal.SIG_DFL)
 
 
+def leave_to_the_parent() -> None:
+    """For a process that another one starts: Ctrl-C and a closed terminal reach both, but only the parent decides what
+    to do; it ends this one by SIGTERM. A forked process would otherwise keep the parent's handlers."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+
+
 class StopSignal:
-    """Listens for `SIGNALS`. number: of the one that came, or None."""
+    """Listens for `SIGNALS` in a training run, which ends after the current step. number: of the one that came, or
+    None."""
 
     def __init__(self) -> None:
         self.number: int | None = None
