@@ -37,6 +37,12 @@ def without_room() -> None:
     hart()
 
 
+def with_few_files() -> None:
+    """The same where a process begins with few open files."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    hart()
+
+
 @dataclass
 class Command:
     """A running command. said: what it writes to its standard streams, as far as these are listened to."""

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 import typer
 import yaml
 
 from hart.cli import app
+from hart.errors import HartError
+from live_server import live
 from serving_app import application
+from waiting import until
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -77,6 +84,22 @@ def test_probes_ask_for_paths_that_there_are_at_the_port() -> None:
     assert url in PATHS
     assert COMPOSE["services"]["hart"]["ports"] == ["127.0.0.1:8000:8000"]
     assert SERVICE["spec"]["selector"] == DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_compose_ends_what_must_be_started_again(monkeypatch: pytest.MonkeyPatch, *, is_broken: bool) -> None:
+    def missing() -> Any:
+        raise HartError("no model here")
+
+    ended = list[tuple[int, int]]()
+    monkeypatch.setattr(os, "kill", lambda *given: ended.append(given))
+    _, _, _, code = COMPOSE["services"]["hart"]["healthcheck"]["test"]
+    assert COMPOSE["services"]["hart"]["restart"] == "unless-stopped"
+    with live(application(models={"tiny": missing} if is_broken else None)) as server:
+        until(lambda: server.server.models.default.state != "opening")
+        with pytest.raises(HTTPError) if is_broken else nullcontext():
+            exec(code.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), {})
+    assert ended == ([(1, signal.SIGTERM)] if is_broken else [])
 
 
 def test_it_has_time_to_finish_what_it_accepted() -> None:

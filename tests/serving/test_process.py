@@ -8,14 +8,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from processes import Command, started, without_room
+from processes import Command, started, with_few_files, without_room
 from serving_app import png
 from waiting import until
 
@@ -44,6 +44,16 @@ def refuses(address: tuple[str, int]) -> bool:
     except ConnectionError:
         return True
     return False
+
+
+def test_many_connections_keep_nobody_out(text_model: Path) -> None:
+    given = ("serve", "--model", text_model, "--device", "cpu", "--port", 0)
+    with started(*given, main=with_few_files) as server, ExitStack() as idle:
+        url = server.said[0].readline().strip()
+        host, port = url.removeprefix("http://").split(":")
+        for _ in range(100):
+            idle.enter_context(socket.create_connection((host, int(port))))
+        assert httpx2.get(f"{url}/healthz", timeout=60).status_code == 200
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from command_line import refused, run
 from hart.commands.serve import for_replicas
 from hart.errors import HartError
 from hart.serving import bodies
+from hart.serving.models import ModelUnavailable
 from hart.serving.options import Limits, ServeOptions
 from hart.serving.scheduler import RETRY_SECONDS, Overloaded
 from hart.serving.schemas import ApiError
@@ -204,6 +205,15 @@ def test_while_replicas_start_or_cannot_the_page_is_there_and_requests_are_told(
         assert http.get("/healthz").status_code == 503
         assert 'hart_answers_total{path="/healthz",replica="front",status="503"} 1.0' in http.get("/metrics").text
     assert caplog.text.count("no room") == 1
+
+
+def test_a_replica_whose_model_cannot_be_opened_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which it changes
+    monkeypatch.setattr(replicas(), "configure_logging", lambda: None)
+    replica = replicas().Replica
+    with pytest.raises(ModelUnavailable) as said:
+        asyncio.run(replica.__init__(replica.__new__(replica), ServeOptions(model=(f"{tmp_path}/none",)), 1))
+    assert str(tmp_path) in str(said.value.__cause__), "the front's log says why"
 
 
 def test_a_stop_takes_away_what_was_still_being_made() -> None:

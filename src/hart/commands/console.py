@@ -122,9 +122,27 @@ def needs_extra(extra: str) -> Iterator[None]:
         raise missing_package(error.name, extra) from None
 
 
+def _on_stderr(message: str) -> None:
+    typer.echo(f"note: {message}", err=True)
+
+
+_listeners: list[Callable[[str], object]] = [_on_stderr]
+"""Who is told notes: the last one."""
+
+
 def note(message: str) -> None:
-    """One line on stderr."""
-    typer.echo(f"note: {' '.join(message.split())}", err=True)
+    """One line on stderr, or for whoever listens by `notes_to`."""
+    _listeners[-1](" ".join(message.split()))
+
+
+@contextmanager
+def notes_to(listener: Callable[[str], object]) -> Iterator[None]:
+    """Notes are given to `listener`, as in a process that another one started, which knows what was said before."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def hint_at_quotes(prompts: Sequence[str]) -> None:

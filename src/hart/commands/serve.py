@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,8 @@ from hart.commands.from_config import options_from_config
 from hart.errors import HartError
 from hart.serving.checkers import is_model
 from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
+
+OPEN_FILES = 2**16
 
 
 @options_from_config
@@ -48,6 +50,7 @@ def serve(options: ServeOptions) -> None:
                 os._exit(128 + sig)
             super().handle_exit(sig, frame)
 
+    _open_many_files()
     with _listen(options.host, options.port) as listening:
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -128,6 +131,17 @@ def for_replicas(options: ServeOptions) -> ServeOptions:
         model=models,
         prompt_check=check if check in BUILT_IN_CHECKS else model_name(check),
     )
+
+
+def _open_many_files() -> None:
+    """A connection is a file, and a process begins with few: take as many as the system lets it have."""
+    with suppress(ImportError, OSError, ValueError):  # no such system, or one that lets nothing be changed
+        import resource
+
+        files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(most, OPEN_FILES)
+        if files != resource.RLIM_INFINITY and files < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -74,20 +74,20 @@ class ServedModel:
         try:
             engine = self.open()
         except HartError as error:
-            self._fail(str(error))
+            self._fail(str(error), error)
         except BaseException as error:
             log.error("model %s: %s\n%s", self.name, type(error).__name__, where(error))
-            self._fail("an error of the program")
+            self._fail("an error of the program", error)
         else:
             log.info("model %s: opened in %.1f s", self.name, time.monotonic() - began)
             self.opened.set_result(engine)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, cause: BaseException) -> None:
         log.error("model %s: %s", self.name, reason)
         # the reason may name paths of this machine, which are nobody else's business
-        self.opened.set_exception(
-            ModelUnavailable(f"the model {self.name} cannot be opened; the server's log says why")
-        )
+        unavailable = ModelUnavailable(f"the model {self.name} cannot be opened; the server's log says why")
+        unavailable.__cause__ = cause
+        self.opened.set_exception(unavailable)
 
 
 class Models:

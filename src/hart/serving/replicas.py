@@ -36,7 +36,6 @@ from hart.serving.checkers import prompt_checker
 from hart.serving.errors import LATER, api_error
 from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
-from hart.serving.models import ModelUnavailable
 from hart.serving.options import ServeOptions
 from hart.serving.run import app_from_options, configure_logging
 from hart.serving.scheduler import DeadlinePassed
@@ -74,7 +73,8 @@ class Replica:
     """The whole application, in a process of the cluster."""
 
     async def __init__(self, options: ServeOptions, on_a_machine: int) -> None:  # type: ignore[misc]  # Ray awaits it
-        """on_a_machine: how many share a machine's processor. Returns once requests need not wait for the model."""
+        """on_a_machine: how many share a machine's processor. Returns once requests need not wait for the model. Raises
+        `ModelUnavailable`: what cannot be opened cannot be started either."""
         # Ray lets a worker have one thread
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // on_a_machine))
         configure_logging()
@@ -82,8 +82,7 @@ class Replica:
         self._server = self._app.state.server
         self._life = self._app.router.lifespan_context(self._app)
         await self._life.__aenter__()
-        with suppress(ModelUnavailable):  # requests are told why
-            await self._server.models.default.ready()
+        await self._server.models.default.ready()
 
     async def answer(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:
         """See `answered`."""

@@ -279,6 +279,17 @@ def test_what_the_model_cannot_do_is_said_once(
         assert "--prompts-file" in refused(run("generate", "a cat", *option))
 
 
+def test_what_every_worker_comes_upon_is_said_once(
+    job: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_workers(monkeypatch, workers.serve)
+    options = ("--negative-prompt", "a \u043a\u043e\u0442", "--aspect", "2:1")
+    for count in (1, 2):
+        lines = run(*job, tmp_path / str(count), *options, "--workers", count).stderr.splitlines()
+        assert len(lines) == 2 and all(line.startswith("note: ") for line in lines)
+        assert "may look worse" in lines[0] and 'does not know "\u043a\u043e\u0442"' in lines[1]
+
+
 def test_the_best_of_several_is_named_after_the_first_of_their_seeds() -> None:
     job = Job(GenerateOptions(prompts=PROMPTS[:2], model="emoji", seed=5, best_of=3), {})
     assert [job.name(image) for image in range(job.count)] == ["00000-a-cat-5.png", "00001-a-dog-8.png"]

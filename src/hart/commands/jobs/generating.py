@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hart import __version__
+from hart.commands.console import note
 from hart.commands.generate import (
     asked_size,
     generator_of,
@@ -46,9 +47,11 @@ class BatchGenerator:
         for place, prompt in enumerate(prompts_for(self.pipe, job.options.prompts), start=1):
             checked_prompt(prompt, self.pipe.num_classes, called=f"prompt {place}")
         self._generate = generator_of(self.pipe, job.options)
-        schedule, self.size, self.remark = asked_size(
+        schedule, self.size, remark = asked_size(
             self.pipe, job.options, job.settings, job.count * (job.options.best_of or 1), job.sampling, job.mix
         )
+        if remark is not None:
+            note(remark)
         sampling = checked_settings(self.pipe.config, job.sampling or self.pipe.sampling, job.settings, schedule)
         self.settings = image_settings(self.pipe, job.options, sampling, self.size).replace(mix=job.mix)
         if expected not in (None, self.settings):

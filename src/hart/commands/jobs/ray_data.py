@@ -15,15 +15,16 @@ import ray
 import ray.data
 from ray.exceptions import RayTaskError
 
+from hart.commands.console import notes_to, prompt_notes
 from hart.commands.jobs.job import Job, JobFolder
-from hart.commands.jobs.workers import Finished, Opened, Task
+from hart.commands.jobs.workers import Event, Finished, Opened, Remark, Task
 from hart.commands.ray_cluster import Cluster
 from hart.errors import HartError
 from hart.generation.metadata import ImageSettings
 from hart.sizes import parsed_size
 
 
-def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Generator[Opened | Finished, None, None]:
+def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Generator[Event, None, None]:
     """As `by_workers`. Ray replaces workers and machines that are lost, and gives their batches to others."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -36,7 +37,8 @@ def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Genera
     )
     try:
         for row in finished.iter_rows():
-            yield Opened(parsed_size(row["size"]), row["remark"])
+            yield from map(Remark, row["remarks"])
+            yield Opened(parsed_size(row["size"]))
             yield Finished(range(row["start"], row["stop"]), None if row["left_out"] else list(row["names"]))
     except RayTaskError as error:
         if isinstance(error.cause, HartError):
@@ -57,15 +59,19 @@ class RayGenerator:
 
         # Ray lets a worker have one thread
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_a_machine))
-        self._generator = BatchGenerator(folder, job, expected)
+        self._remarks = list[str]()
+        with notes_to(self._remarks.append), prompt_notes():
+            self._generator = BatchGenerator(folder, job, expected)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        names = self._generator.generate(range(row["start"], row["stop"]), list(row["missing"]))
+        with notes_to(self._remarks.append), prompt_notes():
+            names = self._generator.generate(range(row["start"], row["stop"]), list(row["missing"]))
+        remarks, self._remarks = self._remarks, []
         return {
             "start": row["start"],
             "stop": row["stop"],
             "left_out": names is None,
             "names": names or [],
             "size": str(self._generator.size),
-            "remark": self._generator.remark,
+            "remarks": remarks,
         }

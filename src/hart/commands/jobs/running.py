@@ -23,7 +23,7 @@ from hart.commands.console import (
 )
 from hart.commands.contact_sheets import require_one_sheet, write_sheet
 from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
-from hart.commands.jobs.workers import Finished, Opened, Task, by_workers
+from hart.commands.jobs.workers import Event, Finished, Opened, Remark, Task, by_workers
 from hart.data.images import open_image
 from hart.errors import HartError
 from hart.strict import clipped, counted
@@ -64,7 +64,7 @@ def run_job(job: Job, *, workers: int | None = None, ray: bool = False, grid: bo
         "seed": options.seed or 0,
     }
     job = replace(job, options=options.replace(**said_or_not))
-    left_out, said = list[str](), set[str]()
+    left_out = list[str]()
     stdout = None if cluster is None else sys.stdout
     with (
         nullcontext() if cluster is None else redirect_stdout(sys.stderr),  # Ray prints what it does
@@ -84,9 +84,6 @@ def run_job(job: Job, *, workers: int | None = None, ray: bool = False, grid: bo
                 if isinstance(event, Opened):
                     if grid:
                         require_one_sheet(job.count, event.size)
-                    if event.remark is not None and event.remark not in said:
-                        said.add(event.remark)
-                        note(event.remark)
                 elif event.names is None:
                     absent = [image for image in missing[event.batch] if not (out / job.name(image)).exists()]
                     left_out += map(job.prompt, absent)
@@ -117,11 +114,23 @@ def _events(
     if cluster is not None:
         from hart.commands.jobs.ray_data import by_cluster
 
-        yield from by_cluster(folder, tasks, cluster)
+        yield from _noted(by_cluster(folder, tasks, cluster))
     elif len(places) > 1:
-        yield from by_workers(folder, tasks, places)
+        yield from _noted(by_workers(folder, tasks, places))
     else:
         yield from _in_this_process(folder, tasks, report)
+
+
+def _noted(events: Generator[Event, None, None]) -> Iterator[Opened | Finished]:
+    """Remarks become notes, each said once, whoever comes upon it."""
+    said = set[str]()
+    with closing(events):
+        for event in events:
+            if not isinstance(event, Remark):
+                yield event
+            elif event.text not in said:
+                said.add(event.text)
+                note(event.text)
 
 
 def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Iterator[Opened | Finished]:
@@ -134,7 +143,7 @@ def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> It
         report(done, total, f"batch {finished + 1}/{len(tasks)}, scale {preview.k + 1}/{preview.scales}")
 
     generator = BatchGenerator(folder.path, folder.job, folder.settings, on_scale)
-    yield Opened(generator.size, generator.remark)
+    yield Opened(generator.size)
     for batch, missing in tasks:
         yield Finished(batch, generator.generate(batch, missing))
         finished += 1

@@ -21,7 +21,7 @@ from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from hart.commands.console import prompt_notes
+from hart.commands.console import notes_to, prompt_notes
 from hart.commands.jobs.job import Job, JobFolder
 from hart.errors import HartError
 from hart.generation.metadata import ImageSettings
@@ -38,10 +38,9 @@ Work = Callable[[Path, Job, ImageSettings | None, Connection], None]
 
 @dataclass(frozen=True)
 class Opened:
-    """The model is open. size: of the images. remark: what the user should know about it."""
+    """The model is open. size: of the images."""
 
     size: ImageSize
-    remark: str | None
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,23 @@ class Finished:
     names: list[str] | None
 
 
+@dataclass(frozen=True)
+class Remark:
+    """What the user should know, each time that a process comes upon it."""
+
+    text: str
+
+
+Event = Opened | Finished | Remark
+
+
 def serve(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
     """The work of a worker: open the model, then generate what the parent gives. expected: see `BatchGenerator`."""
     from hart.commands.jobs.generating import BatchGenerator
 
-    with prompt_notes():
+    with notes_to(lambda text: parent.send(Remark(text))), prompt_notes():
         generator = BatchGenerator(folder, job, expected)
-        parent.send(Opened(generator.size, generator.remark))
+        parent.send(Opened(generator.size))
         while (given := parent.recv()) is not None:
             batch, missing = given
             parent.send(Finished(batch, generator.generate(batch, missing)))
@@ -106,7 +115,7 @@ class _Worker:
 
 def by_workers(
     folder: JobFolder, tasks: Sequence[Task], environments: Sequence[Mapping[str, str]], work: Work = serve
-) -> Generator[Opened | Finished, None, None]:
+) -> Generator[Event, None, None]:
     """Do all tasks in as many processes as there are environments, each with its own, such as the GPU that it sees.
 
     Says what happens; when this iterator is closed, no worker is left. work: what a process does; see `serve`.
@@ -154,7 +163,7 @@ def by_workers(
                     raise message
                 if isinstance(message, Opened):
                     worker.opened, failed_starts = True, 0
-                else:
+                elif isinstance(message, Finished):
                     worker.task, left = None, left - 1
                 yield message
             for connection, worker in running.items():

@@ -1,6 +1,6 @@
 """Builds the emoji data set: open emoji sets rendered with captions, as WebDataset shards.
 
-Everything follows from the pinned packages, the size and the seed: the same call gives the same files.
+Everything follows from the pinned packages and the size: the same call gives the same files.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from hart.files import atomic_write, default_cache, write_json
 from hart_emoji.data.captions import Keywords, captions, plain_names
 from hart_emoji.data.catalogue import Icon, IconSet, catalogue
 from hart_emoji.data.npm import NpmPackage, fetch_package, read_json
-from hart_emoji.data.plan import SPLIT_RULE, PlannedImage, held_out_keywords, plan_images
+from hart_emoji.data.plan import SEED, SPLIT_RULE, PlannedImage, held_out_keywords, plan_images
 
 BUILDER_VERSION = 3
-"""Part of the fingerprint: raised when the same packages, size and seed give other files."""
+"""Part of the fingerprint: raised when the same packages and size give other files."""
 SHARD_SIZE = 1000
 
 
@@ -84,7 +84,6 @@ def build_emoji(
     size: int = 128,
     cache: Path | None = None,
     progress: Progress | None = None,
-    seed: int = 0,
     styles: Collection[str] = tuple(STYLES),
     held_out_only: bool = False,
 ) -> EmojiSummary:
@@ -104,16 +103,16 @@ def build_emoji(
     chosen = {name: style for name, style in STYLES.items() if name in styles}
     report = progress or (lambda done, total, what: None)
     splits = ("val",) if held_out_only else ("train", "val")
-    fingerprint = _fingerprint(size, seed, chosen, splits)
+    fingerprint = _fingerprint(size, chosen, splits)
     if (finished := begin_set(directory, fingerprint)) is not None:
         return _summary(directory, finished)
 
     icons = read_icons(chosen, cache or default_cache(), report)
     concepts = {icon.concept.slug: icon.concept for icon in icons}
-    withheld = held_out_keywords(concepts.values(), seed)
+    withheld = held_out_keywords(concepts.values())
     keywords = Keywords(concepts.values(), withheld)
-    images = plan_images(icons, seed)
-    counts, skipped = _write_shards(directory, images, splits, keywords, size, seed, report)
+    images = plan_images(icons)
+    counts, skipped = _write_shards(directory, images, splits, keywords, size, report)
     write_json(directory / "concepts.json", _concept_table(images, keywords, withheld))
     finish_set(
         directory,
@@ -121,7 +120,7 @@ def build_emoji(
         {
             "name": "hart emoji",
             "size": size,
-            "seed": seed,
+            "seed": SEED,
             "counts": counts,
             "skipped": skipped,
             "concepts": len(concepts),
@@ -167,10 +166,10 @@ def render(svg: str, size: int) -> Image.Image | None:
     return image if image.getcolors(maxcolors=1) is None else None
 
 
-def _fingerprint(size: int, seed: int, styles: Mapping[str, Style], splits: Sequence[str]) -> str:
+def _fingerprint(size: int, styles: Mapping[str, Style], splits: Sequence[str]) -> str:
     packages = [f"{p.name}@{p.version}" for p in (*(style.package for style in styles.values()), NAMES, KEYWORDS)]
     part = [] if "train" in splits else list(splits)
-    return hashlib.sha256(json.dumps([BUILDER_VERSION, size, seed, packages, *part]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([BUILDER_VERSION, size, SEED, packages, *part]).encode()).hexdigest()[:16]
 
 
 def _summary(directory: Path, index: Mapping[str, Any]) -> EmojiSummary:
@@ -214,7 +213,6 @@ def _write_shards(
     splits: Sequence[str],
     keywords: Keywords,
     size: int,
-    seed: int,
     report: Progress,
 ) -> tuple[dict[str, int], int]:
     """Write the shards that are not there yet; returns the images per split, and how many icons were skipped."""
@@ -228,7 +226,7 @@ def _write_shards(
             path = directory / f"{split}-{start // SHARD_SIZE:04d}.tar"
             if not path.is_file():
                 told = _told(part, report, done, total, f"rendering {split}")
-                atomic_write(path, partial(_write_shard, images=told, keywords=keywords, size=size, seed=seed))
+                atomic_write(path, partial(_write_shard, images=told, keywords=keywords, size=size))
             done += len(part)
             counts[split] += _shard_length(path)
     report(done, total, "done")
@@ -242,20 +240,20 @@ def _told(images: Iterable[PlannedImage], report: Progress, done: int, total: in
         yield image
 
 
-def _write_shard(file: BinaryIO, images: Iterable[PlannedImage], keywords: Keywords, size: int, seed: int) -> None:
+def _write_shard(file: BinaryIO, images: Iterable[PlannedImage], keywords: Keywords, size: int) -> None:
     with tarfile.open(fileobj=file, mode="w") as tar:
         for image in images:
-            _add_image(tar, image, keywords, size, seed)
+            _add_image(tar, image, keywords, size)
 
 
-def _add_image(tar: tarfile.TarFile, image: PlannedImage, keywords: Keywords, size: int, seed: int) -> None:
+def _add_image(tar: tarfile.TarFile, image: PlannedImage, keywords: Keywords, size: int) -> None:
     icon = image.icon
     rendered = render(icon.svg, size)
     if rendered is None:
         return
     encoded = io.BytesIO()
     rendered.save(encoded, "WEBP", lossless=True, quality=50, method=2)
-    rng = random.Random(f"{seed}|captions|{image.key}")
+    rng = random.Random(f"{SEED}|captions|{image.key}")
     record = {
         "captions": captions(icon.concept, STYLES[icon.style].word, icon.tone, keywords, rng),
         "concept": icon.concept.slug,

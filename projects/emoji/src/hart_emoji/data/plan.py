@@ -1,6 +1,6 @@
 """What becomes of each image: training or held out, how much it weighs, and in which place it is stored.
 
-Every choice is a hash of the seed and a name, never of a position: adding icons leaves the others where they are.
+Every choice is a hash of `SEED` and a name, never of a position: adding icons leaves the others where they are.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Literal
 from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, mentions, plain_names
 from hart_emoji.data.catalogue import Concept, Icon, drawing
 
+SEED = 0
+"""Of all choices. Another one would hold out other images than the shipped model did."""
 HELD_OUT_STYLES = 0.03
 """Share of (concept, style) pairs."""
 HELD_OUT_TONES = 0.04
@@ -43,11 +45,11 @@ class PlannedImage:
     weight: float
 
 
-def plan_images(icons: Sequence[Icon], seed: int) -> list[PlannedImage]:
+def plan_images(icons: Sequence[Icon]) -> list[PlannedImage]:
     """Split, weight and order of every image; the order is shuffled, so that shards are alike."""
     shared = _shared_drawings(icons)
-    held_styles = _held_out_styles(icons, shared, seed)
-    held_tones = _held_out_tones(icons, shared, seed)
+    held_styles = _held_out_styles(icons, shared)
+    held_tones = _held_out_tones(icons, shared)
     tones = Counter((icon.concept.slug, icon.style) for icon in icons if icon.tone)
     images = []
     for icon in icons:
@@ -67,10 +69,10 @@ def plan_images(icons: Sequence[Icon], seed: int) -> list[PlannedImage]:
             weight *= GUESS_WEIGHT
         key = "-".join(part for part in (style, slug, tone) if part)
         images.append(PlannedImage(key, icon, held_out, round(weight, 4)))
-    return sorted(images, key=lambda image: _chance(seed, "order", image.key))
+    return sorted(images, key=lambda image: _chance("order", image.key))
 
 
-def held_out_keywords(concepts: Collection[Concept], seed: int) -> dict[str, list[str]]:
+def held_out_keywords(concepts: Collection[Concept]) -> dict[str, list[str]]:
     """Keywords that no training caption uses -> the concepts they belong to; both sorted.
 
     Only words that could stand alone, and that are in no concept's name, are held out.
@@ -80,15 +82,15 @@ def held_out_keywords(concepts: Collection[Concept], seed: int) -> dict[str, lis
     for concept in concepts:
         for word in allowed.standing_alone(concept):
             owners[word].append(concept.slug)
-    picked = {word for word in owners if _chance(seed, "keyword", word) < HELD_OUT_KEYWORDS}
+    picked = {word for word in owners if _chance("keyword", word) < HELD_OUT_KEYWORDS}
     names = [name for concept in concepts for name in plain_names(concept)]
     in_names = {word for word in picked for name in names if mentions(name, frozenset({word}))}
     return {word: sorted(owners[word]) for word in sorted(picked - in_names)}
 
 
-def _chance(seed: int, kind: str, key: str) -> float:
+def _chance(kind: str, key: str) -> float:
     """A fixed number in [0, 1) for this key."""
-    digest = hashlib.sha256(f"{seed}|{kind}|{key}".encode()).digest()
+    digest = hashlib.sha256(f"{SEED}|{kind}|{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
@@ -100,20 +102,20 @@ def _shared_drawings(icons: Sequence[Icon]) -> set[tuple[str, str]]:
     return {(slug, style) for (style, _), slugs in owners.items() if len(slugs) > 1 for slug in slugs}
 
 
-def _held_out_styles(icons: Sequence[Icon], shared: set[tuple[str, str]], seed: int) -> set[tuple[str, str]]:
+def _held_out_styles(icons: Sequence[Icon], shared: set[tuple[str, str]]) -> set[tuple[str, str]]:
     styles: defaultdict[str, set[str]] = defaultdict(set)
     for icon in icons:
         styles[icon.concept.slug].add(icon.style)
     held = set()
     for slug, names in styles.items():
-        chance = {style: _chance(seed, "style", f"{style}/{slug}") for style in names}
+        chance = {style: _chance("style", f"{style}/{slug}") for style in names}
         free = sorted((style for style in names if (slug, style) not in shared), key=lambda style: chance[style])
         # At least one style of the concept always stays in training.
         held |= {(slug, style) for style in free[: len(names) - 1] if chance[style] < HELD_OUT_STYLES}
     return held
 
 
-def _held_out_tones(icons: Sequence[Icon], shared: set[tuple[str, str]], seed: int) -> set[tuple[str, str | None]]:
+def _held_out_tones(icons: Sequence[Icon], shared: set[tuple[str, str]]) -> set[tuple[str, str | None]]:
     tones: defaultdict[str, set[str]] = defaultdict(set)
     for icon in icons:
         if icon.tone:
@@ -124,7 +126,7 @@ def _held_out_tones(icons: Sequence[Icon], shared: set[tuple[str, str]], seed: i
         for slug, known in tones.items()
         if len(known) >= 3 and slug not in shared_concepts
         for tone in known
-        if _chance(seed, "tone", f"{slug}/{tone}") < HELD_OUT_TONES
+        if _chance("tone", f"{slug}/{tone}") < HELD_OUT_TONES
     }
 
 

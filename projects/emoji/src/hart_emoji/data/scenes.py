@@ -89,8 +89,8 @@ class EmojiScenes:
         icons = read_icons(STYLES, cache, lambda done, total, what: None)
         concepts = {icon.concept.slug: icon.concept for icon in icons}
         # split and held-out words are those of the set that `hart-emoji data` writes
-        self.keywords = Keywords(concepts.values(), held_out_keywords(concepts.values(), seed=0))
-        kept = [image for image in plan_images(icons, seed=0) if image.held_out is None]
+        self.keywords = Keywords(concepts.values(), held_out_keywords(concepts.values()))
+        kept = [image for image in plan_images(icons) if image.held_out is None]
         self.icons = [image.icon for image in kept]
         self.chances = with_default_share([image.weight for image in kept], self.icons, DEFAULT_SHARE)
         self.count = count
