@@ -25,6 +25,7 @@ from typing import Any
 
 from PIL import Image
 
+from hart import HartError
 from hart_emoji import RECIPES
 
 STAGES = ("tokenizer", "transformer")
@@ -38,6 +39,10 @@ def train(parsed: argparse.Namespace) -> None:
     if parsed.stage is not None:
         run_here(parsed)
         return
+    from hart_emoji.shipped.pack import IMAGES
+
+    if not (parsed.pack / IMAGES).is_file():
+        raise HartError(f"{parsed.pack}: no pack is there: make one with python -m hart_emoji.shipped pack SET PACK")
     start = time.time()
     end = start + 60 * parsed.minutes
     parsed.out.mkdir(parents=True, exist_ok=True)
@@ -156,20 +161,22 @@ def join_files(parsed: argparse.Namespace) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m hart_emoji.shipped", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     packing = commands.add_parser("pack", help="make a pack of a set")
     packing.add_argument("source", help="any set that `hart train` reads, or a folder of vector files")
-    packing.add_argument("pack", type=Path)
-    packing.add_argument("--split", default="train")
-    packing.add_argument("--size", type=int, default=128)
+    packing.add_argument("pack", type=Path, help="folder to write")
+    packing.add_argument("--split", default="train", help="part of the set")
+    packing.add_argument("--size", type=int, default=128, help="of the images, in pixels")
     packing.set_defaults(run=pack)
     training = commands.add_parser("train", help="train both stages")
-    training.add_argument("pack", type=Path)
+    training.add_argument("pack", type=Path, help="what `pack` wrote")
     training.add_argument("--out", type=Path, required=True, help="weights, logs and samples, small files")
     training.add_argument("--work", type=Path, required=True, help="checkpoints: the same command continues there")
-    training.add_argument("--recipes", type=Path, default=RECIPES)
-    training.add_argument("--device", default="cuda")
+    training.add_argument("--recipes", type=Path, default=RECIPES, help="folder with both recipes")
+    training.add_argument("--device", default="cuda", help="cuda, or cpu to try it out")
     training.add_argument("--no-perceptual", dest="perceptual", action="store_false", help="leave that loss out")
     training.add_argument("--from", dest="start_from", type=Path, help="what another run wrote to its OUT")
     training.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
@@ -186,8 +193,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         )
     training.set_defaults(run=train)
     joining = commands.add_parser("join", help="make a model's folder from OUT")
-    joining.add_argument("out", type=Path)
-    joining.add_argument("model", type=Path)
+    joining.add_argument("out", type=Path, help="OUT of `train`")
+    joining.add_argument("model", type=Path, help="folder to write")
     joining.set_defaults(run=join_files)
     parsed = parser.parse_args(arguments)
     parsed.arguments = arguments
@@ -201,7 +208,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     parsed = parse(sys.argv[1:] if arguments is None else arguments)
-    parsed.run(parsed)
+    try:
+        parsed.run(parsed)
+    except HartError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":
