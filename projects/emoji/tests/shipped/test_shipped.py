@@ -117,6 +117,11 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, recipes: Path) -> None:
         program.main(["pack", str(tmp_path / "none"), str(tmp_path / "pack")])
     with pytest.raises(SystemExit, match=r"^error: .*pack: no pack is there"):
         program.main(options(tmp_path, recipes, **{"--minutes": "1"}))
+    # a typing error in a setting of the second stage does not cost the time of the first
+    save_images(tmp_path / "set", 5)
+    pack.write_pack(str(tmp_path / "set"), tmp_path / "pack", split="train", size=8)
+    with pytest.raises(SystemExit, match=r"^error: .*transformer\.toml: trainer: unknown key\(s\) stepz"):
+        program.main(options(tmp_path, recipes, **{"--minutes": "1", "--transformer": "trainer.stepz=3"}))
     assert not (tmp_path / "work").exists()
 
 

@@ -21,12 +21,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from hart import HartError
 from hart_emoji import RECIPES
+
+if TYPE_CHECKING:
+    from hart_emoji.shipped.stages import Job
 
 STAGES = ("tokenizer", "transformer")
 FIRST_STEP = 240.0
@@ -39,10 +42,7 @@ def train(parsed: argparse.Namespace) -> None:
     if parsed.stage is not None:
         run_here(parsed)
         return
-    from hart_emoji.shipped.pack import IMAGES
-
-    if not (parsed.pack / IMAGES).is_file():
-        raise HartError(f"{parsed.pack}: no pack is there: make one with python -m hart_emoji.shipped pack SET PACK")
+    check(parsed)
     start = time.time()
     end = start + 60 * parsed.minutes
     parsed.out.mkdir(parents=True, exist_ok=True)
@@ -64,6 +64,17 @@ def train(parsed: argparse.Namespace) -> None:
         if not (parsed.work / stage / "model").exists():
             said = "\n".join(record["log"])
             raise SystemExit(f"{said}\n{stage}: no model was written")
+
+
+def check(parsed: argparse.Namespace) -> None:
+    """Raises `HartError` for what a stage would end with, before the minutes are counted."""
+    from hart_emoji.shipped.pack import IMAGES
+    from hart_emoji.shipped.stages import tokenizer_recipe, transformer_recipe
+
+    if not (parsed.pack / IMAGES).is_file():
+        raise HartError(f"{parsed.pack}: no pack is there: make one with python -m hart_emoji.shipped pack SET PACK")
+    tokenizer_recipe(job_of(parsed, "tokenizer"))
+    transformer_recipe(job_of(parsed, "transformer"))
 
 
 def run_stage(parsed: argparse.Namespace, stage: str, deadline: float) -> dict[str, Any]:
@@ -127,22 +138,28 @@ def run_here(parsed: argparse.Namespace) -> None:
     """Run one stage."""
     # the packed network is for machines that lack it
     sys.path.append(str(parsed.pack / "site"))
+    from hart_emoji.shipped.stages import tokenizer_stage, transformer_stage
+
+    stage = {"tokenizer": tokenizer_stage, "transformer": transformer_stage}[parsed.stage]
+    stage(job_of(parsed, parsed.stage))
+
+
+def job_of(parsed: argparse.Namespace, stage: str) -> Job:
     import torch
 
-    from hart_emoji.shipped.stages import Job, tokenizer_stage, transformer_stage
+    from hart_emoji.shipped.stages import Job
 
-    job = Job(
+    return Job(
         parsed.pack,
         parsed.work,
         parsed.out,
         parsed.recipes,
         torch.device(parsed.device),
-        parsed.deadline,
-        (*getattr(parsed, parsed.stage), *([] if parsed.compile else ["trainer.compile=false"])),
+        parsed.deadline or 0.0,
+        (*getattr(parsed, stage), *([] if parsed.compile else ["trainer.compile=false"])),
         parsed.perceptual,
         "" if parsed.start_from is None else str(parsed.start_from),
     )
-    {"tokenizer": tokenizer_stage, "transformer": transformer_stage}[parsed.stage](job)
 
 
 def pack(parsed: argparse.Namespace) -> None:
