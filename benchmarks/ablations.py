@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import typer
+from running import run_program
 from torch import Tensor
 
 from hart.benchmark.report import table
@@ -179,4 +180,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

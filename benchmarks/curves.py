@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import typer
 from panels import panels
+from running import run_program
 
 from hart.training.trackers import LOG_FILE
 
@@ -69,4 +70,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from headline_parts.measuring import NAMES, OURS, Row, Setting, counted, measured, sizes_of
+from running import run_program
 
 from hart.benchmark.machine import device_clock, host_clock, machine_facts
 from hart.benchmark.report import table
@@ -236,4 +237,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

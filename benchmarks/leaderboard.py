@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from running import run_program
+
 from hart.checkpoint.loading import load_config
 from hart.evaluation.metrics.figures import Figure
 from hart.evaluation.report import FIGURES_FILE, PublishedTable, Result, figures_table, published_tables
@@ -202,4 +204,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

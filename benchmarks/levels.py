@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from running import run_program
 from torch import Tensor
 
 from hart import HartPipeline
@@ -142,4 +143,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import typer
+from running import run_program
 
 from hart.benchmark.report import table
 from hart.evaluation.metrics.figures import Figure
@@ -54,4 +55,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from panels import panels
+from running import run_program
 
 from hart.benchmark.machine import device_clock, machine_facts, peak_memory
 from hart.benchmark.measure import timed
@@ -162,4 +163,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

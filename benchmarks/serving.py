@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx2
 import torch
+from running import run_program
 
 from hart.benchmark.machine import machine_facts
 from hart.commands import require_writable_file
@@ -148,4 +149,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

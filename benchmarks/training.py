@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from gpu_parts.training import SameBatch
+from running import run_program
 from torch.profiler import ProfilerActivity, profile
 
 from hart.training.config import TransformerRecipe
@@ -75,4 +76,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -30,6 +30,13 @@ def test_every_script_finds_what_it_uses(script: str, monkeypatch: pytest.Monkey
     importlib.import_module(script)
 
 
+def test_an_error_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    levels, running = map(importlib.import_module, ("levels", "running"))
+    with pytest.raises(SystemExit, match=r"^error: .*none/concepts\.json: no such file"):
+        running.run_program(lambda: levels.main(["--data", str(tmp_path / "none")]))
+
+
 @pytest.mark.skipif(not int8_range(), reason="this processor has no 8-bit kernels")
 def test_levels_are_compared_in_numbers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]

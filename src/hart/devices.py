@@ -48,6 +48,12 @@ def resolve_device(name: torch.device | str | None) -> torch.device:
     return device
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has matrix products in bfloat16. Where PyTorch does not know, as on ARM, it is assumed."""
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_bf16", True) or features.get("amx_bf16", True))
+
+
 def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
     """A number type of `DTYPES`, given as such or by name ("bfloat16", "bf16"). None takes the device's default.
 

@@ -47,6 +47,11 @@ def test_guidance_is_explained_in_the_numbers_of_diffusers(pipe: Any) -> None:
         pipe("a red apple", guidance_scale="much")
 
 
+def test_a_number_of_steps_is_refused(pipe: Any) -> None:
+    with pytest.raises(HartError, match="num_inference_steps: the scales of the model are the steps: leave it out"):
+        pipe("a red apple", num_inference_steps=20)
+
+
 def test_a_seed_takes_the_place_of_a_generator(pipe: Any) -> None:
     expected = pipe.hart.pipeline("a red apple", seed=3, output_type="np")
     assert (pipe("a red apple", seed=3, output_type="np").images == expected.images).all()

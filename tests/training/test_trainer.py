@@ -240,6 +240,18 @@ def test_bfloat16_is_an_autocast_of_float32_weights_in_the_loss_alone(tmp_path: 
     assert task.module.first.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("units", "told"), [({"amx_bf16": False}, True), ({"amx_bf16": True}, False), ({}, False)])
+def test_a_processor_that_is_slow_in_bfloat16_is_told(
+    units: dict[str, bool], told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is said where PyTorch does not know."""
+    known = units and {"avx512_bf16": False, **units}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    notes: list[str] = []
+    Trainer(ToyTask(), recipe(precision="bfloat16", steps=1), tmp_path, on_note=notes.append).run()
+    assert any("trainer.precision=float32" in note for note in notes) is told
+
+
 def test_compiled_blocks_learn_what_plain_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
 

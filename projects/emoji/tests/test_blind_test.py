@@ -53,6 +53,16 @@ def test_images_of_all_models_are_shuffled_and_the_key_names_them(
     assert again.exception is not None and "holds a blind test already" in str(again.exception) + again.output
 
 
+def test_models_that_cannot_be_shown_together_are_refused_before_any_image(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HartPipeline, "__call__", lambda *_, **__: pytest.fail("generated"))
+    model = str(save_model(tmp_path / "one"))
+    for other, said in (("emoji", "differ in size"), (str(tmp_path / "two"), "unknown model")):
+        with pytest.raises(HartError, match=said):
+            blind_test.write_blind_test(tmp_path / "blind", data, [model, other], 2, 0, lambda *_: None)
+
+
 def test_other_seeds_ask_for_others(data: Path) -> None:
     assert blind_test.blind_prompts(data, 3, 0) == blind_test.blind_prompts(data, 3, 0)
     assert len({tuple(blind_test.blind_prompts(data, 3, seed)) for seed in range(5)}) > 1

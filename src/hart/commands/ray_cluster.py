@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import ray
 
 from hart.errors import HartError
+from hart.strict import reason
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,15 @@ def joined(device: str | None, workers: int | None, option: str) -> Cluster:
     """The cluster that `RAY_ADDRESS` names or that this machine belongs to, else one of this machine alone.
 
     workers: as `option` gives them; by default one a GPU, or one a machine if there are none or if `device` is the
-    CPU. Raises `HartError` for more than there are GPUs.
+    CPU. Raises `HartError` for more than there are GPUs, and where there is no cluster and none can be started.
     """
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    try:
+        ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    except Exception as error:  # of many kinds, some of them plain
+        raise HartError(
+            f"Ray: no cluster can be joined or started ({reason(error)}): look at RAY_ADDRESS, or try again when this "
+            "machine is less busy"
+        ) from None
     gpus = 0 if device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
     if gpus and workers is not None and workers > gpus:
         raise HartError(f"{option} {workers}: a GPU takes one, and the cluster has {gpus}")

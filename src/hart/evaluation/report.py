@@ -168,7 +168,7 @@ def figures_table(result: Result) -> str:
 
 
 def _page(result: Result, command: str) -> str:
-    parts = [f"# hart evaluate {result.suite}", f"    {command}", figures_table(result)]
+    parts = [f"# Suite {result.suite}", f"    {command}", figures_table(result)]
     figures = [figure for row in result.figures.values() for figure in row.values()]
     if any(figure.low is not None for figure in figures):
         parts.append(f"In brackets: {LEVEL:.0%} interval by bootstrap over images.")

@@ -93,6 +93,8 @@ class HartDiffusionPipeline(DiffusionPipeline):
             returns is not read. settings: those of `HartPipeline` that diffusers has no name for, such as top_k, or a
             seed in place of a generator.
         """
+        if "num_inference_steps" in settings:
+            raise HartError("num_inference_steps: the scales of the model are the steps: leave it out")
         if guidance_scale is not None:
             # said here in the numbers of diffusers
             if finite_number("guidance_scale", guidance_scale) < 1:

@@ -22,7 +22,7 @@ from hart.evaluation.metrics.distances import (
     precision_recall,
 )
 from hart.evaluation.metrics.features import Features
-from hart.evaluation.metrics.figures import bootstrap_mean, few_images_warning
+from hart.evaluation.metrics.figures import bootstrap_mean, few_images_warning, require_available
 from helpers import random_tensor
 
 
@@ -193,3 +193,11 @@ def test_too_few_images_are_said() -> None:
             compute()
     assert "9,999 images, fewer than 10,000" in str(few_images_warning("FID", 9_999))
     assert few_images_warning("FID", 10_000) == ()
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(3, "has 3 with a class: lower --limit"), (0, "has none with a class: give")]
+)
+def test_a_set_without_enough_prompts_is_refused_with_what_helps(count: int, said: str) -> None:
+    with pytest.raises(HartError, match=f"5 images asked for, the set {said}"):
+        require_available(5, count, " with a class")

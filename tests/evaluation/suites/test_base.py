@@ -87,7 +87,7 @@ def test_a_declaration_is_a_command(app: typer.Typer, tmp_path: Path) -> None:
         "data": str(tmp_path), "least": 8, "seed": 3, "resamples": 100, "device": None,
     }  # fmt: skip
     assert values["environment"]["cores"] and values["command"].startswith("hart")
-    assert "# hart evaluate count" in (out / "table.md").read_text()
+    assert "# Suite count" in (out / "table.md").read_text()
     # kept for the same file and settings
     assert computed == ["04.png", "08.png", "12.png"]
     run("--seed", 4)

@@ -36,15 +36,16 @@ def write_blind_test(out: Path, data: Path, models: Sequence[str], count: int, s
         raise HartError(f"{out}: holds a blind test already: choose another folder")
     prompts = blind_prompts(data, count, seed)
     total = count * len(models)
+    # all of them before the first image
+    pipes = [HartPipeline.from_pretrained(model) for model in models]
+    if len({pipe.image_size for pipe in pipes}) > 1:
+        raise HartError("the models' images differ in size, which tells them apart: give models of one size")
     made: list[tuple[Image.Image, str, str]] = []
-    for model in models:
-        pipe = HartPipeline.from_pretrained(model)
+    for model, pipe in zip(models, pipes, strict=True):
         for number, prompt in enumerate(prompts):
             progress(len(made), total, f"{len(made)} of {counted(total, 'image')} generated")
             with quiet_prompts():
                 made.append((pipe(prompt, seed=number).images[0], model, prompt))
-    if len({image.size for image, _, _ in made}) > 1:
-        raise HartError("the models' images differ in size, which tells them apart: give models of one size")
     random.Random(f"{seed}|order").shuffle(made)
     out.mkdir(parents=True, exist_ok=True)
     for first in range(0, total, PAGE):

@@ -36,3 +36,14 @@ def test_scenes_are_encoded_and_the_set_can_be_made_longer(
     for count, part in ((5, "1/1"), (0, "1/1"), (4, "2"), (4, "3/2")):
         with pytest.raises(HartError):
             write(tmp_path / "other", model, count, part)
+
+
+def test_words_that_are_not_there_are_said_before_anything_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank, "load_tokenizer", lambda _: pytest.fail("opened"))
+    with pytest.raises(HartError, match=r"index\.noun: not found; install WordNet"):
+        write_bank(
+            tmp_path / "set", bank.SHARD, model="emoji", seed=0, part="1/1", progress=lambda *_: None, plain=True,
+            wordnet=tmp_path / "none",
+        )  # fmt: skip

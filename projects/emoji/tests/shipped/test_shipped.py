@@ -112,6 +112,19 @@ def options(tmp_path: Path, recipes: Path, **more: str) -> list[str]:
     return ["train", str(tmp_path / "pack"), "--no-compile", *(str(word) for pair in given.items() for word in pair)]
 
 
+def test_what_is_not_there_is_one_line(tmp_path: Path, recipes: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^error: .*none does not exist"):
+        program.main(["pack", str(tmp_path / "none"), str(tmp_path / "pack")])
+    with pytest.raises(SystemExit, match=r"^error: .*pack: no pack is there"):
+        program.main(options(tmp_path, recipes, **{"--minutes": "1"}))
+    # a typing error in a setting of the second stage does not cost the time of the first
+    save_images(tmp_path / "set", 5)
+    pack.write_pack(str(tmp_path / "set"), tmp_path / "pack", split="train", size=8)
+    with pytest.raises(SystemExit, match=r"^error: .*transformer\.toml: trainer: unknown key\(s\) stepz"):
+        program.main(options(tmp_path, recipes, **{"--minutes": "1", "--transformer": "trainer.stepz=3"}))
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.slow
 def test_both_stages_are_trained_in_the_time_and_come_back_in_small_files(
     tmp_path: Path, recipes: Path, monkeypatch: pytest.MonkeyPatch

@@ -84,4 +84,5 @@ def require_images(
 def require_available(wanted: int, count: int, what: str = "") -> None:
     """Raise `HartError` where more images are to be generated than a set has prompts for, or has `what`."""
     if wanted > count:
-        raise HartError(f"{counted(wanted, 'image')} asked for, the set has {count}{what}: lower --limit")
+        advice = "lower --limit" if count else "give another set"
+        raise HartError(f"{counted(wanted, 'image')} asked for, the set has {count or 'none'}{what}: {advice}")

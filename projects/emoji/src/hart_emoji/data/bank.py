@@ -17,6 +17,7 @@ from hart.training import EncodedSummary, EncodeOptions, Encoders, encode_datase
 from hart_emoji import RECIPES
 from hart_emoji.data.plain import PlainEmoji
 from hart_emoji.data.scenes import KINDS, EmojiScenes
+from hart_emoji.text.corpus import require_wordnet
 
 SHARD = 1024
 
@@ -44,6 +45,8 @@ def write_bank(
     """
     if count <= 0 or count % SHARD:
         raise HartError(f"count {count}: give a multiple of {SHARD}")
+    if wordnet is not None:
+        require_wordnet(wordnet)
     options = EncodeOptions(shard_size=SHARD, batch_size=64, part=part)
     tokenizer = load_tokenizer(model)
     tokenizer = (over_scales(tokenizer, scales) if scales else tokenizer).requires_grad_(False)

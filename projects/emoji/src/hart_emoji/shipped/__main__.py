@@ -21,11 +21,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from hart import HartError
 from hart_emoji import RECIPES
+
+if TYPE_CHECKING:
+    from hart_emoji.shipped.stages import Job
 
 STAGES = ("tokenizer", "transformer")
 FIRST_STEP = 240.0
@@ -38,6 +42,7 @@ def train(parsed: argparse.Namespace) -> None:
     if parsed.stage is not None:
         run_here(parsed)
         return
+    check(parsed)
     start = time.time()
     end = start + 60 * parsed.minutes
     parsed.out.mkdir(parents=True, exist_ok=True)
@@ -59,6 +64,17 @@ def train(parsed: argparse.Namespace) -> None:
         if not (parsed.work / stage / "model").exists():
             said = "\n".join(record["log"])
             raise SystemExit(f"{said}\n{stage}: no model was written")
+
+
+def check(parsed: argparse.Namespace) -> None:
+    """Raises `HartError` for what a stage would end with, before the minutes are counted."""
+    from hart_emoji.shipped.pack import IMAGES
+    from hart_emoji.shipped.stages import tokenizer_recipe, transformer_recipe
+
+    if not (parsed.pack / IMAGES).is_file():
+        raise HartError(f"{parsed.pack}: no pack is there: make one with python -m hart_emoji.shipped pack SET PACK")
+    tokenizer_recipe(job_of(parsed, "tokenizer"))
+    transformer_recipe(job_of(parsed, "transformer"))
 
 
 def run_stage(parsed: argparse.Namespace, stage: str, deadline: float) -> dict[str, Any]:
@@ -122,22 +138,28 @@ def run_here(parsed: argparse.Namespace) -> None:
     """Run one stage."""
     # the packed network is for machines that lack it
     sys.path.append(str(parsed.pack / "site"))
+    from hart_emoji.shipped.stages import tokenizer_stage, transformer_stage
+
+    stage = {"tokenizer": tokenizer_stage, "transformer": transformer_stage}[parsed.stage]
+    stage(job_of(parsed, parsed.stage))
+
+
+def job_of(parsed: argparse.Namespace, stage: str) -> Job:
     import torch
 
-    from hart_emoji.shipped.stages import Job, tokenizer_stage, transformer_stage
+    from hart_emoji.shipped.stages import Job
 
-    job = Job(
+    return Job(
         parsed.pack,
         parsed.work,
         parsed.out,
         parsed.recipes,
         torch.device(parsed.device),
-        parsed.deadline,
-        (*getattr(parsed, parsed.stage), *([] if parsed.compile else ["trainer.compile=false"])),
+        parsed.deadline or 0.0,
+        (*getattr(parsed, stage), *([] if parsed.compile else ["trainer.compile=false"])),
         parsed.perceptual,
         "" if parsed.start_from is None else str(parsed.start_from),
     )
-    {"tokenizer": tokenizer_stage, "transformer": transformer_stage}[parsed.stage](job)
 
 
 def pack(parsed: argparse.Namespace) -> None:
@@ -156,20 +178,22 @@ def join_files(parsed: argparse.Namespace) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m hart_emoji.shipped", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     packing = commands.add_parser("pack", help="make a pack of a set")
     packing.add_argument("source", help="any set that `hart train` reads, or a folder of vector files")
-    packing.add_argument("pack", type=Path)
-    packing.add_argument("--split", default="train")
-    packing.add_argument("--size", type=int, default=128)
+    packing.add_argument("pack", type=Path, help="folder to write")
+    packing.add_argument("--split", default="train", help="part of the set")
+    packing.add_argument("--size", type=int, default=128, help="of the images, in pixels")
     packing.set_defaults(run=pack)
     training = commands.add_parser("train", help="train both stages")
-    training.add_argument("pack", type=Path)
+    training.add_argument("pack", type=Path, help="what `pack` wrote")
     training.add_argument("--out", type=Path, required=True, help="weights, logs and samples, small files")
     training.add_argument("--work", type=Path, required=True, help="checkpoints: the same command continues there")
-    training.add_argument("--recipes", type=Path, default=RECIPES)
-    training.add_argument("--device", default="cuda")
+    training.add_argument("--recipes", type=Path, default=RECIPES, help="folder with both recipes")
+    training.add_argument("--device", default="cuda", help="cuda, or cpu to try it out")
     training.add_argument("--no-perceptual", dest="perceptual", action="store_false", help="leave that loss out")
     training.add_argument("--from", dest="start_from", type=Path, help="what another run wrote to its OUT")
     training.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
@@ -186,8 +210,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         )
     training.set_defaults(run=train)
     joining = commands.add_parser("join", help="make a model's folder from OUT")
-    joining.add_argument("out", type=Path)
-    joining.add_argument("model", type=Path)
+    joining.add_argument("out", type=Path, help="OUT of `train`")
+    joining.add_argument("model", type=Path, help="folder to write")
     joining.set_defaults(run=join_files)
     parsed = parser.parse_args(arguments)
     parsed.arguments = arguments
@@ -201,7 +225,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     parsed = parse(sys.argv[1:] if arguments is None else arguments)
-    parsed.run(parsed)
+    try:
+        parsed.run(parsed)
+    except HartError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -72,26 +72,35 @@ class Job:
         return self.deadline - time.time()
 
 
-def tokenizer_stage(job: Job) -> None:
-    """Writes `work/tokenizer/model`."""
-    table = job.recipes / "tokenizer.toml"
+def tokenizer_recipe(job: Job) -> TokenizerRecipe:
+    """The recipe with all changes. Raises `HartError`."""
     changes = [f"init_from={json.dumps(job.start_from)}"] if job.start_from else []
     if job.perceptual and (job.pack / PERCEPTUAL).exists():
         changes.append(f"perceptual.files=[{json.dumps(str(job.pack / PERCEPTUAL))}]")
     if not job.perceptual:
         changes.append("perceptual.weight=0")
-    recipe = TokenizerRecipe.read(table, (*common(job), *changes, *job.overrides))
+    return TokenizerRecipe.read(job.recipes / "tokenizer.toml", (*common(job), *changes, *job.overrides))
+
+
+def tokenizer_stage(job: Job) -> None:
+    """Writes `work/tokenizer/model`."""
+    recipe = tokenizer_recipe(job)
     task = ExportedTokenizer(recipe, read_pack(job.pack), job.device)
     task.out = job.out
     run_stage(job, job.work / "tokenizer", task, recipe, recipe.revive_every)
 
 
-def transformer_stage(job: Job) -> None:
-    """Writes `work/transformer/model`, from the tokenizer in `work/tokenizer/model`."""
+def transformer_recipe(job: Job) -> TransformerRecipe:
+    """The recipe with all changes. Raises `HartError`."""
     changes = [f"tokenizer={json.dumps(str(job.work / 'tokenizer' / 'model'))}", 'text_encoder="emoji"']
     if job.start_from and (Path(job.start_from) / "hart.safetensors").exists():
         changes.append(f"init_from={json.dumps(job.start_from)}")
-    recipe = TransformerRecipe.read(job.recipes / "transformer.toml", (*common(job), *changes, *job.overrides))
+    return TransformerRecipe.read(job.recipes / "transformer.toml", (*common(job), *changes, *job.overrides))
+
+
+def transformer_stage(job: Job) -> None:
+    """Writes `work/transformer/model`, from the tokenizer in `work/tokenizer/model`."""
+    recipe = transformer_recipe(job)
     task = ExportedTransformer(recipe, read_pack(job.pack), job.device)
     task.out = job.out
     run_stage(job, job.work / "transformer", task, recipe)

@@ -108,12 +108,17 @@ def _read_package(package: NpmPackage, packages: Path, member: str, kind: type[T
         raise HartError(f"{archive}: {member} is not as it is published: delete the archive and run again") from None
 
 
+def require_wordnet(folder: Path) -> None:
+    """Raise `HartError` when the files of `read_wordnet` are not in `folder`: before work that takes long."""
+    require_files(folder, ("index.noun", "data.noun", "index.adj", "index.verb"))
+
+
 def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
     """Lemmas all of whose words are in `rank` (word -> how common it is, 0 the most), by that order.
 
     Raises `HartError` when the database files are not in `folder`.
     """
-    require_files(folder, ("index.noun", "data.noun", "index.adj", "index.verb"))
+    require_wordnet(folder)
     nouns, things, gloss_of = [], [], {}
     for lemma, senses in explained_lemmas(folder, "noun"):
         nouns.append(lemma)

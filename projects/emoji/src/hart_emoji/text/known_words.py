@@ -15,6 +15,7 @@ from hart_emoji.data.ink import DARK, ON_DARK, TEMPLATES
 from hart_emoji.data.plain import PlainEmoji
 from hart_emoji.data.recolour import BACKGROUND_SHADES, COLOUR_WORDS
 from hart_emoji.data.rewriting import NUMBERS, ONE_THING, plural
+from hart_emoji.text.corpus import require_wordnet
 from hart_emoji.text.thesaurus import find_thesaurus
 from hart_emoji.text.word_vectors import WordVectors
 
@@ -31,6 +32,7 @@ def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, The
 
     model: whose text encoder finds these nouns. Raises `HartError` as `PlainEmoji.find_nouns` and `find_thesaurus` do.
     """
+    require_wordnet(wordnet)
     encoder = load_text_encoder(*find_text_encoder(model, tokens=1, instruction=False))
     images = PlainEmoji(default_cache(), 1)
     images.find_nouns(encoder, wordnet)
