@@ -216,13 +216,3 @@ def test_weights_of_two_writings_are_not_mixed(tmp_path: Path, monkeypatch: pyte
         weights.join(out, joined)
     with pytest.raises(HartError, match="takes 256 bytes, a file takes 100"):
         weights.bounded({"x": torch.zeros(64)}, 100)
-
-
-def test_a_model_stored_under_older_names_comes_back_and_opens(tmp_path: Path) -> None:
-    model = save_model(tmp_path / "model")
-    config = json.loads((model / "config.json").read_text())
-    config["sampling"]["smooth"] = not config["sampling"].pop("gumbel_smoothing")
-    (model / "config.json").write_text(json.dumps(config))
-    weights.export(model, tmp_path / "out")
-    found = load_model(weights.join(tmp_path / "out", tmp_path / "joined")).config
-    assert found.sampling.gumbel_smoothing is config["sampling"]["smooth"]
