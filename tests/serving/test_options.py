@@ -21,7 +21,7 @@ from hart.serving.options import LOOPBACK, ServeOptions
     ("arguments", "message"),
     [
         (["--host", "0.0.0.0"], "others can reach it: give --api-key, or --public"),
-        (["--host", "0.0.0.0", "--api-key", " "], "a key has ASCII letters"),
+        (["--host", "0.0.0.0", "--api-key", "a key"], "a key has ASCII letters"),
         (["--host", "no.such.host.invalid", "--public"], "cannot listen on no.such.host.invalid"),
         (["--port", "70000"], "--port"),
         (["--model", "a/x", "--model", "b/x"], "two are called x"),

@@ -97,7 +97,7 @@ def fronted(
 ) -> Iterator[tuple[TestClient, StandInReplicas]]:
     app = application(limits=limits)
     handle = StandInReplicas(app, list(lives))
-    front = replicas().front_app(ServeOptions(public=True, **options), lambda: handle, lambda: None)
+    front = replicas().front_app(ServeOptions(public=True, **options), 1, lambda: handle, lambda: None)
     with TestClient(app), TestClient(front, raise_server_exceptions=False) as http:
         yield http, handle
 
@@ -198,7 +198,7 @@ def test_while_replicas_start_or_cannot_the_page_is_there_and_requests_are_told(
     def fail() -> Any:
         raise RuntimeError("no room")
 
-    with TestClient(replicas().front_app(ServeOptions(public=True), fail, lambda: None)) as http:
+    with TestClient(replicas().front_app(ServeOptions(public=True), 1, fail, lambda: None)) as http:
         assert http.get("/").status_code == 200
         for answer in (http.get("/readyz"), http.post(GENERATE, json={"prompt": "x"})):
             assert answer.status_code == 503 and "cannot be started" in answer.json()["error"]["message"]
@@ -223,7 +223,7 @@ def test_a_stop_takes_away_what_was_still_being_made() -> None:
         stopping.wait(60)
         done.append("deployed")
 
-    with TestClient(replicas().front_app(ServeOptions(public=True), slow, lambda: done.append("withdrawn"))) as http:
+    with TestClient(replicas().front_app(ServeOptions(public=True), 1, slow, lambda: done.append("withdrawn"))) as http:
         assert http.get("/healthz").status_code == 200
         assert http.get("/metrics").status_code == 200
         threading.Timer(0.1, stopping.set).start()
@@ -331,7 +331,7 @@ def test_an_application_that_ends_without_an_answer_keeps_nobody_waiting() -> No
 def test_content_credentials_are_checked_before_replicas_start(tmp_path: Path) -> None:
     for options in ({"c2pa_key": tmp_path / "key"}, {"c2pa_key": tmp_path / "key", "c2pa_certificate": tmp_path}):
         with pytest.raises(HartError):
-            replicas().front_app(ServeOptions(public=True, **options), lambda: None, lambda: None)
+            replicas().front_app(ServeOptions(public=True, **options), 1, lambda: None, lambda: None)
 
 
 def test_replicas_get_no_keys_and_paths_that_hold_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

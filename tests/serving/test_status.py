@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
 
 from hart.errors import HartError
 from hart.serving import options
 from hart.serving.engine import OutOfMemory
-from hart.serving.options import Limits
+from hart.serving.options import Limits, ServeOptions
 from serving_app import Running, error, running
 from stand_in_engine import StandInEngine
 from waiting import until
@@ -58,6 +60,25 @@ def test_probes_and_figures_are_answered_when_no_more_requests_are_taken(monkeyp
         engine.open_gate.set()
         assert [answer.result().status_code for answer in accepted] == [200] * 2
         assert server.post(prompt="x").status_code == 200
+
+
+def test_a_front_takes_as_many_requests_as_its_replicas_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    replicas = pytest.importorskip("hart.serving.replicas")
+    monkeypatch.setattr(options, "BESIDE_THE_QUEUE", 0)
+    going_on = threading.Event()
+
+    def deploy() -> None:
+        going_on.wait(60)
+        raise RuntimeError("no room")
+
+    front = replicas.front_app(ServeOptions(public=True, queue_size=1), 2, deploy, lambda: None)
+    with TestClient(front) as http, ThreadPoolExecutor(2) as clients:
+        waiting = [clients.submit(http.post, "/v1/images/generations", json={"prompt": "x"}) for _ in range(2)]
+        until(lambda: 'hart_open_requests{replica="front"} 2.0' in http.get("/metrics").text)
+        assert error(http.post("/v1/images/generations", json={"prompt": "x"}), 503)["code"] == "overloaded"
+        going_on.set()
+        assert {error(answer.result(), 503)["code"] for answer in waiting} == {"no_replica"}
+        assert "cannot be started" in http.get("/healthz").json()["message"], "as a server says it"
 
 
 def test_a_default_model_that_cannot_be_opened_is_no_health() -> None:

@@ -163,7 +163,7 @@ def load_tokenizer(name: AnyPath) -> HybridTokenizer:
 
 
 def tokenizer_config(name: AnyPath) -> TokenizerConfig:
-    """That of `load_tokenizer`; of weights in this project's own layout, nothing is read."""
+    """The configuration of what `load_tokenizer` opens; weights are read only in layouts that store none."""
     folder = user_path(name)
     if is_tokenizer_alone(folder):
         return TokenizerConfig.load(folder / CONFIG_FILE)

@@ -75,7 +75,7 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
         for name, some in partial.items():
             given[name] = {field: given.pop(field) for field in config_fields(some.config)}
             changes = {field: value for field, value in given[name].items() if value is not None}
-            config_from_options(some.config, changes, some.flags)
+            config_from_options(some.config, changes, some.flags)  # for its errors: before a model is opened
         for name, config in configs.items():
             given[name] = config_from_options(config, {field: given.pop(field) for field in config_fields(config)})
         return command(**given)  # type: ignore[call-arg]

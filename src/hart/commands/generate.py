@@ -98,8 +98,7 @@ def generate(
     with opened(writer) as (pipe, report):
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
-        sampled = options.count * (options.best_of or 1)
-        _, image_size, remark = asked_size(pipe, options, settings, sampled, sampling, mix)
+        _, image_size, remark = asked_size(pipe, options, settings, options.sampled, sampling, mix)
         if grid:
             require_one_sheet(total, image_size)
         if remark is not None:

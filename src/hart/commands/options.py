@@ -118,6 +118,11 @@ class GenerateOptions(ImageOptions, kw_only=True):
         """How many images there will be."""
         return len(self.prompts) * (self.images_per_prompt or 1)
 
+    @property
+    def sampled(self) -> int:
+        """How many images are generated for these, the best of which are kept."""
+        return self.count * (self.best_of or 1)
+
     def require_files(self) -> None:
         """The same, and for a scorer that is not there."""
         super().require_files()

@@ -49,7 +49,8 @@ Absent = tuple[Callable[[], Any], str | None]
 STANDARD_STREAM = "-"
 """The file name that stands for standard input or output, as for other programs."""
 ONE_READER = (
-    "- stands for standard input, which only hart generate --prompts-file reads: give a name (./- for a file called -)"
+    "- stands for standard input, which only hart generate --prompts-file reads: give another value (./- for a file "
+    "called -)"
 )
 
 

@@ -117,7 +117,7 @@ def _replicated(options: ServeOptions, name: str) -> Any:
         on_gpus=cluster.gpus > 0,
         on_a_machine=cluster.on_a_machine,
     )
-    return front_app(options, deploy, partial(withdrawn, name))
+    return front_app(options, cluster.workers, deploy, partial(withdrawn, name))
 
 
 def for_replicas(options: ServeOptions) -> ServeOptions:

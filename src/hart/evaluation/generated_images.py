@@ -43,18 +43,29 @@ def settings_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict
     }
 
 
-def require_same_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Raise `HartError` where `out` has images of other settings, for a suite that learns its prompts late."""
+def checked_settings(pipe: HartPipeline, sampling: SamplingConfig, seed: int, out: Path) -> dict[str, Any]:
+    """`settings_of`, for a suite that learns its prompts late. Raises `HartError` where `out` has images of others."""
+    settings = settings_of(pipe, sampling, seed)
     require_plan(out / IMAGES_FOLDER, settings)
+    return settings
 
 
 class GeneratedImages:
     """One image a prompt; image i has the seed `seed + i`. The files in `out`/images are the only state."""
 
     def __init__(
-        self, pipe: HartPipeline, prompts: Sequence[Prompt], sampling: SamplingConfig, seed: int, out: Path
+        self,
+        pipe: HartPipeline,
+        prompts: Sequence[Prompt],
+        sampling: SamplingConfig,
+        seed: int,
+        out: Path,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Raises `HartError` when `out` holds images of another plan, or a class model is given text."""
+        """settings: the `checked_settings`, where there are any: hashes of large weights take a while.
+
+        Raises `HartError` when `out` holds images of another plan, or a class model is given text.
+        """
         if pipe.num_classes is not None and any(isinstance(prompt, str) for prompt in prompts):
             raise HartError(
                 "this suite generates from text, and this model generates classes by number: give a text model"
@@ -63,7 +74,7 @@ class GeneratedImages:
         self._prompts = list(prompts)
         self._sampling = sampling
         self._seed = seed
-        self.settings = settings_of(pipe, sampling, seed)
+        self.settings = dict(settings or settings_of(pipe, sampling, seed))
         """For `Result.settings`."""
         plan = {**self.settings, "prompts": self._prompts}
         self._files: Cache[Image.Image] = Cache(out / IMAGES_FOLDER, IMAGES, plan=plan)

@@ -73,7 +73,7 @@ def create_app(
         RequestMiddleware,
         access=server.access,
         metrics=server.metrics,
-        most_posts=server.limits.most_posts,
+        most_posts=server.limits.most_posts(),
         log_requests=log_requests,
     )
     return app

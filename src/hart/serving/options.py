@@ -33,10 +33,9 @@ class Limits(Config, kw_only=True):
     timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     """Seconds in which a request has to be done."""
 
-    @property
-    def most_posts(self) -> int:
-        """Requests with a body that are answered at once."""
-        return self.queue_size + BESIDE_THE_QUEUE
+    def most_posts(self, servers: int = 1) -> int:
+        """Requests with a body that so many servers, with a queue each, answer at once behind one address."""
+        return servers * self.queue_size + BESIDE_THE_QUEUE
 
 
 class ServeOptions(Limits, SigningOptions, kw_only=True):

@@ -58,6 +58,7 @@ GRACE_SECONDS = 5.0
 """In which a replica may still say that the time for a request is over."""
 STATUS_SECONDS = 5.0
 """In which a replica says how it is."""
+NOT_STARTED = "the replicas cannot be started; the server's log says why"
 EVENT_ID = re.compile(rb"id: ([0-9]+)\.([0-9]+)\n")
 """See `hart.serving.streaming.event_bytes`."""
 PASSED_ON = (
@@ -139,7 +140,7 @@ def deployed(name: str, options: ServeOptions, count: int, *, on_gpus: bool, on_
     deployment = serve.deployment(
         num_replicas=count,
         ray_actor_options={"num_cpus": 0, "num_gpus": 1 if on_gpus else 0},
-        max_ongoing_requests=options.most_posts,
+        max_ongoing_requests=options.most_posts(),
         graceful_shutdown_timeout_s=options.timeout,
     )(Replica)
     share = None if options.rate_limit is None else options.rate_limit / count
@@ -155,8 +156,9 @@ def withdrawn(name: str) -> None:
         ray.shutdown()
 
 
-def front_app(options: ServeOptions, deploy: Callable[[], Any], withdraw: Callable[[], None]) -> Starlette:
-    """The application at the port. deploy: see `Front`; withdraw: called in a thread when the application ends.
+def front_app(options: ServeOptions, count: int, deploy: Callable[[], Any], withdraw: Callable[[], None]) -> Starlette:
+    """The application at the port, before so many replicas. deploy: see `Front`; withdraw: called in a thread when the
+    application ends.
 
     Raises `HartError` for options that do not fit together.
     """
@@ -184,7 +186,7 @@ def front_app(options: ServeOptions, deploy: Callable[[], Any], withdraw: Callab
         RequestMiddleware,
         access=access,
         metrics=front.figures,
-        most_posts=options.most_posts,
+        most_posts=options.most_posts(count),
         log_requests=options.log_requests,
     )
     return app
@@ -235,7 +237,9 @@ class Front:
 
     async def healthz(self, _: Request) -> Response:
         """Whether the front works, and replicas could be made; one that dies later is Ray's business."""
-        return JSONResponse({"status": "failed"}, 503) if self._has_failed() else JSONResponse({"status": "ok"})
+        if self._has_failed():
+            return JSONResponse({"status": "failed", "message": NOT_STARTED}, 503)
+        return JSONResponse({"status": "ok"})
 
     async def metrics(self, _: Request) -> Response:
         """The figures of the front and of all replicas that there are, told apart by a label."""
@@ -256,7 +260,7 @@ class Front:
         assert self._deployed is not None
         await asyncio.wait({self._deployed}, timeout=seconds)
         if self._has_failed():
-            said = "the replicas cannot be started; the server's log says why"
+            said = NOT_STARTED
         elif self._deployed.done():
             return self._deployed.result()
         else:

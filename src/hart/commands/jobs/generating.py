@@ -48,7 +48,7 @@ class BatchGenerator:
             checked_prompt(prompt, self.pipe.num_classes, called=f"prompt {place}")
         self._generate = generator_of(self.pipe, job.options)
         schedule, self.size, remark = asked_size(
-            self.pipe, job.options, job.settings, job.count * (job.options.best_of or 1), job.sampling, job.mix
+            self.pipe, job.options, job.settings, job.options.sampled, job.sampling, job.mix
         )
         if remark is not None:
             note(remark)

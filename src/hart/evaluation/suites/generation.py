@@ -9,7 +9,7 @@ import torch
 
 from hart.data.samples import Sample
 from hart.data.transforms import ImageTransform
-from hart.evaluation.generated_images import GeneratedImages, require_same_settings, settings_of
+from hart.evaluation.generated_images import GeneratedImages, checked_settings
 from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
@@ -33,14 +33,14 @@ def run(context: Context[GenerationOptions]) -> Result:
         require_available(options.limit, references.total)
     sampling = options.sampling(pipe)
     # before the features of a large set are computed
-    require_same_settings(context.out, settings_of(pipe, sampling, options.seed))
+    settings = checked_settings(pipe, sampling, options.seed, context.out)
     extractor = open_extractor(options.features, context.device)
     # only captions and labels are needed from here on
     real, samples = features_of_set(
         references, extractor, FEATURE_BATCH, lambda sample: replace(sample, image=b"", record={}), progress
     )
     prompts = _prompts(samples, pipe.num_classes, options)
-    generated_images = GeneratedImages(pipe, prompts, sampling, options.seed, context.out)
+    generated_images = GeneratedImages(pipe, prompts, sampling, options.seed, context.out, settings)
     generated_images.generate(options.batch_size, progress)
     generated = generated_images.features(extractor, FEATURE_BATCH, progress)
     progress(0, None, "distances and intervals")
