@@ -71,7 +71,7 @@ def running(
     app = application(engine, models, access, limits, **terms)
     with TestClient(app, raise_server_exceptions=False) as http:
         found = Running(app, engine, http)
-        until(lambda: found.server.models.default.state != "opening")
+        until(lambda: found.server.models.default.state in ("ready", "failed"))
         yield found
 
 
