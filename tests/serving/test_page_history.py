@@ -64,6 +64,7 @@ def test_what_is_deleted_comes_back_to_its_place(page: Any) -> None:
     assert numbers(page) == whole and pixels(page, "#gallery li:nth-child(2) img") == image
     page.locator("#gallery .open").nth(1).click()
     page.locator("#delete").press("Enter")
+    expect(page.locator("#gallery li")).to_have_count(2)
     draw(page, "a red apple", seed=9)
     expect(page.locator("#deleted")).to_be_hidden()  # for good
     page.reload()
