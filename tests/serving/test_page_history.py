@@ -70,3 +70,19 @@ def test_what_is_deleted_comes_back_to_its_place(page: Any) -> None:
     page.reload()
     page.locator("#gallery li").nth(2).wait_for()
     assert numbers(page)[1:] == [whole[0], whole[2]]
+
+
+def test_all_that_is_deleted_comes_back_also_to_other_tabs(page: Any) -> None:
+    draw(page, "a red apple", seed=1)
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.locator("#gallery li").wait_for()
+    draw(page, "a yellow star", seed=2)  # the other tab does not show it
+    other.once("dialog", lambda dialog: dialog.accept())
+    other.get_by_role("button", name="Delete all").click()
+    expect(other.locator("#deleted-text")).to_have_text("2 images are deleted.")
+    other.get_by_role("button", name="Undo", exact=True).click()
+    expect(other.locator("#gallery li")).to_have_count(1)
+    page.reload()
+    expect(page.locator("#gallery li")).to_have_count(2)
+    other.close()

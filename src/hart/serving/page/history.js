@@ -35,5 +35,3 @@ export async function add(image) {
 export const put = (image) => within("readwrite", (store) => store.put(image));
 
 export const remove = (id) => within("readwrite", (store) => store.delete(id));
-
-export const clear = () => within("readwrite", (store) => store.clear());

@@ -169,6 +169,7 @@ const isStored = (image) => typeof image.id === "number";
 
 /** Delete images, which may be undone until the next drawing. */
 async function remove(gone) {
+  if (gone.length === 0) return;
   for (const image of gone) if (isStored(image)) await history.remove(image.id);
   const ids = new Set(gone.map(({ id }) => String(id)));
   const tiles = [...at("stage").querySelectorAll("[data-id]")].filter((tile) => ids.has(tile.dataset.id)).map((tile) => [tile, new Comment()]);
@@ -196,7 +197,7 @@ async function undo() {
   for (const [tile, mark] of tiles) mark.replaceWith(tile);
   const places = [...at("gallery").children].map((tile) => tile.dataset.id);
   images = [...images, ...gone].sort((one, other) => places.indexOf(String(one.id)) - places.indexOf(String(other.id)));
-  at("gallery").querySelector(`[data-id="${gone[0].id}"] .open`).focus();
+  at("gallery").querySelector(`[data-id="${gone[0].id}"] .open`)?.focus();
 }
 
 /** Let go of what could be undone. */
@@ -290,8 +291,9 @@ at("examples").addEventListener("click", (event) => {
 at("compare").addEventListener("click", () => viewer.compare([...picked]));
 at("clear").addEventListener("click", async () => {
   if (!confirm("Delete all images of the history from this browser?")) return;
-  if (images.some(isStored)) await history.clear(); // also those of other tabs
-  remove(images);
+  const shown = new Set(images.map(({ id }) => id));
+  const stored = await history.all().catch(() => []); // also those of other tabs, so that undoing brings them back too
+  remove([...images, ...stored.filter(({ id }) => !shown.has(id))]);
 });
 at("restore").addEventListener("click", undo);
 at("forget").addEventListener("click", forget);
