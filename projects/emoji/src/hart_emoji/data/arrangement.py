@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+
+from PIL import Image
 
 
 def related(first: str, second: str, *, beside: bool, rng: random.Random) -> str:
@@ -36,3 +39,13 @@ def centres(number: int) -> list[tuple[float, float]]:
             return [(x, 0.32) for x in thirds] + [(x, 0.68) for x in (0.33, 0.67)]
         case _:
             return [(x, y) for y in (0.32, 0.68) for x in thirds]
+
+
+def laid(size: int, colour: tuple[int, int, int], placed: Sequence[tuple[Image.Image, float, float]]) -> Image.Image:
+    """A square of `size` px in one colour with RGBA sprites, their centres at (x, y) in widths of the image."""
+    canvas = Image.new("RGBA", (size, size), (*colour, 255))
+    for sprite, x, y in placed:
+        layer = Image.new("RGBA", canvas.size)
+        layer.paste(sprite, (round(x * size - sprite.width / 2), round(y * size - sprite.height / 2)))
+        canvas = Image.alpha_composite(canvas, layer)
+    return canvas.convert("RGB")

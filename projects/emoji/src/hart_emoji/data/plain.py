@@ -19,18 +19,22 @@ from torch.nn import functional as F
 from hart import HartError
 from hart.data import DamagedSample
 from hart.text_encoder import CompactTextEncoder, TextEncoder
+from hart_emoji.data.arrangement import laid
 from hart_emoji.data.build import STYLES
 from hart_emoji.data.captions import DEFAULT_STYLE, captions, mentions, plain_names, with_article
 from hart_emoji.data.catalogue import Icon
 from hart_emoji.data.recolour import OwnColour, own_colour
 from hart_emoji.data.rewriting import one_thing, sometimes_mistyped
 from hart_emoji.data.scenes import THINGS, TRIES, WHITE, EmojiScenes
+from hart_emoji.data.words import COMMON
 from hart_emoji.text.corpus import read_wordnet
 
 CAPTIONS = 6
 """Captions an image."""
 DEFAULT_SHARE = 0.5
 """Of images in the default style, which words without a style mean."""
+OTHER_WEIGHT = 0.5
+"""Chance of a concept that is not `COMMON`, against one of its group that is."""
 GROUP_WEIGHTS = {"symbols": 0.3, "people-body": 0.8, "smileys-emotion": 1.0, "other": 0.4}
 NEAREST = 0.62
 """Cosine above which a noun may stand for a name."""
@@ -53,7 +57,9 @@ class PlainEmoji(EmojiScenes):
         self._default = [row for row in every if self.icons[row].style == DEFAULT_STYLE]
         self._other = [row for row in every if self.icons[row].style != DEFAULT_STYLE]
         self.chances = [
-            chance * GROUP_WEIGHTS.get(icon.concept.group, 1.0)
+            chance
+            * GROUP_WEIGHTS.get(icon.concept.group, 1.0)
+            * (1.0 if icon.concept.slug in COMMON else OTHER_WEIGHT)
             for chance, icon in zip(self.chances, self.icons, strict=True)
         ]
 
@@ -78,7 +84,7 @@ class PlainEmoji(EmojiScenes):
             sprite = sprite.rotate(rng.uniform(-5, 5), Image.Resampling.BICUBIC, expand=True)
         shift = 0.04 if moved else 0.0
         x, y = (0.5 + rng.uniform(-shift, shift) for _ in range(2))
-        image = self._laid(WHITE, [(sprite, x, y)])
+        image = laid(self.size, WHITE, [(sprite, x, y)])
         texts: list[str] = []
         while len(texts) < CAPTIONS:
             text = self._told(icon, colour, rng)

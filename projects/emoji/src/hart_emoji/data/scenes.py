@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from hart import HartError
 from hart.data import Damage, DamagedSample, Sample
-from hart_emoji.data.arrangement import centres, related
+from hart_emoji.data.arrangement import centres, laid, related
 from hart_emoji.data.build import STYLES, layer_of, read_icons
 from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_names, with_article
 from hart_emoji.data.catalogue import Icon
@@ -27,6 +28,7 @@ from hart_emoji.data.ink import OVERSAMPLED, inked
 from hart_emoji.data.plan import held_out_keywords, plan_images, with_default_share
 from hart_emoji.data.recolour import COLOURS, OwnColour, background, colour_word, own_colour, repainted, without_colour
 from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, sometimes_mistyped
+from hart_emoji.data.words import COMMON, DIGEST
 
 CAPTIONS = 3
 """Captions an image."""
@@ -40,10 +42,10 @@ FIGURES = frozenset({"smileys-emotion", "people-body", "other", *THINGS})
 """Groups that may stand on a coloured background."""
 LONGEST_NAME = 3
 """Words of a thing in a scene of several."""
-LONG_NAME_WEIGHT = 0.15
-"""Chance of a thing, in scenes, that has no name of one word, against one that has: people ask for the latter."""
+SHORT_NAME_WEIGHT, LONG_NAME_WEIGHT = 0.15, 0.05
+"""Chance of a thing, in scenes, that is not `COMMON`, with and without a name of one word, against one that is."""
 
-VERSION = 2
+VERSION = 3
 """Of what rows show and say: raised when that changes, so that an encoded set is not continued with other rows."""
 TRIES = 20
 
@@ -97,7 +99,8 @@ class EmojiScenes:
         self.size = size
         self.seed = seed
         self.barred = frozenset(barred)
-        self._things = self._places(lambda icon: icon.concept.group in THINGS and bool(self._short_names(icon)))
+        self._things = self._places(self._is_thing)
+        self._reach = list(accumulate(self._weight(row) for row in self._things))
         self._figures = self._places(lambda icon: icon.concept.group in FIGURES)
 
     @property
@@ -118,8 +121,8 @@ class EmojiScenes:
         parts = [
             self.description,
             f"version {VERSION}",
+            DIGEST,
             str(dict(self.kinds)),
-            str(LONG_NAME_WEIGHT),
             *map(str, self.chances),
             *packages,
             *sorted(self.barred),
@@ -170,7 +173,7 @@ class EmojiScenes:
         scale = rng.uniform(0.85, 1.05) if moved else 1.0
         sprite = self._sprite(icon, round(self.size * scale), rng.uniform(-6, 6) if moved else 0)
         shift = 0.05 if moved else 0.0
-        image = self._laid(WHITE, [(sprite, rng.uniform(-shift, shift) + 0.5, rng.uniform(-shift, shift) + 0.5)])
+        image = laid(self.size, WHITE, [(sprite, rng.uniform(-shift, shift) + 0.5, rng.uniform(-shift, shift) + 0.5)])
         colour = own_colour(sprite) if icon.concept.group in THINGS else None
         names = plain_names(icon.concept)
 
@@ -189,7 +192,7 @@ class EmojiScenes:
         icon, sprite, colour = self._with_colour(round(self.size * rng.uniform(0.85, 1.0)), rng)
         word = _another(colour, rng)
         painted = repainted(sprite, colour, word)
-        image = self._laid(WHITE, [(painted, 0.5, 0.5)])
+        image = laid(self.size, WHITE, [(painted, 0.5, 0.5)])
         names = tuple(without_colour(name) for name in plain_names(icon.concept))
 
         def describe(rng: random.Random) -> str:
@@ -204,7 +207,7 @@ class EmojiScenes:
         icon = self._chosen(self._figures, rng)
         sprite = self._sprite(icon, round(self.size * rng.uniform(0.65, 0.9)), rng.uniform(-8, 8))
         said, colour = background(rng)
-        image = self._laid(colour, [(sprite, rng.uniform(0.45, 0.55), rng.uniform(0.45, 0.55))])
+        image = laid(self.size, colour, [(sprite, rng.uniform(0.45, 0.55), rng.uniform(0.45, 0.55))])
         names = plain_names(icon.concept)
         tone = f" with {icon.tone} skin tone" if icon.tone else ""
 
@@ -226,25 +229,24 @@ class EmojiScenes:
         sprite, colour, describe = inked(
             self._sprite(icon, side * OVERSAMPLED, 0), side, plain_names(icon.concept), rng
         )
-        return self._laid(colour, [(sprite, rng.uniform(0.47, 0.53), rng.uniform(0.47, 0.53))]), describe
+        return laid(self.size, colour, [(sprite, rng.uniform(0.47, 0.53), rng.uniform(0.47, 0.53))]), describe
 
     def _two(self, rng: random.Random) -> tuple[Image.Image, Describe]:
         """Two things beside or above each other, sometimes of different sizes, sometimes repainted."""
         beside = rng.random() < 0.7
         large, small = rng.uniform(0.45, 0.52), rng.uniform(0.22, 0.29)
         sized = rng.random() < 0.25
-        sides = [large, small] if sized else [rng.uniform(0.42, 0.46) for _ in range(2)]
+        sides = [large, small] if sized else [rng.uniform(0.41, 0.45) for _ in range(2)]
         if rng.random() < 0.5:
             sides.reverse()
         style = self._chosen_thing(rng).style
-        painted = rng.random() < 0.3
+        painted = rng.random() < 0.4
         things = [self._thing(style, round(self.size * side), rng, painted=painted) for side in sides]
-        middle = rng.uniform(0.485, 0.515)
-        first, second = (middle - 0.245, middle + 0.245) if beside else (middle - 0.25, middle + 0.25)
-        other = rng.uniform(0.485, 0.515)
+        gap, shift, other = (1 - sum(sides)) / 3, rng.uniform(-0.01, 0.01), rng.uniform(0.485, 0.515)
+        first, second = gap + sides[0] / 2 + shift, 1 - gap - sides[1] / 2 + shift
         places = [(first, other), (second, other)] if beside else [(other, first), (other, second)]
         said, colour = background(rng) if rng.random() < 0.15 else ("", WHITE)
-        image = self._laid(colour, [(t.sprite, x, y) for t, (x, y) in zip(things, places, strict=True)])
+        image = laid(self.size, colour, [(t.sprite, x, y) for t, (x, y) in zip(things, places, strict=True)])
         sizes = ["big" if side == max(sides) else "small" for side in sides] if sized else ["", ""]
 
         def describe(rng: random.Random) -> str:
@@ -268,19 +270,19 @@ class EmojiScenes:
             raise DamagedSample("no icon with a plural was found")
         number = rng.choices(list(NUMBERS), (4, 4, 3, 2, 1))[0]
         middles = centres(number)
-        side = 0.44 if number <= 4 else 0.29
+        side = 0.42 if number <= 4 else 0.27
         sprite = self._filling(icon, round(self.size * side * rng.uniform(0.85, 1)))
         word = ""
         if rng.random() < 0.25 and (colour := own_colour(sprite)) is not None:
             word = _another(colour, rng)
             sprite = repainted(sprite, colour, word)
             names = [without_colour(name) for name in names]
-        jitter = 0.02
+        jitter = 0.012
         placed = [
-            (sprite.rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC), x + rng.uniform(-jitter, jitter), y)
+            (sprite.rotate(rng.uniform(-6, 6), Image.Resampling.BICUBIC), x + rng.uniform(-jitter, jitter), y)
             for x, y in middles
         ]
-        image = self._laid(WHITE, placed)
+        image = laid(self.size, WHITE, placed)
 
         def describe(rng: random.Random) -> str:
             name = rng.choice(names)
@@ -290,7 +292,7 @@ class EmojiScenes:
         return image, describe
 
     def _thing(self, style: str, size: int, rng: random.Random, *, painted: bool) -> Thing:
-        """A thing of a style, in another colour than its own where `painted`."""
+        """A thing of a style; where `painted`, called by its colour, mostly another than its own."""
         for _ in range(200):
             icon = self._chosen_thing(rng)
             if icon.style != style:
@@ -300,9 +302,10 @@ class EmojiScenes:
             if not painted:
                 return Thing(names, sprite)
             if (colour := own_colour(sprite)) is not None:
-                word = _another(colour, rng)
+                own = colour.word if rng.random() < 0.25 else None
+                word = own or _another(colour, rng)
                 said = tuple(f"{colour_word(word, rng)} {without_colour(name)}" for name in names)
-                return Thing(said, repainted(sprite, colour, word))
+                return Thing(said, sprite if own else repainted(sprite, colour, word))
         raise DamagedSample(f"no thing of style {style} was found")
 
     def _with_colour(self, size: int, rng: random.Random) -> tuple[Icon, Image.Image, OwnColour]:
@@ -324,10 +327,18 @@ class EmojiScenes:
                 return self.icons[row]
 
     def _chosen_thing(self, rng: random.Random) -> Icon:
-        while True:
-            icon = self._chosen(self._things, rng)
-            if any(" " not in name for name in self._short_names(icon)) or rng.random() < LONG_NAME_WEIGHT:
-                return icon
+        return self.icons[rng.choices(self._things, cum_weights=self._reach)[0]]
+
+    def _is_thing(self, icon: Icon) -> bool:
+        return (icon.concept.group in THINGS or icon.concept.slug in COMMON) and bool(self._short_names(icon))
+
+    def _weight(self, row: int) -> float:
+        """The chance of a thing among others: of its icon, and of people asking for it."""
+        icon = self.icons[row]
+        if icon.concept.slug in COMMON:
+            return self.chances[row]
+        short = any(" " not in name for name in self._short_names(icon))
+        return self.chances[row] * (SHORT_NAME_WEIGHT if short else LONG_NAME_WEIGHT)
 
     def _short_names(self, icon: Icon) -> tuple[str, ...]:
         """Names of a thing among others; none for one that is many or no thing by itself."""
@@ -353,15 +364,6 @@ class EmojiScenes:
                 break
             rendered = round(rendered * size / max(sprite.size))
         return sprite
-
-    def _laid(self, colour: tuple[int, int, int], placed: Sequence[tuple[Image.Image, float, float]]) -> Image.Image:
-        """Sprites with their centres at (x, y), in widths of the image, on a background of one colour."""
-        canvas = Image.new("RGBA", (self.size, self.size), (*colour, 255))
-        for sprite, x, y in placed:
-            layer = Image.new("RGBA", canvas.size)
-            layer.paste(sprite, (round(x * self.size - sprite.width / 2), round(y * self.size - sprite.height / 2)))
-            canvas = Image.alpha_composite(canvas, layer)
-        return canvas.convert("RGB")
 
     def _styled(self, text: str, style: str, rng: random.Random) -> str:
         """As in `captions`: words without a style mean the default one."""
