@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from hart_emoji.data.captions import (
     with_article,
 )
 from hart_emoji.data.catalogue import TONES, Concept
-from hart_emoji.data.words import EVERYDAY
+from hart_emoji.data.words import COMMON, EVERYDAY
 
 APPLE = Concept("red-apple", "red apple", "food-drink", ("fruit", "teacher"), ("school",))
 CAT = Concept("cat-face", "cat face", "animals-nature", ("kitten",), ())
@@ -70,6 +71,11 @@ def test_a_name_that_people_say_means_one_thing() -> None:
     assert plain_names(CAT) == ["cat face", "kitten"], "a cat is another concept"
     said = [name for names in EVERYDAY.values() for name in names]
     assert len(said) == len(set(said))
+
+
+def test_what_people_ask_for_first_is_in_the_set() -> None:
+    concepts = (Path(__file__).parents[1] / "suites/emoji_concepts.txt").read_text(encoding="utf-8").split()
+    assert COMMON <= set(concepts)
 
 
 def test_list_is_mostly_the_name_and_tells_the_default_style_sometimes() -> None:

@@ -14,6 +14,7 @@ from hart import HartError
 from hart_emoji.data.recolour import COLOURS, background, own_colour, repainted
 from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, with_typo
 from hart_emoji.data.scenes import CAPTIONS, EmojiScenes, read_kinds
+from hart_emoji.data.words import COMMON
 
 
 @pytest.fixture
@@ -46,7 +47,8 @@ def test_a_row_is_a_function_of_the_seed(cache: Path, scenes: EmojiScenes) -> No
     assert scenes.digest() != EmojiScenes(cache, 5, size=48, barred={"a pear"}).digest()
 
 
-def test_kinds_of_scenes_can_be_chosen(cache: Path) -> None:
+def test_kinds_of_scenes_can_be_chosen(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hart_emoji.data.rewriting.TYPO_CHANCE", 0)
     counted = EmojiScenes(cache, 40, size=24, kinds=read_kinds("count=2"))
     numbers = tuple(word for words in NUMBERS.values() for word in words)
     assert all(text.startswith(numbers) for row in range(40) for text in counted.read(row).captions)
@@ -93,6 +95,27 @@ def test_sides_and_numbers_are_true(scenes: EmojiScenes) -> None:
     assert min(told.values()) > 5
 
 
+@pytest.mark.parametrize("kind", ["two", "count"])
+def test_things_stand_apart_from_each_other_and_from_the_border(cache: Path, kind: str) -> None:
+    """Otherwise they would be counted as one, by people as by the suites."""
+    for row in range(40):
+        image, _ = EmojiScenes(cache, 40, size=96, kinds={kind: 1}).scene(row)
+        where = painted(image)
+        assert not where[0].any() and not where[-1].any() and not where[:, 0].any() and not where[:, -1].any()
+        # a free line through the middle: things are in two rows or two columns
+        free = (~where).all(axis=0), (~where).all(axis=1)
+        assert any(line[len(line) // 4 : -len(line) // 4].any() for line in free)
+
+
+def test_what_people_ask_for_first_is_in_most_scenes(cache: Path) -> None:
+    scenes, rng = EmojiScenes(cache, 1), random.Random(0)
+    chosen = [scenes._chosen_thing(rng).concept.slug for _ in range(2000)]
+    common = {slug for slug in chosen if slug in COMMON}
+    assert common == {"red-apple", "lemon", "cat-face"}
+    mean = sum(chosen.count(slug) for slug in common) / len(common)
+    assert mean > 3 * chosen.count("mango") > 3 * chosen.count("green-apple") > 0
+
+
 @pytest.mark.parametrize(
     ("name", "many"),
     [
@@ -104,6 +127,7 @@ def test_sides_and_numbers_are_true(scenes: EmojiScenes) -> None:
         ("slice of pizza", "slices of pizza"),
         ("house with garden", "houses with garden"),
         ("mouse", "mice"),
+        ("snowman", "snowmen"),
         ("fish", "fish"),
         ("red heart", "red hearts"),
         ("grapes", None),
