@@ -39,11 +39,20 @@ from hart_emoji.suites.emoji_set import FEATURE_IMAGE_SIZE, EmojiOptions, EmojiS
 from hart_emoji.suites.scenes import NUMBERS, blots, colour_of
 
 THINGS = {
-    **{"cat": "cat", "apple": "red-apple", "car": "automobile", "star": "star", "fish": "tropical-fish"},
-    **{"house": "house", "book": "blue-book", "heart": "red-heart", "tree": "deciduous-tree", "ball": "soccer-ball"},
-    **{"butterfly": "butterfly", "banana": "banana"},
+    "cat": ("cat", "cat-face"),
+    "apple": ("red-apple", "green-apple"),
+    "car": ("automobile", "oncoming-automobile"),
+    "star": ("star", "glowing-star"),
+    "fish": ("tropical-fish", "fish"),
+    "house": ("house", "house-with-garden"),
+    "book": ("blue-book", "closed-book", "green-book", "orange-book"),
+    "heart": ("red-heart", "orange-heart", "yellow-heart", "green-heart", "blue-heart", "purple-heart"),
+    "tree": ("deciduous-tree", "evergreen-tree"),
+    "ball": ("soccer-ball", "basketball"),
+    "butterfly": ("butterfly",),
+    "banana": ("banana",),
 }
-"""Word -> the concept whose renderings show it."""
+"""Word -> the concepts whose renderings show it; the first one's stand in the composed images."""
 PAINTED = ("apple", "car", "star", "house", "book", "heart", "fish", "butterfly")
 """Things that may have any colour."""
 COLOURS = ("red", "yellow", "green", "blue", "purple")
@@ -114,12 +123,13 @@ class Judge:
 
     def __init__(self, emoji: EmojiSet, extractor: FeatureExtractor) -> None:
         """Raises `HartError` for a set that lacks one of `THINGS`."""
-        if missing := [slug for slug in THINGS.values() if slug not in emoji.number]:
+        named = [(word, slug) for word, slugs in THINGS.items() for slug in slugs]
+        if missing := [slug for _, slug in named if slug not in emoji.number]:
             raise HartError(f"the set has no concept {missing[0]!r}, which is asked for: build the whole one")
         self.extractor = extractor
         self._words: list[str] = []
         renderings: list[Image.Image] = []
-        for word, slug in THINGS.items():
+        for word, slug in named:
             rows = [row for row in emoji.images_of(emoji.number[slug]) if emoji.held_out[row] is None]
             for pixels in emoji.pixels(rows):
                 image = _image(pixels)
@@ -176,7 +186,7 @@ def composed(emoji: EmojiSet, asked: Asked) -> Image.Image:
     canvas = Image.new("RGB", (size, size), "white")
     side = round(size * (0.9 if len(asked.parts) == 1 else 0.42))
     for part in asked.parts:
-        rows = emoji.images_of(emoji.number[THINGS[part.thing]])
+        rows = emoji.images_of(emoji.number[THINGS[part.thing][0]])
         row = next((row for row in rows if emoji.style[row] == DEFAULT_STYLE), rows[0])
         rendering = _image(emoji.pixels([row])[0])
         sprite = rendering.crop(around(rendering))
