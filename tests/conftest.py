@@ -91,6 +91,12 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def reachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test gives its own answers in place of the hub's; nothing connects to it."""
+    monkeypatch.setattr("hart.checkpoint.hub._connect", lambda host, port: None)
+
+
 @pytest.fixture(scope="session")
 def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that no test writes to."""

@@ -90,6 +90,16 @@ def trained_sizes(config: HartConfig) -> list[ImageSize]:
     return aspect_sizes(config.tokenizer, config.aspects)
 
 
+def untrained_remark(size: ImageSize, trained: Sequence[ImageSize]) -> str | None:
+    """What to expect of images of a size that a model was not trained at, and what to do; None for one that it was."""
+    if size in trained:
+        return None
+    return (
+        f"the model was trained at {', '.join(map(str, trained))} px only: at {size} things come out stretched or "
+        "doubled, and far from that in pieces; for good images generate a trained size, then resize them"
+    )
+
+
 def aspect_sizes(config: TokenizerConfig, aspects: Sequence[str]) -> list[ImageSize]:
     """Sizes of these aspect ratios with as many tokens as the square; without any, the square.
 

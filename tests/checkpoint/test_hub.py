@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging as std_logging
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import logging
 
 from hart.checkpoint.folders import CheckpointError
-from hart.checkpoint.hub import from_transformers, needed_files, require_repository
+from hart.checkpoint.hub import from_transformers, needed_files, require_repository, unreachable
 from hart.checkpoint.loading import resolve_model
 from hart.errors import HartError
 
@@ -51,7 +52,7 @@ class Hub:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reachable_hub: None) -> Hub:
     return Hub(monkeypatch, tmp_path, [*OTHERS, *LLM, *PLAIN, *TOKENIZER, "llm/ema_model.bin"])
 
 
@@ -91,7 +92,9 @@ def test_without_the_hub_an_earlier_download_serves(hub: Hub, tmp_path: Path) ->
 
 def test_without_the_hub_and_an_earlier_download_the_reason_is_given(hub: Hub) -> None:
     hub.failure, hub.is_cached = RuntimeError("no route to host\nand so on"), False
-    with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*: no route to host and so on$"):
+    with pytest.raises(
+        CheckpointError, match=r"'someone/model' .*cannot be downloaded.* \(no route to host and so on\): check"
+    ):
         resolve_model("someone/model")
 
 
@@ -102,7 +105,7 @@ def test_whether_a_model_is_there_is_known_without_a_download(hub: Hub, is_cache
     if is_cached or is_known:
         require_repository("someone/model")
     else:
-        with pytest.raises(CheckpointError, match=r"'someone/model' .*404: no such repository$"):
+        with pytest.raises(CheckpointError, match=r"'someone/model' .*404: no such repository\): check the name"):
             require_repository("someone/model")
     assert hub.downloads == [{"local_files_only": True}]
 
@@ -126,5 +129,51 @@ def test_retries_are_not_told(hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog:
 @pytest.mark.parametrize("kind", [LocalEntryNotFoundError, RuntimeError], ids=["the hub's", "of the HTTP library"])
 def test_a_download_that_breaks_off_is_an_error(hub: Hub, kind: type[Exception]) -> None:
     hub.is_cached, hub.absent = False, kind
-    with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*disk cache and so on$"):
+    with pytest.raises(CheckpointError, match=r"'someone/model' .*cannot be downloaded.*disk cache and so on\): check"):
         resolve_model("someone/model")
+
+
+@pytest.mark.parametrize(
+    ("failure", "attempts", "why"),
+    [(socket.gaierror(-3, "Try again"), 3, "Try again"), (TimeoutError("timed out"), 1, "timed out")],
+)
+def test_an_unreachable_hub_is_told_at_once_by_all_that_need_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, failure: OSError, attempts: int, why: str
+) -> None:
+    asked = list[tuple[str, int]]()
+
+    def connect(host: str, port: int) -> None:
+        asked.append((host, port))
+        raise failure
+
+    def load(source: str) -> str:
+        assert source == str(hub.folder), "transformers is given no name to look for"
+        return source
+
+    monkeypatch.setattr("hart.checkpoint.hub._connect", connect)
+    monkeypatch.setattr("hart.checkpoint.hub.PAUSES", (0.0, 0.0, 0.0))
+    assert resolve_model("someone/model") == hub.folder
+    assert from_transformers(load, "a model", "someone/model", "judge") == str(hub.folder)
+    assert asked == [("huggingface.co", 443)] * attempts * 2
+    hub.is_cached = False
+    elsewhere = "fetch it elsewhere from https://huggingface.co/someone/model and "
+    with pytest.raises(CheckpointError, match=rf"which cannot be reached \({why}\): check.*{elsewhere}give the folder"):
+        resolve_model("someone/model")
+    with pytest.raises(HartError, match=rf"cannot be reached \({why}\): check.*{elsewhere}put them there"):
+        from_transformers(load, "a model", "someone/model", "judge", "put them there")
+
+
+def test_what_only_the_hubs_library_knows_is_left_to_it(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(host: str, port: int) -> None:
+        raise OSError("asked")
+
+    monkeypatch.setattr("hart.checkpoint.hub._connect", connect)
+    monkeypatch.setattr("hart.checkpoint.hub.PAUSES", (0.0,))
+    assert unreachable() == "asked"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert unreachable() is None
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    assert unreachable() is None
+    monkeypatch.setenv("no_proxy", "huggingface.co")
+    assert unreachable() == "asked"

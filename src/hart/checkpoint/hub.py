@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.released_weights import WEIGHT_FILES
@@ -22,6 +26,10 @@ T = TypeVar("T")
 # Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
 NOT_DOWNLOADED = "model {0!r} is not a folder and cannot be downloaded from the Hugging Face hub"
+NO_ANSWER = "the Hugging Face hub cannot be reached"
+PAUSES = (0.0, 1.0, 1.0)
+"""Seconds before each attempt to reach the hub."""
+CONNECT_TIMEOUT = 10.0
 
 
 def is_hub_id(name: str) -> bool:
@@ -47,9 +55,59 @@ def folder_or_id(source: str, role: str) -> str:
     raise CheckpointError(f"{role} {source!r}: there is no such folder, and a hub id is OWNER/NAME")
 
 
-def from_transformers(load: Callable[[str], T], what: str, source: str, role: str) -> T:
-    """What `load` makes, by transformers, of a folder or hub id. what: it should be. Raises `HartError`."""
+def unreachable() -> str | None:
+    """Why the hub cannot be reached; None if it can be, or where only its own library knows: in its offline mode, or
+    behind a proxy.
+
+    Without a connection that library tries for half a minute, and transformers for a whole one.
+    """
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    host, proxies = address.hostname or "", getproxies()
+    if constants.HF_HUB_OFFLINE or (not proxies.keys().isdisjoint({address.scheme, "all"}) and not proxy_bypass(host)):
+        return None
+    why = ""
+    for pause in PAUSES:
+        time.sleep(pause)
+        try:
+            _connect(host, address.port or (80 if address.scheme == "http" else 443))
+        except OSError as error:
+            why = error.strerror or reason(error)
+            if isinstance(error, TimeoutError):
+                break
+        else:
+            return None
+    return why
+
+
+def _connect(host: str, port: int) -> None:
+    socket.create_connection((host, port), CONNECT_TIMEOUT).close()
+
+
+def _remedy(source: str, instead: str = "") -> str:
+    instead = instead or "give the folder with its files in its place"
+    return (
+        f"check the name and the connection, or fetch it elsewhere from https://huggingface.co/{source} and {instead}"
+    )
+
+
+def from_transformers(load: Callable[[str], T], what: str, source: str, role: str, instead: str = "") -> T:
+    """What `load` makes, by transformers, of a folder or hub id; of a hub model that was downloaded earlier also where
+    the hub cannot be reached.
+
+    what: it should be. instead: what to do with its files where they cannot be downloaded; by default to give their
+    folder. Raises `HartError`.
+    """
     place = folder_or_id(source, role)
+    from_hub = not user_path(source).is_dir()
+    if from_hub and (why := unreachable()) is not None:
+        copy = _copy(place)
+        if copy is None:
+            raise CheckpointError(
+                f"{role} {source!r}: is no folder, and {NO_ANSWER} ({why}): {_remedy(source, instead)}"
+            )
+        place = str(copy)
     try:
         with _quiet_hub():
             return load(place)
@@ -57,8 +115,8 @@ def from_transformers(load: Callable[[str], T], what: str, source: str, role: st
         if is_out_of_memory(error):
             raise
         remedy = "give a hub id or a folder with its configuration, weights and tokenizer"
-        if is_on_hub(source):
-            remedy = f"fetch it elsewhere from https://huggingface.co/{source}, and give its folder"
+        if from_hub:
+            remedy = _remedy(source, instead)
         raise HartError(
             f"{role} {source!r}: transformers cannot load it as {what} ({reason(error)}): {remedy}"
         ) from None
@@ -78,7 +136,7 @@ def download(repository: str) -> Path:
             return copy
         raise
     needed = needed_files(repository, files)
-    with _hub(NOT_DOWNLOADED.format(repository)):
+    with _hub(NOT_DOWNLOADED.format(repository), _remedy(repository)):
         return Path(snapshot_download(repository, allow_patterns=needed))
 
 
@@ -91,7 +149,7 @@ def require_repository(repository: str) -> None:
 def _files(repository: str) -> list[str]:
     from huggingface_hub import list_repo_files
 
-    with _hub(NOT_DOWNLOADED.format(repository)):
+    with _hub(NOT_DOWNLOADED.format(repository), _remedy(repository)):
         return list(list_repo_files(repository))
 
 
@@ -113,19 +171,21 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
     """
     from huggingface_hub import create_repo, upload_folder
 
-    with _hub(f"{repository!r} cannot be written to the Hugging Face hub"):
+    with _hub(f"{repository!r} cannot be written to the Hugging Face hub", "check name, connection and token"):
         name = create_repo(repository, private=private, token=token, exist_ok=True).repo_id
         return str(upload_folder(repo_id=name, folder_path=folder, token=token, commit_message=message).commit_url)
 
 
 @contextmanager
-def _hub(failed: str) -> Iterator[None]:
-    """What fails is a `CheckpointError` that begins so."""
+def _hub(failed: str, remedy: str) -> Iterator[None]:
+    """What fails is a `CheckpointError` that begins and ends so."""
+    if (why := unreachable()) is not None:
+        raise CheckpointError(f"{failed}, which cannot be reached ({why}): {remedy}")
     try:
         with _quiet_hub():
             yield
     except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
-        raise CheckpointError(f"{failed}: {reason(error)}") from None
+        raise CheckpointError(f"{failed} ({reason(error)}): {remedy}") from None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -126,23 +127,22 @@ def _on_stderr(message: str) -> None:
     typer.echo(f"note: {message}", err=True)
 
 
-_listeners: list[Callable[[str], object]] = [_on_stderr]
-"""Who is told notes: the last one."""
+_listener: ContextVar[Callable[[str], object]] = ContextVar("listener", default=_on_stderr)
 
 
 def note(message: str) -> None:
     """One line on stderr, or for whoever listens by `notes_to`."""
-    _listeners[-1](" ".join(message.split()))
+    _listener.get()(" ".join(message.split()))
 
 
 @contextmanager
 def notes_to(listener: Callable[[str], object]) -> Iterator[None]:
     """Notes are given to `listener`, as in a process that another one started, which knows what was said before."""
-    _listeners.append(listener)
+    before = _listener.set(listener)
     try:
         yield
     finally:
-        _listeners.remove(listener)
+        _listener.reset(before)
 
 
 def hint_at_quotes(prompts: Sequence[str]) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import note, require_writable
+from hart.commands.console import require_writable
 from hart.commands.from_config import options_from_config
-from hart.commands.generate import ImageWriter, asked_size, opened, prompts_for
+from hart.commands.generate import ImageWriter, asked_size, note_size, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
 from hart.files import read_bytes
 from hart.strict import Listed, require
@@ -119,11 +119,11 @@ def mix(
         from hart.generation.requests import checked_changes
 
         both = prompts_for(pipe, [first, second])
-        schedule, size, remark = asked_size(pipe, options, settings, writer.total, second_prompt=True)
+        schedule, size = asked_size(pipe, options)
+        pipe.require_memory(schedule, writer.total, batch_size=options.batch_size, second_prompt=True, **settings)
         shares = mix_weights(len(schedule), options.weights or None, options.switch)
         checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
-        if remark is not None:
-            note(remark)
+        note_size(pipe, size)
         writer.made_with["mix"] = MixSettings(second, shares)
         pipe.mix(both, shares, size=str(size), **writer.arguments(pipe, report), **settings)
 

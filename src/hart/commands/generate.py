@@ -35,7 +35,7 @@ from hart.config import SamplingConfig
 from hart.errors import HartError
 from hart.files import STANDARD_INPUT, read_standard_input, read_text, text_lines, user_path
 from hart.grids import ScaleSchedule
-from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_sizes
+from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_sizes, untrained_remark
 from hart.strict import counted
 
 if TYPE_CHECKING:
@@ -98,14 +98,21 @@ def generate(
     with opened(writer) as (pipe, report):
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
-        _, image_size, remark = asked_size(pipe, options, settings, options.sampled, sampling, mix)
+        schedule, size = asked_size(pipe, options, mix)
         if grid:
-            require_one_sheet(total, image_size)
-        if remark is not None:
-            note(remark)
+            require_one_sheet(total, size)
+        pipe.require_memory(
+            schedule,
+            options.sampled,
+            batch_size=options.batch_size,
+            second_prompt=mix is not None,
+            sampling=sampling,
+            **settings,
+        )
+        note_size(pipe, size)
         generator_of(pipe, options)(
             prompts_for(pipe, options.prompts),
-            size=str(image_size),
+            size=str(size),
             sampling=sampling,
             mix=prompt_mix(pipe, mix),
             **writer.arguments(pipe, report),
@@ -308,39 +315,26 @@ def opened(writer: ImageWriter) -> Iterator[tuple[HartPipeline, Report]]:
 
 
 def asked_size(
-    pipe: HartPipeline,
-    options: ImageOptions,
-    settings: Mapping[str, Any],
-    images: int,
-    sampling: SamplingConfig | None = None,
-    mix: MixSettings | None = None,
-    *,
-    second_prompt: bool = False,
-) -> tuple[ScaleSchedule, ImageSize, str | None]:
-    """Schedule and size of the images, and a remark if the model was not trained at it.
+    pipe: HartPipeline, options: ImageOptions, mix: MixSettings | None = None
+) -> tuple[ScaleSchedule, ImageSize]:
+    """Schedule and size of the images. mix: that of the image of `--like`.
 
-    images, sampling, settings: of the call. mix: that of the image of `--like`. second_prompt: whether there is one.
-    Raises `HartError` for sizes that the model cannot make, for which the memory is too small, or that have other
-    scales than a mixture.
+    Raises `HartError` for sizes that the model cannot make, or that have other scales than the mixture.
     """
     schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
-    size, known = size_of_schedule(pipe.config, schedule), trained_sizes(pipe.config)
+    size = size_of_schedule(pipe.config, schedule)
     if mix is not None and len(mix.weights) != len(schedule):
         raise HartError(
             f"--like: the image mixes two prompts over {counted(len(mix.weights), 'scale')}, and images of {size} have "
             f"{len(schedule)}: leave --size, --aspect and --model out, or mix the prompts anew with hart mix"
         )
-    pipe.require_memory(
-        schedule,
-        images,
-        batch_size=options.batch_size,
-        second_prompt=second_prompt or mix is not None,
-        sampling=sampling,
-        **settings,
-    )
-    if size in known:
-        return schedule, size, None
-    return schedule, size, f"this model was trained at {', '.join(map(str, known))} px: images of {size} may look worse"
+    return schedule, size
+
+
+def note_size(pipe: HartPipeline, size: ImageSize) -> None:
+    """A note where the model was not trained at this size."""
+    if (remark := untrained_remark(size, trained_sizes(pipe.config))) is not None:
+        note(remark)
 
 
 def image_settings(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hart.checkpoint.hub import is_on_hub
+from hart.checkpoint.hub import is_on_hub, unreachable
 from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import Note
 from hart.data.readers.base import Listed, RowReader
@@ -67,10 +67,14 @@ def hub_dataset(repository: str, files: Sequence[str], instead: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
+    why = unreachable()
     try:
-        return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=list(files)))
+        folder = snapshot_download(
+            repository, repo_type="dataset", allow_patterns=list(files), local_files_only=why is not None
+        )
     except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
-        raise HartError(f"{HUB_DATASETS}{repository}: cannot be fetched ({reason(error)}): {instead}") from None
+        raise HartError(f"{HUB_DATASETS}{repository}: cannot be fetched ({why or reason(error)}): {instead}") from None
+    return Path(folder)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from hart.serving.schemas import (
     TextTokens,
     Usage,
 )
-from hart.sizes import ImageSize, parsed_size
+from hart.sizes import ImageSize, parsed_size, untrained_remark
 from hart.strict import clipped
 
 if TYPE_CHECKING:
@@ -176,8 +176,8 @@ def _size(request: RequestBody, engine: PipelineEngine, source: Source | None) -
         why = engine.misfit(*wanted)
         raise ApiError(400, f"{param}: the model does not generate {said}: {why}", param=param)
     notes = [] if size == wanted else [f"the model does not generate {said}: this is {size}"]
-    if size not in sizes:
-        notes.append(f"the model was trained at {', '.join(map(str, sizes))}: images of {size} may be poor")
+    if (remark := untrained_remark(size, sizes)) is not None:
+        notes.append(remark)
     return size, notes
 
 

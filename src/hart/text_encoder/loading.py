@@ -38,7 +38,9 @@ def load_text_encoder(
     if config.kind == "random":
         return RandomTextFeatures(TextConditioning(config.output_width, config.tokens), config.seed)
     if config.kind == "qwen2":
-        return Qwen2TextEncoder.load(config, _language_model(config, folder) or config.source, dtype)
+        # no option of a command names the text encoder of a model
+        instead = "" if folder is None else f"put its files into {folder / config.source}"
+        return Qwen2TextEncoder.load(config, _language_model(config, folder) or config.source, dtype, instead)
     if folder is None:
         raise HartError("a compact text encoder is stored with its model: give the model's folder")
     return CompactTextEncoder.load(config, folder).to(dtype=dtype)

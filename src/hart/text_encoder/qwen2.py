@@ -48,9 +48,12 @@ class Qwen2TextEncoder:
 
     @classmethod
     def load(
-        cls, config: TextEncoderConfig, source: str | Path, dtype: torch.dtype = torch.float32
+        cls, config: TextEncoderConfig, source: str | Path, dtype: torch.dtype = torch.float32, instead: str = ""
     ) -> Qwen2TextEncoder:
-        """From `source`, a hub id or a folder, in `dtype`. Raises `HartError` if it cannot be loaded."""
+        """From `source`, a hub id or a folder, in `dtype`. instead: see `from_transformers`.
+
+        Raises `HartError` if it cannot be loaded.
+        """
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         def load(place: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -61,7 +64,7 @@ class Qwen2TextEncoder:
             tokenizer = AutoTokenizer.from_pretrained(place)
             return AutoModel.from_pretrained(place, dtype=dtype), tokenizer
 
-        return cls(config, *from_transformers(load, "a Qwen2 model", str(source), "text encoder"))
+        return cls(config, *from_transformers(load, "a Qwen2 model", str(source), "text encoder", instead))
 
     @property
     def width(self) -> int:

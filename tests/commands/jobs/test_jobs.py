@@ -287,7 +287,7 @@ def test_what_every_worker_comes_upon_is_said_once(
     for count in (1, 2):
         lines = run(*job, tmp_path / str(count), *options, "--workers", count).stderr.splitlines()
         assert len(lines) == 2 and all(line.startswith("note: ") for line in lines)
-        assert "may look worse" in lines[0] and 'does not know "\u043a\u043e\u0442"' in lines[1]
+        assert "was trained at" in lines[0] and 'does not know "\u043a\u043e\u0442"' in lines[1]
 
 
 def test_the_best_of_several_is_named_after_the_first_of_their_seeds() -> None:

@@ -101,7 +101,9 @@ def test_long_prompts_are_cut_with_their_end_kept_and_neighbours_change_nothing(
     torch.testing.assert_close(scores[3:], scorer(one[3:], ["a"]), rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_that_cannot_be_fetched_is_one_line_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_fetched_is_one_line_with_its_address(
+    monkeypatch: pytest.MonkeyPatch, reachable_hub: None
+) -> None:
     def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("no network:\nsee the manual")
 

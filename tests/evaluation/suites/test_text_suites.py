@@ -198,7 +198,7 @@ def test_a_class_model_is_refused(mjhq: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named_with_its_address(
-    mjhq: Path, coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mjhq: Path, coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reachable_hub: None
 ) -> None:
     (mjhq / "meta_data.json").unlink()
     with pytest.raises(HartError, match=r"meta_data\.json: .*https://huggingface.co/datasets/playgroundai/MJHQ-30K"):

@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from hart import __version__
-from hart.commands.console import note
 from hart.commands.generate import (
     asked_size,
     generator_of,
     image_settings,
     negative_for,
+    note_size,
     open_model,
     prompt_mix,
     prompts_for,
@@ -47,12 +47,16 @@ class BatchGenerator:
         for place, prompt in enumerate(prompts_for(self.pipe, job.options.prompts), start=1):
             checked_prompt(prompt, self.pipe.num_classes, called=f"prompt {place}")
         self._generate = generator_of(self.pipe, job.options)
-        schedule, self.size, remark = asked_size(
-            self.pipe, job.options, job.settings, job.options.sampled, job.sampling, job.mix
-        )
-        if remark is not None:
-            note(remark)
+        schedule, self.size = asked_size(self.pipe, job.options, job.mix)
         sampling = checked_settings(self.pipe.config, job.sampling or self.pipe.sampling, job.settings, schedule)
+        self.pipe.require_memory(
+            schedule,
+            job.options.sampled,
+            batch_size=job.options.batch_size,
+            second_prompt=job.mix is not None,
+            sampling=sampling,
+        )
+        note_size(self.pipe, self.size)
         self.settings = image_settings(self.pipe, job.options, sampling, self.size).replace(mix=job.mix)
         if expected not in (None, self.settings):
             raise HartError(f"{folder}: the model has changed since this job was begun: choose another folder")

@@ -1,0 +1,27 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from hart.commands.console import note, notes_to
+
+
+def test_each_thread_has_its_own_listener_to_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    both_listen = Barrier(2, timeout=30)
+
+    def heard(text: str) -> list[str]:
+        told = list[str]()
+        with notes_to(told.append):
+            both_listen.wait()
+            note(text)
+            both_listen.wait()
+        return told
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(heard, ["of the first", "of the second"])) == [["of the first"], ["of the second"]]
+    note("of\n the terminal")
+    assert capsys.readouterr().err == "note: of the terminal\n"
