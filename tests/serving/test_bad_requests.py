@@ -124,7 +124,8 @@ def test_a_text_that_is_a_file_and_a_mask_that_is_text_are_refused(server: Runni
 
 
 def test_fields_of_another_request_are_not_dropped(server: Running) -> None:
-    routes = {"generations": {"source_prompt": "x", "kept_scales": 2}, "edits": {"second_prompt": "x", "weights": "1"}}
+    of_edits = {"source_prompt": "x", "kept_scales": 2, "image": "data:image/png;base64,", "mask": ["x"]}
+    routes = {"generations": of_edits, "edits": {"second_prompt": "x", "weights": "1"}}
     for route, given in (
         routes | {"variations": {"source_prompt": "x", "followed_scales": "2", "switch": "1"}}
     ).items():

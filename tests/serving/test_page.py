@@ -123,6 +123,13 @@ def test_a_style_ends_the_prompt_and_comes_back_with_the_settings(page: Any, add
     expect(chip).to_have_attribute("aria-pressed", "true")
 
 
+def test_a_prompt_in_a_script_from_right_to_left_is_written_so(page: Any) -> None:
+    page.get_by_label("Prompt", exact=True).fill("تفاحة حمراء")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_css("direction", "rtl")
+    page.get_by_label("Prompt", exact=True).fill("a red apple")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_css("direction", "ltr")
+
+
 def test_a_long_prompt_leaves_the_viewer_its_buttons(page: Any) -> None:
     draw(page, "a smiling face " * 60)
     page.locator("#gallery li button").first.click()
@@ -190,6 +197,9 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
     page.locator("#gallery .open").first.click()
     page.get_by_role("button", name="Edit", exact=True).click()
     draws = page.get_by_role("button", name="Draw the edit")
+    page.locator("#canvas").hover()
+    brush = page.locator("#ring").bounding_box()["width"] / page.locator("#canvas").bounding_box()["width"]
+    assert abs(brush - 1 / 8) < 0.02  # the ring is as large as what it paints
     expect(draws).to_be_disabled()  # nothing is painted
     page.get_by_role("button", name="Redraw all").click()
     expect(draws).to_be_enabled()
@@ -202,14 +212,20 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
     page.mouse.move(across + box["width"] / 4, down, steps=5)
     page.mouse.up()
     page.get_by_label("What the whole image shows afterwards").fill("a blue fish")
-    page.get_by_role("button", name="Draw the edit").click()
+    page.keyboard.press("Control+Enter")
     page.locator("#gallery li").nth(1).wait_for()
-    after = pixels(page, "#gallery img")
+    page.locator("#gallery .open").last.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    draws.click()  # once more: what was painted and written is still there
+    page.locator("#gallery li").nth(2).wait_for()
     lower_half = len(before) // 2
-    assert after != before
-    assert after[lower_half:] == before[lower_half:]
+    for place in (1, 2):
+        after = pixels(page, f"#gallery li:nth-child({place}) img")
+        assert after != before
+        assert after[lower_half:] == before[lower_half:]
     page.locator("#gallery .open").first.click()
     expect(page.get_by_text("Copy as")).to_be_hidden()  # a prompt alone does not make it again
+    page.get_by_role("button", name="Older").click()
     page.get_by_role("button", name="Older").click()
     expect(page.get_by_text("Copy as")).to_be_visible()
 

@@ -42,6 +42,19 @@ def test_an_answer_that_breaks_off_is_explained(page: Any) -> None:
         expect(page.locator("#current .tile")).to_have_count(0)
 
 
+def test_a_server_that_is_gone_is_told_at_once_and_found_again(page: Any) -> None:
+    page.route("**/v1/**", lambda route: route.abort())
+    page.locator("#prompt").fill("a red apple")
+    page.locator("#prompt").press("Control+Enter")
+    said = "The server cannot be reached. Is hart serve still running?"
+    expect(page.get_by_role("alert")).to_have_text(said)
+    expect(page.locator("#status")).to_have_text(said)
+    failed = {"data": [{"id": "emoji", "state": "failed", "problem": "it cannot be opened"}]}
+    page.route("**/v1/models", lambda route: route.fulfill(json=failed))
+    page.get_by_text("It cannot be opened.").wait_for()
+    page.unroute_all()
+
+
 def test_a_server_that_is_started_again_changes_nothing_that_was_chosen(page: Any) -> None:
     page.locator("#styles button").last.click()
     page.locator("#size").select_option("16:9")

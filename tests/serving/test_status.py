@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from hart.errors import HartError
 from hart.serving import options
+from hart.serving.access import Access
 from hart.serving.engine import OutOfMemory
+from hart.serving.metrics import Metrics
+from hart.serving.middleware import RequestMiddleware
 from hart.serving.options import Limits, ServeOptions
 from serving_app import Running, error, running
 from stand_in_engine import StandInEngine
@@ -96,6 +103,35 @@ def test_a_default_model_that_cannot_be_opened_is_no_health() -> None:
     with running(models={"tiny": StandInEngine, "other": missing}) as server:
         assert server.post(prompt="x", model="other").status_code == 503
         assert server.http.get("/healthz").status_code == 200, "the default one works"
+
+
+def test_a_model_that_could_not_be_opened_is_opened_by_a_later_request() -> None:
+    failures = [HartError("/secret/path: no model here")]
+
+    def other() -> Any:
+        if failures:
+            raise failures.pop()
+        return StandInEngine()
+
+    with running(models={"tiny": StandInEngine, "other": other}) as server:
+        refused = server.post(prompt="x", model="other")
+        assert error(refused, 503)["code"] == "model_unavailable" and int(refused.headers["retry-after"]) >= 1
+        assert server.http.get("/readyz").json()["models"]["other"] == "failed", "looking at it opens nothing"
+        assert server.post(prompt="x", model="other").json()["model"] == "other"
+
+
+@pytest.mark.parametrize("access", [Access(), Access(["key"])])
+def test_refused_requests_are_not_open(access: Access) -> None:
+    figures = Metrics()
+    middleware = RequestMiddleware(Starlette(), access, figures, most_posts=0, log_requests=False)
+    counted: list[float | None] = []
+
+    async def send(message: Message) -> None:
+        counted.append(figures.registry.get_sample_value("hart_open_requests"))
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/images/generations", "headers": []}
+    asyncio.run(middleware(scope, Request(scope).receive, send))
+    assert set(counted) == {0}
 
 
 def test_a_lack_of_memory_says_when_to_come_again() -> None:

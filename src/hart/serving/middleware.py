@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,12 +40,24 @@ class RequestMiddleware:
         self._app, self._access, self._metrics, self._log_requests = app, access, metrics, log_requests
         self._most_posts, self._posts = most_posts, 0
 
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """For a request with a body, until it is answered. Raises `Overloaded`."""
+        if self._posts >= self._most_posts:
+            raise Overloaded
+        self._posts += 1
+        self._metrics.posted(self._posts)
+        try:
+            yield
+        finally:
+            self._posts -= 1
+            self._metrics.posted(self._posts)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         status, began, method = 0, time.perf_counter(), scope["method"]
-        is_post = method == "POST"
         if method == "HEAD":  # GET without the body; some probes ask so
             scope = {**scope, "method": "GET"}
 
@@ -57,23 +71,17 @@ class RequestMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
-        self._posts += is_post
-        self._metrics.posted(self._posts)
         try:
             state = scope.setdefault("state", {})
             if "client" not in state:  # else a front has checked who comes
                 state["client"] = self._access.client(scope)
-            if is_post and self._posts > self._most_posts:
-                raise Overloaded
             state.setdefault("seed", secrets.randbelow(NEW_SEEDS))  # of a request that gives none
-            await self._app(scope, receive, noting)
+            with self._room() if method == "POST" else nullcontext():
+                await self._app(scope, receive, noting)
         except Exception as error:
             answer = error_response(error)
             if status == 0:
                 await answer(scope, receive, noting)
-        finally:
-            self._posts -= is_post
-            self._metrics.posted(self._posts)
         # nothing that a client wrote, so neither other paths nor as many of them as it likes
         path = getattr(scope.get("route"), "path", None) or ("page" if status < 400 else "other")
         self._metrics.answered(path, status, time.perf_counter() - began)

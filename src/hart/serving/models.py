@@ -1,4 +1,4 @@
-"""The models of a server by name, each opened once, in a thread of its own, when it is first needed."""
+"""The models of a server by name, each opened in a thread of its own when it is first needed."""
 
 from __future__ import annotations
 
@@ -33,61 +33,64 @@ class ModelUnavailable(Exception):
 
 @dataclass(eq=False)
 class ServedModel:
-    """One model. `opened` holds its engine once it is ready, or that it cannot be opened."""
+    """One model, used by the event loop alone."""
 
     name: str
     open: OpenModel
-    opened: Future[PipelineEngine] = field(default_factory=Future)
-    _begun: bool = False
+    _opened: Future[PipelineEngine] | None = field(default=None, init=False)
+    """The last try to open it."""
 
     @property
     def state(self) -> State:
-        if not self.opened.done():
-            return "opening" if self._begun else "closed"
-        return "ready" if self.opened.exception() is None else "failed"
+        if self._opened is None:
+            return "closed"
+        if not self._opened.done():
+            return "opening"
+        return "ready" if self._opened.exception() is None else "failed"
 
     @property
     def message(self) -> str:
         """Its state as a sentence, for clients."""
-        if self.state == "failed":
-            return str(self.opened.exception())
+        if self._opened is not None and self.state == "failed":
+            return str(self._opened.exception())
         said = {"closed": "is opened when it is asked for", "opening": "is being opened", "ready": "is ready"}
         return f"the model {self.name} {said[self.state]}"
 
     @property
     def engine(self) -> PipelineEngine | None:
-        return self.opened.result() if self.state == "ready" else None
+        return self._opened.result() if self._opened is not None and self.state == "ready" else None
 
-    def begin(self) -> None:
-        """Start to open it, unless that was done."""
-        if not self._begun:
-            self._begun = True
-            threading.Thread(target=self._open, name=f"hart-open-{self.name}", daemon=True).start()
+    def begin(self) -> Future[PipelineEngine]:
+        """Start to open it, unless it is open or being opened. What failed is tried again: a download, memory or a file
+        may be there now."""
+        if self._opened is None or self.state == "failed":
+            self._opened = Future()
+            threading.Thread(target=self._open, args=[self._opened], name=f"hart-open-{self.name}", daemon=True).start()
+        return self._opened
 
     async def ready(self) -> PipelineEngine:
         """The engine, opened if need be. Raises `ModelUnavailable`."""
-        self.begin()
-        return await asyncio.shield(asyncio.wrap_future(self.opened))
+        return await asyncio.shield(asyncio.wrap_future(self.begin()))
 
-    def _open(self) -> None:
+    def _open(self, opened: Future[PipelineEngine]) -> None:
         began = time.monotonic()
         try:
             engine = self.open()
         except HartError as error:
-            self._fail(str(error), error)
+            opened.set_exception(self._failure(str(error), error))
         except BaseException as error:
             log.error("model %s: %s\n%s", self.name, type(error).__name__, where(error))
-            self._fail("an error of the program", error)
+            opened.set_exception(self._failure("an error of the program", error))
         else:
             log.info("model %s: opened in %.1f s", self.name, time.monotonic() - began)
-            self.opened.set_result(engine)
+            opened.set_result(engine)
 
-    def _fail(self, reason: str, cause: BaseException) -> None:
+    def _failure(self, reason: str, cause: BaseException) -> ModelUnavailable:
         log.error("model %s: %s", self.name, reason)
         # the reason may name paths of this machine, which are nobody else's business
         unavailable = ModelUnavailable(f"the model {self.name} cannot be opened; the server's log says why")
         unavailable.__cause__ = cause
-        self.opened.set_exception(unavailable)
+        return unavailable
 
 
 class Models:

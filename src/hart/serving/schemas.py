@@ -129,7 +129,7 @@ class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made abo
     def _none_of_another_request(cls, given: Any) -> Any:
         """Keys that nobody knows are ignored; without one of another request something else would come out."""
         for name, routes in FIELDS.items():
-            if name not in cls.model_fields and isinstance(given, Mapping) and given.get(name) not in (None, ""):
+            if cls.route not in routes and isinstance(given, Mapping) and given.get(name) not in (None, "", []):
                 raise ApiError(400, f"{name}: is a field of {' and '.join(routes)}: leave it out here", param=name)
         return given
 
@@ -212,8 +212,8 @@ class Variation(Changed):
 REQUESTS: tuple[type[RequestBody], ...] = (Generation, Edit, Variation)
 FIELDS = {
     name: [one.route for one in REQUESTS if name in one.model_fields] for kind in REQUESTS for name in kind.model_fields
-}
-"""Each field of a request -> the routes that have it."""
+} | {"image": [Edit.route, Variation.route], "mask": [Edit.route]}
+"""Each field of a request -> the routes that have it; also files, which other servers read from JSON."""
 
 
 class TextTokens(BaseModel):

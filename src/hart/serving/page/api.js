@@ -41,7 +41,8 @@ const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?
 
 /** The models that the server offers: {id, state, problem} and, of opened ones, {sizes, scales, token_size, styles, sampling, edits, variations}. */
 export async function models() {
-  return (await (await call("/v1/models")).json()).data;
+  const { data } = await reached((await call("/v1/models")).json());
+  return data.map((one) => ({ ...one, problem: one.problem && sentence(one.problem) }));
 }
 
 /** The JSON of a request; its seed is digits, which may be more than a Number holds. */

@@ -6,20 +6,23 @@ const [dialog, canvas, source, prompt, brush] = ["editor", "canvas", "edit-sourc
 const UNDO_STEPS = 30;
 const EXTENSION = 1 / 4; // of the image, that the canvas grows by, in whole tokens
 
-let image, mask, offset, token, most, before, last, cursor, submit; // mask: opaque where the image is drawn again
+let image, edited, mask, offset, token, most, before, last, cursor, submit; // mask: opaque where the image is drawn again
 let lender; // a file whose colours are taken
 
-/** Open the editor on `bitmap`. text: what it shows, if that is known. facts: the model's; onSubmit({image, mask, source, prompt, size,
+/** Open the editor on `bitmap`. of: whose it is; where that is the image of the last time, what was painted and written is still there, to be
+ * changed and drawn once more. text: what it shows, if that is known. facts: the model's; onSubmit({image, mask, source, prompt, size,
  * style, strength}) gets two PNG blobs, or in place of the mask what the image shows now, and in `style` the file whose colours are
  * taken, if there is one. */
-export function open(bitmap, text, facts, onSubmit) {
-  [image, token, most, submit, before, last, cursor] = [bitmap, facts.token_size, facts.max_pixels, onSubmit, [], undefined, undefined];
-  offset = { x: 0, y: 0 };
-  mask = blank(bitmap.width, bitmap.height);
-  source.value = prompt.value = text;
-  brush.max = Math.ceil(Math.max(mask.width, mask.height) / 2);
-  brush.value = Math.ceil(Math.max(mask.width, mask.height) / 8);
-  lend();
+export function open(of, bitmap, text, facts, onSubmit) {
+  [image, token, most, submit, last, cursor] = [bitmap, facts.token_size, facts.max_pixels, onSubmit, undefined, undefined];
+  if (of !== edited) {
+    [edited, before, offset, mask] = [of, [], { x: 0, y: 0 }, blank(bitmap.width, bitmap.height)];
+    source.value = prompt.value = text;
+    brush.max = Math.ceil(Math.max(mask.width, mask.height) / 2);
+    brush.value = Math.ceil(Math.max(mask.width, mask.height) / 8);
+    lend();
+  }
+  at("ring").hidden = true; // until the pointer is over the canvas
   show();
   dialog.showModal();
 }
@@ -137,14 +140,28 @@ function remember() {
   if (before.length > UNDO_STEPS) before.shift();
 }
 
+/** Pixels of the screen for one of the canvas. */
+function scaleOf(box) {
+  return Math.min(box.width / canvas.width, box.height / canvas.height);
+}
+
 function place(event) {
   // object-fit: contain leaves bars at two sides of a canvas whose box has another shape
   const box = canvas.getBoundingClientRect();
-  const scale = Math.min(box.width / canvas.width, box.height / canvas.height);
+  const scale = scaleOf(box);
   return {
     x: (event.clientX - box.left - (box.width - canvas.width * scale) / 2) / scale,
     y: (event.clientY - box.top - (box.height - canvas.height * scale) / 2) / scale,
   };
+}
+
+/** Show how large the brush is, around a mouse or a pen. */
+function showBrush(event) {
+  const ring = at("ring"), frame = ring.parentElement.getBoundingClientRect();
+  ring.hidden = event.pointerType === "touch";
+  ring.style.left = `${event.clientX - frame.left}px`;
+  ring.style.top = `${event.clientY - frame.top}px`;
+  ring.style.width = ring.style.height = `${Number(brush.value) * scaleOf(canvas.getBoundingClientRect())}px`;
 }
 
 function stroke(from, to) {
@@ -166,12 +183,15 @@ canvas.addEventListener("pointerdown", (event) => {
   stroke(last, last);
 });
 canvas.addEventListener("pointermove", (event) => {
+  showBrush(event);
   if (!last) return;
   const next = place(event);
   stroke(last, next);
   last = next;
 });
 for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { last = undefined; });
+
+canvas.addEventListener("pointerleave", () => { at("ring").hidden = true; });
 
 // The keyboard paints squares of a token's size: arrows move a cursor, space paints.
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -201,9 +221,12 @@ dialog.addEventListener("focusin", ({ target }) => { // above the bar that a pho
 });
 at("undo").addEventListener("click", undo);
 dialog.addEventListener("keydown", (event) => {
-  if (event.key !== "z" || !(event.ctrlKey || event.metaKey) || [source, prompt].includes(event.target)) return;
-  event.preventDefault();
-  undo();
+  if (!event.ctrlKey && !event.metaKey) return;
+  if (event.key === "Enter") at("edit-draw").click();
+  else if (event.key === "z" && ![source, prompt].includes(event.target)) {
+    event.preventDefault();
+    undo();
+  }
 });
 at("mask-none").addEventListener("click", () => cover(false));
 at("mask-all").addEventListener("click", () => cover(true));

@@ -18,18 +18,21 @@ const STATES = { closed: "Not opened yet", opening: "Opening the model… You ca
 
 /** Ask for the models, again and again: a model's facts are known once its file is open, and servers come and go. */
 export async function watch() {
+  let pause = 10000;
   try {
     const before = offered();
     // what was known stays: a server that was started again tells it once the model is open
     models = (await api.models()).map((one) => ({ ...models.find(({ id }) => id === one.id), ...one }));
     if (offered() !== before) offer();
     tell(models[0].state, STATES[models[0].state] ?? models[0].problem);
+    if (models[0].state === "opening") pause = 500;
   } catch (error) {
     if (error.status === 401) askForKey();
+    else pause = 2000; // it may be started again
     tell("failed", error.message);
   }
   clearTimeout(watching);
-  watching = setTimeout(watch, models[0]?.state === "opening" ? 500 : 10000);
+  watching = setTimeout(watch, pause);
 }
 
 function tell(state, text) {
@@ -171,7 +174,7 @@ export function restore(stored) {
 
 export const roll = () => { form.seed.value = Math.floor(Math.random() * 2 ** 32); };
 
-export function askForKey() {
+function askForKey() {
   at("key-button").hidden = false;
   if (at("key").open) return;
   at("key").returnValue = ""; // of the last time

@@ -1,6 +1,6 @@
 // Finished images, kept in this browser: {id, created, blob, partials, settings, kind}.
 
-const KEPT = 400;
+export const KEPT = 400;
 
 const opened = new Promise((resolve, reject) => {
   const request = indexedDB.open("hart", 1);

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { at, make } from "./dom.js";
 import * as editor from "./editor.js";
-import { askForKey, model, restore, roll, settings, watch } from "./form.js";
+import { model, restore, roll, settings, watch } from "./form.js";
 import * as history from "./history.js";
 import { settingsOf } from "./png.js";
 import * as viewer from "./viewer.js";
@@ -52,8 +52,10 @@ async function run(path, chosen, count, fields = {}) {
     if (form.reroll.checked) roll();
     if (!model(chosen.model)?.scales) watch();
   } catch (error) {
-    if (error.name !== "AbortError") say("problem", error.message);
-    if (error.status === 401) askForKey();
+    if (error.name !== "AbortError") {
+      say("problem", error.message);
+      watch(); // the server may be gone, or ask for a key
+    }
     for (const tile of tiles) tile.giveUp();
   } finally {
     if (running === mine) {
@@ -132,6 +134,8 @@ function waitingTile(chosen) {
 }
 
 // --- history ---
+
+at("history-hint").textContent = `the last ${history.KEPT}, kept in this browser only`;
 
 function unkept() {
   at("history-hint").textContent = "this browser does not keep them: download what you like";
@@ -244,7 +248,7 @@ async function edit(image, facts) {
   if (!form.seed.reportValidity()) return;
   const file = await usable(image.blob, facts);
   if (!file) return;
-  editor.open(await createImageBitmap(file), image.settings.prompt, facts, async (work) => {
+  editor.open(image, await createImageBitmap(file), image.settings.prompt, facts, async (work) => {
     const colours = work.style && { style: await usable(work.style, facts), style_strength: work.strength };
     run("/v1/images/edits", { ...settings(), ...single, aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
@@ -304,11 +308,13 @@ at("open-file").addEventListener("change", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
+  if (document.querySelector("dialog[open]")) return;
   const writing = event.target.matches("input, textarea, select");
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) form.requestSubmit();
-  else if (event.key === "z" && (event.ctrlKey || event.metaKey) && !writing && deleted.length && !document.querySelector("dialog[open]")) undo();
-  else if (event.key === "Escape" && !document.querySelector("dialog[open]")) running?.abort();
-  else if (event.key.toLowerCase() === "d" && !writing && !event.ctrlKey && !event.metaKey && !event.altKey) roll();
+  const control = event.ctrlKey || event.metaKey;
+  if (event.key === "Enter" && control) form.requestSubmit();
+  else if (event.key === "z" && control && !writing && deleted.length) undo();
+  else if (event.key === "Escape") running?.abort();
+  else if (event.key.toLowerCase() === "d" && !writing && !control && !event.altKey) roll();
 });
 
 const dragsFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");

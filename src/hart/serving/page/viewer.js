@@ -24,7 +24,7 @@ export function factsOf(settings) {
     ["Model", settings.model],
   ];
   const said = rows.filter(([, value]) => value !== undefined && value !== "");
-  return said.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]);
+  return said.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value, dir: "auto" })]);
 }
 
 function forgetUrls() {
@@ -39,7 +39,8 @@ export function open(image, model) {
   facts = model;
   urls = [...image.partials, image.blob].map(url);
   const foreign = image.kind === "file"; // its settings are those that the next drawing takes
-  at("viewer-title").textContent = foreign ? image.blob.name : titleOf(image.settings);
+  const title = at("viewer-title");
+  title.textContent = foreign ? image.blob.name : titleOf(image.settings);
   at("viewer-facts").replaceChildren(...(foreign ? [] : factsOf(image.settings)));
   for (const name of ["download", "reuse", "delete", "newer", "older"]) at(name).hidden = foreign;
   at("download").href = urls.at(-1);
@@ -56,6 +57,7 @@ export function open(image, model) {
   showScale();
   showKept();
   if (!dialog.open) dialog.showModal();
+  title.tabIndex = title.scrollHeight > title.clientHeight ? 0 : -1; // a long one scrolls, with the keyboard too
 }
 
 function showScale() {
@@ -113,6 +115,7 @@ export function connect(on) {
     dialog.close();
     on.recolour(shown, facts, at("colours-prompt").value.trim() || shown.settings.prompt, Number(at("colours-strength").value));
   });
+  at("colours-prompt").addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.isComposing) at("draw-colours").click(); });
   at("delete").addEventListener("click", () => { dialog.close(); on.remove(shown); });
   at("newer").addEventListener("click", () => on.step(shown, -1));
   at("older").addEventListener("click", () => on.step(shown, 1));
@@ -130,7 +133,7 @@ export function compare(pair) {
     const picture = make("img", { src: url(image.blob), alt: title });
     picture.addEventListener("load", () => URL.revokeObjectURL(picture.src), { once: true });
     const differing = Object.fromEntries(Object.entries(image.settings).filter(([name]) => !same(name) || name === "seed"));
-    return make("div", { className: "side" }, picture, make("h2", { textContent: title }), make("dl", {}, ...factsOf(differing)));
+    return make("div", { className: "side" }, picture, make("h2", { textContent: title, dir: "auto" }), make("dl", {}, ...factsOf(differing)));
   }));
   at("comparison").showModal();
 }
