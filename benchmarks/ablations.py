@@ -39,7 +39,7 @@ from hart.training.conditions import open_conditioner
 from hart.training.config import TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.image_sources import open_training_data
-from hart.training.token_sources import TokenSource, encode_all, select
+from hart.training.token_sources import TokenSource, encode_all
 from hart.training.trainer import MODEL_FOLDER, Trainer
 from hart.training.transformer_task import TransformerTask
 
@@ -106,7 +106,7 @@ def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
     sums: dict[str, float] = {}
     for start in range(0, count, BATCH):
         rows = torch.arange(start, min(start + BATCH, count))
-        chosen = select(maps, rows, CPU)
+        chosen = maps.rows(rows)
         diffusion_noise = None
         if model.hart.residual is not None:
             tokens, channels = chosen.last_scale_continuous.shape[1:]

@@ -6,8 +6,9 @@ E text width, D latent channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,8 +16,52 @@ from torch import Tensor
 from hart.grids import ScaleSchedule
 
 
+class Rows:
+    """Base of dataclasses of tensors with a row for each image of a batch; what is no tensor holds for all images."""
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same with every tensor changed, those of tuples and of nested `Rows` too."""
+
+        def of(value: Any) -> Any:
+            match value:
+                case Tensor():
+                    return change(value)
+                case Rows():
+                    return value.changed(change)
+                case tuple():
+                    return tuple(map(of, value))
+            return value
+
+        return replace(self, **{field.name: of(getattr(self, field.name)) for field in fields(self)})  # type: ignore[type-var, arg-type]
+
+    def rows(self, rows: slice | list[int] | Tensor) -> Self:
+        """Some images of the batch."""
+        return self.changed(lambda x: x[rows])
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
+        return self.changed(lambda x: x.to(device, non_blocking=non_blocking))
+
+    @classmethod
+    def cat(cls, parts: Iterable[Self]) -> Self:
+        """The images of all parts, one after the other."""
+
+        def of(values: Sequence[Any]) -> Any:
+            first = values[0]
+            match first:
+                case Tensor():
+                    return torch.cat(list(values))
+                case Rows():
+                    return type(first).cat(values)
+                case tuple():
+                    return tuple(map(of, zip(*values, strict=True)))
+            return first
+
+        parts = list(parts)
+        return cls(**{field.name: of([getattr(part, field.name) for part in parts]) for field in fields(cls)})  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
-class TextContext:
+class TextContext(Rows):
     """Text features for a batch of prompts, padded to one length.
 
     embeddings: (B, S, E) hidden states of the text encoder, padding included.
@@ -37,24 +82,12 @@ class TextContext:
         mask[:, 0] = True
         return TextContext(torch.zeros_like(self.embeddings), mask)
 
-    def to(self, device: torch.device) -> TextContext:
-        return TextContext(self.embeddings.to(device), self.mask.to(device))
-
-    def rows(self, rows: slice | list[int] | Tensor) -> TextContext:
-        """The contexts of some images of the batch."""
-        return TextContext(self.embeddings[rows], self.mask[rows])
-
-    @staticmethod
-    def cat(contexts: Iterable[TextContext]) -> TextContext:
-        contexts = list(contexts)
-        return TextContext(torch.cat([c.embeddings for c in contexts]), torch.cat([c.mask for c in contexts]))
-
     def __len__(self) -> int:
         return self.embeddings.shape[0]
 
 
 @dataclass(frozen=True)
-class ClassContext:
+class ClassContext(Rows):
     """Class labels for a batch. labels: (B,) int64; `num_classes` itself stands for 'no class'."""
 
     labels: Tensor
@@ -62,17 +95,6 @@ class ClassContext:
 
     def null(self) -> ClassContext:
         return ClassContext(torch.full_like(self.labels, self.num_classes), self.num_classes)
-
-    def to(self, device: torch.device) -> ClassContext:
-        return ClassContext(self.labels.to(device), self.num_classes)
-
-    def rows(self, rows: slice | list[int] | Tensor) -> ClassContext:
-        return ClassContext(self.labels[rows], self.num_classes)
-
-    @staticmethod
-    def cat(contexts: Iterable[ClassContext]) -> ClassContext:
-        contexts = list(contexts)
-        return ClassContext(torch.cat([c.labels for c in contexts]), contexts[0].num_classes)
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -88,7 +110,7 @@ def cat_contexts(contexts: Iterable[Context]) -> Context:
 
 
 @dataclass(frozen=True)
-class TokenMaps:
+class TokenMaps(Rows):
     """What the transformer is trained on: the tokenizer's view of images (paper, section 3.1).
 
     indices: K tensors (B, N_k) int64, the code of every token.

@@ -19,7 +19,7 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.task import Microbatch
-from hart.training.token_sources import encode_all, select
+from hart.training.token_sources import encode_all
 from hart.training.trainer import Trainer
 from hart.training.transformer_task import TOKEN_LAYERS, TransformerTask, start_from
 from hart.types import TextContext
@@ -59,7 +59,7 @@ def test_tokens_made_once_are_those_made_in_a_step() -> None:
     maps = encode_all(tokenizer, tokenizer.config.schedule, data, torch.device("cpu"))
     assert [index.shape for index in maps.indices] == [(5, n * n) for n in SCALES]
     rows = torch.tensor([4, 0, 4])
-    chosen = select(maps, rows, torch.device("cpu"))
+    chosen = maps.rows(rows)
     assert torch.equal(chosen.indices[2], maps.indices[2][rows])
     assert torch.equal(chosen.last_scale_continuous, maps.last_scale_continuous[rows])
     # tokens made without gradients must still serve in a training step

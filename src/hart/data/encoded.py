@@ -26,7 +26,7 @@ from hart.files import FileError, read_json
 from hart.grids import ScaleSchedule
 from hart.randomness import numpy_generator
 from hart.strict import counted
-from hart.types import TextContext
+from hart.types import Rows, TextContext
 
 OPEN_SHARDS = 256
 """Shards that a process keeps open."""
@@ -44,7 +44,7 @@ def is_encoded_set(folder: Path, split: str = "train") -> bool:
 
 
 @dataclass(frozen=True)
-class EncodedBatch:
+class EncodedBatch(Rows):
     """One rank's share of a step.
 
     schedule: of all these images. indices: K tensors (B, N_k) int64.
@@ -61,13 +61,6 @@ class EncodedBatch:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def select(self, rows: slice) -> EncodedBatch:
-        """Some of the images."""
-        indices = tuple(index[rows] for index in self.indices)
-        residual = None if self.last_scale_continuous is None else self.last_scale_continuous[rows]
-        text = None if self.text is None else self.text.rows(rows)
-        return EncodedBatch(self.schedule, indices, residual, text, self.labels[rows])
 
 
 class EncodedSet:

@@ -57,7 +57,7 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def select(self, rows: slice) -> ImageBatch:
+    def rows(self, rows: slice) -> ImageBatch:
         """Some of the images."""
         labels = None if self.labels is None else self.labels[rows]
         own = self.images[rows], self.captions[rows], labels, self.keys[rows], self.replaced[rows]

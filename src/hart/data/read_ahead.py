@@ -131,7 +131,7 @@ class StepLoader(Generic[Batch]):
         """Some places of the global batch of a step, all of this rank: one microbatch of an accumulated step."""
         own = self.places
         assert own.start <= rows.start < rows.stop <= own.stop, "rows of another process"
-        return self.batch(step).select(slice(rows.start - own.start, rows.stop - own.start))
+        return self.batch(step).rows(slice(rows.start - own.start, rows.stop - own.start))
 
     def close(self) -> None:
         """End the processes that read ahead; a later `batch` starts them again."""

@@ -37,7 +37,7 @@ class Prefix:
         """Without the null half of so many images."""
         rows = slice(0, len(self.conditioning.head_modulation) - images)
         part = self.cache.rows(rows)
-        return Prefix(self.conditioning.rows_of(rows), part, 0, self.second, False, self.whole or self.cache)
+        return Prefix(self.conditioning.rows(rows), part, 0, self.second, False, self.whole or self.cache)
 
     def of(self, rows: Sequence[int], images: int) -> Prefix:
         """With some rows alone of so many images, in the same memory; this one is used no more."""
@@ -47,7 +47,7 @@ class Prefix:
             branches += [images + len(seconds) + row for row in rows]
         index = row_index(branches, self.conditioning.head_modulation.device)
         second = None if self.second is None else self.second.of(rows)
-        conditioning, cache = self.conditioning.rows_of(index), self.cache.moved(index)
+        conditioning, cache = self.conditioning.rows(index), self.cache.moved(index)
         return Prefix(conditioning, cache, 0, second, self.guided, self.whole or self.cache)
 
     def spread(self, x: Tensor) -> Tensor:

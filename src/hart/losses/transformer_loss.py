@@ -16,7 +16,7 @@ from hart.losses.code_loss import CodeLoss, code_losses
 from hart.model import Hart, ResidualHead
 from hart.tokenizer.quantizer import with_given_codes
 from hart.transformer.transformer import gather_tokens
-from hart.types import Context, TokenMaps
+from hart.types import Context, Rows, TokenMaps
 
 MINIMUM_KEPT = 32
 KMEANS_ROUNDS = 30
@@ -79,7 +79,7 @@ def with_given(maps: TokenMaps, given: Tensor, codes: Tensor, codebook: nn.Embed
 
 
 @dataclass(frozen=True)
-class DiffusionNoise:
+class DiffusionNoise(Rows):
     """Random numbers of the diffusion's loss, which uses each token R times in a step.
 
     codes: (B, M) uniform in [0, 1), for sampling codes. timesteps: (B, R, M). noise: (B, R, M, D).
@@ -88,14 +88,6 @@ class DiffusionNoise:
     codes: Tensor
     timesteps: Tensor
     noise: Tensor
-
-    def rows(self, rows: slice) -> DiffusionNoise:
-        """The numbers of some of the images."""
-        return DiffusionNoise(self.codes[rows], self.timesteps[rows], self.noise[rows])
-
-    def to(self, device: torch.device) -> DiffusionNoise:
-        codes, timesteps, noise = (x.to(device, non_blocking=True) for x in (self.codes, self.timesteps, self.noise))
-        return DiffusionNoise(codes, timesteps, noise)
 
 
 def sample_diffusion_noise(
@@ -172,7 +164,7 @@ def transformer_loss(
     if last_positions is not None:
         last_codes, latent = last_codes.gather(1, last_positions), gather_tokens(latent, last_positions)
 
-    noise = None if diffusion_noise is None else diffusion_noise.to(weights.device)
+    noise = None if diffusion_noise is None else diffusion_noise.to(weights.device, non_blocking=True)
     # the last scale by itself: its codes are sampled as well, unless the diffusion sees given ones
     coarse, fine = output.head_input.split([tokens - last, last], dim=1)
     head, code_loss = hart.transformer.head.linear, code_loss or CodeLoss()

@@ -142,7 +142,8 @@ class MemoryTokens(TokenSource[MemoryImages]):
         assert self._maps is not None
         rows, count = self.data.rows(microbatch), microbatch.batch_size
         version = torch.randint(self.recipe.augmentations, (count,), generator=microbatch.generator("view"))
-        maps = select(self._maps, microbatch.mine(version) * len(self.captioned) + rows, self.device)
+        chosen = microbatch.mine(version) * len(self.captioned) + rows
+        maps = self._maps.rows(sent(chosen, self.captioned.pixels.device)).to(self.device)
         if self._labels is not None:
             return maps, Conditions(classes=self._labels[rows])
         uniform = microbatch.mine(torch.rand(count, generator=microbatch.generator("captions"))).tolist()
@@ -241,25 +242,8 @@ def encode_all(
                 image = slightly_moved(image, torch.rand(4, rows, generator=generator))
                 if code_corruption:
                     wrong = CodeCorruption(torch.full((rows, 1), code_corruption), generator)
-            maps = tokenizer.token_maps_of_image(image, schedule, wrong)
-            parts.append(select(maps, torch.arange(rows, device=device), data.pixels.device))
-    return TokenMaps(
-        indices=tuple(torch.cat(maps) for maps in zip(*(part.indices for part in parts), strict=True)),
-        teacher_forcing_input=torch.cat([part.teacher_forcing_input for part in parts]),
-        last_scale_continuous=torch.cat([part.last_scale_continuous for part in parts]),
-        schedule=schedule,
-    )
-
-
-def select(maps: TokenMaps, rows: Tensor, device: torch.device) -> TokenMaps:
-    """Rows of token maps on a device."""
-    rows = sent(rows, maps.teacher_forcing_input.device)
-    return TokenMaps(
-        tuple(index[rows].to(device) for index in maps.indices),
-        maps.teacher_forcing_input[rows].to(device),
-        maps.last_scale_continuous[rows].to(device),
-        maps.schedule,
-    )
+            parts.append(tokenizer.token_maps_of_image(image, schedule, wrong).to(data.pixels.device))
+    return TokenMaps.cat(parts)
 
 
 def _require_fitting(

@@ -8,7 +8,6 @@ Shapes: B batch, S context tokens, E text width, C model width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 
 from hart.config import TextConditioning
 from hart.layers.norm import RMSNorm, SiluLinear
-from hart.types import ClassContext, TextContext
+from hart.types import ClassContext, Rows, TextContext
 
 
 @dataclass(frozen=True)
-class EmbeddedContext:
+class EmbeddedContext(Rows):
     """A context inside the transformer.
 
     tokens: (B, S, C), before level and position embeddings.
@@ -39,20 +38,6 @@ class EmbeddedContext:
     def last_position(self) -> Tensor:
         """(B,), where the context ends; image tokens count from here."""
         return self.position_ids[:, -1]
-
-    def rows_of(self, rows: slice | Tensor, tokens: slice = slice(None)) -> EmbeddedContext:
-        """Some rows of the batch with some of their tokens, under the same condition."""
-        return EmbeddedContext(
-            self.tokens[rows, tokens],
-            self.position_ids[rows, tokens],
-            self.block_condition[rows],
-            self.head_condition[rows],
-        )
-
-    @staticmethod
-    def cat(parts: Sequence[EmbeddedContext]) -> EmbeddedContext:
-        """The rows of all parts."""
-        return EmbeddedContext(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
 class TextEmbedder(nn.Module):

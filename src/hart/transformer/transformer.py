@@ -11,7 +11,7 @@ D latent channels, V codes.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -29,7 +29,7 @@ from hart.layers.rope import Rotation, cat_rotations, rotation_1d, rotation_2d, 
 from hart.layers.sharing import Share, last, whole
 from hart.transformer.block import Block, build_norm
 from hart.transformer.condition import ClassEmbedder, EmbeddedContext, TextEmbedder
-from hart.types import Context
+from hart.types import Context, Rows
 
 
 class BlockGraphs(Protocol):
@@ -52,7 +52,7 @@ class LevelTable(nn.Module):
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class Conditioning(Rows):
     """A context, prepared once for all scales.
 
     Its embedding, each block's modulation (B, 6, C) or None, and the head's (B, 2, C).
@@ -62,21 +62,10 @@ class Conditioning:
     modulations: tuple[Tensor | None, ...]
     head_modulation: Tensor
 
-    def rows_of(self, rows: slice | Tensor, tokens: slice = slice(None)) -> Conditioning:
-        """See `EmbeddedContext.rows_of`."""
-        modulations = (None if m is None else m[rows] for m in self.modulations)
-        return Conditioning(self.context.rows_of(rows, tokens), tuple(modulations), self.head_modulation[rows])
-
-    @staticmethod
-    def cat(parts: Sequence[Conditioning]) -> Conditioning:
-        """The rows of all parts."""
-        blocks = zip(*(part.modulations for part in parts), strict=True)
-        modulations = (None if block[0] is None else torch.cat(block) for block in blocks)
-        return Conditioning(
-            EmbeddedContext.cat([part.context for part in parts]),
-            tuple(modulations),
-            torch.cat([part.head_modulation for part in parts]),
-        )
+    def first_token(self) -> Conditioning:
+        """Of the context's tokens the first alone, under the same condition."""
+        tokens, positions = self.context.tokens[:, :1], self.context.position_ids[:, :1]
+        return replace(self, context=replace(self.context, tokens=tokens, position_ids=positions))
 
 
 class ModulatedHead(nn.Module):
@@ -257,12 +246,12 @@ class HartTransformer(nn.Module):
         if null_rows == 0 or tokens == 1:
             return self._run_context(conditioning, cache)
         given, null = slice(0, rows - null_rows), slice(rows - null_rows, rows)
-        hidden = self._run_context(conditioning.rows_of(given), cache.rows(given))
+        hidden = self._run_context(conditioning.rows(given), cache.rows(given))
         # autocast rounds it for this call alone
         kept = KeptToken() if self.null_token is None or in_autocast(hidden) else self.null_token
         if kept.found is None:
             one = cache.for_one_token()
-            first = conditioning.rows_of(slice(null.start, null.start + 1), slice(0, 1))
+            first = conditioning.rows(slice(null.start, null.start + 1)).first_token()
             kept.found = one, self._run_context(first, one)
         one, null_hidden = kept.found
         cache.rows(null).append_copies(one, tokens)
