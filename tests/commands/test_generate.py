@@ -17,7 +17,7 @@ from hart import HartPipeline, __version__
 from hart.commands.console import NumberedFiles, prompt_notes
 from hart.commands.generate import read_prompts
 from hart.errors import HartError, PromptWarning
-from hart.generation.metadata import read_record, save_png
+from hart.generation.metadata import ImageSettings, read_record, save_png
 from hart.inference.components import Components
 from processes import CONTEXT
 
@@ -163,11 +163,18 @@ def test_a_class_model_takes_numbers(class_model: Path, tmp_path: Path) -> None:
     assert "by number" in refused(run("generate", "a cat", "--model", class_model, "--out", tmp_path))
 
 
-def test_a_grid_comes_after_the_images(text_model: Path, tmp_path: Path) -> None:
-    paths = outputs(run("generate", "a cat", "a dog", "-n", 3, "--grid", "--model", text_model, "--out", tmp_path))
+def test_a_grid_comes_after_the_images_and_records_them(text_model: Path, tmp_path: Path) -> None:
+    paths = outputs(run("generate", "a cat", "a dog", "-n", 3, "--batch-size", 2, "--grid", "--model", text_model,
+                        "--out", tmp_path))  # fmt: skip
     assert len(paths) == 7
     with Image.open(paths[-1]) as sheet:
         assert sheet.width > sheet.height > 2 * 8  # two rows of three
+        said = sheet.info
+    records = [read_record(path) for path in paths[:-1]]
+    assert json.loads(said["images"]) == [{"prompt": record.prompt, "seed": record.seed} for record in records]
+    assert ImageSettings.from_dict(json.loads(said["settings"])) == records[0].settings.replace(batch=None)
+    assert said["model"] == str(text_model) and "trainedAlgorithmicMedia" in said["XML:com.adobe.xmp"]
+    assert "is a contact sheet" in refused(run("generate", "--like", paths[-1], "--out", tmp_path))
 
 
 def test_random_weights_need_a_configuration_only(text_model: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_info_knows_sizes_without_weights() -> None:
     assert "256 x 256 px" in released
     assert "not counted" in released
     assert "bfloat16: " in released  # whether this processor packs its layers, or why not
-    assert "unknown model" in refused(run("info", "hart-7b"))
+    assert "sizes without weights are: hart-0.7b-256, hart-0.7b-512, " in refused(run("info", "hart-0.7b-257"))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
+from hart.data.opening import open_source
 from hart.errors import HartError
 from mutations import damage_file
 from toy_training import tiny_encoded_set
@@ -77,6 +78,12 @@ def test_a_tensor_that_is_not_what_it_should_be(name: str, what: str, codes: Pat
     ) as error:
         read(codes)
     assert "\n" not in str(error.value)
+
+
+def test_what_needs_images_is_told_that_the_set_has_none(codes: Path) -> None:
+    for split in ("train", "val"):
+        with pytest.raises(HartError, match="codes: an encoded set, which holds codes and no images: give the set that"):
+            open_source(codes, split)
 
 
 def changed_index(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:

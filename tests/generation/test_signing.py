@@ -183,6 +183,8 @@ def test_every_command_signs_what_it_writes(text_model: Path, tmp_path: Path) ->
         (written,) = outputs(run(*arguments, *signed, "--out", tmp_path / str(number)))
         read = manifest(written.read_bytes(), "png")
         assert read["validation_state"] == "Valid" and source_type(read) == source
+    _, sheet = outputs(run("generate", "a cat", "--grid", *signed, "--out", tmp_path / "sheet"))
+    assert manifest(sheet.read_bytes(), "png")["validation_state"] == "Valid"
     key.write_bytes(b"nonsense")
     for command in ("generate", "mix"):
         assert "no private key in PEM" in refused(run(command, "a cat", "a dog", *signed, "--out", tmp_path / "none"))

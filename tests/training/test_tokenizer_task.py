@@ -321,7 +321,7 @@ def test_training_goes_on_from_any_model_of_the_same_sizes(tmp_path: Path) -> No
     assert torch.equal(task.module.decoder.conv_out.weight, tokenizer.decoder.conv_out.weight)
     assert task.module.config.scales == (1, 2, 4, 8)
     save_tokenizer(tmp_path / "tuned", HybridTokenizer(RECIPE.tokenizer.replace(base_scales=(1, 2))))
-    with pytest.raises(ConfigError, match=r"base_scales is \(1, 2\) there and \(\) in the recipe"):
+    with pytest.raises(ConfigError, match=r"tokenizer.base_scales is \[1, 2\] there and \[\] in the recipe"):
         TokenizerTask(RECIPE.replace(init_from=str(tmp_path / "tuned")), captioned_images())
     narrow = RECIPE.replace(init_from=str(tmp_path), tokenizer=RECIPE.tokenizer.replace(codebook_size=8))
     with pytest.raises(ConfigError, match="codebook_size is 24 there and 8 in the recipe"):

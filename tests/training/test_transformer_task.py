@@ -108,7 +108,7 @@ def test_a_higher_resolution_starts_from_a_lower_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"depth": 1}, "depth is 2 there and 1 in the recipe"), ({"qk_norm": True}, "qk_norm is False there")],
+    [({"depth": 1}, "transformer.depth is 2 there and 1 in the recipe"), ({"qk_norm": True}, "qk_norm is false there")],
 )
 def test_other_sizes_to_start_from_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     config = tiny_text_config()
@@ -176,7 +176,7 @@ def test_a_masked_last_scale_starts_from_a_model_without_one(tmp_path: Path) -> 
     start_from(again, str(tmp_path / "masked"))
     assert torch.equal(again.state_dict()["transformer.level_embedding.embedding.weight"], ours)
     for frozen in (False, True):
-        with pytest.raises(ConfigError, match="masked_last_scale is True there and False in the recipe"):
+        with pytest.raises(ConfigError, match="masked_last_scale is true there and false in the recipe"):
             start_from(Hart(config), str(tmp_path / "masked"), frozen=frozen)
 
 

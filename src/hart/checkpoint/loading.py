@@ -5,9 +5,10 @@ A model is loaded and checked whole or not at all. `random_model` makes one of a
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Callable, Set
+from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -30,7 +31,7 @@ from hart.checkpoint.hub import download, is_hub_id
 from hart.checkpoint.released_names import TRANSFORMER_NAMES, PublishedWeights, renamed, tokenizer_names
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import fill_module, fill_state, read_pickle, read_tensors, save_module
-from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig
+from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
 from hart.files import AnyPath, readable_folder, user_path, write_text
@@ -56,6 +57,11 @@ def resolve_model(name: AnyPath) -> Path:
 
     Raises `CheckpointError` if it is none of them, naming the shipped ones.
     """
+    return _resolved(name)
+
+
+def _resolved(name: AnyPath, *, sizes: Collection[str] = ()) -> Path:
+    """The same. sizes: names that would also do, for the error."""
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
     text = os.fspath(name)
@@ -69,7 +75,10 @@ def resolve_model(name: AnyPath) -> Path:
             f"{text} is a size without weights: add --random-weights (HartPipeline.from_config), or give a model of "
             "that size"
         )
-    raise CheckpointError(f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}")
+    also = f"; sizes without weights are: {', '.join(sizes)}" if sizes else ""
+    raise CheckpointError(
+        f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}{also}"
+    )
 
 
 def load_model(
@@ -119,7 +128,7 @@ def load_config(name: AnyPath) -> HartConfig:
     path = user_path(name)
     if path.suffix == ".json" and not path.is_dir():
         return HartConfig.load(path)
-    folder = resolve_model(name)
+    folder = _resolved(name, sizes=PRESETS)
     layout = layout_of(folder)
     return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout)[0]
 
@@ -178,12 +187,21 @@ def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTo
 
 
 def same_sizes(source: str, theirs: Config, ours: Config, *, besides: Set[str]) -> None:
-    """Raise `ConfigError` naming the fields in which a source's configuration differs from the recipe's."""
+    """Raise `ConfigError` naming the keys in which a source's configuration differs from the recipe's.
+
+    besides: keys that may differ.
+    """
     there, here = theirs.to_dict(), ours.to_dict()
+    table = {TokenizerConfig: "tokenizer", TransformerConfig: "transformer"}.get(type(ours), "diffusion")
     differing = [name for name in here if name not in besides and there[name] != here[name]]
     if differing:
-        said = ", ".join(f"{name} is {there[name]} there and {here[name]} in the recipe" for name in differing)
-        raise ConfigError(f"init_from {source}: {type(ours).__name__} differs: {said}")
+        said = (
+            f"{table}.{name} is {json.dumps(there[name])} there and {json.dumps(here[name])} in the recipe"
+            for name in differing
+        )
+        raise ConfigError(
+            f"init_from {source}: is of other sizes: {', '.join(said)}: set them as there, or leave init_from out"
+        )
 
 
 def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:

@@ -6,11 +6,15 @@ import itertools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hart.commands.console import slug, write_new
+from hart.commands.options import ImageOptions
 from hart.errors import HartError
 from hart.sizes import ImageSize
+
+if TYPE_CHECKING:
+    from hart.generation.metadata import ImageRecord
 
 GRID_PIXELS = 2**28
 """Largest contact sheet."""
@@ -24,13 +28,16 @@ def require_one_sheet(total: int, size: ImageSize) -> None:
         raise HartError(f"--grid: {total} images of {size} px are too many for one sheet")
 
 
-def write_sheet(folder: Path, images: Sequence[tuple[str, int, Any]], each: int) -> Path:
-    """A contact sheet of images with their prompts and seeds, a group for every prompt, which has `each`."""
+def write_grid(images: Sequence[tuple[ImageRecord, Any]], options: ImageOptions) -> Path:
+    """A contact sheet of all images of a command, a group for every prompt, in the folder of the options."""
     from hart.generation.contact_sheet import contact_sheet
-    from hart.generation.metadata import save_png
+    from hart.generation.metadata import write_sheet
 
-    prompts, seeds, sampled = zip(*images, strict=True)
-    sheet = contact_sheet([sampled[i : i + each] for i in range(0, len(sampled), each)], prompts[::each])
-    name = f"grid-{slug(prompts[0])}-{seeds[0]}"
-    others = (folder / f"{name}-{number}.png" for number in itertools.count(2))
-    return write_new(itertools.chain([folder / f"{name}.png"], others), partial(save_png, image=sheet, overwrite=False))
+    each = options.images_per_prompt or 1
+    records, drawn = zip(*images, strict=True)
+    labels = [record.prompt for record in records[::each]]
+    sheet = contact_sheet([drawn[i : i + each] for i in range(0, len(drawn), each)], labels)
+    name = f"grid-{slug(labels[0])}-{records[0].seed}"
+    others = (options.out / f"{name}-{number}.png" for number in itertools.count(2))
+    write = partial(write_sheet, sheet=sheet, records=records, credentials=options.credentials())
+    return write_new(itertools.chain([options.out / f"{name}.png"], others), write)

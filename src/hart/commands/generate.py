@@ -27,7 +27,7 @@ from hart.commands.console import (
     scale_reporter,
     slug,
 )
-from hart.commands.contact_sheets import require_one_sheet, write_sheet
+from hart.commands.contact_sheets import require_one_sheet, write_grid
 from hart.commands.from_config import options_from_config
 from hart.commands.options import GenerateOptions, ImageOptions, SamplingSettings
 from hart.commands.program import STANDARD_STREAM
@@ -119,7 +119,7 @@ def generate(
             **settings,
         )
     if grid:
-        print_path(write_sheet(options.out, writer.kept, options.images_per_prompt or 1))
+        print_path(write_grid(writer.kept, options))
 
 
 def read_prompts(file: str) -> list[str]:
@@ -267,7 +267,8 @@ class ImageWriter:
         self._model = model_name(options.source)
         self._credentials = options.credentials()
         self.made_with = dict(made_with or {})
-        self.keep, self.kept = keep, list[tuple[str, int, Any]]()
+        self.keep = keep
+        self.kept: list[tuple[ImageRecord, Any]] = []
 
     def arguments(self, pipe: HartPipeline, report: Report) -> dict[str, Any]:
         """What every call of a pipeline is given for the options, so that its images come here."""
@@ -299,7 +300,7 @@ class ImageWriter:
             print_path(self._files.write(f"{name}-{seed}", write))
             self.done += 1
             if self.keep:
-                self.kept.append((prompt, seed, image))
+                self.kept.append((record, image))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -266,6 +267,8 @@ def test_a_grid_shows_the_images_of_all_runs(job: tuple[Any, ...], whole: dict[s
     (tmp_path / "whole" / NAMES[3]).unlink()
     made, sheet = run(*job, tmp_path / "whole", "--grid").stdout.split()
     assert Path(made).name == NAMES[3] and Path(sheet).name == "grid-a-cat-3.png"
+    with Image.open(sheet) as image:
+        assert [each["seed"] for each in json.loads(image.info["images"])] == [3, 4, 5, 6, 7, 8]
 
 
 def test_what_the_model_cannot_do_is_said_once(
