@@ -139,12 +139,12 @@ def test_a_long_prompt_leaves_the_viewer_its_buttons(page: Any) -> None:
 
 
 def test_a_phone_in_light_and_dark(browser: Any, address: str, tmp_path: Path) -> None:
-    small = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
+    small = {"viewport": {"width": 320, "height": 740}, "has_touch": True}
     context = browser.new_context(**small, reduced_motion="reduce")
     page = context.new_page()
     page.goto(address)
     page.get_by_text("Ready", exact=True).wait_for()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         rgb = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
@@ -323,6 +323,7 @@ def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_
         page.locator("#gallery li").nth(place).wait_for()
         page.locator("#gallery .open").first.click()
         expect(page.locator("#viewer-title")).to_have_text(prompt or "no prompt")
+        expect(page.locator("#scale-value")).to_have_text("finished")  # the file before had no scales
         with page.expect_download() as download:
             page.get_by_role("link", name="Download PNG").click()
         record = read_record(Path(download.value.path()))

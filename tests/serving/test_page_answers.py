@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,27 @@ def test_a_server_that_is_started_again_changes_nothing_that_was_chosen(page: An
     expect(page.locator("#guidance")).to_have_value("4")
 
 
+def test_the_page_is_about_the_chosen_model_whose_prompts_may_be_classes(page: Any) -> None:
+    expect(page.locator("#examples button").first).to_have_text("a red apple")
+    with urllib.request.urlopen(f"{page.url}v1/models") as answer:
+        models = json.load(answer)
+    models["data"][0] |= {"classes": 6, "styles": [], "edits": False, "variations": False}
+    models["data"].append({"id": "other", "state": "closed", "problem": None})
+    page.route("**/v1/models", lambda route: route.fulfill(json=models))
+    page.reload()
+    expect(page.locator("#prompt")).to_have_attribute("placeholder", "a class, 0 to 5")
+    expect(page.locator("#examples button")).to_have_text(["0", "2", "3", "5"])
+    page.locator("#model").evaluate("e => { e.value = 'other'; e.dispatchEvent(new Event('change')); }")
+    expect(page.locator("#status")).to_have_text("Not opened yet")
+    expect(page.locator("#prompt")).to_have_attribute("placeholder", "a red apple")
+    page.unroute("**/v1/models")
+
+
 def test_a_wrong_key_is_said_to_be_wrong(page: Any) -> None:
     refusal = {"error": {"message": "give a valid API key"}}
     page.route("**/v1/models", lambda route: route.fulfill(status=401, json=refusal))
     page.reload()
+    expect(page.locator("#status")).to_have_text("This server asks for an API key.")
     page.get_by_label("This server asks for a key").fill("wrong")
     expect(page.locator("#key-wrong")).to_be_hidden()
     page.keyboard.press("Enter")

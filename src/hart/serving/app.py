@@ -137,7 +137,7 @@ def _add_status(app: FastAPI, server: Server) -> None:
 
 
 def _failure(server: Server) -> str | None:
-    """Why a server will generate nothing more until it is started again, as a sentence; None if it may."""
+    """Why a server has to be started again, as a sentence; None if it need not be."""
     if not server.worker.alive:
         return "sampling has failed: start the server again"
     return server.models.default.message if server.models.default.state == "failed" else None

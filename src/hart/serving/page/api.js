@@ -33,6 +33,7 @@ async function call(path, options = {}) {
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
   const wait = response.headers.get("Retry-After");
+  if (response.status === 401) throw new ApiError("This server asks for an API key.", 401);
   const message = sentence(body?.error?.message ?? `the server answered with status ${response.status}`);
   throw new ApiError(response.status === 429 && wait ? `${message} Try again in ${wait} s.` : message, response.status);
 }

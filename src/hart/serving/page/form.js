@@ -8,6 +8,7 @@ const form = at("form");
 
 let models = [];
 let watching;
+const EXAMPLES = ["a red apple", "a smiling sun", "a blue fish", "a birthday cake"];
 const ASPECTS = ["4:3", "3:4", "16:9", "9:16"]; // offered besides the sizes that a model was trained at
 
 // --- what the server offers ---
@@ -24,8 +25,8 @@ export async function watch() {
     // what was known stays: a server that was started again tells it once the model is open
     models = (await api.models()).map((one) => ({ ...models.find(({ id }) => id === one.id), ...one }));
     if (offered() !== before) offer();
-    tell(models[0].state, STATES[models[0].state] ?? models[0].problem);
-    if (models[0].state === "opening") pause = 500;
+    showState();
+    if (model().state === "opening") pause = 500;
   } catch (error) {
     if (error.status === 401) askForKey();
     else pause = 2000; // it may be started again
@@ -33,6 +34,12 @@ export async function watch() {
   }
   clearTimeout(watching);
   watching = setTimeout(watch, pause);
+}
+
+/** How the chosen model is. */
+function showState() {
+  const { state, problem } = model();
+  tell(state, STATES[state] ?? problem);
 }
 
 function tell(state, text) {
@@ -67,6 +74,13 @@ function offerModel() {
   }));
   press(style);
   at("style-choice").hidden = chips().length === 0;
+  const last = (facts?.classes ?? 0) - 1; // of a model whose prompts are the numbers of classes
+  const number = last < 0 ? undefined : `a class, 0 to ${last}`;
+  form.prompt.placeholder = number ?? EXAMPLES[0];
+  form.second.placeholder = number ?? "a golden apple";
+  form.negative.placeholder = number ?? "what to steer away from";
+  const examples = number ? new Set([0, last / 3, (2 * last) / 3, last].map(Math.round)) : EXAMPLES;
+  at("examples").replaceChildren(...[...examples].map((text) => make("button", { type: "button", textContent: text })));
   form.switch.max = form.greedy.max = facts?.scales ?? 0;
   form.switch.value = Math.floor(form.switch.max / 2);
   setModelDefaults();
@@ -84,7 +98,7 @@ function press(style) {
 /** "128x128" with its ratio: "1:1 (128 × 128)". */
 function shape(size) {
   const [width, height] = size.split("x").map(Number);
-  if (!height) return "as the model draws";
+  if (!height) return "the model's own";
   let [a, b] = [width, height];
   while (b) [a, b] = [b, a % b];
   return `${width / a}:${height / a} (${width} × ${height})`;
@@ -197,5 +211,6 @@ form.addEventListener("invalid", (event) => { // where it does not show the brow
 }, true);
 at("dice").addEventListener("click", roll);
 at("defaults").addEventListener("click", setModelDefaults);
-at("model").addEventListener("change", offerModel);
+at("model").addEventListener("change", () => { offerModel(); showState(); });
+offerModel();
 showValues();

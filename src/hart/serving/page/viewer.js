@@ -45,7 +45,8 @@ export function open(image, model) {
   for (const name of ["download", "reuse", "delete", "newer", "older"]) at(name).hidden = foreign;
   at("download").href = urls.at(-1);
   at("download").download = `${titleOf(image.settings).replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${image.settings.seed}.png`;
-  at("scale").max = at("scale").value = urls.length;
+  at("scale").max = urls.length; // before its value, which it bounds
+  at("scale").value = urls.length;
   at("scale").disabled = at("play").disabled = urls.length === 1;
   const scales = image.scales ?? model?.scales ?? 1; // larger images may have more
   at("edit").hidden = !model?.edits;
