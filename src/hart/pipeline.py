@@ -56,7 +56,7 @@ from hart.inference.components import Components
 from hart.inference.editing import Editing
 from hart.inference.memory import SAVING, require_memory
 from hart.sizes import SizeOptions, requested_schedule
-from hart.types import ClassContext, Context, cat_contexts
+from hart.types import ClassContext, Context, Rows
 
 GPU_BATCH = 4
 
@@ -191,7 +191,7 @@ class HartPipeline(Editing):
         """
         with torch.inference_mode():
             encoded = [self._encoded(one) for one in checked_prompts(prompt, self.num_classes)]
-        return cat_contexts(encoded)  # copies, which may be changed
+        return Rows.cat(encoded)  # copies, which may be changed
 
     @torch.inference_mode()
     def generate(
