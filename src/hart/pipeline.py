@@ -55,8 +55,8 @@ from hart.grids import ScaleSchedule
 from hart.inference.components import Components
 from hart.inference.editing import Editing
 from hart.inference.memory import SAVING, require_memory
-from hart.sizes import requested_schedule
-from hart.types import ClassContext, Context, cat_contexts
+from hart.sizes import SizeOptions, requested_schedule
+from hart.types import ClassContext, Context, Rows
 
 GPU_BATCH = 4
 
@@ -191,7 +191,7 @@ class HartPipeline(Editing):
         """
         with torch.inference_mode():
             encoded = [self._encoded(one) for one in checked_prompts(prompt, self.num_classes)]
-        return cat_contexts(encoded)  # copies, which may be changed
+        return Rows.cat(encoded)  # copies, which may be changed
 
     @torch.inference_mode()
     def generate(
@@ -226,15 +226,7 @@ class HartPipeline(Editing):
         ((_, latents),) = self._sampled(request, components, callback_on_scale)
         return components.images(latents, "latent")
 
-    def generate_rows(
-        self,
-        images: Sequence[ImageRequest],
-        *,
-        size: int | str | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        aspect: str | None = None,
-    ) -> States:
+    def generate_rows(self, images: Sequence[ImageRequest], **size: Unpack[SizeOptions]) -> States:
         """One batch, for servers: the state of all its images after every scale, and the latents in the last one.
 
         images: of different people, each with its own prompt, seed and settings; those in
@@ -244,7 +236,7 @@ class HartPipeline(Editing):
         size, height, width, aspect: of all images, as in `__call__`.
         Raises `HartError` at once for what the model cannot take.
         """
-        schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
+        schedule = requested_schedule(self.config, **size)
         parts = self._components
         checked = checked_images(self._config_of(parts), images, schedule)
         return _states(checked, parts, self._encoded, _sources(parts, len(checked)), schedule)

@@ -10,7 +10,7 @@ import itertools
 import operator
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from hart.config import HartConfig, TokenizerConfig
 from hart.errors import HartError
@@ -32,6 +32,15 @@ class ImageSize(NamedTuple):
     def stored(self) -> int | str:
         """For JSON: the side of a square as a number, other sizes as text."""
         return self.width if self.width == self.height else str(self)
+
+
+class SizeOptions(TypedDict, total=False):
+    """How callers ask for a size, see `requested_schedule`."""
+
+    size: int | str | None
+    height: int | None
+    width: int | None
+    aspect: str | None
 
 
 def parsed_size(text: str) -> ImageSize:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from hart.grids import ScaleSchedule
+
+R = TypeVar("R", bound="Rows")
 
 
 class Rows:
@@ -41,9 +43,9 @@ class Rows:
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
         return self.changed(lambda x: x.to(device, non_blocking=non_blocking))
 
-    @classmethod
-    def cat(cls, parts: Iterable[Self]) -> Self:
-        """The images of all parts, one after the other."""
+    @staticmethod
+    def cat(parts: Iterable[R]) -> R:
+        """The images of all parts, which are of one kind, one after the other."""
 
         def of(values: Sequence[Any]) -> Any:
             first = values[0]
@@ -51,13 +53,14 @@ class Rows:
                 case Tensor():
                     return torch.cat(list(values))
                 case Rows():
-                    return type(first).cat(values)
+                    return Rows.cat(values)
                 case tuple():
                     return tuple(map(of, zip(*values, strict=True)))
             return first
 
         parts = list(parts)
-        return cls(**{field.name: of([getattr(part, field.name) for part in parts]) for field in fields(cls)})  # type: ignore[arg-type]
+        joined = {field.name: of([getattr(part, field.name) for part in parts]) for field in fields(parts[0])}  # type: ignore[arg-type]
+        return type(parts[0])(**joined)
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,6 @@ class ClassContext(Rows):
 
 
 Context = TextContext | ClassContext
-
-
-def cat_contexts(contexts: Iterable[Context]) -> Context:
-    """The contexts of one batch, all of one kind."""
-    contexts = list(contexts)
-    return type(contexts[0]).cat(contexts)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hart.grids import Grid, ScaleSchedule
 from hart.layers.norm import modulate
 from hart.layers.rope import rotation_2d
 from hart.transformer.transformer import HartTransformer, gather_tokens
-from hart.types import Context, TextContext, cat_contexts
+from hart.types import Context, Rows, TextContext
 from helpers import (
     CHANNELS,
     alone,
@@ -200,7 +200,7 @@ def test_chosen_tokens_have_the_rotation_of_their_position(config: HartConfig) -
 @each_variant
 def test_one_token_stands_for_a_null_context(config: HartConfig) -> None:
     module = build(config)
-    conditioning = module.condition(cat_contexts([context := random_context(config, 2), context.null()]))
+    conditioning = module.condition(Rows.cat([context := random_context(config, 2), context.null()]))
     whole, short = (module.new_cache(4) for _ in range(2))
     with torch.no_grad():
         wanted, found = module.first_scale(conditioning, whole), module.first_scale(conditioning, short, null_rows=2)

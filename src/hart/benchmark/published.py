@@ -26,7 +26,7 @@ from hart.layers.rope import Rotation
 from hart.tokenizer.quantizer import next_scale_input, to_map, with_given_codes
 from hart.transformer.block import Block, SwiGLU
 from hart.transformer.transformer import Conditioning
-from hart.types import Context, cat_contexts
+from hart.types import Context, Rows
 
 PUBLISHED = "published"
 """The name of this manner in the place of a level of speed."""
@@ -68,7 +68,7 @@ class PublishedLoop:
     def __call__(self, context: Context) -> list[object]:
         transformer, settings = self.hart.transformer, self.config.sampling
         images, last = len(context), len(self.schedule) - 1
-        both = cat_contexts([context, context.null()]).to(self.device)
+        both = Rows.cat([context, context.null()]).to(self.device)
         condition = transformer.condition(both)
         total = torch.zeros(images, self.quantizer.codebook.weight.shape[1], *self.schedule.final, device=self.device)
         for k, grid in enumerate(self.schedule.grids):

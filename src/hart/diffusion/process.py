@@ -8,7 +8,6 @@ Shapes: N tokens, D channels, T timesteps.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -53,12 +52,11 @@ class DiffusionLoss:
 
 
 class DiffusionProcess:
-    """A process over a subset `timesteps` of the training steps (all of them for training).
+    """A process over a subset `kept` of the training steps (all of them for training).
 
-    A step below is an index into `timesteps`, (T,) int64 (`kept` is the same as a list): a tensor of such, or one
-    number for all tokens, which needs nothing on a device. Constants are computed in float64 and kept in float32, on
-    the CPU and on every device that steps came from. Not a module, since its constants neither have the model's number
-    type nor belong in its state.
+    A step below is an index into `kept`: a tensor of such, or one number for all tokens, which needs nothing on a
+    device. Constants are computed in float64 and kept in float32, also on every device that steps came from. Not a
+    module, since its constants neither have the model's number type nor belong in its state.
     """
 
     def __init__(self, training_steps: int, timesteps: np.ndarray | None = None) -> None:
@@ -78,33 +76,16 @@ class DiffusionProcess:
             # the first posterior variance is 0 and replaced by the second
             "log_variance": np.log(np.append(variance[1], variance[1:]) if len(variance) > 1 else betas),
         }
-        # the device by name: models are also built under torch.device("meta")
         self.kept: list[int] = kept.tolist()
-        self.timesteps = torch.as_tensor(kept, device="cpu")
-        self._constants = {
-            name: torch.as_tensor(values, dtype=torch.float32, device="cpu") for name, values in constants.items()
-        }
         self._numbers = {name: values.astype(np.float32).tolist() for name, values in constants.items()}
-        self._moved: dict[torch.device, DiffusionProcess] = {}
+        self._constants: dict[torch.device, dict[str, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles may go to any machine: without constants on devices."""
-        return self.__dict__ | {"_moved": {}}
+        return self.__dict__ | {"_constants": {}}
 
     def __len__(self) -> int:
-        return len(self.timesteps)
-
-    def to(self, device: torch.device) -> DiffusionProcess:
-        """This process with its constants on `device`, kept for the next call; this one stays unchanged."""
-        if device == self.timesteps.device:
-            return self
-        if device not in self._moved:
-            moved = copy.copy(self)
-            with torch.inference_mode(False):  # training may follow generation
-                moved.timesteps = self.timesteps.to(device)
-                moved._constants = {name: values.to(device) for name, values in self._constants.items()}
-            self._moved[device] = moved
-        return self._moved[device]
+        return len(self.kept)
 
     def _of(self, name: str, step: Tensor | int) -> Tensor | float:
         """The constant `name` at steps, or at one step as a number."""
@@ -112,7 +93,13 @@ class DiffusionProcess:
 
     def _at(self, name: str, step: Tensor) -> Tensor:
         """The constant `name` at steps (N,) as (N, 1) float32."""
-        return self.to(step.device)._constants[name][step].unsqueeze(-1)
+        if (device := step.device) not in self._constants:
+            with torch.inference_mode(False):  # training may follow generation
+                self._constants[device] = {
+                    each: torch.tensor(numbers, dtype=torch.float32, device=device)
+                    for each, numbers in self._numbers.items()
+                }
+        return self._constants[device][name][step].unsqueeze(-1)
 
     def noised(self, x0: Tensor, step: Tensor, noise: Tensor) -> Tensor:
         """x0 (N, D) at steps (N,) or (1,): sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise."""

@@ -31,7 +31,7 @@ from hart.generation.edits import MAX_STYLE, Edit, PromptMix, SecondPrompts
 from hart.grids import ScaleSchedule
 from hart.sizes import size_of_schedule
 from hart.strict import counted, shown
-from hart.types import ClassContext, Context, TextContext, cat_contexts
+from hart.types import ClassContext, Context, Rows, TextContext
 
 OWN_SETTINGS = ("guidance_scale", "top_k", "top_p", "gumbel_smoothing", "greedy_scales")
 """Fields of `SamplingConfig` that every image of a batch may have for itself."""
@@ -133,11 +133,11 @@ def contexts(
     def of(prompt: Prompt | Context) -> Context:
         return context_of(prompt, encode, device)
 
-    context = cat_contexts([of(image.prompt) for image in images])
+    context = Rows.cat([of(image.prompt) for image in images])
     if all(image.negative_prompt is None for image in images):
         return context, None
     null = context.null()
-    return context, cat_contexts(
+    return context, Rows.cat(
         null.rows(slice(i, i + 1)) if image.negative_prompt is None else of(image.negative_prompt)
         for i, image in enumerate(images)
     )
@@ -171,7 +171,7 @@ def second_prompts(
         rows = [(0.0,) * scales if image.mix is None else image.mix.weights for image in images]
         weights = torch.tensor(rows, dtype=torch.float32).T[..., None, None].to(device, non_blocking=True)
     numbers = tuple(i for i, _ in found)
-    return SecondPrompts(numbers, row_index(numbers, device), cat_contexts([context for _, context in found]), weights)
+    return SecondPrompts(numbers, row_index(numbers, device), Rows.cat([context for _, context in found]), weights)
 
 
 @dataclass(frozen=True)

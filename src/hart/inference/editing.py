@@ -6,7 +6,7 @@ How editing works is said in `hart.generation.edits`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from PIL import Image
 from torch import Tensor
@@ -20,7 +20,7 @@ from hart.generation.outputs import HartOutput
 from hart.generation.requests import checked_changes
 from hart.grids import ScaleSchedule
 from hart.inference.base import BasePipeline
-from hart.sizes import requested_schedule
+from hart.sizes import SizeOptions, requested_schedule
 from hart.strict import shown
 from hart.types import Context
 
@@ -124,10 +124,7 @@ class Editing(BasePipeline):
         followed_scales: int | None = None,
         style: Image.Image | None = None,
         style_strength: float | None = None,
-        size: int | str | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        aspect: str | None = None,
+        **size: Unpack[SizeOptions],
     ) -> Edit:
         """What images keep of another one in `edit`: for a call, or for an `ImageRequest` of a batch of `edit.size`."""
         image, followed = require_image("image", image), source_prompt is not None
@@ -136,7 +133,7 @@ class Editing(BasePipeline):
         if mask is None and not followed and opacity(image) is not None:
             mask = image
         area = None if mask is None else redrawn_area(image, require_image("mask", mask))
-        schedule = canvas_schedule(self.config, image, size=size, height=height, width=width, aspect=aspect)
+        schedule = canvas_schedule(self.config, image, **size)
         if followed_scales is None:
             followed_scales = round(FOLLOWED * len(schedule)) if followed else 0
         pixels, redraw = laid_out(image, area, self.config, schedule)
@@ -157,14 +154,11 @@ class Editing(BasePipeline):
         kept_scales: int | None = None,
         style: Image.Image | None = None,
         style_strength: float | None = None,
-        size: int | str | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        aspect: str | None = None,
+        **size: Unpack[SizeOptions],
     ) -> Edit:
         """What images keep of another one in `vary`; see `prepare_edit`."""
         image = require_image("image", image)
-        schedule = canvas_schedule(self.config, image, size=size, height=height, width=width, aspect=aspect)
+        schedule = canvas_schedule(self.config, image, **size)
         pixels, redraw = laid_out(image, None, self.config, schedule)
         lent, strength = self._style(style, style_strength, schedule)
         if kept_scales is None:

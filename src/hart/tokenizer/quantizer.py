@@ -138,7 +138,9 @@ class MultiScaleQuantizer(nn.Module):
 
     def contribution(self, embeddings: Tensor, k: int, schedule: ScaleSchedule) -> Tensor:
         """What scale k adds to the running sum: embeddings (B, N_k, D) -> (B, D, h, w), phi applied."""
-        return self.phi(k, schedule)(resize_to_final(to_map(embeddings, schedule.grids[k]), schedule.final))
+        grid, final = schedule.grids[k], schedule.final
+        x = to_map(embeddings, grid)
+        return self.phi(k, schedule)(x if grid == final else F.interpolate(x, size=final, mode="bicubic"))
 
     def encode(
         self,
@@ -187,11 +189,6 @@ class MultiScaleQuantizer(nn.Module):
 def to_map(tokens: Tensor, grid: Grid) -> Tensor:
     """Tokens (B, N, D) in raster order as a map (B, D, *grid)."""
     return tokens.transpose(1, 2).unflatten(2, grid)
-
-
-def resize_to_final(x: Tensor, grid: Grid) -> Tensor:
-    """Bicubic resize of a map to the latent's grid; nothing to do at the last scale."""
-    return x if Grid(*x.shape[-2:]) == grid else F.interpolate(x, size=grid, mode="bicubic")
 
 
 def next_scale_input(total: Tensor, grid: Grid) -> Tensor:

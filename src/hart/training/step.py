@@ -57,7 +57,11 @@ class Stepper(TrainContext):
         self.task = task
         self.config = config
         self.distributed = distributed
-        self._blank = blank_copy(next(iter(task.optimized.values())).module)
+        model = next(iter(task.optimized.values())).module
+        # without memory for its parameters, for `load_state_dict(assign=True)`
+        self._blank = copy.deepcopy(
+            model, {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()}
+        )
         self.optimized = {
             name: _ModuleState(optimized, config, distributed) for name, optimized in task.optimized.items()
         }
@@ -238,9 +242,3 @@ def recompute(block: nn.Module) -> None:
     """Make a block drop its activations and recompute them in the backward pass."""
     # nothing in a block is random, so no random state need be kept
     block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-
-
-def blank_copy(module: nn.Module) -> nn.Module:
-    """A copy of a module without memory for its parameters, for `load_state_dict(assign=True)`."""
-    blanks = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in module.parameters()}
-    return copy.deepcopy(module, blanks)

@@ -61,11 +61,6 @@ def build_norm(config: TransformerConfig) -> nn.Module:
     return RMSNorm(config.width) if config.norm == "rms" else PlainLayerNorm(config.width)
 
 
-def build_mlp(config: TransformerConfig) -> SwiGLU | GeluMLP:
-    kind = SwiGLU if config.mlp == "swiglu" else GeluMLP
-    return kind(config.width, config.mlp_width)
-
-
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); the two share one norm, and modulation wraps both."""
 
@@ -73,7 +68,8 @@ class Block(nn.Module):
         super().__init__()
         self.norm = build_norm(config)
         self.attention = Attention(config.width, config.heads, qk_norm=config.qk_norm)
-        self.mlp = build_mlp(config)
+        mlp = SwiGLU if config.mlp == "swiglu" else GeluMLP
+        self.mlp = mlp(config.width, config.mlp_width)
         self.modulation = build_modulation(config.modulation, config.width)
 
     @property
