@@ -73,6 +73,9 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
     assert again[0].read_bytes() == mixed.read_bytes()
     smaller = run("mix", "a cat", "a dog", "--size", 4, "--model", text_model, "--out", tmp_path / "4")
     assert smaller.exit_code == 0 and "at 4x4 things come out stretched" in smaller.stderr
+    picture(12, 8).save(tmp_path / "wide.png")
+    wider = run("vary", tmp_path / "wide.png", "--model", text_model, "--out", tmp_path / "12")
+    assert wider.exit_code == 0 and "at 12x8 things come out stretched" in wider.stderr
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat")
     for more in ((), ("--prompts-file", prompts)):

@@ -14,6 +14,7 @@ from hart.commands.from_config import options_from_config
 from hart.commands.generate import ImageWriter, asked_size, note_size, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
 from hart.files import read_bytes
+from hart.sizes import size_of_schedule
 from hart.strict import Listed, require
 
 if TYPE_CHECKING:
@@ -157,6 +158,8 @@ def _change(
         has_second = facts["source_prompt"] is not None
         pipe.require_memory(canvas, writer.total, batch_size=options.batch_size, second_prompt=has_second, **settings)
         made = prepared(pipe, source, style=lent, style_strength=options.style_strength, **where)
+        if made.redraw is None:  # all of it is generated
+            note_size(pipe, size_of_schedule(pipe.config, canvas))
         amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
         writer.made_with["edit"] = EditSource(**facts, **of_image, **of_style, **amounts)
         asked = None if prompt is None else prompts_for(pipe, [prompt])[0]
