@@ -150,6 +150,8 @@ def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:
     for path in (Path("/dev/zero"), tmp_path / "fifo", tmp_path):
         with pytest.raises(FileError, match=re.escape(str(path))):
             read_text(path)
+    with pytest.raises(FileError, match="is a folder: give a file"):
+        read_text(tmp_path)
     (tmp_path / "large").write_bytes(b"12345")
     assert read_bytes(tmp_path / "large", limit=5) == b"12345"
     with pytest.raises(FileError, match="larger than"):

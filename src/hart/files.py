@@ -112,9 +112,10 @@ def open_regular(path: Path) -> BinaryIO:
         raise FileError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise FileError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    kind = os.fstat(handle).st_mode
+    if not stat.S_ISREG(kind):
         os.close(handle)
-        raise FileError(f"{path}: not a regular file")
+        raise FileError(f"{path}: {'is a folder' if stat.S_ISDIR(kind) else 'not a regular file'}: give a file")
     return os.fdopen(handle, "rb")
 
 

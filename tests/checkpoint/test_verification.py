@@ -36,6 +36,12 @@ def of(*cases: str) -> pytest.MarkDecorator:
 
 
 @of("var-c2i")
+def test_a_model_without_recorded_numbers_is_named(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"var-c2i: has no golden\.safetensors: give a checkpoint with numbers"):
+        verify(folder)
+
+
+@of("var-c2i")
 def test_inputs_alone_prove_nothing(folder: Path) -> None:
     golden = read_safetensors(CASE / GOLDEN_FILE)
     save_file({name: value for name, value in golden.items() if name in INPUTS}, folder / GOLDEN_FILE)

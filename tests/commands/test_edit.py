@@ -73,11 +73,20 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
     assert again[0].read_bytes() == mixed.read_bytes()
     smaller = run("mix", "a cat", "a dog", "--size", 4, "--model", text_model, "--out", tmp_path / "4")
     assert smaller.exit_code == 0 and "at 4x4 things come out stretched" in smaller.stderr
+    picture(12, 8).save(tmp_path / "wide.png")
+    wider = run("vary", tmp_path / "wide.png", "--model", text_model, "--out", tmp_path / "12")
+    assert wider.exit_code == 0 and "at 12x8 things come out stretched" in wider.stderr
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat")
     for more in ((), ("--prompts-file", prompts)):
         said = refused(run("generate", "--like", mixed, "--size", 4, *more, "--out", tmp_path / "smaller"))
         assert said.startswith("error: --like: the image mixes two prompts over 4 scales, and images of 4x4 have 2: ")
+
+
+def test_a_mask_that_redraws_nothing_is_remarked_on(text_model: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    mask_of().save(tmp_path / "black.png")
+    done = run("edit", files[0], "a dog", "--mask", tmp_path / "black.png", "--model", text_model, "--out", tmp_path)
+    assert done.exit_code == 0 and done.stderr.startswith("note: the image stays as it is: no part of its mask")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +99,7 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
         (("edit", "cat.png", "a cat", "--mask", "cat.png", "--kept-scales", 9), "kept_scales 9"),
         (("edit", "cat.png", "a cat", "--mask", "cat.png", "--followed-scales", 1), "goes with --source-prompt"),
         (("vary", "cat.png", "--kept-scales", -1), "kept_scales -1"),
+        (("edit", "cat.png", "--source-prompt", "a cat"), "what the image shows now: give PROMPT too"),
         (("mix", "a cat", "a dog", "--weights", "0,x"), "--weights[1]: expected a number"),
         (("mix", "a cat", "a dog", "--weights", "0,1"), "give 4 from 0 to 1"),
         (("mix", "a cat", "a dog", "--weights", "0,0,nan,1"), "--weights[2] must be a finite number"),

@@ -65,7 +65,12 @@ def test_info_knows_sizes_without_weights() -> None:
     assert "256 x 256 px" in released
     assert "not counted" in released
     assert "bfloat16: " in released  # whether this processor packs its layers, or why not
-    assert "sizes without weights are: hart-0.7b-256, hart-0.7b-512, " in refused(run("info", "hart-0.7b-257"))
+    for command in (
+        ("info", "hart"),
+        ("benchmark", "hart-0.7b-257"),
+        ("generate", "a cat", "--model", "hart-0.7b-257"),
+    ):
+        assert "sizes without weights are: hart-0.7b-256, hart-0.7b-512, " in refused(run(*command))
 
 
 @pytest.mark.parametrize("case", CASES)

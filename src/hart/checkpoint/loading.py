@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -60,13 +61,15 @@ def resolve_model(name: AnyPath) -> Path:
     return _resolved(name)
 
 
-def _resolved(name: AnyPath, *, sizes: Collection[str] = ()) -> Path:
-    """The same. sizes: names that would also do, for the error."""
+def _resolved(name: AnyPath, *, or_size: bool = False) -> Path:
+    """The same. or_size: whether the name of a preset would also do, for the error."""
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
     text = os.fspath(name)
     if (folder := local_folder(text)) is not None:
         return folder
+    if os.path.isfile(user_path(text)):  # noqa: PTH113 - or a name of none
+        raise CheckpointError(f"{text}: is a file: give the folder of the model that it belongs to")
     names = ", ".join(sorted(p.parent.name for p in SHIPPED_MODELS.glob(f"*/{CONFIG_FILE}"))) or "none"
     if isinstance(name, str) and is_hub_id(text):
         return download(text)
@@ -75,7 +78,8 @@ def _resolved(name: AnyPath, *, sizes: Collection[str] = ()) -> Path:
             f"{text} is a size without weights: add --random-weights (HartPipeline.from_config), or give a model of "
             "that size"
         )
-    also = f"; sizes without weights are: {', '.join(sizes)}" if sizes else ""
+    is_near = bool(get_close_matches(text, PRESETS))
+    also = f"; sizes without weights are: {', '.join(PRESETS)}" if or_size or is_near else ""
     raise CheckpointError(
         f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}{also}"
     )
@@ -128,7 +132,7 @@ def load_config(name: AnyPath) -> HartConfig:
     path = user_path(name)
     if path.suffix == ".json" and not path.is_dir():
         return HartConfig.load(path)
-    folder = _resolved(name, sizes=PRESETS)
+    folder = _resolved(name, or_size=True)
     layout = layout_of(folder)
     return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout)[0]
 

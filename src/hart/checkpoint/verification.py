@@ -96,6 +96,10 @@ def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = tor
         are for float32, which is computed without TF32.
     Raises `HartError` if the model, the case or its inputs cannot be read or do not fit together.
     """
+    if not (folder / GOLDEN_FILE).exists():
+        raise CheckpointError(
+            f"{folder}: has no {GOLDEN_FILE}: give a checkpoint with numbers of the reference beside it"
+        )
     golden = read_safetensors(folder / GOLDEN_FILE)
     settings = read_case(folder / CASE_FILE)
     model = load_model(folder)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import require_writable
+from hart.commands.console import note, require_writable
 from hart.commands.from_config import options_from_config
 from hart.commands.generate import ImageWriter, asked_size, note_size, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
 from hart.files import read_bytes
+from hart.sizes import size_of_schedule
 from hart.strict import Listed, require
 
 if TYPE_CHECKING:
@@ -65,10 +66,13 @@ def edit(image: ImageArgument, options: EditOptions, settings: SamplingSettings,
     """Redraw a part of an image: under a mask, where it is transparent, where another --size or --aspect leaves it
     empty, or what PROMPT says otherwise than --source-prompt. All else stays to the pixel, but with --source-prompt."""
     source_prompt = options.source_prompt
+    require(
+        prompt is not None or source_prompt is None, "--source-prompt says what the image shows now: give PROMPT too"
+    )
     mask, facts = _opened(options.mask, "mask")
 
     def prepared(pipe: HartPipeline, source: Image.Image, **style: Any) -> Edit:
-        return pipe.prepare_edit(
+        made = pipe.prepare_edit(
             source,
             mask,
             source_prompt=None if source_prompt is None else prompts_for(pipe, [source_prompt])[0],
@@ -76,6 +80,9 @@ def edit(image: ImageArgument, options: EditOptions, settings: SamplingSettings,
             followed_scales=options.followed_scales,
             **style,
         )
+        if made.redraw is not None and not made.redraw.any():
+            note("the image stays as it is: no part of its mask is transparent or, without transparency, white")
+        return made
 
     _change(image, options, settings, prompt, prepared, facts | {"source_prompt": source_prompt})
 
@@ -151,6 +158,8 @@ def _change(
         has_second = facts["source_prompt"] is not None
         pipe.require_memory(canvas, writer.total, batch_size=options.batch_size, second_prompt=has_second, **settings)
         made = prepared(pipe, source, style=lent, style_strength=options.style_strength, **where)
+        if made.redraw is None:  # all of it is generated
+            note_size(pipe, size_of_schedule(pipe.config, canvas))
         amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
         writer.made_with["edit"] = EditSource(**facts, **of_image, **of_style, **amounts)
         asked = None if prompt is None else prompts_for(pipe, [prompt])[0]

@@ -33,7 +33,7 @@ def scorer_source(spec: str) -> str:
     """The folder or hub id in "clip:SOURCE"; nothing is loaded. Raises `HartError` for a folder that is not there."""
     kind, _, source = spec.partition(":")
     if kind != "clip" or not source:
-        raise HartError(f"unknown scorer {spec!r}: give clip:SOURCE, or none for the model's own")
+        raise HartError(f"unknown scorer {spec!r}: give clip:SOURCE, or leave it out for the model's own")
     return folder_or_id(source, CLIP_SCORE)
 
 
