@@ -328,6 +328,8 @@ def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_
             page.get_by_role("link", name="Download PNG").click()
         record = read_record(Path(download.value.path()))
         assert record.prompt == prompt
+        # the shape of the file, which is then the form's too
+        assert page.locator("#gallery img").first.evaluate("image => image.naturalWidth > image.naturalHeight")
         page.get_by_role("button", name="Close").first.click()
         page.locator("#open-file").set_input_files(download.value.path())  # it says how it was made
         expect(page.get_by_label("Seed", exact=True)).to_have_value(str(record.seed))

@@ -85,35 +85,39 @@ function waitingTile(chosen) {
   const waiting = model(chosen.model)?.state === "ready" ? "Waiting for its turn…" : "Opening the model…";
   const note = make("span", { className: "waiting", textContent: waiting });
   const button = make("button", { type: "button", className: "open", disabled: true }, note);
-  const [across, down] = (chosen.size ?? chosen.aspect).split(/[x:]/);
-  if (down) button.style.aspectRatio = `${across} / ${down}`;
+  const shape = (size) => {
+    const [across, down] = size.split(/[x:]/);
+    if (down) button.style.aspectRatio = `${across} / ${down}`;
+  };
+  shape(chosen.size ?? chosen.aspect);
   const bar = make("progress");
   bar.setAttribute("aria-label", `Drawing ${viewer.titleOf(chosen)}`);
   const element = make("div", { className: "tile drawing" }, button, bar);
   const partials = [];
   const picture = make("img", { alt: `${viewer.titleOf(chosen)}, being drawn` });
   let source;
-  const put = (blob) => {
+  const put = ({ blob, size }) => {
+    shape(size);
     if (source) URL.revokeObjectURL(source);
     source = picture.src = viewer.url(blob);
     if (!picture.isConnected) button.replaceChildren(picture);
   };
   return {
     element,
-    show({ blob, scales }) {
-      partials.push(blob);
-      bar.max = scales;
+    show(event) {
+      partials.push(event.blob);
+      bar.max = event.scales;
       bar.value = partials.length;
-      put(blob);
+      put(event);
     },
     async finish(event, path) {
-      put(event.blob);
+      put(event);
       bar.remove();
       element.classList.remove("drawing");
       picture.alt = viewer.titleOf(chosen);
       button.disabled = false;
       const { aspect, ...asked } = chosen; // the answer has the size in pixels
-      const made = { ...asked, speed: model(chosen.model)?.speed, size: event.size ?? chosen.size };
+      const made = { ...asked, speed: model(chosen.model)?.speed, size: event.size };
       const kind = path.split("/").at(-1);
       const image = { created: Date.now(), blob: event.blob, partials, scales: event.scales, settings: made, kind };
       const kept = await history.add(image).catch(() => {
@@ -259,7 +263,7 @@ async function edit(image, facts) {
   });
 }
 
-/** Images that have something of another. kept: what they have. */
+/** Images that have something of another. kept: what they have, and other fields that take the place of its settings. */
 async function varied(image, facts, prompt, kept) {
   const file = await usable(image.blob, facts);
   if (!file) return;
@@ -271,7 +275,8 @@ async function varied(image, facts, prompt, kept) {
 viewer.connect({
   reuse: (image) => say("note", restore({ ...image.settings, lacks: image.kind === "generations" ? [] : ["the image's source image"] })),
   edit,
-  vary: (image, facts, kept) => varied(image, facts, image.settings.prompt, { kept_scales: kept }),
+  // the settings of a file are the form's; its shape is its own
+  vary: (image, facts, kept) => varied(image, facts, image.settings.prompt, { kept_scales: kept, ...(image.kind === "file" && { size: undefined, aspect: undefined }) }),
   recolour: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),
   remove: (image) => remove([image]),
   step: (image, by) => {
