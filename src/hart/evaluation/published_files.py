@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import torch
 
@@ -23,7 +24,7 @@ from hart.data.sources import Read
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
 from hart.networks.pretrained import short_name
-from hart.strict import reason
+from hart.strict import clipped, reason
 
 HUB_DATASETS = "https://huggingface.co/datasets/"
 FILE_LIMIT = 256 * MEBIBYTE
@@ -56,7 +57,8 @@ def cached_file(address: str, instead: str, *, sha256_prefix: str | None = None)
             # whole or not at all: it fills a neighbouring file and renames it
             torch.hub.download_url_to_file(address, str(file), hash_prefix=sha256_prefix, progress=False)
         except (OSError, ValueError, RuntimeError) as error:
-            raise HartError(f"{address}: cannot be fetched ({reason(error)}): {instead}") from None
+            why = clipped(error.reason) if type(error) is URLError else reason(error)  # its own text is in brackets
+            raise HartError(f"{address}: cannot be fetched ({why}): {instead}") from None
     return file
 
 

@@ -39,7 +39,7 @@ def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
     limit: captions to use; None takes 30,000. Raises `HartError` with the address of what is missing.
     """
     if folder is None:
-        instead = "fetch it elsewhere, and give its folder with --data"
+        instead = f"fetch {TEXTS_ARCHIVE} and {ARCHIVE} elsewhere, and give the folder that holds both with --data"
         cached_file(TEXTS_ADDRESS, instead)
         folder = cached_file(IMAGES_ADDRESS, instead).parent
     folder = user_path(folder)
