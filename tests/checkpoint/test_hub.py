@@ -177,3 +177,11 @@ def test_what_only_the_hubs_library_knows_is_left_to_it(hub: Hub, monkeypatch: p
     assert unreachable() is None
     monkeypatch.setenv("no_proxy", "huggingface.co")
     assert unreachable() == "asked"
+
+
+def test_a_file_of_a_model_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own").mkdir()
+    Path("own/hart.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"own/hart\.safetensors: is a file: give the folder"):
+        resolve_model("own/hart.safetensors")

@@ -380,14 +380,6 @@ def test_unknown_names_list_the_shipped_models() -> None:
         resolve_model("")
 
 
-def test_a_file_of_a_model_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("own").mkdir()
-    Path("own/hart.safetensors").touch()
-    with pytest.raises(CheckpointError, match=r"own/hart\.safetensors: is a file: give the folder"):
-        resolve_model("own/hart.safetensors")
-
-
 def test_paths_may_be_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tokenizer, _ = tiny_model(tiny_text_config())
