@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging as std_logging
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,15 @@ class Hub:
         if not self.is_cached:
             raise self.absent("cannot find the requested files in the disk cache\nand so on")
         return str(self.folder)
+
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy, and nothing set for the hub's library, whatever this machine has."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://huggingface.co")
 
 
 @pytest.fixture
@@ -138,7 +149,7 @@ def test_a_download_that_breaks_off_is_an_error(hub: Hub, kind: type[Exception])
     [(socket.gaierror(-3, "Try again"), 3, "Try again"), (TimeoutError("timed out"), 1, "timed out")],
 )
 def test_an_unreachable_hub_is_told_at_once_by_all_that_need_it(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, failure: OSError, attempts: int, why: str
+    hub: Hub, direct: None, monkeypatch: pytest.MonkeyPatch, failure: OSError, attempts: int, why: str
 ) -> None:
     asked = list[tuple[str, int]]()
 
@@ -163,7 +174,33 @@ def test_an_unreachable_hub_is_told_at_once_by_all_that_need_it(
         from_transformers(load, "a model", "someone/model", "judge", "put them there")
 
 
-def test_what_only_the_hubs_library_knows_is_left_to_it(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_is_silent_is_asked_once(direct: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another one, of a protocol that the network does not have, fails at once."""
+    asked = list[str]()
+
+    class Socket:
+        def __init__(self, family: int, *_: int) -> None:
+            self.family = family
+
+        def settimeout(self, seconds: float) -> None: ...
+
+        def connect(self, address: tuple[str, int]) -> None:
+            asked.append(address[0])
+            raise TimeoutError("timed out") if self.family == socket.AF_INET else OSError(errno.ENETUNREACH, "no route")
+
+        def close(self) -> None: ...
+
+    found = [
+        (family, socket.SOCK_STREAM, 0, "", (host, 443))
+        for family, host in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+    ]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: found)
+    monkeypatch.setattr("socket.socket", Socket)
+    assert unreachable() == "timed out"
+    assert asked == ["192.0.2.1", "2001:db8::1"]
+
+
+def test_what_only_the_hubs_library_knows_is_left_to_it(direct: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(host: str, port: int) -> None:
         raise OSError("asked")
 
@@ -177,6 +214,8 @@ def test_what_only_the_hubs_library_knows_is_left_to_it(hub: Hub, monkeypatch: p
     assert unreachable() is None
     monkeypatch.setenv("no_proxy", "huggingface.co")
     assert unreachable() == "asked"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "huggingface.co")  # without https://
+    assert unreachable() is None
 
 
 def test_a_file_of_a_model_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,10 +26,10 @@ T = TypeVar("T")
 # Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
 NOT_DOWNLOADED = "model {0!r} is not a folder and cannot be downloaded from the Hugging Face hub"
-NO_ANSWER = "the Hugging Face hub cannot be reached"
 PAUSES = (0.0, 1.0, 1.0)
 """Seconds before each attempt to reach the hub."""
-CONNECT_TIMEOUT = 10.0
+CONNECT_TIMEOUT = 4.0
+"""Seconds for each of the hub's addresses, of which there are several."""
 
 
 def is_hub_id(name: str) -> bool:
@@ -56,16 +56,18 @@ def folder_or_id(source: str, role: str) -> str:
 
 
 def unreachable() -> str | None:
-    """Why the hub cannot be reached; None if it can be, or where only its own library knows: in its offline mode, or
-    behind a proxy.
+    """Why the hub cannot be reached; None if it can be, or where only its own library knows: in its offline mode,
+    behind a proxy, or with an address that is none.
 
     Without a connection that library tries for half a minute, and transformers for a whole one.
     """
     from huggingface_hub import constants
 
     address = urlsplit(constants.ENDPOINT)
-    host, proxies = address.hostname or "", getproxies()
-    if constants.HF_HUB_OFFLINE or (not proxies.keys().isdisjoint({address.scheme, "all"}) and not proxy_bypass(host)):
+    host, proxies = address.hostname, getproxies()
+    if constants.HF_HUB_OFFLINE or not host:
+        return None
+    if not proxies.keys().isdisjoint({address.scheme, "all"}) and not proxy_bypass(host):
         return None
     why = ""
     for pause in PAUSES:
@@ -82,7 +84,11 @@ def unreachable() -> str | None:
 
 
 def _connect(host: str, port: int) -> None:
-    socket.create_connection((host, port), CONNECT_TIMEOUT).close()
+    """Raises `OSError`, a `TimeoutError` if any of the host's addresses is silent: to ask it again takes as long."""
+    try:
+        socket.create_connection((host, port), CONNECT_TIMEOUT, all_errors=True).close()
+    except ExceptionGroup as failed:
+        raise max(failed.exceptions, key=lambda error: isinstance(error, TimeoutError)) from None
 
 
 def _remedy(source: str, instead: str = "") -> str:
@@ -105,7 +111,8 @@ def from_transformers(load: Callable[[str], T], what: str, source: str, role: st
         copy = _copy(place)
         if copy is None:
             raise CheckpointError(
-                f"{role} {source!r}: is no folder, and {NO_ANSWER} ({why}): {_remedy(source, instead)}"
+                f"{role} {source!r}: is no folder, and the Hugging Face hub cannot be reached ({why}): "
+                f"{_remedy(source, instead)}"
             )
         place = str(copy)
     try:
