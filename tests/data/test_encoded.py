@@ -82,7 +82,7 @@ def test_a_tensor_that_is_not_what_it_should_be(name: str, what: str, codes: Pat
 
 def test_what_needs_images_is_told_that_the_set_has_none(codes: Path) -> None:
     for split in ("train", "val"):
-        with pytest.raises(HartError, match="codes: an encoded set, which holds codes and no images: give the set that"):
+        with pytest.raises(HartError, match="codes: an encoded set, which holds codes and no images: give the"):
             open_source(codes, split)
 
 

@@ -117,7 +117,9 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
             return "folder"
         seen = True
     if not seen and any(path.glob("*-[0-9]*.safetensors")):
-        raise HartError(f"{path}: an encoded set, which holds codes and no images: give the set that it was encoded from")
+        raise HartError(
+            f"{path}: an encoded set, which holds codes and no images: give the set that it was encoded from"
+        )
     if not seen:
         raise HartError(f"{path} ({split}): no image could be read: looked for {_looked_for()}")
     return "classes"

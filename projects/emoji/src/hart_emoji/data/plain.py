@@ -57,9 +57,7 @@ class PlainEmoji(EmojiScenes):
         self._default = [row for row in every if self.icons[row].style == DEFAULT_STYLE]
         self._other = [row for row in every if self.icons[row].style != DEFAULT_STYLE]
         self.chances = [
-            chance
-            * GROUP_WEIGHTS.get(icon.concept.group, 1.0)
-            * (1.0 if icon.concept.slug in COMMON else OTHER_WEIGHT)
+            chance * GROUP_WEIGHTS.get(icon.concept.group, 1.0) * (1.0 if icon.concept.slug in COMMON else OTHER_WEIGHT)
             for chance, icon in zip(self.chances, self.icons, strict=True)
         ]
 

@@ -30,7 +30,8 @@ NUMBERS = {2: ("two", "2", "a pair of"), 3: ("three", "3"), 4: ("four", "4"), 5:
 _IRREGULAR = {
     **{"man": "men", "woman": "women", "person": "people", "child": "children", "foot": "feet", "tooth": "teeth"},
     **{"mouse": "mice", "goose": "geese", "ox": "oxen", "leaf": "leaves", "wolf": "wolves", "knife": "knives"},
-    **{"snowman": "snowmen", "scarf": "scarves", "loaf": "loaves", "potato": "potatoes", "tomato": "tomatoes", "volcano": "volcanoes", "mango": "mangoes"},
+    **{"snowman": "snowmen", "scarf": "scarves"},
+    **{"loaf": "loaves", "potato": "potatoes", "tomato": "tomatoes", "volcano": "volcanoes", "mango": "mangoes"},
     **{word: word for word in ("fish", "sheep", "deer", "shrimp", "squid", "bison", "salmon", "series", "aircraft")},
 }
 _NEIGHBOURS = dict(zip("abcdefghijklmnopqrstuvwxyz", "snvfrdhjuklknmpowtayiceztx", strict=True))
