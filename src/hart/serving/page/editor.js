@@ -222,11 +222,11 @@ dialog.addEventListener("focusin", ({ target }) => { // above the bar that a pho
 at("undo").addEventListener("click", undo);
 dialog.addEventListener("keydown", (event) => {
   if (!event.ctrlKey && !event.metaKey) return;
-  if (event.key === "Enter") at("edit-draw").click();
-  else if (event.key === "z" && ![source, prompt].includes(event.target)) {
-    event.preventDefault();
-    undo();
-  }
+  const draws = event.key === "Enter";
+  if (!draws && (event.key !== "z" || [source, prompt].includes(event.target))) return;
+  event.preventDefault(); // what a button that has the focus would do, too
+  if (!draws) undo();
+  else if (!event.repeat) at("edit-draw").click();
 });
 at("mask-none").addEventListener("click", () => cover(false));
 at("mask-all").addEventListener("click", () => cover(true));

@@ -313,7 +313,7 @@ at("open-file").addEventListener("change", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (document.querySelector("dialog[open]")) return;
+  if (event.repeat || document.querySelector("dialog[open]")) return; // a key that is held was meant for the dialog that it has closed
   const writing = event.target.matches("input, textarea, select");
   const control = event.ctrlKey || event.metaKey;
   if (event.key === "Enter" && control) form.requestSubmit();
