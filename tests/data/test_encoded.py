@@ -84,6 +84,11 @@ def test_what_needs_images_is_told_that_the_set_has_none(codes: Path) -> None:
     for split in ("train", "val"):
         with pytest.raises(HartError, match="codes: an encoded set, which holds codes and no images: give the"):
             open_source(codes, split)
+    weights = codes / "weights"
+    weights.mkdir()
+    (weights / "model-00001-of-00002.safetensors").touch()
+    with pytest.raises(HartError, match="no image could be read"):
+        open_source(weights)
 
 
 def changed_index(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:

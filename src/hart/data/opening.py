@@ -116,7 +116,8 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
         if file.notes or file.path.parent == root:
             return "folder"
         seen = True
-    if not seen and any(path.glob("*-[0-9]*.safetensors")):
+    # weights in several files are called model-00001-of-00002
+    if not seen and any("-of-" not in file.name for file in path.glob("*-[0-9]*.safetensors")):
         raise HartError(
             f"{path}: an encoded set, which holds codes and no images: give the set that it was encoded from"
         )
