@@ -11,8 +11,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from hart import HartError
+from hart_emoji.data.captions import Keywords
+from hart_emoji.data.catalogue import Concept
 from hart_emoji.data.recolour import COLOURS, background, own_colour, repainted
-from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, with_typo
+from hart_emoji.data.rewriting import NUMBERS, PAIR, one_thing, plural, with_typo
 from hart_emoji.data.scenes import CAPTIONS, EmojiScenes, read_kinds
 from hart_emoji.data.words import COMMON
 
@@ -114,6 +116,18 @@ def test_what_people_ask_for_first_is_in_most_scenes(cache: Path) -> None:
     assert common == {"red-apple", "lemon", "cat-face"}
     mean = sum(chosen.count(slug) for slug in common) / len(common)
     assert mean > 3 * chosen.count("mango") > 3 * chosen.count("green-apple") > 0
+
+
+def test_a_pair_of_what_is_another_thing_is_not_said(cache: Path) -> None:
+    """A pair of glasses is no pair of tumblers."""
+    scenes = EmojiScenes(cache, 300, size=24, kinds={"count": 1})
+
+    def pairs() -> list[str]:
+        return [text for row in range(300) for text in scenes.read(row).captions if text.startswith(f"{PAIR} pears")]
+
+    assert pairs()
+    scenes.keywords = Keywords([Concept("pears", "Pears", "objects")])
+    assert not pairs()
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,10 @@ class Keywords:
         self._names = Counter(name.lower() for concept in concepts for name in plain_names(concept))
         self._uses = Counter(word for concept in concepts for word in (*concept.keywords, *concept.hints))
 
+    def is_name(self, text: str) -> bool:
+        """Whether a concept is called so, in any case."""
+        return text.lower() in self._names
+
     def standing_alone(self, concept: Concept) -> list[str]:
         return [w for w in concept.keywords if self._usable(concept, w) and self._clear(w)]
 

@@ -25,7 +25,8 @@ ONE_THING = (
 )
 """{name}: without article, {a}: with one, {bare}: the name behind another article. Only what every image shows."""
 
-NUMBERS = {2: ("two", "2", "a pair of"), 3: ("three", "3"), 4: ("four", "4"), 5: ("five", "5"), 6: ("six", "6")}
+PAIR = "a pair of"
+NUMBERS = {2: ("two", "2", PAIR), 3: ("three", "3"), 4: ("four", "4"), 5: ("five", "5"), 6: ("six", "6")}
 
 _IRREGULAR = {
     **{"man": "men", "woman": "women", "person": "people", "child": "children", "foot": "feet", "tooth": "teeth"},

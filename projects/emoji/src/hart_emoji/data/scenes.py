@@ -27,7 +27,7 @@ from hart_emoji.data.catalogue import Icon
 from hart_emoji.data.ink import OVERSAMPLED, inked
 from hart_emoji.data.plan import held_out_keywords, plan_images, with_default_share
 from hart_emoji.data.recolour import COLOURS, OwnColour, background, colour_word, own_colour, repainted, without_colour
-from hart_emoji.data.rewriting import NUMBERS, one_thing, plural, sometimes_mistyped
+from hart_emoji.data.rewriting import NUMBERS, PAIR, one_thing, plural, sometimes_mistyped
 from hart_emoji.data.words import COMMON, DIGEST
 
 CAPTIONS = 3
@@ -45,7 +45,7 @@ LONGEST_NAME = 3
 SHORT_NAME_WEIGHT, LONG_NAME_WEIGHT = 0.15, 0.05
 """Chance of a thing, in scenes, that is not `COMMON`, with and without a name of one word, against one that is."""
 
-VERSION = 3
+VERSION = 4
 """Of what rows show and say: raised when that changes, so that an encoded set is not continued with other rows."""
 TRIES = 20
 
@@ -215,9 +215,7 @@ class EmojiScenes:
             name = rng.choice(names)
             thing = (with_article(name) if rng.random() < 0.7 else name) + tone
             where = rng.choice(("on a {} background", "on a {} background", "on {}", "against a {} background"))
-            where = where.format(said)
-            if said.startswith(("orange",)):
-                where = where.replace("a orange", "an orange")
+            where = where.format(said).replace("a orange", "an orange")
             text = rng.choice((f"{thing} {where}", f"{thing} {where}", f"{thing}, {said} background"))
             return self._styled(text, icon.style, rng)
 
@@ -286,8 +284,10 @@ class EmojiScenes:
 
         def describe(rng: random.Random) -> str:
             name = rng.choice(names)
-            many = plural(f"{colour_word(word, rng)} {name}" if word else name)
-            return self._styled(f"{rng.choice(NUMBERS[number])} {many}", icon.style, rng)
+            many = plural(f"{colour_word(word, rng)} {name}" if word else name) or name
+            # a pair of glasses is another thing
+            said = rng.choice([word for word in NUMBERS[number] if word != PAIR or not self.keywords.is_name(many)])
+            return self._styled(f"{said} {many}", icon.style, rng)
 
         return image, describe
 
