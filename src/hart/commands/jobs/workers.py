@@ -151,7 +151,8 @@ def by_workers(
         for environment in environments[:left]:
             start(environment)
         while left:
-            ready: list[Any] = wait(list(running))
+            # not for ever: a signal that comes right before the wait is only heard when it ends
+            ready: list[Any] = wait(list(running), timeout=1)
             for connection in ready:
                 worker = running[connection]
                 try:
