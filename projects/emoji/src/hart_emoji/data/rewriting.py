@@ -26,6 +26,7 @@ ONE_THING = (
 """{name}: without article, {a}: with one, {bare}: the name behind another article. Only what every image shows."""
 
 PAIR = "a pair of"
+"""Not said where many of a thing are called as another thing is: of glasses."""
 NUMBERS = {2: ("two", "2", PAIR), 3: ("three", "3"), 4: ("four", "4"), 5: ("five", "5"), 6: ("six", "6")}
 
 _IRREGULAR = {

@@ -123,7 +123,7 @@ class EmojiScenes:
             f"version {VERSION}",
             DIGEST,
             str(dict(self.kinds)),
-            *map(str, self.chances),
+            *map(str, (*self.chances, *self._reach)),
             *packages,
             *sorted(self.barred),
         ]
@@ -284,8 +284,8 @@ class EmojiScenes:
 
         def describe(rng: random.Random) -> str:
             name = rng.choice(names)
-            many = plural(f"{colour_word(word, rng)} {name}" if word else name) or name
-            # a pair of glasses is another thing
+            many = plural(f"{colour_word(word, rng)} {name}" if word else name)
+            assert many is not None
             said = rng.choice([word for word in NUMBERS[number] if word != PAIR or not self.keywords.is_name(many)])
             return self._styled(f"{said} {many}", icon.style, rng)
 

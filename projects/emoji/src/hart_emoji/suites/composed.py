@@ -32,9 +32,11 @@ from hart.evaluation import (
     counted,
     extractor_facts,
 )
+from hart_emoji.data.arrangement import laid
 from hart_emoji.data.captions import DEFAULT_STYLE, with_article
 from hart_emoji.data.recolour import own_colour, repainted
 from hart_emoji.data.rewriting import plural
+from hart_emoji.data.scenes import WHITE
 from hart_emoji.suites.emoji_set import FEATURE_IMAGE_SIZE, EmojiOptions, EmojiSet, Opened, features_of
 from hart_emoji.suites.scenes import NUMBERS, blots, colour_of
 
@@ -183,7 +185,7 @@ def cut_out(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
 def composed(emoji: EmojiSet, asked: Asked) -> Image.Image:
     """The image that a prompt asks for, from renderings in the default style."""
     size = emoji.pixels([0]).shape[-1]
-    canvas = Image.new("RGB", (size, size), "white")
+    placed: list[tuple[Image.Image, float, float]] = []
     side = round(size * (0.9 if len(asked.parts) == 1 else 0.42))
     for part in asked.parts:
         rows = emoji.images_of(emoji.number[THINGS[part.thing][0]])
@@ -198,8 +200,8 @@ def composed(emoji: EmojiSet, asked: Asked) -> Image.Image:
             sprite = layer.convert("RGB") if own is None else repainted(layer, own, part.colour).convert("RGB")
         scale = side / max(sprite.size)
         sprite = sprite.resize((round(sprite.width * scale), round(sprite.height * scale)), Image.Resampling.BICUBIC)
-        canvas.paste(sprite, (round(part.x * size - sprite.width / 2), round(part.y * size - sprite.height / 2)))
-    return canvas
+        placed.append((sprite.convert("RGBA"), part.x, part.y))
+    return laid(size, WHITE, placed)
 
 
 def run(context: Context[EmojiOptions]) -> Result:
