@@ -1,4 +1,4 @@
-"""Single emoji on white under many wordings of their names, most in the default style: what people ask for.
+"""Single emoji on white under many wordings of their names, in the default style more than in any other.
 
 Beside names, templates and keywords, some captions are nouns of WordNet that the text encoder puts next to a name: they
 teach the transformer what lies around the names. Words that the emoji set holds out are in none.
@@ -31,7 +31,7 @@ from hart_emoji.text.corpus import read_wordnet
 
 CAPTIONS = 6
 """Captions an image."""
-DEFAULT_SHARE = 0.5
+DEFAULT_SHARE = 0.42
 """Of images in the default style, which words without a style mean."""
 OTHER_WEIGHT = 0.5
 """Chance of a concept that is not `COMMON`, against one of its group that is."""
