@@ -94,7 +94,16 @@ def _seeded() -> None:
 @pytest.fixture
 def reachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test gives its own answers in place of the hub's; nothing connects to it."""
-    monkeypatch.setattr("hart.checkpoint.hub._connect", lambda host, port: None)
+    monkeypatch.setattr("hart.hub._connect", lambda host, port: None)
+
+
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy, and nothing set for the hub's library, whatever this machine has."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://huggingface.co")
 
 
 @pytest.fixture(scope="session")

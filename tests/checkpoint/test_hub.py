@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging as std_logging
-import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import logging
 
 from hart.checkpoint.folders import CheckpointError
-from hart.checkpoint.hub import from_transformers, needed_files, require_repository, unreachable
+from hart.checkpoint.hub import from_transformers, needed_files, require_repository
 from hart.checkpoint.loading import resolve_model
 from hart.errors import HartError
 
@@ -54,17 +52,15 @@ class Hub:
 
 
 @pytest.fixture
-def direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxy, and nothing set for the hub's library, whatever this machine has."""
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://huggingface.co")
-
-
-@pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reachable_hub: None) -> Hub:
     return Hub(monkeypatch, tmp_path, [*OTHERS, *LLM, *PLAIN, *TOKENIZER, "llm/ema_model.bin"])
+
+
+def test_the_hub_is_connected_to_once(hub: Hub, direct: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    monkeypatch.setattr("hart.hub._connect", lambda host, port: asked.append(host))
+    assert resolve_model("someone/model") == hub.folder
+    assert len(asked) == 1 and len(hub.downloads) == 1
 
 
 def test_plain_weights_are_not_fetched_where_averaged_ones_are(hub: Hub, tmp_path: Path) -> None:
@@ -161,8 +157,8 @@ def test_an_unreachable_hub_is_told_at_once_by_all_that_need_it(
         assert source == str(hub.folder), "transformers is given no name to look for"
         return source
 
-    monkeypatch.setattr("hart.checkpoint.hub._connect", connect)
-    monkeypatch.setattr("hart.checkpoint.hub.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("hart.hub._connect", connect)
+    monkeypatch.setattr("hart.hub.PAUSES", (0.0, 0.0, 0.0))
     assert resolve_model("someone/model") == hub.folder
     assert from_transformers(load, "a model", "someone/model", "judge") == str(hub.folder)
     assert asked == [("huggingface.co", 443)] * attempts * 2
@@ -172,50 +168,6 @@ def test_an_unreachable_hub_is_told_at_once_by_all_that_need_it(
         resolve_model("someone/model")
     with pytest.raises(HartError, match=rf"cannot be reached \({why}\): check.*{elsewhere}put them there"):
         from_transformers(load, "a model", "someone/model", "judge", "put them there")
-
-
-def test_an_address_that_is_silent_is_asked_once(direct: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where another one, of a protocol that the network does not have, fails at once."""
-    asked = list[str]()
-
-    class Socket:
-        def __init__(self, family: int, *_: int) -> None:
-            self.family = family
-
-        def settimeout(self, seconds: float) -> None: ...
-
-        def connect(self, address: tuple[str, int]) -> None:
-            asked.append(address[0])
-            raise TimeoutError("timed out") if self.family == socket.AF_INET else OSError(errno.ENETUNREACH, "no route")
-
-        def close(self) -> None: ...
-
-    found = [
-        (family, socket.SOCK_STREAM, 0, "", (host, 443))
-        for family, host in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
-    ]
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_: found)
-    monkeypatch.setattr("socket.socket", Socket)
-    assert unreachable() == "timed out"
-    assert asked == ["192.0.2.1", "2001:db8::1"]
-
-
-def test_what_only_the_hubs_library_knows_is_left_to_it(direct: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def connect(host: str, port: int) -> None:
-        raise OSError("asked")
-
-    monkeypatch.setattr("hart.checkpoint.hub._connect", connect)
-    monkeypatch.setattr("hart.checkpoint.hub.PAUSES", (0.0,))
-    assert unreachable() == "asked"
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert unreachable() is None
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("https_proxy", "http://proxy:3128")
-    assert unreachable() is None
-    monkeypatch.setenv("no_proxy", "huggingface.co")
-    assert unreachable() == "asked"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "huggingface.co")  # without https://
-    assert unreachable() is None
 
 
 def test_a_file_of_a_model_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

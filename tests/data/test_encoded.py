@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
+from hart.data.encoded import EncodedLoader, EncodedSet
+from hart.data.encoded_files import is_encoded_set
 from hart.data.opening import open_source
 from hart.errors import HartError
 from mutations import damage_file
@@ -81,12 +82,21 @@ def test_a_tensor_that_is_not_what_it_should_be(name: str, what: str, codes: Pat
 
 
 def test_what_needs_images_is_told_that_the_set_has_none(codes: Path) -> None:
-    for split in ("train", "val"):
-        with pytest.raises(HartError, match="codes: an encoded set, which holds codes and no images: give the"):
-            open_source(codes, split)
+    shards = [*codes.glob("*.safetensors")]
+    for lacking in ([], [codes / "train.json"], shards):  # unfinished, or with its shards elsewhere
+        kept = {file: file.read_bytes() for file in lacking}
+        for file in lacking:
+            file.unlink()
+        for split in ("train", "val"):
+            with pytest.raises(HartError, match="codes: an encoded set, which holds codes and no images: give the"):
+                open_source(codes, split)
+        assert is_encoded_set(codes, "train") and is_encoded_set(codes) and not is_encoded_set(codes, "val")
+        for file, content in kept.items():
+            file.write_bytes(content)
     weights = codes / "weights"
     weights.mkdir()
     (weights / "model-00001-of-00002.safetensors").touch()
+    assert not is_encoded_set(weights) and not is_encoded_set(weights, "model")
     with pytest.raises(HartError, match="no image could be read"):
         open_source(weights)
 
@@ -129,7 +139,7 @@ def test_an_index_that_says_what_cannot_be(change: Callable[[Any], Any], message
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b"[" * 100_000, b"\xff", b'{"format": 2}'])
 def test_an_index_that_is_none(content: bytes, codes: Path) -> None:
     (codes / "train.json").write_bytes(content)
-    assert is_encoded_set(codes)
+    assert is_encoded_set(codes, "train")
     with pytest.raises(HartError, match=r"train\.json"):
         read(codes)
 

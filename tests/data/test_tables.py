@@ -106,6 +106,27 @@ def test_hugging_face_set_by_name(tmp_path: Path, library: Any) -> None:
         open_source(f"hf:{tmp_path / 'nowhere'}")
 
 
+def test_a_hugging_face_set_without_the_hub(tmp_path: Path, library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier download serves; nobody waits for the library's tries."""
+    asked = list[Any]()
+
+    def connect(host: str, port: int) -> None:
+        raise OSError(-3, "Try again")
+
+    monkeypatch.setattr("hart.hub._connect", connect)
+    monkeypatch.setattr("hart.hub.PAUSES", (0.0,))
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", lambda *_, **options: asked.append(options))
+    (tmp_path / "repository").mkdir()
+    write_parquet(tmp_path / "repository" / "train.parquet", {"image": [numbered(1)], "caption": ["x"]})
+    for name in ("someone/repository", "repository"):
+        with pytest.raises(HartError, match=r"hf:.*repository: .*the Hugging Face hub cannot be reached \(Try again\)"):
+            open_source(f"hf:{name}")
+    library.load_dataset(str(tmp_path / "repository"))
+    (tmp_path / "cache" / "repository").rename(tmp_path / "cache" / "someone___repository")
+    assert captions(rows(open_source("hf:someone/repository"))) == [("x",)]
+    assert not asked and not library.config.HF_HUB_OFFLINE, "of the library"
+
+
 def test_a_stream_can_be_read_into_memory(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", {"image": [numbered(3), b"bad"], "text": ["a", "b"]})
     data = open_dataset(tmp_path / "a.parquet", "train", 4)

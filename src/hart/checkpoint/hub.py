@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import re
-import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.released_weights import WEIGHT_FILES
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
 from hart.files import user_path
+from hart.hub import is_hub_id, quiet_hub, unreachable
 from hart.strict import reason
 
 T = TypeVar("T")
@@ -26,20 +21,6 @@ T = TypeVar("T")
 # Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
 NOT_DOWNLOADED = "model {0!r} is not a folder and cannot be downloaded from the Hugging Face hub"
-PAUSES = (0.0, 1.0, 1.0)
-"""Seconds before each attempt to reach the hub."""
-CONNECT_TIMEOUT = 4.0
-"""Seconds for each of the hub's addresses, of which there are several."""
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name can be that of a model of the Hugging Face hub, `owner/name`."""
-    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
-
-
-def is_on_hub(source: str) -> bool:
-    """Whether it is OWNER/NAME, and no folder on this machine."""
-    return is_hub_id(source) and not Path(source).exists()
 
 
 def folder_or_id(source: str, role: str) -> str:
@@ -53,42 +34,6 @@ def folder_or_id(source: str, role: str) -> str:
     if is_hub_id(source) or is_hub_id(f"owner/{source}"):
         return source
     raise CheckpointError(f"{role} {source!r}: there is no such folder, and a hub id is OWNER/NAME")
-
-
-def unreachable() -> str | None:
-    """Why the hub cannot be reached; None if it can be, or where only its own library knows: in its offline mode,
-    behind a proxy, or with an address that is none.
-
-    Without a connection that library tries for half a minute, and transformers for a whole one.
-    """
-    from huggingface_hub import constants
-
-    address = urlsplit(constants.ENDPOINT)
-    host, proxies = address.hostname, getproxies()
-    if constants.HF_HUB_OFFLINE or not host:
-        return None
-    if not proxies.keys().isdisjoint({address.scheme, "all"}) and not proxy_bypass(host):
-        return None
-    why = ""
-    for pause in PAUSES:
-        time.sleep(pause)
-        try:
-            _connect(host, address.port or (80 if address.scheme == "http" else 443))
-        except OSError as error:
-            why = error.strerror or reason(error)
-            if isinstance(error, TimeoutError):
-                break
-        else:
-            return None
-    return why
-
-
-def _connect(host: str, port: int) -> None:
-    """Raises `OSError`, a `TimeoutError` if any of the host's addresses is silent: to ask it again takes as long."""
-    try:
-        socket.create_connection((host, port), CONNECT_TIMEOUT, all_errors=True).close()
-    except ExceptionGroup as failed:
-        raise max(failed.exceptions, key=lambda error: isinstance(error, TimeoutError)) from None
 
 
 def _remedy(source: str, instead: str = "") -> str:
@@ -116,7 +61,7 @@ def from_transformers(load: Callable[[str], T], what: str, source: str, role: st
             )
         place = str(copy)
     try:
-        with _quiet_hub():
+        with quiet_hub():
             return load(place)
     except Exception as error:  # transformers raises many kinds
         if is_out_of_memory(error):
@@ -143,7 +88,7 @@ def download(repository: str) -> Path:
             return copy
         raise
     needed = needed_files(repository, files)
-    with _hub(NOT_DOWNLOADED.format(repository), _remedy(repository)):
+    with _errors(NOT_DOWNLOADED.format(repository), _remedy(repository)):
         return Path(snapshot_download(repository, allow_patterns=needed))
 
 
@@ -156,7 +101,9 @@ def require_repository(repository: str) -> None:
 def _files(repository: str) -> list[str]:
     from huggingface_hub import list_repo_files
 
-    with _hub(NOT_DOWNLOADED.format(repository), _remedy(repository)):
+    failed, remedy = NOT_DOWNLOADED.format(repository), _remedy(repository)
+    _require_reachable(failed, remedy)
+    with _errors(failed, remedy):
         return list(list_repo_files(repository))
 
 
@@ -178,34 +125,27 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
     """
     from huggingface_hub import create_repo, upload_folder
 
-    with _hub(f"{repository!r} cannot be written to the Hugging Face hub", "check name, connection and token"):
+    failed, remedy = f"{repository!r} cannot be written to the Hugging Face hub", "check name, connection and token"
+    _require_reachable(failed, remedy)
+    with _errors(failed, remedy):
         name = create_repo(repository, private=private, token=token, exist_ok=True).repo_id
         return str(upload_folder(repo_id=name, folder_path=folder, token=token, commit_message=message).commit_url)
 
 
-@contextmanager
-def _hub(failed: str, remedy: str) -> Iterator[None]:
-    """What fails is a `CheckpointError` that begins and ends so."""
+def _require_reachable(failed: str, remedy: str) -> None:
+    """Raise `CheckpointError`, which begins and ends so, where the hub cannot be reached."""
     if (why := unreachable()) is not None:
         raise CheckpointError(f"{failed}, which cannot be reached ({why}): {remedy}")
+
+
+@contextmanager
+def _errors(failed: str, remedy: str) -> Iterator[None]:
+    """What fails is a `CheckpointError` that begins and ends so."""
     try:
-        with _quiet_hub():
+        with quiet_hub():
             yield
     except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
         raise CheckpointError(f"{failed} ({reason(error)}): {remedy}") from None
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Meanwhile the hub's library does not print its retries."""
-    from huggingface_hub.utils import logging as hub_logging
-
-    before = hub_logging.get_verbosity()
-    hub_logging.set_verbosity(max(before, logging.ERROR))
-    try:
-        yield
-    finally:
-        hub_logging.set_verbosity(before)
 
 
 def needed_files(repository: str, files: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ from hart.checkpoint.folders import (
     layout_of,
     local_folder,
 )
-from hart.checkpoint.hub import download, is_hub_id
+from hart.checkpoint.hub import download
 from hart.checkpoint.released_names import TRANSFORMER_NAMES, PublishedWeights, renamed, tokenizer_names
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import fill_module, fill_state, read_pickle, read_tensors, save_module
@@ -36,6 +36,7 @@ from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, Toke
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
 from hart.files import AnyPath, readable_folder, user_path, write_text
+from hart.hub import is_hub_id
 from hart.layers.quantized import QuantizedLinear
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING

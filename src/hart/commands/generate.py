@@ -182,7 +182,7 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
 
 
 def _require_hub_id(model: str) -> None:
-    from hart.checkpoint.hub import is_hub_id
+    from hart.hub import is_hub_id
 
     if not is_hub_id(model):
         raise HartError(f"--like: the image was made by {model}, where no model is any more: give it with --model")

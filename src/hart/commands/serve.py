@@ -90,8 +90,9 @@ def _folder_of(source: str, *, elsewhere: bool) -> Path | None:
     folder = local_folder(source)
     if folder is not None or (elsewhere and "/" in source):
         return folder
-    from hart.checkpoint.hub import is_hub_id, require_repository
+    from hart.checkpoint.hub import require_repository
     from hart.checkpoint.loading import resolve_model
+    from hart.hub import is_hub_id
 
     if is_hub_id(source):
         require_repository(source)

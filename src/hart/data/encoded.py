@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ from hart.data.encoded_files import Shard, differing, index_file, read_index, sc
 from hart.data.order import BucketOrder
 from hart.data.read_ahead import StepLoader, places_of, row_items
 from hart.errors import HartError
-from hart.files import FileError, read_json
 from hart.grids import ScaleSchedule
 from hart.randomness import numpy_generator
 from hart.strict import counted
@@ -30,17 +28,6 @@ from hart.types import Rows, TextContext
 
 OPEN_SHARDS = 256
 """Shards that a process keeps open."""
-
-
-def is_encoded_set(folder: Path, split: str = "train") -> bool:
-    """Whether a folder holds an encoded set: one with its index, or an unfinished one with shards."""
-    with suppress(FileError):
-        if {"format", "settings", "shards"} <= read_json(index_file(folder, split)).keys():
-            return True
-    try:
-        return any(folder.glob(f"{split}-*.safetensors"))
-    except (OSError, ValueError):  # an address that is no path
-        return False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NotRequired
@@ -46,12 +47,37 @@ LARGEST = 2**20
 _FLOATS = {"F16", "BF16", "F32"}
 
 
+SHARD = re.compile(r"(?P<split>.+)(?<!-of)-\d{5,}\.safetensors")
+"""Names of shards. Weights in several files have others: model-00001-of-00002."""
+
+
 def index_file(folder: Path, split: str) -> Path:
     return folder / f"{split}.json"
 
 
 def shard_file(folder: Path, split: str, number: int) -> Path:
     return folder / f"{split}-{number:05d}.safetensors"
+
+
+def is_encoded_set(folder: Path, split: str | None = None) -> bool:
+    """Whether a folder holds an encoded set of a split, or of any: its index, or shards of an unfinished one."""
+    try:
+        indices = folder.glob("*.json") if split is None else (index_file(folder, split),)
+        return any(map(_is_index, indices)) or _has_shards(folder, split)
+    except (OSError, ValueError):  # an address that is no path
+        return False
+
+
+def _is_index(file: Path) -> bool:
+    try:
+        return {"format", "settings", "shards"} <= read_json(file).keys()
+    except FileError:
+        return False
+
+
+def _has_shards(folder: Path, split: str | None) -> bool:
+    names = (SHARD.fullmatch(file.name) for file in folder.glob("*.safetensors"))
+    return any(name is not None and split in (None, name["split"]) for name in names)
 
 
 def stamp_of(settings: Mapping[str, Any]) -> str:
@@ -131,7 +157,7 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
     """Raises `HartError` for a set that is missing, unfinished, or has a damaged index."""
     path = index_file(folder, split)
     if not path.exists():
-        begun = any(folder.glob(f"{split}-*.safetensors"))
+        begun = _has_shards(folder, split)
         advice = "it was not finished: run the same hart data encode again" if begun else "run hart data encode"
         raise HartError(f"{path}: not found; {advice}")
     index = read_json(path)

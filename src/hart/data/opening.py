@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hart.data.encoded_files import is_encoded_set
 from hart.data.kinds import Kind
 from hart.data.notes import Columns
 from hart.data.readers.folder import ClassFolderReader, FolderReader, list_images, split_folder, split_folders
@@ -116,8 +117,7 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
         if file.notes or file.path.parent == root:
             return "folder"
         seen = True
-    # weights in several files are called model-00001-of-00002
-    if not seen and any("-of-" not in file.name for file in path.glob("*-[0-9]*.safetensors")):
+    if not seen and is_encoded_set(path):
         raise HartError(
             f"{path}: an encoded set, which holds codes and no images: give the set that it was encoded from"
         )

@@ -15,7 +15,6 @@ from urllib.error import URLError
 
 import torch
 
-from hart.checkpoint.hub import is_on_hub, unreachable
 from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import Note
 from hart.data.readers.base import Listed, RowReader
@@ -23,6 +22,7 @@ from hart.data.samples import damaged_by
 from hart.data.sources import Read
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
+from hart.hub import is_on_hub, unreachable
 from hart.networks.pretrained import short_name
 from hart.strict import clipped, reason
 

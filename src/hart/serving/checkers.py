@@ -95,7 +95,7 @@ def is_model(name: str) -> bool:
         return False
     if user_path(name).is_dir():
         return True
-    from hart.checkpoint.hub import is_hub_id
+    from hart.hub import is_hub_id
 
     return is_hub_id(name)
 

@@ -32,6 +32,7 @@ from hart.data.encoded_files import (
     LABELS,
     LAST_SCALE,
     SHAPES,
+    SHARD,
     TEXT_FEATURES,
     TEXT_MASK,
     TEXT_PLACE,
@@ -84,7 +85,7 @@ class EncodedSummary:
 
 def require_set_folder(folder: Path) -> None:
     """Raise `FileError` for a folder that holds anything but encoded sets."""
-    require_own_folder(folder, r".+-\d{5,}\.safetensors|.+\.json")
+    require_own_folder(folder, rf"{SHARD.pattern}|.+\.json")
 
 
 @torch.inference_mode()

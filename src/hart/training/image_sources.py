@@ -18,7 +18,8 @@ from torch import Tensor
 
 from hart.data.datasets import CaptionedImages, read_all
 from hart.data.digests import SetDigest
-from hart.data.encoded import EncodedLoader, EncodedSet, is_encoded_set
+from hart.data.encoded import EncodedLoader, EncodedSet
+from hart.data.encoded_files import is_encoded_set
 from hart.data.loader import ImageLoader
 from hart.data.notes import Columns
 from hart.data.opening import open_source, whole_of

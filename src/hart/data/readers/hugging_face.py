@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from hart.data.sources import Read
 from hart.data.splits import split_names
 from hart.errors import HartError
 from hart.files import read_json
+from hart.hub import is_hub_id, unreachable
 from hart.strict import printable, reason
 
 PREFIX = "hf:"
@@ -96,12 +98,7 @@ def _load(name: str, split: str) -> Any:
 
     try:
         if name.startswith(PREFIX):
-            place, _, config = name.removeprefix(PREFIX).partition(":")
-            if not place:
-                raise HartError(f"{name} names no data set: give hf:OWNER/NAME")
-            found = datasets.get_dataset_split_names(place, config or None)
-            chosen = _choose_split(found, split, name)
-            table = datasets.load_dataset(place, config or None, split=chosen)
+            table = _load_by_name(name, split)
         else:
             for index in Path(name).rglob("state.json"):
                 _require_inside(index)
@@ -113,6 +110,41 @@ def _load(name: str, split: str) -> Any:
     except Exception as error:  # the library raises whatever its builders and the network raise
         raise HartError(f"{name}: the library datasets cannot load it: {reason(error)}") from None
     return table
+
+
+def _load_by_name(name: str, split: str) -> Any:
+    """Of a folder or of the hub; where that cannot be reached, of an earlier download."""
+    import datasets
+
+    place, _, config = name.removeprefix(PREFIX).partition(":")
+    if not place:
+        raise HartError(f"{name} names no data set: give hf:OWNER/NAME")
+    is_remote = (is_hub_id(place) or is_hub_id(f"owner/{place}")) and not Path(place).is_dir()
+    why = unreachable() if is_remote else None
+    try:
+        with _offline(why is not None or datasets.config.HF_HUB_OFFLINE):
+            found = datasets.get_dataset_split_names(place, config or None)
+            return datasets.load_dataset(place, config or None, split=_choose_split(found, split, name))
+    except ConnectionError:
+        if why is None:
+            raise
+        raise HartError(
+            f"{name}: was not downloaded earlier, and the Hugging Face hub cannot be reached ({why}): check the name "
+            "and the connection, or give a folder with the images"
+        ) from None
+
+
+@contextmanager
+def _offline(offline: bool) -> Iterator[None]:
+    """Meanwhile the library, if so, asks nobody for what it may have; it would try for half a minute."""
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = offline
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
 
 
 def _require_inside(index: Path) -> None:

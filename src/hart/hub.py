@@ -1,0 +1,91 @@
+"""The Hugging Face hub: what can be a name in it, and whether it can be reached."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from hart.errors import HartError
+from hart.strict import reason, shown
+
+PORTS = {"http": 80, "https": 443}
+PAUSES = (0.0, 1.0, 1.0)
+"""Seconds before each attempt to reach the hub."""
+CONNECT_TIMEOUT = 4.0
+"""Seconds for each of the hub's addresses, of which there are several."""
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can be that of a model of the Hugging Face hub, `owner/name`."""
+    return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
+
+
+def is_on_hub(source: str) -> bool:
+    """Whether it is OWNER/NAME, and no folder on this machine."""
+    return is_hub_id(source) and not Path(source).exists()
+
+
+def unreachable() -> str | None:
+    """Why the hub cannot be reached; None if it can be, or where only its own library knows: in its offline mode, or
+    behind a proxy.
+
+    Without a connection that library tries for half a minute, as datasets does, and transformers for a whole one.
+    Raises `HartError` where HF_ENDPOINT is no address.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return None
+    scheme, host, port = _address(constants.ENDPOINT)
+    proxies = getproxies()
+    if not proxies.keys().isdisjoint({scheme, "all"}) and not proxy_bypass(host):
+        return None
+    why = ""
+    for pause in PAUSES:
+        time.sleep(pause)
+        try:
+            _connect(host, port)
+        except OSError as error:
+            why = error.strerror or reason(error)
+            if isinstance(error, TimeoutError):
+                break
+        else:
+            return None
+    return why
+
+
+def _address(endpoint: str) -> tuple[str, str, int]:
+    """Scheme, host and port of the hub."""
+    with suppress(ValueError):  # of a port that is no number, or brackets of IPv6 that do not match
+        address = urlsplit(endpoint)
+        if address.hostname and address.scheme in PORTS:
+            return address.scheme, address.hostname, address.port or PORTS[address.scheme]
+    raise HartError(f"HF_ENDPOINT {shown(endpoint)}: is no address of a hub: give https://HOST or https://HOST:PORT")
+
+
+def _connect(host: str, port: int) -> None:
+    """Raises `OSError`, a `TimeoutError` if any of the host's addresses is silent: to ask it again takes as long."""
+    try:
+        socket.create_connection((host, port), CONNECT_TIMEOUT, all_errors=True).close()
+    except ExceptionGroup as failed:
+        raise max(failed.exceptions, key=lambda error: isinstance(error, TimeoutError)) from None
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Meanwhile the hub's library does not print its retries."""
+    from huggingface_hub.utils import logging as hub_logging
+
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(max(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)

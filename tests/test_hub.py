@@ -1,0 +1,66 @@
+"""Whether the Hugging Face hub can be reached. No test uses the network."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import pytest
+
+from hart.errors import HartError
+from hart.hub import unreachable
+
+
+def test_an_address_that_is_silent_is_asked_once(direct: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another one, of a protocol that the network does not have, fails at once."""
+    asked = list[str]()
+
+    class Socket:
+        def __init__(self, family: int, *_: int) -> None:
+            self.family = family
+
+        def settimeout(self, seconds: float) -> None: ...
+
+        def connect(self, address: tuple[str, int]) -> None:
+            asked.append(address[0])
+            raise TimeoutError("timed out") if self.family == socket.AF_INET else OSError(errno.ENETUNREACH, "no route")
+
+        def close(self) -> None: ...
+
+    found = [
+        (family, socket.SOCK_STREAM, 0, "", (host, 443))
+        for family, host in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+    ]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: found)
+    monkeypatch.setattr("socket.socket", Socket)
+    assert unreachable() == "timed out"
+    assert asked == ["192.0.2.1", "2001:db8::1"]
+
+
+def test_what_only_the_hubs_library_knows_is_left_to_it(direct: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(host: str, port: int) -> None:
+        raise OSError("asked")
+
+    monkeypatch.setattr("hart.hub._connect", connect)
+    monkeypatch.setattr("hart.hub.PAUSES", (0.0,))
+    assert unreachable() == "asked"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert unreachable() is None
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    assert unreachable() is None
+    monkeypatch.setenv("no_proxy", "huggingface.co")
+    assert unreachable() == "asked"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["huggingface.co", "http://host:notaport", "http://host:99999", "http://[::1", "ftp://host", "https://", ""],
+)
+def test_what_is_no_address_is_refused(direct: None, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    with pytest.raises(HartError, match=r"^HF_ENDPOINT .*: is no address of a hub: give https://HOST or ") as error:
+        unreachable()
+    assert "\n" not in str(error.value)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert unreachable() is None
