@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from hart.generation.metadata import read_record
-from hart.serving.orders import UNREAD_PIXELS, Subscription
+from hart.serving.orders import UNREAD_PIXELS, Subscription, stream
 from hart.serving.scheduler import Finished, Preview
 from serving_app import Running, image_of, png, running
 from stand_in_engine import SCALES, SIZES, TOKENS, StandInEngine, drawn
@@ -72,6 +72,18 @@ def test_partial_images_are_intermediates_of_this_very_image(server: Running) ->
 def test_as_many_partial_images_as_asked_for(server: Running, asked: int, scales: list[int]) -> None:
     stream: Any = server.openai.images.generate(prompt="a dog", stream=True, partial_images=asked)
     assert [event.scale for event in stream] == [*scales, SCALES]
+
+
+def test_signs_of_life_are_no_events(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(*about: Any) -> AsyncIterator[dict[str, Any] | None]:
+        yield None
+        async for event in stream(*about):
+            yield event
+            yield None
+
+    monkeypatch.setattr("hart.serving.server.stream", slow)
+    events: Any = server.openai.images.generate(prompt="a dog", stream=True)
+    assert [event.scale for event in events] == [1, 2, 3, SCALES]
 
 
 def test_an_error_within_a_stream_is_an_error_of_the_client(server: Running) -> None:

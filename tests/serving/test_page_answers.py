@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from command_line import run
 from hart.errors import PromptWarning
@@ -101,6 +103,62 @@ def test_a_wrong_key_is_said_to_be_wrong(page: Any) -> None:
     page.keyboard.press("Enter")
     page.get_by_text("Ready", exact=True).wait_for()
     expect(page.locator("#key")).to_be_hidden()
+
+
+def test_a_key_is_asked_for_once_and_again_when_it_is_needed(browser: Any, address: str) -> None:
+    page = browser.new_page()
+    page.clock.install()
+    refusal = {"status": 401, "json": {"error": {"message": "give a valid API key"}}}
+    page.route("**/v1/**", lambda route: route.fulfill(**refusal))
+    page.goto(address)
+    expect(page.locator("#key")).to_be_visible()
+    page.keyboard.press("Escape")
+    with page.expect_response("**/v1/models"):
+        page.clock.fast_forward(10_000)
+    failed = {"data": [{"id": "emoji", "state": "failed", "problem": "it cannot be opened"}]}
+    page.route("**/v1/models", lambda route: route.fulfill(json=failed))
+    while page.locator("#status").inner_text() != "It cannot be opened.":  # what came before has been read
+        page.clock.fast_forward(10_000)
+    expect(page.locator("#key")).to_be_hidden()
+    expect(page.locator("#key-button")).to_be_visible()
+    page.unroute("**/v1/models")
+    page.locator("#prompt").fill("a red apple")
+    page.locator("#draw").click()
+    expect(page.locator("#key")).to_be_visible()
+    page.close()
+
+
+def test_a_proxy_may_serve_the_page_below_another_path(page: Any, address: str) -> None:
+    page.route(f"{address}/art/**", lambda route: route.continue_(url=route.request.url.replace("/art/", "/")))
+    page.goto(f"{address}/art/")
+    page.get_by_text("Ready", exact=True).wait_for()
+    page.evaluate("() => { navigator.clipboard.writeText = async (text) => { globalThis.copied = text; }; }")
+    draw(page, "a red apple")
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="curl", exact=True).click()
+    expect(page.locator("#copied")).to_have_text("Copied.")
+    assert f"curl {address}/art/v1/images/generations " in page.evaluate("copied")
+    page.unroute_all()
+
+
+def test_what_can_be_made_of_an_image_is_offered_once_the_model_of_the_form_is_open(page: Any, tmp_path: Path) -> None:
+    with urllib.request.urlopen(f"{page.url}v1/models") as answer:
+        emoji = json.load(answer)["data"][0]
+    side = int(emoji["sizes"][0].split("x")[0])
+    other = {**emoji, "id": "other", "token_size": side, "max_pixels": 4 * side**2, "variations": False}
+    models = [{"id": "other", "state": "opening", "problem": None}, emoji]
+    page.route("**/v1/models", lambda route: route.fulfill(json={"data": models}))
+    page.reload()
+    page.get_by_text("Opening the model").wait_for()
+    Image.new("RGB", (side, side), "blue").save(tmp_path / "blue.png")
+    page.locator("#open-file").set_input_files(tmp_path / "blue.png")
+    edits = page.get_by_role("button", name="Edit", exact=True)
+    expect(edits).to_be_hidden()
+    models[0] = other
+    edits.click()
+    page.get_by_role("button", name="Right").click()  # a token of this model
+    expect(page.locator("#canvas-size")).to_have_text(re.compile(f"^{2 * side} . {side} px"))
+    page.unroute_all()
 
 
 def up_to_rounding(image: bytes, wanted: bytes) -> bool:

@@ -14,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 T = TypeVar("T")
 SEND_SECONDS = 60.0
 """A client that takes no data for so long has left."""
-STILL_HERE = b": still here\n\n"
+STILL_HERE = b": still here\n"
+"""A line of the next event: an empty one after it would be an event without data to OpenAI's client."""
 
 
 class ClientLeft(Exception):

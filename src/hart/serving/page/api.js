@@ -26,6 +26,7 @@ async function reached(work) {
   }
 }
 
+/** Ask for a path beside the page, which a proxy may serve below another one. */
 async function call(path, options = {}) {
   const headers = new Headers(options.headers);
   if (key) headers.set("Authorization", `Bearer ${key}`);
@@ -42,7 +43,7 @@ const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?
 
 /** The models that the server offers: {id, state, problem} and, of opened ones, {sizes, scales, token_size, styles, sampling, edits, variations}. */
 export async function models() {
-  const { data } = await reached((await call("/v1/models")).json());
+  const { data } = await reached((await call("v1/models")).json());
   return data.map((one) => ({ ...one, problem: one.problem && sentence(one.problem) }));
 }
 

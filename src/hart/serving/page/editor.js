@@ -176,6 +176,7 @@ function stroke(from, to) {
 }
 
 canvas.addEventListener("pointerdown", (event) => {
+  if (event.button !== 0 || !event.isPrimary) return; // a menu's button, a second finger
   canvas.setPointerCapture(event.pointerId);
   remember();
   cursor = undefined;
@@ -184,12 +185,12 @@ canvas.addEventListener("pointerdown", (event) => {
 });
 canvas.addEventListener("pointermove", (event) => {
   showBrush(event);
-  if (!last) return;
+  if (!last || !event.isPrimary) return;
   const next = place(event);
   stroke(last, next);
   last = next;
 });
-for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { last = undefined; });
+canvas.addEventListener("lostpointercapture", () => { last = undefined; });
 
 canvas.addEventListener("pointerleave", () => { at("ring").hidden = true; });
 

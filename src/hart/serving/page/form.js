@@ -17,8 +17,9 @@ export const model = (id = at("model").value) => models.find((one) => one.id ===
 
 const STATES = { closed: "Not opened yet", opening: "Opening the model… You can already write and draw.", ready: "Ready" };
 
-/** Ask for the models, again and again: a model's facts are known once its file is open, and servers come and go. */
-export async function watch() {
+/** Ask for the models, again and again: a model's facts are known once its file is open, and servers come and go. asks: for a key where
+ * one is needed, which is not to be done while somebody writes. */
+export async function watch(asks = true) {
   let pause = 10000;
   try {
     const before = offered();
@@ -28,12 +29,13 @@ export async function watch() {
     showState();
     if (model().state === "opening") pause = 500;
   } catch (error) {
-    if (error.status === 401) askForKey();
-    else pause = 2000; // it may be started again
+    if (error.status !== 401) pause = 2000; // it may be started again
+    else if (asks) askForKey();
+    at("key-button").hidden &&= error.status !== 401;
     tell("failed", error.message);
   }
   clearTimeout(watching);
-  watching = setTimeout(watch, pause);
+  watching = setTimeout(() => watch(false), pause);
 }
 
 /** How the chosen model is. */
@@ -84,6 +86,7 @@ function offerModel() {
   form.switch.max = form.greedy.max = facts?.scales ?? 0;
   form.switch.value = Math.floor(form.switch.max / 2);
   setModelDefaults();
+  form.dispatchEvent(new Event("offered"));
 }
 
 const chips = () => [...at("styles").children];
@@ -189,7 +192,6 @@ export function restore(stored) {
 export const roll = () => { form.seed.value = Math.floor(Math.random() * 2 ** 32); };
 
 function askForKey() {
-  at("key-button").hidden = false;
   if (at("key").open) return;
   at("key").returnValue = ""; // of the last time
   at("key-wrong").hidden = !api.hasKey();

@@ -127,7 +127,7 @@ function waitingTile(chosen) {
       element.dataset.id = kept.id;
       images.unshift(kept);
       at("gallery").prepend(galleryTile(kept));
-      button.addEventListener("click", () => viewer.open(kept, model(made.model)));
+      button.addEventListener("click", () => viewer.open(kept));
     },
     giveUp() {
       if (!picture.isConnected) element.remove();
@@ -149,7 +149,7 @@ function galleryTile(image) {
   const title = viewer.titleOf(image.settings);
   const picture = make("img", { alt: `${title}, seed ${image.settings.seed}`, loading: "lazy", src: viewer.url(image.blob) });
   const button = make("button", { type: "button", className: "open", title }, picture);
-  button.addEventListener("click", () => viewer.open(image, model(image.settings.model)));
+  button.addEventListener("click", () => viewer.open(image));
   const tick = make("input", { type: "checkbox", className: "pick" });
   tick.setAttribute("aria-label", `Choose ${picture.alt} for comparison`);
   tick.addEventListener("change", () => pick(image, tick.checked));
@@ -222,7 +222,7 @@ async function restoreFrom(file) {
   if (!bitmap) return say("problem", `${file.name} is not an image that this browser can show.`);
   bitmap.close();
   say("note", "That image holds no settings: only a PNG made by HART does. It can still be edited, varied, and lend its colours.");
-  viewer.open({ blob: file, partials: [], settings: settings(), kind: "file" }, model());
+  viewer.open({ blob: file, partials: [], settings: settings(), kind: "file" });
 }
 
 // --- what can be made of an image ---
@@ -248,13 +248,14 @@ async function usable(file, facts) {
 
 const single = { second_prompt: undefined, switch: undefined, speed: undefined }; // what these requests do not have
 
-async function edit(image, facts) {
+async function edit(image) {
+  const facts = model(); // the settings are the form's, so the model is
   if (!form.seed.reportValidity()) return;
   const file = await usable(image.blob, facts);
   if (!file) return;
   editor.open(image, await createImageBitmap(file), image.settings.prompt, facts, async (work) => {
     const colours = work.style && { style: await usable(work.style, facts), style_strength: work.strength };
-    run("/v1/images/edits", { ...settings(), ...single, aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
+    run("v1/images/edits", { ...settings(), ...single, aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
       mask: work.mask,
       source_prompt: work.source,
@@ -269,7 +270,7 @@ async function varied(image, facts, prompt, kept) {
   if (!file) return;
   const seed = Math.floor(Math.random() * 2 ** 32);
   // the model that made it may be gone: `facts` are of the one that takes its place
-  run("/v1/images/variations", { ...image.settings, ...single, prompt, seed, model: facts.id }, Number(form.count.value), { image: file, ...kept });
+  run("v1/images/variations", { ...image.settings, ...single, prompt, seed, model: facts.id }, Number(form.count.value), { image: file, ...kept });
 }
 
 viewer.connect({
@@ -280,8 +281,9 @@ viewer.connect({
   recolour: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),
   remove: (image) => remove([image]),
   step: (image, by) => {
-    const next = images[images.indexOf(image) + by];
-    if (next) viewer.open(next, model(next.settings.model));
+    const place = images.indexOf(image);
+    const next = place < 0 ? undefined : images[place + by]; // a file is not one of them
+    if (next) viewer.open(next);
   },
 });
 
@@ -289,7 +291,7 @@ viewer.connect({
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  run("/v1/images/generations", settings(), Number(form.count.value));
+  run("v1/images/generations", settings(), Number(form.count.value));
 });
 at("stop").addEventListener("click", () => running?.abort());
 at("examples").addEventListener("click", (event) => {
@@ -322,6 +324,7 @@ document.addEventListener("keydown", (event) => {
   else if (event.key.toLowerCase() === "d" && !writing && !control && !event.altKey) roll();
 });
 
+const use = (file) => (editor.isOpen() ? editor.lend : restoreFrom)(file);
 const dragsFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
 document.addEventListener("dragover", (event) => {
   if (!dragsFile(event)) return;
@@ -331,10 +334,18 @@ document.addEventListener("dragover", (event) => {
 });
 document.addEventListener("dragleave", (event) => { if (event.relatedTarget === null) at("drop").hidePopover(); });
 document.addEventListener("drop", (event) => {
+  if (!dragsFile(event)) return; // a text is for the field below it
   event.preventDefault();
   at("drop").hidePopover();
   const [file] = event.dataTransfer.files;
-  if (file) (editor.isOpen() ? editor.lend : restoreFrom)(file);
+  if (file) use(file);
+});
+document.addEventListener("paste", (event) => {
+  const writes = event.target.matches("input, textarea") && event.clipboardData.types.includes("text/plain"); // which may be there as an image, too
+  const [file] = event.clipboardData.files;
+  if (!file || writes) return;
+  event.preventDefault();
+  use(file);
 });
 
 roll();

@@ -52,7 +52,7 @@ export function curl(settings, defaults) {
   }
   for (const name of changed(settings, defaults)) body[name] = settings[name];
   return [
-    `curl ${location.origin}/v1/images/generations -H 'Content-Type: application/json'`,
+    `curl ${new URL("v1/images/generations", document.baseURI)} -H 'Content-Type: application/json'`,
     ...(hasKey() ? ['-H "Authorization: Bearer $HART_API_KEY"'] : []), // a key is not shown
     `-d ${quoted(json(body))} | python3 -c 'import base64, json, sys;`,
     `open("image.png", "wb").write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))'`,

@@ -1,6 +1,7 @@
 // One finished image at full size: its scales, its settings, and what can be made of it. Also two images side by side.
 
 import { at, make } from "./dom.js";
+import { model } from "./form.js";
 import * as snippets from "./snippets.js";
 
 const dialog = at("viewer");
@@ -32,11 +33,10 @@ function forgetUrls() {
   urls.forEach(URL.revokeObjectURL);
 }
 
-/** Open the viewer. model: the facts of the image's model, for its scales and defaults. */
-export function open(image, model) {
+/** Open the viewer. */
+export function open(image) {
   forgetUrls();
   shown = image;
-  facts = model;
   urls = [...image.partials, image.blob].map(url);
   const foreign = image.kind === "file"; // its settings are those that the next drawing takes
   const title = at("viewer-title");
@@ -48,17 +48,23 @@ export function open(image, model) {
   at("scale").max = urls.length; // before its value, which it bounds
   at("scale").value = urls.length;
   at("scale").disabled = at("play").disabled = urls.length === 1;
-  const scales = image.scales ?? model?.scales ?? 1; // larger images may have more
-  at("edit").hidden = !model?.edits;
-  at("vary").closest("fieldset").hidden = at("colours").hidden = !model?.variations;
   at("copy").hidden = image.kind !== "generations"; // the others also need the image that they began with
-  at("kept").max = scales;
-  at("kept").value = Math.floor(scales / 2);
   at("copied").textContent = "";
   showScale();
-  showKept();
+  offer();
   if (!dialog.open) dialog.showModal();
   title.tabIndex = title.scrollHeight > title.clientHeight ? 0 : -1; // a long one scrolls, with the keyboard too
+}
+
+/** What can be made of the image: variations by its own model, an edit by that of the form. */
+function offer() {
+  facts = model(shown.settings.model);
+  const scales = shown.scales ?? facts?.scales ?? 1; // larger images may have more
+  at("edit").hidden = !model()?.edits;
+  at("vary").closest("fieldset").hidden = at("colours").hidden = !facts?.variations;
+  at("kept").max = scales;
+  at("kept").value = Math.floor(scales / 2);
+  showKept();
 }
 
 function showScale() {
@@ -94,6 +100,7 @@ at("kept").addEventListener("input", () => { // shows what is kept
   showScale();
 });
 dialog.addEventListener("close", forgetUrls);
+at("form").addEventListener("offered", () => { if (dialog.open) offer(); }); // its model may have been opened
 dialog.addEventListener("click", async (event) => {
   const kind = event.target.dataset?.copy;
   if (!kind) return;
@@ -110,7 +117,7 @@ dialog.addEventListener("click", async (event) => {
  * also with the facts of its model. step: to the image so many places older in the history, if there is one. */
 export function connect(on) {
   at("reuse").addEventListener("click", () => { dialog.close(); on.reuse(shown); });
-  at("edit").addEventListener("click", () => { dialog.close(); on.edit(shown, facts); });
+  at("edit").addEventListener("click", () => { dialog.close(); on.edit(shown); });
   at("vary").addEventListener("click", () => { dialog.close(); on.vary(shown, facts, Number(at("kept").value)); });
   at("draw-colours").addEventListener("click", () => {
     dialog.close();
