@@ -43,6 +43,14 @@ def with_few_files() -> None:
     hart()
 
 
+def exit_code(target: Callable[..., None], *arguments: object) -> int | None:
+    """Of a process that does nothing else, negative if it is a signal's."""
+    process = CONTEXT.Process(target=target, args=arguments)
+    process.start()
+    process.join(600)
+    return process.exitcode
+
+
 @dataclass
 class Command:
     """A running command. said: what it writes to its standard streams, as far as these are listened to."""

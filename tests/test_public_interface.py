@@ -6,7 +6,7 @@ import inspect
 import pickle
 import threading
 import typing
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import hart
 from hart import HartError, HartPipeline, SamplingConfig
 from hart.generation.arguments import OutputType, SamplingOptions
 from hart.generation.outputs import ScalePreview
-from hart.types import ClassContext, TextContext
-from helpers import CHANNELS, CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, store_adapter, tiny_text_config
+from hart.types import TextContext
+from helpers import CHANNELS, SCALES, store_adapter, tiny_text_config
 
 
 def image(pipe: HartPipeline, *arguments: Any, **options: Any) -> bytes:
@@ -239,95 +238,6 @@ def test_what_users_of_diffusers_try_first_works_or_is_one_line(text: HartPipeli
     (tmp_path / "file").touch()
     with pytest.raises(HartError, match="is a file: give a folder"):
         text.save_pretrained(tmp_path / "file")
-
-
-@pytest.mark.parametrize(
-    ("call", "said"),
-    [
-        (lambda pipe: HartPipeline.from_config(None), "give a path"),
-        (lambda pipe: HartPipeline.from_config({"depth": 3}), "give a path"),
-        (lambda pipe: HartPipeline.from_config(Path("no.json")), "no.json: no such file"),
-        (lambda pipe: HartPipeline.from_config(pipe.config, speed=3), "speed must be a Speed or one of plain, exact"),
-        (lambda pipe: pipe.optimize(None), "speed must be a Speed"),
-        (lambda pipe: HartPipeline("emoji", None, None), "open a model with from_pretrained"),
-        (
-            lambda pipe: HartPipeline(pipe.config, pipe.tokenizer, pipe.hart, text_encoder="Qwen2"),
-            "must be a TextEncoder .*not 'Qwen2'",
-        ),
-        (lambda pipe: pipe.mix(["a", "b"], 0.5), "weights 0.5: give 4 from 0 to 1"),
-        (lambda pipe: pipe.vary(Image.new("RGB", (0, 5))), "image has 0x5 pixels"),
-        (lambda pipe: pipe.reconstruct(Image.new("RGB", (0, 0))), "image has 0x0 pixels"),
-    ],
-)
-def test_values_of_other_types_are_one_error(text: HartPipeline, call: Any, said: str) -> None:
-    with pytest.raises(HartError, match=said):
-        call(text)
-
-
-CONTEXT = TextContext(torch.zeros(2, TEXT_TOKENS, TEXT_WIDTH), torch.ones(2, TEXT_TOKENS, dtype=torch.bool))
-GENERATOR = torch.Generator()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({}, "give either a prompt or prompt_embeds"),
-        ({"prompt": "a", "prompt_embeds": CONTEXT}, "give either a prompt or prompt_embeds"),
-        ({"prompt": "a", "negative_prompt": "b", "negative_prompt_embeds": CONTEXT}, "give either negative_prompt"),
-        ({"prompt": "a", "negative_prompt": "b", "guidance_scale": 0}, "works through guidance"),
-        ({"prompt": "a", "negative_prompt": ["b", "c"]}, "2 negative prompts for 1 prompt:"),
-        ({"prompt": "a", "negative_prompt": 3}, "generates from text"),
-        ({"prompt": "a", "negative_prompt": "  "}, "empty"),
-        ({"prompt": "a", "negative_prompt_embeds": CONTEXT}, "2 negative prompts for 1 prompt:"),
-        ({"prompt_embeds": CONTEXT.embeddings}, "must be a TextContext, what encode_prompt returns, not Tensor"),
-        ({"prompt_embeds": replace(CONTEXT, embeddings=torch.zeros(2, 1, TEXT_WIDTH))}, "this model takes"),
-        ({"prompt_embeds": replace(CONTEXT, embeddings=CONTEXT.embeddings / 0)}, "finite"),
-        ({"prompt_embeds": replace(CONTEXT, embeddings=CONTEXT.embeddings.to_sparse())}, "finite"),
-        ({"prompt_embeds": replace(CONTEXT, mask=CONTEXT.mask.to("meta"))}, "mask"),
-        ({"prompt_embeds": replace(CONTEXT, mask=~CONTEXT.mask)}, "real token"),
-        ({"prompt_embeds": replace(CONTEXT, mask=CONTEXT.mask.long())}, "bool"),
-        ({"prompt_embeds": TextContext([1], [2])}, "must be a TextContext"),  # type: ignore[arg-type]
-        ({"prompt_embeds": ClassContext(torch.zeros(1).long(), 2)}, "must be a TextContext"),
-        ({"prompt": "a", "generator": 3}, "torch.Generator"),
-        ({"prompt": "a", "generator": [3]}, "torch.Generator"),
-        ({"prompt": "a", "generator": [GENERATOR, torch.Generator()]}, "2 generators for 1 image:"),
-        ({"prompt": "a", "num_images_per_prompt": 2, "generator": [GENERATOR, GENERATOR]}, "twice"),
-        ({"prompt": "a\0b"}, "null byte"),
-        ({"prompt": "a", "callback_on_scale": 3}, "callback_on_scale must be a function or None, not 3"),
-        ({"prompt": "a", "callback_on_batch": "x"}, "callback_on_batch must be a function"),
-        ({"prompt": "a", "seed": [1, 2]}, "2 seeds for 1 image:"),
-        ({"prompt": ["a", "b"], "top_k": [1, 2, 3]}, "top_k: 3 values for 2 prompts"),
-        ({"prompt": ["a", "b"], "guidance_scale": [1, "x"]}, "guidance_scale: expected a number, got 'x'"),
-        ({"prompt": ["a", "b"], "maskgit_steps": [1, 2]}, "maskgit_steps: expected a whole number"),
-        ({"prompt": "a", "generator": GENERATOR, "seed": 1}, "either a seed or a generator"),
-        ({"prompt": "a", "output_type": ["pil"]}, "output_type"),
-        ({"prompt": "a", "output_type": "jpeg"}, "output_type 'jpeg': choose pil, np, pt, latent"),
-        ({"prompt": "a", "num_inference_steps": 20}, "unknown argument 'num_inference_steps': settings are"),
-    ],
-)
-def test_arguments_that_do_not_fit_are_one_error(text: HartPipeline, arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(HartError, match=said) as error:
-        text(**arguments)
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 300
-
-
-@pytest.mark.parametrize(
-    ("labels", "known"),
-    [([CLASSES + 1], CLASSES), ([-1], CLASSES), ([], CLASSES), ([0], CLASSES + 1), ([[0]], CLASSES)],
-)
-def test_classes_that_do_not_fit_are_one_error(classes: HartPipeline, labels: Any, known: int) -> None:
-    with pytest.raises(HartError, match="prompt_embeds"):
-        classes.generate(ClassContext(torch.tensor(labels, dtype=torch.long), known))
-
-
-@pytest.mark.parametrize(
-    "latents",
-    [None, torch.zeros(CHANNELS, 4, 4), torch.zeros(1, CHANNELS + 1, 4, 4), torch.full((1, CHANNELS, 4, 4), np.nan)],
-)
-def test_latents_that_do_not_fit_are_one_error(text: HartPipeline, latents: Any) -> None:
-    with pytest.raises(HartError, match="latents"):
-        text.decode(latents)
 
 
 def test_unloading_adapters_returns_to_the_weights_from_before(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTransformer
 from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import Encoders, encode_dataset
-from hart.training.image_sources import TrainingData, open_training_data
+from hart.training.image_sources import open_training_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
@@ -194,15 +194,19 @@ def tiny_transformer_recipe(given: Recipe, model: Path) -> TransformerRecipe:
     )
 
 
+def tiny_encoders(model: Path) -> Encoders:
+    """Tokenizer and text encoder of a model that `save_tiny_text_model` wrote."""
+    config = HartConfig.load(model / "config.json").text_encoder
+    assert config is not None
+    return Encoders(load_tokenizer(model), load_text_encoder(config, model), torch.device("cpu"))
+
+
 def tiny_encoded_set(folder: Path) -> Path:
     """Writes `model`, nine captioned `images`, and `codes` made of both in three shards."""
     model = save_tiny_text_model(folder / "model")
     write_captioned_folder(folder / "images", 9)
-    config = HartConfig.load(model / "config.json").text_encoder
-    assert config is not None
-    encoders = Encoders(load_tokenizer(model), load_text_encoder(config, model), torch.device("cpu"))
     source, options = open_source(folder / "images"), EncodeOptions(dtype="float32", shard_size=3)
-    encode_dataset(source, ImageTransform(8), encoders, folder / "codes", "train", options)
+    encode_dataset(source, ImageTransform(8), tiny_encoders(model), folder / "codes", "train", options)
     return folder
 
 
@@ -211,32 +215,30 @@ def _tokenizer(given: Recipe) -> tuple[TokenizerTask, Recipe]:
     return TokenizerTask(own, captioned_images(6)), own
 
 
-def _opened(own: Recipe, condition: Any) -> TrainingData:
+def reading_task(given: TokenizerRecipe | TransformerRecipe, sizes: Any = 8) -> TokenizerTask | TransformerTask:
+    """The task of a tiny recipe, which reads the data that the recipe names."""
     rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    return open_training_data(own, 8, condition, rank=rank, world=world)
+    if isinstance(given, TransformerRecipe):
+        return TransformerTask(given, open_training_data(given, sizes, "caption", rank=rank, world=world))
+    return TokenizerTask(given, open_training_data(given, sizes, "none", rank=rank, world=world))
 
 
-def _streamed(given: Recipe) -> tuple[TokenizerTask, Recipe]:
+def reading_run(given: TokenizerRecipe | TransformerRecipe, folder: Path, **options: Any) -> Trainer:
+    return Trainer(reading_task(given), given, folder, **options)
+
+
+def _streamed(given: Recipe) -> tuple[Task, Recipe]:
     own = tiny_tokenizer_recipe(given).replace(reading=ReadingConfig(kind="stream", flip=0.5, max_damaged=0.1))
-    return TokenizerTask(own, _opened(own, "none")), own
+    return reading_task(own), own
 
 
-def _encoded(given: Recipe) -> tuple[TransformerTask, Recipe]:
+def _encoded(given: Recipe) -> tuple[Task, Recipe]:
     own = tiny_transformer_recipe(given, Path(given.data).parent / "model")
-    return TransformerTask(own, _opened(own, "caption")), own
+    return reading_task(own), own
 
 
 def _transformer(given: Recipe) -> tuple[RehearsedTransformer, Recipe]:
-    config = tiny_text_config(modulation="linear")
-    own = TransformerRecipe(
-        data="",
-        tokenizer="",
-        text_encoder="none",
-        trainer=given.trainer,
-        optimizer=GENTLE,
-        transformer=config.transformer,
-        diffusion=config.diffusion,
-    )
+    own = tiny_transformer_recipe(given.replace(data=""), Path()).replace(tokenizer="", text_encoder="none")
     torch.manual_seed(0)  # the rehearsal does not care for its starting weights
     return RehearsedTransformer(own, torch.device("cpu")), own
 
@@ -306,9 +308,8 @@ def stop_with_readers(images: str, folder: str, number: int) -> None:
         if report.step == 4:
             os.killpg(0, number)
 
-    task = TokenizerTask(given, open_training_data(given, given.tokenizer.image_size, "none"))
     try:
-        Trainer(task, given, Path(folder), on_step=on_step).run()
+        reading_run(given, Path(folder), on_step=on_step).run()
     except Stopped as stop:
         raise SystemExit(stop.signal) from None
 

@@ -230,9 +230,9 @@ class HartPipeline(Editing):
         """One batch, for servers: the state of all its images after every scale, and the latents in the last one.
 
         images: of different people, each with its own prompt, seed and settings; those in
-            `hart.generation.rows.SHARED` must agree. `decode` makes images of a state's latent. Whoever stops asking
-            stops the generation and frees its memory. `send([0, 2])` in place of `next` goes on with the first and
-            third image of the last state alone: the others are sampled no further, and are not in later states.
+            `hart.generation.batch_settings.SHARED` must agree. `decode` makes images of a state's latent. Whoever
+            stops asking stops the generation and frees its memory. `send([0, 2])` in place of `next` goes on with the
+            first and third image of the last state alone: the others are sampled no further, nor in later states.
         size, height, width, aspect: of all images, as in `__call__`.
         Raises `HartError` at once for what the model cannot take.
         """

@@ -20,7 +20,7 @@ from hart.benchmark.parts import GenerationTimer, Stopwatch, part_work
 from hart.benchmark.published import PublishedLoop, PublishedTimer
 from hart.benchmark.report import table
 from hart.config import HartConfig
-from hart.generation.logits import Candidates
+from hart.generation.guidance_and_sampling import Candidates
 from hart.generation.noise import SeededNoise
 from hart.inference.speed import Speed
 from helpers import tiny_class_config, tiny_text_config

@@ -207,7 +207,9 @@ def pickled() -> dict[str, Any]:
         "expanded": ({"w": torch.ones(1).expand(10**12)}, "'w' is a tensor without all"),
         "int-keyed": ({0: weight}, "0 is not a name"),
         "nested": ({"state": {"w": weight}}, "'state' is dict"),
+        "number": ({"w": 3}, "'w' is int"),
         "list": ([weight], "not list"),
+        "tensor": (weight, "not Tensor"),
         "module": (torch.nn.Linear(2, 2), r"holds torch\.nn\.modules\.linear\.Linear, which is no tensor"),
         "path": ({"w": Path("x")}, r"holds pathlib\.\w*, which is no tensor"),
     }

@@ -23,7 +23,6 @@ from hart.checkpoint.storage import (
     write_safetensors,
 )
 from hart.devices import without_memory
-from hart.errors import HartError
 from helpers import randomize
 
 
@@ -132,10 +131,6 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
     loaded = network(2)
     fill_module(loaded, path, torch.float32)
     assert same(loaded, network(0))
-
-
-def test_checkpoint_errors_are_errors_that_the_user_can_mend() -> None:
-    assert issubclass(CheckpointError, HartError)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-import hart
-from hart import HartError, HartOutput, HartPipeline, SamplingConfig
+from hart import HartError, HartOutput, HartPipeline
 from hart.config import MAX_SEED
 from hart.errors import PromptWarning
+from hart.types import ClassContext, TextContext
+from helpers import CHANNELS, CLASSES, TEXT_TOKENS, TEXT_WIDTH
 
 
 def images(out: HartOutput) -> list[bytes]:
@@ -45,35 +48,114 @@ def test_numbers_of_numpy_are_numbers(text: HartPipeline, classes: HartPipeline)
 
 
 @pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda pipe: HartPipeline.from_config(None), "give a path"),
+        (lambda pipe: HartPipeline.from_config({"depth": 3}), "give a path"),
+        (lambda pipe: HartPipeline.from_config(Path("no.json")), "no.json: no such file"),
+        (lambda pipe: HartPipeline.from_config(pipe.config, speed=3), "speed must be a Speed or one of plain, exact"),
+        (lambda pipe: pipe.optimize(None), "speed must be a Speed"),
+        (lambda pipe: HartPipeline("emoji", None, None), "open a model with from_pretrained"),
+        (
+            lambda pipe: HartPipeline(pipe.config, pipe.tokenizer, pipe.hart, text_encoder="Qwen2"),
+            "must be a TextEncoder .*not 'Qwen2'",
+        ),
+        (lambda pipe: pipe.mix(["a", "b"], 0.5), "weights 0.5: give 4 from 0 to 1"),
+        (lambda pipe: pipe.vary(Image.new("RGB", (0, 5))), "image has 0x5 pixels"),
+        (lambda pipe: pipe.reconstruct(Image.new("RGB", (0, 0))), "image has 0x0 pixels"),
+    ],
+)
+def test_values_of_other_types_are_one_error(text: HartPipeline, call: Any, said: str) -> None:
+    with pytest.raises(HartError, match=said):
+        call(text)
+
+
+CONTEXT = TextContext(torch.zeros(2, TEXT_TOKENS, TEXT_WIDTH), torch.ones(2, TEXT_TOKENS, dtype=torch.bool))
+GENERATOR = torch.Generator()
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"prompt": None}, "give either a prompt or prompt_embeds"),
+        ({}, "give either a prompt or prompt_embeds"),
         ({"prompt": 3.5}, "a prompt must be text"),
         ({"prompt": b"a cat"}, "a prompt must be text"),
         ({"prompt": {"a cat": 1}}, "a prompt must be text"),
         ({"prompt": np.array(3.5)}, "a prompt must be text"),
-        ({"prompt": [None]}, "not None"),
+        ({"prompt": [None]}, "generates from text: .* not None"),
+        ({"prompt": []}, "at least one"),
+        ({"prompt": ["a cat", "  \n"]}, "prompt 2 is empty"),
+        ({"prompt": ["a cat", "caf\udce9"]}, "prompt 2 is not valid Unicode"),
+        ({"prompt": "a\0b"}, "null byte"),
         ({"prompt": "x" * 10**6}, "has 1000000 characters: give at most 100000"),
-        ({"guidance_scale": "4"}, "guidance_scale: expected a number, got '4'"),
-        ({"top_k": 2.5}, "top_k: expected a whole number, got 2.5"),
-        ({"top_k": 10**30}, "^top_k must be at most"),
-        ({"guidance_scale": float("nan")}, "^guidance_scale must be a finite number"),
-        ({"gumbel_smoothing": "yes"}, "gumbel_smoothing: expected true or false"),
-        ({"sampling": {"top_k": 3}}, "must be a SamplingConfig"),
-        ({"seed": True}, "seed True"),
-        ({"seed": "1"}, "seed '1'"),
-        ({"seed": 2**64}, "seed 18446744073709551616"),
-        ({"num_images_per_prompt": "2"}, "num_images_per_prompt '2'"),
-        ({"num_images_per_prompt": 10**30}, "num_images_per_prompt"),
-        ({"batch_size": 1e3}, "batch_size"),
-        ({"size": "8x"}, "size '8x'"),
-        ({"size": 10**12}, "size"),
+        ({"prompt": "a", "prompt_embeds": CONTEXT}, "give either a prompt or prompt_embeds"),
+        ({"prompt": "a", "negative_prompt": "b", "negative_prompt_embeds": CONTEXT}, "give either negative_prompt"),
+        ({"prompt": "a", "negative_prompt": "b", "guidance_scale": 0}, "works through guidance"),
+        ({"prompt": "a", "negative_prompt": ["b", "c"]}, "2 negative prompts for 1 prompt:"),
+        ({"prompt": "a", "negative_prompt": 3}, "generates from text"),
+        ({"prompt": "a", "negative_prompt": "  "}, "empty"),
+        ({"prompt": "a", "negative_prompt_embeds": CONTEXT}, "2 negative prompts for 1 prompt:"),
+        ({"prompt_embeds": CONTEXT.embeddings}, "must be a TextContext, what encode_prompt returns, not Tensor"),
+        ({"prompt_embeds": replace(CONTEXT, embeddings=torch.zeros(2, 1, TEXT_WIDTH))}, "this model takes"),
+        ({"prompt_embeds": replace(CONTEXT, embeddings=CONTEXT.embeddings / 0)}, "finite"),
+        ({"prompt_embeds": replace(CONTEXT, embeddings=CONTEXT.embeddings.to_sparse())}, "finite"),
+        ({"prompt_embeds": replace(CONTEXT, mask=CONTEXT.mask.to("meta"))}, "mask"),
+        ({"prompt_embeds": replace(CONTEXT, mask=~CONTEXT.mask)}, "real token"),
+        ({"prompt_embeds": replace(CONTEXT, mask=CONTEXT.mask.long())}, "bool"),
+        ({"prompt_embeds": TextContext([1], [2])}, "must be a TextContext"),  # type: ignore[arg-type]
+        ({"prompt_embeds": ClassContext(torch.zeros(1).long(), 2)}, "must be a TextContext"),
+        ({"prompt": "a", "generator": 3}, "torch.Generator"),
+        ({"prompt": "a", "generator": [3]}, "torch.Generator"),
+        ({"prompt": "a", "generator": [GENERATOR, torch.Generator()]}, "2 generators for 1 image:"),
+        ({"prompt": "a", "num_images_per_prompt": 2, "generator": [GENERATOR, GENERATOR]}, "twice"),
+        ({"prompt": "a", "callback_on_scale": 3}, "callback_on_scale must be a function or None, not 3"),
+        ({"prompt": "a", "callback_on_batch": "x"}, "callback_on_batch must be a function"),
+        ({"prompt": "a", "seed": [1, 2]}, "2 seeds for 1 image:"),
+        ({"prompt": ["a", "b"], "top_k": [1, 2, 3]}, "top_k: 3 values for 2 prompts"),
+        ({"prompt": ["a", "b"], "guidance_scale": [1, "x"]}, "guidance_scale: expected a number, got 'x'"),
+        ({"prompt": ["a", "b"], "maskgit_steps": [1, 2]}, "maskgit_steps: expected a whole number"),
+        ({"prompt": "a", "generator": GENERATOR, "seed": 1}, "either a seed or a generator"),
+        ({"prompt": "a", "output_type": ["pil"]}, "output_type"),
+        ({"prompt": "a", "output_type": "jpeg"}, "output_type 'jpeg': choose pil, np, pt, latent"),
+        ({"prompt": "a", "seed": -1}, "seed -1"),
+        ({"prompt": "a", "seed": True}, "seed True"),
+        ({"prompt": "a", "seed": 2**64}, "seed 18446744073709551616"),
+        ({"prompt": "a", "seed": MAX_SEED, "num_images_per_prompt": 2}, "seed"),
+        ({"prompt": "a", "num_images_per_prompt": 0}, "num_images_per_prompt 0"),
+        ({"prompt": "a", "num_images_per_prompt": "2"}, "num_images_per_prompt '2'"),
+        ({"prompt": "a", "batch_size": 1e3}, "batch_size"),
+        ({"prompt": "a", "size": "8x"}, "size '8x'"),
+        ({"prompt": "a", "guidance_scale": "4"}, "guidance_scale: expected a number, got '4'"),
+        ({"prompt": "a", "guidance_scale": float("nan")}, "^guidance_scale must be a finite number"),
+        ({"prompt": "a", "top_k": 2.5}, "top_k: expected a whole number, got 2.5"),
+        ({"prompt": "a", "gumbel_smoothing": "yes"}, "gumbel_smoothing: expected true or false"),
+        ({"prompt": "a", "sampling": {"top_k": 3}}, "must be a SamplingConfig"),
+        ({"prompt": "a", "num_inference_steps": 20}, "unknown argument 'num_inference_steps': settings are"),
     ],
 )
-def test_other_types_are_one_error(text: HartPipeline, arguments: dict[str, Any], said: str) -> None:
+def test_arguments_that_do_not_fit_are_one_error(text: HartPipeline, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(HartError, match=said) as error:
-        text(**{"prompt": "a cat"} | arguments)
+        text(**arguments)
+    assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("labels", "known"),
+    [([CLASSES + 1], CLASSES), ([-1], CLASSES), ([], CLASSES), ([0], CLASSES + 1), ([[0]], CLASSES)],
+)
+def test_classes_that_do_not_fit_are_one_error(classes: HartPipeline, labels: Any, known: int) -> None:
+    with pytest.raises(HartError, match="prompt_embeds"):
+        classes.generate(ClassContext(torch.tensor(labels, dtype=torch.long), known))
+
+
+@pytest.mark.parametrize(
+    "latents",
+    [None, torch.zeros(CHANNELS, 4, 4), torch.zeros(1, CHANNELS + 1, 4, 4), torch.full((1, CHANNELS, 4, 4), np.nan)],
+)
+def test_latents_that_do_not_fit_are_one_error(text: HartPipeline, latents: Any) -> None:
+    with pytest.raises(HartError, match="latents"):
+        text.decode(latents)
 
 
 @pytest.mark.parametrize("name", [None, 3, ["emoji"], b"emoji", "a\0b", "x" * 5000, Path("no/such"), "~nobody/model"])
@@ -124,9 +206,3 @@ def test_parts_are_ordinary_tensors_however_they_were_loaded(text_model: Path) -
     for module in (pipe.hart, pipe.tokenizer, pipe.text_encoder):
         assert not any(parameter.is_inference() for parameter in module.parameters())  # type: ignore[union-attr]
         module.load_state_dict(module.state_dict())  # type: ignore[union-attr]
-
-
-def test_what_users_need_is_in_the_package() -> None:
-    assert {"HartConfig", "HartError", "HartOutput", "HartPipeline", "SamplingConfig"} <= set(hart.__all__)
-    assert all(getattr(hart, name) is not None for name in hart.__all__)
-    assert SamplingConfig(top_k=3).top_k == 3

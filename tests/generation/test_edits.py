@@ -16,7 +16,7 @@ from edited_images import LEFT, SIDE, mask_of, picture
 from hart import Edit, HartError, HartPipeline, ImageRequest, PromptMix
 from hart.data.transforms import to_signed
 from hart.generation.edits import MAX_STYLE, Style, batch_edits, followed_codes
-from hart.generation.logits import Candidates, filtered
+from hart.generation.guidance_and_sampling import Candidates, filtered
 from hart.generation.noise import SeededNoise
 from hart.grids import ScaleSchedule
 from hart.tokenizer.quantizer import QuantizedLatent, next_scale_input

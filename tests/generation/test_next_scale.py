@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hart.config import HartConfig, SamplingConfig
 from hart.errors import HartError
+from hart.generation.guidance_and_sampling import Candidates, gumbel_mixture
 from hart.generation.last_scale import maskgit_step_sizes
-from hart.generation.logits import Candidates, gumbel_mixture
 from hart.generation.next_scale import NextScaleGenerator, ScaleState, TokenStep
 from hart.generation.noise import SeededNoise
 from hart.grids import Grid, ScaleSchedule, sizes_ending_at

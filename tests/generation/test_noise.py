@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hart.generation.logits import Candidates, filtered
+from hart.generation.guidance_and_sampling import Candidates, filtered
 from hart.generation.noise import SeededNoise
 from helpers import random_tensor
 

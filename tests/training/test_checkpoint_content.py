@@ -22,7 +22,7 @@ from training_state import log_lines, state
 
 @pytest.fixture(scope="module", params=["adamw", "muon"])
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp("finished") / request.param
     run(folder, request.param)
     return folder
 
@@ -112,10 +112,10 @@ def test_wrong_content_is_named_with_the_older_good_one(
     # it was written whole
     what = "was written by another version of hart" if re.search(r"\b(lacks|has)\b", said) else "is damaged"
     with pytest.raises(HartError, match=rf"0006\.pt {what} \(.*{said}.*; delete it to go on from .*0003\.pt") as caught:
-        run(folder, finished.name.rstrip("0123456789"))
+        run(folder, finished.name)
     assert "\n" not in str(caught.value)
     path.unlink()
-    run(folder, finished.name.rstrip("0123456789"))
+    run(folder, finished.name)
     assert (folder / "checkpoints" / "step-00000006.pt").exists()
 
 
@@ -130,11 +130,11 @@ def test_what_is_no_file_is_named_with_the_older_good_one(
     spoil(path)
     said = r"0006\.pt is damaged \(not a regular file\); delete it to go on from .*0003\.pt"
     with pytest.raises(HartError, match=said):
-        run(folder, finished.name.rstrip("0123456789"))
+        run(folder, finished.name)
 
 
 def test_a_run_of_another_stage_or_version_is_not_called_damaged(tmp_path: Path, finished: Path) -> None:
-    kind = finished.name.rstrip("0123456789")
+
     other, older = tmp_path / "other", tmp_path / "older"
     for folder, change in (
         (other, put("identity", "stage", value="tokenizer")),
@@ -146,11 +146,11 @@ def test_a_run_of_another_stage_or_version_is_not_called_damaged(tmp_path: Path,
             change(saved)
             torch.save(saved, path)
     with pytest.raises(HartError, match=r"other holds a run of stage tokenizer: choose another folder"):
-        run(other, kind)
+        run(other, finished.name)
     with pytest.raises(
         HartError, match=r"0006\.pt was written by another version of hart \(it lacks identity\); go on with"
     ):
-        run(older, kind)
+        run(older, finished.name)
 
 
 def test_muons_moments_are_checked_too() -> None:

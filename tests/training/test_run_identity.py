@@ -13,13 +13,19 @@ import torch
 from hart.errors import HartError
 from hart.training.checkpoint import RECIPE_FILE
 from hart.training.config import ReadingConfig
-from hart.training.image_sources import open_training_data
 from hart.training.task import Origin
-from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
-from hart.training.transformer_task import TransformerTask
 from image_files import write_captioned_folder
-from toy_training import OPTIMIZER, ToyTask, recipe, tiny_encoded_set, tiny_tokenizer_recipe, tiny_transformer_recipe
+from toy_training import (
+    OPTIMIZER,
+    ToyTask,
+    reading_run,
+    reading_task,
+    recipe,
+    tiny_encoded_set,
+    tiny_tokenizer_recipe,
+    tiny_transformer_recipe,
+)
 from training_state import state
 
 
@@ -110,7 +116,7 @@ def test_changed_images_are_noticed(tmp_path: Path, change: str, memory_gb: floa
     given = given.replace(reading=given.reading.replace(memory_gb=memory_gb))
 
     def run() -> None:
-        Trainer(TokenizerTask(given, open_training_data(given, 8, "none")), given, tmp_path / "run").run()
+        reading_run(given, tmp_path / "run").run()
 
     run()
     if change == "deleted":
@@ -123,7 +129,7 @@ def test_changed_images_are_noticed(tmp_path: Path, change: str, memory_gb: floa
 def test_frozen_networks_are_noticed(tmp_path: Path) -> None:
     folder = tiny_encoded_set(tmp_path / "set")
     given = tiny_transformer_recipe(recipe(data=str(folder / "images")), folder / "model")
-    tasks = [TransformerTask(given, open_training_data(given, 8, "caption")) for _ in range(3)]
+    tasks = [reading_task(given) for _ in range(3)]
     before = tasks[0].sources
     assert before == tasks[1].sources
     with torch.no_grad():
@@ -139,12 +145,8 @@ def test_frozen_networks_are_noticed(tmp_path: Path) -> None:
 def test_other_words_of_the_text_encoder_are_noticed(tmp_path: Path) -> None:
     folder = tiny_encoded_set(tmp_path / "set")
     given = tiny_transformer_recipe(recipe(data=str(folder / "images"), steps=1), folder / "model")
-
-    def run() -> Trainer:
-        return Trainer(TransformerTask(given, open_training_data(given, 8, "caption")), given, tmp_path / "run")
-
-    run().run()
-    assert run().step == 1
+    reading_run(given, tmp_path / "run").run()
+    assert reading_run(given, tmp_path / "run").step == 1
     pieces = folder / "model" / "word_pieces.json"
     content = json.loads(pieces.read_text())
     vocabulary = content["model"]["vocab"]
@@ -152,22 +154,22 @@ def test_other_words_of_the_text_encoder_are_noticed(tmp_path: Path) -> None:
     vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
     pieces.write_text(json.dumps(content))
     with pytest.raises(HartError, match=r"of other data or weights: vocabulary \(words of .*model \["):
-        run()
+        reading_run(given, tmp_path / "run")
 
 
 def test_a_run_of_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
     """It had the setting's default then; anything else is another recipe."""
     write_captioned_folder(tmp_path / "set", 4)
     given = tiny_tokenizer_recipe(recipe(data=str(tmp_path / "set")))
-    Trainer(TokenizerTask(given, open_training_data(given, 8, "none")), given, tmp_path / "run").run()
+    reading_run(given, tmp_path / "run").run()
     steps = given.trainer.steps
     stored = state(tmp_path / "run", steps)
     del stored["identity"]["recipe"]["reading"]
     torch.save(stored, tmp_path / "run" / "checkpoints" / f"step-{steps:08d}.pt")
-    assert Trainer(TokenizerTask(given, open_training_data(given, 8, "none")), given, tmp_path / "run").step == steps
+    assert reading_run(given, tmp_path / "run").step == steps
     flipped = given.replace(reading=ReadingConfig(flip=0.5))
     with pytest.raises(HartError, match=r"reading\.flip \(0\.0 there, 0\.5 now\)"):
-        Trainer(TokenizerTask(flipped, open_training_data(flipped, 8, "none")), flipped, tmp_path / "run")
+        reading_run(flipped, tmp_path / "run")
 
 
 def test_a_set_may_be_moved(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_a_set_may_be_moved(tmp_path: Path) -> None:
 
     def run(name: str) -> Trainer:
         given = tiny_tokenizer_recipe(recipe(data=str(tmp_path / name), steps=1))
-        return Trainer(TokenizerTask(given, open_training_data(given, 8, "none")), given, tmp_path / "run")
+        return reading_run(given, tmp_path / "run")
 
     run("set").run()
     (tmp_path / "set").rename(tmp_path / "moved")

@@ -14,19 +14,17 @@ from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from hart.sizes import ImageSize, aspect_sizes, trained_sizes
-from hart.text_encoder import load_text_encoder
 from hart.training.config import ReadingConfig, Recipe
 from hart.training.encode_options import EncodeOptions
-from hart.training.encoding import Encoders, encode_dataset
+from hart.training.encoding import encode_dataset
 from hart.training.image_sources import open_training_data
 from hart.training.task import Microbatch, Task
-from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from hart.training.transformer_task import TransformerTask
 from helpers import tiny_tokenizer_config
 from image_files import numbered
 from models import save_tiny_text_model
-from toy_training import recipe, tiny_tokenizer_recipe, tiny_transformer_recipe
+from toy_training import reading_task, recipe, tiny_encoders, tiny_tokenizer_recipe, tiny_transformer_recipe
 from training_state import flat, state
 
 ASPECTS = ("1:1", "4:1", "1:4")
@@ -43,9 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(12):
         (path / "images" / f"{number:02d}.png").write_bytes(numbered(number, [(16, 16), (32, 9), (8, 30)][number % 3]))
         (path / "images" / f"{number:02d}.txt").write_text("a cat")
-    config = HartConfig.load(model / "config.json").text_encoder
-    assert config is not None
-    encoders = Encoders(load_tokenizer(model), load_text_encoder(config, model), torch.device("cpu"))
+    encoders = tiny_encoders(model)
     source = open_source(path / "images", "all")
     encode_dataset(source, ImageTransform(8), encoders, path / "codes", "train", OPTIONS, aspects=ASPECTS)
     return path
@@ -56,9 +52,9 @@ def made(kind: str, folder: Path) -> tuple[Task, Recipe]:
     given = recipe(data=str(folder / ("codes" if kind == "codes" else "images"))).replace(reading=reading)
     if kind == "tokenizer":
         own = tiny_tokenizer_recipe(given).replace(reading=reading, adversarial=None)
-        return TokenizerTask(own, open_training_data(own, SIZES, "none")), own
+        return reading_task(own, SIZES), own
     other = tiny_transformer_recipe(given, folder / "model").replace(reading=reading)
-    return TransformerTask(other, open_training_data(other, SIZES, "caption")), other
+    return reading_task(other, SIZES), other
 
 
 def test_sizes_of_the_aspects() -> None:

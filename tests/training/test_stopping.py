@@ -20,7 +20,7 @@ from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from helpers import captioned_images
 from image_files import write_captioned_folder
-from processes import CONTEXT
+from processes import CONTEXT, exit_code
 from toy_training import (
     ToyTask,
     die_at_the_second_signal,
@@ -91,19 +91,13 @@ def test_nothing_is_kept_before_the_first_step(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    process = CONTEXT.Process(target=die_at_the_second_signal, args=(str(tmp_path),))
-    process.start()
-    process.join(300)
-    assert process.exitcode == -signal.SIGTERM
+    assert exit_code(die_at_the_second_signal, str(tmp_path)) == -signal.SIGTERM
     assert checkpoints(tmp_path) == ["step-00000003.pt"]
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs terminals")
 def test_a_closed_terminal_costs_no_steps(tmp_path: Path) -> None:
-    process = CONTEXT.Process(target=lose_the_terminal, args=(str(tmp_path),))
-    process.start()
-    process.join(300)
-    assert process.exitcode == signal.SIGHUP
+    assert exit_code(lose_the_terminal, str(tmp_path)) == signal.SIGHUP
     assert checkpoints(tmp_path) == ["step-00000003.pt", "step-00000004.pt"]
 
 
@@ -120,11 +114,7 @@ def test_under_nohup_a_run_outlives_its_terminal(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_processes_that_read_ahead_get_the_signal_too(tmp_path: Path, number: int) -> None:
     write_captioned_folder(tmp_path / "images", 8)
-    arguments = (str(tmp_path / "images"), str(tmp_path / "run"), number)
-    process = CONTEXT.Process(target=stop_with_readers, args=arguments)
-    process.start()
-    process.join(300)
-    assert process.exitcode == number
+    assert exit_code(stop_with_readers, str(tmp_path / "images"), str(tmp_path / "run"), number) == number
     assert checkpoints(tmp_path / "run") == ["step-00000003.pt", "step-00000004.pt"]
 
 

@@ -21,7 +21,7 @@ from hart.training.config import OptimizerConfig
 from hart.training.progress import StepFigures, StepReport, Work
 from hart.training.task import Microbatch
 from hart.training.trainer import Trainer
-from processes import CONTEXT
+from processes import exit_code
 from toy_training import OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
 from training_state import checkpoints, flat, log_lines, state
 
@@ -73,12 +73,10 @@ def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(tmp_path: Path) -> N
     deaths = 0
     # an unbroken life has about 30 moments: losses, log lines, flushes, renames and removals
     while True:
-        worker = CONTEXT.Process(target=train_and_die, args=(str(killed), moments.randint(4, 13)))
-        worker.start()
-        worker.join(600)
-        if worker.exitcode == 0:
+        code = exit_code(train_and_die, str(killed), moments.randint(4, 13))
+        if code == 0:
             break
-        assert worker.exitcode == -signal.SIGKILL
+        assert code == -signal.SIGKILL
         deaths += 1
         assert deaths < 30
     assert deaths >= 2

@@ -25,8 +25,8 @@ from hart.config import HartConfig
 from hart.devices import without_memory
 from hart.errors import PromptWarning
 from hart.generation.arguments import Prompt
+from hart.generation.batch_settings import rows_of_scales
 from hart.generation.last_scale import diffusion_calls, last_scale_calls, maskgit_step_sizes
-from hart.generation.rows import rows_of_scales
 from hart.grids import ScaleSchedule
 from hart.inference.cost import TEXT_ENCODER, ModelCost, model_cost
 from hart.inference.speed import EIGHT_BITS

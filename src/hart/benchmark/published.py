@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from hart.benchmark.parts import Generation, GenerationTimer, quiet_prompts
 from hart.data.transforms import pixels_to_pil, unit_to_pixels
-from hart.generation.logits import gumbel_temperature, top_k_at
-from hart.generation.rows import ratio_at
+from hart.generation.batch_settings import ratio_at
+from hart.generation.guidance_and_sampling import gumbel_temperature, top_k_at
 from hart.layers.rope import Rotation
 from hart.tokenizer.quantizer import next_scale_input, to_map, with_given_codes
 from hart.transformer.block import Block, SwiGLU

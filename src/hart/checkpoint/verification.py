@@ -19,7 +19,7 @@ from hart.checkpoint.loading import LoadedModel, load_model
 from hart.checkpoint.storage import read_safetensors
 from hart.config import ConfigError, HartConfig, SamplingConfig
 from hart.devices import exact_float32
-from hart.generation.logits import Candidates
+from hart.generation.guidance_and_sampling import Candidates
 from hart.generation.next_scale import NextScaleGenerator, TokenStep
 from hart.strict import read_object
 from hart.types import ClassContext, Context, TextContext

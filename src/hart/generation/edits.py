@@ -33,7 +33,7 @@ from hart.data.transforms import pixels_to_pil
 from hart.devices import row_index
 from hart.errors import HartError
 from hart.generation.arguments import Prompt, listed_values, whole_number
-from hart.generation.logits import Candidates
+from hart.generation.guidance_and_sampling import Candidates
 from hart.grids import Grid, ScaleSchedule
 from hart.sizes import ImageSize
 from hart.strict import shown

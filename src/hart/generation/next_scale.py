@@ -21,12 +21,19 @@ from torch import Tensor
 from hart.config import SamplingConfig
 from hart.devices import row_index
 from hart.errors import HartError
+from hart.generation.batch_settings import batch_settings, first_unguided, ratio_at
 from hart.generation.edits import BatchEdits, SecondPrompts, followed_codes
+from hart.generation.guidance_and_sampling import (
+    Candidates,
+    Guidance,
+    filtered,
+    guided,
+    gumbel_mixture,
+    sample_by_gumbel,
+)
 from hart.generation.last_scale import last_call, maskgit_step_sizes
-from hart.generation.logits import Candidates, Guidance, filtered, guided, gumbel_mixture, sample_by_gumbel
 from hart.generation.noise import NoiseSource
 from hart.generation.prefix import Prefix
-from hart.generation.rows import batch_settings, first_unguided, ratio_at
 from hart.grids import ScaleSchedule
 from hart.model import Hart
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map, with_given_codes

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hart.devices import row_index
-from hart.generation.logits import Candidates
+from hart.generation.guidance_and_sampling import Candidates
 from hart.generation.threefry import gumbel, key_of, normal, threefry
 from hart.grids import MAX_SCALES
 

@@ -42,7 +42,7 @@ class ImageRequest:
     """One image. It comes out the same, to rounding, whatever other images share its batch.
 
     prompt, negative_prompt: text, a class number, or one row of features; a negative one of None or "" is none.
-    sampling: None for the pipeline's `sampling`; the images of a batch agree in `hart.generation.rows.SHARED`.
+    sampling: None for the pipeline's; the images of a batch agree in `hart.generation.batch_settings.SHARED`.
     edit: what it keeps of another image, see `HartPipeline.prepare_edit`. mix: a second prompt; not with an edit that
         has a source prompt.
     """

@@ -21,8 +21,8 @@ from torch import nn
 from hart.checkpoint.loading import build
 from hart.config import HartConfig, ResidualDiffusionConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.devices import without_memory
+from hart.generation.batch_settings import rows_of_scales
 from hart.generation.last_scale import diffusion_calls, last_scale_calls
-from hart.generation.rows import rows_of_scales
 from hart.grids import Grid, ScaleSchedule
 from hart.layers.embedding import FREQUENCIES
 from hart.model import Hart

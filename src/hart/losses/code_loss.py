@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hart.generation.logits import filtered, sample
+from hart.generation.guidance_and_sampling import filtered, sample
 from hart.layers.linear import in_autocast
 
 CHUNK = {"cpu": 2**21, "cuda": 2**26}

@@ -18,11 +18,11 @@ from torch import Tensor
 from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
 from hart.generation.arguments import checked_settings
+from hart.generation.batch_settings import SHARED
 from hart.generation.edits import Edit, PromptMix, mix_weights
 from hart.generation.metadata import EditSource, ImageSettings, MixSettings
 from hart.generation.next_scale import States
 from hart.generation.requests import ImageRequest, checked_images, null_context
-from hart.generation.rows import SHARED
 from hart.grids import grid_of_aspect
 from hart.pipeline import HartPipeline
 from hart.serving.engine import Mix, ModelFacts, NotOffered, OutOfMemory, Row, Source

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hart.generation.logits import (
+from hart.generation.guidance_and_sampling import (
     Candidates,
     filtered,
     guided,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hart.config import HartConfig, SamplingConfig
 from hart.errors import HartError
-from hart.generation.logits import Guidance, top_k_at
+from hart.generation.guidance_and_sampling import Guidance, top_k_at
 from hart.grids import ScaleSchedule
 
 SHARED = ("maskgit_steps", "diffusion_steps", "discrete_only", "unguided_scales")
