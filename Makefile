@@ -3,6 +3,7 @@
 # make docs                         builds the documentation into build/site
 # make contact-sheet                generates docs/contact_sheet.jpg again
 # make edit-sheet                   generates docs/figures/edits.jpg and style.jpg again
+# make adapter-sheet                trains two adapters and generates docs/figures/adapters.jpg again, in half an hour
 # make carry                        puts what a bare GPU machine lacks into build/carry (benchmarks/README.md)
 #
 # Needs Python 3.11 to 3.13. Another interpreter: make test PYTHON=python3.12
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: install install-dev image docs contact-sheet edit-sheet carry test clean
+.PHONY: install install-dev image docs contact-sheet edit-sheet adapter-sheet carry test clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -35,6 +36,13 @@ contact-sheet: install
 edit-sheet: install
 	$(BIN)/python docs/edit_sheet.py docs/figures/edits.jpg
 	$(BIN)/python docs/style_sheet.py docs/figures/style.jpg
+
+adapter-sheet: install-dev
+	rm -rf outputs/adapters
+	$(BIN)/python docs/adapter_sheet.py images outputs/adapters
+	for style in inked lines; do $(BIN)/hart train transformer projects/emoji/recipes/lora.toml \
+	  --out "outputs/adapters/$$style-run" "data=outputs/adapters/$$style" || exit 1; done
+	$(BIN)/python docs/adapter_sheet.py sheet outputs/adapters docs/figures/adapters.jpg
 
 test: install-dev
 	$(BIN)/ruff check .

@@ -64,6 +64,14 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
     assert set(tmp_path.iterdir()) == given, "a command that refuses leaves no folder"
 
 
+def test_an_address_of_the_hub_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of commands that need no hub: with some of these libraries cannot be imported."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://host:notaport")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://host:notaport")
+    assert "HF_ENDPOINT 'http://host:notaport': is no address" in refused(run("verify", GOLDEN))
+    assert run("verify", "--help").exit_code == 0
+
+
 def test_cuda_is_refused_where_there_is_none(text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments = ("generate", "cat", "--model", text_model, "--out", tmp_path, "--device", "cuda")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -62,5 +65,29 @@ def test_what_is_no_address_is_refused(direct: None, endpoint: str, monkeypatch:
     with pytest.raises(HartError, match=r"^HF_ENDPOINT .*: is no address of a hub: give https://HOST or ") as error:
         unreachable()
     assert "\n" not in str(error.value)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert unreachable() is None
+
+
+PYTHON = """
+from hart.data.opening import open_source
+from hart.checkpoint.hub import require_repository, upload
+from hart.checkpoint.loading import resolve_model
+from hart.errors import HartError
+for use in (
+    lambda: resolve_model("someone/model"),
+    lambda: require_repository("someone/model"),
+    lambda: upload(".", "someone/model", private=None, token=None, message=""),
+    lambda: open_source("hf:someone/images"),
+):
+    try:
+        use()
+    except HartError as error:
+        print(error)
+"""
+
+
+def test_an_address_with_which_the_hubs_library_cannot_be_imported_is_one_line() -> None:
+    pytest.importorskip("datasets")
+    environment = os.environ | {"HF_ENDPOINT": "http://host:notaport"}
+    done = subprocess.run([sys.executable, "-c", PYTHON], env=environment, capture_output=True, text=True, check=True)
+    said = "HF_ENDPOINT 'http://host:notaport': is no address of a hub: give https://HOST or https://HOST:PORT"
+    assert done.stdout.splitlines() == [said] * 4

@@ -32,19 +32,33 @@ def is_on_hub(source: str) -> bool:
     return is_hub_id(source) and not Path(source).exists()
 
 
+def hub_address() -> tuple[str, str, int]:
+    """Scheme, host and port of the hub. Raises `HartError` where HF_ENDPOINT is no address.
+
+    With some of these the hub's library cannot even be imported, so this comes before.
+    """
+    from huggingface_hub import constants
+
+    with suppress(ValueError):  # of a port that is no number, or brackets of IPv6 that do not match
+        address = urlsplit(constants.ENDPOINT)
+        if address.hostname and address.scheme in PORTS:
+            return address.scheme, address.hostname, address.port or PORTS[address.scheme]
+    said = shown(constants.ENDPOINT)
+    raise HartError(f"HF_ENDPOINT {said}: is no address of a hub: give https://HOST or https://HOST:PORT")
+
+
 def unreachable() -> str | None:
     """Why the hub cannot be reached; None if it can be, or where only its own library knows: in its offline mode, or
     behind a proxy.
 
     Without a connection that library tries for half a minute, as datasets does, and transformers for a whole one.
-    Raises `HartError` where HF_ENDPOINT is no address.
+    Raises as `hub_address`.
     """
     from huggingface_hub import constants
 
+    (scheme, host, port), proxies = hub_address(), getproxies()
     if constants.HF_HUB_OFFLINE:
         return None
-    scheme, host, port = _address(constants.ENDPOINT)
-    proxies = getproxies()
     if not proxies.keys().isdisjoint({scheme, "all"}) and not proxy_bypass(host):
         return None
     why = ""
@@ -59,15 +73,6 @@ def unreachable() -> str | None:
         else:
             return None
     return why
-
-
-def _address(endpoint: str) -> tuple[str, str, int]:
-    """Scheme, host and port of the hub."""
-    with suppress(ValueError):  # of a port that is no number, or brackets of IPv6 that do not match
-        address = urlsplit(endpoint)
-        if address.hostname and address.scheme in PORTS:
-            return address.scheme, address.hostname, address.port or PORTS[address.scheme]
-    raise HartError(f"HF_ENDPOINT {shown(endpoint)}: is no address of a hub: give https://HOST or https://HOST:PORT")
 
 
 def _connect(host: str, port: int) -> None:

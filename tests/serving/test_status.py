@@ -105,6 +105,32 @@ def test_a_default_model_that_cannot_be_opened_is_no_health() -> None:
         assert server.http.get("/healthz").status_code == 200, "the default one works"
 
 
+def test_a_default_model_that_is_tried_again_is_no_health_until_it_is_open() -> None:
+    """Or else requests that let it be tried would keep a server from being started again."""
+    tries, going_on = list[int](), threading.Event()
+
+    def tiny() -> Any:
+        tries.append(len(tries))
+        if len(tries) == 1:
+            raise HartError("/secret/path: no model here")
+        going_on.wait(60)
+        return StandInEngine()
+
+    with running(models={"tiny": tiny}) as server, ThreadPoolExecutor(1) as client:
+        answer = client.submit(server.post, prompt="x")
+        until(lambda: server.server.models.default.state == "opening")
+        assert server.http.get("/healthz").json()["message"].endswith("cannot be opened; the server's log says why")
+        assert server.http.get("/v1/models/tiny").json()["problem"], "of the last try that has ended"
+        assert (
+            server.http.get("/readyz").json()["message"] == "the model tiny cannot be opened; the server's log says why"
+        )
+        assert server.http.get("/readyz").json()["models"] == {"tiny": "opening"}
+        going_on.set()
+        assert answer.result().status_code == 200
+        assert server.http.get("/healthz").status_code == server.http.get("/readyz").status_code == 200
+        assert server.http.get("/v1/models/tiny").json()["problem"] is None
+
+
 def test_a_model_that_could_not_be_opened_is_opened_by_a_later_request() -> None:
     failures = [HartError("/secret/path: no model here")]
 

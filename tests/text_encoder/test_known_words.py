@@ -11,7 +11,7 @@ import torch
 
 import hart
 from hart import HartError, HartPipeline
-from hart.text_encoder import vocabulary_digest
+from hart.text_encoder import Reading, vocabulary_digest
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.text_encoder.known_words import KNOWN_WORDS_FILE, KnownWords
 from hart.text_encoder.thesaurus import THESAURUS_FILE
@@ -83,6 +83,31 @@ def test_the_author_is_told(shipped: CompactTextEncoder) -> None:
     # an adapter's captions may have had it; a word that is read as another is so in its training too
     assert shipped.reading(["a red xqzkw"])[0].remarks("a red xqzkw", adapted=True) == []
     assert '"sailboat"' in shipped.reading(["a yacht"])[0].remarks("a yacht", adapted=True)[0]
+
+
+def test_the_author_is_told_of_words_that_captions_have_only_beside_others(
+    shipped: CompactTextEncoder, tmp_path: Path
+) -> None:
+    known = KnownWords.load(EMOJI_MODEL)
+    assert known is not None
+    shipped.save(tmp_path)
+    replace(known, parts={"kitchen": ("knife", "spoon", "cook", "pot"), "pinata": ("jar",)}).save(tmp_path)
+    encoder = CompactTextEncoder.load(shipped.config, tmp_path)
+    assert vocabulary_digest(encoder) == vocabulary_digest(shipped), "all is read as before"
+    (reading,) = encoder.reading(["a Kitchen, a yacht"])
+    remark = reading.remarks("a kitchen")[-1]
+    said = (
+        'the model learned the word "kitchen" only beside others ("knife", "spoon", "cook"): it may not draw it alone'
+    )
+    assert remark == said
+    assert encoder.reading(["a kitchen knife", "a cook in the kitchen", "a cat"]) == [Reading()] * 3
+    assert list(encoder.reading(["two Piñata"])[0].parts) == ["pinata"]
+    assert reading.remarks("a kitchen", adapted=True) == reading.remarks("a kitchen")[:-1], "its captions may have it"
+    encoder.save(tmp_path, adapted=True)
+    assert not CompactTextEncoder.load(shipped.config, tmp_path).reading(["a kitchen"])[0].parts
+    (tmp_path / KNOWN_WORDS_FILE).write_text('{"words": [], "names": [], "parts": {"kitchen": "knife"}}')
+    with pytest.raises(HartError, match="no lists of words and names"):
+        CompactTextEncoder.load(shipped.config, tmp_path)
 
 
 def test_the_list_goes_with_the_encoder(shipped: CompactTextEncoder, tmp_path: Path) -> None:

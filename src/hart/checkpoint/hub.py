@@ -13,7 +13,7 @@ from hart.checkpoint.released_weights import WEIGHT_FILES
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
 from hart.files import user_path
-from hart.hub import is_hub_id, quiet_hub, unreachable
+from hart.hub import hub_address, is_hub_id, quiet_hub, unreachable
 from hart.strict import reason
 
 T = TypeVar("T")
@@ -79,14 +79,14 @@ def download(repository: str) -> Path:
 
     Raises `CheckpointError` if there is neither.
     """
-    from huggingface_hub import snapshot_download
-
     try:
         files = _files(repository)
     except CheckpointError:
         if (copy := _copy(repository)) is not None:
             return copy
         raise
+    from huggingface_hub import snapshot_download
+
     needed = needed_files(repository, files)
     with _errors(NOT_DOWNLOADED.format(repository), _remedy(repository)):
         return Path(snapshot_download(repository, allow_patterns=needed))
@@ -99,16 +99,17 @@ def require_repository(repository: str) -> None:
 
 
 def _files(repository: str) -> list[str]:
-    from huggingface_hub import list_repo_files
-
     failed, remedy = NOT_DOWNLOADED.format(repository), _remedy(repository)
     _require_reachable(failed, remedy)
+    from huggingface_hub import list_repo_files
+
     with _errors(failed, remedy):
         return list(list_repo_files(repository))
 
 
 def _copy(repository: str) -> Path | None:
     """The folder of an earlier download, if there is one."""
+    hub_address()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -123,10 +124,10 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
 
     token: None takes the one that `hf auth login` stored. Raises `CheckpointError` if the upload fails.
     """
-    from huggingface_hub import create_repo, upload_folder
-
     failed, remedy = f"{repository!r} cannot be written to the Hugging Face hub", "check name, connection and token"
     _require_reachable(failed, remedy)
+    from huggingface_hub import create_repo, upload_folder
+
     with _errors(failed, remedy):
         name = create_repo(repository, private=private, token=token, exist_ok=True).repo_id
         return str(upload_folder(repo_id=name, folder_path=folder, token=token, commit_message=message).commit_url)

@@ -11,10 +11,9 @@ import typer
 
 from hart.commands.console import note, require_writable
 from hart.commands.from_config import options_from_config
-from hart.commands.generate import ImageWriter, asked_size, note_size, opened, prompts_for
+from hart.commands.generate import ImageWriter, asked_size, check_images, note_size, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
 from hart.files import read_bytes
-from hart.sizes import size_of_schedule
 from hart.strict import Listed, require
 
 if TYPE_CHECKING:
@@ -127,10 +126,9 @@ def mix(
 
         both = prompts_for(pipe, [first, second])
         schedule, size = asked_size(pipe, options)
-        pipe.require_memory(schedule, writer.total, batch_size=options.batch_size, second_prompt=True, **settings)
         shares = mix_weights(len(schedule), options.weights or None, options.switch)
         checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
-        note_size(pipe, size)
+        check_images(pipe, schedule, writer.total, options, has_second=True, **settings)
         writer.made_with["mix"] = MixSettings(second, shares)
         pipe.mix(both, shares, size=str(size), **writer.arguments(pipe, report), **settings)
 
@@ -159,7 +157,7 @@ def _change(
         pipe.require_memory(canvas, writer.total, batch_size=options.batch_size, second_prompt=has_second, **settings)
         made = prepared(pipe, source, style=lent, style_strength=options.style_strength, **where)
         if made.redraw is None:  # all of it is generated
-            note_size(pipe, size_of_schedule(pipe.config, canvas))
+            note_size(pipe, canvas)
         amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
         writer.made_with["edit"] = EditSource(**facts, **of_image, **of_style, **amounts)
         asked = None if prompt is None else prompts_for(pipe, [prompt])[0]

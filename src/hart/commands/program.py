@@ -75,6 +75,13 @@ class HartCommand(TyperCommand):
                 raise typer.BadParameter(ONE_READER, ctx=ctx, param=param)
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        if os.environ.get("HF_ENDPOINT"):  # with what is no address, transformers and others cannot be imported
+            from hart.hub import hub_address
+
+            hub_address()
+        return super().invoke(ctx)
+
 
 class Program(typer.Typer):
     """A command line whose commands are `HartCommand`s. In paths ~ is the home folder, also where the shell leaves it,

@@ -67,9 +67,9 @@ def hub_dataset(repository: str, files: Sequence[str], instead: str) -> Path:
 
     Raises `HartError` with the data set's address. instead: see `cached_file`.
     """
+    why = unreachable()
     from huggingface_hub import snapshot_download
 
-    why = unreachable()
     try:
         folder = snapshot_download(
             repository, repo_type="dataset", allow_patterns=list(files), local_files_only=why is not None

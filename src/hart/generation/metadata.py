@@ -190,10 +190,15 @@ def save_png(path: Path, image: Image.Image, *, overwrite: bool = True) -> None:
 
 def read_record(path: Path) -> ImageRecord:
     """The record of an image that `write_image` saved. Raises `HartError` for any other file."""
-    with open_image(path) as image:
-        if not isinstance(image, PngImagePlugin.PngImageFile):
-            raise HartError(f"{path}: is {image.format}: only PNG files hold settings (of a server: output_format png)")
-        chunks = dict(image.text)
+    return read_image(path)[0]
+
+
+def read_image(path: Path) -> tuple[ImageRecord, Image.Image]:
+    """The same with the image itself."""
+    image = open_image(path)
+    if not isinstance(image, PngImagePlugin.PngImageFile):
+        raise HartError(f"{path}: is {image.format}: only PNG files hold settings (of a server: output_format png)")
+    chunks = image.text
     if "images" in chunks:
         raise HartError(f"{path}: is a contact sheet: give one of its images")
     if missing := [name for name in ("prompt", "seed", "model", "settings", "Software") if name not in chunks]:
@@ -206,10 +211,11 @@ def read_record(path: Path) -> ImageRecord:
         settings = ImageSettings.from_dict(parse_json(chunks["settings"].encode(), "their JSON"))
     except HartError as error:
         raise HartError(f"{path}: its settings cannot be read: {error}") from None
-    return ImageRecord(
+    record = ImageRecord(
         prompt=chunks["prompt"],
         seed=int(chunks["seed"]),
         model=chunks["model"],
         settings=settings,
         version=chunks["Software"].removeprefix(f"{SOFTWARE} "),
     )
+    return record, image

@@ -116,7 +116,8 @@ def _add_status(app: FastAPI, server: Server) -> None:
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
-        """Whether the process works: 200, or 503 when it should be started again."""
+        """Whether the process works: 200, or 503 when it should be started again, also while the default model that
+        could not be opened is being tried again."""
         if message := _failure(server):
             return JSONResponse({"status": "failed", "message": message}, 503)
         return JSONResponse({"status": "ok"})
@@ -140,7 +141,7 @@ def _failure(server: Server) -> str | None:
     """Why a server has to be started again, as a sentence; None if it need not be."""
     if not server.worker.alive:
         return "sampling has failed: start the server again"
-    return server.models.default.message if server.models.default.state == "failed" else None
+    return server.models.default.failure
 
 
 def add_page(app: Starlette) -> None:
@@ -157,7 +158,7 @@ def add_page(app: Starlette) -> None:
 
 def _described(model: ServedModel) -> dict[str, Any]:
     engine = model.engine
-    about: dict[str, Any] = {"state": model.state, "problem": model.message if model.state == "failed" else None}
+    about: dict[str, Any] = {"state": model.state, "problem": model.failure}
     if engine is not None:
         facts = engine.facts
         about |= {

@@ -33,10 +33,13 @@ class ModelUnavailable(Exception):
 
 @dataclass(eq=False)
 class ServedModel:
-    """One model, used by the event loop alone."""
+    """One model, used by the event loop alone, and by the thread that opens it."""
 
     name: str
     open: OpenModel
+    failure: str | None = field(default=None, init=False)
+    """Why the last try to open it that has ended failed, as a sentence for clients; None if it did not. It stays while
+    the next one goes on, which may fail as well."""
     _opened: Future[PipelineEngine] | None = field(default=None, init=False)
     """The last try to open it."""
 
@@ -51,8 +54,8 @@ class ServedModel:
     @property
     def message(self) -> str:
         """Its state as a sentence, for clients."""
-        if self._opened is not None and self.state == "failed":
-            return str(self._opened.exception())
+        if self.state == "failed" and self.failure is not None:
+            return self.failure
         said = {"closed": "is opened when it is asked for", "opening": "is being opened", "ready": "is ready"}
         return f"the model {self.name} {said[self.state]}"
 
@@ -83,6 +86,7 @@ class ServedModel:
             opened.set_exception(self._failure("an error of the program", error))
         else:
             log.info("model %s: opened in %.1f s", self.name, time.monotonic() - began)
+            self.failure = None
             opened.set_result(engine)
 
     def _failure(self, reason: str, cause: BaseException) -> ModelUnavailable:
@@ -90,6 +94,7 @@ class ServedModel:
         # the reason may name paths of this machine, which are nobody else's business
         unavailable = ModelUnavailable(f"the model {self.name} cannot be opened; the server's log says why")
         unavailable.__cause__ = cause
+        self.failure = str(unavailable)
         return unavailable
 
 

@@ -18,6 +18,7 @@ from hart.strict import clipped, shown
 from hart.types import TextContext
 
 SHOWN_WORDS = 8
+SHOWN_OTHERS = 3
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class Reading:
 
     left_out: the text after what it reads; empty if it reads all. unknown: words that it does not know.
     others: words that it reads as known ones, and these; "" for a word that was in no caption, with none near it.
+    parts: words that captions had only together with others, and these, of which the prompt has none.
     """
 
     left_out: str = ""
     unknown: tuple[str, ...] = ()
     others: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def remarks(self, prompt: str, *, adapted: bool = False) -> list[str]:
         """What the author of the prompt should know, one sentence each. adapted: the model has an adapter, whose
@@ -49,6 +52,10 @@ class Reading:
             found.append(
                 f'{remark}: it is read as "{other}"' if other else f"{remark}, nor one like it: it may change nothing"
             )
+        for word, beside in [] if adapted else list(self.parts.items())[:SHOWN_WORDS]:
+            some = ", ".join(f'"{clipped(other, 40)}"' for other in beside[:SHOWN_OTHERS])
+            remark = f'the model learned the word "{clipped(word, 40)}" only beside others ({some})'
+            found.append(f"{remark}: it may not draw it alone")
         return found
 
 

@@ -160,9 +160,13 @@ class CompactTextEncoder(nn.Module):
         """See `TextEncoder.reading`."""
         texts = [self._as_read(prompt) for prompt in listed(prompts)]
         encodings = self.tokenizer.encode_batch([text for text, _ in texts])
-        if self.reader is not None and not self.reader.known.complete:  # a word without a name may be known
-            texts = [(text, {word: other for word, other in others.items() if other}) for text, others in texts]
-        return [_reading(text, read, others) for (text, others), read in zip(texts, encodings, strict=True)]
+        found = [_reading(text, read, others) for (text, others), read in zip(texts, encodings, strict=True)]
+        if self.reader is None:
+            return found
+        known = self.reader.known
+        if not known.complete:  # a word without a name may be known
+            return [replace(one, others={word: other for word, other in one.others.items() if other}) for one in found]
+        return [replace(one, parts=known.parts_in(text)) for one, (text, _) in zip(found, texts, strict=True)]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids and mask (B, s) with s <= S -> features (B, s, E)."""

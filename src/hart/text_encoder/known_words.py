@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,14 @@ Encode = Callable[[Sequence[str]], Tensor]
 class KnownWords:
     """words: of captions, in lower case, without accents. names: what things are called, as which others are read.
     complete: whether the model has learned no captions but those; not where it was trained on, or has adapters merged.
+    parts: words for things that captions have only together with others, such as "kitchen" in "kitchen knife", and
+    these others, the most frequent first.
     """
 
     words: frozenset[str]
     names: tuple[str, ...]
     complete: bool = True
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, texts: Iterable[str], names: tuple[str, ...]) -> KnownWords:
@@ -67,11 +71,19 @@ class KnownWords:
         content: dict[str, Any] = {"words": sorted(self.words), "names": self.names}
         if not self.complete:
             content["complete"] = False
+        if self.parts:
+            content["parts"] = self.parts
         write_text(folder / KNOWN_WORDS_FILE, to_json(content).decode() + "\n")
 
     def unknown(self, text: str) -> list[str]:
         """Words of a text that captions do not have, in its order."""
         return [word for word in _WORD.findall(_composed(text)) if _plain(word) not in self.words]
+
+    def parts_in(self, text: str) -> dict[str, tuple[str, ...]]:
+        """Those of `parts` in a text that has none of their others."""
+        words = [_plain(word) for word in _WORD.findall(_composed(text))]
+        found = {word: self.parts[word] for word in words if word in self.parts}
+        return {word: others for word, others in found.items() if set(words).isdisjoint(others)}
 
     def singulars(self, word: str) -> list[str]:
         """What a word may be the plural of, as English forms most."""

@@ -190,8 +190,9 @@ def known_words(
     known.save(model)
     thesaurus.save(model)
     typer.echo(
-        f"{model}: {len(known.words)} words, {len(known.names)} names; {len(thesaurus.things)} words for things, "
-        f"{len(thesaurus.alone)} for names where they are alone, {len(thesaurus.left)} that are left"
+        f"{model}: {len(known.words)} words, {len(known.parts)} of them beside others only, {len(known.names)} names; "
+        f"{len(thesaurus.things)} words for things, {len(thesaurus.alone)} for names where they are alone, "
+        f"{len(thesaurus.left)} that are left"
     )
 
 

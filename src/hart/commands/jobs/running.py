@@ -24,9 +24,8 @@ from hart.commands.console import (
 from hart.commands.contact_sheets import require_one_sheet, write_grid
 from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
 from hart.commands.jobs.workers import Event, Finished, Opened, Remark, Task, by_workers
-from hart.data.images import open_image
 from hart.errors import HartError
-from hart.generation.metadata import read_record
+from hart.generation.metadata import read_image
 from hart.strict import clipped, counted
 
 if TYPE_CHECKING:
@@ -99,8 +98,7 @@ def run_job(job: Job, *, workers: int | None = None, ray: bool = False, grid: bo
             f"killed while they generated {_some(left_out)}; the others are there"
         )
     if grid:
-        files = [out / job.name(image) for image in range(job.count)]
-        print_path(write_grid([(read_record(file), open_image(file)) for file in files], job.options))
+        print_path(write_grid([read_image(out / job.name(image)) for image in range(job.count)], job.options))
 
 
 def _events(

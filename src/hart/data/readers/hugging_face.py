@@ -19,7 +19,7 @@ from hart.data.sources import Read
 from hart.data.splits import split_names
 from hart.errors import HartError
 from hart.files import read_json
-from hart.hub import is_hub_id, unreachable
+from hart.hub import hub_address, is_hub_id, unreachable
 from hart.strict import printable, reason
 
 PREFIX = "hf:"
@@ -37,6 +37,7 @@ class HuggingFaceReader(RowReader):
     digests_classes = True
 
     def __init__(self, name: str, split: str, columns: Columns) -> None:
+        hub_address()  # before the library is imported, also for a folder
         import datasets
 
         where = f"Hugging Face data set {name}"

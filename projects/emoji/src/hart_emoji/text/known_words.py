@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from hart.files import default_cache
@@ -16,6 +17,8 @@ from hart_emoji.data.plain import PlainEmoji
 from hart_emoji.data.recolour import BACKGROUND_SHADES, COLOUR_WORDS
 from hart_emoji.data.rewriting import NUMBERS, ONE_THING, plural
 from hart_emoji.text.corpus import require_wordnet
+from hart_emoji.text.parts import find_parts, only_modifies
+from hart_emoji.text.senses import Senses
 from hart_emoji.text.thesaurus import find_thesaurus
 from hart_emoji.text.word_vectors import WordVectors
 
@@ -27,8 +30,8 @@ medium-dark skin tone big small next beside left right above below over under be
 
 
 def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, Thesaurus]:
-    """Words of the captions of the emoji set and of scenes, with the nouns of WordNet that `PlainEmoji` takes; what
-    others are read as.
+    """Words of the captions of the emoji set and of scenes, with the nouns of WordNet that `PlainEmoji` takes; which of
+    them are only parts of names; what others are read as.
 
     model: whose text encoder finds these nouns. Raises `HartError` as `PlainEmoji.find_nouns` and `find_thesaurus` do.
     """
@@ -39,17 +42,20 @@ def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, The
     concepts = {icon.concept.slug: icon.concept for icon in images.icons}
     names: set[str] = set()
     templates = (*ONE_THING, *itertools.chain.from_iterable(TEMPLATES.values()))
-    texts = [CONNECTING, *(re.sub(r"\{\w+\}", "", text) for text in templates), *BACKGROUND_SHADES, *COLOUR_WORDS]
-    texts += [*ON_DARK, *DARK]
-    texts += [said for number in NUMBERS.values() for said in number]
-    texts += [style.word for style in STYLES.values()]
-    texts += [noun for nouns in images.nouns.values() for noun in nouns]
-    for concept in concepts.values():
+    anywhere = [CONNECTING, *(re.sub(r"\{\w+\}", "", text) for text in templates), *BACKGROUND_SHADES, *COLOUR_WORDS]
+    anywhere += [*ON_DARK, *DARK]
+    anywhere += [said for number in NUMBERS.values() for said in number]
+    anywhere += [style.word for style in STYLES.values()]
+    texts: list[str] = []
+    for slug, concept in concepts.items():
         own = plain_names(concept)
         texts += [*own, *(many for name in own if (many := plural(name)))]
-        texts += [*images.keywords.standing_alone(concept), *images.keywords.beside_name(concept)]
+        texts += images.keywords.standing_alone(concept)
+        texts += [f"{own[0]}, {word}" for word in images.keywords.beside_name(concept)]
+        texts += [noun for noun in images.nouns.get(slug, ()) if not only_modifies(noun, own)]
         if concept.group not in NOT_THINGS:
             names.update(own)
-    known = KnownWords.of(texts, tuple(sorted(names)))
+    known = KnownWords.of([*anywhere, *texts], tuple(sorted(names)))
+    known = replace(known, parts=find_parts(known, texts, anywhere, Senses(wordnet)))
     things = [concept for concept in concepts.values() if concept.group not in NOT_THINGS]
     return known, find_thesaurus(known, things, images.keywords, wordnet, teacher, WordVectors(default_cache()))
