@@ -43,6 +43,15 @@ def is_encoded_set(folder: Path, split: str = "train") -> bool:
         return False
 
 
+def other_splits(folder: Path, split: str) -> list[str]:
+    """Splits besides `split` that a folder has encoded."""
+    try:
+        names = {file.name.rpartition("-")[0] for file in folder.glob("*-*.safetensors")} - {split}
+        return sorted(name for name in names if index_file(folder, name).exists())
+    except (OSError, ValueError):  # an address that is no path
+        return []
+
+
 @dataclass(frozen=True)
 class EncodedBatch(Rows):
     """One rank's share of a step.
