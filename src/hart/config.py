@@ -362,7 +362,7 @@ class HartConfig(Config):
     def __post_init__(self) -> None:
         for name in ("scales", "latent_channels", "codebook_size"):
             ours, theirs = getattr(self.tokenizer, name), getattr(self.transformer, name)
-            require(ours == theirs, f"tokenizer and transformer differ in {name}: {ours} and {theirs}")
+            require(ours == theirs, f"tokenizer and transformer differ in {name}: {ours} and {theirs}: make them equal")
         self.check_sampling(self.sampling)
 
     def check_sampling(self, sampling: SamplingConfig, schedule: ScaleSchedule | None = None) -> None:

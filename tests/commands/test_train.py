@@ -57,6 +57,13 @@ def test_train_leaves_no_folder_for_what_it_refuses(tmp_path: Path) -> None:
     assert not run_folder.parent.exists()
 
 
+def test_a_run_may_not_lie_among_the_images_that_it_reads(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    out = tmp_path / "images" / "run"
+    assert f"{out}: lies in {tmp_path / 'images'}" in refused(run("train", "tokenizer", recipe, "--out", out))
+    assert not out.exists()
+
+
 def small_recipe(tmp_path: Path) -> Path:
     """A recipe of stage `tokenizer`, with 40 images."""
     images = tmp_path / "images"

@@ -185,6 +185,8 @@ def test_fields_with_unusual_names_are_named(tmp_path: Path) -> None:
     with pytest.raises(HartError, match=r"no field 'bild'"):
         open_source(path, columns=Columns(image="bild"))
     assert captions(open_source(path, columns=Columns("datei", "worte"))) == [("rot",)]
+    with pytest.raises(DamagedSample, match="no caption in the fields datei, worte"):
+        open_source(path, columns=Columns("datei")).read(0).require("caption")
 
 
 # --- tar shards

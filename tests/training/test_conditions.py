@@ -15,7 +15,7 @@ from hart.checkpoint.loading import load_model, save_model, save_tokenizer
 from hart.checkpoint.lora import add_lora
 from hart.config import ConfigError, HartConfig, ResidualDiffusionConfig, TextConditioning, TextEncoderConfig
 from hart.data.datasets import CaptionedImages
-from hart.errors import HartError
+from hart.errors import HartError, PromptWarning
 from hart.model import Hart
 from hart.pipeline import HartPipeline
 from hart.text_encoder import KnownWords, find_text_encoder
@@ -146,6 +146,16 @@ def test_the_discrete_ablation_trains_from_captions_and_draws(tmp_path: Path) ->
     assert model.hart.residual is None
     assert KnownWords.load(model.folder) == replace(words, complete=False), "the captions may have had others"
     assert HartPipeline.from_pretrained(str(tmp_path / "run" / "model"), device="cpu")("a cat").images
+
+
+def test_the_log_has_the_share_of_a_step_s_captions_that_are_cut(tmp_path: Path) -> None:
+    base = str(save_tiny_text_model(tmp_path / "base"))
+    data = replace(captioned_images(2), texts=(("a blob",), ("a cat " * TEXT_TOKENS,)))
+    task = TransformerTask(recipe(tiny_text_config(), tokenizer=base, text_encoder=base), data)
+    with pytest.warns(PromptWarning, match="captions_cut is the share of such captions"):
+        batches = [task.batch(MICROBATCH), task.batch(replace(MICROBATCH, rows=slice(0, 1)))]
+    whole, first = (float(task.loss("model", batch)[1]["captions_cut"]) for batch in batches)
+    assert whole == 0.5 and first in (0.0, 1.0)
 
 
 def test_a_qwen2_folder_conditions_training_and_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

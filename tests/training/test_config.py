@@ -94,6 +94,14 @@ def test_what_is_given_for_a_text_field_stays_text(recipe: Path, text: str, data
     assert changed.init_from == data
 
 
+def test_the_recipe_of_a_run_is_one_for_another_which_may_have_more_tables(recipe: Path, tmp_path: Path) -> None:
+    stored = tmp_path / "recipe.json"
+    stored.write_text(TokenizerRecipe.read(recipe).to_json())
+    assert TokenizerRecipe.read(stored) == TokenizerRecipe.read(recipe)
+    changed = TokenizerRecipe.read(stored, ("perceptual.kind=efficientnet_lite0", "perceptual.weight=0.5"))
+    assert changed.perceptual is not None and changed.perceptual.weight == 0.5
+
+
 @pytest.mark.parametrize("text", ["['a', 'b']", "[a,b]", "['a', b]", "a, b", "[a, b,]"])
 def test_lists_of_texts_need_no_quotes(recipe: Path, text: str) -> None:
     assert TokenizerRecipe.read(recipe, (f"reading.also={text}",)).reading.also == ("a", "b")

@@ -157,6 +157,10 @@ def test_a_set_kept_on_the_device_trains_as_one_that_is_not(encoded: Path, monke
 
 
 def test_what_cannot_be_done_with_a_set_is_refused(encoded: Path, shards: Path) -> None:
+    val = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")
+    val = val.replace(reading=ReadingConfig(split="val"))
+    with pytest.raises(HartError, match=r"codes: encoded, but not its split 'val': set reading\.split to train"):
+        opened(val, "caption")
     with pytest.raises(HartError, match="holds codes and no images"):
         image_source(opened(tokenizer_recipe(encoded / "codes")))
     with pytest.raises(HartError, match=r"more than 5% of the images are damaged, 1 of 12 .*with reading\.max_damaged"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,9 @@ def test_a_run_that_was_stopped_goes_on_and_writes_the_same(
     encode(captioned_images, encoders, broken)
     assert contents(broken) == contents(tmp_path / "unbroken")
     monkeypatch.setattr(encoders.tokenizer, "encode", None)
-    assert encode(captioned_images, encoders, broken).finished
+    moved = tmp_path / "moved"
+    shutil.copytree(captioned_images, moved)  # as another machine has it
+    assert encode(moved, encoders, broken).finished
 
 
 def test_a_set_says_which_base_scales_its_codes_come_from(captioned_images: Path, tmp_path: Path) -> None:

@@ -182,3 +182,16 @@ def test_a_set_may_be_moved(tmp_path: Path) -> None:
     run("set").run()
     (tmp_path / "set").rename(tmp_path / "moved")
     assert run("moved").step == 1
+
+
+def test_tokenizer_text_encoder_and_mixed_sets_may_be_moved(tmp_path: Path) -> None:
+    folder = tiny_encoded_set(tmp_path / "one")
+    shutil.copytree(folder / "codes", folder / "more")
+
+    def run(folder: Path) -> Trainer:
+        given = tiny_transformer_recipe(recipe(data=str(folder / "codes"), steps=1), folder / "model")
+        given = given.replace(reading=ReadingConfig(also=(str(folder / "more"),)))
+        return reading_run(given, tmp_path / "run")
+
+    run(folder).run()
+    assert run(folder.rename(tmp_path / "other")).step == 1

@@ -339,6 +339,10 @@ def test_weights_and_biases_get_figures_and_images(tmp_path: Path, monkeypatch: 
     assert (started[0]["name"], started[0]["resume"]) == (tmp_path.name, "allow")
     assert started[0]["config"]["trainer"]["steps"] == 6
     assert {(2, "loss"), (4, "loss"), (6, "loss"), (6, "dot")} <= set(logged)
+    for folder in (tmp_path, tmp_path / "elsewhere" / tmp_path.name):
+        Trainer(PicturingTask(), recipe(steps=7, trackers=("wandb",)), folder).run()
+    first, resumed, other = (options["id"] for options in started)
+    assert first == resumed != other, "another folder is another run, though of the same name"
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def encode(
         tokens = images.text_tokens or TextConditioning.tokens
         found = find_text_encoder(images.text_encoder, tokens=tokens, instruction=images.text_instruction)
     transform = ImageTransform(tokenizer.config.image_size, fit=images.fit)
-    opened = images.source(images.caption_column, images.label_column)
+    opened = images.source(images.caption_column, images.label_column, out=directory)
     note(opened.description)
     text_encoder = None if found is None else load_text_encoder(*found).to(where, torch.float32)
     if text_encoder is None:

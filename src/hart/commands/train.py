@@ -137,7 +137,7 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
     with (
         # the processes of one run share it
         owned(out, "training") if distributed.main else nullcontext(),
-        _data(recipe, aspect_sizes(coder, recipe.reading.aspects), condition, distributed) as data,
+        _data(recipe, aspect_sizes(coder, recipe.reading.aspects), condition, out, distributed) as data,
     ):
         if isinstance(recipe, TransformerRecipe):
             task: Task = TransformerTask(recipe, data, distributed.device)
@@ -160,13 +160,13 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
 
 @contextmanager
 def _data(
-    recipe: Recipe, sizes: Sequence[ImageSize], condition: Condition, distributed: DistributedContext
+    recipe: Recipe, sizes: Sequence[ImageSize], condition: Condition, out: Path, distributed: DistributedContext
 ) -> Iterator[TrainingData]:
     """The recipe's data. Notes say what it is and, at the end, which images were damaged."""
     from hart.data.samples import first_reasons
     from hart.training.image_sources import open_training_data
 
-    data = open_training_data(recipe, sizes, condition, rank=distributed.rank, world=distributed.count)
+    data = open_training_data(recipe, sizes, condition, out=out, rank=distributed.rank, world=distributed.count)
     if distributed.main:
         note(f"data: {data.description}")
     try:

@@ -68,6 +68,15 @@ def is_encoded_set(folder: Path, split: str | None = None) -> bool:
         return False
 
 
+def other_splits(folder: Path, split: str) -> list[str]:
+    """Splits besides `split` that a folder has encoded."""
+    try:
+        names = {file.stem for file in folder.glob("*.json") if _is_index(file)}
+    except (OSError, ValueError):  # an address that is no path
+        return []
+    return sorted(names - {split})
+
+
 def _is_index(file: Path) -> bool:
     try:
         return {"format", "settings", "shards"} <= read_json(file).keys()

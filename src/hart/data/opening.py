@@ -72,6 +72,14 @@ def open_source(
     return source
 
 
+def require_outside(folder: Path, source: Source | Stream) -> None:
+    """Raise `HartError` for a folder to write, of which a set takes all images, and folders for classes, as its own."""
+    if isinstance(source, FolderReader) and folder.resolve().is_relative_to(source.root.resolve()):
+        raise HartError(
+            f"{folder}: lies in {source.root}, where everything is read as part of the data: choose a folder outside"
+        )
+
+
 def whole_of(path: str | Path, kind: Kind | None = None) -> str:
     """The split that leaves nothing out for evaluation: "all" of an undivided set, "train" of one that is divided."""
     name = user_address(path)

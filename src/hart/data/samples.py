@@ -62,9 +62,13 @@ class Sample:
     def require(self, condition: Condition) -> None:
         """Raises `DamagedSample` unless the image comes with what the model is conditioned on."""
         if condition == "caption" and not self.captions:
-            raise DamagedSample("no caption")
+            raise DamagedSample(f"no caption{self._among_fields()}")
         if condition == "label" and self.label is None:
-            raise DamagedSample("no class number")
+            raise DamagedSample(f"no class number{self._among_fields()}")
+
+    def _among_fields(self) -> str:
+        """Where it was looked for, of a record with fields: perhaps it has an unusual name."""
+        return f" in the fields {', '.join(sorted(map(str, self.record)))}" if self.record else ""
 
 
 @contextmanager

@@ -42,6 +42,13 @@ HARMLESS = {f"reading.{name}" for name in ("workers", "max_damaged", "on_device"
     )
     for name in names
 }
+# Settings that only say where a source is, beside the one that is called as it: they may change while its content
+# does not.
+PLACES = {
+    "data": ("data", "reading.also"),
+    "text encoder": ("text_encoder",),
+    "perceptual network": ("perceptual.files",),
+}
 
 
 class Identity(Config):
@@ -69,7 +76,8 @@ class Identity(Config):
         with suppress(ConfigError):  # of another version: the differences are named below
             theirs = _plain(recipe.from_dict(theirs))
         there, here = _flat(theirs), _flat(now.recipe)
-        moved = {name for name in self.sources if self._source(name).digest == now._source(name).digest}
+        same = [name for name in self.sources if self._source(name).digest == now._source(name).digest]
+        moved = {key for name in same for key in PLACES.get(name, (name,))}
         keys = sorted(key for key in (there.keys() | here.keys()) - HARMLESS - moved if there.get(key) != here.get(key))
         return [f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in keys]
 

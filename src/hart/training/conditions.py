@@ -43,7 +43,6 @@ class TextConditioner:
         self.vocabulary = vocabulary_digest(encoder)
         self._rows: dict[str, int] = {}
         self._features: TextContext | None = None
-        self._read = self._cut = 0
         self._told = False
         self._is_cut = lru_cache(2**16)(self._left_out)
 
@@ -51,8 +50,6 @@ class TextConditioner:
         """The context of B captions, on the device. Raises `HartError` where there are none."""
         if captions is None:
             raise HartError("images without captions cannot train a text-conditional model: give captions")
-        self._read += len(captions)
-        self._cut += sum(map(self._is_cut, captions))
         if self._features is None or not self._rows.keys() >= set(captions):
             return self.encoder.encode(captions)
         rows = sent(torch.tensor([self._rows[caption] for caption in captions]), self._features.mask.device)
@@ -67,9 +64,9 @@ class TextConditioner:
         self._features = TextContext.cat(self.encoder.encode(part) for part in parts)
         self._rows = {caption: row for row, caption in enumerate(distinct)}
 
-    def figures(self) -> dict[str, float]:
-        """Figures to log about the contexts so far."""
-        return {"captions_cut": self._cut / self._read} if self._cut else {}
+    def cut_share(self, captions: Sequence[str]) -> float:
+        """Share of captions that are longer than the encoder reads."""
+        return sum(map(self._is_cut, captions)) / len(captions)
 
     def _left_out(self, caption: str) -> bool:
         """Whether a caption is longer than the encoder reads; warns of the first with a `PromptWarning`."""
@@ -109,9 +106,6 @@ class ClassConditioner:
         return ClassContext(sent(classes, self.device), self.num_classes)
 
     def remember(self, captions: Iterable[str]) -> None: ...
-
-    def figures(self) -> dict[str, float]:
-        return {}
 
     def save(self, folder: Path) -> None: ...
 

@@ -157,11 +157,10 @@ def encode_dataset(
 def _settings(
     source: Source | Stream, transform: ImageTransform, encoders: Encoders, split: str, options: EncodeOptions
 ) -> dict[str, Any]:
-    """Everything that decides the content of the shards."""
+    """Everything that decides the content of the shards; not where the set lies, which may differ by machine."""
     config = encoders.tokenizer.config
     text = encoders.text_encoder
     return {
-        "source": source.description,
         "source_digest": source.digest(),
         "split": split,
         "transform": asdict(transform),
@@ -323,6 +322,7 @@ def _finish(
             raise HartError(f"{source.description}: no image in it could be encoded: give another set")
         content = {
             "format": FORMAT_OF_SHAPES if "schedules" in settings else FORMAT,
+            "source": source.description,
             "settings": settings,
             "shards": [
                 {"file": name, **{what: facts[what] for what in ("pictures", "captions")}} for name, facts in shards

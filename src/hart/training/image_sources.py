@@ -19,10 +19,10 @@ from torch import Tensor
 from hart.data.datasets import CaptionedImages, read_all
 from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet
-from hart.data.encoded_files import is_encoded_set
+from hart.data.encoded_files import is_encoded_set, other_splits
 from hart.data.loader import ImageLoader
 from hart.data.notes import Columns
-from hart.data.opening import open_source, whole_of
+from hart.data.opening import open_source, require_outside, whole_of
 from hart.data.order import SampleOrder, Size
 from hart.data.samples import Condition, Damage, Sample, decoded
 from hart.data.sources import DamageCount, Source, Stream, iterate
@@ -146,12 +146,18 @@ TrainingData = ImageSource | EncodedImages
 
 
 def open_training_data(
-    recipe: Recipe, size: int | Sequence[Size], condition: Condition, *, rank: int = 0, world: int = 1
+    recipe: Recipe,
+    size: int | Sequence[Size],
+    condition: Condition,
+    *,
+    out: Path | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> TrainingData:
     """The images that a recipe names, for one of `world` processes.
 
     size: image size in pixels, or those of `reading.aspects` (`hart.sizes.aspect_sizes`), each width and height.
-    condition: what each image must come with.
+    condition: what each image must come with. out: the folder of the run, which may not lie among the images.
     A folder with an encoded set gives `EncodedImages`; otherwise `hart.data.opening` tells the format. Sets that can be
     read at random, take at most `reading.memory_gb` and need no random crops or flips are held in memory; all others
     are read in every step. Raises `HartError`.
@@ -164,6 +170,10 @@ def open_training_data(
         data = EncodedSet(folder, split, also=also, parts=reading.weights)
         loader = EncodedLoader(data, batch_size=batch_size, seed=seed, rank=rank, world=world, workers=reading.workers)
         return EncodedImages(data, loader)
+    if reading.kind == "auto" and (others := other_splits(folder, split)):
+        raise HartError(
+            f"{recipe.data}: encoded, but not its split '{split}': set reading.split to {' or '.join(others)}"
+        )
     if reading.also:
         raise HartError(
             f"reading.also mixes encoded sets, and {recipe.data} is none: encode it, or leave reading.also out"
@@ -173,6 +183,8 @@ def open_training_data(
         split = whole_of(recipe.data, kind)
     columns = Columns(reading.image_column, reading.caption_column, reading.label_column)
     source = open_source(recipe.data, split, kind=kind, columns=columns)
+    if out is not None:
+        require_outside(out, source)
     shapes = [(size, size)] if isinstance(size, int) else size
     transform = ImageTransform(shapes[0], reading.fit, reading.crop, reading.shorter_side, reading.flip)
     why = "several shapes" if len(shapes) > 1 else _why_not_memory(source, transform, reading)

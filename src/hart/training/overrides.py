@@ -15,7 +15,9 @@ def apply_override(values: dict[str, Any], override: str, kind: type[Config]) ->
     if not separator or not all((*tables, name)):
         raise ConfigError(f"override {override!r} is not of the form key=value")
     for table in tables:
-        values = values.setdefault(table, {})
+        if values.get(table) is None:  # absent, or left out in the recipe.json of a run
+            values[table] = {}
+        values = values[table]
         if not isinstance(values, dict):
             raise ConfigError(f"override {override!r}: {table} is not a table")
     field = getattr(table_at(kind, tuple(tables)), "__pydantic_fields__", {}).get(name)

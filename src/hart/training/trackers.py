@@ -8,13 +8,14 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from PIL import Image
 
 from hart.errors import HartError, install_command
-from hart.files import atomic_write, open_regular
+from hart.files import atomic_write, open_regular, read_text, write_text
 from hart.strict import counted
 from hart.training.checkpoint import SAMPLES_FOLDER
 from hart.training.config import StageRecipe
@@ -79,8 +80,11 @@ def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int) -> General
         raise HartError(f'the tracker "{name}" is not installed: run {install_command(EXTRAS[name])}') from None
     if name == "tensorboard":  # steps after `step` will be logged again
         return TensorBoardTracker("tensorboard", folder, purge_step=step + 1)
-    run = folder.resolve().name  # the same folder is the same run
-    return WandBTracker("hart", name=run, id=run, dir=folder, config=recipe.to_dict(), resume="allow")
+    known = folder / "wandb" / "id"  # of the folder, not of its name, which others may have too
+    if not known.exists():
+        write_text(known, uuid4().hex)
+    name, number = folder.resolve().name, read_text(known).strip()
+    return WandBTracker("hart", name=name, id=number, dir=folder, config=recipe.to_dict(), resume="allow")
 
 
 def _step_of(line: bytes) -> int | None:

@@ -36,7 +36,7 @@ from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption, MultiScaleQuantizer
-from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
+from hart.training.conditions import TextConditioner, drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import LoadedImages, MemoryImages, TrainingData, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
@@ -125,6 +125,8 @@ class TransformerBatch:
     maps: TokenMaps
     positions: Tensor | None
     noise: DiffusionNoise | None
+    captions_cut: Tensor | None = None
+    """Share of captions that are longer than the text encoder reads; None where no captions are encoded."""
 
 
 class TransformerStage(Task):
@@ -166,7 +168,7 @@ class TransformerStage(Task):
         return with_given(maps, mine, codes, self.quantizer.codebook, share)
 
     def loss(self, name: str, batch: TransformerBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        return transformer_loss(
+        total, parts = transformer_loss(
             self.module,
             self.quantizer.codebook,
             batch.context,
@@ -177,6 +179,7 @@ class TransformerStage(Task):
             scale_weights=self.recipe.loss.scale_weights,
             code_loss=self.code_loss,
         )
+        return total, parts if batch.captions_cut is None else parts | {"captions_cut": batch.captions_cut}
 
 
 class TransformerTask(TransformerStage):
@@ -190,15 +193,16 @@ class TransformerTask(TransformerStage):
         # channels-last: a third less time to encode a set on a CPU
         self.tokenizer: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.conditioner = open_conditioner(recipe, device)
-        self.config = HartConfig(
-            tokenizer=self.tokenizer.config,
-            transformer=recipe.transformer,
-            diffusion=recipe.diffusion,
-            text_encoder=self.conditioner.text_encoder_config,
-            sampling=recipe.sampling,
-            aspects=recipe.reading.aspects,
-            styles=recipe.styles,
-        )
+        parts = {
+            "tokenizer": self.tokenizer.config,
+            "transformer": recipe.transformer,
+            "diffusion": recipe.diffusion,
+            "text_encoder": self.conditioner.text_encoder_config,
+            "sampling": recipe.sampling,
+            "aspects": recipe.reading.aspects,
+            "styles": recipe.styles,
+        }
+        self.config = HartConfig.from_dict(parts, "the recipe")
         # of the samples; and raises `HartError` for a shape that the transformer has no tables for
         self.schedule, *_ = [requested_schedule(self.config, size=str(size)) for size in trained_sizes(self.config)]
         super().__init__(recipe, starting_model(recipe, self.config).to(device), self.tokenizer.quantizer, device)
@@ -248,13 +252,15 @@ class TransformerTask(TransformerStage):
         if self.recipe.transformer.masked_last_scale:
             maps = self.masked(maps, microbatch)
         noise = self.diffusion_noise(microbatch, tokens, microbatch.generator("diffusion", self.device))
-        return TransformerBatch(context, maps, positions, noise)
+        cut = None
+        if conditions.captions is not None and isinstance(self.conditioner, TextConditioner):
+            cut = sent(torch.tensor(self.conditioner.cut_share(conditions.captions)), self.device)
+        return TransformerBatch(context, maps, positions, noise, cut)
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
-        figures = self.conditioner.figures()
         if isinstance(self.data, LoadedImages):
-            figures |= self.data.figures(microbatch, train_context, self.device)
-        return figures
+            return self.data.figures(microbatch, train_context, self.device)
+        return {}
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
         """Images of the first captions or classes; above those of a model with adapters, what it makes without."""

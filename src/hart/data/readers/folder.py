@@ -103,8 +103,8 @@ class FolderReader(RowReader):
     def __init__(self, path: Path, split: str, classes: tuple[str, ...] = ()) -> None:
         self.remark = f" of {counted(len(classes), 'class')}" if classes else ""
         inside = split_folder(path, split)
-        self._root = inside or path
-        self._files = list(list_images(self._root))
+        self.root = inside or path
+        self._files = list(list_images(self.root))
         if inside is None:
             names = [file.path.relative_to(path).with_suffix("").as_posix() for file in self._files]
             ours, note = divide(names, split, str(path))
@@ -134,7 +134,7 @@ class FolderReader(RowReader):
                 notes += [suffix, read_bytes(path, NOTE_LIMIT)]
             except FileError:
                 notes += [suffix, ABSENT]
-        return place.path.relative_to(self._root).as_posix(), *notes, mark_image(place.path)
+        return place.path.relative_to(self.root).as_posix(), *notes, mark_image(place.path)
 
 
 class ClassFolderReader(FolderReader):
@@ -159,7 +159,7 @@ class ClassFolderReader(FolderReader):
         super().__init__(path, split, tuple(classes))
 
     def facts(self, file: FolderImage) -> Listed:
-        place = file.path.relative_to(self._root).parts
+        place = file.path.relative_to(self.root).parts
         if len(place) < 2:
             raise DamagedSample("lies outside the class folders")
         return Listed(self._numbers[place[0]])
@@ -168,7 +168,7 @@ class ClassFolderReader(FolderReader):
         return Note(), read_sample_image(place.path)
 
     def mark(self, place: FolderImage, label: int | None) -> tuple[str | bytes, ...]:
-        return place.path.relative_to(self._root).as_posix(), str(label), mark_image(place.path)
+        return place.path.relative_to(self.root).as_posix(), str(label), mark_image(place.path)
 
 
 def _is_class(folder: Path, root: Path) -> bool:

@@ -121,13 +121,16 @@ class ImageSetOptions(Config, kw_only=True):
     """crop: the largest centred square. pad: all of it, on white."""
     image_column: Column = ""
 
-    def source(self, caption_column: str = "", label_column: str = "") -> Source | Stream:
-        """The set, listed. Raises `HartError`."""
+    def source(self, caption_column: str = "", label_column: str = "", *, out: Path | None = None) -> Source | Stream:
+        """The set, listed. out: where results are written, which may not lie among its images. Raises `HartError`."""
         from hart.data.notes import Columns
-        from hart.data.opening import open_source
+        from hart.data.opening import open_source, require_outside
 
         columns = Columns(self.image_column, caption_column, label_column)
-        return open_source(self.data, self.split, kind=self.kind, columns=columns)
+        source = open_source(self.data, self.split, kind=self.kind, columns=columns)
+        if out is not None:
+            require_outside(out, source)
+        return source
 
 
 O = TypeVar("O", bound=SuiteOptions)  # noqa: E741

@@ -24,7 +24,7 @@ from hart.strict import counted
 def run(context: Context[GenerationOptions]) -> Result:
     """Raises `HartError` when the set has no captions (or classes, for a class model), or too few images."""
     options, progress = context.options, context.progress
-    source = options.source(options.caption_column)
+    source = options.source(options.caption_column, out=context.out)
     context.note(source.description)
     pipe = options.pipeline()
     references = ImageSet(source, ImageTransform(pipe.image_size, fit=options.fit))

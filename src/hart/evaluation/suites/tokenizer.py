@@ -73,7 +73,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
     from hart.checkpoint.loading import load_tokenizer
 
     options, progress, device = context.options, context.progress, context.device
-    source = options.source()
+    source = options.source(out=context.out)
     context.note(source.description)
     tokenizer = load_tokenizer(options.model).requires_grad_(False).to(device)
     size = parsed_size(str(tokenizer.config.image_size if options.size is None else options.size))
