@@ -13,7 +13,7 @@ import numpy as np
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from PIL import Image
 
-from hart.errors import HartError, install_command
+from hart.errors import missing_package
 from hart.files import atomic_write, open_regular
 from hart.strict import counted
 from hart.training.checkpoint import SAMPLES_FOLDER
@@ -76,7 +76,7 @@ def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int) -> General
     try:
         import_module(name)
     except ModuleNotFoundError:
-        raise HartError(f'the tracker "{name}" is not installed: run {install_command(EXTRAS[name])}') from None
+        raise missing_package(f'the tracker "{name}"', EXTRAS[name]) from None
     if name == "tensorboard":  # steps after `step` will be logged again
         return TensorBoardTracker("tensorboard", folder, purge_step=step + 1)
     run = folder.resolve().name  # the same folder is the same run
