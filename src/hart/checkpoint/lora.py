@@ -251,8 +251,8 @@ def _peft() -> Any:
     """The library, imported when needed: it is an extra, and slow to load."""
     try:
         import peft
-    except ImportError:
-        raise missing_package("peft", "lora") from None
+    except ModuleNotFoundError as error:
+        raise missing_package(error.name, "lora") from None
     module: ModuleType = peft
     return module
 

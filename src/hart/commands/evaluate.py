@@ -15,7 +15,7 @@ import typer
 from hart.commands.console import note, owned, progress
 from hart.commands.from_config import options_from_config
 from hart.commands.program import lazy_group, single_command
-from hart.errors import HartError
+from hart.errors import HartError, not_installed
 from hart.evaluation.suites.base import Context, Suite, SuiteOptions
 from hart.evaluation.suites.core import installed_suites
 from hart.strict import reason
@@ -54,7 +54,7 @@ def _command(name: str, found: Suite[Any] | str, program: str) -> Any:
                 try:
                     result = suite(Context(options, out, report, note))
                 except ModuleNotFoundError as error:
-                    raise HartError(f"{error.name} is not installed: run pip install '{suite.install}'") from None
+                    raise not_installed(error.name, f"'{suite.install}'") from None
             paths = write_result(out, result, shlex.join([program, *sys.argv[1:]]))
         typer.echo(figures_table(result))
         for remark in result.notes:

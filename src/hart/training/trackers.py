@@ -14,7 +14,7 @@ import numpy as np
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from PIL import Image
 
-from hart.errors import HartError, install_command
+from hart.errors import missing_package
 from hart.files import atomic_write, open_regular, read_text, write_text
 from hart.strict import counted
 from hart.training.checkpoint import SAMPLES_FOLDER
@@ -77,7 +77,7 @@ def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int) -> General
     try:
         import_module(name)
     except ModuleNotFoundError:
-        raise HartError(f'the tracker "{name}" is not installed: run {install_command(EXTRAS[name])}') from None
+        raise missing_package(f'the tracker "{name}"', EXTRAS[name]) from None
     if name == "tensorboard":  # steps after `step` will be logged again
         return TensorBoardTracker("tensorboard", folder, purge_step=step + 1)
     known = folder / "wandb" / "id"  # of the folder, not of its name, which others may have too
