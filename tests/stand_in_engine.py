@@ -55,6 +55,9 @@ class StandInEngine:
     def nearest(self, width: int, height: int) -> ImageSize:
         return self.facts.nearest(width, height)
 
+    def canvas(self, image: Image.Image) -> ImageSize:
+        return self.nearest(*image.size)
+
     def misfit(self, width: int, height: int) -> str | None:
         return None if (width, height) in self.facts.sizes else "it is another size"
 

@@ -47,6 +47,7 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("generate", "--prompts-file", binary, *model), "UTF-8"),
         (("generate", "--prompts-file", blank, *model), "no prompt"),
         (("generate", "cat", "--no-such-option"), "--no-such-option"),
+        (("generate", "-5 apples", *model), "No such option: -5; a text that begins with - goes last, after --; see"),
         (("reconstruct", tmp_path / "none.png", *model), "no such file"),
         (("reconstruct", *model), "Missing argument"),
         (("mix", "a cat"), "Missing argument 'second'; usage: "),

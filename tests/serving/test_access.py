@@ -31,6 +31,9 @@ def test_pages_of_others_cannot_use_a_server_on_this_machine() -> None:
             ({"origin": "http://[::1"}, 403),
             ({"host": "evil.example"}, 403),
             ({"origin": "http://testserver"}, 200),
+            ({"origin": "https://testserver", "host": "testserver:443"}, 200),
+            ({"origin": "https://testserver", "host": "testserver:80"}, 403),
+            ({"origin": "null", "host": ""}, 403),
         ):
             answer = server.http.post("/v1/images/generations", json=body, headers=headers)
             assert answer.status_code == status

@@ -216,6 +216,7 @@ HOLE = png((16, 16), "RGBA", (0, 0, 0, 0))
         (bomb(), None, "image", "make it smaller"),
         (as_format("TIFF"), None, "image", "not an image"),
         (png(), png(), "mask", "has no transparency"),
+        (png(), png((16, 16), "RGBA", (0, 0, 0, 1)), "mask", "has no transparency"),
         (png(), png((8, 8), "RGBA", (0, 0, 0, 0)), "mask", "is 8 x 8, the image 16 x 16"),
         (png(), b"\x89PNG\r\n\x1a\n", "mask", "not an image"),
     ],
@@ -256,8 +257,9 @@ def test_another_image_lends_its_colours(server: Running, route: str) -> None:
     assert (source.mask is None) == (route == "variations")
 
 
-def test_an_opaque_image_with_an_alpha_channel_has_no_mask(server: Running) -> None:
-    assert edit(server, png((16, 16), "RGBA", (9, 9, 9, 255))).status_code == 200
+@pytest.mark.parametrize("alpha", [1, 255])
+def test_an_image_with_an_alpha_channel_and_without_a_hole_has_no_mask(server: Running, alpha: int) -> None:
+    assert edit(server, png((16, 16), "RGBA", (9, 9, 9, alpha))).status_code == 200
     source = server.engine.batches[-1][0].edit
     assert source is not None and source.mask is None
 

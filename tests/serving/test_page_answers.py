@@ -171,10 +171,10 @@ def test_what_is_copied_draws_the_same_image(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     page.evaluate("() => { navigator.clipboard.writeText = async (text) => { globalThis.copied = text; }; }")
-    page.locator("#negative").evaluate("e => e.value = 'green'")
+    page.locator("#negative").evaluate("e => e.value = '-green'")
     page.locator("#greedy").evaluate("e => e.value = 2")
     page.locator("#second").evaluate("e => e.value = 'a heart'")
-    draw(page, 'a "red" apple\nof 5 $ \\n, that\'s all', seed=2**53 + 1)
+    draw(page, '- a "red" apple\nof 5 $ \\n, that\'s all', seed=2**53 + 1)
     drawn = pixels(page, "#gallery img")
     page.locator("#gallery .open").first.click()
     copied = {}

@@ -153,6 +153,15 @@ def test_a_size_becomes_the_nearest_that_the_model_draws(
     assert note in " ".join(answer["notes"])
 
 
+@pytest.mark.parametrize("size", [(8, 8), (10, 6), (4, 4), (7, 9), (30, 10), (200, 8)])
+def test_an_edit_has_the_canvas_that_it_has_offline(
+    server: Running, engine: PipelineEngine, size: tuple[int, int]
+) -> None:
+    answer = server.http.post("/v1/images/variations", files={"image": png(size)}).json()
+    is_too_wide = size == (200, 8)  # for any canvas
+    assert answer["size"] == ("8x8" if is_too_wide else engine.pipe.prepare_variation(Image.new("RGB", size)).size)
+
+
 def test_generate_like_makes_a_served_image_again(server: Running, text_model: Path, tmp_path: Path) -> None:
     asked = {"prompt": "a cat", "negative_prompt": "a dog", "seed": 9, "size": "10x6", "diffusion_steps": 3, **OWN}
     content = server.post(**asked).json()["data"][0]["b64_json"]

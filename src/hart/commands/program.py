@@ -178,7 +178,7 @@ class HartGroup(LazyGroup):
             if say is not None:
                 # without pydantic's own words, which typer has from it
                 said = str(say()).replace(": Value error, ", ": ").replace(": Input should be ", ": must be ")
-                _fail(f"{said.rstrip('.')}{_usage(error)}; see --help")
+                _fail(f"{said.rstrip('.')}{_help(error)}; see --help")
             from hart.devices import is_out_of_memory  # loads PyTorch, which --help does not wait for
 
             if is_out_of_memory(error):
@@ -187,12 +187,16 @@ class HartGroup(LazyGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _usage(error: Any) -> str:
-    """How the command is called, for an error of the argument parser that a part of it is missing."""
-    # by name, since the class is in the package click or in typer's own copy of it
-    if type(error).__name__ != "MissingParameter" or error.ctx is None:
-        return ""
-    return f"; usage: {error.ctx.command_path} {' '.join(error.ctx.command.collect_usage_pieces(error.ctx))}"
+def _help(error: Any) -> str:
+    """What to do about an error of the argument parser: how the command is called where a part of it is missing, and
+    how to give a text that begins like an option."""
+    # by name, since the classes are in the package click or in typer's own copy of it
+    kind = type(error).__name__
+    if kind == "MissingParameter" and error.ctx is not None:
+        return f"; usage: {error.ctx.command_path} {' '.join(error.ctx.command.collect_usage_pieces(error.ctx))}"
+    if kind == "NoSuchOption" and not error.possibilities:
+        return "; a text that begins with - goes last, after --"
+    return ""
 
 
 def _fail(message: str) -> NoReturn:

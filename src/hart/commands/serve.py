@@ -23,6 +23,8 @@ from hart.serving.checkers import is_model
 from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
 
 OPEN_FILES = 2**16
+KEEP_ALIVE_SECONDS = 75
+"""Longer than proxies keep a connection that nothing comes over, mostly 60 s: theirs would be closed as they send."""
 
 
 @options_from_config
@@ -63,6 +65,7 @@ def serve(options: ServeOptions) -> None:
             access_log=False,
             server_header=False,
             lifespan="on",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=math.ceil(options.timeout),
         )
         typer.echo(f"http://{shown}:{port}", err=False)
@@ -149,7 +152,8 @@ def _listen(host: str, port: int) -> socket.socket:
     """A socket that accepts connections from now on. Raises `HartError`."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        both = host == "::" and socket.has_dualstack_ipv6()  # all addresses are those of IPv4, too
+        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as error:
         # socket adds the address to what the system says
         said = str(error.strerror or error).partition(" (while")[0]

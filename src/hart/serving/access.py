@@ -13,6 +13,7 @@ from starlette.types import Scope
 
 from hart.serving.schemas import ApiError
 
+USUAL_PORTS = {"http": ":80", "https": ":443"}
 REMEMBERED = 10_000
 """Clients whose use is remembered."""
 
@@ -33,7 +34,7 @@ class Access:
             raise ApiError(403, "this server is not known by that name: see hart serve --help, --public", code="host")
         origin = headers.get("origin")
         # who has to give a key cannot be used by a page that has none
-        foreign = origin is not None and origin.partition("://")[2] != host
+        foreign = origin is not None and not _is_same_place(origin, host or "")
         if foreign and scope["method"] != "GET" and not self.keys:
             raise ApiError(403, "pages of other hosts may not use this server", code="origin")
         address = scope["client"][0] if scope.get("client") else "unknown"
@@ -81,6 +82,12 @@ class RateLimit:
             self._free_at[client] = max(self._free_at.get(client, 0), now) + images / self._rate
             if len(self._free_at) > REMEMBERED:
                 self._free_at = {name: free for name, free in self._free_at.items() if free > now}
+
+
+def _is_same_place(origin: str, host: str) -> bool:
+    """Whether a page comes from the host that it asks. Some proxies add the port that browsers leave out."""
+    scheme, _, place = origin.partition("://")
+    return place != "" and place in (host, host.removesuffix(USUAL_PORTS.get(scheme, "")))
 
 
 def _hostname(host: str) -> str:

@@ -181,21 +181,19 @@ def redrawn(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
             f"mask: is {mask.size[0]} x {mask.size[1]}, the image {size[0]} x {size[1]}: give the same",
             param="mask",
         )
-    if not mask.has_transparency_data:
+    if (holes := see_through(mask)) is None:
         raise ApiError(400, "mask: has no transparency: what is redrawn must have alpha 0", param="mask")
-    return _transparent(mask.convert("RGBA").getchannel("A"))
+    return holes
 
 
 def see_through(image: Image.Image) -> Image.Image | None:
-    """Where an image has alpha 0: mode L, 255 there and 0 elsewhere; None if it is opaque."""
+    """Where an image has alpha 0: mode L, 255 there and 0 elsewhere; None if it has it nowhere."""
     from hart.data.images import opacity
 
-    alpha = opacity(image)
-    return None if alpha is None else _transparent(alpha)
-
-
-def _transparent(alpha: Image.Image) -> Image.Image:
-    return alpha.point(lambda value: 255 if value == 0 else 0)
+    if (alpha := opacity(image)) is None:
+        return None
+    holes = alpha.point(lambda value: 255 if value == 0 else 0)
+    return holes if holes.getbbox() else None
 
 
 def _content_type(request: Request) -> str:

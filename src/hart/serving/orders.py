@@ -159,7 +159,7 @@ def order(
 
 
 def _size(request: RequestBody, engine: PipelineEngine, source: Source | None) -> tuple[ImageSize, list[str]]:
-    """The size that is generated, and what to say about it. An edit has its image's, or the nearest to it."""
+    """The size that is generated, and what to say about it. An edit has its image's, or nearly its shape."""
     sizes = engine.facts.sizes
     param, said = "size", request.size
     if request.size is not None and request.size != "auto":
@@ -168,7 +168,7 @@ def _size(request: RequestBody, engine: PipelineEngine, source: Source | None) -
         wanted = engine.shaped(request.aspect)
         param, said = "aspect", f"{request.aspect} as {wanted}"
     elif source is not None:
-        wanted = engine.nearest(*source.image.size)
+        wanted = engine.canvas(source.image)
     else:
         wanted = sizes[0]
     size = engine.nearest(*wanted)

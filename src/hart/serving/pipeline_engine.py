@@ -19,6 +19,7 @@ from hart.devices import dtype_name, is_out_of_memory
 from hart.errors import HartError
 from hart.generation.arguments import checked_settings
 from hart.generation.batch_settings import SHARED
+from hart.generation.canvas import canvas_schedule
 from hart.generation.edits import Edit, PromptMix, mix_weights
 from hart.generation.metadata import EditSource, ImageSettings, MixSettings
 from hart.generation.next_scale import States
@@ -26,7 +27,7 @@ from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.grids import grid_of_aspect
 from hart.pipeline import HartPipeline
 from hart.serving.engine import Mix, ModelFacts, NotOffered, OutOfMemory, Row, Source
-from hart.sizes import ImageSize, requested_schedule, size_of_grid, trained_sizes
+from hart.sizes import ImageSize, requested_schedule, size_of_grid, size_of_schedule, trained_sizes
 from hart.types import Context
 
 LARGEST = 2
@@ -89,6 +90,15 @@ class PipelineEngine:
             sizes.append(self.shaped(f"{width}:{height}"))
         fitting = (size for size in sizes if self.misfit(*size) is None)
         return next(fitting, None) or self.facts.nearest(width, height)
+
+    def canvas(self, image: Image.Image) -> ImageSize:
+        """The size of an edit that asks for none, that of `HartPipeline.edit`. For a shape that no canvas has: the
+        nearest that the model was trained at."""
+        config = self.pipe.config
+        try:
+            return self.nearest(*size_of_schedule(config, canvas_schedule(config, image)))
+        except HartError:
+            return self.facts.nearest(*image.size)
 
     def misfit(self, width: int, height: int) -> str | None:
         """Why this size is not generated; None if it is."""

@@ -18,8 +18,8 @@ function changed(settings, defaults) {
 }
 
 export function shell(settings, defaults) {
-  const mixed = settings.second_prompt !== undefined;
-  const parts = mixed ? ["hart mix", quoted(settings.prompt), quoted(settings.second_prompt)] : ["hart generate", quoted(settings.prompt)];
+  const prompts = [settings.prompt, settings.second_prompt].filter((prompt) => prompt !== undefined);
+  const parts = [];
   if (settings.switch !== undefined) parts.push(`--switch ${settings.switch}`);
   parts.push(`--seed ${settings.seed}`);
   if (settings.model) parts.push(`--model ${quoted(settings.model)}`);
@@ -27,7 +27,9 @@ export function shell(settings, defaults) {
   if (settings.size) parts.push(`--size ${settings.size}`);
   if (settings.negative_prompt) parts.push(`--negative-prompt ${quoted(settings.negative_prompt)}`);
   for (const name of changed(settings, defaults)) parts.push(`--${OFFERED[name].option} ${settings[name]}`);
-  return parts.join(" ");
+  // what begins like an option has to come last
+  const order = prompts.some((prompt) => prompt.startsWith("-")) ? [...parts, "--", ...prompts.map(quoted)] : [...prompts.map(quoted), ...parts];
+  return [prompts.length === 1 ? "hart generate" : "hart mix", ...order].join(" ");
 }
 
 export function python(settings, defaults) {
