@@ -63,7 +63,7 @@ def write_sheet(folder: Path, file: Path) -> None:
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
             sheet.paste(image, (x * TILE + 2, y * TILE + 2))
-    sheet.save(file, quality=88)
+    sheet.save(file, quality=75)
 
 
 if __name__ == "__main__":
