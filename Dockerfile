@@ -13,7 +13,9 @@ ARG TORCH_INDEX=""
 # serve,ray for hart serve --ray
 ARG EXTRAS=serve
 
-RUN useradd --create-home --uid 10001 hart
+RUN useradd --create-home --uid 10001 hart && install --directory --owner hart /cache
+# what is downloaded from the Hugging Face hub; a volume there keeps it
+ENV HF_HOME=/cache
 WORKDIR /opt/hart
 # before the sources, so that a change of them does not install torch again
 COPY constraints.txt ./

@@ -23,6 +23,11 @@ FROM_REPOSITORY = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "benchmarks.md",
+    "integrations/README.md": "integrations.md",
+    "projects/emoji/README.md": "emoji/index.md",
+    "projects/emoji/docs/training.md": "emoji/training.md",
+    "projects/emoji/docs/suites.md": "emoji/suites.md",
+    "projects/emoji/docs/gpu.md": "emoji/gpu.md",
     "src/hart/models/emoji/README.md": "model_card.md",
 }
 """Files of the repository -> pages."""
@@ -46,6 +51,7 @@ CONFIGURATIONS = (
 )
 OWN_MEMBERS = "\n    options:\n      inherited_members: false"
 WIDE = "---\nhide: [toc]\n---\n\n"
+FROM_ELSEWHERE = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="?(?:https?:)?//[^>]*>')
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -63,6 +69,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.generated_by is not None:
         return markdown
     return rewritten(markdown, f"docs/{page.file.src_uri}", page.file.src_uri)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> None:
+    """Pages are whole without a network, and tell nobody that they are read."""
+    if found := FROM_ELSEWHERE.search(output):
+        raise ValueError(f"{page.file.src_uri} loads something from elsewhere: {found.group()}")
 
 
 def rewritten(text: str, source: str, page: str) -> str:

@@ -111,6 +111,16 @@ def test_it_has_time_to_finish_what_it_accepted() -> None:
     assert POD["terminationGracePeriodSeconds"] > before + parsed(CONTAINER["args"])["timeout"]
 
 
+def test_models_of_the_hub_have_a_place_that_can_be_written() -> None:
+    name, cache = instruction("ENV").split("=")
+    assert name == "HF_HOME" and f"install --directory --owner hart {cache}" in instruction("RUN useradd")
+    compose = COMPOSE["services"]["hart"]
+    assert compose["read_only"] and compose["volumes"] == [f"cache:{cache}"] and "cache" in COMPOSE["volumes"]
+    assert CONTAINER["securityContext"]["readOnlyRootFilesystem"] and "fsGroup" in POD["securityContext"]
+    mounted = {mount["mountPath"]: mount["name"] for mount in CONTAINER["volumeMounts"]}
+    assert mounted[cache] in {volume["name"] for volume in POD["volumes"] if "emptyDir" in volume}
+
+
 def test_nobody_is_root() -> None:
     user = instruction("USER")
     assert f"--uid {user}" in DOCKERFILE

@@ -24,6 +24,8 @@ PAGES = sorted(
         "*.md",
         "docs/*.md",
         "benchmarks/*.md",
+        "integrations/*.md",
+        "tests/golden/*.md",
         "projects/*/README.md",
         "projects/*/docs/*.md",
         "src/hart/models/*/*.md",

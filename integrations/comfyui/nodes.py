@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from hart import HartPipeline
+from hart import HartPipeline, ScalePreview
 from hart.errors import HartError
 
 CATEGORY = "HART"
@@ -34,13 +34,18 @@ SAMPLING = {
 }
 
 
-def _options(seed: int, batch_size: int, guidance: float, top_k: int, top_p: float, scales: int) -> dict[str, Any]:
-    """Arguments of a pipeline's calls; with every scale a preview, and a look at whether the user pressed stop."""
-    bar = comfy.utils.ProgressBar(scales)
+def _options(
+    seed: int, batch_size: int, guidance: float, top_k: int, top_p: float, call: int = 0, calls: int = 1
+) -> dict[str, Any]:
+    """Arguments of one of a node's `calls` of a pipeline; with every scale a preview, a step of the bar, and a look at
+    whether the user pressed stop."""
+    bar = comfy.utils.ProgressBar(calls)
 
-    def on_scale(preview: Any) -> None:
+    def on_scale(preview: ScalePreview) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(preview.k + 1, scales, ("JPEG", preview.images()[0], PREVIEW_SIZE))
+        done = (call * preview.batches + preview.batch) * preview.scales + preview.k + 1
+        total = calls * preview.batches * preview.scales
+        bar.update_absolute(done, total, ("JPEG", preview.images()[0], PREVIEW_SIZE))
 
     return {
         "seed": seed,
@@ -97,7 +102,7 @@ class HartGenerate(ImageNode):
             negative_prompt=negative_prompt or None,
             width=width or None,
             height=height or None,
-            **_options(**sampling, scales=len(model.config.tokenizer.scales)),
+            **_options(**sampling),
         )
         return (torch.from_numpy(made.images),)
 
@@ -134,10 +139,9 @@ class HartEdit(ImageNode):
             raise HartError(f"give one mask, or one for each image: not {len(mask)} for {len(image)}")
         mask = interpolate(mask.unsqueeze(1), image.shape[1:3], mode="nearest-exact").squeeze(1)
         made = []
-        for source, covered in zip(image, mask.expand(len(image), -1, -1), strict=True):
+        for i, (source, covered) in enumerate(zip(image, mask.expand(len(image), -1, -1), strict=True)):
             edit = model.prepare_edit(_pil(source), _pil(covered), kept_scales=kept_scales)
-            scales = len(model.config.tokenizer.scales)
-            options = _options(**sampling, scales=scales) | {"output_type": "pil"}
+            options = _options(**sampling, call=i, calls=len(image)) | {"output_type": "pil"}
             output = model(
                 prompt or None, negative_prompt=negative_prompt or None, edit=edit, size=edit.size, **options
             )
