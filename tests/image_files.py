@@ -17,6 +17,15 @@ def encoded_image(colour: str | tuple[int, int, int], size: tuple[int, int] = (8
     return stream.getvalue()
 
 
+def jpeg_of_scans(count: int) -> bytes:
+    """A JPEG that is drawn over so many times more than it need be."""
+    stream = io.BytesIO()
+    Image.new("L", (8, 8)).save(stream, "JPEG", progressive=True)
+    content = stream.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * count + content[-2:]
+
+
 def numbered(number: int, size: tuple[int, int] = (8, 8)) -> bytes:
     """An image whose red says which one it is."""
     return encoded_image((number, 100, 200), size)

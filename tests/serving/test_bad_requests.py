@@ -7,25 +7,19 @@ import json
 import logging
 import struct
 import tempfile
-import threading
-import time
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from hart.config import SamplingConfig
 from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
 from hart.serving.engine import NotOffered
-from hart.serving.options import Limits
 from hart.serving.schemas import MAX_PROMPT
+from image_files import jpeg_of_scans
 from serving_app import Running, edit, error, image_of, png, running
 from stand_in_engine import FACTS, StandInEngine, drawn
-from waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +209,7 @@ HOLE = png((16, 16), "RGBA", (0, 0, 0, 0))
         (png()[:-30], None, "image", "cannot be read as an image"),
         (bomb(), None, "image", "make it smaller"),
         (as_format("TIFF"), None, "image", "not an image"),
+        (jpeg_of_scans(1000), None, "image", "save it anew"),
         (png(), png(), "mask", "has no transparency"),
         (png(), png((16, 16), "RGBA", (0, 0, 0, 1)), "mask", "has no transparency"),
         (png(), png((8, 8), "RGBA", (0, 0, 0, 0)), "mask", "is 8 x 8, the image 16 x 16"),
@@ -313,55 +308,6 @@ def test_an_error_of_the_program_tells_and_logs_nothing_of_a_request(
     said = "\n".join(record.getMessage() + str(record.exc_info) for record in caplog.records)
     assert "RuntimeError" in said and "stand_in_engine.py" in said
     assert "secret of [" not in said and "private" not in said
-
-
-def test_a_full_queue_says_when_to_come_again() -> None:
-    engine = StandInEngine()
-    engine.open_gate.clear()
-    with running(engine, limits=Limits(batch_size=1, queue_size=2)) as server:
-        stream = server.post  # the sampling thread stands at the gate: what is accepted stays in the queue
-        answers: list[Any] = []
-        threads = [threading.Thread(target=lambda: answers.append(stream(prompt="x"))) for _ in range(3)]
-        threads[0].start()
-        until(lambda: engine.batches)  # else all three might wait at once, which are too many
-        for thread in threads[1:]:
-            thread.start()
-        until(lambda: server.server.scheduler.waiting == 2)
-        refused = server.post(prompt="x")
-        found = error(refused, 429)
-        assert found["code"] == "queue_full" and int(refused.headers["retry-after"]) >= 1
-        engine.open_gate.set()
-        for thread in threads:
-            thread.join()
-        assert [answer.status_code for answer in answers] == [200] * 3
-
-
-def test_more_images_than_may_ever_wait_are_a_wrong_field() -> None:
-    with running(limits=Limits(queue_size=2)) as server:
-        found = error(server.post(prompt="x", n=3), 400)
-        assert found["param"] == "n" and "up to 2 (--queue-size)" in found["message"]
-        assert server.post(prompt="x", n=2).status_code == 200
-
-
-def test_steps_are_bounded_by_the_server_or_the_models_own() -> None:
-    own = replace(FACTS, sampling=SamplingConfig(maskgit_steps=7))
-    with running(StandInEngine(facts=own), max_steps=3) as server:
-        assert server.post(prompt="x", maskgit_steps=7).status_code == 200
-        for name, most in (("maskgit_steps", 7), ("diffusion_steps", 3)):
-            assert f"up to {most}" in error(server.post(**{"prompt": "x", name: 8}), 400)["message"]
-
-
-def test_the_time_of_a_request_is_bounded() -> None:
-    engine = StandInEngine()
-    engine.open_gate.clear()
-    with running(engine) as server, ThreadPoolExecutor(1) as client:
-        answer = client.submit(server.post, prompt="x")
-        until(lambda: engine.batches)
-        late = time.monotonic() + server.server.limits.timeout
-        server.server.scheduler.clock = lambda: late
-        engine.open_gate.set()
-        assert error(answer.result(), 504)["code"] == "timeout"
-        assert int(answer.result().headers["retry-after"]) >= 1
 
 
 def test_a_model_that_does_not_edit_says_so() -> None:

@@ -187,6 +187,25 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
     expect(page.get_by_text("Copy as")).to_be_visible()
 
 
+def test_the_keyboard_paints_where_its_cursor_stands(page: Any) -> None:
+    draw(page, "a red apple", seed=2)
+    before = pixels(page, "#gallery img")
+    page.locator("#gallery .open").first.click()
+    page.get_by_role("button", name="Edit", exact=True).click()
+    page.get_by_role("button", name="Right").click()
+    page.locator("#canvas").focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Control+z")
+    expect(page.get_by_role("button", name="Draw the edit")).to_be_disabled()
+    page.keyboard.press(" ")  # the last token of the first row
+    page.keyboard.press("Control+Enter")
+    page.locator("#gallery li").nth(1).wait_for()
+    after = pixels(page, "#gallery img")
+    assert len(after) == len(before)
+    assert after[len(before) // 2 :] == before[len(before) // 2 :]
+
+
 def test_the_editor_shows_the_image_and_its_button_wherever_one_scrolls(page: Any) -> None:
     draw(page, "a red apple", seed=2)
     page.locator("#gallery .open").first.click()

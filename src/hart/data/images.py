@@ -31,7 +31,11 @@ SUFFIXES = frozenset(
 )
 """Of the files of these formats, in lower case."""
 
+MAX_SCANS = 200
+"""Of a JPEG. Each goes over the whole image, and some take 30 bytes; programs write about ten."""
+
 _ORIENTATION = 0x0112
+_SCAN = b"\xff\xda"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,6 +65,8 @@ def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels
     with _readable():
         image = _recognised(content, formats)
         _keep_bounds(image, max_pixels)
+        if image.format in {"JPEG", "MPO"} and content.count(_SCAN) > MAX_SCANS:
+            raise HartError(f"is drawn over more than {MAX_SCANS} times (scans): save it anew")
         image.load()
         if image.mode in {"I", "F"} and MAX_GREY < (largest := np.nanmax(np.asarray(image), initial=0)) < np.inf:
             raise HartError(f"has grey values up to {largest:g}: store it in 8 or 16 bits, up to {MAX_GREY:,}")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS = 5
 """After which another try may find room, or a server that was started again."""
+TIME_IS_OVER = "the time for this request is over: ask for less, or later"
 PACE_WEIGHT = 0.2
 """Of the newest batch in the running mean of seconds per row."""
 
@@ -232,7 +233,7 @@ class Scheduler:
         with self._lock:
             late = [job for job in self._jobs if job.deadline <= now]
         for job in late:
-            self._end(job, "late", DeadlinePassed("the time for this request is over: ask for less, or later"))
+            self._end(job, "late", DeadlinePassed(TIME_IS_OVER))
 
     def _end(self, job: Job, how: str, error: Exception | None = None) -> None:
         """End a job before its images are done; `error` is its answer, None if nobody waits for one."""

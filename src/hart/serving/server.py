@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,21 +18,20 @@ from hart.serving.bodies import Bodies
 from hart.serving.engine import Source
 from hart.serving.errors import api_error
 from hart.serving.metrics import Metrics
-from hart.serving.models import Models, ServedModel
+from hart.serving.models import Models
 from hart.serving.options import Limits
 from hart.serving.orders import Order, Subscription, Terms, answer, order, stream
-from hart.serving.scheduler import RETRY_SECONDS, DeadlinePassed, Job, QueueFull, Scheduler
+from hart.serving.scheduler import RETRY_SECONDS, TIME_IS_OVER, DeadlinePassed, Job, QueueFull, Scheduler
 from hart.serving.schemas import ApiError, RequestBody
 from hart.serving.streaming import EventStream, while_here
 from hart.serving.worker import Worker
 
-if TYPE_CHECKING:
-    from hart.serving.pipeline_engine import PipelineEngine
-
+T = TypeVar("T")
 JOIN_SECONDS = 0.004
 """In which a first image waits for others of a batch."""
 LAYOUTS_AT_ONCE = 2
 """Requests whose images are decoded at the same time, which takes some 400 MB where they are as large as may be."""
+STILL_OPENING = "the model is still being opened: try again later"
 STILL_HERE_SECONDS = 15.0
 """Between signs of life in a stream that has nothing to say."""
 
@@ -67,13 +66,13 @@ class Server:
         finally:
             self._coming -= images
 
-    async def _opened(self, model: ServedModel, seconds: float) -> PipelineEngine:
-        """A model's engine, if it is there in time."""
+    async def _in_time(self, work: Awaitable[T], deadline: float, late: str) -> T:
+        """The result of `work`, if it is there by the deadline. Raises `DeadlinePassed` with what is said of it."""
         try:
-            async with asyncio.timeout(seconds):
-                return await model.ready()
+            async with asyncio.timeout(deadline - self.scheduler.clock()):
+                return await work
         except TimeoutError:
-            raise DeadlinePassed("the model is still being opened: try again later") from None
+            raise DeadlinePassed(late) from None
 
     async def answer(
         self,
@@ -98,11 +97,11 @@ class Server:
         if asked.seed is None:
             asked = asked.model_copy(update={"seed": request.state.seed})
         with self._room(asked.n or 1):
-            engine = await while_here(request.receive, self._opened(model, seconds))
+            engine = await while_here(request.receive, self._in_time(model.ready(), deadline, STILL_OPENING))
             threads = None if source is None else self._layout
             work = partial(order, asked, model, engine, self.terms, source)
             ordering = asyncio.get_running_loop().run_in_executor(threads, work)
-            ordered = await while_here(request.receive, ordering)
+            ordered = await while_here(request.receive, self._in_time(ordering, deadline, TIME_IS_OVER))
         events = Subscription()
         queued = Job(engine, ordered.rows, client, deadline, events.deliver, ordered.previews())
         self.scheduler.submit(queued)

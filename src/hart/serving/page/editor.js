@@ -200,13 +200,12 @@ canvas.addEventListener("keydown", (event) => {
   if (!(event.key in MOVES) && event.key !== " ") return;
   event.preventDefault();
   cursor ??= { x: 0, y: 0 };
+  const [x, y] = MOVES[event.key] ?? [0, 0];
+  cursor.x = Math.min(Math.max(0, cursor.x + x * token), mask.width - token); // undoing may have made the canvas smaller
+  cursor.y = Math.min(Math.max(0, cursor.y + y * token), mask.height - token);
   if (event.key === " ") {
     remember();
     tool().fillRect(cursor.x, cursor.y, token, token);
-  } else {
-    const [x, y] = MOVES[event.key];
-    cursor.x = Math.min(Math.max(0, cursor.x + x * token), mask.width - token);
-    cursor.y = Math.min(Math.max(0, cursor.y + y * token), mask.height - token);
   }
   show();
 });

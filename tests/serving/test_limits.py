@@ -1,0 +1,82 @@
+"""How much a server takes on: images that wait, steps, time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from hart.config import SamplingConfig
+from hart.serving.options import Limits
+from serving_app import error, running
+from stand_in_engine import FACTS, StandInEngine
+from waiting import until
+
+
+def test_a_full_queue_says_when_to_come_again() -> None:
+    engine = StandInEngine()
+    engine.open_gate.clear()
+    with running(engine, limits=Limits(batch_size=1, queue_size=2)) as server:
+        stream = server.post  # the sampling thread stands at the gate: what is accepted stays in the queue
+        answers: list[Any] = []
+        threads = [threading.Thread(target=lambda: answers.append(stream(prompt="x"))) for _ in range(3)]
+        threads[0].start()
+        until(lambda: engine.batches)  # else all three might wait at once, which are too many
+        for thread in threads[1:]:
+            thread.start()
+        until(lambda: server.server.scheduler.waiting == 2)
+        refused = server.post(prompt="x")
+        found = error(refused, 429)
+        assert found["code"] == "queue_full" and int(refused.headers["retry-after"]) >= 1
+        engine.open_gate.set()
+        for thread in threads:
+            thread.join()
+        assert [answer.status_code for answer in answers] == [200] * 3
+
+
+def test_more_images_than_may_ever_wait_are_a_wrong_field() -> None:
+    with running(limits=Limits(queue_size=2)) as server:
+        found = error(server.post(prompt="x", n=3), 400)
+        assert found["param"] == "n" and "up to 2 (--queue-size)" in found["message"]
+        assert server.post(prompt="x", n=2).status_code == 200
+
+
+def test_steps_are_bounded_by_the_server_or_the_models_own() -> None:
+    own = replace(FACTS, sampling=SamplingConfig(maskgit_steps=7))
+    with running(StandInEngine(facts=own), max_steps=3) as server:
+        assert server.post(prompt="x", maskgit_steps=7).status_code == 200
+        for name, most in (("maskgit_steps", 7), ("diffusion_steps", 3)):
+            assert f"up to {most}" in error(server.post(**{"prompt": "x", name: 8}), 400)["message"]
+
+
+def test_the_time_of_a_request_is_bounded() -> None:
+    engine = StandInEngine()
+    engine.open_gate.clear()
+    with running(engine) as server, ThreadPoolExecutor(1) as client:
+        answer = client.submit(server.post, prompt="x")
+        until(lambda: engine.batches)
+        late = time.monotonic() + server.server.limits.timeout
+        server.server.scheduler.clock = lambda: late
+        engine.open_gate.set()
+        assert error(answer.result(), 504)["code"] == "timeout"
+        assert int(answer.result().headers["retry-after"]) >= 1
+
+
+def test_what_comes_before_the_queue_is_bounded_too() -> None:
+    is_answered = threading.Event()
+
+    class Slow(StandInEngine):
+        def row(self, *arguments: Any, **named: Any) -> Any:
+            assert is_answered.wait(60)
+            return super().row(*arguments, **named)
+
+    def slow() -> StandInEngine:
+        assert is_answered.wait(60)
+        return StandInEngine()
+
+    with running(models={"tiny": Slow, "other": slow}, limits=Limits(timeout=0.01)) as server:
+        for model in ("tiny", "other"):
+            assert error(server.post(prompt="x", model=model), 504)["code"] == "timeout"
+        is_answered.set()
