@@ -25,7 +25,7 @@ from hart.training.dry_run import RehearsedTokenizer, activation_bytes, measure
 from hart.training.task import Microbatch
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
-from helpers import captioned_images, tiny_model, tiny_text_config, tiny_tokenizer_config
+from helpers import captioned_images, same_weights, tiny_model, tiny_text_config, tiny_tokenizer_config
 from training_state import flat, log_lines, state
 
 RECIPE = TokenizerRecipe(
@@ -214,7 +214,7 @@ def test_the_seed_decides_the_starting_weights() -> None:
     other = TokenizerTask(
         RECIPE.replace(trainer=RECIPE.trainer.replace(seed=1)), captioned_images()
     ).module.state_dict()
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert same_weights(first, second)
     assert not torch.equal(first["encoder.conv_in.weight"], other["encoder.conv_in.weight"])
 
 
@@ -290,7 +290,7 @@ def test_saved_tokenizers_come_back(tmp_path: Path) -> None:
     loaded = load_tokenizer(tmp_path)
     assert tokenizer_config(tmp_path) == loaded.config
     assert loaded.config == tokenizer.config
-    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in tokenizer.state_dict().items())
+    assert same_weights(loaded, tokenizer)
     assert not loaded.training
     (tmp_path / "tokenizer.safetensors").unlink()
     with pytest.raises(CheckpointError, match="no model here"):
