@@ -33,13 +33,14 @@ def run_in_process(arguments: tuple[Any, ...], results: Any) -> None:
     results.put((result.exit_code, result.stdout))
 
 
-def refused(result: Result) -> str:
-    """The one line of a command that was given bad input."""
+def refused(result: Result, *, notes: bool = False) -> str:
+    """The one line of a command that was given bad input. notes: there may be others before it."""
     assert result.exit_code == 2
     assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
+    assert "Traceback" not in result.stderr
+    *before, line = result.stderr.splitlines()
     assert line.startswith("error: ")
-    assert "Traceback" not in line
+    assert notes or not before
     return line
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,12 @@ def captioned_images(count: int = 4) -> CaptionedImages:
 def teacher_input(config: HartConfig, batch: int, seed: int = 0) -> Tensor:
     """(B, L - 1, D) for `HartTransformer.forward`."""
     return random_tensor(batch, config.transformer.schedule.total_tokens - 1, CHANNELS, seed=seed)
+
+
+def same_weights(ours: Mapping[str, Tensor] | nn.Module, theirs: Mapping[str, Tensor] | nn.Module) -> bool:
+    """Whether two have the same names, and under each the same to the last bit."""
+    first, second = (one.state_dict() if isinstance(one, nn.Module) else one for one in (ours, theirs))
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def without_gradient(module: nn.Module) -> list[str]:

@@ -28,7 +28,7 @@ from hart.checkpoint.loading import (
 from hart.checkpoint.storage import fingerprint, read_pickle, read_safetensors, write_safetensors
 from hart.config import ConfigError, HartConfig
 from hart.errors import HartError
-from helpers import random_context, random_tensor, tiny_class_config, tiny_model, tiny_text_config
+from helpers import random_context, random_tensor, same_weights, tiny_class_config, tiny_model, tiny_text_config
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 PUBLISHED = ["t2i", "t2i-qknorm-adaln", "t2i-rounds", "var-c2i"]
@@ -39,8 +39,7 @@ def states(model: LoadedModel) -> dict[str, torch.Tensor]:
 
 
 def equal(first: LoadedModel, second: LoadedModel) -> bool:
-    ours, theirs = states(first), states(second)
-    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    return same_weights(states(first), states(second))
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from hart.text_encoder import Reading
 from helpers import (
     CODES,
     random_context,
+    same_weights,
     teacher_input,
     tiny_class_config,
     tiny_model,
@@ -134,7 +135,7 @@ def test_the_generator_alone_decides_the_start() -> None:
 
     first = start(0)
     again, other = start(0), start(1)
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert same_weights(first, again)
     assert not any(torch.equal(first[name], other[name]) for name in first)
     hart = tiny_model(tiny_text_config())[1]
     state = torch.get_rng_state()
@@ -176,8 +177,7 @@ def test_the_pipeline_takes_an_adapter(tmp_path: Path) -> None:
     embeds = random_context(config, 1)
     assert not torch.equal(pipe.generate(embeds), plain.generate(embeds))
     merge_lora(plain.hart, tmp_path)
-    expected = plain.hart.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in pipe.components.hart.state_dict().items())
+    assert same_weights(pipe.components.hart, plain.hart)
     (tmp_path / ADAPTER_CONFIG).unlink()
     with pytest.raises(HartError, match="no LoRA adapter here"):
         pipe.load_lora(tmp_path)

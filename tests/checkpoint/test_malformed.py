@@ -21,21 +21,15 @@ from hart.checkpoint.lora import ADAPTER_CONFIG, ADAPTER_FILE, add_lora, merge_l
 from hart.checkpoint.storage import read_pickle
 from hart.checkpoint.verification import verify
 from helpers import tiny_model, tiny_text_config
-from models import save_tiny_text_model
 from mutations import damage_file
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NAME = "transformer.word_embed.weight"
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_text_model(tmp_path_factory.mktemp("whole"))
-
-
 @pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "model"))
+def folder(text_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(text_model, tmp_path / "model"))
 
 
 def changed(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
@@ -277,8 +271,8 @@ def test_adapters_with_wrong_numbers(
 
 
 @pytest.mark.parametrize("kind", ["text", "lora", "t2i", "var-c2i"])
-def test_damage_at_random_is_one_line_or_none(kind: str, whole: Path, adapter: Path, tmp_path: Path) -> None:
-    source = {"text": whole, "lora": adapter}.get(kind, GOLDEN / kind)
+def test_damage_at_random_is_one_line_or_none(kind: str, text_model: Path, adapter: Path, tmp_path: Path) -> None:
+    source = {"text": text_model, "lora": adapter}.get(kind, GOLDEN / kind)
     files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
     lines = []
     for seed in range(12):

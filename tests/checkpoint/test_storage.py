@@ -23,7 +23,7 @@ from hart.checkpoint.storage import (
     write_safetensors,
 )
 from hart.devices import without_memory
-from helpers import randomize
+from helpers import randomize, same_weights
 
 
 def network(seed: int = 0, width: int = 4) -> nn.Sequential:
@@ -32,16 +32,11 @@ def network(seed: int = 0, width: int = 4) -> nn.Sequential:
     return module
 
 
-def same(first: nn.Module, second: nn.Module) -> bool:
-    states = first.state_dict(), second.state_dict()
-    return states[0].keys() == states[1].keys() and all(torch.equal(v, states[1][k]) for k, v in states[0].items())
-
-
 def test_a_module_comes_back_exactly(tmp_path: Path) -> None:
     saved, loaded = network(0), network(1)
     save_module(tmp_path / "new folder" / "m.safetensors", saved)
     fill_module(loaded, tmp_path / "new folder" / "m.safetensors", torch.float32)
-    assert same(saved, loaded)
+    assert same_weights(saved, loaded)
 
 
 def test_half_precision_is_for_numbers_with_a_point_only(tmp_path: Path) -> None:
@@ -62,8 +57,7 @@ def test_files_are_those_of_the_library(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "m.safetensors", tensors)
     content = (tmp_path / "m.safetensors").read_bytes()
     for loaded in (load(content), read_safetensors(tmp_path / "m.safetensors")):
-        assert loaded.keys() == tensors.keys()
-        assert all(torch.equal(value, tensors[name]) for name, value in loaded.items())
+        assert same_weights(loaded, tensors)
         assert all(value.dtype == tensors[name].dtype for name, value in loaded.items())
     library = tmp_path / "library.safetensors"
     library.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
@@ -88,7 +82,7 @@ def test_tensors_that_do_not_fit_are_named_and_nothing_changes(damage: Any, mess
     damage(state)
     with pytest.raises(CheckpointError, match=message):
         load_state(module, state, "folder/m.safetensors")
-    assert same(module, network(1))
+    assert same_weights(module, network(1))
 
 
 def test_many_faults_are_counted() -> None:
@@ -130,7 +124,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: py
         save_module(path, network(1))
     loaded = network(2)
     fill_module(loaded, path, torch.float32)
-    assert same(loaded, network(0))
+    assert same_weights(loaded, network(0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -161,12 +155,12 @@ def test_weights_that_stay_in_their_file_are_the_modules_own(tmp_path: Path) -> 
         module = network()
     fill_module(module, file, None, mapped="0")
     save_module(file, network(5))  # in the place of the old file, which lives on for those that read it
-    assert same(module, saved)
+    assert same_weights(module, saved)
     with torch.no_grad():
         module[0].weight.zero_()
     untouched = network()
     fill_module(untouched, file, torch.float32)
-    assert same(untouched, network(5))
+    assert same_weights(untouched, network(5))
 
 
 def test_filled_weights_share_no_memory() -> None:

@@ -12,21 +12,15 @@ from hart import HartPipeline
 from hart.errors import HartError
 from hart.evaluation.generated_images import GeneratedImages, evenly_chosen
 from hart.evaluation.suites.base import silent
-from models import save_tiny_text_model
 
 PROMPTS = ["a cat", "a dog", "a house", "a tree", "a cat"]
 
 
-@pytest.fixture(scope="module")
-def pipe(tmp_path_factory: pytest.TempPathFactory) -> HartPipeline:
-    return HartPipeline.from_pretrained(str(save_tiny_text_model(tmp_path_factory.mktemp("model"))), device="cpu")
-
-
-def test_images_are_those_of_the_pipeline_and_are_kept(pipe: HartPipeline, tmp_path: Path) -> None:
-    sampling = pipe.config.sampling
-    generated = GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path)
+def test_images_are_those_of_the_pipeline_and_are_kept(text: HartPipeline, tmp_path: Path) -> None:
+    sampling = text.config.sampling
+    generated = GeneratedImages(text, PROMPTS, sampling, 7, tmp_path)
     assert generated.generate(1, silent) == 0
-    expected = pipe(PROMPTS, seed=7).images
+    expected = text(PROMPTS, seed=7).images
     for number, image in enumerate(expected):
         with Image.open(generated.path(number)) as written:
             assert written.tobytes() == image.tobytes()
@@ -34,7 +28,7 @@ def test_images_are_those_of_the_pipeline_and_are_kept(pipe: HartPipeline, tmp_p
     for number in (1, 4):
         generated.path(number).unlink()
     Image.new("RGB", (8, 8), "white").save(generated.path(0))
-    again = GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path)
+    again = GeneratedImages(text, PROMPTS, sampling, 7, tmp_path)
     assert again.generate(1, silent) == 3
     assert int(again.pixels([0]).min()) == 255
     generated.path(0).write_bytes(b"no image")
@@ -45,24 +39,24 @@ def test_images_are_those_of_the_pipeline_and_are_kept(pipe: HartPipeline, tmp_p
             assert written.tobytes() == expected[number].tobytes()
 
 
-def test_images_of_another_plan_are_not_taken_over(pipe: HartPipeline, tmp_path: Path) -> None:
-    sampling = pipe.config.sampling
-    folder = GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path).path(0).parent
-    GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path)
+def test_images_of_another_plan_are_not_taken_over(text: HartPipeline, tmp_path: Path) -> None:
+    sampling = text.config.sampling
+    folder = GeneratedImages(text, PROMPTS, sampling, 7, tmp_path).path(0).parent
+    GeneratedImages(text, PROMPTS, sampling, 7, tmp_path)
     for prompts, other, seed, said in (
         (PROMPTS[1:], sampling, 7, "prompts"),
         (PROMPTS, sampling.replace(guidance_scale=1.0), 7, r"sampling\.guidance_scale"),
         (PROMPTS[1:], sampling, 8, "seed, prompts"),
     ):
         with pytest.raises(HartError, match=f"which differ in {said}: choose another --out, or delete the folder"):
-            GeneratedImages(pipe, prompts, other, seed, tmp_path)
+            GeneratedImages(text, prompts, other, seed, tmp_path)
     (folder / "plan.json").write_text("{")
     with pytest.raises(HartError, match=r"plan\.json: is not JSON .*: choose another --out, or delete the folder"):
-        GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path)
+        GeneratedImages(text, PROMPTS, sampling, 7, tmp_path)
     (folder / "plan.json").unlink()
     Image.new("RGB", (8, 8)).save(folder / "000000.png")
     with pytest.raises(HartError, match=r"holds files but no plan\.json"):
-        GeneratedImages(pipe, PROMPTS, sampling, 7, tmp_path)
+        GeneratedImages(text, PROMPTS, sampling, 7, tmp_path)
 
 
 def test_a_part_has_as_many_of_each_task_as_can_be() -> None:

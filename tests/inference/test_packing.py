@@ -25,7 +25,7 @@ from hart.inference.packing import (
 )
 from hart.layers.attention import attend
 from hart.layers.linear import Linear
-from helpers import random_tensor, tiny_model, tiny_text_config
+from helpers import random_tensor, same_weights, tiny_model, tiny_text_config
 
 needs_packing = pytest.mark.skipif(packing_refusal(torch.float32) is not None, reason="this processor does not pack")
 
@@ -66,7 +66,7 @@ def test_unpacking_gives_the_same_layers_back() -> None:
     assert isinstance(net[1][1], nn.Linear)  # too small to gain
     decelerate(net)
     assert [type(module) for module in net.modules()] == kinds
-    assert same_state(net.state_dict(), before)
+    assert same_weights(net, before)
 
 
 @needs_packing
@@ -74,19 +74,15 @@ def test_copies_pickles_and_states_are_those_of_plain_layers() -> None:
     net = nn.Sequential(nn.Linear(64, 96), Linear(96, 32, bias=False)).requires_grad_(False)
     before, x = {name: value.clone() for name, value in net.state_dict().items()}, random_tensor(3, 64)
     pack_linears(net, smallest=1)
-    assert same_state(net.state_dict(), before)
+    assert same_weights(net, before)
     assert list(net.state_dict()) == list(before)
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), copy.copy(net)):
         assert is_packed(twin)
         assert torch.equal(twin(x), net(x))
-        assert same_state(twin.state_dict(), before)
+        assert same_weights(twin, before)
     twin = copy.deepcopy(net)
     twin[0].bias.fill_(7)
-    assert same_state(net.state_dict(), before)
-
-
-def same_state(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert same_weights(net, before)
 
 
 @needs_packing
@@ -129,7 +125,7 @@ def test_float32_is_packed_whole_and_attends_by_the_fastest(
         assert twin.transformer.blocks[0].attention.attend is attend
     decelerate(hart)
     assert hart.transformer.blocks[0].attention.attend is attend
-    assert same_state(hart.state_dict(), plain.state_dict())
+    assert same_weights(hart, plain)
 
 
 class Broken:

@@ -31,7 +31,7 @@ from hart.layers.quantized import (
     quantized_rows,
 )
 from hart.training.dry_run import LiveBytes
-from helpers import random_tensor
+from helpers import random_tensor, same_weights
 
 CPU = torch.device("cpu")
 needs_kernels = pytest.mark.skipif(not int8_range(), reason="this processor has no 8-bit kernels")
@@ -103,8 +103,7 @@ def test_kernels_come_and_go_and_layers_stay_the_same() -> None:
     for twin in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert isinstance(twin[0], PackedInt8Linear)
         assert torch.equal(twin(x), net(x))
-        assert twin.state_dict().keys() == state.keys()
-        assert all(torch.equal(value, state[name]) for name, value in twin.state_dict().items())
+        assert same_weights(twin, state)
     decelerate(net)
     assert isinstance(net[0], QuantizedLinear)
     dequantize_linears(net, torch.float32)

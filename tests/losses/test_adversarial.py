@@ -19,7 +19,7 @@ from hart.losses.tokenizer_loss import (
     discriminator_loss,
     last_layer_gradients,
 )
-from helpers import random_image, random_tensor, without_gradient
+from helpers import random_image, random_tensor, same_weights, without_gradient
 
 
 def discriminator(layers: int = 1, norm: Literal["batch", "group"] = "group", seed: int = 0) -> PatchDiscriminator:
@@ -43,7 +43,7 @@ def test_the_published_discriminator_sees_patches_of_70_pixels() -> None:
 
 def test_the_generator_decides_the_first_weights() -> None:
     first, again, other = (discriminator(seed=seed).state_dict() for seed in (3, 3, 4))
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert same_weights(first, again)
     assert not torch.equal(first["layers.0.weight"], other["layers.0.weight"])
 
 

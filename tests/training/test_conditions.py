@@ -99,13 +99,12 @@ def test_a_language_model_s_folder_is_a_text_encoder(tmp_path: Path) -> None:
     assert find_text_encoder("someone/qwen", tokens=7, instruction=False) == (hub, None)
 
 
-def test_a_model_s_own_text_encoder_keeps_its_settings(tmp_path: Path) -> None:
-    save_tiny_text_model(tmp_path)
-    conditioner = open_conditioner(recipe(tiny_text_config(), text_encoder=str(tmp_path)), CPU)
+def test_a_model_s_own_text_encoder_keeps_its_settings(text_model: Path, tmp_path: Path) -> None:
+    conditioner = open_conditioner(recipe(tiny_text_config(), text_encoder=str(text_model)), CPU)
     assert isinstance(conditioner, TextConditioner)
     assert conditioner.context(("a cat",), None).embeddings.shape == (1, TEXT_TOKENS, TEXT_WIDTH)
     with pytest.raises(ConfigError, match="text_instruction = false"):
-        find_text_encoder(str(tmp_path), tokens=TEXT_TOKENS, instruction=True)
+        find_text_encoder(str(text_model), tokens=TEXT_TOKENS, instruction=True)
     (tmp_path / "empty").mkdir()
     saved_tokenizer(tmp_path / "tokenizer")
     for name, message in {"empty": "no model here", "tokenizer": "holds a tokenizer alone"}.items():
@@ -199,9 +198,9 @@ def test_the_residual_diffusion_starts_anew_where_the_other_model_has_none(tmp_p
         start_from(Hart(hybrid), str(tmp_path / "discrete"), frozen=True)
 
 
-def test_an_adapter_is_trained_resumed_saved_and_drawn_with(tmp_path: Path) -> None:
+def test_an_adapter_is_trained_resumed_saved_and_drawn_with(text_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    base = str(save_tiny_text_model(tmp_path / "base"))
+    base = str(text_model)
     given = recipe(
         tiny_text_config(), tokenizer=base, text_encoder=base, init_from=base, lora=LoraConfig(rank=2, alpha=8)
     )

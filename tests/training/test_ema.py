@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hart.training.step import WeightAverage
+from helpers import same_weights
 
 
 def test_the_average_follows_its_formula_and_leaves_the_model_alone() -> None:
@@ -20,7 +21,7 @@ def test_the_average_follows_its_formula_and_leaves_the_model_alone() -> None:
         average.update(module, step)
         decay = min(0.6, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * module.weight.detach()
-        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+        assert same_weights(module, before)
     torch.testing.assert_close(average.weights["weight"], expected)
 
 

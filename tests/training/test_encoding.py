@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from hart.checkpoint.storage import fingerprint
-from hart.config import HartConfig
 from hart.data.encoded import EncodedLoader, EncodedSet
 from hart.data.loader import ImageLoader
 from hart.data.opening import open_source
@@ -24,7 +23,6 @@ from hart.text_encoder import (
     KnownWords,
     Reading,
     TextEncoder,
-    load_text_encoder,
     vocabulary_digest,
 )
 from hart.text_encoder.known_words import WordReader
@@ -34,7 +32,7 @@ from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
 from hart.types import TextContext
 from helpers import TEXT_TOKENS, TEXT_WIDTH, random_tensor, randomize, tiny_class_config, tiny_model, tiny_text_config
 from image_files import encoded_image, write_captioned_folder, write_numbered_shards, write_tar
-from models import save_tiny_text_model
+from toy_training import tiny_encoders
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
@@ -43,11 +41,8 @@ OPTIONS = EncodeOptions(dtype="float32", shard_size=5, batch_size=3)
 
 
 @pytest.fixture(scope="module")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> Encoders:
-    folder = save_tiny_text_model(tmp_path_factory.mktemp("model"))
-    config = HartConfig.load(folder / "config.json").text_encoder
-    assert config is not None
-    return Encoders(tiny_model(tiny_text_config())[0], load_text_encoder(config, folder), torch.device("cpu"))
+def encoders(text_model: Path) -> Encoders:
+    return tiny_encoders(text_model)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from hart.config import HartConfig
 from hart.model import Hart
 from hart.training.transformer_task import initialize
-from helpers import random_context, teacher_input, tiny_class_config, tiny_text_config
+from helpers import random_context, same_weights, teacher_input, tiny_class_config, tiny_text_config
 
 
 @pytest.mark.parametrize("config", [tiny_text_config(), tiny_text_config(modulation="table"), tiny_class_config()])
@@ -32,7 +32,7 @@ def test_the_generator_decides_the_weights() -> None:
     for model, seed in zip(models, (0, 0, 1), strict=True):
         initialize(model, torch.Generator().manual_seed(seed), gate_gain=0.01)
     states = [model.state_dict() for model in models]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert same_weights(models[0], models[1])
     assert not torch.equal(states[0]["transformer.word_embed.weight"], states[2]["transformer.word_embed.weight"])
 
 

@@ -25,7 +25,8 @@ from hart.training.dry_run import RehearsedTokenizer, activation_bytes, measure
 from hart.training.task import Microbatch
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
-from helpers import captioned_images, tiny_model, tiny_text_config, tiny_tokenizer_config
+from helpers import captioned_images, same_weights, tiny_model, tiny_text_config, tiny_tokenizer_config
+from training_state import flat, log_lines, state
 
 RECIPE = TokenizerRecipe(
     data="",
@@ -55,14 +56,14 @@ def reconstruction_psnr(tokenizer: HybridTokenizer, data: CaptionedImages) -> di
 
 def test_it_learns_one_batch(tmp_path: Path) -> None:
     recipe = RECIPE.replace(trainer=RECIPE.trainer.replace(steps=60, log_every=20, checkpoint_every=60))
-    data, logs = captioned_images(), []
+    data = captioned_images()
     task = TokenizerTask(recipe, data)
     before = reconstruction_psnr(task.module.eval(), data)
-    Trainer(task, recipe, tmp_path, on_log=lambda step, figures: logs.append(figures)).run()
+    Trainer(task, recipe, tmp_path).run()
     after = reconstruction_psnr(task.module.eval(), data)
     assert after["continuous"] > before["continuous"] + 3
     assert after["discrete"] > before["discrete"] + 1
-    assert {"loss", "l1_discrete", "l1_continuous", "quantizer"} <= logs[-1].keys()
+    assert {"loss", "l1_discrete", "l1_continuous", "quantizer"} <= log_lines(tmp_path)[-1].keys()
 
 
 @pytest.mark.parametrize("start_step", [1, 3])
@@ -70,53 +71,47 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(tmp_path: Path, start
     assert ADVERSARIAL.adversarial is not None
     recipe = ADVERSARIAL.replace(adversarial=ADVERSARIAL.adversarial.replace(start_step=start_step))
     Trainer(TokenizerTask(recipe, captioned_images()), recipe, tmp_path / "whole").run()
-    last = Path("checkpoints", "step-00000004.pt")
-    whole = torch.load(tmp_path / "whole" / last, weights_only=True)["weights"]
-    (tmp_path / "whole" / last).unlink()
+    whole = state(tmp_path / "whole", 4)
+    (tmp_path / "whole" / "checkpoints" / "step-00000004.pt").unlink()
     again = Trainer(TokenizerTask(recipe, captioned_images()), recipe, tmp_path / "whole")
     assert again.step == 2
     again.run()
-    resumed = torch.load(tmp_path / "whole" / last, weights_only=True)["weights"]
-    assert not any(name.startswith("discriminator") for name in whole["average"]), "the tokenizer alone is averaged"
-    for one, other in [(whole["average"], resumed["average"]), *_weights(whole, resumed)]:
-        assert all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-def _weights(*saved: dict[str, Any]) -> list[tuple[dict[str, torch.Tensor], ...]]:
-    return [tuple(state["parts"][part]["module"] for state in saved) for part in ("model", "discriminator")]
+    assert flat(state(tmp_path / "whole", 4)) == flat(whole)
+    average = whole["weights"]["average"]
+    assert not any(name.startswith("discriminator") for name in average), "the tokenizer alone is averaged"
 
 
 def test_the_discriminator_is_heard_from_its_start_step_on(tmp_path: Path) -> None:
-    logs: list[dict[str, float]] = []
     recipe = ADVERSARIAL.replace(trainer=RECIPE.trainer.replace(log_every=1, steps=2))
     task = TokenizerTask(recipe, captioned_images())
     assert task.discriminator is not None
     before = {name: value.clone() for name, value in task.discriminator.state_dict().items()}
-    Trainer(task, recipe, tmp_path, on_log=lambda step, figures: logs.append(figures)).run()
+    Trainer(task, recipe, tmp_path).run()
     heard = {"adversarial", "adaptive_weight", "discriminator_loss", "score_real", "score_fake"}
-    assert not heard & logs[0].keys()
-    assert heard <= logs[1].keys()
-    assert logs[1]["adaptive_weight"] > 0
+    before_it, from_it_on = log_lines(tmp_path)
+    assert not heard & before_it.keys()
+    assert heard <= from_it_on.keys()
+    assert from_it_on["adaptive_weight"] > 0
     moved = [name for name, value in task.discriminator.state_dict().items() if not value.equal(before[name])]
     assert len(moved) >= len(before) - 1, "the bias of the last layer may rest: the halves of the hinge cancel there"
 
 
 def test_parts_of_a_batch_have_the_adaptive_weight_of_the_whole(tmp_path: Path) -> None:
-    weights, logs = [], []
+    weights, heard = [], []
     for parts in (1, 2):
         gentle = RECIPE.optimizer.replace(learning_rate=1e-5, warmup_steps=0)
         trainer = RECIPE.trainer.replace(log_every=1, steps=2, accumulate=parts, activation_checkpointing=parts == 2)
         recipe = ADVERSARIAL.replace(trainer=trainer, optimizer=gentle)
         task = TokenizerTask(recipe, captioned_images())
-        Trainer(task, recipe, tmp_path / str(parts), on_log=lambda step, figures: logs.append(figures)).run()
+        Trainer(task, recipe, tmp_path / str(parts)).run()
         weights.append(task.module.state_dict())
-    assert logs[1]["adaptive_weight"] == pytest.approx(logs[3]["adaptive_weight"], rel=1e-4)
+        heard.append(log_lines(tmp_path / str(parts))[-1]["adaptive_weight"])
+    assert heard[0] == pytest.approx(heard[1], rel=1e-4)
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0)
 
 
 def test_the_use_of_the_codebook_is_reported_by_scale(tmp_path: Path) -> None:
-    logs: list[dict[str, float]] = []
     recipe = RECIPE.replace(revive_every=0, trainer=RECIPE.trainer.replace(steps=3))
     task = TokenizerTask(recipe, captioned_images())
     seen: list[tuple[torch.Tensor, ...]] = []
@@ -128,9 +123,9 @@ def test_the_use_of_the_codebook_is_reported_by_scale(tmp_path: Path) -> None:
         return quantized
 
     task.module.quantizer.encode = watched  # type: ignore[method-assign]
-    Trainer(task, recipe, tmp_path, on_log=lambda step, figures: logs.append(figures)).run()
+    Trainer(task, recipe, tmp_path).run()
     # checkpoint_every is 2: the first two steps, then the last one
-    for steps, figures in ((seen[:2], logs[0]), (seen[2:], logs[1])):
+    for steps, figures in zip((seen[:2], seen[2:]), log_lines(tmp_path), strict=True):
         for k in range(4):
             chosen = torch.cat([indices[k].flatten() for indices in steps])
             share = torch.bincount(chosen, minlength=24) / len(chosen)
@@ -200,10 +195,8 @@ def test_the_decoder_of_a_published_tokenizer_is_tuned(tmp_path: Path, layout: s
         256, (2, 3, image_size, image_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     data = CaptionedImages(pixels, (("noise",),) * 2, torch.ones(2), ({},) * 2)
-    logs: list[dict[str, float]] = []
-    task = TokenizerTask(recipe, data)
-    Trainer(task, recipe, tmp_path, on_log=lambda step, figures: logs.append(figures)).run()
-    assert logs[-1]["adaptive_weight"] > 0
+    Trainer(TokenizerTask(recipe, data), recipe, tmp_path).run()
+    assert log_lines(tmp_path)[-1]["adaptive_weight"] > 0
     tuned = load_tokenizer(tmp_path / "model")
     state = tuned.state_dict()
     moved = {name.split(".")[0] for name, value in source.state_dict().items() if not value.equal(state[name])}
@@ -221,7 +214,7 @@ def test_the_seed_decides_the_starting_weights() -> None:
     other = TokenizerTask(
         RECIPE.replace(trainer=RECIPE.trainer.replace(seed=1)), captioned_images()
     ).module.state_dict()
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert same_weights(first, second)
     assert not torch.equal(first["encoder.conv_in.weight"], other["encoder.conv_in.weight"])
 
 
@@ -279,10 +272,9 @@ def test_codes_that_nothing_chose_move_onto_the_data(tmp_path: Path) -> None:
     task = TokenizerTask(RECIPE, captioned_images())
     codebook = task.module.quantizer.codebook.weight
     codebook.data[5:] = 1000.0  # far from every vector
-    logs: list[dict[str, float]] = []
-    run = Trainer(task, RECIPE, tmp_path, on_log=lambda step, figures: logs.append(figures))
+    run = Trainer(task, RECIPE, tmp_path)
     run.run()
-    assert logs[0]["dead_codes"] >= 19, "a count, not diluted by the steps between"
+    assert log_lines(tmp_path)[0]["dead_codes"] >= 19, "a count, not diluted by the steps between"
     assert codebook.abs().max() < 100
     assert run.stepper.average.weights["quantizer.codebook.weight"].abs().max() < 100, "the average starts anew too"
     late = Microbatch(0, RECIPE.trainer.steps - 1, 4, slice(0, 4))
@@ -298,7 +290,7 @@ def test_saved_tokenizers_come_back(tmp_path: Path) -> None:
     loaded = load_tokenizer(tmp_path)
     assert tokenizer_config(tmp_path) == loaded.config
     assert loaded.config == tokenizer.config
-    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in tokenizer.state_dict().items())
+    assert same_weights(loaded, tokenizer)
     assert not loaded.training
     (tmp_path / "tokenizer.safetensors").unlink()
     with pytest.raises(CheckpointError, match="no model here"):

@@ -30,6 +30,7 @@ from helpers import (
     random_context,
     random_image,
     random_tensor,
+    same_weights,
     teacher_input,
     tiny_class_config,
     tiny_model,
@@ -98,9 +99,7 @@ def test_a_higher_resolution_starts_from_a_lower_one(tmp_path: Path) -> None:
     sizes = config.transformer.replace(scales=larger)
     goal = Hart(config.replace(tokenizer=config.tokenizer.replace(scales=larger), transformer=sizes))
     start_from(goal, str(tmp_path))
-    ours, theirs = goal.state_dict(), hart.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert same_weights(goal, hart)
     discrete = Hart(config.replace(diffusion=None))
     start_from(discrete, str(tmp_path))
     assert torch.equal(discrete.transformer.word_embed.weight, hart.transformer.word_embed.weight)

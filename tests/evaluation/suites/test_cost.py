@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from command_line import evaluate, figures
 from hart.checkpoint.loading import load_config
-from hart.cli import app
 from hart.config import HartConfig
 from hart.evaluation.report import published_tables
 from hart.evaluation.suites.cost import printed_macs
 from hart.inference.cost import model_cost
 from hart.presets import PRESETS, var_imagenet
 from helpers import unpadded
-from models import save_tiny_class_model, save_tiny_text_model
 
 
 @pytest.mark.parametrize(
     ("text", "published"), [(True, "| HART 1024 | 732M |"), (False, "| HART-d20 | 2.39 | 316.4 | 649M |")]
 )
-def test_counts_and_measures_random_weights(text: bool, published: str, tmp_path: Path) -> None:
-    model = (save_tiny_text_model if text else save_tiny_class_model)(tmp_path / "model")
-    out = tmp_path / "out"
-    arguments = ["cost", "--model", str(model), "--random-weights", "--batch-size", "1", "--batch-size", "2",
-                 "--warm-up", "0", "--repeats", "2", "--resamples", "2", "--device", "cpu", "--out",
-                 str(out)]  # fmt: skip
-    result = CliRunner().invoke(app, ["evaluate", *arguments])
-    assert result.exit_code == 0, result.output
-    values = json.loads((out / "figures.json").read_text())
+def test_counts_and_measures_random_weights(
+    text: bool, published: str, text_model: Path, class_model: Path, tmp_path: Path
+) -> None:
+    model, out = text_model if text else class_model, tmp_path / "out"
+    values = figures(
+        evaluate("cost", "--model", model, "--random-weights", "--batch-size", 1, "--batch-size", 2, "--warm-up", 0,
+                 "--repeats", 2, "--resamples", 2, "--device", "cpu", "--out", out), out
+    )  # fmt: skip
     config = load_config(str(model))
     for guided, column in ((True, "GMACs with guidance"), (False, "GMACs without guidance")):
         counted = model_cost(config, guided=guided)
@@ -45,16 +41,14 @@ def test_counts_and_measures_random_weights(text: bool, published: str, tmp_path
     assert published in unpadded((out / "table.md").read_text())
 
 
-def test_residual_tokens_can_be_left_out_of_counts_and_times(tmp_path: Path) -> None:
+def test_residual_tokens_can_be_left_out_of_counts_and_times(text_model: Path, tmp_path: Path) -> None:
     """The paper's Table 5: what they cost."""
-    model, out = save_tiny_text_model(tmp_path / "model"), tmp_path / "out"
-    arguments = ["cost", "--model", str(model), "--random-weights", "--batch-size", "1", "--warm-up", "0", "--repeats",
-                 "1", "--resamples", "0", "--discrete-only", "--device", "cpu", "--out", str(out)]  # fmt: skip
-    result = CliRunner().invoke(app, ["evaluate", *arguments])
-    assert result.exit_code == 0, result.output
-    figures = json.loads((out / "figures.json").read_text())["figures"]
-    assert figures["residual diffusion"]["GMACs with guidance"]["value"] == 0
-    cost, total = model_cost(load_config(str(model))), figures["total"]["GMACs with guidance"]["value"]
+    out = tmp_path / "out"
+    result = evaluate("cost", "--model", text_model, "--random-weights", "--batch-size", 1, "--warm-up", 0, "--repeats",
+                      1, "--resamples", 0, "--discrete-only", "--device", "cpu", "--out", out)  # fmt: skip
+    rows = figures(result, out)["figures"]
+    assert rows["residual diffusion"]["GMACs with guidance"]["value"] == 0
+    cost, total = model_cost(load_config(str(text_model))), rows["total"]["GMACs with guidance"]["value"]
     assert total == pytest.approx((cost.total_macs - cost.macs["residual diffusion"]) / 1e9)
 
 

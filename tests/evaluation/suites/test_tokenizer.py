@@ -22,7 +22,6 @@ from hart.networks.perceptual import perceptual_loss
 from hart.sizes import ImageSize, parsed_size, schedule_of_grid
 from helpers import tiny_tokenizer_config
 from image_files import encoded_image
-from models import save_tiny_text_model
 
 CPU = torch.device("cpu")
 SIZE, SCALES = 16, (1, 2, 4, 8)
@@ -30,10 +29,7 @@ SIZE, SCALES = 16, (1, 2, 4, 8)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_images(tmp_path / "set")
-
-
-def write_images(folder: Path) -> Path:
+    folder = tmp_path / "set"
     folder.mkdir()
     for number in range(6):
         (folder / f"{number}.png").write_bytes(encoded_image((40 * number, 100, 200 - 30 * number), (SIZE, SIZE)))
@@ -50,15 +46,19 @@ def write_images(folder: Path) -> Path:
     ids=["square", "wide"],
 )
 def test_figures_are_those_of_the_8_bit_images(
-    folder: Path, tmp_path: Path, size: int | str, scales: tuple[int, ...] | None, schedule: ScaleSchedule
+    folder: Path,
+    text_model: Path,
+    tmp_path: Path,
+    size: int | str,
+    scales: tuple[int, ...] | None,
+    schedule: ScaleSchedule,
 ) -> None:
-    model = save_tiny_text_model(tmp_path / "model")
     options = TokenizerOptions(
-        model=str(model), data=str(folder), split="train", size=size, scales=scales, batch_size=4, resamples=3,
+        model=str(text_model), data=str(folder), split="train", size=size, scales=scales, batch_size=4, resamples=3,
         device="cpu",
     )  # fmt: skip
     result = SUITES["tokenizer"](Context(options, tmp_path / "out"))
-    tokenizer, extractor = load_tokenizer(model), open_extractor("efficientnet-lite0", CPU)
+    tokenizer, extractor = load_tokenizer(text_model), open_extractor("efficientnet-lite0", CPU)
     distance = perceptual_loss("efficientnet_lite0")
     source, transform = open_source(folder, split="train"), ImageTransform(parsed_size(str(size)))
     images = torch.stack([source.read(row).pixels(transform) for row in range(len(source))])  # type: ignore[union-attr]

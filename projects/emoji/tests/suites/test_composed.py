@@ -16,6 +16,7 @@ from hart import HartError
 from hart.evaluation import Features
 from hart_emoji.data.captions import DEFAULT_STYLE
 from hart_emoji.suites import composed as suite
+from hart_emoji.suites.emoji_set import image_of
 
 SIZE = 96
 
@@ -77,7 +78,7 @@ def test_what_is_composed_as_asked_is_right(judge: suite.Judge, shapes: Any) -> 
 def test_a_thing_is_known_by_any_concept_that_its_word_means(judge: suite.Judge, shapes: Any) -> None:
     for word, slugs in suite.THINGS.items():
         for slug in slugs:
-            image = suite._image(shapes.drawing(shapes.number[slug]))
+            image = image_of(shapes.drawing(shapes.number[slug]))
             assert judge.shown([suite.cut_out(image, suite.around(image))]) == [word]
 
 

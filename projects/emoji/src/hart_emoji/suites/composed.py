@@ -37,8 +37,8 @@ from hart_emoji.data.captions import DEFAULT_STYLE, with_article
 from hart_emoji.data.recolour import own_colour, repainted
 from hart_emoji.data.rewriting import plural
 from hart_emoji.data.scenes import WHITE
-from hart_emoji.suites.emoji_set import FEATURE_IMAGE_SIZE, EmojiOptions, EmojiSet, Opened, features_of
-from hart_emoji.suites.scenes import NUMBERS, blots, colour_of
+from hart_emoji.suites.emoji_set import FEATURE_IMAGE_SIZE, EmojiOptions, EmojiSet, Opened, features_of, image_of
+from hart_emoji.suites.scenes import NUMBERS, blots, colour_of, without_white
 
 THINGS = {
     "cat": ("cat", "cat-face"),
@@ -134,7 +134,7 @@ class Judge:
         for word, slug in named:
             rows = [row for row in emoji.images_of(emoji.number[slug]) if emoji.held_out[row] is None]
             for pixels in emoji.pixels(rows):
-                image = _image(pixels)
+                image = image_of(pixels)
                 renderings.append(cut_out(image, around(image)))
                 self._words.append(word)
         self._bank = F.normalize(features_of(torch.stack([_pixels(image) for image in renderings]), extractor), dim=1)
@@ -190,12 +190,10 @@ def composed(emoji: EmojiSet, asked: Asked) -> Image.Image:
     for part in asked.parts:
         rows = emoji.images_of(emoji.number[THINGS[part.thing][0]])
         row = next((row for row in rows if emoji.style[row] == DEFAULT_STYLE), rows[0])
-        rendering = _image(emoji.pixels([row])[0])
+        rendering = image_of(emoji.pixels([row])[0])
         sprite = rendering.crop(around(rendering))
         if part.colour is not None:
-            pixels = np.asarray(sprite)
-            opaque = (pixels.min(axis=-1) < 235).astype(np.uint8) * 255
-            layer = Image.fromarray(np.dstack([pixels, opaque]), "RGBA")
+            layer = without_white(sprite, 235)
             own = own_colour(layer)
             sprite = layer.convert("RGB") if own is None else repainted(layer, own, part.colour).convert("RGB")
         scale = side / max(sprite.size)
@@ -213,9 +211,9 @@ def run(context: Context[EmojiOptions]) -> Result:
     generated.generate(options.batch_size, context.progress)
     true = torch.stack([_pixels(composed(opened.emoji, one)) for one in asked])
     images = {
-        "generated": [_image(generated.pixels([at])[0]) for at in range(len(asked))],
-        "composed": [_image(pixels) for pixels in true],
-        "composed, codes and exact residual": [_image(pixels) for pixels in opened.reconstructed(true)["hybrid"]],
+        "generated": [image_of(generated.pixels([at])[0]) for at in range(len(asked))],
+        "composed": [image_of(pixels) for pixels in true],
+        "composed, codes and exact residual": [image_of(pixels) for pixels in opened.reconstructed(true)["hybrid"]],
     }
     generator = context.generator()
     figures: dict[str, dict[str, Figure]] = {}
@@ -233,10 +231,6 @@ def run(context: Context[EmojiOptions]) -> Result:
         extractor=extractor_facts(opened.extractor),
         sheets=generated.sheet(texts),
     )
-
-
-def _image(pixels: Tensor) -> Image.Image:
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -24,7 +24,6 @@ from pydantic import Field
 from torch import Tensor
 
 from hart import HartError
-from hart.data import unit_to_pil
 from hart.evaluation import (
     Context,
     FeatureExtractor,
@@ -37,7 +36,7 @@ from hart.evaluation import (
     extractor_facts,
     quiet_prompts,
 )
-from hart_emoji.suites.emoji_set import CHUNK, EmojiOptions, EmojiSet, Opened, features_of
+from hart_emoji.suites.emoji_set import CHUNK, EmojiOptions, EmojiSet, Opened, features_of, image_of
 from hart_emoji.suites.prompts import PromptGroup, seen_names, styled, unseen_styles
 
 SHOWN = 24
@@ -162,7 +161,7 @@ def _nearest_sheet(
     groups, labels = [], []
     for i, prompt in enumerate(group.prompts[:SHOWN]):
         pixels = [generated.pixels([i])[0], *(emoji.pixels([int(nearest.row[i])])[0] for nearest in found.values())]
-        groups.append([_image(one) for one in pixels])
+        groups.append([image_of(one) for one in pixels])
         labels.append(f"{prompt.text}: " + ", ".join(f"{nearest.distance[i]:.3g}" for nearest in found.values()))
     return contact_sheet(groups, labels)
 
@@ -180,16 +179,11 @@ def _styles_sheet(opened: Opened, group: PromptGroup, context: Context[CopiesOpt
         seed, sampling = options.seed + i, options.sampling(pipe)
         with quiet_prompts():
             groups.append([pipe(text, seed=seed, sampling=sampling).images[0] for text in words])
-        groups.append([_image(emoji.pixels([rendered[s]])[0]) if s in rendered else blank for s in emoji.style_words])
+        groups.append([image_of(emoji.pixels([rendered[s]])[0]) if s in rendered else blank for s in emoji.style_words])
         held_out = [word for s, word in emoji.style_words.items() if s in rendered and emoji.held_out[rendered[s]]]
         labels.append(f"{prompt.text}: {', '.join(emoji.style_words.values())}")
         labels.append("rendered" + (f"; held out of training: {', '.join(held_out)}" if held_out else ""))
     return contact_sheet(groups, labels)
-
-
-def _image(pixels: Tensor) -> Image.Image:
-    """(3, H, W) uint8 as an image."""
-    return unit_to_pil(pixels.float() / 255)
 
 
 SUITE = Suite(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import torch
+from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
@@ -193,6 +194,11 @@ class Opened:
             for kind, images in reconstruct(self.pipe.tokenizer, batch.to(self.pipe.device), schedule).items():
                 decoded[kind].append(images.cpu())
         return {kind: torch.cat(parts) for kind, parts in decoded.items()}
+
+
+def image_of(pixels: Tensor) -> Image.Image:
+    """(3, H, W) uint8 as an image."""
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 @dataclass(frozen=True)

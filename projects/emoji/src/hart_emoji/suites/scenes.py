@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from hart.evaluation import Context, GeneratedImages, Result, SamplingOptions, Suite, bootstrap_mean, counted
 from hart_emoji.data.captions import with_article
 from hart_emoji.data.recolour import COLOURS, own_colour, plain_rgb
 from hart_emoji.data.rewriting import plural
+from hart_emoji.suites.emoji_set import image_of
 
 THINGS = ("apple", "cat", "car", "top hat", "star", "heart", "fish", "house", "butterfly", "book")
 WORDS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
@@ -40,10 +41,15 @@ def prompts() -> list[tuple[str, str, str | int]]:
     return found
 
 
-def colour_of(image: Image.Image) -> str | None:
+def without_white(image: Image.Image, white: int) -> Image.Image:
+    """The image where one of its channels is below `white`, transparent elsewhere."""
     pixels = np.asarray(image)
-    opaque = (pixels.min(axis=-1) < 230).astype(np.uint8) * 255
-    own = own_colour(Image.fromarray(np.dstack([pixels, opaque]), "RGBA"))
+    opaque = (pixels.min(axis=-1) < white).astype(np.uint8) * 255
+    return Image.fromarray(np.dstack([pixels, opaque]), "RGBA")
+
+
+def colour_of(image: Image.Image) -> str | None:
+    own = own_colour(without_white(image, 230))
     return own.word if own is not None else None
 
 
@@ -59,27 +65,14 @@ def blots(image: Image.Image) -> list[tuple[int, int, int, int]]:
     """Boxes (left, top, right, bottom) of the separate things on white: its connected parts without the smallest, the
     largest first."""
     small = np.asarray(image.resize((GRID, GRID), Image.Resampling.BOX))
-    left: NDArray[np.bool_] = small.min(axis=-1) < 225
-    found: list[list[tuple[int, int]]] = []
-    while left.any():
-        waiting: list[tuple[int, int]] = [tuple(np.argwhere(left)[0])]
-        cells: list[tuple[int, int]] = []
-        while waiting:
-            row, column = waiting.pop()
-            if not (0 <= row < GRID and 0 <= column < GRID and left[row, column]):
-                continue
-            left[row, column] = False
-            cells.append((row, column))
-            waiting += [(row + r, column + c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
-        if len(cells) >= SMALLEST_BLOT * GRID**2:
-            found.append(cells)
-    width, height = image.width / GRID, image.height / GRID
-    boxes = []
-    for cells in sorted(found, key=len, reverse=True):
-        rows, columns = zip(*cells, strict=True)
-        box = min(columns) * width, min(rows) * height, (max(columns) + 1) * width, (max(rows) + 1) * height
-        boxes.append((round(box[0]), round(box[1]), round(box[2]), round(box[3])))
-    return boxes
+    labels, _ = ndimage.label(small.min(axis=-1) < 225, np.ones((3, 3)))
+    places, cells = ndimage.find_objects(labels), np.bincount(labels.flat)[1:]
+    kept = [number for number in np.argsort(-cells, kind="stable") if cells[number] >= SMALLEST_BLOT * GRID**2]
+    across, down = image.width / GRID, image.height / GRID
+    return [
+        (round(columns.start * across), round(rows.start * down), round(columns.stop * across), round(rows.stop * down))
+        for rows, columns in (places[number] for number in kept)
+    ]
 
 
 def blots_of(image: Image.Image) -> int:
@@ -111,8 +104,7 @@ def run(context: Context[SamplingOptions]) -> Result:
     generated.generate(options.batch_size, context.progress)
     right: dict[str, list[float]] = {kind: [] for kind in JUDGES}
     for number, (kind, _, wanted) in enumerate(asked):
-        pixels = generated.pixels([number])[0].permute(1, 2, 0).numpy()
-        right[kind].append(float(JUDGES[kind](Image.fromarray(pixels)) == wanted))
+        right[kind].append(float(JUDGES[kind](image_of(generated.pixels([number])[0])) == wanted))
     generator = context.generator()
     figures = {
         kind: {"right": bootstrap_mean(torch.tensor(found), generator, options.resamples)}
