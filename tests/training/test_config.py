@@ -58,6 +58,7 @@ def test_overrides_replace_single_values(recipe: Path) -> None:
             "tokenizer.scales=[1, 3]",
             "loss.quantizer=0",
             "decoder_only=true",
+            "init_from=emoji",
             "trainer.device = cpu",
             "reading.kind='folder'",
         ),
@@ -103,7 +104,10 @@ def test_the_recipe_of_a_run_is_one_for_another_which_may_have_more_tables(recip
 
 
 @pytest.mark.parametrize("text", ["['a', 'b']", "[a,b]", "['a', b]", "a, b", "[a, b,]"])
-def test_lists_of_texts_need_no_quotes(recipe: Path, text: str) -> None:
+def test_lists_need_no_quotes_and_brackets(recipe: Path, text: str) -> None:
+    for numbers in ("1,2,4", "[1, 2, 4]", " 1, 2,4, "):
+        assert TokenizerRecipe.read(recipe, (f"tokenizer.scales={numbers}",)).tokenizer.scales == (1, 2, 4)
+    assert TokenizerRecipe.read(recipe, ("reading.weights=1",)).reading.weights == (1.0,)
     assert TokenizerRecipe.read(recipe, (f"reading.also={text}",)).reading.also == ("a", "b")
     for numbers in ("2024_11,1e3", "[2024_11, '1e3']"):
         assert TokenizerRecipe.read(recipe, (f"reading.also={numbers}",)).reading.also == ("2024_11", "1e3")

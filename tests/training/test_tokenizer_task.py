@@ -23,7 +23,7 @@ from hart.training.config import DiscriminatorConfig, OptimizerConfig, Tokenizer
 from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTokenizer, activation_bytes, measure
 from hart.training.task import Microbatch
-from hart.training.tokenizer_task import TokenizerTask
+from hart.training.tokenizer_task import TokenizerTask, fresh_tokenizer
 from hart.training.trainer import Trainer
 from helpers import captioned_images, same_weights, tiny_model, tiny_text_config, tiny_tokenizer_config
 from training_state import flat, log_lines, state
@@ -218,8 +218,14 @@ def test_the_seed_decides_the_starting_weights() -> None:
     assert not torch.equal(first["encoder.conv_in.weight"], other["encoder.conv_in.weight"])
 
 
-def test_the_decoder_alone_is_trained_when_asked(tmp_path: Path) -> None:
-    recipe = RECIPE.replace(decoder_only=True)
+@pytest.fixture
+def start(tmp_path: Path) -> str:
+    save_tokenizer(tmp_path / "start", fresh_tokenizer(RECIPE))
+    return str(tmp_path / "start")
+
+
+def test_the_decoder_alone_is_trained_when_asked(start: str, tmp_path: Path) -> None:
+    recipe = RECIPE.replace(decoder_only=True, init_from=start)
     task = TokenizerTask(recipe, captioned_images())
     before = {name: value.clone() for name, value in task.module.state_dict().items()}
     Trainer(task, recipe, tmp_path).run()
@@ -227,8 +233,8 @@ def test_the_decoder_alone_is_trained_when_asked(tmp_path: Path) -> None:
     assert moved == {"decoder", "post_quant_conv"}
 
 
-def test_a_decoder_learns_from_wrong_codes_of_discrete_latents_alone() -> None:
-    recipe = RECIPE.replace(decoder_only=True, discrete_probability=1.0, code_corruption=1.0)
+def test_a_decoder_learns_from_wrong_codes_of_discrete_latents_alone(start: str) -> None:
+    recipe = RECIPE.replace(init_from=start, decoder_only=True, discrete_probability=1.0, code_corruption=1.0)
     microbatch = Microbatch(0, 0, 4, slice(0, 4))
 
     def latent(given: TokenizerRecipe) -> Tensor:
@@ -247,9 +253,9 @@ def test_a_decoder_learns_from_wrong_codes_of_discrete_latents_alone() -> None:
         recipe.replace(decoder_only=False)
 
 
-def test_a_decoder_learns_from_latents_as_a_transformer_samples_them() -> None:
+def test_a_decoder_learns_from_latents_as_a_transformer_samples_them(start: str) -> None:
     """Faults in codes and residual, always the same of an image, and none in the least case."""
-    recipe = RECIPE.replace(decoder_only=True, discrete_probability=0.0, residual_corruption=1.0)
+    recipe = RECIPE.replace(init_from=start, decoder_only=True, discrete_probability=0.0, residual_corruption=1.0)
 
     def latent(given: TokenizerRecipe, rows: slice = slice(0, 4)) -> Tensor:
         task = TokenizerTask(given, captioned_images())
@@ -266,6 +272,8 @@ def test_a_decoder_learns_from_latents_as_a_transformer_samples_them() -> None:
         recipe.replace(decoder_only=False)
     with pytest.raises(ConfigError, match="residual_corruption is for continuous latents"):
         recipe.replace(discrete_probability=1.0)
+    with pytest.raises(ConfigError, match=r"trains the decoder of a tokenizer, .*: name it in init_from"):
+        recipe.replace(init_from="")
 
 
 def test_codes_that_nothing_chose_move_onto_the_data(tmp_path: Path) -> None:

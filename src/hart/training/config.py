@@ -259,6 +259,10 @@ class TokenizerRecipe(Recipe, kw_only=True):
     """A tokenizer to start from: one that this stage wrote, or any model whose tokenizer has these sizes."""
 
     def __post_init__(self) -> None:
+        require(
+            not self.decoder_only or bool(self.init_from),
+            "decoder_only trains the decoder of a tokenizer, which keeps its codes: name it in init_from",
+        )
         for name in ("code_corruption", "residual_corruption"):
             require(
                 self.decoder_only or not getattr(self, name),

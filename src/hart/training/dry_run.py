@@ -34,12 +34,13 @@ from hart.losses.transformer_loss import (
 from hart.model import Hart
 from hart.networks.perceptual import Lpips
 from hart.randomness import CPU
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import MultiScaleQuantizer
 from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.step import Stepper, recompute
 from hart.training.task import Microbatch, Task, TrainContext
-from hart.training.tokenizer_task import TokenizerBatch, TokenizerStage
+from hart.training.tokenizer_task import TokenizerBatch, TokenizerStage, fresh_tokenizer
 from hart.training.transformer_task import TransformerBatch, TransformerStage, with_adapters
 from hart.types import ClassContext, Context, TextContext, TokenMaps
 
@@ -74,7 +75,7 @@ class RehearsedTokenizer(TokenizerStage):
     def __init__(self, recipe: TokenizerRecipe, device: torch.device) -> None:
         adversarial = recipe.adversarial and recipe.adversarial.replace(start_step=0)
         # no codes are revived: on noise, how the codebook is used means nothing
-        super().__init__(recipe.replace(init_from="", revive_every=0, adversarial=adversarial), device)
+        super().__init__(recipe.replace(revive_every=0, adversarial=adversarial), device)
 
     def batch(self, microbatch: Microbatch) -> TokenizerBatch:
         size = self.recipe.tokenizer.image_size
@@ -85,6 +86,10 @@ class RehearsedTokenizer(TokenizerStage):
         )
 
     def save(self, folder: Path, module: nn.Module) -> None: ...
+
+    def starting_tokenizer(self) -> HybridTokenizer:
+        """Of any weights."""
+        return fresh_tokenizer(self.recipe)
 
     def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
         """LPIPS with random weights: a rehearsal needs no files."""

@@ -1,4 +1,4 @@
-"""Changes to a recipe behind the command: key=value. Texts and lists of texts need no quotes; others are TOML."""
+"""Changes to a recipe behind the command: key=value. Texts need no quotes, lists no brackets; the rest is TOML."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ def apply_override(values: dict[str, Any], override: str, kind: type[Config]) ->
             raise ConfigError(f"override {override!r}: {table} is not a table")
     field = getattr(table_at(kind, tuple(tables)), "__pydantic_fields__", {}).get(name)
     hint = None if field is None else field.annotation
-    if get_origin(hint) is tuple and _is_text(get_args(hint)[0]):
+    if get_origin(hint) is not tuple:
+        values[name] = _value(override, text, is_text=_is_text(hint))
+    elif _is_text(get_args(hint)[0]):
         values[name] = _texts(override, text)
     else:
-        values[name] = _value(override, text, is_text=_is_text(hint))
+        listed = _value(override, f"[{text}]", is_text=False)
+        given = _value(override, text, is_text=False)
+        values[name] = listed if isinstance(listed, list) and not isinstance(given, list) else given
 
 
 def _texts(override: str, text: str) -> list[str]:

@@ -93,7 +93,7 @@ class TokenizerStage(Task):
     def __init__(self, recipe: TokenizerRecipe, device: torch.device) -> None:
         self.recipe = recipe
         self.device = device
-        tokenizer = start_from(recipe) if recipe.init_from else fresh_tokenizer(recipe)
+        tokenizer = self.starting_tokenizer()
         # channels-last lets the convolutions of CPUs and GPUs run without transposing
         self.module: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.decoder_only:
@@ -123,6 +123,10 @@ class TokenizerStage(Task):
             self.discriminator = PatchDiscriminator(adversarial, generator).to(device)
             optimized = OptimizedModule(self.discriminator, adversarial.optimizer, start_step=adversarial.start_step)
             self.optimized[DISCRIMINATOR] = optimized
+
+    def starting_tokenizer(self) -> HybridTokenizer:
+        """With the weights that training begins with."""
+        return start_from(self.recipe) if self.recipe.init_from else fresh_tokenizer(self.recipe)
 
     def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
         """The frozen network of a perceptual loss, with its weights."""
