@@ -33,6 +33,8 @@ def test_captions_are_of_the_set_and_of_its_further_words(cache: Path) -> None:
     [
         ("moggy", "cat face", True),
         ("cat", "cat face", True),
+        ("knife", "kitchen knife", True),
+        ("kitchen", "kitchen knife", False),
         ("house cat", "cat", True),
         ("cattle", "cat", False),
         ("cat burglar", "cat", False),

@@ -156,9 +156,12 @@ def nearest_nouns(
 
 
 def may_mean(noun: Sequence[str], name: Sequence[str]) -> bool:
-    """Whether a near noun may mean a name: other words, some of its words, or a kind of it ("house cat")."""
+    """Whether a near noun may mean a name: other words, some of its words, or a kind of it ("house cat").
+
+    Of its words the last is the thing: "kitchen" is no kitchen knife. But of a cat's face "cat" is.
+    """
     if set(noun) <= set(name):
-        return True
+        return name[-1] in (*noun, "face")
     if not set(noun) & set(name):
         spelt = ("".join(noun), "".join(name))
         return not any(one.startswith(other[:4]) for one, other in (spelt, spelt[::-1]))
