@@ -100,6 +100,17 @@ def received_events(connection: socket.socket) -> int:
     return found.count(b"event: ")
 
 
+def test_behind_a_proxy_of_this_machine_clients_are_told_apart_and_its_connections_stay() -> None:
+    with live(application(StandInEngine(), limits=Limits(rate_limit=1))) as server:
+
+        def ask(address: str, images: int = 1) -> int:
+            body, said = {"prompt": "x", "n": images}, {"X-Forwarded-For": address}
+            return httpx2.post(f"{server.url}/v1/images/generations", json=body, headers=said, timeout=60).status_code
+
+        assert [ask("192.0.2.1", 10), ask("192.0.2.1"), ask("192.0.2.2")] == [200, 429, 200]
+        assert server.web.config.timeout_keep_alive > 60  # as long as most proxies wait before they close one
+
+
 def test_stopping_finishes_what_was_accepted() -> None:
     engine = StandInEngine()
     engine.open_gate.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import socket
@@ -23,8 +22,6 @@ from hart.serving.checkers import is_model
 from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
 
 OPEN_FILES = 2**16
-KEEP_ALIVE_SECONDS = 75
-"""Longer than proxies keep a connection that nothing comes over, mostly 60 s: theirs would be closed as they send."""
 
 
 @options_from_config
@@ -33,7 +30,7 @@ def serve(options: ServeOptions) -> None:
     with needs_extra("serve"):
         import uvicorn
 
-        from hart.serving.run import app_from_options, configure_logging
+        from hart.serving.run import app_from_options, configure_logging, web_config
     if options.replicas is not None and not options.ray:
         raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
     for source in options.models().values():
@@ -58,18 +55,8 @@ def serve(options: ServeOptions) -> None:
         shown = f"[{host}]" if ":" in host else host
         configure_logging()
         app = _replicated(options, f"hart-{socket.gethostname()}-{port}") if options.ray else app_from_options(options)
-        config = uvicorn.Config(
-            app,
-            http="h11",  # the other one reads heads of any length into memory
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="on",
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=math.ceil(options.timeout),
-        )
         typer.echo(f"http://{shown}:{port}", err=False)
-        Server(config).run(sockets=[listening])
+        Server(web_config(app, options.timeout)).run(sockets=[listening])
 
 
 def _check_device(options: ServeOptions) -> None:

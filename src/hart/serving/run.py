@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
+from uvicorn import Config
 
 from hart.serving.access import Access
 from hart.serving.app import create_app
@@ -19,6 +23,12 @@ if TYPE_CHECKING:
     from hart.serving.pipeline_engine import PipelineEngine
 
 
+KEEP_ALIVE_SECONDS = 75
+"""Longer than proxies keep a connection that nothing comes over, mostly 60 s: theirs would be closed as they send."""
+THIS_MACHINE = "127.0.0.1,::1,::ffff:127.0.0.1"
+"""Where a proxy may be that says for whom it asks, unless the variable FORWARDED_ALLOW_IPS names others."""
+
+
 def app_from_options(options: ServeOptions) -> FastAPI:
     """The application that `hart serve` runs; also for other servers and for Ray. Raises `HartError` for options that
     do not fit together."""
@@ -28,6 +38,21 @@ def app_from_options(options: ServeOptions) -> FastAPI:
         access=Access(options.keys(), options.hosts()),
         limits=options,
         log_requests=options.log_requests,
+    )
+
+
+def web_config(app: ASGIApp, timeout: float) -> Config:
+    """How `hart serve` has its application served. timeout: seconds in which a stop finishes what was accepted."""
+    return Config(
+        app,
+        http="h11",  # the other one reads heads of any length into memory
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", THIS_MACHINE),
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(timeout),
     )
 
 
