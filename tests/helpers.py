@@ -28,6 +28,7 @@ from hart.data.datasets import CaptionedImages
 from hart.model import Hart
 from hart.presets import PRESETS
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
+from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.transformer.transformer import HartTransformer
 from hart.types import ClassContext, Context, TextContext
 
@@ -193,6 +194,20 @@ def captioned_images(count: int = 4) -> CaptionedImages:
 def teacher_input(config: HartConfig, batch: int, seed: int = 0) -> Tensor:
     """(B, L - 1, D) for `HartTransformer.forward`."""
     return random_tensor(batch, config.transformer.schedule.total_tokens - 1, CHANNELS, seed=seed)
+
+
+def transformer_recipe(config: HartConfig, **changes: Any) -> TransformerRecipe:
+    """Of a model of these sizes, for two steps of two images that a test gives."""
+    values: dict[str, Any] = {
+        "data": "",
+        "tokenizer": "",
+        "text_encoder": "" if config.transformer.classes else "somewhere",
+        "trainer": TrainerConfig(steps=2, batch_size=2, checkpoint_every=1, ema_decay=0.1),
+        "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=0),
+        "transformer": config.transformer,
+        "diffusion": config.diffusion,
+    }
+    return TransformerRecipe(**values | changes)
 
 
 def same_weights(ours: Mapping[str, Tensor] | nn.Module, theirs: Mapping[str, Tensor] | nn.Module) -> bool:

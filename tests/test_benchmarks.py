@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -25,24 +25,19 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
-def test_every_script_finds_what_it_uses(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    importlib.import_module(script)
+def test_every_script_finds_what_it_uses(script: str) -> None:
+    import_module(script)
 
 
-def test_an_error_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    levels, running = map(importlib.import_module, ("levels", "running"))
+def test_an_error_is_one_line(tmp_path: Path) -> None:
+    levels, running = map(import_module, ("levels", "running"))
     with pytest.raises(SystemExit, match=r"^error: .*none/concepts\.json: no such file"):
         running.run_program(lambda: levels.main(["--data", str(tmp_path / "none")]))
 
 
 @pytest.mark.skipif(not int8_range(), reason="this processor has no 8-bit kernels")
-def test_levels_are_compared_in_numbers(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    levels = importlib.import_module("levels")
+def test_levels_are_compared_in_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    levels = import_module("levels")
     config = tmp_path / "config.json"
     config.write_text(tiny_text_config(width=256, heads=4).to_json())
     levels.main(["--random-weights", str(config)])
@@ -51,11 +46,8 @@ def test_levels_are_compared_in_numbers(
     assert plain < 1e-4 < bfloat16 < int8 < 0.2
 
 
-def test_curves_of_runs_become_an_image(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    curves = importlib.import_module("curves")
+def test_curves_of_runs_become_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    curves = import_module("curves")
     assert curves.running_mean(np.array([2.0, 4.0, 9.0, 11.0]), 2).tolist() == [2, 3, 6.5, 10]
     for run, figures in (("a", {"loss": 2.0}), ("b", {"loss": 1.0, "accuracy": 0.5})):
         (tmp_path / run).mkdir()
@@ -72,11 +64,8 @@ def test_curves_of_runs_become_an_image(
         curves.main([str(tmp_path / "c")])
 
 
-def test_results_of_tokenizers_become_one_table(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    reconstructions = importlib.import_module("reconstructions")
+def test_results_of_tokenizers_become_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reconstructions = import_module("reconstructions")
     for name, value, more in (("small", 21.5, {}), ("large", 25.25, {"rFID (x)": {"value": 3.0}})):
         (tmp_path / name).mkdir()
         kinds = {"discrete": {"PSNR": {"value": value, "low": 20.0, "high": 26.0}} | more, "hybrid": {}}
@@ -140,8 +129,7 @@ def tiny_ablations_recipe(folder: Path) -> Path:
 def test_ablations_are_trained_and_measured_one_call_after_the_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    ablations = importlib.import_module("ablations")
+    ablations = import_module("ablations")
     monkeypatch.setattr(ablations, "RECIPE", tiny_ablations_recipe(tmp_path))
     monkeypatch.setitem(LITE_IMAGE_SIZES, 0, 64)
     data, other = tmp_path / "images", tmp_path / "other"
@@ -161,11 +149,8 @@ def test_ablations_are_trained_and_measured_one_call_after_the_other(
     assert all(row["images/s"] != "-" for row in cells.values())
 
 
-def test_the_ablation_at_the_doubled_resolution_drops_what_the_paper_drops(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    runs = {run.name: run.recipe for run in importlib.import_module("ablations").variants("", "", None, tmp_path)}
+def test_the_ablation_at_the_doubled_resolution_drops_what_the_paper_drops(tmp_path: Path) -> None:
+    runs = {run.name: run.recipe for run in import_module("ablations").variants("", "", None, tmp_path)}
     one, other = runs["128-scratch"], runs["128-all-tokens"]
     assert one == other.replace(drop_last_scale=True)
     tokens = one.transformer.schedule.token_counts[-1]
@@ -174,8 +159,7 @@ def test_the_ablation_at_the_doubled_resolution_drops_what_the_paper_drops(
 
 
 def test_a_row_of_points_that_are_all_too_large_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    scaling = importlib.import_module("scaling")
+    scaling = import_module("scaling")
     monkeypatch.setattr(scaling, "measured", lambda point, *_: vars(point) | dict.fromkeys(
         ("tokens", "gflop", "seconds", "gib"), 1.0
     ))  # fmt: skip

@@ -23,7 +23,6 @@ from hart.training.config import (
     ReadingConfig,
     TokenizerRecipe,
     TrainerConfig,
-    TransformerRecipe,
 )
 from hart.training.distributed import DistributedContext
 from hart.training.step import Stepper
@@ -31,7 +30,7 @@ from hart.training.task import Task
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.transformer_task import TransformerTask
 from hart.types import ClassContext
-from helpers import captioned_images, tiny_class_config, tiny_text_config, tiny_tokenizer_config
+from helpers import captioned_images, tiny_class_config, tiny_text_config, tiny_tokenizer_config, transformer_recipe
 from models import save_tiny_text_model
 from stand_in_device import DEVICE, Traffic, stand_in
 
@@ -180,8 +179,8 @@ def test_the_transformer_trains_on_one_device(tmp_path: Path, monkeypatch: pytes
     tokenizer, encoder = load_tokenizer(model), load_text_encoder(config.text_encoder, model)
     monkeypatch.setattr("hart.training.transformer_task.load_tokenizer", lambda _: tokenizer)
     monkeypatch.setattr("hart.training.conditions.load_text_encoder", lambda *_: encoder)
-    recipe = TransformerRecipe(
-        data="",
+    recipe = transformer_recipe(
+        config,
         tokenizer=str(model),
         text_encoder=str(model),
         transformer=config.transformer.replace(depth=1),

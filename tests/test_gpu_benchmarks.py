@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-
-
-def module(name: str) -> ModuleType:
-    return importlib.import_module(name)
 
 
 class InThisProcess:
@@ -31,7 +21,7 @@ class InThisProcess:
 
     def __init__(self, command: list[str], **_: Any) -> None:
         stream = io.StringIO()
-        gpu = module("gpu")
+        gpu = import_module("gpu")
         gpu.run_part(gpu.parse(command[command.index("--part") :]), stream)
         self.stdout = io.BytesIO(stream.getvalue().encode())
 
@@ -40,7 +30,7 @@ class InThisProcess:
 
 
 def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, correctness = module("gpu"), module("gpu_parts.correctness")
+    gpu, correctness = import_module("gpu"), import_module("gpu_parts.correctness")
     monkeypatch.setattr(gpu, "subprocess", SimpleNamespace(Popen=InThisProcess, PIPE=None))
     # the file that pytest runs there runs with all the others too
     (tmp_path / "tests").mkdir()
@@ -76,7 +66,7 @@ def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def cells(**settings: Any) -> tuple[Any, io.StringIO]:
     stream = io.StringIO()
-    return module("gpu_parts.cells").Cells(CPU, settings.pop("seconds", 60.0), stream, **settings), stream
+    return import_module("gpu_parts.cells").Cells(CPU, settings.pop("seconds", 60.0), stream, **settings), stream
 
 
 def fail(error: BaseException) -> Any:
@@ -101,7 +91,7 @@ def test_a_measurement_that_fails_is_a_row_and_the_next_one_runs() -> None:
 def test_reports_have_standard_output_for_themselves(capfd: pytest.CaptureFixture[str]) -> None:
     kept = os.dup(1)
     try:
-        with module("gpu_parts.cells").report_stream() as stream:
+        with import_module("gpu_parts.cells").report_stream() as stream:
             os.write(1, b"a print")
             stream.write("{}")
     finally:
@@ -127,7 +117,7 @@ cell("last", lambda: print("said to the log", file=sys.stderr))
 
 
 def test_a_part_that_crashes_or_hangs_goes_on_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = module("gpu")
+    gpu = import_module("gpu")
     (tmp_path / "stub.py").write_text(STUB)
     monkeypatch.setattr(gpu, "__file__", str(tmp_path / "stub.py"))
     gpu.main(["--minutes", "1", "--out", str(tmp_path / "out"), "--device", "cpu", "--parts", "training"])

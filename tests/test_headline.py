@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import itertools
 import json
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,28 +16,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from hart.benchmark.machine import host_clock
 from helpers import tiny_class_config, tiny_text_config
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-
-
-def module(name: str) -> ModuleType:
-    return importlib.import_module(name)
-
 
 def setting() -> Any:
     """With a clock by which every call takes a second."""
     ticks = itertools.count()
     clock = host_clock(lambda: float(next(ticks)))
-    return module("headline_parts.measuring").Setting(torch.device("cpu"), torch.float32, clock, 0.0, 1)
+    return import_module("headline_parts.measuring").Setting(torch.device("cpu"), torch.float32, clock, 0.0, 1)
 
 
 @torch.no_grad()
 def test_mar_is_counted_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    mar, measuring = module("headline_parts.mar"), module("headline_parts.measuring")
+    mar, measuring = import_module("headline_parts.mar"), import_module("headline_parts.measuring")
     for name, value in {"TOKENS": 16, "STEPS": 5, "DIFFUSION_STEPS": 2}.items():
         monkeypatch.setattr(mar, name, value)
     sizes = mar.step_sizes()
@@ -54,7 +42,7 @@ def test_mar_is_counted_as_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("config", [tiny_text_config(), tiny_class_config()], ids=["text", "class"])
 def test_ours_are_counted_without_memory(config: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    measuring = module("headline_parts.measuring")
+    measuring = import_module("headline_parts.measuring")
     monkeypatch.setattr(measuring, "_text_macs", lambda *_: 7)
     row = measuring._counted_ours(config)
     assert row["network"] > row["plain"] > row["attention"] > 0
@@ -63,7 +51,7 @@ def test_ours_are_counted_without_memory(config: object, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_step_counts_as_often_as_there_are_steps(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    mar, measuring = module("headline_parts.mar"), module("headline_parts.measuring")
+    mar, measuring = import_module("headline_parts.mar"), import_module("headline_parts.measuring")
     monkeypatch.setattr(mar, "DIFFUSION_STEPS", 2)
     rival = dataclasses.replace(
         measuring.RIVALS["MAR-B"],
@@ -82,7 +70,7 @@ def test_a_step_counts_as_often_as_there_are_steps(batch: int, monkeypatch: pyte
 
 
 def test_every_model_has_its_printed_row() -> None:
-    headline, measuring = module("headline"), module("headline_parts.measuring")
+    headline, measuring = import_module("headline"), import_module("headline_parts.measuring")
     for name in measuring.NAMES:
         for size in measuring.sizes_of(name):
             assert headline._number(name, size) > 0
@@ -90,7 +78,7 @@ def test_every_model_has_its_printed_row() -> None:
 
 
 def test_equal_blocks_stand_for_those_that_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    measuring = module("headline_parts.measuring")
+    measuring = import_module("headline_parts.measuring")
     monkeypatch.setattr(measuring, "CACHED_BYTES", 0)
     network = torch.nn.Sequential(
         torch.nn.ModuleList([*(torch.nn.Linear(8, 8) for _ in range(7)), torch.nn.Linear(8, 4)])
@@ -109,7 +97,7 @@ def test_equal_blocks_stand_for_those_that_are_left_out(monkeypatch: pytest.Monk
 def test_a_batch_that_would_take_too_long_is_left_out(
     longest: float, timed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    headline = module("headline")
+    headline = import_module("headline")
     monkeypatch.setattr(headline, "measured", lambda *_: {"latency_s": 1.0})
     single = {"call_s": 10.0, "latency_s": 900.0}
     row = headline._timed("SD3-medium", 1024, 8, setting(), single, longest)
@@ -118,7 +106,7 @@ def test_a_batch_that_would_take_too_long_is_left_out(
 
 
 def test_tables_compare_rows_of_one_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    headline = module("headline")
+    headline = import_module("headline")
     count = {"steps": 28, "parameters": 2_000_000, "attention": 0, "plain": 1e12, "decoder": 1e12, "text": 0}
     machine = {"processor": "x", "threads": 2, "torch": "2", "dtype": "bfloat16", "batch": 1, "how": "in full"}
     results = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,13 +16,10 @@ from hart.evaluation.metrics.figures import Figure
 from hart.evaluation.report import FIGURES_FILE, Result, write_result
 from helpers import unpadded
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
 
 @pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("leaderboard")
+def program() -> ModuleType:
+    return import_module("leaderboard")
 
 
 def commands() -> dict[str, Any]:

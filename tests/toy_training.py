@@ -37,7 +37,7 @@ from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainC
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from hart.training.transformer_task import TransformerTask
-from helpers import captioned_images, tiny_text_config, tiny_tokenizer_config
+from helpers import captioned_images, tiny_text_config, tiny_tokenizer_config, transformer_recipe
 from image_files import write_captioned_folder
 from models import save_tiny_text_model
 
@@ -182,15 +182,13 @@ def tiny_tokenizer_recipe(given: Recipe) -> TokenizerRecipe:
 
 def tiny_transformer_recipe(given: Recipe, model: Path) -> TransformerRecipe:
     """Data and trainer of `given`; tokenizer and text encoder of a model that `save_tiny_text_model` wrote."""
-    config = tiny_text_config(modulation="linear")
-    return TransformerRecipe(
+    return transformer_recipe(
+        tiny_text_config(modulation="linear"),
         data=given.data,
         tokenizer=str(model),
         text_encoder=str(model),
         trainer=given.trainer,
         optimizer=GENTLE,
-        transformer=config.transformer,
-        diffusion=config.diffusion,
     )
 
 

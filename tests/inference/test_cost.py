@@ -35,10 +35,10 @@ from hart.inference.cost import (
 from hart.presets import PRESETS
 from hart.sizes import schedule_of_grid
 from hart.text_encoder.compact import CompactTextEncoder, build_tokenizer
-from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.training.dry_run import RehearsedTransformer
 from hart.training.task import Microbatch
 from hart.types import ClassContext, Context, TextContext
+from helpers import transformer_recipe
 from models import PIECES
 
 SCALES = (1, 2, 3, 4)
@@ -129,17 +129,7 @@ def test_counts_a_training_step_of_the_tokenizer(name: str) -> None:
 @pytest.mark.parametrize("name", ["text", "text, discrete"])
 def test_counts_a_training_step_of_the_transformer(name: str) -> None:
     config = CONFIGS[name]
-    recipe = TransformerRecipe(
-        data="",
-        tokenizer="",
-        text_encoder="none",
-        trainer=TrainerConfig(steps=1, batch_size=1),
-        optimizer=OptimizerConfig(learning_rate=1.0),
-        transformer=config.transformer,
-        diffusion=config.diffusion,
-        drop_last_scale=False,
-    )
-    task = RehearsedTransformer(recipe, torch.device("cpu"))
+    task = RehearsedTransformer(transformer_recipe(config, drop_last_scale=False), torch.device("cpu"))
     batch = task.batch(Microbatch(0, 0, 1, slice(0, 1)))
     macs = transformer_training_macs(config.transformer, config.diffusion, last_tokens=16)
     assert macs == pytest.approx(counted(lambda: task.loss("model", batch)), rel=0.03)

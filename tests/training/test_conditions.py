@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,20 +12,21 @@ from torch import Tensor
 
 from hart.checkpoint.loading import load_model, save_model, save_tokenizer
 from hart.checkpoint.lora import add_lora
-from hart.config import ConfigError, HartConfig, ResidualDiffusionConfig, TextConditioning, TextEncoderConfig
+from hart.config import ConfigError, ResidualDiffusionConfig, TextConditioning, TextEncoderConfig
 from hart.data.datasets import CaptionedImages
 from hart.errors import HartError, PromptWarning
 from hart.model import Hart
 from hart.pipeline import HartPipeline
 from hart.text_encoder import KnownWords, find_text_encoder
 from hart.training.conditions import ClassConditioner, TextConditioner, drop_condition, open_conditioner
-from hart.training.config import LoraConfig, OptimizerConfig, TrainerConfig, TransformerRecipe
+from hart.training.config import LoraConfig, TransformerRecipe
 from hart.training.dry_run import RehearsedTransformer, at_its_largest
 from hart.training.task import Microbatch
 from hart.training.trainer import Trainer
 from hart.training.transformer_task import TransformerTask, start_from, starting_model
 from hart.types import ClassContext, TextContext
 from helpers import CLASSES, TEXT_TOKENS, TEXT_WIDTH, captioned_images, tiny_class_config, tiny_model, tiny_text_config
+from helpers import transformer_recipe as recipe
 from language_models import WIDTH as LANGUAGE_WIDTH
 from language_models import save_language_model
 from models import save_tiny_text_model
@@ -39,19 +39,6 @@ def labelled(*labels: int) -> CaptionedImages:
     data = captioned_images(len(labels))
     count = len(labels)
     return CaptionedImages(data.pixels, ((),) * count, data.weights, data.records, labels=torch.tensor(labels))
-
-
-def recipe(config: HartConfig, **changes: Any) -> TransformerRecipe:
-    values: dict[str, Any] = {
-        "data": "",
-        "tokenizer": "",
-        "text_encoder": "" if config.transformer.classes else "somewhere",
-        "trainer": TrainerConfig(steps=2, batch_size=2, checkpoint_every=1, ema_decay=0.1),
-        "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=0),
-        "transformer": config.transformer,
-        "diffusion": config.diffusion,
-    }
-    return TransformerRecipe(**values | changes)
 
 
 def saved_tokenizer(folder: Path) -> str:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hart.config import HartConfig
 from hart.losses.config import TransformerLossConfig
 from hart.training import dry_run
 from hart.training.config import TrainerConfig, TransformerRecipe
@@ -23,7 +22,7 @@ from hart.training.dry_run import (
     memory_of_weights,
 )
 from hart.training.task import Microbatch, OptimizedModule
-from helpers import tiny_text_config
+from helpers import tiny_text_config, transformer_recipe
 from toy_training import OPTIMIZER, TRAINER, ToyTask
 
 CPU = torch.device("cpu")
@@ -87,16 +86,7 @@ def test_copies_of_weights_do_not_grow_with_the_batch() -> None:
 
 
 def tiny_recipe(trainer: TrainerConfig, depth: int) -> TransformerRecipe:
-    config: HartConfig = tiny_text_config()
-    return TransformerRecipe(
-        data="",
-        tokenizer="",
-        text_encoder="none",
-        trainer=trainer,
-        optimizer=OPTIMIZER,
-        transformer=config.transformer.replace(depth=depth),
-        diffusion=config.diffusion,
-    )
+    return transformer_recipe(tiny_text_config(depth=depth), trainer=trainer, optimizer=OPTIMIZER)
 
 
 def test_blocks_that_are_computed_again_hold_less() -> None:

@@ -17,7 +17,7 @@ from hart.model import Hart
 from hart.sizes import schedule_of_grid
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.conditions import drop_condition
-from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
+from hart.training.config import TrainerConfig
 from hart.training.task import Microbatch
 from hart.training.token_sources import encode_all
 from hart.training.trainer import Trainer
@@ -35,6 +35,7 @@ from helpers import (
     tiny_class_config,
     tiny_model,
     tiny_text_config,
+    transformer_recipe,
 )
 
 
@@ -204,14 +205,11 @@ def test_the_stage_runs_from_captions_to_a_model_and_images(tmp_path: Path) -> N
     save_tokenizer(tmp_path / "tokenizer", tokenizer)
     text = TextConditioning(width=384, tokens=16)
     config = tiny_text_config(text=text)
-    recipe = TransformerRecipe(
-        data="",
+    recipe = transformer_recipe(
+        config,
         tokenizer=str(tmp_path / "tokenizer"),
         text_encoder=str(SHIPPED_MODELS / "emoji"),
         trainer=TrainerConfig(steps=2, batch_size=2, sample_every=2, precision="bfloat16"),
-        optimizer=OptimizerConfig(learning_rate=1e-3),
-        transformer=config.transformer,
-        diffusion=config.diffusion,
     )
     task = TransformerTask(recipe, captioned_images(3))
     microbatch = Microbatch(0, 0, 2, slice(0, 2))
@@ -232,13 +230,7 @@ def test_coarse_codes_are_those_of_the_model_that_is_trained(tmp_path: Path) -> 
     tokenizer = HybridTokenizer(config.tokenizer.replace(scales=base, base_scales=base))
     save_tokenizer(tmp_path, tokenizer)
     sizes = config.transformer.replace(scales=scales)
-    given = TransformerRecipe(
-        data="",
-        tokenizer=str(tmp_path),
-        trainer=TrainerConfig(steps=1, batch_size=2),
-        optimizer=OptimizerConfig(learning_rate=1e-3),
-        transformer=sizes,
-    )
+    given = transformer_recipe(config, tokenizer=str(tmp_path), transformer=sizes)
     task = TransformerTask(given, replace(captioned_images(2), labels=torch.tensor([0, 1])))
     oblong = schedule_of_grid(scales, Grid(7, 39))
     assert tokenizer.smaller(oblong) is None

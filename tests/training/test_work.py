@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hart.training.config import LoraConfig, OptimizerConfig, TrainerConfig, TransformerRecipe
+from hart.training.config import LoraConfig
 from hart.training.dry_run import RehearsedTransformer
 from hart.training.progress import work_of
 from hart.training.task import Microbatch
-from helpers import tiny_text_config
+from helpers import tiny_text_config, transformer_recipe
 
 CONFIG = tiny_text_config(depth=4, width=64)
 TEXT = CONFIG.transformer.text
@@ -24,18 +24,8 @@ LORA: Any = LoraConfig(rank=4, alpha=4, targets=("attention", "mlp", "word_embed
     "lora", [None, LORA, LORA.replace(targets=("mlp",))], ids=["all", "adapters", "MLPs' adapters"]
 )
 def test_operations_of_both_passes(lora: LoraConfig | None) -> None:
-    recipe = TransformerRecipe(
-        data="",
-        tokenizer="",
-        text_encoder="none",
-        init_from="" if lora is None else "a model",
-        trainer=TrainerConfig(steps=1, batch_size=1),
-        optimizer=OptimizerConfig(learning_rate=1.0),
-        transformer=CONFIG.transformer,
-        diffusion=CONFIG.diffusion,
-        drop_last_scale=False,
-        lora=lora,
-    )
+    init_from = "" if lora is None else "a model"
+    recipe = transformer_recipe(CONFIG, init_from=init_from, drop_last_scale=False, lora=lora)
     task = RehearsedTransformer(recipe, torch.device("cpu"))
     batch = task.batch(Microbatch(0, 0, 1, slice(0, 1)))
     with FlopCounterMode(display=False) as counter:
