@@ -113,7 +113,7 @@ dialog.addEventListener("click", async (event) => {
   }
 });
 
-/** on: {reuse, edit, vary(kept), recolour(prompt, strength), remove, step(by)}, each called with the image that is shown; those that draw
+/** on: {reuse, edit, vary(kept), recolour(prompt, strength), remove, step(by)}, each called with the image that is shown; vary and recolour
  * also with the facts of its model. step: to the image so many places older in the history, if there is one. */
 export function connect(on) {
   at("reuse").addEventListener("click", () => { dialog.close(); on.reuse(shown); });
