@@ -2,7 +2,8 @@
 
     python benchmarks/reconstructions.py FOLDER...
 
-Two lines a result, discrete and hybrid, named by its folder; columns that a result lacks stay empty.
+Two lines a result, discrete and hybrid, named by its folder (by the whole path where two have one name); columns that a
+result lacks stay empty.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ def read(folder: Path) -> dict[str, dict[str, str]]:
 
 def markdown(folders: Sequence[Path]) -> str:
     """A table, in the order of the folders."""
-    results = {folder.name: read(folder) for folder in folders}
+    names = [folder.name for folder in folders]
+    results = {
+        name if names.count(name) == 1 else str(folder): read(folder)
+        for name, folder in zip(names, folders, strict=True)
+    }
     rows = {(name, kind): cells for name, kinds in results.items() for kind, cells in kinds.items()}
     columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
     lines = ([name, kind, *map(cells.get, columns)] for (name, kind), cells in rows.items())

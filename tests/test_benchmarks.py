@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -82,6 +83,10 @@ def test_results_of_tokenizers_become_one_table(tmp_path: Path, capsys: pytest.C
         ["large", "discrete", "128", "9", "25.25 (20.00 to 26.00)", "3.000"],
         ["large", "hybrid", "128", "9", "-", "-"],
     ]
+    namesake = shutil.copytree(tmp_path / "small", tmp_path / "other" / "small")
+    reconstructions.main([str(tmp_path / "small"), str(namesake)])
+    told = capsys.readouterr().out
+    assert str(tmp_path / "small") in told and str(namesake) in told
     (tmp_path / "small" / "figures.json").write_text(json.dumps({"suite": "generation"}), encoding="utf-8")
     for folder, message in (("small", "of the suite generation"), ("nowhere", "no readable result")):
         with pytest.raises(SystemExit, match=message):

@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hart.data.datasets import open_dataset
+from hart.data.datasets import open_dataset, read_all
+from hart.data.opening import open_source
 from hart.data.order import SampleOrder
+from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from image_files import encoded_image, write_tar
 
@@ -90,6 +92,15 @@ def test_nothing_readable_is_an_error_that_says_so(tmp_path: Path) -> None:
         open_dataset(tmp_path, "train", 8)
     with pytest.raises(HartError, match="none for the split 'val'"):
         open_dataset(tmp_path, "val", 8)
+
+
+def test_one_stray_image_beside_class_folders_is_told_by_how_the_set_was_read(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    for name in ("cats/1.png", "cats/2.png", "cover.png"):
+        (tmp_path / name).write_bytes(encoded_image("red"))
+    with pytest.raises(HartError, match=r"folder .*: 3 images.* no class number.*mend the set, or name its kind"):
+        read_all(open_source(tmp_path, "all"), ImageTransform(8), "label")
+    assert len(read_all(open_source(tmp_path, "all", kind="classes"), ImageTransform(8), "label")) == 2
 
 
 def test_missing_captions_are_fine_until_text_is_trained(tmp_path: Path) -> None:

@@ -73,13 +73,11 @@ def open_dataset(path: str | Path, split: str, size: int) -> CaptionedImages:
     path, split: as for `hart.data.opening.open_source`, of any format.
     Unreadable files are skipped and listed as damaged. Raises `HartError` where nothing can be read.
     """
-    return read_all(open_source(path, split), ImageTransform(size), f"{path} ({split})")
+    return read_all(open_source(path, split), ImageTransform(size))
 
 
-def read_all(
-    source: Source | Stream, transform: ImageTransform, where: str, condition: Condition = "none"
-) -> CaptionedImages:
-    """Every image of a set, in order; `where` names the set in errors. Raises as `open_dataset` does.
+def read_all(source: Source | Stream, transform: ImageTransform, condition: Condition = "none") -> CaptionedImages:
+    """Every image of a set, in order. Raises as `open_dataset` does.
 
     condition: an image that comes without it counts as damaged.
     """
@@ -87,7 +85,8 @@ def read_all(
     found = gather(iterate(source), transform, condition, room)
     if not len(found):
         reasons = f"{len(found.damaged)} damaged ({first_reasons(found.damaged)})"
-        raise HartError(f"{where}: no image could be read, {reasons}: mend the set")
+        # how it was read, which one stray image or caption may have decided
+        raise HartError(f"{source.description}: no image could be read, {reasons}: mend the set, or name its kind")
     return found
 
 

@@ -230,7 +230,7 @@ def image_source(data: TrainingData) -> ImageSource:
 def _in_memory(
     source: Source | Stream, transform: ImageTransform, recipe: Recipe, condition: Condition
 ) -> MemoryImages:
-    captioned = read_all(source, transform, recipe.data, condition)
+    captioned = read_all(source, transform, condition)
     DamageCount(source, recipe.reading.max_damaged, "reading.max_damaged").add(captioned.damaged, len(captioned))
     left_out = f", {len(captioned.damaged)} damaged left out" if captioned.damaged else ""
     description = f"{source.description}; held in memory{left_out} ({byte_count(captioned.pixels.nbytes)})"
