@@ -34,6 +34,11 @@ def huge_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + whole + struct.pack(">I", 9) + b"IDAT" + b"\0" * 13
 
 
+def test_a_film_behind_a_photograph_is_no_matter() -> None:
+    film = bytes(np.random.default_rng(0).integers(256, size=2**24, dtype=np.uint8))
+    assert decode_image(encoded(Image.new("L", (8, 8)), "JPEG") + film).size == (8, 8)
+
+
 # --- orientation
 
 

@@ -46,7 +46,6 @@ LARGEST = 2**20
 """The most that is believed of widths, lengths and numbers of tokens."""
 _FLOATS = {"F16", "BF16", "F32"}
 
-
 SHARD = re.compile(r"(?P<split>.+)(?<!-of)-\d{5,}\.safetensors")
 """Names of shards. Weights in several files have others: model-00001-of-00002."""
 
@@ -62,19 +61,19 @@ def shard_file(folder: Path, split: str, number: int) -> Path:
 def is_encoded_set(folder: Path, split: str | None = None) -> bool:
     """Whether a folder holds an encoded set of a split, or of any: its index, or shards of an unfinished one."""
     try:
-        indices = folder.glob("*.json") if split is None else (index_file(folder, split),)
-        return any(map(_is_index, indices)) or _has_shards(folder, split)
+        if split is None:
+            return bool(_shards(folder)) or any(map(_is_index, folder.glob("*.json")))
+        return split in _shards(folder) or _is_index(index_file(folder, split))
     except (OSError, ValueError):  # an address that is no path
         return False
 
 
 def other_splits(folder: Path, split: str) -> list[str]:
     """Splits besides `split` that a folder has encoded."""
-    try:
-        names = {file.stem for file in folder.glob("*.json") if _is_index(file)}
+    try:  # by their shards, since a folder of images may have a JSON file for each of them
+        return sorted(name for name in _shards(folder) - {split} if _is_index(index_file(folder, name)))
     except (OSError, ValueError):  # an address that is no path
         return []
-    return sorted(names - {split})
 
 
 def _is_index(file: Path) -> bool:
@@ -84,9 +83,10 @@ def _is_index(file: Path) -> bool:
         return False
 
 
-def _has_shards(folder: Path, split: str | None) -> bool:
+def _shards(folder: Path) -> set[str]:
+    """The splits of which a folder has shards."""
     names = (SHARD.fullmatch(file.name) for file in folder.glob("*.safetensors"))
-    return any(name is not None and split in (None, name["split"]) for name in names)
+    return {name["split"] for name in names if name is not None}
 
 
 def stamp_of(settings: Mapping[str, Any]) -> str:
@@ -166,7 +166,7 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
     """Raises `HartError` for a set that is missing, unfinished, or has a damaged index."""
     path = index_file(folder, split)
     if not path.exists():
-        begun = _has_shards(folder, split)
+        begun = split in _shards(folder)
         advice = "it was not finished: run the same hart data encode again" if begun else "run hart data encode"
         raise HartError(f"{path}: not found; {advice}")
     index = read_json(path)
