@@ -16,7 +16,7 @@ def missing_package(name: str | None, extra: str) -> HartError:
 
 
 def not_installed(what: str | None, requirement: str) -> HartError:
-    """The same for a package that no extra brings. requirement: what pip is to install."""
+    """The same for anything that pip can install. requirement: what it is called there."""
     # environments that uv makes have no pip: the shell's would install elsewhere
     pip = "uv pip" if find_spec("pip") is None else "pip"
     return HartError(f"{what} is not installed: run {pip} install {requirement}")

@@ -23,8 +23,13 @@ CONNECT_TIMEOUT = 4.0
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be that of a model of the Hugging Face hub, `owner/name`."""
+    """Whether a name can be that of a model or data set of the Hugging Face hub, `owner/name`."""
     return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
+
+
+def is_hub_name(name: str) -> bool:
+    """The same, also of old ones, whose names have no owner."""
+    return is_hub_id(name) or is_hub_id(f"owner/{name}")
 
 
 def is_on_hub(source: str) -> bool:

@@ -187,6 +187,8 @@ def test_fields_with_unusual_names_are_named(tmp_path: Path) -> None:
     assert captions(open_source(path, columns=Columns("datei", "worte"))) == [("rot",)]
     with pytest.raises(DamagedSample, match="no caption in the fields datei, worte"):
         open_source(path, columns=Columns("datei")).read(0).require("caption")
+    with pytest.raises(DamagedSample, match=r"^no caption in the fields a b, c{100,200}\.\.\.$"):
+        Sample("", b"", record={"a\nb": 0, "c" * 999: 0}).require("caption")
 
 
 # --- tar shards

@@ -13,7 +13,7 @@ from hart.checkpoint.released_weights import WEIGHT_FILES
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
 from hart.files import user_path
-from hart.hub import hub_address, is_hub_id, quiet_hub, unreachable
+from hart.hub import hub_address, is_hub_name, quiet_hub, unreachable
 from hart.strict import reason
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def folder_or_id(source: str, role: str) -> str:
     folder = user_path(source)
     if folder.is_dir():
         return str(folder)
-    if is_hub_id(source) or is_hub_id(f"owner/{source}"):
+    if is_hub_name(source):
         return source
     raise CheckpointError(f"{role} {source!r}: there is no such folder, and a hub id is OWNER/NAME")
 

@@ -15,7 +15,7 @@ from hart.data.images import MAX_FILE, decode_image
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
-from hart.strict import reason
+from hart.strict import clipped, reason
 
 Condition = Literal["none", "caption", "label"]
 """What an image must come with."""
@@ -68,7 +68,7 @@ class Sample:
 
     def _among_fields(self) -> str:
         """Where it was looked for, of a record with fields: perhaps it has an unusual name."""
-        return f" in the fields {', '.join(sorted(map(str, self.record)))}" if self.record else ""
+        return f" in the fields {clipped(', '.join(sorted(map(str, self.record))))}" if self.record else ""
 
 
 @contextmanager

@@ -182,7 +182,7 @@ def redrawn(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
             param="mask",
         )
     if (holes := see_through(mask)) is None:
-        raise ApiError(400, "mask: has no transparency: what is redrawn must have alpha 0", param="mask")
+        raise ApiError(400, "mask: has alpha 0 nowhere: what is redrawn must have it", param="mask")
     return holes
 
 

@@ -33,7 +33,7 @@ class ModelUnavailable(Exception):
 
 @dataclass(eq=False)
 class ServedModel:
-    """One model, used by the event loop alone, and by the thread that opens it."""
+    """One model, used by the event loop and by the thread that opens it."""
 
     name: str
     open: OpenModel
@@ -80,16 +80,16 @@ class ServedModel:
         try:
             engine = self.open()
         except HartError as error:
-            opened.set_exception(self._failure(str(error), error))
+            opened.set_exception(self._unavailable(str(error), error))
         except BaseException as error:
             log.error("model %s: %s\n%s", self.name, type(error).__name__, where(error))
-            opened.set_exception(self._failure("an error of the program", error))
+            opened.set_exception(self._unavailable("an error of the program", error))
         else:
             log.info("model %s: opened in %.1f s", self.name, time.monotonic() - began)
             self.failure = None
             opened.set_result(engine)
 
-    def _failure(self, reason: str, cause: BaseException) -> ModelUnavailable:
+    def _unavailable(self, reason: str, cause: BaseException) -> ModelUnavailable:
         log.error("model %s: %s", self.name, reason)
         # the reason may name paths of this machine, which are nobody else's business
         unavailable = ModelUnavailable(f"the model {self.name} cannot be opened; the server's log says why")

@@ -19,7 +19,7 @@ from hart.data.sources import Read
 from hart.data.splits import split_names
 from hart.errors import HartError
 from hart.files import read_json
-from hart.hub import hub_address, is_hub_id, unreachable
+from hart.hub import hub_address, is_hub_name, unreachable
 from hart.strict import printable, reason
 
 PREFIX = "hf:"
@@ -120,8 +120,7 @@ def _load_by_name(name: str, split: str) -> Any:
     place, _, config = name.removeprefix(PREFIX).partition(":")
     if not place:
         raise HartError(f"{name} names no data set: give hf:OWNER/NAME")
-    is_remote = (is_hub_id(place) or is_hub_id(f"owner/{place}")) and not Path(place).is_dir()
-    why = unreachable() if is_remote else None
+    why = unreachable() if is_hub_name(place) and not Path(place).is_dir() else None
     try:
         with _offline(why is not None or datasets.config.HF_HUB_OFFLINE):
             found = datasets.get_dataset_split_names(place, config or None)

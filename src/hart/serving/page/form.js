@@ -29,9 +29,10 @@ export async function watch(asks = true) {
     showState();
     if (model().state === "opening") pause = 500;
   } catch (error) {
-    if (error.status !== 401) pause = 2000; // it may be started again
-    else if (asks) askForKey();
-    at("key-button").hidden &&= error.status !== 401;
+    if (error.status === 401) {
+      at("key-button").hidden = false;
+      if (asks) askForKey();
+    } else pause = 2000; // it may be started again
     tell("failed", error.message);
   }
   clearTimeout(watching);

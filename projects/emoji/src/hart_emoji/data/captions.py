@@ -56,10 +56,14 @@ def readable_name(label: str) -> str:
     return special.get(head) or hair.get(tail) or f"{head} with {listed}"
 
 
+def head_of(name: str) -> str:
+    """A name up to what only describes the thing: "glass" of "glass of milk"."""
+    return HEAD_ENDS.split(name)[0].strip() or name
+
+
 def with_article(name: str) -> str:
     """ "red apple" -> "a red apple"; plural and uncountable names stay as they are."""
-    head = HEAD_ENDS.split(name)[0].strip() or name
-    last = head.split()[-1].lower()
+    last = head_of(name).split()[-1].lower()
     first = name.split(maxsplit=1)[0]
     if first in {"person", "man", "woman"}:
         return f"a {name}"

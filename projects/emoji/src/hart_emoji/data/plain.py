@@ -21,7 +21,7 @@ from hart.data import DamagedSample
 from hart.text_encoder import CompactTextEncoder, TextEncoder
 from hart_emoji.data.arrangement import laid
 from hart_emoji.data.build import STYLES
-from hart_emoji.data.captions import DEFAULT_STYLE, captions, mentions, plain_names, with_article
+from hart_emoji.data.captions import DEFAULT_STYLE, captions, head_of, mentions, plain_names, with_article
 from hart_emoji.data.catalogue import Icon
 from hart_emoji.data.recolour import OwnColour, own_colour
 from hart_emoji.data.rewriting import one_thing, sometimes_mistyped
@@ -158,10 +158,11 @@ def nearest_nouns(
 def may_mean(noun: Sequence[str], name: Sequence[str]) -> bool:
     """Whether a near noun may mean a name: other words, some of its words, or a kind of it ("house cat").
 
-    Of its words the last is the thing: "kitchen" is no kitchen knife. But of a cat's face "cat" is.
+    Of its words the last is the thing, and the last of its head ("glass of milk"): "kitchen" is no kitchen knife. But
+    of a cat's face "cat" is.
     """
     if set(noun) <= set(name):
-        return name[-1] in (*noun, "face")
+        return name[-1] == "face" or not set(noun).isdisjoint((name[-1], head_of(" ".join(name)).split()[-1]))
     if not set(noun) & set(name):
         spelt = ("".join(noun), "".join(name))
         return not any(one.startswith(other[:4]) for one, other in (spelt, spelt[::-1]))

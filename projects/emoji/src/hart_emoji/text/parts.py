@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from hart.text_encoder import KnownWords
-from hart_emoji.data.captions import HEAD_ENDS
+from hart_emoji.data.captions import head_of
 from hart_emoji.text.senses import Senses, thing_share
 from hart_emoji.text.thesaurus import THING_SHARE
 
@@ -47,5 +47,5 @@ def only_modifies(noun: str, names: Sequence[str]) -> bool:
     """Whether a noun that is a part of some of a thing's names heads none of them: "kitchen" of "kitchen knife"."""
     words = noun.split()
     longer = [name.lower() for name in names if set(words) < set(name.lower().split())]
-    heads = (HEAD_ENDS.split(name)[0].split() for name in longer)
+    heads = (head_of(name).split() for name in longer)
     return bool(longer) and not any(head[-len(words) :] == words for head in heads)
