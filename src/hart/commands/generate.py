@@ -101,9 +101,15 @@ def generate(
         schedule, size = asked_size(pipe, options, mix)
         if grid:
             require_one_sheet(total, size)
-        check_images(
-            pipe, schedule, options.sampled, options, has_second=mix is not None, sampling=sampling, **settings
+        pipe.require_memory(
+            schedule,
+            options.sampled,
+            batch_size=options.batch_size,
+            second_prompt=mix is not None,
+            sampling=sampling,
+            **settings,
         )
+        note_size(pipe, schedule)
         generator_of(pipe, options)(
             prompts_for(pipe, options.prompts),
             size=str(size),
@@ -324,26 +330,6 @@ def asked_size(
             f"{len(schedule)}: leave --size, --aspect and --model out, or mix the prompts anew with hart mix"
         )
     return schedule, size
-
-
-def check_images(
-    pipe: HartPipeline,
-    schedule: ScaleSchedule,
-    images: int,
-    options: ImageOptions,
-    *,
-    has_second: bool = False,
-    sampling: SamplingConfig | None = None,
-    **settings: Any,
-) -> None:
-    """Before so many images are generated: a note where the model was not trained at their size.
-
-    has_second: whether they have a second prompt. Raises `HartError` where they would not fit into memory.
-    """
-    pipe.require_memory(
-        schedule, images, batch_size=options.batch_size, second_prompt=has_second, sampling=sampling, **settings
-    )
-    note_size(pipe, schedule)
 
 
 def note_size(pipe: HartPipeline, schedule: ScaleSchedule) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from hart import __version__
 from hart.commands.generate import (
     asked_size,
-    check_images,
     generator_of,
     image_settings,
     negative_for,
+    note_size,
     open_model,
     prompt_mix,
     prompts_for,
@@ -48,9 +48,15 @@ class BatchGenerator:
             checked_prompt(prompt, self.pipe.num_classes, called=f"prompt {place}")
         self._generate = generator_of(self.pipe, job.options)
         schedule, self.size = asked_size(self.pipe, job.options, job.mix)
-        asked = {"sampling": job.sampling, **job.settings}
-        check_images(self.pipe, schedule, job.options.sampled, job.options, has_second=job.mix is not None, **asked)
         sampling = checked_settings(self.pipe.config, job.sampling or self.pipe.sampling, job.settings, schedule)
+        self.pipe.require_memory(
+            schedule,
+            job.options.sampled,
+            batch_size=job.options.batch_size,
+            second_prompt=job.mix is not None,
+            sampling=sampling,
+        )
+        note_size(self.pipe, schedule)
         self.settings = image_settings(self.pipe, job.options, sampling, self.size).replace(mix=job.mix)
         if expected not in (None, self.settings):
             raise HartError(f"{folder}: the model has changed since this job was begun: choose another folder")
