@@ -27,6 +27,12 @@ def draw(page: Any, prompt: str, count: int = 1, seed: int | None = None) -> Non
     page.locator("#gallery li").nth(before + count - 1).wait_for()
 
 
+def edit(page: Any) -> None:
+    """Open the editor for the image that the viewer shows, and wait until it is open: it reads the image first."""
+    page.get_by_role("button", name="Edit", exact=True).click()
+    page.locator("#canvas").wait_for()
+
+
 def drop(page: Any, file: Path) -> None:
     """Drag a file over the page and drop it."""
     script = """([name, bytes]) => {

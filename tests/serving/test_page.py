@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageStat
 
 from hart.generation.metadata import read_record
-from page_actions import draw, expect, from_api, opened, pixels
+from page_actions import draw, edit, expect, from_api, opened, pixels
 
 
 def test_an_image_appears_coarse_to_fine_and_is_that_of_the_api(page: Any, address: str) -> None:
@@ -99,7 +99,7 @@ def test_a_phone_in_light_and_dark(browser: Any, address: str, tmp_path: Path) -
         assert (sum(rgb) < 200) == (scheme == "dark")
     Image.new("RGB", (64, 64), "blue").save(tmp_path / "blue.png")
     page.locator("#open-file").set_input_files(tmp_path / "blue.png")
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     bar = page.locator("#edit-bar").bounding_box()
     assert bar["y"] + bar["height"] <= 740
     page.locator("#lend-file").set_input_files(tmp_path / "blue.png")
@@ -143,7 +143,7 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
     draw(page, "a red apple", seed=2)
     before = pixels(page, "#gallery img")
     page.locator("#gallery .open").first.click()
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     draws = page.get_by_role("button", name="Draw the edit")
     page.locator("#canvas").hover()
     brush = page.locator("#ring").bounding_box()["width"] / page.locator("#canvas").bounding_box()["width"]
@@ -172,7 +172,7 @@ def test_painting_redraws_what_is_painted_alone(page: Any) -> None:
     page.keyboard.up("Control")
     page.locator("#gallery li").nth(1).wait_for()
     page.locator("#gallery .open").last.click()
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     draws.click()  # once more: what was painted and written is still there
     page.locator("#gallery li").nth(2).wait_for()
     lower_half = len(before) // 2
@@ -191,7 +191,7 @@ def test_the_keyboard_paints_where_its_cursor_stands(page: Any) -> None:
     draw(page, "a red apple", seed=2)
     before = pixels(page, "#gallery img")
     page.locator("#gallery .open").first.click()
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     page.get_by_role("button", name="Right").click()
     page.locator("#canvas").focus()
     for _ in range(20):
@@ -209,7 +209,7 @@ def test_the_keyboard_paints_where_its_cursor_stands(page: Any) -> None:
 def test_the_editor_shows_the_image_and_its_button_wherever_one_scrolls(page: Any) -> None:
     draw(page, "a red apple", seed=2)
     page.locator("#gallery .open").first.click()
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     for scrolled in (0, 10_000):
         page.locator("#editor").evaluate("(e, to) => e.scrollTo(0, to)", scrolled)
         for seen in ("#canvas", "#edit-draw"):
@@ -220,7 +220,7 @@ def test_the_editor_shows_the_image_and_its_button_wherever_one_scrolls(page: An
 def test_other_words_alone_change_what_they_say_otherwise(page: Any) -> None:
     draw(page, "a red apple", seed=2)
     page.locator("#current .open").first.click()
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     page.get_by_label("What the whole image shows afterwards").fill("a green apple")
     page.get_by_role("button", name="Draw the edit").click()
     page.locator("#gallery li").nth(1).wait_for()
@@ -238,7 +238,7 @@ def test_other_words_alone_change_what_they_say_otherwise(page: Any) -> None:
 def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> None:
     draw(page, "a red apple", seed=2)
     page.locator("#gallery .open").first.click()
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     page.get_by_role("button", name="Right").click()
     page.get_by_role("button", name="Draw the edit").click()
     page.locator("#gallery li").nth(1).wait_for()
@@ -248,7 +248,7 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
     page.get_by_role("button", name="Draw variations").click()
     page.locator("#gallery li").nth(2).wait_for()
     page.locator("#gallery .open").last.click()
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     while (right := page.get_by_role("button", name="Right")).is_enabled():
         right.click()
     assert page.locator("#extend button:disabled").count() == 4
@@ -259,7 +259,7 @@ def test_a_grown_canvas_has_no_line_where_it_begins(page: Any, tmp_path: Path) -
     side = int(page.locator("#size").input_value().split("x")[0])
     Image.new("RGB", (side, side), "blue").save(tmp_path / "night.png")
     page.locator("#open-file").set_input_files(tmp_path / "night.png")
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     page.get_by_role("button", name="Right").click()
     page.locator("#count").evaluate("input => input.value = 1")
     page.get_by_role("button", name="Draw the edit").click()

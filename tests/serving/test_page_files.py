@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageStat
 
 from hart.generation.metadata import MixSettings, read_record, write_image
-from page_actions import draw, drop, expect, from_api
+from page_actions import draw, drop, edit, expect, from_api
 from serving_app import png
 
 PASTE = """([place, bytes, text]) => {
@@ -88,7 +88,7 @@ def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_colours(page: 
     expect(page.get_by_role("alert")).to_be_empty()
     expect(page.get_by_role("button", name="Use these settings")).to_be_hidden()
     expect(page.get_by_role("button", name="Draw in these colours")).to_be_visible()
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     side = int(page.locator("#size").input_value().split("x")[0])
     expect(page.locator("#canvas-size")).to_have_text(re.compile(f"{4 * side} . {2 * side} px"))
 
@@ -118,7 +118,7 @@ def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_
         page.get_by_role("group", name="Style").get_by_role("button", name="twemoji", exact=True).click()
         Image.new("RGB", (2048, 1024), "blue").save(tmp_path / "holiday.jpg")
     page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     page.get_by_role("button", name="Redraw all").click()
     page.get_by_label("What the whole image shows afterwards").fill("")
     page.get_by_role("button", name="Draw the edit").click()
@@ -131,7 +131,7 @@ def test_a_file_dropped_on_the_editor_lends_its_colours_and_elsewhere_comes_to_t
     draw(page, "a green tree", seed=1)
     (tmp_path / "heart.png").write_bytes(from_api(address, prompt="a red heart", seed=0))
     page.locator("#gallery .open").first.click()
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     drop(page, tmp_path / "heart.png")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a green tree")
     expect(page.get_by_role("img", name="The image whose colours are taken")).to_be_visible()
@@ -161,7 +161,7 @@ def test_an_image_is_pasted_and_text_goes_into_the_fields(page: Any) -> None:
     expect(page.get_by_role("heading", name="clip.png")).to_be_visible()
     page.keyboard.press("ArrowRight")  # it is not one of the history
     expect(page.get_by_role("heading", name="clip.png")).to_be_visible()
-    page.get_by_role("button", name="Edit", exact=True).click()
+    edit(page)
     assert not page.evaluate(PASTE, ["#canvas", image, ""])
     expect(page.get_by_role("img", name="The image whose colours are taken")).to_be_visible()
     page.keyboard.press("Escape")
