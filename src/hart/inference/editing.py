@@ -180,6 +180,10 @@ class Editing(BasePipeline):
         weights: Sequence[float] | None = None,
         *,
         switch: int | None = None,
+        size: int | str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        aspect: str | None = None,
         **options: Any,
     ) -> HartOutput:
         """Images of two prompts: usually the form of the first in the look of the second.
@@ -189,6 +193,7 @@ class Editing(BasePipeline):
         """
         if (found := listed_values(prompts)) is None or len(found) != 2:
             raise HartError(f"prompts {shown(prompts)}: give a list of two")
-        sizes = {name: options.get(name) for name in SizeOptions.__annotations__}
-        shares = mix_weights(len(requested_schedule(self.config, **sizes)), weights, switch)
-        return self(found[0], mix=PromptMix(found[1], shares), **options)
+        schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
+        shares = mix_weights(len(schedule), weights, switch)
+        mix = PromptMix(found[1], shares)
+        return self(found[0], mix=mix, size=size, height=height, width=width, aspect=aspect, **options)
