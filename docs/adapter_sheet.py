@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tiles import tiled
 
 from hart import HartPipeline
 from hart.files import default_cache
@@ -59,11 +60,7 @@ def write_sheet(folder: Path, file: Path) -> None:
             if adapter is not None:
                 pipe.load_lora(adapter)
             rows.append([pipe(f"{thing}, {words}", seed=seed).images[0] for seed, thing in enumerate(THINGS)])
-    sheet = Image.new("RGB", (len(THINGS) * TILE, len(rows) * TILE), "grey")
-    for y, row in enumerate(rows):
-        for x, image in enumerate(row):
-            sheet.paste(image, (x * TILE + 2, y * TILE + 2))
-    sheet.save(file, quality=75)
+    tiled(rows, TILE, "grey").save(file, quality=75)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from tiles import tiled
 
 from hart import HartPipeline
 from hart.evaluation.reranking import open_scorer
@@ -76,11 +77,7 @@ def main(file: str, model: str = "emoji") -> None:
         sys.stdout.write(f"{way}: palette {np.mean(distances):.1f}, agreement {np.mean(scores):.3f}\n")
     sheet = [[Image.new("RGB", (TILE, TILE), "white"), *rows["no reference"][0]]]
     sheet += [[reference, *row] for reference, row in zip(references, rows[SHOWN], strict=True)]
-    whole = Image.new("RGB", ((1 + len(PROMPTS)) * TILE, len(sheet) * TILE), "white")
-    for y, row in enumerate(sheet):
-        for x, image in enumerate(row):
-            whole.paste(image.resize((TILE - 4, TILE - 4), Image.Resampling.LANCZOS), (x * TILE + 2, y * TILE + 2))
-    whole.save(file, quality=70)
+    tiled(sheet, TILE, "white").save(file, quality=70)
 
 
 if __name__ == "__main__":
