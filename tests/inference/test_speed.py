@@ -18,7 +18,7 @@ from hart.config import HartConfig
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.requests import ImageRequest
 from hart.inference.kernels import int8_range
-from hart.inference.speed import LEVELS, Speed, is_quantized
+from hart.inference.speed import LEVELS, Speed, is_quantized, resolve_speed
 from hart.serving.pipeline_engine import PipelineEngine
 from helpers import random_context, store_adapter, tiny_text_config
 
@@ -51,7 +51,7 @@ def test_kernels_of_8_bits_are_not_compiled_on_a_processor() -> None:
     pipe = opened("int8")
     with pytest.raises(HartError, match="compiler refuses the 8-bit kernels"):
         pipe.optimize(pipe.speed.replace(compile=True))
-    assert pipe.speed == LEVELS["int8"]
+    assert pipe.speed == resolve_speed("int8", pipe.device)
 
 
 @pytest.mark.parametrize("level", ["plain", "exact"])
@@ -70,6 +70,20 @@ def test_levels_of_8_bits_say_so_and_cannot_be_undone(level: str) -> None:
     assert np.array_equal(image(pipe), image(opened(level)))
     with pytest.raises(HartError, match="open the model again"):
         pipe.optimize("exact")
+
+
+@needs_kernels
+@pytest.mark.parametrize("multiplied", [True, False])
+def test_the_decoder_is_in_bfloat16_where_the_processor_multiplies_that(
+    multiplied: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("hart.inference.speed.multiplies_bfloat16", lambda: multiplied)
+    opened().save_pretrained(tmp_path, "int8")
+    for pipe in (opened("int8"), opened("draft"), HartPipeline.from_pretrained(tmp_path, device="cpu")):
+        dtype = pipe.tokenizer.decoder.conv_out.weight.dtype
+        assert dtype == (torch.bfloat16 if multiplied else torch.float32)
+        assert any(remark.startswith("decoder not in bfloat16") for remark in pipe.speed_remarks()) != multiplied
+        pipe.optimize(pipe.speed.replace(cache="int8"))
 
 
 def approximate() -> HartPipeline:
@@ -115,7 +129,7 @@ def test_a_stored_model_of_8_bits_is_the_same_model(tmp_path: Path) -> None:
     opened().save_pretrained(tmp_path / "b", "int8")
     first, second = (HartPipeline.from_pretrained(tmp_path / name, device="cpu") for name in "ab")
     assert first.fingerprints() == pipe.fingerprints() != opened().fingerprints()
-    assert first.components.speed == second.components.speed == LEVELS["int8"]
+    assert first.components.speed == second.components.speed == pipe.speed
     assert np.array_equal(image(first), image(pipe))
     stored = read_safetensors(tmp_path / "b" / HART_FILE)
     assert {TYPE_NAMES[value.dtype] for value in stored.values()} == {"I8", "F32", "BF16"}

@@ -102,7 +102,7 @@ class BasePipeline:
         keep = partial(with_kernel, device=place) if wanted is None or wanted.weights == "int8" else None
         model = load_model(resolve_model(name), number_type, eight_bits=keep, tokenizer_dtype=None)
         if wanted is None:
-            wanted = INT8 if is_quantized(model.hart) else EXACT
+            wanted = resolve_speed(INT8 if is_quantized(model.hart) else EXACT, place)
         parts = prepared(model.tokenizer, model.hart, place, number_type, wanted)
         return cls.__new__(cls)._start(model.config, parts, model.folder, text_encoder)
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from hart.config import CacheType, HartConfig, SamplingConfig
+from hart.devices import multiplies_bfloat16
 from hart.errors import HartError
 from hart.inference.cost import linear_macs
 from hart.inference.graphs import BlockGraphs
@@ -40,7 +41,8 @@ class Speed(Config, kw_only=True):
     """packed: in the memory order of the processor's kernels, exact. int8, fp8: large layers in 8 bits, and the rows of
     their inputs too."""
     decoder: Literal["model", "bfloat16"] = "model"
-    """The number type of the decoder: the model's, or bfloat16, in which the encoder's weights then rest too."""
+    """The number type of the decoder: the model's, or bfloat16, in which the encoder's weights then rest too. The
+    model's on processors without products in bfloat16, which would take several times as long."""
     cache: CacheType = "model"
     """How keys and values are kept: in the model's type, in bfloat16, or in 8 bits."""
     compile: bool = False
@@ -79,7 +81,10 @@ LEVELS: Mapping[str, Speed] = MappingProxyType(
 
 
 def resolve_speed(level: Speed | str, device: torch.device) -> Speed:
-    """The options of a level, if the device can serve it. Raises `HartError` if not, or for an unknown level."""
+    """The options of a level, as far as they make the device faster.
+
+    Raises `HartError` for an unknown level, and for one that the device cannot serve.
+    """
     if isinstance(level, str):
         if level not in LEVELS:
             raise HartError(f"unknown speed {level!r}: choose {', '.join(LEVELS)}")
@@ -90,7 +95,7 @@ def resolve_speed(level: Speed | str, device: torch.device) -> Speed:
         raise HartError(f"speed: no {level.weights} products: {refusal}; choose exact")
     if level.compile and level.weights in EIGHT_BITS and device.type == "cpu":
         raise HartError("speed: PyTorch's compiler refuses the 8-bit kernels of processors: choose one or the other")
-    return level
+    return level.replace(decoder="model") if _lacks_bfloat16(device) else level
 
 
 def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -107,6 +112,8 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
             lines.append(f"weights and activations of large layers in {speed.weights}{how}")
             if device.type == "cpu" and attends_narrowly():
                 lines.append("attention in bfloat16")
+            if _lacks_bfloat16(device):
+                lines.append("decoder not in bfloat16, in which this processor would take several times as long")
     if speed.compile:
         lines.append("blocks compiled by PyTorch")
     if speed.graphs:
@@ -127,6 +134,10 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
     if speed.diffusion_steps:
         lines.append(f"approximate unless asked otherwise: {counted(speed.diffusion_steps, 'diffusion step')}")
     return lines
+
+
+def _lacks_bfloat16(device: torch.device) -> bool:
+    return device.type == "cpu" and not multiplies_bfloat16()
 
 
 def accelerate(hart: Hart, speed: Speed) -> None:
