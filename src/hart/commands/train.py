@@ -71,7 +71,7 @@ def train(
 
     Ctrl-C stops after the current step and saves a checkpoint.
 
-    On several GPUs or machines: accelerate launch -m hart train ...
+    On several GPUs or machines: torchrun --nproc-per-node N -m hart train ...
     """
     with needs_extra("train"), warnings.catch_warnings():
         # torch's fused RMSNorm does not take bfloat16 beside the float32 weights of autocast

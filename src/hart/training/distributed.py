@@ -1,6 +1,6 @@
 """Several processes: which there are, how they exchange tensors, and how a module is distributed over them.
 
-`accelerate launch` (or torchrun) starts the processes; accelerate sets up their group and devices. This is the only
+`torchrun` (or `accelerate launch`) starts the processes; accelerate sets up their group and devices. This is the only
 module that uses `torch.distributed`.
 """
 
@@ -27,7 +27,7 @@ from hart.training.config import TrainerConfig
 
 T = TypeVar("T")
 
-LAUNCH = "accelerate launch --num_processes N -m hart train ..."
+LAUNCH = "torchrun --nproc-per-node N -m hart train ..."
 START = f"start several processes with {LAUNCH}, or one without it"
 LAUNCH_NUMBERS = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK"), 2**20) | {"MASTER_PORT": 65535}
 """Variables that a launch sets to whole numbers, with the largest value of each."""
