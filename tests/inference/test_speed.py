@@ -84,6 +84,8 @@ def test_the_decoder_is_in_bfloat16_where_the_processor_multiplies_that(
         assert dtype == (torch.bfloat16 if multiplied else torch.float32)
         assert any(remark.startswith("decoder not in bfloat16") for remark in pipe.speed_remarks()) != multiplied
         pipe.optimize(pipe.speed.replace(cache="int8"))
+    narrow = HartPipeline.from_config(WIDE, device="cpu", dtype="bfloat16").speed_remarks()
+    assert any(remark.startswith("bfloat16 takes several times as long") for remark in narrow) != multiplied
 
 
 def approximate() -> HartPipeline:

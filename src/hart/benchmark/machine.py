@@ -24,6 +24,7 @@ from hart.inference.kernels import (
     packed_int8,
     packed_int8_product,
     scaled_mm_product,
+    shift_back,
     unsigned,
 )
 from hart.inference.packing import pack_weight, packed_linear, packing_refusal
@@ -163,7 +164,8 @@ def _products(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.dev
         return [partial(product, x, scale, weight, weight_scale)]
     # the kernel alone: activations are unsigned already
     largest = int8_range()
-    return [partial(packed_int8_product, unsigned(x, largest), packed_int8(weight), weight_scale, largest)]
+    back = shift_back(weight, weight_scale, largest)
+    return [partial(packed_int8_product, unsigned(x, largest), packed_int8(weight), weight_scale, back)]
 
 
 def copy_bandwidth(device: torch.device, clock: Clock, size: int | None = None) -> float:

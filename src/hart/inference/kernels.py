@@ -2,8 +2,10 @@
 `hart.layers.attention.attend` that of their attention.
 
 On x86 processors oneDNN multiplies unsigned by signed bytes, with VNNI at four times the rate of float32, and two to
-three times without. Activations are shifted by 128 to be unsigned. Where sums of two products would overflow the 16
-bits of an older instruction (AVX2 alone), they are rounded to 7 bits. On NVIDIA GPUs the products are torch's own.
+three times without. Activations are shifted by 128 to be unsigned; what that adds to a sum depends on the weight alone,
+so it is computed once and taken off as a bias (oneDNN would add up the weight in every call, on AVX2 with one thread).
+Where sums of two products would overflow the 16 bits of an older instruction (AVX2 alone), activations are rounded to
+7 bits. On NVIDIA GPUs the products are torch's own.
 
 Shapes: C inputs, D outputs, N rows. Of attention: B batch, H heads, N queries, P keys, d head width.
 """
@@ -44,12 +46,13 @@ class PackedInt8Linear(Packed):
         self.weight_scale = layer.weight_scale
         self.packed = packed_int8(layer.weight)
         self.largest = int8_range()
+        self.shift_back = shift_back(layer.weight, layer.weight_scale, self.largest)
         self.train(layer.training)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (..., C), bias (D,), to (..., D) in the type of x."""
         values, scale = quantized_rows(x, largest=self.largest)
-        product = packed_int8_product(unsigned(values, self.largest), self.packed, self.weight_scale, self.largest)
+        product = packed_int8_product(unsigned(values, self.largest), self.packed, self.weight_scale, self.shift_back)
         bias = self.bias if bias is None else bias
         scaled = product.mul_(scale) if bias is None else torch.addcmul(bias.float(), product, scale, out=product)
         return scaled.to(x.dtype)
@@ -121,7 +124,8 @@ def int8_range() -> int:
             for rows in (1, 40):
                 values = torch.full((rows, 64), largest, dtype=torch.int8)
                 values[1::3] = -largest
-                product = packed_int8_product(unsigned(values.clone(), largest), packed, torch.ones(96), largest)
+                back = shift_back(weight, torch.ones(96), largest)
+                product = packed_int8_product(unsigned(values.clone(), largest), packed, torch.ones(96), back)
                 exact = exact and torch.equal(product, F.linear(values.float(), weight.float()))
         except (AttributeError, RuntimeError, TypeError):  # the operators are private, and may change or disappear
             return 0
@@ -194,11 +198,19 @@ def unsigned(values: Tensor, largest: int) -> Tensor:
     return values.view(torch.uint8).add_(largest + 1)  # the sums wrap around
 
 
-def packed_int8_product(values: Tensor, packed: Tensor, weight_scale: Tensor, largest: int) -> Tensor:
-    """`unsigned` values (..., C) times a packed weight, exact but for the scales (D,): (..., D) float32."""
+def shift_back(weight: Tensor, weight_scale: Tensor, largest: int) -> Tensor:
+    """What `unsigned` adds to the products with a weight (D, C), to be taken off: (D,) float32."""
+    return weight.sum(dim=1, dtype=torch.int32).mul_(-(largest + 1)) * weight_scale
+
+
+def packed_int8_product(values: Tensor, packed: Tensor, weight_scale: Tensor, back: Tensor) -> Tensor:
+    """`unsigned` values (..., C) times a packed weight, exact but for the scales (D,): (..., D) float32.
+
+    back: from `shift_back`, for values that were shifted.
+    """
     zero = torch.zeros_like(weight_scale, dtype=torch.int32)
     product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        values, 1.0, largest + 1, packed, weight_scale, zero,
-        None, 1.0, 0, torch.float32, "none", [], "",
+        values, 1.0, 0, packed, weight_scale, zero,
+        back, 1.0, 0, torch.float32, "none", [], "",
     )  # fmt: skip
     return product

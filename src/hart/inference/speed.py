@@ -100,28 +100,11 @@ def resolve_speed(level: Speed | str, device: torch.device) -> Speed:
 
 def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[str]:
     """What a pipeline does at this speed, a line each, and what its device cannot do."""
-    lines = []
-    match speed.weights:
-        case "packed":
-            refusal = packing_refusal(dtype) if device.type == "cpu" else "only processors gain by it"
-            attention = ", attention by oneDNN" if dtype == torch.float32 and attends_by_onednn() else ""
-            lines.append(f"weights packed{attention}" if refusal is None else f"weights not packed: {refusal}")
-        case "int8" | "fp8":
-            refusal = kernel_refusal(EIGHT_BITS[speed.weights], device)
-            how = "" if refusal is None else f", multiplied as float32: {refusal}"
-            lines.append(f"weights and activations of large layers in {speed.weights}{how}")
-            if device.type == "cpu" and attends_narrowly():
-                lines.append("attention in bfloat16")
-            if _lacks_bfloat16(device):
-                lines.append("decoder not in bfloat16, in which this processor would take several times as long")
+    lines = _of_number_types(speed, device, dtype)
     if speed.compile:
         lines.append("blocks compiled by PyTorch")
     if speed.graphs:
         lines.append("a CUDA graph a scale" if device.type == "cuda" else f"no CUDA graphs on {device.type}")
-    if speed.decoder != "model":
-        lines.append(f"decoder in {speed.decoder}")
-    if speed.cache != "model":
-        lines.append(f"keys and values in {speed.cache}")
     if speed.tiled:
         lines.append("decoding in strips")
     if speed.offload:
@@ -133,6 +116,31 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
         )
     if speed.diffusion_steps:
         lines.append(f"approximate unless asked otherwise: {counted(speed.diffusion_steps, 'diffusion step')}")
+    return lines
+
+
+def _of_number_types(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[str]:
+    lines = []
+    slow = "takes several times as long as float32 on this processor" if _lacks_bfloat16(device) else ""
+    match speed.weights:
+        case "packed":
+            refusal = packing_refusal(dtype) if device.type == "cpu" else "only processors gain by it"
+            attention = ", attention by oneDNN" if dtype == torch.float32 and attends_by_onednn() else ""
+            lines.append(f"weights packed{attention}" if refusal is None else f"weights not packed: {refusal}")
+        case "int8" | "fp8":
+            refusal = kernel_refusal(EIGHT_BITS[speed.weights], device)
+            how = "" if refusal is None else f", multiplied as float32: {refusal}"
+            lines.append(f"weights and activations of large layers in {speed.weights}{how}")
+            if device.type == "cpu" and attends_narrowly():
+                lines.append("attention in bfloat16")
+            if slow and dtype != torch.bfloat16:
+                lines.append(f"decoder not in bfloat16, which {slow}")
+    if slow and dtype == torch.bfloat16:
+        lines.append(f"bfloat16 {slow}")
+    if speed.decoder != "model":
+        lines.append(f"decoder in {speed.decoder}")
+    if speed.cache != "model":
+        lines.append(f"keys and values in {speed.cache}")
     return lines
 
 
