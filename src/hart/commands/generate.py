@@ -203,7 +203,7 @@ def open_model(options: ImageOptions) -> HartPipeline:
     changes = {"cache": options.cache, "tiled": options.tiled, "offload": options.offload}
     if changes := {name: value for name, value in changes.items() if value}:
         pipe.optimize(pipe.speed.replace(**changes))
-    if options.speed or options.dtype or changes:
+    if options.speed or changes or (options.dtype and pipe.dtype.itemsize < 4):
         for remark in pipe.speed_remarks():
             note(remark)
     for folder in options.lora:

@@ -33,7 +33,7 @@ FEWEST_QUERIES = 96
 """With which `packed_attend` is known to be faster."""
 SCORES = 2**19
 """Most scores of attention held at once, so that they stay in the processor's cache."""
-SMALLEST_PACKED = 2**18
+SMALLEST_PACKED = 2**16
 """Smaller weights stay in the processor's cache and gain nothing."""
 
 log = logging.getLogger(__name__)
