@@ -45,7 +45,7 @@ LONGEST_NAME = 3
 SHORT_NAME_WEIGHT, LONG_NAME_WEIGHT = 0.15, 0.05
 """Chance of a thing, in scenes, that is not `COMMON`, with and without a name of one word, against one that is."""
 
-VERSION = 5
+VERSION = 4
 """Of what rows show and say: raised when that changes, so that an encoded set is not continued with other rows."""
 TRIES = 20
 
@@ -234,14 +234,14 @@ class EmojiScenes:
         beside = rng.random() < 0.7
         large, small = rng.uniform(0.45, 0.52), rng.uniform(0.22, 0.29)
         sized = rng.random() < 0.25
-        sides = [large, small] if sized else [rng.uniform(0.4, 0.44) for _ in range(2)]
+        sides = [large, small] if sized else [rng.uniform(0.41, 0.45) for _ in range(2)]
         if rng.random() < 0.5:
             sides.reverse()
         style = self._chosen_thing(rng).style
-        painted = rng.random() < 0.55
+        painted = rng.random() < 0.4
         things = [self._thing(style, round(self.size * side), rng, painted=painted) for side in sides]
-        margin, shift, other = (1 - sum(sides)) / 5, rng.uniform(-0.01, 0.01), rng.uniform(0.485, 0.515)
-        first, second = margin + sides[0] / 2 + shift, 1 - margin - sides[1] / 2 + shift
+        gap, shift, other = (1 - sum(sides)) / 3, rng.uniform(-0.01, 0.01), rng.uniform(0.485, 0.515)
+        first, second = gap + sides[0] / 2 + shift, 1 - gap - sides[1] / 2 + shift
         places = [(first, other), (second, other)] if beside else [(other, first), (other, second)]
         said, colour = background(rng) if rng.random() < 0.15 else ("", WHITE)
         image = laid(self.size, colour, [(t.sprite, x, y) for t, (x, y) in zip(things, places, strict=True)])
