@@ -47,7 +47,7 @@ def test_images_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path:
     (path,) = outputs(run("generate", "café", "--model", text_model, "--seed", 9, "--guidance", 2, "--top-k", 0,
                         "--top-p", 0.9, "--no-gumbel-smoothing", "--maskgit-steps", 2, "--diffusion-steps", 3,
                         "--discrete-only", "--negative-prompt", "a dog", "--size", 8, "--device", "cpu",
-                        "--dtype", "bf16", "--out", tmp_path))  # fmt: skip
+                        "--dtype", "bf16", "--out", tmp_path), notes=True)  # fmt: skip
     with Image.open(path) as image:
         chunks = image.text  # type: ignore[attr-defined]
     assert chunks["prompt"] == "café"

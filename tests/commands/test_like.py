@@ -19,9 +19,9 @@ from helpers import store_adapter
 def test_like_draws_the_same_file_again(text_model: Path, tmp_path: Path) -> None:
     """Images that were generated three at a time; the tests below are about single ones."""
     paths = outputs(run("generate", "a cat", "a dog", "-n", 2, "--seed", 3, "--batch-size", 3, "--guidance", 3,
-                      "--dtype", "bf16", "--model", text_model, "--out", tmp_path))  # fmt: skip
+                      "--dtype", "bf16", "--model", text_model, "--out", tmp_path), notes=True)  # fmt: skip
     for path in paths:
-        (again,) = outputs(run("generate", "--like", path, "--out", tmp_path / "again"))
+        (again,) = outputs(run("generate", "--like", path, "--out", tmp_path / "again"), notes=True)
         assert again.read_bytes() == path.read_bytes()
 
 
