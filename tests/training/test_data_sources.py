@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,26 @@ def test_adapters_learn_from_all_images_unless_told(tmp_path: Path) -> None:
     folder.rename(tmp_path / "train")
     data = opened(adapted.replace(data=str(tmp_path)), "caption")
     assert isinstance(data, MemoryImages) and len(data.captioned) == 30
+
+
+@pytest.mark.parametrize("form", ["folder", "classes", "lines", "codes"])
+def test_a_folder_is_listed_once(form: str, encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a million images on a network takes a minute each time."""
+    folder = encoded / "codes" if form == "codes" else captioned(tmp_path / "set", 30)
+    if form == "classes":
+        for number in range(2):
+            captioned(folder / f"class {number}", 9, bare=tuple(range(9)))
+        for file in (*folder.glob("*.png"), *folder.glob("*.txt")):
+            file.unlink()
+    if form == "lines":
+        records = [{"image": f"{number}.png", "text": "a"} for number in range(30)]
+        (folder / "train.jsonl").write_text("\n".join(map(json.dumps, records)))
+    adapted = tiny_transformer_recipe(recipe(data=str(folder)), tmp_path / "model")
+    adapted = adapted.replace(init_from=str(tmp_path / "model"), lora=LoraConfig(rank=2, alpha=2))
+    scandir, listed = os.scandir, list[str]()
+    monkeypatch.setattr(os, "scandir", lambda path: (listed.append(str(path)), scandir(path))[1])
+    assert opened(adapted, "label" if form == "classes" else "caption")
+    assert str(folder) in listed and sorted(set(listed)) == sorted(listed)
 
 
 def test_memory_and_loader_show_the_same_images(encoded: Path) -> None:

@@ -19,16 +19,16 @@ from torch import Tensor
 from hart.data.datasets import CaptionedImages, read_all
 from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet
-from hart.data.encoded_files import is_encoded_set, other_splits
+from hart.data.encoded_files import encoded_splits
 from hart.data.loader import ImageLoader
 from hart.data.notes import Columns
-from hart.data.opening import open_source, require_outside, whole_of
+from hart.data.opening import open_source, require_outside
 from hart.data.order import SampleOrder, Size
 from hart.data.samples import Condition, Damage, Sample, decoded
 from hart.data.sources import DamageCount, Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-from hart.files import user_address
+from hart.files import list_folder, user_address
 from hart.strict import byte_count, counted
 from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
 from hart.training.task import Microbatch, TrainContext
@@ -163,26 +163,25 @@ def open_training_data(
     are read in every step. Raises `HartError`.
     """
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
-    split = "train" if reading.split == "auto" else reading.split
+    split, listed = "train" if reading.split == "auto" else reading.split, cache(list_folder)
     folder, *also = (Path(user_address(each)) for each in (recipe.data, *reading.also))
-    if reading.kind == "auto" and is_encoded_set(folder, split):
+    encoded = encoded_splits(folder, split, listed) if reading.kind == "auto" else set()
+    if split in encoded:
         _require_plain(reading, recipe.data)
         data = EncodedSet(folder, split, also=also, parts=reading.weights)
         loader = EncodedLoader(data, batch_size=batch_size, seed=seed, rank=rank, world=world, workers=reading.workers)
         return EncodedImages(data, loader)
-    if reading.kind == "auto" and (others := other_splits(folder, split)):
-        raise HartError(
-            f"{recipe.data}: encoded, but not its split '{split}': set reading.split to {' or '.join(others)}"
-        )
+    if encoded:
+        others = " or ".join(sorted(encoded))
+        raise HartError(f"{recipe.data}: encoded, but not its split '{split}': set reading.split to {others}")
     if reading.also:
         raise HartError(
             f"reading.also mixes encoded sets, and {recipe.data} is none: encode it, or leave reading.also out"
         )
     kind = None if reading.kind == "auto" else reading.kind
-    if reading.split == "auto" and isinstance(recipe, TransformerRecipe) and recipe.lora is not None:
-        split = whole_of(recipe.data, kind)
+    whole = reading.split == "auto" and isinstance(recipe, TransformerRecipe) and recipe.lora is not None
     columns = Columns(reading.image_column, reading.caption_column, reading.label_column)
-    source = open_source(recipe.data, split, kind=kind, columns=columns)
+    source = open_source(recipe.data, None if whole else split, kind=kind, columns=columns, listed=listed)
     if out is not None:
         require_outside(out, source)
     shapes = [(size, size)] if isinstance(size, int) else size
