@@ -22,7 +22,6 @@ from hart.sizes import ImageSize, aspect_sizes, scales_of_size
 from hart.strict import byte_count, counted, rounded
 
 if TYPE_CHECKING:
-    from hart.data.samples import Condition
     from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.image_sources import TrainingData
@@ -126,18 +125,16 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.progress import work_of
-    from hart.training.token_sources import condition_of
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
     from hart.training.transformer_task import TransformerTask
 
     coder = _coder(recipe)
     distributed = DistributedContext(recipe.trainer)
-    condition = condition_of(recipe) if isinstance(recipe, TransformerRecipe) else "none"
     with (
         # the processes of one run share it
         owned(out, "training") if distributed.main else nullcontext(),
-        _data(recipe, aspect_sizes(coder, recipe.reading.aspects), condition, out, distributed) as data,
+        _data(recipe, aspect_sizes(coder, recipe.reading.aspects), out, distributed) as data,
     ):
         if isinstance(recipe, TransformerRecipe):
             task: Task = TransformerTask(recipe, data, distributed.device)
@@ -160,13 +157,13 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
 
 @contextmanager
 def _data(
-    recipe: Recipe, sizes: Sequence[ImageSize], condition: Condition, out: Path, distributed: DistributedContext
+    recipe: Recipe, sizes: Sequence[ImageSize], out: Path, distributed: DistributedContext
 ) -> Iterator[TrainingData]:
     """The recipe's data. Notes say what it is and, at the end, which images were damaged."""
     from hart.data.samples import first_reasons
     from hart.training.image_sources import open_training_data
 
-    data = open_training_data(recipe, sizes, condition, out=out, rank=distributed.rank, world=distributed.count)
+    data = open_training_data(recipe, sizes, out=out, rank=distributed.rank, world=distributed.count)
     if distributed.main:
         note(f"data: {data.description}")
     try:

@@ -24,6 +24,7 @@ class Source(Protocol):
 
     description: format, place and number of images, for people. classes: names in the order of their numbers.
     weights: (N,) float32, how often an image is sampled, relative to others; 1 where the set does not say.
+    labels: (N,) int64, the class of each; -1 for none, and where it is only known when the row is read.
     damaged: what could not be used when the set was listed; it has no row.
     """
 
@@ -33,6 +34,8 @@ class Source(Protocol):
     def classes(self) -> tuple[str, ...]: ...
     @property
     def weights(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
     @property
     def damaged(self) -> tuple[Damage, ...]: ...
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -46,7 +46,7 @@ class Conditioner(ABC):
 
     @abstractmethod
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> Context:
-        """The context of B images by their captions or classes, on the device."""
+        """The context of B images by their captions or classes, of which they have what is needed, on the device."""
 
     def remember(self, captions: Iterable[str]) -> None:
         """Encode captions once and keep their features on the device for all steps."""
@@ -75,8 +75,7 @@ class TextConditioner(Conditioner):
         self._is_cut = lru_cache(2**16)(self._left_out)
 
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> TextContext:
-        if captions is None:
-            raise HartError("images without captions cannot train a text-conditional model: give captions")
+        assert captions is not None
         if self._features is None or not self._rows.keys() >= set(captions):
             return self.encoder.encode(captions)
         rows = sent(torch.tensor([self._rows[caption] for caption in captions]), self._features.mask.device)
@@ -117,15 +116,17 @@ class ClassConditioner(Conditioner):
 
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> ClassContext:
         """The context of classes (B,) int64."""
-        if classes is None or bool((classes < 0).any()):
-            raise HartError("images without a class number: give a folder per class, or records with a label")
-        largest = int(classes.max())
-        if largest >= self.num_classes:
-            raise HartError(
-                f"an image has the class {largest}, but transformer.classes.num_classes is {self.num_classes}: "
-                f"set it to at least {largest + 1}"
-            )
+        assert classes is not None
         return ClassContext(sent(classes, self.device), self.num_classes)
+
+
+def require_classes(labels: Tensor, num_classes: int, name: Callable[[int], str]) -> None:
+    """Raises `HartError`, with the name of an image, for classes (N,) int64 that a model lacks; -1 is none."""
+    if len(labels) and (largest := int(labels.max())) >= num_classes:
+        raise HartError(
+            f"{name(int(labels.argmax()))}: its class has the number {largest}, but transformer.classes.num_classes is "
+            f"{num_classes}: set it to at least {largest + 1}, or mend the label"
+        )
 
 
 def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditioner:

@@ -42,9 +42,10 @@ from hart.data.encoded_files import (
     shard_file,
     stamp_of,
 )
+from hart.data.kinds import Condition
 from hart.data.order import shape_of
 from hart.data.read_ahead import read_ahead
-from hart.data.samples import Condition, Damage, Sample, require_mostly_sound
+from hart.data.samples import Damage, Sample, require_mostly_sound
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError

@@ -20,17 +20,19 @@ from hart.data.datasets import CaptionedImages, read_all
 from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet
 from hart.data.encoded_files import encoded_splits
+from hart.data.kinds import Condition
 from hart.data.loader import ImageLoader
 from hart.data.notes import Columns
 from hart.data.opening import open_source, require_outside
 from hart.data.order import SampleOrder, Size
-from hart.data.samples import Condition, Damage, Sample, decoded
+from hart.data.samples import Damage, Sample, decoded
 from hart.data.sources import DamageCount, Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.files import list_folder, user_address
 from hart.strict import byte_count, counted
-from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
+from hart.training.conditions import require_classes
+from hart.training.config import ReadingConfig, Recipe
 from hart.training.task import Microbatch, TrainContext
 
 
@@ -148,7 +150,6 @@ TrainingData = ImageSource | EncodedImages
 def open_training_data(
     recipe: Recipe,
     size: int | Sequence[Size],
-    condition: Condition,
     *,
     out: Path | None = None,
     rank: int = 0,
@@ -157,7 +158,7 @@ def open_training_data(
     """The images that a recipe names, for one of `world` processes.
 
     size: image size in pixels, or those of `reading.aspects` (`hart.sizes.aspect_sizes`), each width and height.
-    condition: what each image must come with. out: the folder of the run, which may not lie among the images.
+    out: the folder of the run, which may not lie among the images.
     A folder with an encoded set gives `EncodedImages`; otherwise `hart.data.opening` tells the format. Sets that can be
     read at random, take at most `reading.memory_gb` and need no random crops or flips are held in memory; all others
     are read in every step. Raises `HartError`.
@@ -179,22 +180,24 @@ def open_training_data(
             f"reading.also mixes encoded sets, and {recipe.data} is none: encode it, or leave reading.also out"
         )
     kind = None if reading.kind == "auto" else reading.kind
-    whole = reading.split == "auto" and isinstance(recipe, TransformerRecipe) and recipe.lora is not None
+    whole = reading.split == "auto" and not recipe.holds_out
     columns = Columns(reading.image_column, reading.caption_column, reading.label_column)
     source = open_source(recipe.data, None if whole else split, kind=kind, columns=columns, listed=listed)
     if out is not None:
         require_outside(out, source)
+    if recipe.num_classes is not None and not isinstance(source, Stream):
+        require_classes(source.labels, recipe.num_classes, source.key)
     shapes = [(size, size)] if isinstance(size, int) else size
     transform = ImageTransform(shapes[0], reading.fit, reading.crop, reading.shorter_side, reading.flip)
     why = "several shapes" if len(shapes) > 1 else _why_not_memory(source, transform, reading)
     if why is None:
-        return _in_memory(source, transform, recipe, condition)
+        return _in_memory(source, transform, recipe)
     images = ImageLoader(
         source,
         transform,
         batch_size=batch_size,
         seed=seed,
-        condition=condition,
+        condition=recipe.condition,
         rank=rank,
         world=world,
         workers=reading.workers,
@@ -202,7 +205,7 @@ def open_training_data(
         shuffle_buffer=reading.shuffle_buffer,
         shapes=shapes,
     )
-    return LoadedImages(source, transform, condition, images, why)
+    return LoadedImages(source, transform, recipe.condition, images, why)
 
 
 def kept_data(data: TrainingData | CaptionedImages, recipe: Recipe, device: torch.device) -> TrainingData:
@@ -226,10 +229,8 @@ def image_source(data: TrainingData) -> ImageSource:
     return data
 
 
-def _in_memory(
-    source: Source | Stream, transform: ImageTransform, recipe: Recipe, condition: Condition
-) -> MemoryImages:
-    captioned = read_all(source, transform, condition)
+def _in_memory(source: Source | Stream, transform: ImageTransform, recipe: Recipe) -> MemoryImages:
+    captioned = read_all(source, transform, recipe.condition)
     DamageCount(source, recipe.reading.max_damaged, "reading.max_damaged").add(captioned.damaged, len(captioned))
     left_out = f", {len(captioned.damaged)} damaged left out" if captioned.damaged else ""
     description = f"{source.description}; held in memory{left_out} ({byte_count(captioned.pixels.nbytes)})"

@@ -88,6 +88,10 @@ class RowReader(ABC):
     def mark(self, place: Any, label: int | None) -> tuple[str | bytes, ...]:
         """What the digest covers of a record; never fails."""
 
+    @property
+    def labels(self) -> Tensor:
+        return torch.tensor([-1 if label is None else label for label in self._labels], dtype=torch.int64)
+
     def __len__(self) -> int:
         return len(self._places)
 

@@ -109,6 +109,10 @@ class EmojiScenes:
         return f"scenes of emoji, {self.size} px, seed {self.seed}"
 
     @property
+    def labels(self) -> Tensor:
+        return torch.full((len(self),), -1)
+
+    @property
     def weights(self) -> Tensor:
         return torch.ones(self.count)
 
