@@ -14,6 +14,8 @@ from hart.errors import HartError
 
 Read = tuple[Note, bytes]
 """What is said about an image, and the encoded image."""
+Located = tuple[Note, Callable[[], bytes]]
+"""What is said about an image, and what reads the encoded image. Both may raise `DamagedSample`."""
 
 MIN_SEEN = 200
 """A stream does not know how many images it has: damage is judged against at least this many."""
@@ -46,6 +48,9 @@ class Source(Protocol):
 
     def read(self, row: int) -> Sample:
         """A row, its image not decoded. Raises `DamagedSample`."""
+
+    def said(self, row: int) -> Sample:
+        """A row without the bytes of its image, which need not be read. Raises `DamagedSample`."""
 
     def digest(self) -> str:
         """The content of the set as SHA-256 in hex, see `hart.data.digests`. Seconds for 100,000 files."""

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -19,7 +20,7 @@ from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import Note
 from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import damaged_by
-from hart.data.sources import Read
+from hart.data.sources import Located
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
 from hart.hub import is_on_hub, unreachable
@@ -170,10 +171,12 @@ class PublishedImages(RowReader):
     def name(self, place: int) -> str:
         return f"{self._files.place}: {self._paths[place]}"
 
-    def read_record(self, place: int) -> Read:
+    def read_record(self, place: int) -> Located:
+        return Note(record={} if self._notes is None else self._notes[place]), partial(self._read_image, place)
+
+    def _read_image(self, place: int) -> bytes:
         with damaged_by(FileError):
-            image = self._files.read(self._paths[place])
-        return Note(record={} if self._notes is None else self._notes[place]), image
+            return self._files.read(self._paths[place])
 
     def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
         try:

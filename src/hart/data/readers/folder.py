@@ -13,7 +13,7 @@ from hart.data.images import SUFFIXES
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
 from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import DamagedSample, damaged_by, read_sample_image, text_fault
-from hart.data.sources import Read
+from hart.data.sources import Located
 from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
 from hart.files import FileError, Lister, list_folder, read_bytes
@@ -122,8 +122,8 @@ class FolderReader(RowReader):
     def name(self, place: FolderImage) -> str:
         return printable(str(place.path))
 
-    def read_record(self, place: FolderImage) -> Read:
-        return place.read_notes(), read_sample_image(place.path)
+    def read_record(self, place: FolderImage) -> Located:
+        return place.read_notes(), partial(read_sample_image, place.path)
 
     def mark(self, place: FolderImage, label: int | None) -> tuple[str | bytes, ...]:
         notes: list[str | bytes] = []
@@ -163,8 +163,8 @@ class ClassFolderReader(FolderReader):
             raise DamagedSample("lies outside the class folders")
         return Listed(self._numbers[place[0]])
 
-    def read_record(self, place: FolderImage) -> Read:
-        return Note(), read_sample_image(place.path)
+    def read_record(self, place: FolderImage) -> Located:
+        return Note(), partial(read_sample_image, place.path)
 
     def mark(self, place: FolderImage, label: int | None) -> tuple[str | bytes, ...]:
         return place.path.relative_to(self.root).as_posix(), str(label), mark_image(place.path)

@@ -142,6 +142,9 @@ class EmojiScenes:
         image.save(encoded, "BMP")
         return Sample(self.key(row), encoded.getvalue(), texts)
 
+    def said(self, row: int) -> Sample:
+        return self.read(row)
+
     def _generator(self, row: int) -> random.Random:
         return random.Random(f"{self.seed}|scene|{row}")
 
