@@ -126,10 +126,12 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
     from hart.training.distributed import DistributedContext
     from hart.training.progress import work_of
     from hart.training.tokenizer_task import TokenizerTask
+    from hart.training.trackers import require_trackers
     from hart.training.trainer import Trainer
     from hart.training.transformer_task import TransformerTask
 
     coder = _coder(recipe)
+    require_trackers(recipe.trainer.trackers)  # before the data is read
     distributed = DistributedContext(recipe.trainer)
     with (
         # the processes of one run share it
