@@ -48,7 +48,12 @@ class ImageSet:
         return len(self.source) if self.limit is None else min(self.limit, len(self.source))
 
     def require(self, least: int) -> None:
-        """Raise `HartError` for a set that is known to have fewer images, before any of them is read."""
+        """Raise `HartError` for a set that is known to have fewer images, or too many damaged ones, before any of them
+        is read."""
+        if not isinstance(self.source, Stream) and len(self._rows(self.source)) == len(self.source):
+            damaged = self.source.damaged
+            total = len(self.source) + len(damaged)
+            require_mostly_sound(damaged, total, MAX_DAMAGED, self.source.description)
         if self.total is not None:
             require_images(self.total, least, f"{self.source.description}: the suite")
 

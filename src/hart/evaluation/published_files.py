@@ -8,6 +8,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,24 +130,49 @@ class PublishedFiles:
         self._zip: zipfile.ZipFile | None = None
         self._members: dict[str, str] = {}
 
+    def require(self, path: str) -> None:
+        """Raise `FileError` for a file that is not there; see `read`. It is not opened."""
+        if not self._is_archive:
+            if not (self.place / self._below(path)).is_file():
+                raise FileError(f"{self.place}: no {path} in it")
+            return
+        with self._readable():
+            self._member(path)
+
     def read(self, path: str) -> bytes:
         """A file's content; `path` below the folder, with "/", always equally deep. Raises `FileError`."""
-        if path.startswith("/") or "\\" in path or ".." in path.split("/"):
-            raise FileError(f"{self.place}: {path} is no place below it")
         if not self._is_archive:
-            return read_bytes(self.place / path, FILE_LIMIT)
-        try:
-            if self._zip is None:
-                self._zip = zipfile.ZipFile(self.place)
-                # archives differ in how many folders they wrap their content in
-                depth = path.count("/") + 1
-                self._members = {"/".join(name.split("/")[-depth:]): name for name in self._zip.namelist()}
-            member = self._zip.getinfo(self._members[path])
+            return read_bytes(self.place / self._below(path), FILE_LIMIT)
+        with self._readable():
+            archive, member = self._member(path)
             if member.file_size > FILE_LIMIT:
                 raise ValueError(f"{path} is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
-            return self._zip.read(member)
-        except KeyError:
-            raise FileError(f"{self.place}: no {path} in it") from None
+            return archive.read(member)
+
+    def _below(self, path: str) -> str:
+        if path.startswith("/") or "\\" in path or ".." in path.split("/"):
+            raise FileError(f"{self.place}: {path} is no place below it")
+        return path
+
+    def _member(self, path: str) -> tuple[zipfile.ZipFile, zipfile.ZipInfo]:
+        """A file in the archive, which is opened at the first."""
+        self._below(path)
+        if self._zip is None:
+            self._zip = zipfile.ZipFile(self.place)
+            # archives differ in how many folders they wrap their content in
+            depth = path.count("/") + 1
+            self._members = {"/".join(name.split("/")[-depth:]): name for name in self._zip.namelist()}
+        if path not in self._members:
+            raise FileError(f"{self.place}: no {path} in it")
+        return self._zip, self._zip.getinfo(self._members[path])
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Errors of reading the archive are `FileError`s."""
+        try:
+            yield
+        except FileError:
+            raise
         except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError, OSError) as error:
             raise FileError(f"{self.place}: {reason(error)}") from None
 
@@ -166,7 +192,12 @@ class PublishedImages(RowReader):
         super().__init__(str(files.place))
 
     def records(self) -> Iterator[tuple[int, Callable[[], Listed]]]:
-        return ((row, Listed) for row in range(len(self._paths)))
+        return ((row, partial(self._listed, row)) for row in range(len(self._paths)))
+
+    def _listed(self, row: int) -> Listed:
+        with damaged_by(FileError):
+            self._files.require(self._paths[row])
+        return Listed()
 
     def name(self, place: int) -> str:
         return f"{self._files.place}: {self._paths[place]}"
