@@ -16,8 +16,9 @@ import typer
 
 from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, require_writable
 from hart.commands.from_config import options_from_config
-from hart.config import Config, TokenizerConfig
+from hart.config import Config, ConfigError, TokenizerConfig
 from hart.errors import HartError
+from hart.files import require_regular
 from hart.sizes import ImageSize, aspect_sizes, scales_of_size
 from hart.strict import byte_count, counted, rounded
 
@@ -120,18 +121,44 @@ def _coder(recipe: StagedRecipe) -> TokenizerConfig:
     return coder.replace(scales=recipe.transformer.scales)
 
 
+def _require_named(recipe: StagedRecipe) -> None:
+    """Raises `HartError`, with the key of the recipe, for a model or file that it names and that is not there: a large
+    set may take minutes to read."""
+    from hart.checkpoint.loading import resolve_model
+    from hart.text_encoder import find_text_encoder
+    from hart.training.config import TransformerRecipe
+    from hart.training.trackers import require_trackers
+
+    key = "init_from"
+    try:
+        if recipe.init_from:
+            resolve_model(recipe.init_from)
+        if isinstance(recipe, TransformerRecipe):
+            key, text = "text_encoder", recipe.transformer.text
+            if text is not None:
+                find_text_encoder(recipe.text_encoder, tokens=text.tokens, instruction=recipe.text_instruction)
+        elif recipe.perceptual is not None:
+            key = "perceptual.files"
+            for file in recipe.perceptual.files:
+                require_regular(Path(file))
+    except ConfigError:  # names it
+        raise
+    except HartError as error:
+        raise HartError(f"{key} of the recipe: {error}") from None
+    require_trackers(recipe.trainer.trackers)
+
+
 def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
     """Train. True in the process that reports."""
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.progress import work_of
     from hart.training.tokenizer_task import TokenizerTask
-    from hart.training.trackers import require_trackers
     from hart.training.trainer import Trainer
     from hart.training.transformer_task import TransformerTask
 
     coder = _coder(recipe)
-    require_trackers(recipe.trainer.trackers)  # before the data is read
+    _require_named(recipe)
     distributed = DistributedContext(recipe.trainer)
     with (
         # the processes of one run share it
