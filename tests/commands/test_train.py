@@ -119,6 +119,15 @@ def test_what_a_recipe_names_is_missed_before_a_set_is_read(
     assert said in refused(run("train", "tokenizer", recipe, given.format(tmp_path), "--out", tmp_path / "run"))
 
 
+def test_a_missing_peft_is_named_before_a_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hart.training.image_sources.read_all", lambda *_: pytest.fail("read"))
+    monkeypatch.setitem(sys.modules, "peft", None)
+    small_recipe(tmp_path)
+    given = (f"data={tmp_path / 'images'}", "tokenizer=emoji", "text_encoder=emoji", "init_from=emoji")
+    adapters = (*given, "lora.rank=2", "lora.alpha=2", "--out", tmp_path / "run")
+    assert "peft is not installed" in refused(run("train", "transformer", RECIPES / "transformer.toml", *adapters))
+
+
 @pytest.mark.parametrize("name", ["checkpoints", "model", "samples"])
 def test_a_file_where_the_run_makes_a_folder_is_said_before_training(name: str, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()

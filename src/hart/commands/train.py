@@ -125,6 +125,7 @@ def _require_named(recipe: StagedRecipe) -> None:
     """Raises `HartError`, with the key of the recipe, for a model or file that it names and that is not there: a large
     set may take minutes to read."""
     from hart.checkpoint.loading import resolve_model
+    from hart.checkpoint.lora import require_peft
     from hart.text_encoder import find_text_encoder
     from hart.training.config import TransformerRecipe
     from hart.training.trackers import require_trackers
@@ -145,6 +146,8 @@ def _require_named(recipe: StagedRecipe) -> None:
         raise
     except HartError as error:
         raise HartError(f"{key} of the recipe: {error}") from None
+    if isinstance(recipe, TransformerRecipe) and recipe.lora is not None:
+        require_peft()
     require_trackers(recipe.trainer.trackers)
 
 
