@@ -61,6 +61,8 @@ class Stream(ABC):
 
     units: tuple[str, ...]
     description: str
+    damaged: tuple[Damage, ...] = ()
+    """As `Source.damaged`; nothing is listed, and damage shows as it is read."""
 
     @abstractmethod
     def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
@@ -95,7 +97,7 @@ class DamageCount:
         self._sound = 0
         self._limit = max_damaged, source.description, option, MIN_SEEN if isinstance(source, Stream) else 0
         self._total = None if isinstance(source, Stream) else len(source) + len(source.damaged)
-        self.add(() if isinstance(source, Stream) else source.damaged)
+        self.add(source.damaged)
 
     @property
     def found(self) -> tuple[Damage, ...]:

@@ -318,7 +318,7 @@ def _finish(
 ) -> EncodedSummary:
     """The summary; writes the index if no shard is missing, whichever process wrote it."""
     shards = [(file.name, facts) for file in files if (facts := read_facts(file)).get("stamp") == stamp_of(settings)]
-    damaged = [] if isinstance(source, Stream) else list(source.damaged)
+    damaged = [*source.damaged]
     damaged += [Damage(**entry) for _, facts in shards for entry in facts["damaged"]]
     images, captions, cut = (sum(facts[what] for _, facts in shards) for what in ("pictures", "captions", "cut"))
     finished = len(shards) == len(files)

@@ -192,6 +192,11 @@ def open_training_data(
     why = "several shapes" if len(shapes) > 1 else _why_not_memory(source, transform, reading)
     if why is None:
         return _in_memory(source, transform, recipe)
+    if reading.on_device:
+        raise HartError(
+            f"reading.on_device keeps images that are held in memory, and {source.description} would be read in every "
+            f"step ({why}): leave it out, or raise reading.memory_gb"
+        )
     images = ImageLoader(
         source,
         transform,
@@ -209,17 +214,11 @@ def open_training_data(
 
 
 def kept_data(data: TrainingData | CaptionedImages, recipe: Recipe, device: torch.device) -> TrainingData:
-    """`data`, on the device if the recipe says so. Raises `HartError` where `reading.on_device` is impossible."""
+    """`data`, on the device if the recipe says so."""
     if isinstance(data, CaptionedImages):
         data = MemoryImages(data, recipe.trainer.seed)
-    if not recipe.reading.on_device:
-        return data
-    if not isinstance(data, MemoryImages):
-        raise HartError(
-            f"reading.on_device keeps images that are held in memory, but: {data.description}: leave it out, or "
-            "raise reading.memory_gb"
-        )
-    return data.to(device)
+    # `open_training_data` lets it be asked of no others
+    return data.to(device) if isinstance(data, MemoryImages) and recipe.reading.on_device else data
 
 
 def image_source(data: TrainingData) -> ImageSource:
