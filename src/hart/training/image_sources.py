@@ -36,7 +36,15 @@ from hart.training.config import ReadingConfig, Recipe
 from hart.training.task import Microbatch, TrainContext
 
 
-class MemoryImages:
+class _Kept:
+    """What is known before the first step: no step replaces any of it."""
+
+    def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
+        """To log of the step just made; `microbatch` has all rows of the process."""
+        return {}
+
+
+class MemoryImages(_Kept):
     """All images, decoded in the memory of the machine or of the device."""
 
     def __init__(
@@ -123,7 +131,7 @@ class LoadedImages:
         return {"damaged": float(train_context.sum(torch.tensor(float(sum(replaced)), device=device)))}
 
 
-class EncodedImages:
+class EncodedImages(_Kept):
     """Codes with text features or classes, written by `hart data encode`."""
 
     damaged: tuple[Damage, ...] = ()

@@ -38,7 +38,7 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption, MultiScaleQuantizer
 from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
-from hart.training.image_sources import LoadedImages, MemoryImages, TrainingData, kept_data
+from hart.training.image_sources import MemoryImages, TrainingData, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import Block, LinearModulation, TableModulation, deepened
@@ -257,9 +257,7 @@ class TransformerTask(TransformerStage):
         return TransformerBatch(context, maps, positions, noise, cut)
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
-        if isinstance(self.data, LoadedImages):
-            return self.data.figures(microbatch, train_context, self.device)
-        return {}
+        return self.data.figures(microbatch, train_context, self.device)
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
         """Images of the first captions or classes; above those of a model with adapters, what it makes without."""
