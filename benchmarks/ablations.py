@@ -84,7 +84,7 @@ def train(variant: Variant, folder: Path, encoded: dict[int, TokenSource]) -> No
     """Train, or resume a run. encoded: token sources by image size, which runs share."""
     recipe = variant.recipe
     distributed = DistributedContext(recipe.trainer)
-    data = open_training_data(recipe, variant.size, "caption")
+    data = open_training_data(recipe, variant.size)
     task = TransformerTask(recipe, data, distributed.device)
     task.tokens = encoded.setdefault(variant.size, task.tokens)
     Trainer(task, recipe, folder, distributed, on_log=lambda step, figures: _say(variant.name, step, figures)).run()

@@ -3,7 +3,7 @@
     python benchmarks/curves.py RUN... --out curves.png [--figure cross_entropy] [--smooth 5]
 
 A panel a figure, a line a run, named by its folder. Reads each run's metrics.jsonl; a run that lacks a figure is left
-out of its panel. Needs `pip install 'hart-image[plots]'`.
+out of its panel. Needs the extra `plots`.
 """
 
 from __future__ import annotations

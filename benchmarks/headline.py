@@ -8,7 +8,7 @@ Random weights in the published sizes, guidance and steps of the paper; text fea
 out for all. On a GPU every image is generated in full. On a CPU one step of a diffusion model is timed and multiplied
 by its steps, a few of many equal blocks stand for all, and the decoder's seconds are added, as the table says. Results
 are kept in one JSON file, from which the page beside it is written; a run replaces its own rows.
-Needs `pip install 'hart-image[headline]'`.
+Needs the extra `headline`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plots of one style, several beside each other. Needs `pip install 'hart-image[plots]'`."""
+"""Plots of one style, several beside each other. Needs the extra `plots`."""
 
 from __future__ import annotations
 

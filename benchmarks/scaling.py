@@ -4,8 +4,8 @@
 
 A narrow model with the parts and the scales of the published ones, so that a CPU reaches 2048 px. Along each row of
 points one size grows and the others stay; "growth" is how much faster than the counted operations the time has grown
-since the point before: at most 1, but for noise. A run replaces its own rows of points in the file. Needs
-`pip install 'hart-image[plots]'`.
+since the point before: at most 1, but for noise. A run replaces its own rows of points in the file.
+Needs the extra `plots`.
 """
 
 from __future__ import annotations

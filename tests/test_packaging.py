@@ -68,6 +68,14 @@ def test_an_environment_of_uv_has_no_pip(monkeypatch: pytest.MonkeyPatch) -> Non
     assert str(missing_package("ray", "ray")) == f"ray is not installed: run uv pip install '{DISTRIBUTION}[ray]'"
 
 
+def test_pages_install_the_versions_that_were_tested() -> None:
+    """In ComfyUI's environment its own versions stay."""
+    for file in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("benchmarks/*.py")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if re.search(rf"pip install .*({DISTRIBUTION}|-e )", line) and line != "pip install -e .":
+                assert "pip install -c constraints.txt -e" in line, f"{file}: {line}"
+
+
 def test_messages_name_the_published_package() -> None:
     assert PROJECT["name"] == DISTRIBUTION
     assert str(missing_package("accelerate", "train")).endswith(f" pip install '{DISTRIBUTION}[train]'")

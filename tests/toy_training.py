@@ -216,9 +216,8 @@ def _tokenizer(given: Recipe) -> tuple[TokenizerTask, Recipe]:
 def reading_task(given: TokenizerRecipe | TransformerRecipe, sizes: Any = 8) -> TokenizerTask | TransformerTask:
     """The task of a tiny recipe, which reads the data that the recipe names."""
     rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    if isinstance(given, TransformerRecipe):
-        return TransformerTask(given, open_training_data(given, sizes, "caption", rank=rank, world=world))
-    return TokenizerTask(given, open_training_data(given, sizes, "none", rank=rank, world=world))
+    data = open_training_data(given, sizes, rank=rank, world=world)
+    return TransformerTask(given, data) if isinstance(given, TransformerRecipe) else TokenizerTask(given, data)
 
 
 def reading_run(given: TokenizerRecipe | TransformerRecipe, folder: Path, **options: Any) -> Trainer:

@@ -14,7 +14,7 @@ import shutil
 import stat
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -88,6 +88,27 @@ def readable_folder(path: Path) -> Path:
     if not os.access(path, os.R_OK | os.X_OK):
         raise FileError(f"{path}: no permission to read it")
     return path
+
+
+Lister = Callable[[Path], Mapping[str, bool]]
+"""`list_folder`, or one that remembers what it has listed."""
+
+
+def list_folder(folder: Path) -> Mapping[str, bool]:
+    """The names in a folder that are not hidden, True for those of folders; links are followed. Raises `OSError`.
+
+    Where several questions are asked of one folder, ask them of `functools.cache(list_folder)`: to list a million
+    images takes a second, on a network many.
+    """
+    with os.scandir(folder) as entries:  # no `Path` for each of them
+        return {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def require_own_folder(folder: Path, own: str = "") -> None:

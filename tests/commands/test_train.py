@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,32 @@ def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
     lines = result.stdout.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["step 1", "step 2", str(tmp_path / "run")]
     assert list((tmp_path / "run" / "model").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("init_from={}/none", "init_from of the recipe: unknown model"),
+        ("perceptual={{weight=1.0, kind='lpips', files=['{}/vgg.pth']}}", "perceptual.files of the recipe: "),
+        ("trainer.trackers=wandb", '"wandb" is not installed'),
+    ],
+)
+def test_what_a_recipe_names_is_missed_before_a_set_is_read(
+    given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hart.training.image_sources.read_all", lambda *_: pytest.fail("read"))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    recipe = small_recipe(tmp_path)
+    assert said in refused(run("train", "tokenizer", recipe, given.format(tmp_path), "--out", tmp_path / "run"))
+
+
+def test_a_missing_peft_is_named_before_a_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hart.training.image_sources.read_all", lambda *_: pytest.fail("read"))
+    monkeypatch.setitem(sys.modules, "peft", None)
+    small_recipe(tmp_path)
+    given = (f"data={tmp_path / 'images'}", "tokenizer=emoji", "text_encoder=emoji", "init_from=emoji")
+    adapters = (*given, "lora.rank=2", "lora.alpha=2", "--out", tmp_path / "run")
+    assert "peft is not installed" in refused(run("train", "transformer", RECIPES / "transformer.toml", *adapters))
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "model", "samples"])

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hart.data.encoded import EncodedLoader, EncodedSet
-from hart.data.encoded_files import is_encoded_set
+from hart.data.encoded_files import encoded_splits, is_encoded_set
 from hart.data.opening import open_source
 from hart.errors import HartError
 from mutations import damage_file
@@ -90,13 +90,14 @@ def test_what_needs_images_is_told_that_the_set_has_none(codes: Path) -> None:
         for split in ("train", "val"):
             with pytest.raises(HartError, match="codes: an encoded set, which holds codes and no images: give the"):
                 open_source(codes, split)
-        assert is_encoded_set(codes, "train") and is_encoded_set(codes) and not is_encoded_set(codes, "val")
+        assert is_encoded_set(codes) and encoded_splits(codes, "train") == {"train"}
+        assert "val" not in encoded_splits(codes, "val")
         for file, content in kept.items():
             file.write_bytes(content)
     weights = codes / "weights"
     weights.mkdir()
     (weights / "model-00001-of-00002.safetensors").touch()
-    assert not is_encoded_set(weights) and not is_encoded_set(weights, "model")
+    assert not is_encoded_set(weights) and not encoded_splits(weights, "model")
     with pytest.raises(HartError, match="no image could be read"):
         open_source(weights)
 
@@ -139,7 +140,7 @@ def test_an_index_that_says_what_cannot_be(change: Callable[[Any], Any], message
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b"[" * 100_000, b"\xff", b'{"format": 2}'])
 def test_an_index_that_is_none(content: bytes, codes: Path) -> None:
     (codes / "train.json").write_bytes(content)
-    assert is_encoded_set(codes, "train")
+    assert encoded_splits(codes, "train") == {"train"}
     with pytest.raises(HartError, match=r"train\.json"):
         read(codes)
 

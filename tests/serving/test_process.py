@@ -72,6 +72,23 @@ def test_a_second_signal_waits_for_nobody(text_model: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_closed_terminal_ends_a_server_in_order(text_model: Path) -> None:
+    with (
+        process(text_model) as (server, url),
+        httpx2.stream(
+            "POST", f"{url}/v1/images/generations", json={"prompt": "x", "stream": True, "n": 10}, timeout=120
+        ) as stream,
+    ):
+        lines = stream.iter_lines()
+        next(lines)
+        for _ in range(2):  # the system's, and the shell's
+            server.send_signal(signal.SIGHUP)
+        rest = [line for line in lines if line.startswith("event: ")]
+        assert rest.count("event: image_generation.completed") == 10
+        assert server.wait(60) in (-signal.SIGHUP, 128 + signal.SIGHUP)
+
+
+@pytest.mark.slow
 def test_a_head_without_end_is_not_read(text_model: Path) -> None:
     with process(text_model) as (_, url), suppress(ConnectionError):
         host, port = url.removeprefix("http://").split(":")

@@ -18,7 +18,7 @@ from hart.errors import HartError, PromptWarning
 from hart.model import Hart
 from hart.pipeline import HartPipeline
 from hart.text_encoder import KnownWords, find_text_encoder
-from hart.training.conditions import ClassConditioner, TextConditioner, drop_condition, open_conditioner
+from hart.training.conditions import TextConditioner, drop_condition, open_conditioner
 from hart.training.config import LoraConfig, TransformerRecipe
 from hart.training.dry_run import RehearsedTransformer, at_its_largest
 from hart.training.task import Microbatch
@@ -57,16 +57,6 @@ def test_dropped_classes_become_the_class_for_none() -> None:
     assert isinstance(result, ClassContext)
     assert result.labels.tolist() == [0, CLASSES, 5]
     assert given.labels.tolist() == [0, 3, 5]
-
-
-def test_classes_that_the_model_lacks_are_named() -> None:
-    conditioner = ClassConditioner(CLASSES, CPU)
-    assert conditioner.context(None, torch.tensor([0, CLASSES - 1])).labels.tolist() == [0, CLASSES - 1]
-    with pytest.raises(HartError, match=f"class {CLASSES}, but .* at least {CLASSES + 1}"):
-        conditioner.context(None, torch.tensor([CLASSES]))
-    for bare in (None, torch.tensor([1, -1])):
-        with pytest.raises(HartError, match="without a class number"):
-            conditioner.context(None, bare)
 
 
 def test_a_recipe_has_the_text_encoder_that_its_condition_needs() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hart.config import ConfigError
+from hart.config import ClassConditioning, ConfigError
 from hart.data.datasets import open_dataset
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform, to_signed
@@ -27,7 +28,7 @@ from hart.training.image_sources import (
     open_training_data,
 )
 from hart.training.task import Microbatch
-from hart.training.token_sources import condition_of, token_source
+from hart.training.token_sources import token_source
 from hart.training.transformer_task import TransformerTask
 from hart.types import TextContext, TokenMaps
 from helpers import tiny_class_config, tiny_model
@@ -38,12 +39,23 @@ CPU = torch.device("cpu")
 WHOLE = Microbatch(0, 0, 4, slice(0, 4))
 
 
-def opened(given: Any, condition: Any = "none") -> TrainingData:
-    return open_training_data(given, 8, condition)
+def opened(given: Any) -> TrainingData:
+    return open_training_data(given, 8)
 
 
 def tokenizer_recipe(data: Path | str, **reading: Any) -> TokenizerRecipe:
     return tiny_tokenizer_recipe(recipe(data=str(data))).replace(reading=ReadingConfig(**reading))
+
+
+def captioned_recipe(data: Path, **reading: Any) -> TransformerRecipe:
+    """Its model is never opened."""
+    return tiny_transformer_recipe(recipe(data=str(data)), data / "model").replace(reading=ReadingConfig(**reading))
+
+
+def class_recipe(data: Path, **reading: Any) -> TransformerRecipe:
+    """Of three classes."""
+    sizes = tiny_class_config().transformer.replace(classes=ClassConditioning(3))
+    return captioned_recipe(data, **reading).replace(transformer=sizes, text_encoder="", diffusion=None)
 
 
 # --- what an address is
@@ -77,14 +89,14 @@ def test_a_parquet_file_trains(tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = pa.table({"photo": [numbered(n) for n in range(6)], "words": [f"{n}" for n in range(6)]})
     pq.write_table(table, tmp_path / "set.parquet")
-    data = opened(tokenizer_recipe(tmp_path / "set.parquet", image_column="photo", caption_column="words"), "caption")
+    data = opened(captioned_recipe(tmp_path / "set.parquet", image_column="photo", caption_column="words"))
     assert isinstance(data, LoadedImages)
     assert [sample.captions for sample, _ in data.first_samples(2)] == [("0",), ("1",)]
     assert image_source(data).images(WHOLE, CPU).shape == (4, 3, 8, 8)
 
 
 def captioned(folder: Path, count: int, bare: tuple[int, ...] = ()) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for number in range(count):
         (folder / f"{number}.png").write_bytes(numbered(number))
         if number not in bare:
@@ -96,8 +108,8 @@ def captioned(folder: Path, count: int, bare: tuple[int, ...] = ()) -> Path:
 def test_a_missing_caption_is_damage_and_named(memory_gb: float, tmp_path: Path) -> None:
     folder = captioned(tmp_path / "set", 9, bare=(3,))
     with pytest.raises(HartError, match=r"more than 5% .* 1 of 9 .*3\.png: no caption.* with reading\.max_damaged"):
-        read_some(opened(tokenizer_recipe(folder, memory_gb=memory_gb), "caption"))
-    data = opened(tokenizer_recipe(folder, memory_gb=memory_gb, max_damaged=0.2), "caption")
+        read_some(opened(captioned_recipe(folder, memory_gb=memory_gb)))
+    data = opened(captioned_recipe(folder, memory_gb=memory_gb, max_damaged=0.2))
     read_some(data)
     assert [Path(damage.key).name for damage in data.damaged] == ["3.png"]
     assert isinstance(data, LoadedImages) or "1 damaged left out" in data.description
@@ -119,12 +131,31 @@ def test_adapters_learn_from_all_images_unless_told(tmp_path: Path) -> None:
         (adapted.replace(reading=ReadingConfig(split="train")), 28, "2 more held out"),
         (given.replace(reading=ReadingConfig(split="all")), 30, "none held out"),
     ):
-        data = opened(own, "caption")
+        data = opened(own)
         assert isinstance(data, MemoryImages)
         assert len(data.captioned) == count and said in data.description
     folder.rename(tmp_path / "train")
-    data = opened(adapted.replace(data=str(tmp_path)), "caption")
+    data = opened(adapted.replace(data=str(tmp_path)))
     assert isinstance(data, MemoryImages) and len(data.captioned) == 30
+
+
+@pytest.mark.parametrize("form", ["folder", "classes", "lines", "codes"])
+def test_a_folder_is_listed_once(form: str, encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a million images on a network takes a minute each time."""
+    folder = encoded / "codes" if form == "codes" else captioned(tmp_path / "set", 30)
+    if form == "classes":
+        class_folders(folder, 2)
+        for file in (*folder.glob("*.png"), *folder.glob("*.txt")):
+            file.unlink()
+    if form == "lines":
+        records = [{"image": f"{number}.png", "text": "a"} for number in range(30)]
+        (folder / "train.jsonl").write_text("\n".join(map(json.dumps, records)))
+    given = class_recipe(folder) if form == "classes" else captioned_recipe(folder)
+    adapted = given.replace(init_from=str(tmp_path / "model"), lora=LoraConfig(rank=2, alpha=2))
+    scandir, listed = os.scandir, list[str]()
+    monkeypatch.setattr(os, "scandir", lambda path: (listed.append(str(path)), scandir(path))[1])
+    assert opened(adapted)
+    assert str(folder) in listed and sorted(set(listed)) == sorted(listed)
 
 
 def test_memory_and_loader_show_the_same_images(encoded: Path) -> None:
@@ -143,7 +174,7 @@ def test_a_set_kept_on_the_device_trains_as_one_that_is_not(encoded: Path, monke
     for on_device in (False, True):
         base = tiny_transformer_recipe(recipe(data=str(encoded / "images")), encoded / "model")
         given = base.replace(augmentations=2, reading=ReadingConfig(on_device=on_device))
-        task = TransformerTask(given, opened(given, "caption"))
+        task = TransformerTask(given, opened(given))
         task.prepare()
         if on_device:
             monkeypatch.setattr(task.conditioner.encoder, "blocks", None)
@@ -151,23 +182,22 @@ def test_a_set_kept_on_the_device_trains_as_one_that_is_not(encoded: Path, monke
         assert len(task.tokens.first(3).captions or ()) == 3
     torch.testing.assert_close(*losses)
     given = base.replace(data=str(encoded / "images"), reading=ReadingConfig(on_device=True, memory_gb=0.0))
-    live = opened(given, "caption")
-    with pytest.raises(HartError, match=r"reading\.on_device keeps images that are held in memory, but: .* every step"):
-        TransformerTask(given, live)
+    with pytest.raises(HartError, match=r"reading\.on_device keeps images that are held in memory, and .* every step"):
+        opened(given)
 
 
 def test_what_cannot_be_done_with_a_set_is_refused(encoded: Path, shards: Path) -> None:
     val = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")
     val = val.replace(reading=ReadingConfig(split="val"))
     with pytest.raises(HartError, match=r"codes: encoded, but not its split 'val': set reading\.split to train"):
-        opened(val, "caption")
+        opened(val)
     with pytest.raises(HartError, match="holds codes and no images"):
         image_source(opened(tokenizer_recipe(encoded / "codes")))
     with pytest.raises(HartError, match=r"more than 5% of the images are damaged, 1 of 12 .*with reading\.max_damaged"):
         opened(tokenizer_recipe(shards))
     given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model").replace(augmentations=2)
     with pytest.raises(ConfigError, match=r"augmentations is 2, but .*codes holds each image in one version: set"):
-        TransformerTask(given, opened(given, "caption"))
+        TransformerTask(given, opened(given))
 
 
 OTHER_READING: dict[str, Any] = {
@@ -208,7 +238,7 @@ def test_images_that_are_read_in_every_step_are_augmented_anew(encoded: Path) ->
     plain = plain.replace(reading=ReadingConfig(memory_gb=0.0))
 
     def maps(given: TransformerRecipe, rows: slice = slice(0, 8), step: int = 0) -> TokenMaps:
-        return TransformerTask(given, opened(given, "caption")).tokens.batch(Microbatch(0, step, 8, rows))[0]
+        return TransformerTask(given, opened(given)).tokens.batch(Microbatch(0, step, 8, rows))[0]
 
     moved, mended = maps(plain.replace(augmentations=2)), maps(plain.replace(augmentations=2, code_corruption=1.0))
     changed = (moved.last_scale_continuous != maps(plain).last_scale_continuous).flatten(1).any(dim=1)
@@ -226,7 +256,7 @@ def test_codes_of_an_encoded_set_are_corrupted_anew_in_every_step(encoded: Path)
     plain = tiny_transformer_recipe(recipe(data=str(encoded / "codes"), batch_size=8), encoded / "model")
 
     def maps(given: TransformerRecipe, rows: slice = slice(0, 8), step: int = 0) -> TokenMaps:
-        return TransformerTask(given, opened(given, "caption")).tokens.batch(Microbatch(0, step, 8, rows))[0]
+        return TransformerTask(given, opened(given)).tokens.batch(Microbatch(0, step, 8, rows))[0]
 
     right, mended = maps(plain), maps(plain.replace(code_corruption=1.0))
     assert torch.equal(right.indices[0], mended.indices[0]), "targets of the first scale are those of the image"
@@ -245,17 +275,17 @@ def test_code_corruption_needs_augmentations_of_images(encoded: Path) -> None:
         code_corruption=0.5
     )
     with pytest.raises(ConfigError, match=r"^code_corruption is for augmented .* to 2 or more, encode the set"):
-        TransformerTask(given, opened(given, "caption"))
+        TransformerTask(given, opened(given))
 
 
 def test_every_source_gives_the_maps_of_its_images(encoded: Path) -> None:
     """Codes stored in float32 and images encoded in the step agree, images, captions and all."""
     given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")
-    stored = TransformerTask(given, opened(given, "caption"))
+    stored = TransformerTask(given, opened(given))
     live_recipe = given.replace(data=str(encoded / "images"), reading=ReadingConfig(memory_gb=0.0))
-    live = TransformerTask(live_recipe, opened(live_recipe, "caption"))
+    live = TransformerTask(live_recipe, opened(live_recipe))
     memory_recipe = given.replace(data=str(encoded / "images"))
-    memory = TransformerTask(memory_recipe, opened(memory_recipe, "caption"))
+    memory = TransformerTask(memory_recipe, opened(memory_recipe))
     memory.prepare()
     for rows in (slice(0, 4), slice(2, 3)):
         microbatch = Microbatch(0, 1, 4, rows)
@@ -273,7 +303,7 @@ def test_every_source_gives_the_maps_of_its_images(encoded: Path) -> None:
 
 def test_a_precomputed_set_runs_neither_encoder(encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")
-    task = TransformerTask(given, opened(given, "caption"))
+    task = TransformerTask(given, opened(given))
     monkeypatch.setattr(task.tokenizer, "encoder", None)
     monkeypatch.setattr(task.conditioner.encoder, "blocks", None)
     task.prepare()
@@ -301,7 +331,7 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
         given = tiny_transformer_recipe(recipe(data=str(tmp_path / address)), tmp_path).replace(
             transformer=sizes, text_encoder="", diffusion=None, reading=ReadingConfig(**reading)
         )
-        data = opened(given, condition_of(given))
+        data = opened(given)
         conditioner = ClassConditioner(2, CPU)
         source = token_source(data, given, tokenizer, conditioner, CPU)
         _, conditions = source.batch(WHOLE)
@@ -314,6 +344,49 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
         assert source not in {token_source(data, given, tokenizer, conditioner, CPU)}, (
             "each is itself, not what it holds"
         )
+
+
+def class_folders(folder: Path, classes: int) -> Path:
+    for number in range(classes):
+        captioned(folder / f"{number}", 3, bare=(0, 1, 2))
+    return folder
+
+
+@pytest.mark.parametrize("memory_gb", [4.0, 0.0])
+def test_a_folder_of_more_classes_than_the_model_has_is_refused_before_it_is_read(
+    memory_gb: float, tmp_path: Path
+) -> None:
+    folder = class_folders(tmp_path, 4)
+    for image in folder.rglob("*.png"):
+        image.write_bytes(b"no image")
+    said = rf"{folder}/3/.\.png: its class has the number 3, but transformer\.classes\.num_classes is 3: set it to .* 4"
+    with pytest.raises(HartError, match=said):
+        opened(class_recipe(folder, memory_gb=memory_gb))
+
+
+def test_a_class_that_only_an_image_s_notes_tell_is_named_with_its_file(tmp_path: Path) -> None:
+    folder = captioned(tmp_path / "set", 9)
+    for number in range(9):
+        (folder / f"{number}.cls").write_text("3" if number == 7 else "1")
+    tokenizer = tiny_model(tiny_class_config())[0].requires_grad_(False)
+    said = rf"{folder}/7\.png: its class has the number 3, but .* at least 4, or mend the label"
+    for memory_gb in (4.0, 0.0):
+        given = class_recipe(folder, memory_gb=memory_gb)
+        with pytest.raises(HartError, match=said):  # noqa: PT012 - at the start where the images are in memory
+            source = token_source(opened(given), given, tokenizer, ClassConditioner(3, CPU), CPU)
+            for step in range(9):
+                source.batch(Microbatch(0, step, 4, slice(0, 4)))
+
+
+def test_an_encoded_set_of_more_classes_than_the_model_has_is_refused(tmp_path: Path) -> None:
+    tokenizer = tiny_model(tiny_class_config())[0].requires_grad_(False)
+    folder, encoders = class_folders(tmp_path / "set", 4), Encoders(tokenizer, None, CPU)
+    encode_dataset(
+        open_source(folder), ImageTransform(8), encoders, tmp_path / "codes", "train", EncodeOptions(shard_size=5)
+    )
+    given = class_recipe(tmp_path / "codes")
+    with pytest.raises(HartError, match=r"train-00001\.safetensors, image 4: its class has the number 3, but .* is 3"):
+        token_source(opened(given), given, tokenizer, ClassConditioner(3, CPU), CPU)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +404,7 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
 )
 def test_a_set_that_was_encoded_otherwise_is_refused(encoded: Path, change: dict[str, Any], message: str) -> None:
     given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")
-    data = opened(given, "caption")
+    data = opened(given)
     assert isinstance(data, EncodedImages)
     for name, value in change.items():
         data.data.settings[name] = value

@@ -122,7 +122,11 @@ def test_a_run_that_was_stopped_goes_on_and_writes_the_same(
         with pytest.raises(HartError, match="was not finished"):
             EncodedSet(broken)
     (broken / "train-00000.safetensors").write_bytes(b"torn")
-    encode(captioned_images, encoders, broken)
+    notes: list[str] = []
+    encode_dataset(source, TRANSFORM, encoders, broken, "train", options, note=notes.append)
+    assert notes == [
+        f"{broken}/train-00000.safetensors: damaged, or of an earlier version of this package: encoded again"
+    ]
     assert contents(broken) == contents(tmp_path / "unbroken")
     monkeypatch.setattr(encoders.tokenizer, "encode", None)
     moved = tmp_path / "moved"
@@ -144,7 +148,7 @@ def test_a_set_says_which_base_scales_its_codes_come_from(captioned_images: Path
     encode_with((1, 2, 4))
     assert EncodedSet(tmp_path).base_scales == (1, 2, 4)
     for other in ((1, 2, 5), ()):
-        with pytest.raises(HartError, match="with other options"):
+        with pytest.raises(HartError, match="with other encoders or options, or by another version of this package"):
             encode_with(other)
     for path in tmp_path.iterdir():
         path.unlink()

@@ -27,7 +27,7 @@ def test_encoded_sets_are_mixed_in_their_parts(tmp_path: Path) -> None:
     given = tiny_transformer_recipe(recipe(data=str(folders[0]), batch_size=8), encoded / "model")
     reading = ReadingConfig(also=(str(folders[1]),), weights=(3.0, 1.0))
     given = given.replace(reading=reading, text_noise=0.5)
-    data = open_training_data(given, 8, "caption")
+    data = open_training_data(given, 8)
     assert isinstance(data, EncodedImages)
     alone = EncodedSet(folders[0])
     assert len(data.data) == 2 * len(alone) and "(75%) and" in data.description
@@ -46,8 +46,8 @@ def test_encoded_sets_are_mixed_in_their_parts(tmp_path: Path) -> None:
     index = folders[1] / "train.json"
     index.write_text(index.read_text().replace('"text_instruction": false', '"text_instruction": true'))
     with pytest.raises(HartError, match=r"twice differs from .*codes in text_instruction: encode both"):
-        open_training_data(given, 8, "caption")
+        open_training_data(given, 8)
     with pytest.raises(HartError, match=r"reading\.also mixes encoded sets, and .*images is none"):
-        open_training_data(given.replace(data=str(encoded / "images")), 8, "caption")
+        open_training_data(given.replace(data=str(encoded / "images")), 8)
     with pytest.raises(ConfigError, match=r"weights must be 2 numbers, one for data and one for each of also, not 1"):
         ReadingConfig(also=("a",), weights=(1.0,))

@@ -129,4 +129,4 @@ def test_codes_are_those_of_the_images(folder: Path) -> None:
 def test_an_encoded_set_of_other_shapes_is_refused(folder: Path) -> None:
     given = tiny_transformer_recipe(recipe(data=str(folder / "codes")), folder / "model")
     with pytest.raises(HartError, match=r"has the aspects .*1:4.*, the recipe .*set reading\.aspects"):
-        TransformerTask(given, open_training_data(given, 8, "caption"))
+        TransformerTask(given, open_training_data(given, 8))

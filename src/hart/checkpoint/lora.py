@@ -247,6 +247,12 @@ def has_lora(hart: Hart) -> bool:
     return hasattr(hart.transformer, "peft_config")
 
 
+def require_peft() -> None:
+    """Raises `HartError` without peft, which takes seconds to load, and is not."""
+    if find_spec("peft") is None:
+        raise missing_package("peft", "lora")
+
+
 def _peft() -> Any:
     """The library, imported when needed: it is an extra, and slow to load."""
     try:
@@ -273,10 +279,8 @@ def _inject(peft: Any, transformer: HartTransformer, config: Any) -> Any:
 
 
 def _values(folder: Path) -> dict[str, Any]:
-    """What the configuration of an adapter holds. Raises `HartError` naming the file and the entry, and without peft;
-    peft takes seconds to load, and is not."""
-    if find_spec("peft") is None:
-        raise missing_package("peft", "lora")
+    """What the configuration of an adapter holds. Raises `HartError` naming file and entry, and without peft."""
+    require_peft()
     path = folder / ADAPTER_CONFIG
     if not folder.is_dir():
         raise HartError(f"{folder}: no such folder: give that of a LoRA adapter (download one of a hub first)")

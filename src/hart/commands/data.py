@@ -117,6 +117,7 @@ def encode(
             options,
             progress=report,
             aspects=images.aspect,
+            note=note,
         )
     if summary.cut:
         note(f"captions longer than the text encoder reads, which were cut: {summary.cut} of {summary.captions}")

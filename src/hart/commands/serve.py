@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import sys
-from contextlib import redirect_stdout, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -20,6 +21,7 @@ from hart.commands.from_config import options_from_config
 from hart.errors import HartError
 from hart.serving.checkers import is_model
 from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
+from hart.stopping import HANGUP, handled
 
 OPEN_FILES = 2**16
 
@@ -43,11 +45,19 @@ def serve(options: ServeOptions) -> None:
     _check_device(options)
 
     class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Also that of a closed terminal, which would end it in the middle of an image."""
+            with super().capture_signals(), handled((HANGUP,) if HANGUP else (), self.handle_exit):
+                yield
+
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            """A first signal lets what was accepted be finished; a second waits for nothing, whatever has not ended."""
-            if self.should_exit:
+            """A first signal lets what was accepted be finished; a second waits for nothing, whatever has not ended,
+            unless it is that of the terminal, which the shell sends again."""
+            if not self.should_exit:
+                super().handle_exit(sig, frame)
+            elif sig != HANGUP:
                 os._exit(128 + sig)
-            super().handle_exit(sig, frame)
 
     _open_many_files()
     with _listen(options.host, options.port) as listening:

@@ -16,13 +16,13 @@ import typer
 
 from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, require_writable
 from hart.commands.from_config import options_from_config
-from hart.config import Config, TokenizerConfig
+from hart.config import Config, ConfigError, TokenizerConfig
 from hart.errors import HartError
+from hart.files import require_regular
 from hart.sizes import ImageSize, aspect_sizes, scales_of_size
 from hart.strict import byte_count, counted, rounded
 
 if TYPE_CHECKING:
-    from hart.data.samples import Condition
     from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.image_sources import TrainingData
@@ -121,23 +121,52 @@ def _coder(recipe: StagedRecipe) -> TokenizerConfig:
     return coder.replace(scales=recipe.transformer.scales)
 
 
+def _require_named(recipe: StagedRecipe) -> None:
+    """Raises `HartError`, with the key of the recipe, for a model or file that it names and that is not there: a large
+    set may take minutes to read."""
+    from hart.checkpoint.loading import resolve_model
+    from hart.checkpoint.lora import require_peft
+    from hart.text_encoder import find_text_encoder
+    from hart.training.config import TransformerRecipe
+    from hart.training.trackers import require_trackers
+
+    key = "init_from"
+    try:
+        if recipe.init_from:
+            resolve_model(recipe.init_from)
+        if isinstance(recipe, TransformerRecipe):
+            key, text = "text_encoder", recipe.transformer.text
+            if text is not None:
+                find_text_encoder(recipe.text_encoder, tokens=text.tokens, instruction=recipe.text_instruction)
+        elif recipe.perceptual is not None:
+            key = "perceptual.files"
+            for file in recipe.perceptual.files:
+                require_regular(Path(file))
+    except ConfigError:  # names it
+        raise
+    except HartError as error:
+        raise HartError(f"{key} of the recipe: {error}") from None
+    if isinstance(recipe, TransformerRecipe) and recipe.lora is not None:
+        require_peft()
+    require_trackers(recipe.trainer.trackers)
+
+
 def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
     """Train. True in the process that reports."""
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.progress import work_of
-    from hart.training.token_sources import condition_of
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
     from hart.training.transformer_task import TransformerTask
 
     coder = _coder(recipe)
+    _require_named(recipe)
     distributed = DistributedContext(recipe.trainer)
-    condition = condition_of(recipe) if isinstance(recipe, TransformerRecipe) else "none"
     with (
         # the processes of one run share it
         owned(out, "training") if distributed.main else nullcontext(),
-        _data(recipe, aspect_sizes(coder, recipe.reading.aspects), condition, out, distributed) as data,
+        _data(recipe, aspect_sizes(coder, recipe.reading.aspects), out, distributed) as data,
     ):
         if isinstance(recipe, TransformerRecipe):
             task: Task = TransformerTask(recipe, data, distributed.device)
@@ -160,13 +189,13 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
 
 @contextmanager
 def _data(
-    recipe: Recipe, sizes: Sequence[ImageSize], condition: Condition, out: Path, distributed: DistributedContext
+    recipe: Recipe, sizes: Sequence[ImageSize], out: Path, distributed: DistributedContext
 ) -> Iterator[TrainingData]:
     """The recipe's data. Notes say what it is and, at the end, which images were damaged."""
     from hart.data.samples import first_reasons
     from hart.training.image_sources import open_training_data
 
-    data = open_training_data(recipe, sizes, condition, out=out, rank=distributed.rank, world=distributed.count)
+    data = open_training_data(recipe, sizes, out=out, rank=distributed.rank, world=distributed.count)
     if distributed.main:
         note(f"data: {data.description}")
     try:

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from hart.data.datasets import CaptionedImages, open_dataset
     from hart.data.encoded import EncodedBatch, EncodedLoader, EncodedSet
     from hart.data.images import open_image
-    from hart.data.kinds import Kind
+    from hart.data.kinds import Condition, Kind
     from hart.data.loader import ImageBatch, ImageLoader
     from hart.data.notes import Columns
-    from hart.data.opening import detect_kind, open_source, whole_of
-    from hart.data.samples import Condition, Damage, DamagedSample, Sample
+    from hart.data.opening import detect_kind, open_source
+    from hart.data.samples import Damage, DamagedSample, Sample
     from hart.data.sources import Source, Stream
     from hart.data.transforms import ImageTransform, pil_to_pixels, to_signed, unit_to_pil
     from hart.data.written_sets import begin_set, finish_set
@@ -24,7 +24,7 @@ __all__ = [
     "CaptionedImages", "Columns", "Condition", "Damage", "DamagedSample", "EncodedBatch", "EncodedLoader",
     "EncodedSet", "ImageBatch", "ImageLoader", "ImageTransform", "Kind", "Sample", "Source", "Stream", "begin_set",
     "detect_kind", "finish_set", "open_dataset", "open_image", "open_source", "pil_to_pixels", "to_signed",
-    "unit_to_pil", "whole_of",
+    "unit_to_pil",
 ]
 # fmt: on
 __getattr__, __dir__ = lazy(__name__)

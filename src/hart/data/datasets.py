@@ -6,7 +6,7 @@ is instant, in any order, which suits up to a few 100,000 small images. Larger s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hart.data.kinds import Condition
 from hart.data.opening import open_source
-from hart.data.samples import Condition, Damage, Sample, decoded, first_reasons
+from hart.data.samples import Damage, Sample, decoded, first_reasons
 from hart.data.sources import Source, Stream, iterate
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
@@ -31,7 +32,8 @@ class CaptionedImages:
     pixels: (N, 3, H, W) uint8, RGB, 0 to 255, on any device. texts: the captions of each image, possibly none.
     weights: (N,) float32, how often an image is sampled, relative to others; 1 where the set does not say.
     records: the `.json` beside each image (concept, style and so on), else empty.
-    damaged: what could not be read. labels: (N,) int64, the class of each, -1 for none; None where no image has one.
+    keys: where each lies, for messages; empty where nobody knows. damaged: what could not be read.
+    labels: (N,) int64, the class of each, -1 for none; None where no image has one.
     """
 
     pixels: Tensor
@@ -40,9 +42,14 @@ class CaptionedImages:
     records: tuple[Mapping[str, Any], ...]
     damaged: tuple[Damage, ...] = ()
     labels: Tensor | None = None
+    keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def key(self, row: int) -> str:
+        """Where a row is stored, for messages."""
+        return self.keys[row] if self.keys else f"image {row}"
 
     def to(self, device: torch.device) -> CaptionedImages:
         """The same images with their pixels on `device`."""
@@ -54,17 +61,19 @@ class CaptionedImages:
 
     def require_captions(self) -> None:
         """Raises `HartError` unless every image has a caption, which text-to-image training needs."""
-        if bare := sum(not captions for captions in self.texts):
-            advice = "add a .txt with the same name beside each"
-            raise HartError(f"images without a caption: {bare} of {len(self)}; {advice}")
+        bare = [row for row, captions in enumerate(self.texts) if not captions]
+        self._require_none(bare, "a caption", "add a .txt with the same name beside each")
 
     def require_labels(self) -> Tensor:
         """The class of each image, (N,) int64. Raises `HartError` unless every image has one."""
-        bare = len(self) if self.labels is None else int((self.labels < 0).sum())
-        if self.labels is None or bare:
-            advice = "give a folder per class, or records with a label"
-            raise HartError(f"images without a class number: {bare} of {len(self)}; {advice}")
-        return self.labels
+        labels = torch.full((len(self),), -1) if self.labels is None else self.labels
+        bare = (labels < 0).nonzero().flatten().tolist()
+        self._require_none(bare, "a class number", "give a folder per class, or records with a label")
+        return labels
+
+    def _require_none(self, bare: Sequence[int], what: str, advice: str) -> None:
+        if bare:
+            raise HartError(f"images without {what}: {len(bare)} of {len(self)} ({self.key(bare[0])}); {advice}")
 
 
 def open_dataset(path: str | Path, split: str, size: int) -> CaptionedImages:
@@ -110,4 +119,5 @@ def gather(
         tuple(sample.record for sample in kept),
         tuple(damaged),
         labels if bool((labels >= 0).any()) else None,
+        tuple(sample.key for sample in kept),
     )

@@ -127,12 +127,26 @@ class EncodedSet:
                 digest.add(file.name, mark_shard(file))
         return digest.hexdigest()
 
+    def require_labels(self) -> Tensor:
+        """The class of each image, (N,) int64. Raises `HartError` unless every image has one."""
+        if bare := (self.labels < 0).nonzero().flatten().tolist():
+            raise HartError(
+                f"{self.folder} has images without a class number: {len(bare)} of {len(self)} ({self.key(bare[0])}): "
+                "encode a set in which all have one"
+            )
+        return self.labels
+
     def require_codes_of(self, codebook_size: int, latent_channels: int) -> None:
         """Raises `HartError` for residuals of other channels, and from now on for codes that the codebook lacks."""
         self._code_count = codebook_size
         for number in range(len(self._files)):
             if (shard := self._shard(number)).channels not in (None, latent_channels):
                 raise shard.damaged(f"residual channels {shard.channels}, the tokenizer has {latent_channels}")
+
+    def key(self, row: int) -> str:
+        """Where a row is stored, for messages."""
+        shard, local = self._place(row)
+        return f"{shard.path}, image {local}"
 
     def captions(self, row: int) -> int:
         """How many captions an image has."""

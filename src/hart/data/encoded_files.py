@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 
 from hart.data.kinds import StoredType
 from hart.errors import HartError
-from hart.files import FileError, parse_json, read_json, require_regular
+from hart.files import FileError, Lister, list_folder, parse_json, read_json, require_regular
 from hart.grids import Grid, ScaleSchedule
 from hart.strict import printable, reason
 
@@ -58,22 +58,22 @@ def shard_file(folder: Path, split: str, number: int) -> Path:
     return folder / f"{split}-{number:05d}.safetensors"
 
 
-def is_encoded_set(folder: Path, split: str | None = None) -> bool:
-    """Whether a folder holds an encoded set of a split, or of any: its index, or shards of an unfinished one."""
+def is_encoded_set(folder: Path, listed: Lister = list_folder) -> bool:
+    """Whether a folder holds an encoded set: an index, or shards of an unfinished one."""
+    return bool(_shards(folder, listed)) or any(_is_index(folder / n) for n in listed(folder) if n.endswith(".json"))
+
+
+def encoded_splits(folder: Path, split: str, listed: Lister = list_folder) -> set[str]:
+    """The splits of which a folder holds an encoded set: `split` also where it is not finished, or lacks its shards.
+
+    Others have both: a folder of images may have a JSON file for each of them, and weights beside them.
+    """
     try:
-        if split is None:
-            return bool(_shards(folder)) or any(map(_is_index, folder.glob("*.json")))
-        return split in _shards(folder) or _is_index(index_file(folder, split))
+        shards, has_index = _shards(folder, listed), _is_index(index_file(folder, split))
     except (OSError, ValueError):  # an address that is no path
-        return False
-
-
-def other_splits(folder: Path, split: str) -> list[str]:
-    """Splits besides `split` that a folder has encoded."""
-    try:  # by their shards, since a folder of images may have a JSON file for each of them
-        return sorted(name for name in _shards(folder) - {split} if _is_index(index_file(folder, name)))
-    except (OSError, ValueError):  # an address that is no path
-        return []
+        return set()
+    others = {name for name in shards - {split} if _is_index(index_file(folder, name))}
+    return others | {split} if has_index or split in shards else others
 
 
 def _is_index(file: Path) -> bool:
@@ -83,10 +83,9 @@ def _is_index(file: Path) -> bool:
         return False
 
 
-def _shards(folder: Path) -> set[str]:
+def _shards(folder: Path, listed: Lister = list_folder) -> set[str]:
     """The splits of which a folder has shards."""
-    names = (SHARD.fullmatch(file.name) for file in folder.glob("*.safetensors"))
-    return {name["split"] for name in names if name is not None}
+    return {found["split"] for name in listed(folder) if (found := SHARD.fullmatch(name)) is not None}
 
 
 def stamp_of(settings: Mapping[str, Any]) -> str:
@@ -166,7 +165,7 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
     """Raises `HartError` for a set that is missing, unfinished, or has a damaged index."""
     path = index_file(folder, split)
     if not path.exists():
-        begun = split in _shards(folder)
+        begun = folder.is_dir() and split in _shards(folder)
         advice = "it was not finished: run the same hart data encode again" if begun else "run hart data encode"
         raise HartError(f"{path}: not found; {advice}")
     index = read_json(path)

@@ -1,4 +1,4 @@
-"""Names of formats, without torch; `hart.data.opening.FORMATS` opens those of sets of images."""
+"""Names of formats and choices, without torch; `hart.data.opening.FORMATS` opens those of sets of images."""
 
 from typing import Literal
 
@@ -6,5 +6,7 @@ Kind = Literal["folder", "classes", "jsonl", "shards", "stream", "parquet", "hug
 """folder: images with captions beside them. classes: a folder per class. jsonl: an image on each line.
 shards: local WebDataset shards, read at random. stream: WebDataset shards one after the other, local or from URLs.
 parquet: files with an image column. huggingface: what the library `datasets` loads."""
+Condition = Literal["none", "caption", "label"]
+"""What an image must come with."""
 StoredType = Literal["float16", "bfloat16", "float32"]
 """Types of residuals and text features in an encoded set."""

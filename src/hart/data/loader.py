@@ -23,9 +23,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hart.data.kinds import Condition
 from hart.data.order import BucketOrder, Size, buckets_of
 from hart.data.read_ahead import StepLoader, places_of, row_items
-from hart.data.samples import Condition, Damage, DamagedSample, Sample, first_reasons
+from hart.data.samples import Damage, DamagedSample, Sample, first_reasons
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import glob
 import itertools
-import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +28,7 @@ from hart.data.sources import Source, Stream
 from hart.data.splits import WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
 from hart.errors import HartError, missing_package
-from hart.files import readable_folder, require_regular, user_address
+from hart.files import Lister, list_folder, readable_folder, require_regular, user_address
 from hart.strict import printable
 
 METADATA = "metadata.jsonl"
@@ -36,7 +36,12 @@ METADATA = "metadata.jsonl"
 
 
 def open_source(
-    path: str | Path, split: str = "train", *, kind: Kind | None = None, columns: Columns | None = None
+    path: str | Path,
+    split: str | None = "train",
+    *,
+    kind: Kind | None = None,
+    columns: Columns | None = None,
+    listed: Lister | None = None,
 ) -> Source | Stream:
     """The images of one split, listed but not read.
 
@@ -44,9 +49,11 @@ def open_source(
         URLs of shards; "hf:OWNER/NAME" or "hf:OWNER/NAME:CONFIG".
     split: "train", "val" or another that the set has. A folder is divided by folders or file names that have the split
         as a word; without these, loose images and a single JSONL file are divided by the hash of the image's name, and
-        "all" is the whole of such a set. A file or a pattern is taken whole, whatever the split.
+        "all" is the whole of such a set. A file or a pattern is taken whole, whatever the split. None holds nothing
+        out: it is "train" of a set that is divided and "all" of one that is not.
     kind: the format; None tells it from the path.
     columns: field names of JSONL, Parquet and Hugging Face records, where they are unusual.
+    listed: what has listed the folder already, if anything has; see `hart.files.list_folder`.
     Raises `HartError` when the path holds none of these, or more than one.
     """
     name = user_address(path)
@@ -54,11 +61,13 @@ def open_source(
         raise HartError("data is empty: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
     if kind is not None and kind not in FORMATS:
         raise HartError(f"kind is {kind!r}: give one of {', '.join(FORMATS)}")
+    listed = listed or cache(list_folder)
     try:
-        kind = kind or detect_kind(name, split)
+        kind = kind or detect_kind(name, split or "train", listed)
+        split = split or _whole_of(Path(name), kind, listed)
         if columns not in (None, Columns()) and not FORMATS[kind].has_columns:
             raise HartError(f"{printable(name)} is read as {kind}, without columns: leave out those that are named")
-        source = FORMATS[kind].open(name, split, columns or Columns())
+        source = FORMATS[kind].open(name, split, columns or Columns(), listed)
     except ModuleNotFoundError as error:
         raise missing_package(error.name, "huggingface" if error.name == "datasets" else "data") from None
     except OSError as error:
@@ -80,26 +89,23 @@ def require_outside(folder: Path, source: Source | Stream) -> None:
         )
 
 
-def whole_of(path: str | Path, kind: Kind | None = None) -> str:
-    """The split that leaves nothing out for evaluation: "all" of an undivided set, "train" of one that is divided."""
-    name = user_address(path)
-    place = Path(name)
-    kind = kind or detect_kind(name)
+def _whole_of(place: Path, kind: Kind, listed: Lister) -> str:
+    """The split that holds nothing out: "all" of an undivided set, "train" of one that is divided."""
     if kind in {"folder", "classes"}:
         divided = bool(split_folders(place, "train"))
     else:
-        files = _files(place, ".jsonl") if kind == "jsonl" and place.is_dir() else []
+        files = _files(place, ".jsonl", listed) if kind == "jsonl" and _found(place) == "folder" else []
         divided = not files or _is_divided(files)
     return "train" if divided else WHOLE
 
 
-def detect_kind(name: str, split: str = "train") -> Kind:
+def detect_kind(name: str, split: str = "train", listed: Lister = list_folder) -> Kind:
     """The format of a path. Raises `HartError` when there is none or more than one."""
     if name.startswith(PREFIX):
         return "huggingface"
     path = Path(name)
     if (what := _found(path)) == "folder":
-        return _kind_of_folder(path, split)
+        return _kind_of_folder(path, split, listed)
     if not what:
         return _kind_of_pattern(name)
     require_regular(path)
@@ -108,24 +114,24 @@ def detect_kind(name: str, split: str = "train") -> Kind:
     return kind
 
 
-def _kind_of_folder(path: Path, split: str) -> Kind:
+def _kind_of_folder(path: Path, split: str, listed: Lister) -> Kind:
     """Captions anywhere make it a folder of captioned images; without any, folders of images are classes."""
     if is_saved_dataset(path):
         return "huggingface"
-    found = [kind for kind, form in FORMATS.items() if form.suffix and _files_within(path, form.suffix)]
+    found = [kind for kind, form in FORMATS.items() if form.suffix and _files_within(path, form.suffix, listed)]
     if len(found) > 1:
         raise HartError(f"{path} can be read as {' and as '.join(found)}: name one as its kind")
     if found:
         return found[0]
     root = split_folder(path, split) or path
     seen = False
-    for file in list_images(root):
+    for file in list_images(root, listed):
         if not (seen or file.notes or file.fault) and (root / METADATA).is_file():
             return "jsonl"
         if file.notes or file.path.parent == root:
             return "folder"
         seen = True
-    if not seen and is_encoded_set(path):
+    if not seen and is_encoded_set(path, listed):
         raise HartError(
             f"{path}: an encoded set, which holds codes and no images: give the set that it was encoded from"
         )
@@ -153,13 +159,13 @@ def _kind_of_suffix(name: str) -> Kind | None:
     return next((kind for kind, form in FORMATS.items() if form.suffix and form.suffix == suffix), None)
 
 
-def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
+def _open_jsonl(name: str, split: str, columns: Columns, listed: Lister) -> Source:
     path = Path(name)
     if not (found := _found(path)):
         raise HartError(f"{path} does not exist: give a .jsonl file or the folder that holds it")
     if found == "file":
         return JsonlReader(path, columns)
-    files = _files(path, ".jsonl")
+    files = _files(path, ".jsonl", listed)
     inside = None if files else split_folder(path, split)
     if inside is not None and (inside / METADATA).is_file():
         return JsonlReader(inside / METADATA, columns)
@@ -174,9 +180,9 @@ def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
     )
 
 
-def _shards(name: str, split: str) -> list[str]:
+def _shards(name: str, split: str, listed: Lister) -> list[str]:
     """Raises `HartError` for local shards that are missing, or part of an unfinished set."""
-    shards = _listed(name, split, ".tar")
+    shards = _named(name, split, ".tar", listed)
     paths = [local_path(shard) for shard in shards if not is_remote(shard)]
     if missing := [str(path) for path in paths if not _found(path)]:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -198,34 +204,44 @@ def _local(shards: list[str]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Format:
-    """open: from path, split and field names to the images. looks_like: what a folder of it holds, for people.
+    """open: from path, split, field names and what lists folders to the images.
 
-    suffix: of the files that tell this format; empty where something else tells it. has_columns: whose fields may have
-    unusual names.
+    looks_like: what a folder of it holds, for people. suffix: of the files that tell this format; empty where something
+    else tells it. has_columns: whose fields may have unusual names.
     """
 
-    open: Callable[[str, str, Columns], Source | Stream]
+    open: Callable[[str, str, Columns, Lister], Source | Stream]
     looks_like: str = ""
     suffix: str = ""
     has_columns: bool = False
 
 
 FORMATS: Mapping[Kind, Format] = {
-    "shards": Format(lambda name, split, columns: TarReader(_local(_shards(name, split))), "*.tar", ".tar"),
-    "stream": Format(lambda name, split, columns: TarStream(_shards(name, split))),
+    "shards": Format(
+        lambda name, split, columns, listed: TarReader(_local(_shards(name, split, listed))), "*.tar", ".tar"
+    ),
+    "stream": Format(lambda name, split, columns, listed: TarStream(_shards(name, split, listed))),
     "parquet": Format(
-        lambda name, split, columns: ParquetStream(list(map(Path, _listed(name, split, ".parquet"))), columns),
+        lambda name, split, columns, listed: ParquetStream(
+            list(map(Path, _named(name, split, ".parquet", listed))), columns
+        ),
         "*.parquet or data/*.parquet",
         ".parquet",
         has_columns=True,
     ),
     "jsonl": Format(_open_jsonl, "*.jsonl", ".jsonl", has_columns=True),
-    "huggingface": Format(HuggingFaceReader, "state.json or dataset_dict.json", has_columns=True),
+    "huggingface": Format(
+        lambda name, split, columns, listed: HuggingFaceReader(name, split, columns),
+        "state.json or dataset_dict.json",
+        has_columns=True,
+    ),
     "folder": Format(
-        lambda name, split, columns: FolderReader(_folder(name), split), "images with captions beside them"
+        lambda name, split, columns, listed: FolderReader(_folder(name), split, listed),
+        "images with captions beside them",
     ),
     "classes": Format(
-        lambda name, split, columns: ClassFolderReader(_folder(name), split), "images in a folder per class"
+        lambda name, split, columns, listed: ClassFolderReader(_folder(name), split, listed),
+        "images in a folder per class",
     ),
 }
 
@@ -240,13 +256,13 @@ def _folder(name: str) -> Path:
     return Path(name)
 
 
-def _listed(name: str, split: str, suffix: str) -> list[str]:
+def _named(name: str, split: str, suffix: str, listed: Lister) -> list[str]:
     """The files of a split in a folder, or those that a path or a pattern names."""
     path = Path(name)
     if (found := _found(path)) == "file":
         return [name]
     if found == "folder":
-        files = _files_within(path, suffix)
+        files = _files_within(path, suffix, listed)
         if not files:
             raise HartError(f"{path}: no {suffix} files: put them there, or give another path")
         ours = [str(file) for file in files if _has_word(file.name, split)]
@@ -256,27 +272,27 @@ def _listed(name: str, split: str, suffix: str) -> list[str]:
                 "and so on"
             )
         return ours
-    listed: list[str] = []
+    names: list[str] = []
     for pattern in expand(name):
         has_star = any(character in pattern for character in "*?[") and not is_remote(pattern)
         matches = sorted(glob.glob(pattern)) if has_star else [pattern]  # noqa: PTH207 - it may be absolute
         if not matches:
             raise HartError(f"{pattern}: no file matches: check the pattern")
-        listed += matches
-    return listed
+        names += matches
+    return names
 
 
-def _files_within(folder: Path, suffix: str) -> list[Path]:
+def _files_within(folder: Path, suffix: str, listed: Lister) -> list[Path]:
     """Files with a suffix; Parquet files may be in `data/`, as in data sets of the hub."""
     data = folder / "data"
-    return _files(folder, suffix) or (_files(data, suffix) if suffix == ".parquet" and data.is_dir() else [])
+    inside = suffix == ".parquet" and listed(folder).get(data.name, False)
+    return _files(folder, suffix, listed) or (_files(data, suffix, listed) if inside else [])
 
 
-def _files(folder: Path, suffix: str) -> list[Path]:
+def _files(folder: Path, suffix: str, listed: Lister) -> list[Path]:
     """Files with a suffix, in upper or lower case, sorted by name."""
-    with os.scandir(folder) as entries:  # no `Path` for each of perhaps a million images
-        names = [entry.name for entry in entries]
-    return sorted(folder / name for name in names if name.lower().endswith(suffix) and not name.startswith("."))
+    names = (name for name, is_folder in listed(folder).items() if not is_folder)
+    return sorted(folder / name for name in names if name.lower().endswith(suffix))
 
 
 def _is_divided(files: Sequence[Path]) -> bool:

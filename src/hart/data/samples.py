@@ -6,19 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from hart.data.images import MAX_FILE, decode_image
+from hart.data.kinds import Condition
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from hart.files import FileError, read_bytes
 from hart.strict import clipped, reason
-
-Condition = Literal["none", "caption", "label"]
-"""What an image must come with."""
 
 T = TypeVar("T")
 

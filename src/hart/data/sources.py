@@ -14,6 +14,8 @@ from hart.errors import HartError
 
 Read = tuple[Note, bytes]
 """What is said about an image, and the encoded image."""
+Located = tuple[Note, Callable[[], bytes]]
+"""What is said about an image, and what reads the encoded image. Both may raise `DamagedSample`."""
 
 MIN_SEEN = 200
 """A stream does not know how many images it has: damage is judged against at least this many."""
@@ -24,6 +26,7 @@ class Source(Protocol):
 
     description: format, place and number of images, for people. classes: names in the order of their numbers.
     weights: (N,) float32, how often an image is sampled, relative to others; 1 where the set does not say.
+    labels: (N,) int64, the class of each; -1 for none, and where it is only known when the row is read.
     damaged: what could not be used when the set was listed; it has no row.
     """
 
@@ -33,6 +36,8 @@ class Source(Protocol):
     def classes(self) -> tuple[str, ...]: ...
     @property
     def weights(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
     @property
     def damaged(self) -> tuple[Damage, ...]: ...
 
@@ -44,6 +49,9 @@ class Source(Protocol):
     def read(self, row: int) -> Sample:
         """A row, its image not decoded. Raises `DamagedSample`."""
 
+    def said(self, row: int) -> Sample:
+        """A row without the bytes of its image, which need not be read. Raises `DamagedSample`."""
+
     def digest(self) -> str:
         """The content of the set as SHA-256 in hex, see `hart.data.digests`. Seconds for 100,000 files."""
 
@@ -53,6 +61,8 @@ class Stream(ABC):
 
     units: tuple[str, ...]
     description: str
+    damaged: tuple[Damage, ...] = ()
+    """As `Source.damaged`; nothing is listed, and damage shows as it is read."""
 
     @abstractmethod
     def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
@@ -87,7 +97,7 @@ class DamageCount:
         self._sound = 0
         self._limit = max_damaged, source.description, option, MIN_SEEN if isinstance(source, Stream) else 0
         self._total = None if isinstance(source, Stream) else len(source) + len(source.damaged)
-        self.add(() if isinstance(source, Stream) else source.damaged)
+        self.add(source.damaged)
 
     @property
     def found(self) -> tuple[Damage, ...]:

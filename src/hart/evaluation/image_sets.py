@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from typing import TypeVar
@@ -10,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hart.data.samples import Damage, Sample, decoded, require_mostly_sound
+from hart.data.samples import Damage, DamagedSample, Sample, decoded, require_mostly_sound
 from hart.data.sources import MIN_SEEN, Source, Stream, iterate, read_row
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
@@ -47,9 +48,26 @@ class ImageSet:
         return len(self.source) if self.limit is None else min(self.limit, len(self.source))
 
     def require(self, least: int) -> None:
-        """Raise `HartError` for a set that is known to have fewer images, before any of them is read."""
+        """Raise `HartError` for a set that is known to have fewer images, or too many damaged ones, before any of them
+        is read."""
+        if not isinstance(self.source, Stream) and len(self._rows(self.source)) == len(self.source):
+            damaged = self.source.damaged
+            total = len(self.source) + len(damaged)
+            require_mostly_sound(damaged, total, MAX_DAMAGED, self.source.description)
         if self.total is not None:
             require_images(self.total, least, f"{self.source.description}: the suite")
+
+    def said(self) -> list[Sample] | None:
+        """What is said about the images, those with damaged notes left out; no image is read, and `Sample.image` is
+        empty. None of a stream, which says it only with its images.
+        """
+        if isinstance(self.source, Stream):
+            return None
+        found = []
+        for row in self._rows(self.source):
+            with suppress(DamagedSample):  # `batches` counts them
+                found.append(self.source.said(row))
+        return found
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, tuple[Sample, ...]]]:
         """All images, `size` at a time: (B, 3, H, W) uint8, 0 to 255, and what is said about each.
@@ -71,14 +89,18 @@ class ImageSet:
             raise HartError(f"{self.source.description}: no image could be read")
 
     def _samples(self) -> Iterator[Sample | Damage]:
-        source, limit = self.source, self.limit
+        source = self.source
         if isinstance(source, Stream):
-            return islice(iterate(source), limit)
-        if limit is None or limit >= len(source):
-            return iterate(source)
-        chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(self.seed))[:limit]
-        # in the order of the set, whatever was chosen
-        return (read_row(source, row) for row in sorted(chosen.tolist()))
+            return islice(iterate(source), self.limit)
+        rows = self._rows(source)
+        return iterate(source) if len(rows) == len(source) else (read_row(source, row) for row in rows)
+
+    def _rows(self, source: Source) -> Sequence[int]:
+        """Rows of the images, in the order of the set."""
+        if self.limit is None or self.limit >= len(source):
+            return range(len(source))
+        chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(self.seed))[: self.limit]
+        return sorted(chosen.tolist())
 
 
 def features_of_set(

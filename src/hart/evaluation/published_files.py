@@ -8,7 +8,9 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -19,7 +21,7 @@ from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import Note
 from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import damaged_by
-from hart.data.sources import Read
+from hart.data.sources import Located
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
 from hart.hub import is_on_hub, unreachable
@@ -128,24 +130,49 @@ class PublishedFiles:
         self._zip: zipfile.ZipFile | None = None
         self._members: dict[str, str] = {}
 
+    def require(self, path: str) -> None:
+        """Raise `FileError` for a file that is not there; see `read`. It is not opened."""
+        if not self._is_archive:
+            if not (self.place / self._below(path)).is_file():
+                raise FileError(f"{self.place}: no {path} in it")
+            return
+        with self._readable():
+            self._member(path)
+
     def read(self, path: str) -> bytes:
         """A file's content; `path` below the folder, with "/", always equally deep. Raises `FileError`."""
-        if path.startswith("/") or "\\" in path or ".." in path.split("/"):
-            raise FileError(f"{self.place}: {path} is no place below it")
         if not self._is_archive:
-            return read_bytes(self.place / path, FILE_LIMIT)
-        try:
-            if self._zip is None:
-                self._zip = zipfile.ZipFile(self.place)
-                # archives differ in how many folders they wrap their content in
-                depth = path.count("/") + 1
-                self._members = {"/".join(name.split("/")[-depth:]): name for name in self._zip.namelist()}
-            member = self._zip.getinfo(self._members[path])
+            return read_bytes(self.place / self._below(path), FILE_LIMIT)
+        with self._readable():
+            archive, member = self._member(path)
             if member.file_size > FILE_LIMIT:
                 raise ValueError(f"{path} is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
-            return self._zip.read(member)
-        except KeyError:
-            raise FileError(f"{self.place}: no {path} in it") from None
+            return archive.read(member)
+
+    def _below(self, path: str) -> str:
+        if path.startswith("/") or "\\" in path or ".." in path.split("/"):
+            raise FileError(f"{self.place}: {path} is no place below it")
+        return path
+
+    def _member(self, path: str) -> tuple[zipfile.ZipFile, zipfile.ZipInfo]:
+        """A file in the archive, which is opened at the first."""
+        self._below(path)
+        if self._zip is None:
+            self._zip = zipfile.ZipFile(self.place)
+            # archives differ in how many folders they wrap their content in
+            depth = path.count("/") + 1
+            self._members = {"/".join(name.split("/")[-depth:]): name for name in self._zip.namelist()}
+        if path not in self._members:
+            raise FileError(f"{self.place}: no {path} in it")
+        return self._zip, self._zip.getinfo(self._members[path])
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Errors of reading the archive are `FileError`s."""
+        try:
+            yield
+        except FileError:
+            raise
         except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError, OSError) as error:
             raise FileError(f"{self.place}: {reason(error)}") from None
 
@@ -165,15 +192,22 @@ class PublishedImages(RowReader):
         super().__init__(str(files.place))
 
     def records(self) -> Iterator[tuple[int, Callable[[], Listed]]]:
-        return ((row, Listed) for row in range(len(self._paths)))
+        return ((row, partial(self._listed, row)) for row in range(len(self._paths)))
+
+    def _listed(self, row: int) -> Listed:
+        with damaged_by(FileError):
+            self._files.require(self._paths[row])
+        return Listed()
 
     def name(self, place: int) -> str:
         return f"{self._files.place}: {self._paths[place]}"
 
-    def read_record(self, place: int) -> Read:
+    def read_record(self, place: int) -> Located:
+        return Note(record={} if self._notes is None else self._notes[place]), partial(self._read_image, place)
+
+    def _read_image(self, place: int) -> bytes:
         with damaged_by(FileError):
-            image = self._files.read(self._paths[place])
-        return Note(record={} if self._notes is None else self._notes[place]), image
+            return self._files.read(self._paths[place])
 
     def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
         try:

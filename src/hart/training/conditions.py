@@ -6,15 +6,16 @@ A `Conditioner` turns captions or classes of B images into contexts, and stores 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hart.config import ConfigError
+from hart.config import ConfigError, TextEncoderConfig
 from hart.devices import sent
 from hart.errors import HartError, PromptWarning
 from hart.text_encoder import (
@@ -33,7 +34,34 @@ REMEMBER_BATCH = 1024
 """Captions that `remember` encodes together."""
 
 
-class TextConditioner:
+class Conditioner(ABC):
+    """What is the same for texts and classes: without an encoder there is nothing to remember, to cut or to store.
+
+    text_encoder_config, text_weights, vocabulary: of the text encoder, if there is one.
+    """
+
+    text_encoder_config: TextEncoderConfig | None = None
+    text_weights: nn.Module | None = None
+    vocabulary: str = ""
+
+    @abstractmethod
+    def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> Context:
+        """The context of B images by their captions or classes, of which they have what is needed, on the device."""
+
+    def remember(self, captions: Iterable[str]) -> None:
+        """Encode captions once and keep their features on the device for all steps."""
+        return
+
+    def cut_share(self, captions: Sequence[str] | None) -> float | None:
+        """Share of captions that are longer than the encoder reads; None where none are encoded."""
+        return None
+
+    def save(self, folder: Path) -> None:
+        """Store with a model what it needs to be conditioned again."""
+        return
+
+
+class TextConditioner(Conditioner):
     """Captions through a frozen text encoder, in float32."""
 
     def __init__(self, encoder: TextEncoder) -> None:
@@ -47,16 +75,13 @@ class TextConditioner:
         self._is_cut = lru_cache(2**16)(self._left_out)
 
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> TextContext:
-        """The context of B captions, on the device. Raises `HartError` where there are none."""
-        if captions is None:
-            raise HartError("images without captions cannot train a text-conditional model: give captions")
+        assert captions is not None
         if self._features is None or not self._rows.keys() >= set(captions):
             return self.encoder.encode(captions)
         rows = sent(torch.tensor([self._rows[caption] for caption in captions]), self._features.mask.device)
         return self._features.rows(rows)
 
     def remember(self, captions: Iterable[str]) -> None:
-        """Encode captions once and keep their features on the device for all steps."""
         distinct = sorted(set(captions))
         if self._rows.keys() >= set(distinct):
             return
@@ -64,9 +89,8 @@ class TextConditioner:
         self._features = TextContext.cat(self.encoder.encode(part) for part in parts)
         self._rows = {caption: row for row, caption in enumerate(distinct)}
 
-    def cut_share(self, captions: Sequence[str]) -> float:
-        """Share of captions that are longer than the encoder reads."""
-        return sum(map(self._is_cut, captions)) / len(captions)
+    def cut_share(self, captions: Sequence[str] | None) -> float | None:
+        return None if captions is None else sum(map(self._is_cut, captions)) / len(captions)
 
     def _left_out(self, caption: str) -> bool:
         """Whether a caption is longer than the encoder reads; warns of the first with a `PromptWarning`."""
@@ -78,39 +102,31 @@ class TextConditioner:
         return bool(left_out)
 
     def save(self, folder: Path) -> None:
-        """Store a compact encoder with the model, which it was not made for; others are found by their source."""
+        # one that the model was not made for; others are found by their source
         if isinstance(self.encoder, CompactTextEncoder):
             self.encoder.save(folder, adapted=True)
 
 
 @dataclass(frozen=True)
-class ClassConditioner:
+class ClassConditioner(Conditioner):
     """Class numbers from 0 on."""
 
     num_classes: int
     device: torch.device
-    text_encoder_config = None
-    text_weights = None
-    vocabulary = ""
 
     def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> ClassContext:
-        """The context of classes (B,) int64. Raises `HartError` for missing ones and those that the model lacks."""
-        if classes is None or bool((classes < 0).any()):
-            raise HartError("images without a class number: give a folder per class, or records with a label")
-        largest = int(classes.max())
-        if largest >= self.num_classes:
-            raise HartError(
-                f"an image has the class {largest}, but transformer.classes.num_classes is {self.num_classes}: "
-                f"set it to at least {largest + 1}"
-            )
+        """The context of classes (B,) int64."""
+        assert classes is not None
         return ClassContext(sent(classes, self.device), self.num_classes)
 
-    def remember(self, captions: Iterable[str]) -> None: ...
 
-    def save(self, folder: Path) -> None: ...
-
-
-Conditioner = TextConditioner | ClassConditioner
+def require_classes(labels: Tensor, num_classes: int, name: Callable[[int], str]) -> None:
+    """Raises `HartError`, with the name of an image, for classes (N,) int64 that a model lacks; -1 is none."""
+    if len(labels) and (largest := int(labels.max())) >= num_classes:
+        raise HartError(
+            f"{name(int(labels.argmax()))}: its class has the number {largest}, but transformer.classes.num_classes is "
+            f"{num_classes}: set it to at least {largest + 1}, or mend the label"
+        )
 
 
 def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditioner:

@@ -21,7 +21,7 @@ from hart.config import (
     TokenizerConfig,
     TransformerConfig,
 )
-from hart.data.kinds import Kind
+from hart.data.kinds import Condition, Kind
 from hart.files import FileError, read_json, read_toml
 from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, TransformerLossConfig, Weight
 from hart.sizes import aspect_sizes
@@ -203,6 +203,21 @@ class Recipe(StageRecipe, kw_only=True):
     shards, or "hf:OWNER/NAME"."""
     reading: ReadingConfig = ReadingConfig()
 
+    @property
+    def condition(self) -> Condition:
+        """What each image must come with."""
+        return "none"
+
+    @property
+    def num_classes(self) -> int | None:
+        """What the classes of the images must be less than; None where they do not matter."""
+        return None
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether a part of an undivided set is left for evaluation, unless `reading.split` says otherwise."""
+        return True
+
 
 class TokenizerLossConfig(Config):
     """Weights of the tokenizer's loss, see `hart.losses.tokenizer_loss`; the quantiser's includes the commitment.
@@ -341,6 +356,18 @@ class TransformerRecipe(Recipe, kw_only=True):
     """A model to start from, at this resolution or a lower one, of this depth or a smaller one."""
     lora: LoraConfig | None = None
     """Train adapters of this size for the frozen weights of `init_from`, and write them instead of a model."""
+
+    @property
+    def condition(self) -> Condition:
+        return "caption" if self.num_classes is None else "label"
+
+    @property
+    def num_classes(self) -> int | None:
+        return None if self.transformer.classes is None else self.transformer.classes.num_classes
+
+    @property
+    def holds_out(self) -> bool:
+        return self.lora is None  # adapters are made from a handful of images
 
     def __post_init__(self) -> None:
         if self.transformer.classes is None:

@@ -42,9 +42,10 @@ from hart.data.encoded_files import (
     shard_file,
     stamp_of,
 )
+from hart.data.kinds import Condition
 from hart.data.order import shape_of
 from hart.data.read_ahead import read_ahead
-from hart.data.samples import Condition, Damage, Sample, require_mostly_sound
+from hart.data.samples import Damage, Sample, require_mostly_sound
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
@@ -98,10 +99,12 @@ def encode_dataset(
     options: EncodeOptions,
     progress: Progress = lambda done, total, what: None,
     aspects: Sequence[str] = (),
+    note: Callable[[str], None] = lambda said: None,
 ) -> EncodedSummary:
     """Write the missing shards of this part, and the index once the shards of all parts exist.
 
     aspects: shapes of the images, as in `ReadingConfig.aspects`, in place of the transform's size.
+    note: told of shards that are there and cannot be kept.
     Raises `HartError` when the folder holds shards that were made differently, when too many images are damaged, or
     when features exceed the range of `options.dtype`.
     """
@@ -126,8 +129,8 @@ def encode_dataset(
     stamps = [facts.get("stamp", "") if facts else None for facts in map(read_facts, files)]
     if other := next((file for file, own in zip(files, stamps, strict=True) if own not in (None, stamp)), None):
         raise HartError(
-            f"{other} was made from another set, with other encoders or with other options: "
-            "give an empty folder, or delete the shards there"
+            f"{other} was made from another set, with other encoders or options, or by another version of this "
+            "package: give an empty folder, or delete the shards there"
         )
     missing = [number for number, own in enumerate(stamps) if own is None]
     if missing:
@@ -135,6 +138,9 @@ def encode_dataset(
         index_file(folder, split).unlink(missing_ok=True)
     part, parts = options.place
     wanted = [number for number in missing if number % parts == part]
+    if spoilt := [files[number] for number in wanted if files[number].exists()]:
+        more = f" and {len(spoilt) - 1} more" if spoilt[1:] else ""
+        note(f"{spoilt[0]}{more}: damaged, or of an earlier version of this package: encoded again")
     condition: Condition = "none" if encoders.text_encoder is None else "caption"
     chunks = partial(_chunks, source, transforms, wanted, options, condition)
     # a stream is one sequence: a second process would only read it twice
@@ -312,7 +318,7 @@ def _finish(
 ) -> EncodedSummary:
     """The summary; writes the index if no shard is missing, whichever process wrote it."""
     shards = [(file.name, facts) for file in files if (facts := read_facts(file)).get("stamp") == stamp_of(settings)]
-    damaged = [] if isinstance(source, Stream) else list(source.damaged)
+    damaged = [*source.damaged]
     damaged += [Damage(**entry) for _, facts in shards for entry in facts["damaged"]]
     images, captions, cut = (sum(facts[what] for _, facts in shards) for what in ("pictures", "captions", "cut"))
     finished = len(shards) == len(files)

@@ -19,22 +19,32 @@ from torch import Tensor
 from hart.data.datasets import CaptionedImages, read_all
 from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet
-from hart.data.encoded_files import is_encoded_set, other_splits
+from hart.data.encoded_files import encoded_splits
+from hart.data.kinds import Condition
 from hart.data.loader import ImageLoader
 from hart.data.notes import Columns
-from hart.data.opening import open_source, require_outside, whole_of
+from hart.data.opening import open_source, require_outside
 from hart.data.order import SampleOrder, Size
-from hart.data.samples import Condition, Damage, Sample, decoded
+from hart.data.samples import Damage, Sample, decoded
 from hart.data.sources import DamageCount, Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-from hart.files import user_address
+from hart.files import list_folder, user_address
 from hart.strict import byte_count, counted
-from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
+from hart.training.conditions import require_classes
+from hart.training.config import ReadingConfig, Recipe
 from hart.training.task import Microbatch, TrainContext
 
 
-class MemoryImages:
+class _Kept:
+    """What is known before the first step: no step replaces any of it."""
+
+    def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
+        """To log of the step just made; `microbatch` has all rows of the process."""
+        return {}
+
+
+class MemoryImages(_Kept):
     """All images, decoded in the memory of the machine or of the device."""
 
     def __init__(
@@ -121,7 +131,7 @@ class LoadedImages:
         return {"damaged": float(train_context.sum(torch.tensor(float(sum(replaced)), device=device)))}
 
 
-class EncodedImages:
+class EncodedImages(_Kept):
     """Codes with text features or classes, written by `hart data encode`."""
 
     damaged: tuple[Damage, ...] = ()
@@ -148,7 +158,6 @@ TrainingData = ImageSource | EncodedImages
 def open_training_data(
     recipe: Recipe,
     size: int | Sequence[Size],
-    condition: Condition,
     *,
     out: Path | None = None,
     rank: int = 0,
@@ -157,45 +166,51 @@ def open_training_data(
     """The images that a recipe names, for one of `world` processes.
 
     size: image size in pixels, or those of `reading.aspects` (`hart.sizes.aspect_sizes`), each width and height.
-    condition: what each image must come with. out: the folder of the run, which may not lie among the images.
+    out: the folder of the run, which may not lie among the images.
     A folder with an encoded set gives `EncodedImages`; otherwise `hart.data.opening` tells the format. Sets that can be
     read at random, take at most `reading.memory_gb` and need no random crops or flips are held in memory; all others
     are read in every step. Raises `HartError`.
     """
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
-    split = "train" if reading.split == "auto" else reading.split
+    split, listed = "train" if reading.split == "auto" else reading.split, cache(list_folder)
     folder, *also = (Path(user_address(each)) for each in (recipe.data, *reading.also))
-    if reading.kind == "auto" and is_encoded_set(folder, split):
+    encoded = encoded_splits(folder, split, listed) if reading.kind == "auto" else set()
+    if split in encoded:
         _require_plain(reading, recipe.data)
         data = EncodedSet(folder, split, also=also, parts=reading.weights)
         loader = EncodedLoader(data, batch_size=batch_size, seed=seed, rank=rank, world=world, workers=reading.workers)
         return EncodedImages(data, loader)
-    if reading.kind == "auto" and (others := other_splits(folder, split)):
-        raise HartError(
-            f"{recipe.data}: encoded, but not its split '{split}': set reading.split to {' or '.join(others)}"
-        )
+    if encoded:
+        others = " or ".join(sorted(encoded))
+        raise HartError(f"{recipe.data}: encoded, but not its split '{split}': set reading.split to {others}")
     if reading.also:
         raise HartError(
             f"reading.also mixes encoded sets, and {recipe.data} is none: encode it, or leave reading.also out"
         )
     kind = None if reading.kind == "auto" else reading.kind
-    if reading.split == "auto" and isinstance(recipe, TransformerRecipe) and recipe.lora is not None:
-        split = whole_of(recipe.data, kind)
+    whole = reading.split == "auto" and not recipe.holds_out
     columns = Columns(reading.image_column, reading.caption_column, reading.label_column)
-    source = open_source(recipe.data, split, kind=kind, columns=columns)
+    source = open_source(recipe.data, None if whole else split, kind=kind, columns=columns, listed=listed)
     if out is not None:
         require_outside(out, source)
+    if recipe.num_classes is not None and not isinstance(source, Stream):
+        require_classes(source.labels, recipe.num_classes, source.key)
     shapes = [(size, size)] if isinstance(size, int) else size
     transform = ImageTransform(shapes[0], reading.fit, reading.crop, reading.shorter_side, reading.flip)
     why = "several shapes" if len(shapes) > 1 else _why_not_memory(source, transform, reading)
     if why is None:
-        return _in_memory(source, transform, recipe, condition)
+        return _in_memory(source, transform, recipe)
+    if reading.on_device:
+        raise HartError(
+            f"reading.on_device keeps images that are held in memory, and {source.description} would be read in every "
+            f"step ({why}): leave it out, or raise reading.memory_gb"
+        )
     images = ImageLoader(
         source,
         transform,
         batch_size=batch_size,
         seed=seed,
-        condition=condition,
+        condition=recipe.condition,
         rank=rank,
         world=world,
         workers=reading.workers,
@@ -203,21 +218,15 @@ def open_training_data(
         shuffle_buffer=reading.shuffle_buffer,
         shapes=shapes,
     )
-    return LoadedImages(source, transform, condition, images, why)
+    return LoadedImages(source, transform, recipe.condition, images, why)
 
 
 def kept_data(data: TrainingData | CaptionedImages, recipe: Recipe, device: torch.device) -> TrainingData:
-    """`data`, on the device if the recipe says so. Raises `HartError` where `reading.on_device` is impossible."""
+    """`data`, on the device if the recipe says so."""
     if isinstance(data, CaptionedImages):
         data = MemoryImages(data, recipe.trainer.seed)
-    if not recipe.reading.on_device:
-        return data
-    if not isinstance(data, MemoryImages):
-        raise HartError(
-            f"reading.on_device keeps images that are held in memory, but: {data.description}: leave it out, or "
-            "raise reading.memory_gb"
-        )
-    return data.to(device)
+    # `open_training_data` lets it be asked of no others
+    return data.to(device) if isinstance(data, MemoryImages) and recipe.reading.on_device else data
 
 
 def image_source(data: TrainingData) -> ImageSource:
@@ -227,10 +236,8 @@ def image_source(data: TrainingData) -> ImageSource:
     return data
 
 
-def _in_memory(
-    source: Source | Stream, transform: ImageTransform, recipe: Recipe, condition: Condition
-) -> MemoryImages:
-    captioned = read_all(source, transform, condition)
+def _in_memory(source: Source | Stream, transform: ImageTransform, recipe: Recipe) -> MemoryImages:
+    captioned = read_all(source, transform, recipe.condition)
     DamageCount(source, recipe.reading.max_damaged, "reading.max_damaged").add(captioned.damaged, len(captioned))
     left_out = f", {len(captioned.damaged)} damaged left out" if captioned.damaged else ""
     description = f"{source.description}; held in memory{left_out} ({byte_count(captioned.pixels.nbytes)})"

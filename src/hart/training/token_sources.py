@@ -10,6 +10,7 @@ Shapes: B images of a microbatch, N images of a set; otherwise see `hart.types`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +21,6 @@ from hart.checkpoint.storage import fingerprint
 from hart.config import ConfigError
 from hart.data.datasets import CaptionedImages
 from hart.data.encoded import EncodedSet
-from hart.data.samples import Condition
 from hart.data.transforms import slightly_moved, to_signed
 from hart.devices import sent
 from hart.errors import HartError
@@ -29,7 +29,7 @@ from hart.randomness import generator_for
 from hart.sizes import schedule_of_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption
-from hart.training.conditions import Conditioner
+from hart.training.conditions import Conditioner, require_classes
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import EncodedImages, LoadedImages, MemoryImages, TrainingData
 from hart.training.task import Microbatch
@@ -62,7 +62,13 @@ class TokenSource(ABC, Generic[D]):
 
     @property
     def by_class(self) -> bool:
-        return condition_of(self.recipe) == "label"
+        return self.recipe.num_classes is not None
+
+    def require_classes(self, classes: Tensor, name: Callable[[int], str]) -> Tensor:
+        """Classes (n,) int64 of images; `HartError`, with the name of one, where the model lacks some."""
+        assert self.recipe.num_classes is not None
+        require_classes(classes, self.recipe.num_classes, name)
+        return classes
 
     def prepare(self) -> None:
         """Do what takes long, once, before the first step."""
@@ -78,11 +84,6 @@ class TokenSource(ABC, Generic[D]):
     @abstractmethod
     def first(self, count: int) -> Conditions:
         """Conditions of the first `count` images at most, for samples."""
-
-
-def condition_of(recipe: TransformerRecipe) -> Condition:
-    """What images must come with to train a recipe's transformer."""
-    return "label" if recipe.transformer.classes is not None else "caption"
 
 
 def token_source(
@@ -108,9 +109,10 @@ def token_source(
         case LoadedImages():
             return LiveTokens(data, recipe, tokenizer, device)
         case EncodedImages():
+            stored = StoredTokens(data, recipe, tokenizer, device)
             _require_fitting(data.data, recipe, tokenizer, conditioner)
             data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
-            return StoredTokens(data, recipe, tokenizer, device)
+            return stored
 
 
 @dataclass(eq=False)
@@ -119,8 +121,10 @@ class MemoryTokens(TokenSource[MemoryImages]):
 
     def __post_init__(self) -> None:
         self.captioned = self.data.captioned
-        self._labels = self.captioned.require_labels() if self.by_class else None
-        if not self.by_class:
+        self._labels: Tensor | None = None
+        if self.by_class:
+            self._labels = self.require_classes(self.captioned.require_labels(), self.captioned.key)
+        else:
             self.captioned.require_captions()
         self._maps: TokenMaps | None = None
 
@@ -164,12 +168,16 @@ class LiveTokens(TokenSource[LoadedImages]):
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
         image, wrong = self._augmented(batch.signed(self.device), microbatch)
         maps = self.tokenizer.token_maps_of_image(image, self.schedule(image), wrong)
-        return maps, Conditions(captions=batch.captions or None, classes=batch.labels)
+        if self.by_class:
+            assert batch.labels is not None
+            return maps, Conditions(classes=self.require_classes(batch.labels, batch.keys.__getitem__))
+        return maps, Conditions(captions=batch.captions)
 
     def first(self, count: int) -> Conditions:
         samples = [sample for sample, _ in self.data.first_samples(count)]
         if self.by_class:
-            return Conditions(classes=torch.tensor([sample.label for sample in samples]))
+            classes = torch.tensor([sample.label for sample in samples])
+            return Conditions(classes=self.require_classes(classes, lambda row: samples[row].key))
         return Conditions(captions=tuple(sample.captions[0] for sample in samples))
 
     def _augmented(self, image: Tensor, microbatch: Microbatch) -> tuple[Tensor, CodeCorruption | None]:
@@ -185,11 +193,16 @@ class LiveTokens(TokenSource[LoadedImages]):
         return torch.where(chosen, moved, image), wrong
 
 
+@dataclass(eq=False)
 class StoredTokens(TokenSource[EncodedImages]):
     """From an encoded set: neither the tokenizer's encoder nor the text encoder runs.
 
     With code corruption, codes are made anew from the latent, which is the sum of stored codes and residual.
     """
+
+    def __post_init__(self) -> None:
+        if self.by_class:
+            self.require_classes(self.data.data.require_labels(), self.data.data.key)
 
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
@@ -250,7 +263,7 @@ def _require_fitting(
     encoded: EncodedSet, recipe: TransformerRecipe, tokenizer: HybridTokenizer, conditioner: Conditioner
 ) -> None:
     """Raises `HartError` unless a set was encoded with these weights and scales and has what the recipe needs."""
-    there, text, by_class = encoded.settings, recipe.transformer.text, condition_of(recipe) == "label"
+    there, text, by_class = encoded.settings, recipe.transformer.text, recipe.condition == "label"
     if recipe.augmentations > 1:
         raise ConfigError(
             f"augmentations is {recipe.augmentations}, but {encoded.folder} holds each image in one "
@@ -273,8 +286,6 @@ def _require_fitting(
         fault = f"has the aspects {list(encoded.aspects)}, the recipe {list(aspects)}: set reading.aspects accordingly"
     elif recipe.diffusion is not None and not there["residual"]:
         fault = "was encoded without residuals, which [diffusion] learns: encode it without --no-residual"
-    elif by_class and bool((encoded.labels < 0).any()):
-        fault = "has images without a class number: encode a set in which all have one"
     elif not by_class and not encoded.has_text:
         fault = "holds no text features: encode the set again with --text-encoder"
     elif text is not None and there["text_instruction"] != recipe.text_instruction:

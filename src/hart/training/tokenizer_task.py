@@ -32,7 +32,7 @@ from hart.tokenizer.autoencoder import with_patch_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer, TrainingPass
 from hart.tokenizer.quantizer import CodeCorruption, ResidualCorruption, code_counts, codebook_usage
 from hart.training.config import TokenizerRecipe
-from hart.training.image_sources import LoadedImages, TrainingData, image_source, kept_data
+from hart.training.image_sources import TrainingData, image_source, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 
 SAMPLES = 8
@@ -258,9 +258,7 @@ class TokenizerTask(TokenizerStage):
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         figures = super().after_step(microbatch, train_context)
-        if isinstance(self.images, LoadedImages):
-            figures |= self.images.figures(microbatch, train_context, self.device)
-        return figures
+        return figures | self.images.figures(microbatch, train_context, self.device)
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
         """The first images, and their reconstructions from codes alone and with the exact residual."""

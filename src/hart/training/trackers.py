@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -31,14 +31,16 @@ class RunLog:
     def __init__(self, recipe: StageRecipe, folder: Path, step: int, note: Callable[[str], None]) -> None:
         """Drops damaged lines, and those after `step`, which the run is about to write again.
 
-        note: called with the number of damaged lines, unless it is only the last, cut short by a killed run.
+        note: called with the number of damaged lines, unless it is only the last, cut short by a killed run; and where
+        the run of a tracker cannot go on.
         Raises `HartError` for a tracker that is not installed.
         """
         self.folder = folder
         self.path = folder / LOG_FILE
         if self.path.exists():
             self._cut(step, note)
-        self.trackers = [_tracker(name, recipe, folder, step) for name in recipe.trainer.trackers]
+        require_trackers(recipe.trainer.trackers)
+        self.trackers = [_tracker(name, recipe, folder, step, note) for name in recipe.trainer.trackers]
         for tracker in self.trackers:
             tracker.start()
 
@@ -73,15 +75,25 @@ class RunLog:
                 tracker.finish()
 
 
-def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int) -> GeneralTracker:
-    try:
-        import_module(name)
-    except ModuleNotFoundError:
-        raise missing_package(f'the tracker "{name}"', EXTRAS[name]) from None
+def require_trackers(names: Sequence[str]) -> None:
+    """Raises `HartError` for a tracker that is not installed."""
+    for name in names:
+        try:
+            import_module(name)
+        except ModuleNotFoundError:
+            raise missing_package(f'the tracker "{name}"', EXTRAS[name]) from None
+
+
+def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int, note: Callable[[str], None]) -> GeneralTracker:
     if name == "tensorboard":  # steps after `step` will be logged again
         return TensorBoardTracker("tensorboard", folder, purge_step=step + 1)
     known = folder / "wandb" / "id"  # of the folder, not of its name, which others may have too
     if not known.exists():
+        if step:
+            note(
+                f"Weights & Biases: a new run begins with step {step + 1}, since {known} is not there; to go on with "
+                "an earlier one, stop and write its id into that file"
+            )
         write_text(known, uuid4().hex)
     name, number = folder.resolve().name, read_text(known).strip()
     return WandBTracker("hart", name=name, id=number, dir=folder, config=recipe.to_dict(), resume="allow")

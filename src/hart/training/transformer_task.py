@@ -36,9 +36,9 @@ from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption, MultiScaleQuantizer
-from hart.training.conditions import TextConditioner, drop_condition, open_conditioner, with_text_noise
+from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
 from hart.training.config import TransformerRecipe
-from hart.training.image_sources import LoadedImages, MemoryImages, TrainingData, kept_data
+from hart.training.image_sources import MemoryImages, TrainingData, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import Block, LinearModulation, TableModulation, deepened
@@ -252,15 +252,12 @@ class TransformerTask(TransformerStage):
         if self.recipe.transformer.masked_last_scale:
             maps = self.masked(maps, microbatch)
         noise = self.diffusion_noise(microbatch, tokens, microbatch.generator("diffusion", self.device))
-        cut = None
-        if conditions.captions is not None and isinstance(self.conditioner, TextConditioner):
-            cut = sent(torch.tensor(self.conditioner.cut_share(conditions.captions)), self.device)
+        share = self.conditioner.cut_share(conditions.captions)
+        cut = None if share is None else sent(torch.tensor(share), self.device)
         return TransformerBatch(context, maps, positions, noise, cut)
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
-        if isinstance(self.data, LoadedImages):
-            return self.data.figures(microbatch, train_context, self.device)
-        return {}
+        return self.data.figures(microbatch, train_context, self.device)
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
         """Images of the first captions or classes; above those of a model with adapters, what it makes without."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,25 @@ def test_a_set_that_is_too_small_is_said_before_features_are_opened(
     result = evaluate(suite, "--model", text_model, "--data", tmp_path / "set", "--split", "train", *given,
                       "--out", tmp_path / "out")  # fmt: skip
     assert said in refused(result, notes=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), r"5 images asked for, the set has 4 with captions \(.*/0002\.png: no caption\): lower --limit"),
+        (("--limit", 4), "4 images of 8 px against 5"),
+    ],
+)
+def test_missing_captions_are_said_before_features_are_opened(
+    given: tuple[Any, ...], said: str, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not given:
+        monkeypatch.setattr("hart.evaluation.suites.generation.open_extractor", lambda *_: pytest.fail("opened"))
+    write_captioned_folder(tmp_path / "set", 5)
+    (tmp_path / "set" / "train" / "0002.txt").unlink()
+    result = evaluate("generation", "--model", text_model, "--data", tmp_path / "set", "--split", "train", *given,
+                      "--resamples", 2, "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip
+    assert re.search(said, result.stdout if given else refused(result, notes=True))
 
 
 @pytest.mark.parametrize("suite", ["tokenizer", "generation"])

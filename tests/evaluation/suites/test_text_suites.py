@@ -184,6 +184,18 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "out" / "images").exists()
 
 
+def test_missing_images_of_the_set_are_said_before_anything_is_generated(
+    text_model: Path, mjhq: Path, tmp_path: Path
+) -> None:
+    """Thousands of images would be generated first."""
+    lost = sorted(mjhq.rglob("*.jpg"))[0]
+    lost.unlink()
+    result = evaluate("mjhq", "--clip", "none", "--model", text_model, "--data", mjhq, "--limit", 8,
+                 "--features", "efficientnet-lite0", "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip
+    assert f"no {lost.parent.name}/{lost.name} in it" in refused(result, notes=True)
+    assert not (tmp_path / "out" / "images").exists()
+
+
 def test_a_class_model_is_refused(class_model: Path, mjhq: Path, tmp_path: Path) -> None:
     result = evaluate("mjhq", "--clip", "none", "--model", class_model, "--data", mjhq,
                  "--features", "efficientnet-lite0", "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip

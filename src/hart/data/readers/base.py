@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from hart.data.digests import SetDigest
 from hart.data.notes import class_number, number_classes
 from hart.data.samples import Damage, DamagedSample, Sample, made_or_damaged
-from hart.data.sources import Read
+from hart.data.sources import Located
 from hart.data.splits import divide
 from hart.strict import counted
 
@@ -81,12 +82,16 @@ class RowReader(ABC):
         """Where a record is stored, for messages."""
 
     @abstractmethod
-    def read_record(self, place: Any) -> Read:
+    def read_record(self, place: Any) -> Located:
         """Raises `DamagedSample`."""
 
     @abstractmethod
     def mark(self, place: Any, label: int | None) -> tuple[str | bytes, ...]:
         """What the digest covers of a record; never fails."""
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.tensor([-1 if label is None else label for label in self._labels], dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -95,10 +100,17 @@ class RowReader(ABC):
         return self.name(self._places[row])
 
     def read(self, row: int) -> Sample:
+        sample, image = self._located(row)
+        return replace(sample, image=image())
+
+    def said(self, row: int) -> Sample:
+        return self._located(row)[0]
+
+    def _located(self, row: int) -> tuple[Sample, Callable[[], bytes]]:
         note, image = self.read_record(self._places[row])
         label = self._labels[row]
         label = class_number(note.label) if label is None else label
-        return Sample(self.key(row), image, note.captions, label, note.weight, note.record)
+        return Sample(self.key(row), b"", note.captions, label, note.weight, note.record), image
 
     def digest(self) -> str:
         digest = SetDigest(self.digest_kind)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +13,10 @@ from hart.data.images import SUFFIXES
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
 from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import DamagedSample, damaged_by, read_sample_image, text_fault
-from hart.data.sources import Read
+from hart.data.sources import Located
 from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
-from hart.files import FileError, read_bytes
+from hart.files import FileError, Lister, list_folder, read_bytes
 from hart.strict import counted, printable
 
 
@@ -43,7 +42,7 @@ class FolderImage:
         return read_notes(files)
 
 
-def list_images(folder: Path) -> Iterator[FolderImage]:
+def list_images(folder: Path, listed: Lister = list_folder) -> Iterator[FolderImage]:
     """Every image below a folder, sorted by path; hidden files and folders are left out.
 
     Links to folders are followed, unless they lead back to a folder that contains them. A folder that cannot be listed
@@ -58,8 +57,7 @@ def list_images(folder: Path) -> Iterator[FolderImage]:
             within = above | {(status.st_dev, status.st_ino)}
             if within == above:
                 continue
-            with os.scandir(place) as entries:
-                names = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
+            names = listed(place)
         except OSError as error:
             yield FolderImage(place, fault=f"this folder cannot be listed ({error.strerror})")
             continue
@@ -100,11 +98,11 @@ class FolderReader(RowReader):
     digest_kind = "captioned images"
     title = "folder"
 
-    def __init__(self, path: Path, split: str, classes: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, split: str, listed: Lister = list_folder, *, classes: tuple[str, ...] = ()) -> None:
         self.remark = f" of {counted(len(classes), 'class')}" if classes else ""
         inside = split_folder(path, split)
         self.root = inside or path
-        self._files = list(list_images(self.root))
+        self._files = list(list_images(self.root, listed))
         if inside is None:
             names = [file.path.relative_to(path).with_suffix("").as_posix() for file in self._files]
             ours, note = divide(names, split, str(path))
@@ -124,8 +122,8 @@ class FolderReader(RowReader):
     def name(self, place: FolderImage) -> str:
         return printable(str(place.path))
 
-    def read_record(self, place: FolderImage) -> Read:
-        return place.read_notes(), read_sample_image(place.path)
+    def read_record(self, place: FolderImage) -> Located:
+        return place.read_notes(), partial(read_sample_image, place.path)
 
     def mark(self, place: FolderImage, label: int | None) -> tuple[str | bytes, ...]:
         notes: list[str | bytes] = []
@@ -148,15 +146,16 @@ class ClassFolderReader(FolderReader):
     title = "class folders"
     digests_classes = True
 
-    def __init__(self, path: Path, split: str) -> None:
+    def __init__(self, path: Path, split: str, listed: Lister = list_folder) -> None:
         roots: Sequence[Path] = [path]
         if split_folder(path, split) is not None:
             roots = sorted(split_folders(path, split).values())
-        classes = sorted({folder.name for root in roots for folder in root.iterdir() if _is_class(folder, root)})
+        folders = ((root, name) for root in roots for name, is_folder in listed(root).items() if is_folder)
+        classes = sorted({name for root, name in folders if _is_class(root / name, root)})
         if not classes:
             raise HartError(f"{path} ({split}): no class folders: put the images of each class in a folder")
         self._numbers = {name: number for number, name in enumerate(classes)}
-        super().__init__(path, split, tuple(classes))
+        super().__init__(path, split, listed, classes=tuple(classes))
 
     def facts(self, file: FolderImage) -> Listed:
         place = file.path.relative_to(self.root).parts
@@ -164,25 +163,16 @@ class ClassFolderReader(FolderReader):
             raise DamagedSample("lies outside the class folders")
         return Listed(self._numbers[place[0]])
 
-    def read_record(self, place: FolderImage) -> Read:
-        return Note(), read_sample_image(place.path)
+    def read_record(self, place: FolderImage) -> Located:
+        return Note(), partial(read_sample_image, place.path)
 
     def mark(self, place: FolderImage, label: int | None) -> tuple[str | bytes, ...]:
         return place.path.relative_to(self.root).as_posix(), str(label), mark_image(place.path)
 
 
 def _is_class(folder: Path, root: Path) -> bool:
-    if not folder.is_dir() or folder.name.startswith(".") or text_fault(folder.name):
-        return False
-    # not a link that leads back
-    return not root.resolve().is_relative_to(folder.resolve())
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    """Whether the name of a folder is text; a link that leads back is no class."""
+    return not text_fault(folder.name) and not root.resolve().is_relative_to(folder.resolve())
 
 
 def _images_among(place: Path, names: Sequence[str], fault: str) -> Iterator[FolderImage]:

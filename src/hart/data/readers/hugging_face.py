@@ -15,7 +15,7 @@ from hart.data.notes import WEIGHT_FIELD, Columns, read_label, read_record, read
 from hart.data.readers.base import Listed, RowReader
 from hart.data.readers.parquet import read_row, require_sound
 from hart.data.samples import DamagedSample, read_image_field
-from hart.data.sources import Read
+from hart.data.sources import Located
 from hart.data.splits import split_names
 from hart.errors import HartError
 from hart.files import read_json
@@ -72,11 +72,11 @@ class HuggingFaceReader(RowReader):
     def name(self, place: int) -> str:
         return f"{self._set}, row {place}"
 
-    def read_record(self, place: int) -> Read:
+    def read_record(self, place: int) -> Located:
         record = read_row(self._table[place : place + 1], 0)
         image = record.pop(self._columns.image)
         note = read_record(record | {self._columns.label: None}, self._columns)
-        return replace(note, record=record), read_image_field(image, None)
+        return replace(note, record=record), partial(read_image_field, image, None)
 
     def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
         try:

@@ -11,7 +11,7 @@ from hart.data.digests import ABSENT, mark_bytes, mark_image
 from hart.data.notes import IMAGE_FIELDS, NOTE_LIMIT, Columns, read_record
 from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import DamagedSample, damaged_by, read_image_field, text_fault
-from hart.data.sources import Read
+from hart.data.sources import Located
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, open_regular, parse_json
 
@@ -61,11 +61,12 @@ class JsonlReader(RowReader):
         # lines are counted while the file is listed
         return f"{self._file}:{self._line}" if self._line else f"{self._file} at byte {place}"
 
-    def read_record(self, place: int) -> Read:
+    def read_record(self, place: int) -> Located:
         with damaged_by(FileError):
             record = _parse(self._read_line(place))
         columns = self._columns.among(record)
-        return read_record(record, columns), read_image_field(record.get(columns.image), self._file.parent)
+        image = partial(read_image_field, record.get(columns.image), self._file.parent)
+        return read_record(record, columns), image
 
     def _read_line(self, place: int) -> bytes:
         with open_regular(self._file) as lines:

@@ -23,7 +23,7 @@ from hart.data.images import MAX_FILE, SUFFIXES
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
 from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import DamagedSample, damaged_by, text_fault
-from hart.data.sources import Read, Stream
+from hart.data.sources import Located, Read, Stream
 from hart.errors import HartError
 from hart.files import FileError, open_regular
 from hart.strict import counted, printable, reason
@@ -69,10 +69,13 @@ class TarReader(RowReader):
     def name(self, place: Member | str) -> str:
         return printable(place if isinstance(place, str) else f"{place.shard}:{place.name}")
 
-    def read_record(self, place: Member) -> Read:
+    def read_record(self, place: Member) -> Located:
+        return place.note, partial(self._read_image, place)
+
+    def _read_image(self, place: Member) -> bytes:
         with damaged_by(FileError, OSError), open_regular(place.shard) as file:
             file.seek(place.offset)
-            return place.note, file.read(place.size)
+            return file.read(place.size)
 
     def mark(self, place: Member, label: int | None) -> tuple[str | bytes, ...]:
         try:

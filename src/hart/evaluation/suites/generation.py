@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from hart.data.samples import Sample
+from hart.data.kinds import Condition
+from hart.data.samples import Damage, DamagedSample, Sample, first_reasons
 from hart.data.transforms import ImageTransform
 from hart.evaluation.generated_images import GeneratedImages, checked_settings
 from hart.evaluation.image_sets import ImageSet, features_of_set
@@ -32,14 +33,17 @@ def run(context: Context[GenerationOptions]) -> Result:
     if options.limit is not None and references.total is not None:
         require_available(options.limit, references.total)
     sampling = options.sampling(pipe)
+    condition: Condition = "caption" if pipe.num_classes is None else "label"
     # before the features of a large set are computed
+    if (said := references.said()) is not None:
+        _usable(said, condition, options.limit)
     settings = checked_settings(pipe, sampling, options.seed, context.out)
     extractor = open_extractor(options.features, context.device)
     # only captions and labels are needed from here on
     real, samples = features_of_set(
         references, extractor, FEATURE_BATCH, lambda sample: replace(sample, image=b"", record={}), progress
     )
-    prompts = _prompts(samples, pipe.num_classes, options)
+    prompts = _prompts(samples, condition, options)
     generated_images = GeneratedImages(pipe, prompts, sampling, options.seed, context.out, settings)
     generated_images.generate(options.batch_size, progress)
     generated = generated_images.features(extractor, FEATURE_BATCH, progress)
@@ -55,13 +59,26 @@ def run(context: Context[GenerationOptions]) -> Result:
     )
 
 
-def _prompts(samples: list[Sample], num_classes: int | None, options: GenerationOptions) -> Sequence[Prompt]:
+def _usable(samples: Sequence[Sample], condition: Condition, limit: int | None) -> list[Sample]:
+    """Those that have a caption or a class. Raises `HartError` for fewer than `limit`, or than all where it is None."""
+    usable, bare = [], list[Damage]()
+    for sample in samples:
+        try:
+            sample.require(condition)
+            usable.append(sample)
+        except DamagedSample as error:
+            bare.append(Damage(sample.key, str(error)))
+    what = " with captions" if condition == "caption" else " with a class"
+    count = len(samples) if limit is None else limit
+    require_available(count, len(usable), f"{what} ({first_reasons(bare[:1])})" if bare else what)
+    return usable
+
+
+def _prompts(samples: Sequence[Sample], condition: Condition, options: GenerationOptions) -> Sequence[Prompt]:
     """A caption (chosen among its own) or the class of each of `limit` samples, chosen without replacement."""
     generator = torch.Generator().manual_seed(options.seed)
-    usable = [sample for sample in samples if (sample.captions if num_classes is None else sample.label is not None)]
-    count = len(samples) if options.limit is None else options.limit
-    require_available(count, len(usable), " with captions" if num_classes is None else " with a class")
-    chosen = [usable[row] for row in torch.randperm(len(usable), generator=generator)[:count].tolist()]
-    if num_classes is not None:
+    usable = _usable(samples, condition, options.limit)
+    chosen = [usable[row] for row in torch.randperm(len(usable), generator=generator)[: options.limit].tolist()]
+    if condition == "label":
         return [sample.label for sample in chosen if sample.label is not None]
     return [sample.captions[int(torch.randint(len(sample.captions), (), generator=generator))] for sample in chosen]

@@ -50,6 +50,16 @@ def run(context: Context[ImageNetOptions]) -> Result:
     reference = SampleFile(located(REFERENCE, options.reference or options.data))
     require_images(len(reference), LEAST_IMAGES, f"{reference.path}: the suite")
     extractor = open_extractor(options.features, context.device, options.data)
+    whole = None
+    if reference.has_statistics and extractor.name == PUBLISHED_FEATURES:
+        whole = reference.statistics()
+        first = extractor(next(reference.batches(1)))
+        for known, found in ((whole.pooled, first.pooled), (whole.spatial, first.spatial)):
+            if found is not None and len(known.mean) != found.shape[1]:
+                raise HartError(
+                    f"{reference.path}: statistics of {len(known.mean):,} features, and Inception-v3 has "
+                    f"{found.shape[1]:,} there: give a reference batch of ADM"
+                )
     if options.model is not None:
         samples, settings, notes = _generate(context, options.model)
     else:
@@ -62,18 +72,9 @@ def run(context: Context[ImageNetOptions]) -> Result:
             f"{counted(len(samples), 'image')} of {samples.width} x {samples.height} px: published figures are of "
             f"{IMAGENET_IMAGES:,} of {IMAGE_SIZE} px: do not compare them with these",
         )
-    whole = None
-    if reference.has_statistics and extractor.name == PUBLISHED_FEATURES:
-        whole = reference.statistics()
-    elif reference.has_statistics:
+    if reference.has_statistics and whole is None:
         notes.append("the reference's statistics are of inception-v3: FID is to the reference's images instead")
     real = _features(reference, extractor, "features of the reference", progress)
-    for known, found in () if whole is None else ((whole.pooled, real.pooled), (whole.spatial, real.spatial)):
-        if found is not None and len(known.mean) != found.shape[1]:
-            raise HartError(
-                f"{reference.path}: statistics of {len(known.mean):,} features, and Inception-v3 has "
-                f"{found.shape[1]:,} there: give a reference batch of ADM"
-            )
     generated = _features(samples, extractor, "features of the samples", progress)
     progress(0, None, "distances and intervals")
     shown = next(samples.batches(SHEET_IMAGES))

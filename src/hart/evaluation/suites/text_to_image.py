@@ -66,6 +66,8 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
         f"give --limit {LEAST_IMAGES * len(rows)} or more",
     )
     # what may be missing is looked for before anything is generated
+    references = ImageSet(benchmark.references, ImageTransform(benchmark.reference_size))
+    references.require(LEAST_IMAGES)
     extractor = open_extractor(options.features, context.device, options.data)
     scorers = _scorers(options, context.device)
     pipe = options.pipeline()
@@ -73,7 +75,6 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
     samples = GeneratedImages(pipe, prompts, sampling, options.seed, context.out)
     samples.generate(options.batch_size, progress)
     scored = {scorer.name: samples.scores(scorer, FEATURE_BATCH, progress) for scorer in scorers}
-    references = ImageSet(benchmark.references, ImageTransform(benchmark.reference_size))
     real, real_categories = features_of_set(
         references, extractor, FEATURE_BATCH, lambda sample: str(sample.record.get(CATEGORY, "")), progress
     )

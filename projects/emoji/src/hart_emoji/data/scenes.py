@@ -109,6 +109,10 @@ class EmojiScenes:
         return f"scenes of emoji, {self.size} px, seed {self.seed}"
 
     @property
+    def labels(self) -> Tensor:
+        return torch.full((len(self),), -1)
+
+    @property
     def weights(self) -> Tensor:
         return torch.ones(self.count)
 
@@ -137,6 +141,9 @@ class EmojiScenes:
         encoded = io.BytesIO()
         image.save(encoded, "BMP")
         return Sample(self.key(row), encoded.getvalue(), texts)
+
+    def said(self, row: int) -> Sample:
+        return self.read(row)
 
     def _generator(self, row: int) -> random.Random:
         return random.Random(f"{self.seed}|scene|{row}")

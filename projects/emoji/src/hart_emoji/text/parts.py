@@ -44,7 +44,11 @@ def find_parts(
 
 
 def only_modifies(noun: str, names: Sequence[str]) -> bool:
-    """Whether a noun that is a part of some of a thing's names heads none of them: "kitchen" of "kitchen knife"."""
+    """Whether a noun that is a part of some of a thing's names heads none of them: "kitchen" of "kitchen knife".
+
+    `hart_emoji.data.plain.may_mean` asks less: images of a drop of blood may be called "blood", but a prompt for blood
+    is told that captions have it beside others.
+    """
     words = noun.split()
     longer = [name.lower() for name in names if set(words) < set(name.lower().split())]
     heads = (head_of(name).split() for name in longer)
