@@ -20,6 +20,8 @@ from hart.errors import HartError
 MEMORY_SIGNS = ("DefaultCPUAllocator: ", "MPS backend out of memory", "CUDA error: out of memory", "_ALLOC_FAILED")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRODUCTS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
+"""Features of x86 processors, one of which is needed to multiply in a type as fast as in float32."""
 SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -48,10 +50,12 @@ def resolve_device(name: torch.device | str | None) -> torch.device:
     return device
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether the processor has matrix products in bfloat16. Where PyTorch does not know, as on ARM, it is assumed."""
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether the processor has matrix products in a number type. Where PyTorch does not know, as on ARM, it is
+    assumed."""
     features = torch.cpu.get_capabilities()
-    return bool(features.get("avx512_bf16", True) or features.get("amx_bf16", True))
+    needed = PRODUCTS.get(dtype)
+    return needed is None or any(features.get(feature, True) for feature in needed)
 
 
 def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:

@@ -315,6 +315,7 @@ def test_a_transparent_part_shows_nowhere_in_its_edit(text: HartPipeline) -> Non
         (lambda pipe: pipe.vary(picture(), style_strength=-1), "style_strength -1: give a number from 0 to 10"),
         (lambda pipe: pipe.vary(picture(), style_strength="a"), "style_strength"),
         (lambda pipe: pipe.edit(picture(), None, "a cat", source_prompt=""), "source_prompt is empty"),
+        (lambda pipe: pipe.edit(picture(), None, source_prompt="a cat"), "give a prompt that says what changes"),
         (lambda pipe: pipe.mix(["a cat"]), "give a list of two"),
         (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1]), "give 4 from 0 to 1, one for each scale"),
         (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1, 2, 0]), "from 0 to 1"),

@@ -77,15 +77,16 @@ def test_levels_of_8_bits_say_so_and_cannot_be_undone(level: str) -> None:
 def test_the_decoder_is_in_bfloat16_where_the_processor_multiplies_that(
     multiplied: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("hart.inference.speed.multiplies_bfloat16", lambda: multiplied)
+    monkeypatch.setattr("hart.inference.speed.multiplies", lambda dtype: multiplied or dtype == torch.float32)
     opened().save_pretrained(tmp_path, "int8")
     for pipe in (opened("int8"), opened("draft"), HartPipeline.from_pretrained(tmp_path, device="cpu")):
         dtype = pipe.tokenizer.decoder.conv_out.weight.dtype
         assert dtype == (torch.bfloat16 if multiplied else torch.float32)
         assert any(remark.startswith("decoder not in bfloat16") for remark in pipe.speed_remarks()) != multiplied
         pipe.optimize(pipe.speed.replace(cache="int8"))
-    narrow = HartPipeline.from_config(WIDE, device="cpu", dtype="bfloat16").speed_remarks()
-    assert any(remark.startswith("bfloat16 takes several times as long") for remark in narrow) != multiplied
+    for narrow in ("bfloat16", "float16"):
+        remarks = HartPipeline.from_config(WIDE, device="cpu", dtype=narrow).speed_remarks()
+        assert any(remark.startswith(f"{narrow} takes several times as long") for remark in remarks) != multiplied
 
 
 def approximate() -> HartPipeline:

@@ -265,6 +265,7 @@ def test_an_edit_without_a_mask_says_what_the_image_shows(server: Running) -> No
     assert source is not None and (source.mask, source.source_prompt, source.followed_scales) == (None, "a dog", 2)
     assert error(edit(server, png(), source_prompt="forbidden"), 400)["param"] == "source_prompt"
     assert error(edit(server, png(), followed_scales="2"), 400)["param"] == "followed_scales"
+    assert error(edit(server, png(), prompt="", source_prompt="a dog"), 400)["param"] == "source_prompt"
 
 
 def test_variations_keep_scales_or_colours(server: Running) -> None:

@@ -66,6 +66,8 @@ class Editing(BasePipeline):
             is redrawn.
         options: as in a call, for example num_images_per_prompt, seed and guidance_scale.
         """
+        if source_prompt is not None and prompt is None and options.get("prompt_embeds") is None:
+            raise HartError("source_prompt says what the image shows now: give a prompt that says what changes")
         made = self.prepare_edit(
             image,
             mask,

@@ -195,7 +195,7 @@ class Edit(Changed):
     kind, route = "image_edit", "/v1/images/edits"
     prompt: OptionalPrompt = None
     """What the whole image shows afterwards; by default whatever fits."""
-    source_prompt: OptionalPrompt = None
+    source_prompt: Annotated[OptionalPrompt, _of_another("prompt")] = None
     """In place of a mask: what the image shows now. What `prompt` says otherwise changes."""
     followed_scales: Annotated[Annotated[int, Field(ge=0, le=MAX_SCALES)] | None, _of_another("source_prompt")] = None
     """So many first scales follow the image, by default most of them."""
