@@ -26,6 +26,15 @@ def test_the_bar_shows_names_of_files_as_they_are(monkeypatch: pytest.MonkeyPatc
     assert "reconstructing [/d].png" in terminal.getvalue()
 
 
+def test_there_is_no_bar_where_it_could_not_disappear(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    with progress("loading") as report:
+        report(1, 2, "generating")
+    assert not terminal.getvalue()
+
+
 def test_each_thread_has_its_own_listener_to_notes(capsys: pytest.CaptureFixture[str]) -> None:
     both_listen = Barrier(2, timeout=30)
 

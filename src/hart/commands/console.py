@@ -34,11 +34,11 @@ Report = Callable[[int, int | None, str], None]
 
 @contextmanager
 def progress(first: str) -> Iterator[Report]:
-    """A bar on stderr that disappears at the end; nothing if stderr is not a terminal.
+    """A bar on stderr that disappears at the end; nothing if stderr is not a terminal, or one that cannot move back.
 
     first: what is being done until the first report.
     """
-    if sys.stderr is None or not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
         yield lambda done, total, what: None
         return
     from rich.console import Console
