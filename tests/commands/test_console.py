@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
 from threading import Barrier
 
 import pytest
 
-from hart.commands.console import note, notes_to
+from hart.commands.console import note, notes_to, progress
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_shows_names_of_files_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with progress("loading a [b] [/c]") as report:
+        report(1, 2, "reconstructing [/d].png")
+    assert "reconstructing [/d].png" in terminal.getvalue()
+
+
+def test_there_is_no_bar_where_it_could_not_disappear(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    with progress("loading") as report:
+        report(1, 2, "generating")
+    assert not terminal.getvalue()
 
 
 def test_each_thread_has_its_own_listener_to_notes(capsys: pytest.CaptureFixture[str]) -> None:

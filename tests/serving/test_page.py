@@ -92,6 +92,13 @@ def test_a_phone_in_light_and_dark(browser: Any, address: str, tmp_path: Path) -
     page = context.new_page()
     page.goto(address)
     page.get_by_text("Ready", exact=True).wait_for()
+    lines = page.evaluate("""() => {
+        document.getElementById("gallery").append(Object.assign(document.createElement("li"), {className: "tile"}));
+        const range = document.createRange();
+        range.selectNodeContents(document.querySelector(".gallery-head h2"));
+        return range.getClientRects().length;
+    }""")
+    assert lines == 1, "a word of a heading is not broken"
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)

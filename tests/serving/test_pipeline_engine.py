@@ -184,6 +184,15 @@ def test_a_served_image_has_the_settings_of_the_level_and_says_it(text_model: Pa
     assert Image.open(again).tobytes() == Image.open(served).tobytes()
 
 
+def test_the_log_says_what_a_number_type_does_on_this_machine(
+    text_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ServeOptions(model=(f"tiny={text_model}",), dtype="bfloat16", public=True)
+    with caplog.at_level("INFO", "hart"), TestClient(app_from_options(options)) as http:
+        assert http.post("/v1/images/generations", json={"prompt": "a cat"}).status_code == 200
+    assert f"model {text_model}: weights " in caplog.text  # packed or not
+
+
 def test_two_prompts_are_mixed_and_an_edit_may_follow_what_the_image_shows(
     server: Running, engine: PipelineEngine, text_model: Path, tmp_path: Path
 ) -> None:

@@ -200,6 +200,8 @@ def test_an_adapter_is_trained_resumed_saved_and_drawn_with(text_model: Path, tm
     Trainer(TransformerTask(given, captioned_images(3)), given, tmp_path / "parts").run()
     files = [(tmp_path / run / "model" / "adapter_model.safetensors").read_bytes() for run in ("whole", "parts")]
     assert files[0] == files[1], "a run in two sittings ends as an unbroken one"
+    wider = TransformerTask(given.replace(lora=LoraConfig(rank=3, alpha=8)), captioned_images(3))
+    assert wider.sources["init_from"] == task.sources["init_from"], "what it starts from has no adapter yet"
 
     pipe = HartPipeline.from_pretrained(base, device="cpu")
     plain = pipe("a cat").images[0].tobytes()

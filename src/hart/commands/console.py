@@ -34,18 +34,19 @@ Report = Callable[[int, int | None, str], None]
 
 @contextmanager
 def progress(first: str) -> Iterator[Report]:
-    """A bar on stderr that disappears at the end; nothing if stderr is not a terminal.
+    """A bar on stderr that disappears at the end; nothing if stderr is not a terminal, or one that cannot move back.
 
     first: what is being done until the first report.
     """
-    if sys.stderr is None or not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
         yield lambda done, total, what: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    # names of files and models are no markup
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     # lines for a terminal are put above the bar; those for a pipe must reach the pipe
     redirect = sys.stdout.isatty()
     with Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as bar:

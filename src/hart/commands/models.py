@@ -32,7 +32,6 @@ class InfoOptions(Config, kw_only=True):
 def info(options: InfoOptions) -> None:
     """Show a model's scales, and its parameters and multiply-accumulates (MACs) per image, part by part."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from hart.checkpoint.loading import load_config
@@ -49,8 +48,8 @@ def info(options: InfoOptions) -> None:
         facts.add_row(name, value)
     # the number types whose linear layers are packed on this machine, and why the others are not
     packing = [f"{dtype_name(dtype)}: {packing_refusal(dtype) or 'yes'}" for dtype in PACKED_DTYPES]
-    facts.add_row("packed on CPU", escape("\n".join(packing)))
-    console = Console()
+    facts.add_row("packed on CPU", "\n".join(packing))
+    console = Console(markup=False, emoji=False)  # a model's name may have brackets and colons
     console.print(facts)
     console.print(_counts("parameters", "parameters", cost.parameters))
     console.print(_counts("one image", f"MACs, guidance {'on' if guided else 'off'}", cost.macs))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from hart.serving.pipeline_engine import PipelineEngine
 
 
+log = logging.getLogger(__name__)
+
 KEEP_ALIVE_SECONDS = 75
 """Longer than proxies keep a connection that nothing comes over, mostly 60 s: theirs would be closed as they send."""
 THIS_MACHINE = "127.0.0.1,::1,::ffff:127.0.0.1"
@@ -69,4 +71,7 @@ def _opened(source: str, options: ServeOptions) -> PipelineEngine:
     from hart.serving.pipeline_engine import PipelineEngine  # imports PyTorch
 
     pipe = HartPipeline.from_pretrained(source, device=options.device, dtype=options.dtype, speed=options.speed)
+    if options.speed is not None or options.dtype is not None:  # what was asked for may be slow on this machine
+        for remark in pipe.speed_remarks():
+            log.info("model %s: %s", source, remark)
     return PipelineEngine(pipe, exact=options.exact, max_pixels=options.max_pixels, speed=options.speed)

@@ -52,12 +52,12 @@ TOKEN_LAYERS = ("word_embed.", "head.linear.", LEVELS)
 
 
 def starting_model(recipe: TransformerRecipe, config: HartConfig) -> Hart:
-    """The model that the stage starts with: fresh or from `init_from`, with the recipe's adapters, if any."""
+    """The model that the stage starts with, fresh or from `init_from`; adapters are not in it yet."""
     hart = Hart(config)
     initialize(hart, generator_for(recipe.trainer.seed, "weights"), gate_gain=recipe.gate_gain)
     if recipe.init_from:
         start_from(hart, recipe.init_from, frozen=recipe.lora is not None)
-    return with_adapters(hart, recipe)
+    return hart
 
 
 def with_adapters(hart: Hart, recipe: TransformerRecipe) -> Hart:
@@ -205,9 +205,10 @@ class TransformerTask(TransformerStage):
         self.config = HartConfig.from_dict(parts, "the recipe")
         # of the samples; and raises `HartError` for a shape that the transformer has no tables for
         self.schedule, *_ = [requested_schedule(self.config, size=str(size)) for size in trained_sizes(self.config)]
-        super().__init__(recipe, starting_model(recipe, self.config).to(device), self.tokenizer.quantizer, device)
+        hart = starting_model(recipe, self.config)
         # adapters only work with the weights that they were trained with; other runs leave their start behind
-        self._base = fingerprint(self.module) if recipe.lora is not None else None
+        self._base = fingerprint(hart) if recipe.lora is not None else None
+        super().__init__(recipe, with_adapters(hart, recipe).to(device), self.tokenizer.quantizer, device)
         # a modulation table is added outside its block, where FSDP2 keeps it in shards
         self.shardable = recipe.transformer.modulation != "table"
         self.data = kept_data(data, recipe, device)
