@@ -51,7 +51,7 @@ def test_data_encode_writes_a_set_that_training_can_read(text_model: Path, tmp_p
         (("--part", "3/2"), "part 3 of 2"),
         (("--part", "all"), "give it as I/N"),
         (("--scales", "1 2 4"), "--scales[0]: expected a whole number"),
-        (("--scales", "1,2,4,6"), "with other encoders or options, or by another version"),
+        (("--scales", "1,2,4,6"), "with other encoders or options"),
         (("--scales", "1,2", "--size", 8, "--tokenizer", "none"), "error: --scales and --size both set the scales"),
         (("--split", "test"), "has none for 'test': make it, or name one as the split: train"),
         (("--kind", "imagenet"), "huggingface"),
