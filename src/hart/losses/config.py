@@ -19,6 +19,20 @@ GROUP_CHANNELS = 16
 """Channels of one group where the discriminator uses GroupNorm."""
 
 
+class TokenizerLossConfig(Config):
+    """Weights of the tokenizer's loss, see `hart.losses.tokenizer_loss`; the quantiser's includes the commitment.
+
+    Perceptual and adversarial terms have tables of their own.
+    """
+
+    reconstruction: Weight = 1.0
+    """Of the mean absolute error (L1)."""
+    squared: Weight = 0.0
+    """Of the mean squared error (L2)."""
+    chroma: Weight = 0.0
+    quantizer: Weight = 1.0
+
+
 class PerceptualConfig(Config, kw_only=True):
     """The perceptual loss, see `hart.networks.perceptual.perceptual_loss`."""
 

@@ -23,7 +23,14 @@ from hart.config import (
 )
 from hart.data.kinds import Condition, Kind
 from hart.files import FileError, read_json, read_toml
-from hart.losses.config import LARGEST, AdversarialConfig, PerceptualConfig, TransformerLossConfig, Weight
+from hart.losses.config import (
+    LARGEST,
+    AdversarialConfig,
+    PerceptualConfig,
+    TokenizerLossConfig,
+    TransformerLossConfig,
+    Weight,
+)
 from hart.sizes import aspect_sizes
 from hart.strict import ConfigError, Listed, counted, require
 from hart.training.overrides import apply_override
@@ -217,20 +224,6 @@ class Recipe(StageRecipe, kw_only=True):
     def holds_out(self) -> bool:
         """Whether a part of an undivided set is left for evaluation, unless `reading.split` says otherwise."""
         return True
-
-
-class TokenizerLossConfig(Config):
-    """Weights of the tokenizer's loss, see `hart.losses.tokenizer_loss`; the quantiser's includes the commitment.
-
-    Perceptual and adversarial terms have tables of their own.
-    """
-
-    reconstruction: Weight = 1.0
-    """Of the mean absolute error (L1)."""
-    squared: Weight = 0.0
-    """Of the mean squared error (L2)."""
-    chroma: Weight = 0.0
-    quantizer: Weight = 1.0
 
 
 class DiscriminatorConfig(AdversarialConfig, kw_only=True):

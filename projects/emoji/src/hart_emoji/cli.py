@@ -82,8 +82,8 @@ def scenes(
     ] = "",
 ) -> None:
     """Compose images of several emoji, in other colours, on backgrounds, and encode them for training."""
-    from hart_emoji.data.bank import write_bank
-    from hart_emoji.data.scenes import KINDS, read_kinds
+    from hart_emoji.data.bank import read_kinds, write_bank
+    from hart_emoji.data.scenes import KINDS
 
     if wordnet is not None and not plain:
         raise HartError("--wordnet gives words to single emoji: add --plain, or leave it out")

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from hart import HartError
+from hart_emoji.data.bank import read_kinds
 from hart_emoji.data.captions import Keywords
 from hart_emoji.data.catalogue import Concept
 from hart_emoji.data.recolour import COLOURS, background, own_colour, repainted
 from hart_emoji.data.rewriting import NUMBERS, PAIR, one_thing, plural, with_typo
-from hart_emoji.data.scenes import CAPTIONS, EmojiScenes, read_kinds
+from hart_emoji.data.scenes import CAPTIONS, EmojiScenes
 from hart_emoji.data.words import COMMON
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,3 +66,25 @@ def write_bank(
     if isinstance(images, PlainEmoji) and wordnet is not None:
         images.find_nouns(text_encoder, wordnet)
     return encode_dataset(images, ImageTransform(size), encoders, folder, "train", options, progress=progress)
+
+
+def read_kinds(text: str) -> dict[str, float]:
+    """Kinds of scenes with their shares, of any sum, from "two=0.75,count=0.25"; others are not made.
+
+    Raises `HartError` for kinds that are not in `KINDS`, or twice there, and for shares that are no positive numbers.
+    """
+    kinds: dict[str, float] = {}
+    for part in text.split(","):
+        kind, _, share = part.partition("=")
+        if (
+            kind not in KINDS
+            or kind in kinds
+            or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", share)
+            or not float(share)
+        ):
+            raise HartError(
+                f"kinds of scenes {text!r}: give some of {', '.join(KINDS)}, each once with its share, such as "
+                "two=0.75,count=0.25"
+            )
+        kinds[kind] = float(share)
+    return kinds

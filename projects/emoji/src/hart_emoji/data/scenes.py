@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -18,7 +17,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hart import HartError
 from hart.data import Damage, DamagedSample, Sample
 from hart_emoji.data.arrangement import centres, laid, related
 from hart_emoji.data.build import STYLES, layer_of, read_icons
@@ -378,28 +376,6 @@ class EmojiScenes:
             return text
         word = STYLES[style].word
         return rng.choice((f"{text} in {word} style", f"{text}, {word} style", f"{text}, {word}"))
-
-
-def read_kinds(text: str) -> dict[str, float]:
-    """Kinds of scenes with their shares, of any sum, from "two=0.75,count=0.25"; others are not made.
-
-    Raises `HartError` for kinds that are not in `KINDS`, or twice there, and for shares that are no positive numbers.
-    """
-    kinds: dict[str, float] = {}
-    for part in text.split(","):
-        kind, _, share = part.partition("=")
-        if (
-            kind not in KINDS
-            or kind in kinds
-            or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", share)
-            or not float(share)
-        ):
-            raise HartError(
-                f"kinds of scenes {text!r}: give some of {', '.join(KINDS)}, each once with its share, such as "
-                "two=0.75,count=0.25"
-            )
-        kinds[kind] = float(share)
-    return kinds
 
 
 def _another(colour: OwnColour, rng: random.Random) -> str:
