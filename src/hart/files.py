@@ -16,6 +16,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, BinaryIO
@@ -90,18 +91,31 @@ def readable_folder(path: Path) -> Path:
     return path
 
 
-Lister = Callable[[Path], Mapping[str, bool]]
-"""`list_folder`, or one that remembers what it has listed."""
+_listings: ContextVar[dict[Path, Mapping[str, bool]] | None] = ContextVar("listings", default=None)
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """In a block, or in a function decorated with it, `list_folder` lists each folder once: a million images take a
+    second, on a network many."""
+    known = _listings.get()
+    token = _listings.set({} if known is None else known)
+    try:
+        yield
+    finally:
+        _listings.reset(token)
 
 
 def list_folder(folder: Path) -> Mapping[str, bool]:
-    """The names in a folder that are not hidden, True for those of folders; links are followed. Raises `OSError`.
-
-    Where several questions are asked of one folder, ask them of `functools.cache(list_folder)`: to list a million
-    images takes a second, on a network many.
-    """
+    """The names in a folder that are not hidden, True for those of folders; links are followed. Raises `OSError`."""
+    known = _listings.get()
+    if known is not None and folder in known:
+        return known[folder]
     with os.scandir(folder) as entries:  # no `Path` for each of them
-        return {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
+        names = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
+    if known is not None:
+        known[folder] = names
+    return names
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 
 from hart.data.kinds import StoredType
 from hart.errors import HartError
-from hart.files import FileError, Lister, list_folder, parse_json, read_json, require_regular
+from hart.files import FileError, list_folder, parse_json, read_json, require_regular
 from hart.grids import Grid, ScaleSchedule
 from hart.strict import printable, reason
 
@@ -58,18 +58,18 @@ def shard_file(folder: Path, split: str, number: int) -> Path:
     return folder / f"{split}-{number:05d}.safetensors"
 
 
-def is_encoded_set(folder: Path, listed: Lister = list_folder) -> bool:
+def is_encoded_set(folder: Path) -> bool:
     """Whether a folder holds an encoded set: an index, or shards of an unfinished one."""
-    return bool(_shards(folder, listed)) or any(_is_index(folder / n) for n in listed(folder) if n.endswith(".json"))
+    return bool(_shards(folder)) or any(_is_index(folder / n) for n in list_folder(folder) if n.endswith(".json"))
 
 
-def encoded_splits(folder: Path, split: str, listed: Lister = list_folder) -> set[str]:
+def encoded_splits(folder: Path, split: str) -> set[str]:
     """The splits of which a folder holds an encoded set: `split` also where it is not finished, or lacks its shards.
 
     Others have both: a folder of images may have a JSON file for each of them, and weights beside them.
     """
     try:
-        shards, has_index = _shards(folder, listed), _is_index(index_file(folder, split))
+        shards, has_index = _shards(folder), _is_index(index_file(folder, split))
     except (OSError, ValueError):  # an address that is no path
         return set()
     others = {name for name in shards - {split} if _is_index(index_file(folder, name))}
@@ -83,9 +83,9 @@ def _is_index(file: Path) -> bool:
         return False
 
 
-def _shards(folder: Path, listed: Lister = list_folder) -> set[str]:
+def _shards(folder: Path) -> set[str]:
     """The splits of which a folder has shards."""
-    return {found["split"] for name in listed(folder) if (found := SHARD.fullmatch(name)) is not None}
+    return {found["split"] for name in list_folder(folder) if (found := SHARD.fullmatch(name)) is not None}
 
 
 def stamp_of(settings: Mapping[str, Any]) -> str:

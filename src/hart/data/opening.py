@@ -11,7 +11,6 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -28,20 +27,16 @@ from hart.data.sources import Source, Stream
 from hart.data.splits import WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
 from hart.errors import HartError, missing_package
-from hart.files import Lister, list_folder, readable_folder, require_regular, user_address
+from hart.files import list_folder, listed_once, readable_folder, require_regular, user_address
 from hart.strict import printable
 
 METADATA = "metadata.jsonl"
 """In Hugging Face's ImageFolder, beside the images of each split."""
 
 
+@listed_once()
 def open_source(
-    path: str | Path,
-    split: str | None = "train",
-    *,
-    kind: Kind | None = None,
-    columns: Columns | None = None,
-    listed: Lister | None = None,
+    path: str | Path, split: str | None = "train", *, kind: Kind | None = None, columns: Columns | None = None
 ) -> Source | Stream:
     """The images of one split, listed but not read.
 
@@ -53,7 +48,6 @@ def open_source(
         out: it is "train" of a set that is divided and "all" of one that is not.
     kind: the format; None tells it from the path.
     columns: field names of JSONL, Parquet and Hugging Face records, where they are unusual.
-    listed: what has listed the folder already, if anything has; see `hart.files.list_folder`.
     Raises `HartError` when the path holds none of these, or more than one.
     """
     name = user_address(path)
@@ -61,13 +55,12 @@ def open_source(
         raise HartError("data is empty: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
     if kind is not None and kind not in FORMATS:
         raise HartError(f"kind is {kind!r}: give one of {', '.join(FORMATS)}")
-    listed = listed or cache(list_folder)
     try:
-        kind = kind or detect_kind(name, split or "train", listed)
-        split = split or _whole_of(Path(name), kind, listed)
+        kind = kind or detect_kind(name, split or "train")
+        split = split or _whole_of(Path(name), kind)
         if columns not in (None, Columns()) and not FORMATS[kind].has_columns:
             raise HartError(f"{printable(name)} is read as {kind}, without columns: leave out those that are named")
-        source = FORMATS[kind].open(name, split, columns or Columns(), listed)
+        source = FORMATS[kind].open(name, split, columns or Columns())
     except ModuleNotFoundError as error:
         raise missing_package(error.name, "huggingface" if error.name == "datasets" else "data") from None
     except OSError as error:
@@ -89,23 +82,24 @@ def require_outside(folder: Path, source: Source | Stream) -> None:
         )
 
 
-def _whole_of(place: Path, kind: Kind, listed: Lister) -> str:
+def _whole_of(place: Path, kind: Kind) -> str:
     """The split that holds nothing out: "all" of an undivided set, "train" of one that is divided."""
     if kind in {"folder", "classes"}:
         divided = bool(split_folders(place, "train"))
     else:
-        files = _files(place, ".jsonl", listed) if kind == "jsonl" and _found(place) == "folder" else []
+        files = _files(place, ".jsonl") if kind == "jsonl" and _found(place) == "folder" else []
         divided = not files or _is_divided(files)
     return "train" if divided else WHOLE
 
 
-def detect_kind(name: str, split: str = "train", listed: Lister = list_folder) -> Kind:
+@listed_once()
+def detect_kind(name: str, split: str = "train") -> Kind:
     """The format of a path. Raises `HartError` when there is none or more than one."""
     if name.startswith(PREFIX):
         return "huggingface"
     path = Path(name)
     if (what := _found(path)) == "folder":
-        return _kind_of_folder(path, split, listed)
+        return _kind_of_folder(path, split)
     if not what:
         return _kind_of_pattern(name)
     require_regular(path)
@@ -114,24 +108,24 @@ def detect_kind(name: str, split: str = "train", listed: Lister = list_folder) -
     return kind
 
 
-def _kind_of_folder(path: Path, split: str, listed: Lister) -> Kind:
+def _kind_of_folder(path: Path, split: str) -> Kind:
     """Captions anywhere make it a folder of captioned images; without any, folders of images are classes."""
     if is_saved_dataset(path):
         return "huggingface"
-    found = [kind for kind, form in FORMATS.items() if form.suffix and _files_within(path, form.suffix, listed)]
+    found = [kind for kind, form in FORMATS.items() if form.suffix and _files_within(path, form.suffix)]
     if len(found) > 1:
         raise HartError(f"{path} can be read as {' and as '.join(found)}: name one as its kind")
     if found:
         return found[0]
     root = split_folder(path, split) or path
     seen = False
-    for file in list_images(root, listed):
+    for file in list_images(root):
         if not (seen or file.notes or file.fault) and (root / METADATA).is_file():
             return "jsonl"
         if file.notes or file.path.parent == root:
             return "folder"
         seen = True
-    if not seen and is_encoded_set(path, listed):
+    if not seen and is_encoded_set(path):
         raise HartError(
             f"{path}: an encoded set, which holds codes and no images: give the set that it was encoded from"
         )
@@ -159,13 +153,13 @@ def _kind_of_suffix(name: str) -> Kind | None:
     return next((kind for kind, form in FORMATS.items() if form.suffix and form.suffix == suffix), None)
 
 
-def _open_jsonl(name: str, split: str, columns: Columns, listed: Lister) -> Source:
+def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
     path = Path(name)
     if not (found := _found(path)):
         raise HartError(f"{path} does not exist: give a .jsonl file or the folder that holds it")
     if found == "file":
         return JsonlReader(path, columns)
-    files = _files(path, ".jsonl", listed)
+    files = _files(path, ".jsonl")
     inside = None if files else split_folder(path, split)
     if inside is not None and (inside / METADATA).is_file():
         return JsonlReader(inside / METADATA, columns)
@@ -180,9 +174,9 @@ def _open_jsonl(name: str, split: str, columns: Columns, listed: Lister) -> Sour
     )
 
 
-def _shards(name: str, split: str, listed: Lister) -> list[str]:
+def _shards(name: str, split: str) -> list[str]:
     """Raises `HartError` for local shards that are missing, or part of an unfinished set."""
-    shards = _named(name, split, ".tar", listed)
+    shards = _named(name, split, ".tar")
     paths = [local_path(shard) for shard in shards if not is_remote(shard)]
     if missing := [str(path) for path in paths if not _found(path)]:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -204,43 +198,35 @@ def _local(shards: list[str]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Format:
-    """open: from path, split, field names and what lists folders to the images.
+    """open: from path, split and field names to the images. looks_like: what a folder of it holds, for people.
 
-    looks_like: what a folder of it holds, for people. suffix: of the files that tell this format; empty where something
-    else tells it. has_columns: whose fields may have unusual names.
+    suffix: of the files that tell this format; empty where something else tells it. has_columns: whose fields may have
+    unusual names.
     """
 
-    open: Callable[[str, str, Columns, Lister], Source | Stream]
+    open: Callable[[str, str, Columns], Source | Stream]
     looks_like: str = ""
     suffix: str = ""
     has_columns: bool = False
 
 
 FORMATS: Mapping[Kind, Format] = {
-    "shards": Format(
-        lambda name, split, columns, listed: TarReader(_local(_shards(name, split, listed))), "*.tar", ".tar"
-    ),
-    "stream": Format(lambda name, split, columns, listed: TarStream(_shards(name, split, listed))),
+    "shards": Format(lambda name, split, columns: TarReader(_local(_shards(name, split))), "*.tar", ".tar"),
+    "stream": Format(lambda name, split, columns: TarStream(_shards(name, split))),
     "parquet": Format(
-        lambda name, split, columns, listed: ParquetStream(
-            list(map(Path, _named(name, split, ".parquet", listed))), columns
-        ),
+        lambda name, split, columns: ParquetStream(list(map(Path, _named(name, split, ".parquet"))), columns),
         "*.parquet or data/*.parquet",
         ".parquet",
         has_columns=True,
     ),
     "jsonl": Format(_open_jsonl, "*.jsonl", ".jsonl", has_columns=True),
-    "huggingface": Format(
-        lambda name, split, columns, listed: HuggingFaceReader(name, split, columns),
-        "state.json or dataset_dict.json",
-        has_columns=True,
-    ),
+    "huggingface": Format(HuggingFaceReader, "state.json or dataset_dict.json", has_columns=True),
     "folder": Format(
-        lambda name, split, columns, listed: FolderReader(_folder(name), split, listed),
+        lambda name, split, columns: FolderReader(_folder(name), split),
         "images with captions beside them",
     ),
     "classes": Format(
-        lambda name, split, columns, listed: ClassFolderReader(_folder(name), split, listed),
+        lambda name, split, columns: ClassFolderReader(_folder(name), split),
         "images in a folder per class",
     ),
 }
@@ -256,13 +242,13 @@ def _folder(name: str) -> Path:
     return Path(name)
 
 
-def _named(name: str, split: str, suffix: str, listed: Lister) -> list[str]:
+def _named(name: str, split: str, suffix: str) -> list[str]:
     """The files of a split in a folder, or those that a path or a pattern names."""
     path = Path(name)
     if (found := _found(path)) == "file":
         return [name]
     if found == "folder":
-        files = _files_within(path, suffix, listed)
+        files = _files_within(path, suffix)
         if not files:
             raise HartError(f"{path}: no {suffix} files: put them there, or give another path")
         ours = [str(file) for file in files if _has_word(file.name, split)]
@@ -282,16 +268,16 @@ def _named(name: str, split: str, suffix: str, listed: Lister) -> list[str]:
     return names
 
 
-def _files_within(folder: Path, suffix: str, listed: Lister) -> list[Path]:
+def _files_within(folder: Path, suffix: str) -> list[Path]:
     """Files with a suffix; Parquet files may be in `data/`, as in data sets of the hub."""
     data = folder / "data"
-    inside = suffix == ".parquet" and listed(folder).get(data.name, False)
-    return _files(folder, suffix, listed) or (_files(data, suffix, listed) if inside else [])
+    inside = suffix == ".parquet" and list_folder(folder).get(data.name, False)
+    return _files(folder, suffix) or (_files(data, suffix) if inside else [])
 
 
-def _files(folder: Path, suffix: str, listed: Lister) -> list[Path]:
+def _files(folder: Path, suffix: str) -> list[Path]:
     """Files with a suffix, in upper or lower case, sorted by name."""
-    names = (name for name, is_folder in listed(folder).items() if not is_folder)
+    names = (name for name, is_folder in list_folder(folder).items() if not is_folder)
     return sorted(folder / name for name in names if name.lower().endswith(suffix))
 
 

@@ -29,7 +29,7 @@ from hart.data.samples import Damage, Sample, decoded
 from hart.data.sources import DamageCount, Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
-from hart.files import list_folder, user_address
+from hart.files import listed_once, user_address
 from hart.strict import byte_count, counted
 from hart.training.conditions import require_classes
 from hart.training.config import ReadingConfig, Recipe
@@ -155,6 +155,7 @@ ImageSource = MemoryImages | LoadedImages
 TrainingData = ImageSource | EncodedImages
 
 
+@listed_once()
 def open_training_data(
     recipe: Recipe,
     size: int | Sequence[Size],
@@ -172,9 +173,9 @@ def open_training_data(
     are read in every step. Raises `HartError`.
     """
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
-    split, listed = "train" if reading.split == "auto" else reading.split, cache(list_folder)
+    split = "train" if reading.split == "auto" else reading.split
     folder, *also = (Path(user_address(each)) for each in (recipe.data, *reading.also))
-    encoded = encoded_splits(folder, split, listed) if reading.kind == "auto" else set()
+    encoded = encoded_splits(folder, split) if reading.kind == "auto" else set()
     if split in encoded:
         _require_plain(reading, recipe.data)
         data = EncodedSet(folder, split, also=also, parts=reading.weights)
@@ -190,7 +191,7 @@ def open_training_data(
     kind = None if reading.kind == "auto" else reading.kind
     whole = reading.split == "auto" and not recipe.holds_out
     columns = Columns(reading.image_column, reading.caption_column, reading.label_column)
-    source = open_source(recipe.data, None if whole else split, kind=kind, columns=columns, listed=listed)
+    source = open_source(recipe.data, None if whole else split, kind=kind, columns=columns)
     if out is not None:
         require_outside(out, source)
     if recipe.num_classes is not None and not isinstance(source, Stream):

@@ -16,7 +16,7 @@ from hart.data.samples import DamagedSample, damaged_by, read_sample_image, text
 from hart.data.sources import Located
 from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
-from hart.files import FileError, Lister, list_folder, read_bytes
+from hart.files import FileError, list_folder, read_bytes
 from hart.strict import counted, printable
 
 
@@ -42,7 +42,7 @@ class FolderImage:
         return read_notes(files)
 
 
-def list_images(folder: Path, listed: Lister = list_folder) -> Iterator[FolderImage]:
+def list_images(folder: Path) -> Iterator[FolderImage]:
     """Every image below a folder, sorted by path; hidden files and folders are left out.
 
     Links to folders are followed, unless they lead back to a folder that contains them. A folder that cannot be listed
@@ -57,7 +57,7 @@ def list_images(folder: Path, listed: Lister = list_folder) -> Iterator[FolderIm
             within = above | {(status.st_dev, status.st_ino)}
             if within == above:
                 continue
-            names = listed(place)
+            names = list_folder(place)
         except OSError as error:
             yield FolderImage(place, fault=f"this folder cannot be listed ({error.strerror})")
             continue
@@ -98,11 +98,11 @@ class FolderReader(RowReader):
     digest_kind = "captioned images"
     title = "folder"
 
-    def __init__(self, path: Path, split: str, listed: Lister = list_folder, *, classes: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, split: str, classes: tuple[str, ...] = ()) -> None:
         self.remark = f" of {counted(len(classes), 'class')}" if classes else ""
         inside = split_folder(path, split)
         self.root = inside or path
-        self._files = list(list_images(self.root, listed))
+        self._files = list(list_images(self.root))
         if inside is None:
             names = [file.path.relative_to(path).with_suffix("").as_posix() for file in self._files]
             ours, note = divide(names, split, str(path))
@@ -146,16 +146,16 @@ class ClassFolderReader(FolderReader):
     title = "class folders"
     digests_classes = True
 
-    def __init__(self, path: Path, split: str, listed: Lister = list_folder) -> None:
+    def __init__(self, path: Path, split: str) -> None:
         roots: Sequence[Path] = [path]
         if split_folder(path, split) is not None:
             roots = sorted(split_folders(path, split).values())
-        folders = ((root, name) for root in roots for name, is_folder in listed(root).items() if is_folder)
+        folders = ((root, name) for root in roots for name, is_folder in list_folder(root).items() if is_folder)
         classes = sorted({name for root, name in folders if _is_class(root / name, root)})
         if not classes:
             raise HartError(f"{path} ({split}): no class folders: put the images of each class in a folder")
         self._numbers = {name: number for number, name in enumerate(classes)}
-        super().__init__(path, split, listed, classes=tuple(classes))
+        super().__init__(path, split, tuple(classes))
 
     def facts(self, file: FolderImage) -> Listed:
         place = file.path.relative_to(self.root).parts
