@@ -89,6 +89,18 @@ def test_the_decoder_is_in_bfloat16_where_the_processor_multiplies_that(
         assert any(remark.startswith(f"{narrow} takes several times as long") for remark in remarks) != multiplied
 
 
+def test_a_stored_model_of_8_bits_works_where_the_device_has_no_kernels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for module in ("kernels", "speed"):
+        monkeypatch.setattr(f"hart.inference.{module}.kernel_refusal", lambda dtype, device: "it has none")
+    opened().save_pretrained(tmp_path, "int8")
+    pipe = HartPipeline.from_pretrained(tmp_path, device="cpu")
+    assert any("in int8, multiplied as float32: it has none" in remark for remark in pipe.speed_remarks())
+    pipe.optimize(pipe.speed.replace(cache="int8"))
+    assert image(pipe).shape == image(opened()).shape
+
+
 def approximate() -> HartPipeline:
     return HartPipeline.from_config(WIDE, device="cpu", speed=Speed(unguided_scales=2))
 

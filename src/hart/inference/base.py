@@ -102,7 +102,7 @@ class BasePipeline:
         keep = partial(with_kernel, device=place) if wanted is None or wanted.weights == "int8" else None
         model = load_model(resolve_model(name), number_type, eight_bits=keep, tokenizer_dtype=None)
         if wanted is None:
-            wanted = resolve_speed(INT8 if is_quantized(model.hart) else EXACT, place)
+            wanted = resolve_speed(INT8 if is_quantized(model.hart) else EXACT, place, own="int8")
         parts = prepared(model.tokenizer, model.hart, place, number_type, wanted)
         return cls.__new__(cls)._start(model.config, parts, model.folder, text_encoder)
 
@@ -233,7 +233,7 @@ class BasePipeline:
         ordinary weights where only 8 bits are left.
         """
         with self._lock, torch.inference_mode(False):
-            self._components = self._components.at_speed(resolve_speed(speed, self.device))
+            self._components = self._components.at_speed(resolve_speed(speed, self.device, own=self.speed.weights))
             return self.speed_remarks()
 
     @property

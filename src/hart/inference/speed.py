@@ -80,10 +80,11 @@ LEVELS: Mapping[str, Speed] = MappingProxyType(
 )
 
 
-def resolve_speed(level: Speed | str, device: torch.device) -> Speed:
+def resolve_speed(level: Speed | str, device: torch.device, *, own: str = "") -> Speed:
     """The options of a level, as far as they make the device faster.
 
-    Raises `HartError` for an unknown level, and for one that the device cannot serve.
+    own: weights that the model has already, which may stay whatever the device multiplies. Raises `HartError` for an
+    unknown level, and for one that the device cannot serve.
     """
     if isinstance(level, str):
         if level not in LEVELS:
@@ -91,7 +92,8 @@ def resolve_speed(level: Speed | str, device: torch.device) -> Speed:
         level = LEVELS[level]
     if not isinstance(level, Speed):
         raise HartError(f"speed must be a Speed or one of {', '.join(LEVELS)}, not {shown(level)}")
-    if level.weights in EIGHT_BITS and (refusal := kernel_refusal(EIGHT_BITS[level.weights], device)) is not None:
+    rounded = level.weights in EIGHT_BITS and level.weights != own
+    if rounded and (refusal := kernel_refusal(EIGHT_BITS[level.weights], device)) is not None:
         raise HartError(f"speed: no {level.weights} products: {refusal}; choose exact")
     if level.compile and level.weights in EIGHT_BITS and device.type == "cpu":
         raise HartError("speed: PyTorch's compiler refuses the 8-bit kernels of processors: choose one or the other")
