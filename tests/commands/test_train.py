@@ -110,7 +110,7 @@ def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
         ("trainer.trackers=wandb", '"wandb" is not installed'),
     ],
 )
-def test_what_a_recipe_names_is_missed_before_a_set_is_read(
+def test_what_a_recipe_names_and_is_not_there_is_said_before_a_set_is_read(
     given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hart.training.image_sources.read_all", lambda *_: pytest.fail("read"))

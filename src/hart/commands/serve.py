@@ -47,13 +47,13 @@ def serve(options: ServeOptions) -> None:
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            """Also that of a closed terminal, which would end it in the middle of an image."""
+            """Also SIGHUP, of a closed terminal, which would end the server in the middle of an image."""
             with super().capture_signals(), handled((HANGUP,) if HANGUP else (), self.handle_exit):
                 yield
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            """A first signal lets what was accepted be finished; a second waits for nothing, whatever has not ended,
-            unless it is that of the terminal, which the shell sends again."""
+            """A first signal lets what was accepted be finished; a second ends the process at once, except SIGHUP,
+            which the shell sends once more."""
             if not self.should_exit:
                 super().handle_exit(sig, frame)
             elif sig != HANGUP:

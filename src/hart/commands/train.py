@@ -122,8 +122,8 @@ def _coder(recipe: StagedRecipe) -> TokenizerConfig:
 
 
 def _require_named(recipe: StagedRecipe) -> None:
-    """Raises `HartError`, with the key of the recipe, for a model or file that it names and that is not there: a large
-    set may take minutes to read."""
+    """Raises `HartError`, with the key of the recipe, for a model, a file or a package that it needs and that is not
+    there: found before the set is read, which may take minutes."""
     from hart.checkpoint.loading import resolve_model
     from hart.checkpoint.lora import require_peft
     from hart.text_encoder import find_text_encoder
@@ -142,7 +142,7 @@ def _require_named(recipe: StagedRecipe) -> None:
             key = "perceptual.files"
             for file in recipe.perceptual.files:
                 require_regular(Path(file))
-    except ConfigError:  # names it
+    except ConfigError:  # names its key itself
         raise
     except HartError as error:
         raise HartError(f"{key} of the recipe: {error}") from None

@@ -50,17 +50,16 @@ class ImageSet:
     def require(self, least: int) -> None:
         """Raise `HartError` for a set that is known to have fewer images, or too many damaged ones, before any of them
         is read."""
-        if not isinstance(self.source, Stream) and len(self._rows(self.source)) == len(self.source):
-            damaged = self.source.damaged
-            total = len(self.source) + len(damaged)
-            require_mostly_sound(damaged, total, MAX_DAMAGED, self.source.description)
+        source = self.source
+        if not isinstance(source, Stream) and self.total == len(source):
+            total = len(source) + len(source.damaged)
+            require_mostly_sound(source.damaged, total, MAX_DAMAGED, source.description)
         if self.total is not None:
-            require_images(self.total, least, f"{self.source.description}: the suite")
+            require_images(self.total, least, f"{source.description}: the suite")
 
     def said(self) -> list[Sample] | None:
-        """What is said about the images, those with damaged notes left out; no image is read, and `Sample.image` is
-        empty. None of a stream, which says it only with its images.
-        """
+        """What is said about the images, without their bytes, those with damaged notes left out. None for a stream,
+        which says it only with its images."""
         if isinstance(self.source, Stream):
             return None
         found = []

@@ -131,7 +131,7 @@ class PublishedFiles:
         self._members: dict[str, str] = {}
 
     def require(self, path: str) -> None:
-        """Raise `FileError` for a file that is not there; see `read`. It is not opened."""
+        """Raise `FileError` for a file that is not there, without opening it; `path` as in `read`."""
         if not self._is_archive:
             if not (self.place / self._below(path)).is_file():
                 raise FileError(f"{self.place}: no {path} in it")
@@ -155,7 +155,7 @@ class PublishedFiles:
         return path
 
     def _member(self, path: str) -> tuple[zipfile.ZipFile, zipfile.ZipInfo]:
-        """A file in the archive, which is opened at the first."""
+        """A file in the archive, which is opened at the first call."""
         self._below(path)
         if self._zip is None:
             self._zip = zipfile.ZipFile(self.place)
@@ -168,7 +168,7 @@ class PublishedFiles:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Errors of reading the archive are `FileError`s."""
+        """In a block, errors of reading the archive become `FileError`s."""
         try:
             yield
         except FileError:

@@ -37,7 +37,7 @@ from hart.training.task import Microbatch, TrainContext
 
 
 class _Kept:
-    """What is known before the first step: no step replaces any of it."""
+    """Whose images are known to be sound before the first step: no step replaces any."""
 
     def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
         """To log of the step just made; `microbatch` has all rows of the process."""
@@ -223,10 +223,9 @@ def open_training_data(
 
 
 def kept_data(data: TrainingData | CaptionedImages, recipe: Recipe, device: torch.device) -> TrainingData:
-    """`data`, on the device if the recipe says so."""
+    """`data`, on the device if the recipe says so, which `open_training_data` allows for images in memory alone."""
     if isinstance(data, CaptionedImages):
         data = MemoryImages(data, recipe.trainer.seed)
-    # `open_training_data` lets it be asked of no others
     return data.to(device) if isinstance(data, MemoryImages) and recipe.reading.on_device else data
 
 

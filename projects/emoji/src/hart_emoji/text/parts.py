@@ -46,8 +46,8 @@ def find_parts(
 def only_modifies(noun: str, names: Sequence[str]) -> bool:
     """Whether a noun that is a part of some of a thing's names heads none of them: "kitchen" of "kitchen knife".
 
-    `hart_emoji.data.plain.may_mean` asks less: images of a drop of blood may be called "blood", but a prompt for blood
-    is told that captions have it beside others.
+    Stricter than `hart_emoji.data.plain.may_mean`: "blood" may caption a drop of blood, but whoever asks for "blood"
+    alone is told that captions have it only beside other words.
     """
     words = noun.split()
     longer = [name.lower() for name in names if set(words) < set(name.lower().split())]
