@@ -138,7 +138,7 @@ def _require_named(recipe: StagedRecipe) -> None:
             key, text = "text_encoder", recipe.transformer.text
             if text is not None:
                 find_text_encoder(recipe.text_encoder, tokens=text.tokens, instruction=recipe.text_instruction)
-        elif recipe.perceptual is not None:
+        elif recipe.perceptual is not None and recipe.perceptual.weight:  # at 0 they are not read
             key = "perceptual.files"
             for file in recipe.perceptual.files:
                 require_regular(Path(file))
