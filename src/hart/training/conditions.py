@@ -27,7 +27,7 @@ from hart.text_encoder import (
     vocabulary_digest,
 )
 from hart.text_encoder.compact import CompactTextEncoder
-from hart.training.config import TransformerRecipe
+from hart.training.config import Recipe, TransformerRecipe
 from hart.types import ClassContext, Context, TextContext
 
 REMEMBER_BATCH = 1024
@@ -120,13 +120,16 @@ class ClassConditioner(Conditioner):
         return ClassContext(sent(classes, self.device), self.num_classes)
 
 
-def require_classes(labels: Tensor, num_classes: int, name: Callable[[int], str]) -> None:
-    """Raises `HartError`, with the name of an image, for classes (N,) int64 that a model lacks; -1 is none."""
-    if len(labels) and (largest := int(labels.max())) >= num_classes:
+def require_classes(labels: Tensor, recipe: Recipe, name: Callable[[int], str]) -> Tensor:
+    """The classes (N,) int64 of images, -1 for none. Raises `HartError`, with the name of one, where the recipe's model
+    lacks some."""
+    number = recipe.num_classes
+    if number is not None and len(labels) and (largest := int(labels.max())) >= number:
         raise HartError(
             f"{name(int(labels.argmax()))}: its class has the number {largest}, but transformer.classes.num_classes is "
-            f"{num_classes}: set it to at least {largest + 1}, or mend the label"
+            f"{number}: set it to at least {largest + 1}, or mend the label"
         )
+    return labels
 
 
 def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditioner:
@@ -134,8 +137,8 @@ def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditi
 
     Raises `HartError` for a text encoder that cannot be loaded, `ConfigError` for one with features of other sizes.
     """
-    if recipe.transformer.classes is not None:
-        return ClassConditioner(recipe.transformer.classes.num_classes, device)
+    if recipe.num_classes is not None:
+        return ClassConditioner(recipe.num_classes, device)
     text = recipe.transformer.text
     assert text is not None
     config, folder = find_text_encoder(recipe.text_encoder, tokens=text.tokens, instruction=recipe.text_instruction)

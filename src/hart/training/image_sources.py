@@ -194,8 +194,8 @@ def open_training_data(
     source = open_source(recipe.data, None if whole else split, kind=kind, columns=columns)
     if out is not None:
         require_outside(out, source)
-    if recipe.num_classes is not None and not isinstance(source, Stream):
-        require_classes(source.labels, recipe.num_classes, source.key)
+    if not isinstance(source, Stream):
+        require_classes(source.labels, recipe, source.key)
     shapes = [(size, size)] if isinstance(size, int) else size
     transform = ImageTransform(shapes[0], reading.fit, reading.crop, reading.shorter_side, reading.flip)
     why = "several shapes" if len(shapes) > 1 else _why_not_memory(source, transform, reading)

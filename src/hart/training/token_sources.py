@@ -10,7 +10,6 @@ Shapes: B images of a microbatch, N images of a set; otherwise see `hart.types`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -63,12 +62,6 @@ class TokenSource(ABC, Generic[D]):
     @property
     def by_class(self) -> bool:
         return self.recipe.num_classes is not None
-
-    def require_classes(self, classes: Tensor, name: Callable[[int], str]) -> Tensor:
-        """Classes (n,) int64 of images; `HartError`, with the name of one, where the model lacks some."""
-        assert self.recipe.num_classes is not None
-        require_classes(classes, self.recipe.num_classes, name)
-        return classes
 
     def prepare(self) -> None:
         """Do what takes long, once, before the first step."""
@@ -123,7 +116,7 @@ class MemoryTokens(TokenSource[MemoryImages]):
         self.captioned = self.data.captioned
         self._labels: Tensor | None = None
         if self.by_class:
-            self._labels = self.require_classes(self.captioned.require_labels(), self.captioned.key)
+            self._labels = require_classes(self.captioned.require_labels(), self.recipe, self.captioned.key)
         else:
             self.captioned.require_captions()
         self._maps: TokenMaps | None = None
@@ -170,14 +163,14 @@ class LiveTokens(TokenSource[LoadedImages]):
         maps = self.tokenizer.token_maps_of_image(image, self.schedule(image), wrong)
         if self.by_class:
             assert batch.labels is not None
-            return maps, Conditions(classes=self.require_classes(batch.labels, batch.keys.__getitem__))
+            return maps, Conditions(classes=require_classes(batch.labels, self.recipe, batch.keys.__getitem__))
         return maps, Conditions(captions=batch.captions)
 
     def first(self, count: int) -> Conditions:
         samples = [sample for sample, _ in self.data.first_samples(count)]
         if self.by_class:
             classes = torch.tensor([sample.label for sample in samples])
-            return Conditions(classes=self.require_classes(classes, lambda row: samples[row].key))
+            return Conditions(classes=require_classes(classes, self.recipe, lambda row: samples[row].key))
         return Conditions(captions=tuple(sample.captions[0] for sample in samples))
 
     def _augmented(self, image: Tensor, microbatch: Microbatch) -> tuple[Tensor, CodeCorruption | None]:
@@ -202,7 +195,7 @@ class StoredTokens(TokenSource[EncodedImages]):
 
     def __post_init__(self) -> None:
         if self.by_class:
-            self.require_classes(self.data.data.require_labels(), self.data.data.key)
+            require_classes(self.data.data.require_labels(), self.recipe, self.data.data.key)
 
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
