@@ -222,12 +222,10 @@ FORMATS: Mapping[Kind, Format] = {
     "jsonl": Format(_open_jsonl, "*.jsonl", ".jsonl", has_columns=True),
     "huggingface": Format(HuggingFaceReader, "state.json or dataset_dict.json", has_columns=True),
     "folder": Format(
-        lambda name, split, columns: FolderReader(_folder(name), split),
-        "images with captions beside them",
+        lambda name, split, columns: FolderReader(_folder(name), split), "images with captions beside them"
     ),
     "classes": Format(
-        lambda name, split, columns: ClassFolderReader(_folder(name), split),
-        "images in a folder per class",
+        lambda name, split, columns: ClassFolderReader(_folder(name), split), "images in a folder per class"
     ),
 }
 
