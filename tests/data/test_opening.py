@@ -42,6 +42,8 @@ def test_a_folder_of_images_with_captions_beside_them(tmp_path: Path) -> None:
     assert captions(source) == [("red", "a red square"), ("blue",)]
     assert source.weights.tolist() == [1.0, 2.5]
     assert source.read(1).record["by"] == "me"
+    (tmp_path / "train" / "c.png").write_bytes(encoded_image("blue"))
+    assert len(rows(open_source(tmp_path))) == 3, "nothing is remembered from the last time"
 
 
 def test_a_caption_in_two_files_counts_once_and_one_repeated_in_a_list_as_often(tmp_path: Path) -> None:
