@@ -145,6 +145,19 @@ def test_missing_captions_are_said_before_features_are_opened(
     assert re.search(said, result.stdout if given else refused(result, notes=True))
 
 
+def test_classes_that_the_model_lacks_are_said_before_features_are_opened(
+    class_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hart.evaluation.suites.generation.open_extractor", lambda *_: pytest.fail("opened"))
+    write_captioned_folder(tmp_path / "set", 5)
+    (tmp_path / "set" / "train" / "0004.cls").write_text("999999")
+    for number in range(4):
+        (tmp_path / "set" / "train" / f"000{number}.cls").write_text("0")
+    result = evaluate("generation", "--model", class_model, "--data", tmp_path / "set", "--split", "train",
+                      "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip
+    assert "not 999999" in refused(result, notes=True)
+
+
 @pytest.mark.parametrize("suite", ["tokenizer", "generation"])
 def test_a_set_that_is_not_there_is_said_before_a_model_is_opened(
     suite: str, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from hart.evaluation.metrics.figures import few_images_warning, require_availabl
 from hart.evaluation.report import Result, extractor_facts
 from hart.evaluation.suites.base import LEAST_IMAGES, Context
 from hart.evaluation.suites.core import GenerationOptions
-from hart.generation.arguments import Prompt
+from hart.generation.arguments import Prompt, checked_prompt
 from hart.strict import counted
 
 
@@ -36,7 +36,8 @@ def run(context: Context[GenerationOptions]) -> Result:
     condition: Condition = "caption" if pipe.num_classes is None else "label"
     # before the features of a large set are computed
     if (said := references.said()) is not None:
-        _usable(said, condition, options.limit)
+        for prompt in _prompts(said, condition, options):
+            checked_prompt(prompt, pipe.num_classes, called="a caption of the set")
     settings = checked_settings(pipe, sampling, options.seed, context.out)
     extractor = open_extractor(options.features, context.device)
     # only captions and labels are needed from here on
