@@ -131,7 +131,11 @@ class AdversarialTask(ToyTask):
 
 
 def join(rank: int, world: int, rendezvous: str) -> None:
-    """Become one of `world` processes."""
+    """Become one of `world` processes, until this one ends, as in a launch.
+
+    A group that is ended before the module that it trains may wait for ever: where DDP has it last, it waits with
+    Python's lock for a thread that wants this lock (https://github.com/pytorch/pytorch/issues/56297).
+    """
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     os.environ |= {"ACCELERATE_USE_CPU": "true"}
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
@@ -153,7 +157,6 @@ def train_in_process(rank: int, world: int, rendezvous: str, runs: Any, results:
         state = run.stepper.state_dict()
         if rank == 0:
             results.put((lines, {name: v.tolist() for name, v in state["parts"]["model"]["module"].items()}))
-    torch.distributed.destroy_process_group()
 
 
 def _keep(lines: list[Any], step: int, figures: dict[str, float]) -> None:
@@ -291,7 +294,6 @@ def stop_in_process(rank: int, world: int, rendezvous: str, folder: str, results
         run.run()
     except Stopped as stop:
         results.put((rank, (run.step, stop.signal)))
-    torch.distributed.destroy_process_group()
 
 
 def stop_with_readers(images: str, folder: str, number: int) -> None:
