@@ -164,8 +164,9 @@ def _products(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.dev
         return [partial(product, x, scale, weight, weight_scale)]
     # the kernel alone: activations are unsigned already
     largest = int8_range()
-    back = shift_back(weight, weight_scale, largest)
-    return [partial(packed_int8_product, unsigned(x, largest), packed_int8(weight), weight_scale, back)]
+    packed = packed_int8(weight)
+    back = shift_back(packed, weight_scale, largest)
+    return [partial(packed_int8_product, unsigned(x, largest), packed, weight_scale, back)]
 
 
 def copy_bandwidth(device: torch.device, clock: Clock, size: int | None = None) -> float:
