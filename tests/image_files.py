@@ -56,3 +56,20 @@ def write_captioned_folder(folder: Path, count: int, damaged: tuple[int, ...] = 
         data = b"no image" if number in damaged else numbered(number, (12, 8))
         (folder / "train" / f"{number:04d}.png").write_bytes(data)
         (folder / "train" / f"{number:04d}.txt").write_text(f"first of {number}\nsecond of {number}\n")
+
+
+def captioned(folder: Path, count: int, bare: tuple[int, ...] = ()) -> Path:
+    """Images 0, 1, ... in a new folder, with a caption each but for `bare` ones."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(numbered(number))
+        if number not in bare:
+            (folder / f"{number}.txt").write_text(f"number {number}")
+    return folder
+
+
+def class_folders(folder: Path, classes: int) -> Path:
+    """Three images in a folder for each class: 0, 1, ..."""
+    for number in range(classes):
+        captioned(folder / f"{number}", 3, bare=(0, 1, 2))
+    return folder

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hart.checkpoint.loading import load_tokenizer
 from hart.commands.program import outlive_readers
-from hart.config import HartConfig
+from hart.config import ClassConditioning, HartConfig
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform
 from hart.errors import Stopped
@@ -37,7 +37,7 @@ from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainC
 from hart.training.tokenizer_task import TokenizerTask
 from hart.training.trainer import Trainer
 from hart.training.transformer_task import TransformerTask
-from helpers import captioned_images, tiny_text_config, tiny_tokenizer_config, transformer_recipe
+from helpers import captioned_images, tiny_class_config, tiny_text_config, tiny_tokenizer_config, transformer_recipe
 from image_files import write_captioned_folder
 from models import save_tiny_text_model
 
@@ -128,6 +128,17 @@ class AdversarialTask(ToyTask):
         batch["made"] = made.detach()
         loss, parts = super().loss(name, batch["points"])
         return loss - 0.1 * self.judge(made).mean(), parts
+
+
+def captioned_recipe(data: Path, **reading: Any) -> TransformerRecipe:
+    """Its model is never opened."""
+    return tiny_transformer_recipe(recipe(data=str(data)), data / "model").replace(reading=ReadingConfig(**reading))
+
+
+def class_recipe(data: Path, **reading: Any) -> TransformerRecipe:
+    """Of three classes."""
+    sizes = tiny_class_config().transformer.replace(classes=ClassConditioning(3))
+    return captioned_recipe(data, **reading).replace(transformer=sizes, text_encoder="", diffusion=None)
 
 
 def join(rank: int, world: int, rendezvous: str) -> None:
