@@ -35,7 +35,7 @@ from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import SUITES, GenerationOptions
 from hart.losses.transformer_loss import sample_diffusion_noise, transformer_loss
 from hart.randomness import generator_for
-from hart.training.conditions import open_conditioner
+from hart.training.conditions import open_caption_encoder
 from hart.training.config import TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.image_sources import open_training_data
@@ -102,7 +102,8 @@ def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
     data = open_dataset(Path(recipe.data), "val", variant.size)
     count = min(limit, len(data))
     maps = encode_all(model.tokenizer.eval(), recipe.transformer.schedule, data, CPU)
-    conditioner = open_conditioner(recipe, CPU)
+    texts = open_caption_encoder(recipe, CPU)
+    assert texts is not None
     sums: dict[str, float] = {}
     for start in range(0, count, BATCH):
         rows = torch.arange(start, min(start + BATCH, count))
@@ -113,7 +114,7 @@ def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
             diffusion_noise = sample_diffusion_noise(
                 model.hart.residual, len(rows), tokens, channels, generator_for(0, "held out", start)
             )
-        context = conditioner.context([data.texts[row][-1] for row in rows.tolist()], None)
+        context = texts.context([data.texts[row][-1] for row in rows.tolist()])
         _, parts = transformer_loss(
             model.hart.eval(),
             model.tokenizer.quantizer.codebook,

@@ -10,13 +10,13 @@ import torch
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
-from hart.training.conditions import ClassConditioner
 from hart.training.config import ReadingConfig
 from hart.training.encode_options import EncodeOptions
 from hart.training.encoding import Encoders, encode_dataset
 from hart.training.image_sources import EncodedImages, image_source, open_training_data
 from hart.training.task import Microbatch
 from hart.training.token_sources import token_source
+from hart.types import ClassContext
 from helpers import tiny_class_config, tiny_model
 from image_files import captioned, class_folders, numbered
 from toy_training import class_recipe, recipe, tiny_transformer_recipe
@@ -46,18 +46,14 @@ def test_classes_are_handed_on(tmp_path: Path) -> None:
             transformer=sizes, text_encoder="", diffusion=None, reading=ReadingConfig(**reading)
         )
         data = open_training_data(given, 8)
-        conditioner = ClassConditioner(2, CPU)
-        source = token_source(data, given, tokenizer, conditioner, CPU)
-        _, conditions = source.batch(WHOLE)
-        assert conditions.captions is None and conditions.text is None
-        assert conditions.classes is not None and conditions.classes.dtype == torch.int64
+        source = token_source(data, given, tokenizer, None, CPU)
+        _, classes = source.batch(WHOLE)
+        assert isinstance(classes, ClassContext) and classes.labels.dtype == torch.int64
         if not isinstance(data, EncodedImages):
             red = image_source(data).images(WHOLE, CPU)[:, 0, 0, 0]
-            assert conditions.classes.tolist() == (red > -0.5).int().tolist()
-        assert source.first(4).classes.tolist() == [0, 0, 0, 1]
-        assert source not in {token_source(data, given, tokenizer, conditioner, CPU)}, (
-            "each is itself, not what it holds"
-        )
+            assert classes.labels.tolist() == (red > -0.5).int().tolist()
+        assert source.first(4).labels.tolist() == [0, 0, 0, 1]
+        assert source not in {token_source(data, given, tokenizer, None, CPU)}, "each is itself, not what it holds"
 
 
 @pytest.mark.parametrize("memory_gb", [4.0, 0.0])
@@ -81,7 +77,7 @@ def test_a_class_that_only_an_image_s_notes_tell_is_named_with_its_file(tmp_path
     for memory_gb in (4.0, 0.0):
         given = class_recipe(folder, memory_gb=memory_gb)
         with pytest.raises(HartError, match=said):  # noqa: PT012 - at the start where the images are in memory
-            source = token_source(open_training_data(given, 8), given, tokenizer, ClassConditioner(3, CPU), CPU)
+            source = token_source(open_training_data(given, 8), given, tokenizer, None, CPU)
             for step in range(9):
                 source.batch(Microbatch(0, step, 4, slice(0, 4)))
 
@@ -94,4 +90,4 @@ def test_an_encoded_set_of_more_classes_than_the_model_has_is_refused(tmp_path: 
     )
     given = class_recipe(tmp_path / "codes")
     with pytest.raises(HartError, match=r"train-00001\.safetensors, image 4: its class has the number 3, but .* is 3"):
-        token_source(open_training_data(given, 8), given, tokenizer, ClassConditioner(3, CPU), CPU)
+        token_source(open_training_data(given, 8), given, tokenizer, None, CPU)

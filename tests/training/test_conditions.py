@@ -18,7 +18,7 @@ from hart.errors import HartError, PromptWarning
 from hart.model import Hart
 from hart.pipeline import HartPipeline
 from hart.text_encoder import KnownWords, find_text_encoder
-from hart.training.conditions import TextConditioner, drop_condition, open_conditioner
+from hart.training.conditions import drop_condition, open_caption_encoder
 from hart.training.config import LoraConfig, TransformerRecipe
 from hart.training.dry_run import RehearsedTransformer, at_its_largest
 from hart.training.task import Microbatch
@@ -77,9 +77,9 @@ def test_a_language_model_s_folder_is_a_text_encoder(tmp_path: Path) -> None:
 
 
 def test_a_model_s_own_text_encoder_keeps_its_settings(text_model: Path, tmp_path: Path) -> None:
-    conditioner = open_conditioner(recipe(tiny_text_config(), text_encoder=str(text_model)), CPU)
-    assert isinstance(conditioner, TextConditioner)
-    assert conditioner.context(("a cat",), None).embeddings.shape == (1, TEXT_TOKENS, TEXT_WIDTH)
+    texts = open_caption_encoder(recipe(tiny_text_config(), text_encoder=str(text_model)), CPU)
+    assert texts is not None
+    assert texts.context(("a cat",)).embeddings.shape == (1, TEXT_TOKENS, TEXT_WIDTH)
     with pytest.raises(ConfigError, match="text_instruction = false"):
         find_text_encoder(str(text_model), tokens=TEXT_TOKENS, instruction=True)
     (tmp_path / "empty").mkdir()
@@ -154,7 +154,7 @@ def test_a_qwen2_folder_conditions_training_and_is_found_again(tmp_path: Path, m
     torch.testing.assert_close(found.embeddings, context.embeddings)
     wide = given.replace(transformer=given.transformer.replace(text=TextConditioning(width=16, tokens=9)))
     with pytest.raises(ConfigError, match=f"width {LANGUAGE_WIDTH} and tokens 9"):
-        open_conditioner(wide.replace(text_encoder=str(tmp_path / "language")), CPU)
+        open_caption_encoder(wide.replace(text_encoder=str(tmp_path / "language")), CPU)
 
 
 def test_the_residual_diffusion_starts_anew_where_the_other_model_has_none(tmp_path: Path) -> None:

@@ -151,9 +151,9 @@ def test_a_set_kept_on_the_device_trains_as_one_that_is_not(encoded: Path, monke
         task = TransformerTask(given, opened(given))
         task.prepare()
         if on_device:
-            monkeypatch.setattr(task.conditioner.encoder, "blocks", None)
+            monkeypatch.setattr(task.texts.encoder, "blocks", None)
         losses.append(task.loss("model", task.batch(WHOLE))[0])
-        assert len(task.tokens.first(3).captions or ()) == 3
+        assert len(task.tokens.first(3)) == 3
     torch.testing.assert_close(*losses)
     given = base.replace(data=str(encoded / "images"), reading=ReadingConfig(on_device=True, memory_gb=0.0))
     with pytest.raises(HartError, match=r"reading\.on_device keeps images that are held in memory, and .* every step"):
@@ -270,16 +270,15 @@ def test_every_source_gives_the_maps_of_its_images(encoded: Path) -> None:
         assert isinstance(batches[0].context, TextContext) and isinstance(batches[1].context, TextContext)
         torch.testing.assert_close(batches[1].context.embeddings, batches[0].context.embeddings)
     first = [task.tokens.first(2) for task in (stored, live, memory)]
-    assert first[1].captions == first[2].captions == ("first of 0", "first of 1")
-    assert first[0].text is not None
-    torch.testing.assert_close(first[0].text.embeddings, live.conditioner.encoder.encode(first[1].captions).embeddings)
+    assert first[1] == first[2] == ("first of 0", "first of 1")
+    torch.testing.assert_close(first[0].embeddings, live.texts.encoder.encode(first[1]).embeddings)
 
 
 def test_a_precomputed_set_runs_neither_encoder(encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")
     task = TransformerTask(given, opened(given))
     monkeypatch.setattr(task.tokenizer, "encoder", None)
-    monkeypatch.setattr(task.conditioner.encoder, "blocks", None)
+    monkeypatch.setattr(task.texts.encoder, "blocks", None)
     task.prepare()
     loss, _ = task.loss("model", task.batch(WHOLE))
     assert loss.isfinite()

@@ -134,9 +134,7 @@ def test_frozen_networks_are_noticed(tmp_path: Path) -> None:
     assert before == tasks[1].sources
     with torch.no_grad():
         next(tasks[1].tokenizer.parameters()).add_(1e-3)
-        text_weights = tasks[2].conditioner.text_weights
-        assert text_weights is not None
-        next(text_weights.parameters()).add_(1e-3)
+        next(tasks[2].texts.weights.parameters()).add_(1e-3)
     for task, name in ((tasks[1], "tokenizer"), (tasks[2], "text encoder")):
         now = task.sources
         assert {key for key in before if before[key] != now[key]} == {name}

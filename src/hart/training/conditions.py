@@ -1,21 +1,16 @@
-"""What the transformer is conditioned on: captions through a frozen text encoder, or class numbers.
-
-A `Conditioner` turns captions or classes of B images into contexts, and stores what a model needs to do so again.
-"""
+"""What the transformer is conditioned on: captions through a frozen text encoder, or class numbers."""
 
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hart.config import ConfigError, TextEncoderConfig
+from hart.config import ConfigError
 from hart.devices import sent
 from hart.errors import HartError, PromptWarning
 from hart.text_encoder import (
@@ -34,54 +29,27 @@ REMEMBER_BATCH = 1024
 """Captions that `remember` encodes together."""
 
 
-class Conditioner(ABC):
-    """What is the same for texts and classes: without an encoder there is nothing to remember, to cut or to store.
-
-    text_encoder_config, text_weights, vocabulary: of the text encoder, if there is one.
-    """
-
-    text_encoder_config: TextEncoderConfig | None = None
-    text_weights: nn.Module | None = None
-    vocabulary: str = ""
-
-    @abstractmethod
-    def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> Context:
-        """The context of B images by their captions or classes, of which they have what is needed, on the device."""
-
-    def remember(self, captions: Iterable[str]) -> None:
-        """Encode captions once and keep their features on the device for all steps."""
-        return
-
-    def cut_share(self, captions: Sequence[str] | None) -> float | None:
-        """Share of captions that are longer than the encoder reads; None where none are encoded."""
-        return None
-
-    def save(self, folder: Path) -> None:
-        """Store with a model what it needs to be conditioned again."""
-        return
-
-
-class TextConditioner(Conditioner):
-    """Captions through a frozen text encoder, in float32."""
+class CaptionEncoder:
+    """The frozen text encoder of captions, in float32. weights: its module. vocabulary: see `vocabulary_digest`."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
-        self.text_encoder_config = encoder.config
-        self.text_weights = encoder_module(encoder)
+        self.weights = encoder_module(encoder)
         self.vocabulary = vocabulary_digest(encoder)
         self._rows: dict[str, int] = {}
         self._features: TextContext | None = None
         self._told = False
         self._is_cut = lru_cache(2**16)(self._left_out)
 
-    def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> TextContext:
-        assert captions is not None
+    def context(self, captions: Sequence[str]) -> TextContext:
+        """The features of B captions, on the device."""
         if self._features is None or not self._rows.keys() >= set(captions):
             return self.encoder.encode(captions)
         rows = sent(torch.tensor([self._rows[caption] for caption in captions]), self._features.mask.device)
         return self._features.rows(rows)
 
     def remember(self, captions: Iterable[str]) -> None:
+        """Encode captions once and keep their features on the device for all steps."""
         distinct = sorted(set(captions))
         if self._rows.keys() >= set(distinct):
             return
@@ -89,8 +57,9 @@ class TextConditioner(Conditioner):
         self._features = TextContext.cat(self.encoder.encode(part) for part in parts)
         self._rows = {caption: row for row, caption in enumerate(distinct)}
 
-    def cut_share(self, captions: Sequence[str] | None) -> float | None:
-        return None if captions is None else sum(map(self._is_cut, captions)) / len(captions)
+    def cut_share(self, captions: Sequence[str]) -> float:
+        """Share of captions that are longer than the encoder reads."""
+        return sum(map(self._is_cut, captions)) / len(captions)
 
     def _left_out(self, caption: str) -> bool:
         """Whether a caption is longer than the encoder reads; warns of the first with a `PromptWarning`."""
@@ -102,22 +71,10 @@ class TextConditioner(Conditioner):
         return bool(left_out)
 
     def save(self, folder: Path) -> None:
+        """Store with a model what it needs to read prompts."""
         # one that the model was not made for; others are found by their source
         if isinstance(self.encoder, CompactTextEncoder):
             self.encoder.save(folder, adapted=True)
-
-
-@dataclass(frozen=True)
-class ClassConditioner(Conditioner):
-    """Class numbers from 0 on."""
-
-    num_classes: int
-    device: torch.device
-
-    def context(self, captions: Sequence[str] | None, classes: Tensor | None) -> ClassContext:
-        """The context of classes (B,) int64."""
-        assert classes is not None
-        return ClassContext(sent(classes, self.device), self.num_classes)
 
 
 def require_classes(labels: Tensor, recipe: Recipe, name: Callable[[int], str]) -> Tensor:
@@ -132,22 +89,20 @@ def require_classes(labels: Tensor, recipe: Recipe, name: Callable[[int], str]) 
     return labels
 
 
-def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditioner:
-    """The conditioner of a recipe, on `device`.
+def open_caption_encoder(recipe: TransformerRecipe, device: torch.device) -> CaptionEncoder | None:
+    """The text encoder of a recipe, on `device`; None for a class-conditional model.
 
     Raises `HartError` for a text encoder that cannot be loaded, `ConfigError` for one with features of other sizes.
     """
-    if recipe.num_classes is not None:
-        return ClassConditioner(recipe.num_classes, device)
-    text = recipe.transformer.text
-    assert text is not None
+    if (text := recipe.transformer.text) is None:
+        return None
     config, folder = find_text_encoder(recipe.text_encoder, tokens=text.tokens, instruction=recipe.text_instruction)
     encoder = load_text_encoder(config, folder)
     if (text.width, text.tokens) != (encoder.width, config.tokens):
         raise ConfigError(
             f"transformer.text must be width {encoder.width} and tokens {config.tokens}, what the text encoder gives"
         )
-    return TextConditioner(encoder.to(device, torch.float32))
+    return CaptionEncoder(encoder.to(device, torch.float32))
 
 
 def drop_condition(context: Context, dropped: Tensor) -> Context:

@@ -1,5 +1,7 @@
 """Token maps and conditions of a batch for stage `transformer`, from any kind of training data.
 
+Conditions are captions, or a `Context` where no text encoder is needed: stored features, or classes.
+
 Images in memory are encoded once, before the first step, in all augmented versions. Images that are read in every step
 are encoded in every step, in a version chosen anew. An encoded set has the codes of one version: codebook and phi make
 the maps from them.
@@ -10,6 +12,7 @@ Shapes: B images of a microbatch, N images of a set; otherwise see `hart.types`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -28,26 +31,18 @@ from hart.randomness import generator_for
 from hart.sizes import schedule_of_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption
-from hart.training.conditions import Conditioner, require_classes
+from hart.training.conditions import CaptionEncoder, require_classes
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import EncodedImages, LoadedImages, MemoryImages, TrainingData
 from hart.training.task import Microbatch
-from hart.types import TextContext, TokenMaps
+from hart.types import ClassContext, Context, TextContext, TokenMaps
 
 D = TypeVar("D", MemoryImages, LoadedImages, EncodedImages)
 ENCODE_BATCH = 64
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What B images are conditioned on; None where the source does not have it.
-
-    captions: one of each image's own. text: stored features instead. classes: (B,) int64. Tensors are on the CPU.
-    """
-
-    captions: tuple[str, ...] | None = None
-    text: TextContext | None = None
-    classes: Tensor | None = None
+Conditions = tuple[str, ...] | Context
+"""What B images are conditioned on: a caption of each, or a context on the CPU."""
 
 
 @dataclass(eq=False)
@@ -59,16 +54,17 @@ class TokenSource(ABC, Generic[D]):
     tokenizer: HybridTokenizer
     device: torch.device
 
-    @property
-    def by_class(self) -> bool:
-        return self.recipe.num_classes is not None
-
     def prepare(self) -> None:
         """Do what takes long, once, before the first step."""
 
     def schedule(self, image: Tensor) -> ScaleSchedule:
         """The scales of images (..., H, W)."""
         return schedule_of_size(self.tokenizer.config, (image.shape[-1], image.shape[-2]))
+
+    def classes(self, labels: Tensor, name: Callable[[int], str]) -> ClassContext:
+        """The classes of images with these labels (N,) int64. Raises as `require_classes`."""
+        assert self.recipe.num_classes is not None
+        return ClassContext(require_classes(labels, self.recipe, name), self.recipe.num_classes)
 
     @abstractmethod
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
@@ -83,12 +79,12 @@ def token_source(
     data: TrainingData,
     recipe: TransformerRecipe,
     tokenizer: HybridTokenizer,
-    conditioner: Conditioner,
+    texts: CaptionEncoder | None,
     device: torch.device,
 ) -> TokenSource[Any]:
     """Token maps of `data` over the recipe's scales; `tokenizer` is on `device`.
 
-    conditioner: has the text encoder that an encoded set must have been made with.
+    texts: what an encoded set with text must have been made with.
     Raises `HartError` when the set lacks captions (or classes), or was encoded differently.
     """
     if recipe.code_corruption and recipe.augmentations == 1 and not isinstance(data, EncodedImages):
@@ -103,7 +99,7 @@ def token_source(
             return LiveTokens(data, recipe, tokenizer, device)
         case EncodedImages():
             stored = StoredTokens(data, recipe, tokenizer, device)
-            _require_fitting(data.data, recipe, tokenizer, conditioner)
+            _require_fitting(data.data, recipe, tokenizer, texts)
             data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
             return stored
 
@@ -114,9 +110,9 @@ class MemoryTokens(TokenSource[MemoryImages]):
 
     def __post_init__(self) -> None:
         self.captioned = self.data.captioned
-        self._labels: Tensor | None = None
-        if self.by_class:
-            self._labels = require_classes(self.captioned.require_labels(), self.recipe, self.captioned.key)
+        self._classes: ClassContext | None = None
+        if self.recipe.condition == "label":
+            self._classes = self.classes(self.captioned.require_labels(), self.captioned.key)
         else:
             self.captioned.require_captions()
         self._maps: TokenMaps | None = None
@@ -141,17 +137,16 @@ class MemoryTokens(TokenSource[MemoryImages]):
         version = torch.randint(self.recipe.augmentations, (count,), generator=microbatch.generator("view"))
         chosen = microbatch.mine(version) * len(self.captioned) + rows
         maps = self._maps.rows(sent(chosen, self.captioned.pixels.device)).to(self.device)
-        if self._labels is not None:
-            return maps, Conditions(classes=self._labels[rows])
+        if self._classes is not None:
+            return maps, self._classes.rows(rows)
         uniform = microbatch.mine(torch.rand(count, generator=microbatch.generator("captions"))).tolist()
         choices = [self.captioned.texts[row] for row in rows.tolist()]
-        captions = tuple(own[int(chance * len(own))] for own, chance in zip(choices, uniform, strict=True))
-        return maps, Conditions(captions=captions)
+        return maps, tuple(own[int(chance * len(own))] for own, chance in zip(choices, uniform, strict=True))
 
     def first(self, count: int) -> Conditions:
-        if self._labels is not None:
-            return Conditions(classes=self._labels[:count])
-        return Conditions(captions=tuple(captions[0] for captions in self.captioned.texts[:count]))
+        if self._classes is not None:
+            return self._classes.rows(slice(count))
+        return tuple(captions[0] for captions in self.captioned.texts[:count])
 
 
 class LiveTokens(TokenSource[LoadedImages]):
@@ -161,17 +156,13 @@ class LiveTokens(TokenSource[LoadedImages]):
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
         image, wrong = self._augmented(batch.signed(self.device), microbatch)
         maps = self.tokenizer.token_maps_of_image(image, self.schedule(image), wrong)
-        if self.by_class:
-            assert batch.labels is not None
-            return maps, Conditions(classes=require_classes(batch.labels, self.recipe, batch.keys.__getitem__))
-        return maps, Conditions(captions=batch.captions)
+        return maps, batch.captions if batch.labels is None else self.classes(batch.labels, batch.keys.__getitem__)
 
     def first(self, count: int) -> Conditions:
         samples = [sample for sample, _ in self.data.first_samples(count)]
-        if self.by_class:
-            classes = torch.tensor([sample.label for sample in samples])
-            return Conditions(classes=require_classes(classes, self.recipe, lambda row: samples[row].key))
-        return Conditions(captions=tuple(sample.captions[0] for sample in samples))
+        if self.recipe.condition == "label":
+            return self.classes(torch.tensor([sample.label for sample in samples]), lambda row: samples[row].key)
+        return tuple(sample.captions[0] for sample in samples)
 
     def _augmented(self, image: Tensor, microbatch: Microbatch) -> tuple[Tensor, CodeCorruption | None]:
         """Images (B, 3, H, W) in random versions, all but the first made anew, and the corruption of their codes."""
@@ -194,8 +185,8 @@ class StoredTokens(TokenSource[EncodedImages]):
     """
 
     def __post_init__(self) -> None:
-        if self.by_class:
-            require_classes(self.data.data.require_labels(), self.recipe, self.data.data.key)
+        if self.recipe.condition == "label":
+            self.classes(self.data.data.require_labels(), self.data.data.key)
 
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
@@ -211,14 +202,16 @@ class StoredTokens(TokenSource[EncodedImages]):
             maps = self.tokenizer.token_maps(latent, batch.schedule, wrong, coarse)
         else:
             maps = self.tokenizer.token_maps_from_codes(indices, residual, batch.schedule)
-        return maps, Conditions(classes=batch.labels) if self.by_class else Conditions(text=batch.text)
+        if self.recipe.condition == "label":
+            return maps, self.classes(batch.labels, self.data.data.key)
+        assert batch.text is not None  # `_require_fitting`
+        return maps, batch.text
 
     def first(self, count: int) -> Conditions:
         encoded = self.data.data
-        rows = range(min(count, len(encoded)))
-        if self.by_class:
-            return Conditions(classes=encoded.labels[: len(rows)])
-        return Conditions(text=TextContext.cat(encoded.text(row, 0) for row in rows))
+        if self.recipe.condition == "label":
+            return self.classes(encoded.labels[:count], encoded.key)
+        return TextContext.cat(encoded.text(row, 0) for row in range(min(count, len(encoded))))
 
 
 @torch.inference_mode()
@@ -253,10 +246,10 @@ def encode_all(
 
 
 def _require_fitting(
-    encoded: EncodedSet, recipe: TransformerRecipe, tokenizer: HybridTokenizer, conditioner: Conditioner
+    encoded: EncodedSet, recipe: TransformerRecipe, tokenizer: HybridTokenizer, texts: CaptionEncoder | None
 ) -> None:
     """Raises `HartError` unless a set was encoded with these weights and scales and has what the recipe needs."""
-    there, text, by_class = encoded.settings, recipe.transformer.text, recipe.condition == "label"
+    there, text = encoded.settings, recipe.transformer.text
     if recipe.augmentations > 1:
         raise ConfigError(
             f"augmentations is {recipe.augmentations}, but {encoded.folder} holds each image in one "
@@ -279,7 +272,7 @@ def _require_fitting(
         fault = f"has the aspects {list(encoded.aspects)}, the recipe {list(aspects)}: set reading.aspects accordingly"
     elif recipe.diffusion is not None and not there["residual"]:
         fault = "was encoded without residuals, which [diffusion] learns: encode it without --no-residual"
-    elif not by_class and not encoded.has_text:
+    elif text is not None and not encoded.has_text:
         fault = "holds no text features: encode the set again with --text-encoder"
     elif text is not None and there["text_instruction"] != recipe.text_instruction:
         has = "with" if there["text_instruction"] else "without"
@@ -295,6 +288,6 @@ def _require_fitting(
         raise HartError(f"{encoded.folder} {fault}")
     # a class-conditional model does not use the text, if there is any
     made_by = {"tokenizer": fingerprint(tokenizer, HybridTokenizer.DECODING)}
-    if not by_class and conditioner.text_weights is not None:
-        made_by |= {"text_encoder": fingerprint(conditioner.text_weights), "vocabulary": conditioner.vocabulary}
+    if texts is not None:
+        made_by |= {"text_encoder": fingerprint(texts.weights), "vocabulary": texts.vocabulary}
     encoded.require_made_by(**made_by)

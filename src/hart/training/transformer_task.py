@@ -36,7 +36,7 @@ from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption, MultiScaleQuantizer
-from hart.training.conditions import drop_condition, open_conditioner, with_text_noise
+from hart.training.conditions import drop_condition, open_caption_encoder, with_text_noise
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryImages, TrainingData, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
@@ -192,12 +192,12 @@ class TransformerTask(TransformerStage):
         tokenizer = over_scales(load_tokenizer(recipe.tokenizer), recipe.transformer.scales).requires_grad_(False)
         # channels-last: a third less time to encode a set on a CPU
         self.tokenizer: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.conditioner = open_conditioner(recipe, device)
+        self.texts = open_caption_encoder(recipe, device)
         parts = {
             "tokenizer": self.tokenizer.config,
             "transformer": recipe.transformer,
             "diffusion": recipe.diffusion,
-            "text_encoder": self.conditioner.text_encoder_config,
+            "text_encoder": None if self.texts is None else self.texts.encoder.config,
             "sampling": recipe.sampling,
             "aspects": recipe.reading.aspects,
             "styles": recipe.styles,
@@ -212,30 +212,30 @@ class TransformerTask(TransformerStage):
         # a modulation table is added outside its block, where FSDP2 keeps it in shards
         self.shardable = recipe.transformer.modulation != "table"
         self.data = kept_data(data, recipe, device)
-        self.tokens = token_source(self.data, recipe, self.tokenizer, self.conditioner, device)
+        self.tokens = token_source(self.data, recipe, self.tokenizer, self.texts, device)
 
     @property
     def sources(self) -> dict[str, Origin]:
-        data, text_weights = self.data, self.conditioner.text_weights
+        data, texts = self.data, self.texts
         found = {
             "data": Origin(data.digest(), data.description),
             "tokenizer": Origin(fingerprint(self.tokenizer), f"weights of {self.recipe.tokenizer}"),
         }
-        if text_weights is not None:
-            found["text encoder"] = Origin(fingerprint(text_weights), f"weights of {self.recipe.text_encoder}")
-            found["vocabulary"] = Origin(self.conditioner.vocabulary, f"words of {self.recipe.text_encoder}")
+        if texts is not None:
+            found["text encoder"] = Origin(fingerprint(texts.weights), f"weights of {self.recipe.text_encoder}")
+            found["vocabulary"] = Origin(texts.vocabulary, f"words of {self.recipe.text_encoder}")
         if self._base is not None:
             found["init_from"] = Origin(self._base, f"weights of {self.recipe.init_from}")
         return found
 
     def prepare(self) -> None:
         self.tokens.prepare()
-        if self.recipe.reading.on_device and isinstance(self.data, MemoryImages):
-            self.conditioner.remember(chain.from_iterable(self.data.captioned.texts))
+        if self.texts is not None and self.recipe.reading.on_device and isinstance(self.data, MemoryImages):
+            self.texts.remember(chain.from_iterable(self.data.captioned.texts))
 
     def batch(self, microbatch: Microbatch) -> TransformerBatch:
-        maps, conditions = self.tokens.batch(microbatch)
-        context = self._context(conditions)
+        maps, given = self.tokens.batch(microbatch)
+        context = self._context(given)
         if self.recipe.text_noise:
             assert isinstance(context, TextContext)
             generator = microbatch.generator("text noise", self.device)
@@ -253,8 +253,9 @@ class TransformerTask(TransformerStage):
         if self.recipe.transformer.masked_last_scale:
             maps = self.masked(maps, microbatch)
         noise = self.diffusion_noise(microbatch, tokens, microbatch.generator("diffusion", self.device))
-        share = self.conditioner.cut_share(conditions.captions)
-        cut = None if share is None else sent(torch.tensor(share), self.device)
+        cut = None
+        if self.texts is not None and not isinstance(given, Context):
+            cut = sent(torch.tensor(self.texts.cut_share(given)), self.device)
         return TransformerBatch(context, maps, positions, noise, cut)
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
@@ -281,14 +282,16 @@ class TransformerTask(TransformerStage):
         if self.recipe.lora is not None:
             save_lora(module, folder, base_model=self.recipe.init_from)
             return
-        self.conditioner.save(folder)
+        if self.texts is not None:
+            self.texts.save(folder)
         save_model(folder, self.config, self.tokenizer, module)
 
     def _context(self, given: Conditions) -> Context:
-        """Features of captions (stored ones as they are), or classes."""
-        if given.text is not None:
-            return given.text.to(self.device)
-        return self.conditioner.context(given.captions, given.classes)
+        """On the device; captions as their features."""
+        if isinstance(given, Context):
+            return given.changed(lambda x: sent(x, self.device))
+        assert self.texts is not None
+        return self.texts.context(given)
 
 
 def repeated_blocks(hart: Hart) -> list[nn.Module]:
