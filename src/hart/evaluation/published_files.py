@@ -19,9 +19,8 @@ import torch
 
 from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import Note
-from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import damaged_by
-from hart.data.sources import Located
+from hart.data.sources import Listed, Located, Source
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
 from hart.hub import is_on_hub, unreachable
@@ -177,8 +176,8 @@ class PublishedFiles:
             raise FileError(f"{self.place}: {reason(error)}") from None
 
 
-class PublishedImages(RowReader):
-    """A `Source` over chosen files. All paths must lie equally deep."""
+class PublishedImages(Source):
+    """Chosen files. All paths must lie equally deep."""
 
     digest_kind = "published files"
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from hart.data.digests import ABSENT, mark_image
 from hart.data.images import SUFFIXES
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
-from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import DamagedSample, damaged_by, read_sample_image, text_fault
-from hart.data.sources import Located
+from hart.data.sources import Listed, Located, Source
 from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
 from hart.files import FileError, list_folder, read_bytes
@@ -92,7 +91,7 @@ def split_folders(path: Path, split: str) -> dict[str, Path]:
     return others if len(others) > 1 else found
 
 
-class FolderReader(RowReader):
+class FolderReader(Source):
     """`image.png` with `image.txt`, `.json` or `.cls` beside it, at any depth."""
 
     digest_kind = "captioned images"

@@ -12,10 +12,9 @@ from typing import Any
 
 from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import WEIGHT_FIELD, Columns, read_label, read_record, read_weight
-from hart.data.readers.base import Listed, RowReader
 from hart.data.readers.parquet import read_row, require_sound
 from hart.data.samples import DamagedSample, read_image_field
-from hart.data.sources import Located
+from hart.data.sources import Listed, Located, Source
 from hart.data.splits import split_names
 from hart.errors import HartError
 from hart.files import read_json
@@ -27,7 +26,7 @@ READ_ROWS = 1000
 """Rows whose labels and weights are read at a time."""
 
 
-class HuggingFaceReader(RowReader):
+class HuggingFaceReader(Source):
     """A split of a data set: "hf:OWNER/NAME", "hf:OWNER/NAME:CONFIG", or a folder written by `save_to_disk`.
 
     Images stay encoded until they are read. A `ClassLabel` column gives the class names.

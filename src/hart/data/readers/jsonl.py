@@ -9,14 +9,13 @@ from typing import Any, BinaryIO
 
 from hart.data.digests import ABSENT, mark_bytes, mark_image
 from hart.data.notes import IMAGE_FIELDS, NOTE_LIMIT, Columns, read_record
-from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import DamagedSample, damaged_by, read_image_field, text_fault
-from hart.data.sources import Located
+from hart.data.sources import Listed, Located, Source
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, open_regular, parse_json
 
 
-class JsonlReader(RowReader):
+class JsonlReader(Source):
     """Lines such as {"image": "a/b.png", "caption": "a cat"}; paths are relative to the file's folder.
 
     Memory holds only where each line begins; a line is read again with its image.

@@ -21,9 +21,8 @@ from typing import Any, BinaryIO, Self, cast
 from hart.data.digests import ABSENT, SetDigest, mark_range
 from hart.data.images import MAX_FILE, SUFFIXES
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
-from hart.data.readers.base import Listed, RowReader
 from hart.data.samples import DamagedSample, damaged_by, text_fault
-from hart.data.sources import Located, Read, Stream
+from hart.data.sources import Listed, Located, Read, Source, Stream
 from hart.errors import HartError
 from hart.files import FileError, open_regular
 from hart.strict import counted, printable, reason
@@ -50,7 +49,7 @@ class Member:
     notes_digest: bytes
 
 
-class TarReader(RowReader):
+class TarReader(Source):
     """The images of local shards; members with the same name but for the suffix belong together.
 
     A shard that breaks off counts as one damaged image; those before the break are used.

@@ -47,6 +47,8 @@ KNOWN_THINGS = 12000
 class PlainEmoji(EmojiScenes):
     """Single emoji, half of them as the set has them, half slightly moved."""
 
+    title = "plain emoji"
+
     def __init__(
         self, cache: Path, count: int, *, size: int = 128, seed: int = 0, barred: Collection[str] = ()
     ) -> None:
@@ -60,10 +62,6 @@ class PlainEmoji(EmojiScenes):
             chance * GROUP_WEIGHTS.get(icon.concept.group, 1.0) * (1.0 if icon.concept.slug in COMMON else OTHER_WEIGHT)
             for chance, icon in zip(self.chances, self.icons, strict=True)
         ]
-
-    @property
-    def description(self) -> str:
-        return f"plain emoji, {self.size} px, seed {self.seed}"
 
     def digest(self) -> str:
         words = [word for slug in sorted(self.nouns) for word in (slug, *self.nouns[slug])]

@@ -8,16 +8,15 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
-import torch
 from PIL import Image
-from torch import Tensor
 
-from hart.data import Damage, DamagedSample, Sample
+from hart.data import DamagedSample, Listed, Located, Note, Source
 from hart_emoji.data.arrangement import centres, laid, related
 from hart_emoji.data.build import STYLES, layer_of, read_icons
 from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_names, with_article
@@ -64,11 +63,10 @@ class Thing:
         return with_article(rng.choice(self.names))
 
 
-class EmojiScenes:
-    """`count` composed images of `size` pixels; a `hart.data.sources.Source`."""
+class EmojiScenes(Source):
+    """`count` composed images of `size` pixels."""
 
-    classes: tuple[str, ...] = ()
-    damaged: tuple[Damage, ...] = ()
+    title = "scenes of emoji"
 
     def __init__(
         self,
@@ -97,31 +95,31 @@ class EmojiScenes:
         self.size = size
         self.seed = seed
         self.barred = frozenset(barred)
-        self._things = self._places(self._is_thing)
+        self._things = self._rows(self._is_thing)
         self._reach = list(accumulate(self._weight(row) for row in self._things))
-        self._figures = self._places(lambda icon: icon.concept.group in FIGURES)
+        self._figures = self._rows(lambda icon: icon.concept.group in FIGURES)
+        self._set = f"{self.title}, {size} px, seed {seed}"
+        super().__init__(self._set)
 
-    @property
-    def description(self) -> str:
-        # without the number, so that an encoded set can be made longer
-        return f"scenes of emoji, {self.size} px, seed {self.seed}"
+    def records(self) -> Iterator[tuple[int, type[Listed]]]:
+        return ((row, Listed) for row in range(self.count))
 
-    @property
-    def labels(self) -> Tensor:
-        return torch.full((len(self),), -1)
+    def name(self, place: int) -> str:
+        return f"scene {place}"
 
-    @property
-    def weights(self) -> Tensor:
-        return torch.ones(self.count)
+    def read_record(self, place: int) -> Located:
+        image, texts = self.scene(place)
+        return Note(texts), partial(_bmp, image)
 
-    def __len__(self) -> int:
-        return self.count
+    def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
+        return (self.name(place),)
 
     def digest(self) -> str:
-        """Rows follow from the description, the shares, the packages, whose versions are pinned, and what is barred."""
+        """Rows follow from size and seed, the shares, the packages, whose versions are pinned, and what is barred. Not
+        their number, so that an encoded set can be made longer."""
         packages = [f"{style.package.name}@{style.package.version}" for style in STYLES.values()]
         parts = [
-            self.description,
+            self._set,
             f"version {VERSION}",
             DIGEST,
             str(dict(self.kinds)),
@@ -130,18 +128,6 @@ class EmojiScenes:
             *sorted(self.barred),
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-    def key(self, row: int) -> str:
-        return f"scene {row}"
-
-    def read(self, row: int) -> Sample:
-        image, texts = self.scene(row)
-        encoded = io.BytesIO()
-        image.save(encoded, "BMP")
-        return Sample(self.key(row), encoded.getvalue(), texts)
-
-    def said(self, row: int) -> Sample:
-        return self.read(row)
 
     def _generator(self, row: int) -> random.Random:
         return random.Random(f"{self.seed}|scene|{row}")
@@ -321,7 +307,7 @@ class EmojiScenes:
                 return icon, sprite, colour
         raise DamagedSample("no icon of one colour was found")
 
-    def _places(self, wanted: Callable[[Icon], bool]) -> list[int]:
+    def _rows(self, wanted: Callable[[Icon], bool]) -> list[int]:
         return [row for row, icon in enumerate(self.icons) if icon.tone is None and icon.certain and wanted(icon)]
 
     def _chosen(self, rows: Sequence[int], rng: random.Random) -> Icon:
@@ -381,3 +367,9 @@ class EmojiScenes:
 def _another(colour: OwnColour, rng: random.Random) -> str:
     """A colour word that is not an icon's own, and shows on white."""
     return rng.choice([word for word in COLOURS if word not in (colour.word, "white")])
+
+
+def _bmp(image: Image.Image) -> bytes:
+    encoded = io.BytesIO()
+    image.save(encoded, "BMP")
+    return encoded.getvalue()
