@@ -16,8 +16,7 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
@@ -114,41 +113,29 @@ class LazyGroup(TyperGroup):
         super().__init__(**attributes)
         listed = {name: TyperCommand(name=name, help=said) for name, (_, said) in self.absent.items()}
         self.commands = {**listed, **self.commands}
-        self._absent = dict(self.absent)
-        self._listing = False
+        self._absent = {name: make for name, (make, _) in self.absent.items()}
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        make, summary = self._absent.get(cmd_name, (None, None))
-        if make is not None and not (self._listing and summary is not None):
+        if (make := self._absent.pop(cmd_name, None)) is not None:
             self.commands[cmd_name] = make()
-            del self._absent[cmd_name]
         return super().get_command(ctx, cmd_name)
-
-    @contextmanager
-    def _as_listed(self) -> Iterator[None]:
-        self._listing = True
-        try:
-            yield
-        finally:
-            self._listing = False
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The list of commands with whole first sentences; of one that cannot be made, why."""
-        with self._as_listed():
-            found = [(name, self._summary(ctx, name)) for name in self.list_commands(ctx)]
+        found = []
+        for name in self.list_commands(ctx):
+            try:
+                known = self.commands[name] if self.commands[name].help else self.get_command(ctx, name)
+                found.append((name, known.get_short_help_str(WIDEST)))
+            except HartError as error:
+                found.append((name, str(error)))
         if found:
             with formatter.section("Commands"):
                 formatter.write_dl(found)
 
-    def _summary(self, ctx: Any, name: str) -> str:
-        try:
-            return str(self.get_command(ctx, name).get_short_help_str(WIDEST))
-        except HartError as error:
-            return str(error)
-
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        with self._as_listed():
-            return super().shell_complete(ctx, incomplete)
+        self._absent = {}  # a process that completes names runs none of them
+        return super().shell_complete(ctx, incomplete)
 
 
 class HartGroup(LazyGroup):
