@@ -23,7 +23,7 @@ from hart.text_encoder import (
 )
 from hart.text_encoder.compact import CompactTextEncoder
 from hart.training.config import Recipe, TransformerRecipe
-from hart.types import ClassContext, Context, TextContext
+from hart.types import Context, Rows, TextContext
 
 REMEMBER_BATCH = 1024
 """Captions that `remember` encodes together."""
@@ -107,15 +107,8 @@ def open_caption_encoder(recipe: TransformerRecipe, device: torch.device) -> Cap
 
 def drop_condition(context: Context, dropped: Tensor) -> Context:
     """Replace the contexts where `dropped` (B,) by the null context; the given one is left as it is."""
-    if isinstance(context, ClassContext):
-        labels = torch.where(sent(dropped, context.labels.device), context.null().labels, context.labels)
-        return ClassContext(labels, context.num_classes)
-    null = context.null()
-    chosen = sent(dropped, context.mask.device).unsqueeze(1)
-    return TextContext(
-        torch.where(chosen.unsqueeze(2), null.embeddings, context.embeddings),
-        torch.where(chosen, null.mask, context.mask),
-    )
+    rows = torch.arange(len(dropped)) + len(dropped) * dropped
+    return Rows.cat([context, context.null()]).changed(lambda both: both[sent(rows, both.device)])
 
 
 def with_text_noise(
