@@ -24,6 +24,7 @@ from hart.serving.scheduler import (
     QueueFull,
     Scheduler,
 )
+from hart.serving.schemas import Generation
 from stand_in_engine import SCALES, SIZES, StandInEngine, drawn
 
 FAR = 1e9
@@ -55,7 +56,7 @@ class Bench(Metrics):
 
     def ask(self, *seeds: int, client: str = "a", size: int = 0, prompt: str = "x", **options: Any) -> Job:
         """Submit a job of one row for each seed."""
-        rows = [self.engine.row(prompt, None, seed, SIZES[size], {}) for seed in seeds]
+        rows = [self.engine.row(Generation(prompt=prompt, seed=seed), SIZES[size]) for seed in seeds]
         deadline: float = options.pop("deadline", FAR)
         previews: Collection[int] = options.pop("previews", ())
         job = Job(self.engine, rows, client, deadline, [].append, previews)
