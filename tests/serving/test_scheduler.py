@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hart.serving.engine import OutOfMemory
-from hart.serving.metrics import Metrics
+from hart.serving.metrics import OUTCOMES, Metrics
 from hart.serving.scheduler import (
     Closed,
     DeadlinePassed,
@@ -39,7 +39,6 @@ class Bench(Metrics):
     join_seconds: float = 0.0
     engine: StandInEngine = field(default_factory=StandInEngine)
     events: dict[Job, list[Event]] = field(default_factory=lambda: defaultdict(list))
-    outcomes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -51,8 +50,11 @@ class Bench(Metrics):
             metrics=self,
         )
 
-    def ended(self, how: str, rows: int = 1) -> None:
-        self.outcomes[how] += rows
+    @property
+    def outcomes(self) -> Counter[str]:
+        """Images by outcome, of those that there were."""
+        found = {how: self.registry.get_sample_value("hart_images_total", {"outcome": how}) or 0 for how in OUTCOMES}
+        return Counter({how: int(count) for how, count in found.items() if count})
 
     def ask(self, *seeds: int, client: str = "a", size: int = 0, prompt: str = "x", **options: Any) -> Job:
         """Submit a job of one row for each seed."""

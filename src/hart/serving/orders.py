@@ -262,7 +262,5 @@ async def stream(
 
 async def _timed(metrics: Metrics, encode: Callable[[Preview | Finished], str], event: Preview | Finished) -> str:
     """Encoding takes long at large sizes: not in the event loop."""
-    began = time.perf_counter()
-    content = await asyncio.to_thread(encode, event)
-    metrics.took("encode", time.perf_counter() - began)
-    return content
+    with metrics.seconds.labels("encode").time():
+        return await asyncio.to_thread(encode, event)
