@@ -6,6 +6,7 @@ import threading
 import zlib
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 from PIL import Image
 
@@ -20,15 +21,16 @@ SCALES = 4
 SIZES = ImageSize(16, 16), ImageSize(32, 16), ImageSize(16, 32)
 FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), token_size=8, max_pixels=1024, styles=("blue style",))
 TOKENS = 30
+ASKED = ("kept_scales", "style_strength", "source_prompt", "followed_scales")
+"""Fields of requests that come with an image; beside its images in a row's `edit`."""
 
 
 def drawn(row: Row, k: int) -> Image.Image:
     """What the stand-in makes of a row after scale k."""
     said = repr((row.prompt, row.settings, row.seed, k))
-    if row.edit is not None:
-        request, source = row.edit
-        said += repr((source.image.tobytes(), source.mask and source.mask.tobytes(), request.kept_scales))
-        said += repr([getattr(request, name, None) for name in ("source_prompt", "followed_scales")])
+    if (source := row.edit) is not None:
+        said += repr((source.image.tobytes(), source.mask and source.mask.tobytes(), source.kept_scales))
+        said += repr((source.source_prompt, source.followed_scales))
     return Image.new("RGB", row.size, tuple(zlib.crc32(said.encode()).to_bytes(4)[:3]))
 
 
@@ -82,7 +84,9 @@ class StandInEngine:
             edit=None if source is None else EditSource("image", source.sha256),
             mix=mixed,
         )
-        edit = None if source is None else (request, source)
+        edit = None
+        if source is not None:
+            edit = SimpleNamespace(**vars(source), **{name: getattr(request, name, None) for name in ASKED})
         return Row(request.prompt or "", request.seed or 0, size, settings, SCALES, TOKENS, edit)
 
     def remarks(self, prompt: str) -> list[str]:
