@@ -31,7 +31,7 @@ FAR = 1e9
 
 
 @dataclass
-class Bench(Metrics):
+class Bench:
     """A scheduler whose clock stands still but for a second a scale, and what came of the jobs."""
 
     batch_size: int = 4
@@ -40,21 +40,23 @@ class Bench(Metrics):
     engine: StandInEngine = field(default_factory=StandInEngine)
     events: dict[Job, list[Event]] = field(default_factory=lambda: defaultdict(list))
 
+    metrics: Metrics = field(default_factory=Metrics)
+
     def __post_init__(self) -> None:
-        super().__init__()
         self.scheduler = Scheduler(
             batch_size=self.batch_size,
             queue_size=self.queue_size,
             join_seconds=self.join_seconds,
             clock=lambda: self.engine.clock[0],
-            metrics=self,
+            metrics=self.metrics,
         )
 
     @property
     def outcomes(self) -> Counter[str]:
         """Images by outcome, of those that there were."""
-        found = {how: self.registry.get_sample_value("hart_images_total", {"outcome": how}) or 0 for how in OUTCOMES}
-        return Counter({how: int(count) for how, count in found.items() if count})
+        value = self.metrics.registry.get_sample_value
+        found = {how: int(value("hart_images_total", {"outcome": how}) or 0) for how in OUTCOMES}
+        return Counter({how: count for how, count in found.items() if count})
 
     def ask(self, *seeds: int, client: str = "a", size: int = 0, prompt: str = "x", **options: Any) -> Job:
         """Submit a job of one row for each seed."""
