@@ -30,6 +30,7 @@ from hart.commands import require_writable_file
 from hart.files import write_json
 from hart.pipeline import HartPipeline
 from hart.serving.pipeline_engine import PipelineEngine
+from hart.serving.schemas import Generation
 
 ROUTE = "/v1/images/generations"
 PROMPT = "a picture of number {}"
@@ -57,7 +58,7 @@ def offline_rate(engine: PipelineEngine, batch_size: int, first: int) -> float:
     size, began = engine.facts.sizes[0], time.perf_counter()
     for number in range(PER_ROUND):
         seeds = range(first + number * batch_size, first + (number + 1) * batch_size)
-        batch = engine.start([engine.row(prompt(engine, seed), None, seed, size, {}) for seed in seeds])
+        batch = engine.start([engine.row(Generation(prompt=prompt(engine, seed), seed=seed), size) for seed in seeds])
         for _ in range(engine.facts.scales):
             batch.advance()
         batch.images(range(batch_size))

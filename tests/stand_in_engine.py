@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
 
 from PIL import Image
 
 from hart.config import SamplingConfig
-from hart.errors import HartError
 from hart.generation.metadata import EditSource, ImageSettings, MixSettings
 from hart.grids import grid_of_aspect
-from hart.serving.engine import Mix, ModelFacts, OutOfMemory, Row, Source
+from hart.serving.engine import ModelFacts, OutOfMemory, Row, Source
+from hart.serving.schemas import Generation, RequestBody
 from hart.sizes import ImageSize
 
 SCALES = 4
 SIZES = ImageSize(16, 16), ImageSize(32, 16), ImageSize(16, 32)
 FACTS = ModelFacts(SIZES, SCALES, SamplingConfig(), token_size=8, max_pixels=1024, styles=("blue style",))
 TOKENS = 30
+ASKED = ("kept_scales", "style_strength", "source_prompt", "followed_scales")
+"""Fields of requests that come with an image; beside its images in a row's `edit`."""
 
 
 def drawn(row: Row, k: int) -> Image.Image:
@@ -66,32 +68,26 @@ class StandInEngine:
         width, height = map(int, aspect.split(":"))
         return self.facts.nearest(16 * width / height, 16)
 
-    def row(
-        self,
-        prompt: str,
-        negative_prompt: str | None,
-        seed: int,
-        size: ImageSize,
-        settings: Mapping[str, Any],
-        source: Source | None = None,
-        mix: Mix | None = None,
-    ) -> Row:
+    def row(self, request: RequestBody, size: ImageSize, source: Source | None = None) -> Row:
         self.asked += 1
-        given = {name: value for name, value in settings.items() if value is not None}
-        if source is None and not prompt.strip():
-            raise HartError("prompt 1 is empty: describe what to generate")
+        given = {name: value for name, value in request.sampling().items() if value is not None}
         sampling = SamplingConfig.from_dict(self.facts.sampling.to_dict() | given, called=str)
-        mixed = None if mix is None else MixSettings(mix.prompt, mix.weights or (float(mix.switch or 0),))
+        mixed = None
+        if isinstance(request, Generation) and request.second_prompt:
+            mixed = MixSettings(request.second_prompt, tuple(request.weights or (float(request.switch or 0),)))
         settings = ImageSettings(
             sampling=sampling,
             size=ImageSize(*size).stored,
             device="cpu",
             dtype="float32",
-            negative_prompt=negative_prompt,
+            negative_prompt=request.negative_prompt or None,
             edit=None if source is None else EditSource("image", source.sha256),
             mix=mixed,
         )
-        return Row(prompt, seed, size, settings, SCALES, TOKENS, source)
+        edit = None
+        if source is not None:
+            edit = SimpleNamespace(**vars(source), **{name: getattr(request, name, None) for name in ASKED})
+        return Row(request.prompt or "", request.seed or 0, size, settings, SCALES, TOKENS, edit)
 
     def remarks(self, prompt: str) -> list[str]:
         return [f'"{prompt}": unknown words'] if "xyzzy" in prompt else []

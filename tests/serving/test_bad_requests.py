@@ -314,7 +314,7 @@ def test_an_error_of_the_program_tells_and_logs_nothing_of_a_request(
 def test_a_model_that_does_not_edit_says_so() -> None:
     class Plain(StandInEngine):
         def row(self, *arguments: Any, **named: Any) -> Any:
-            if arguments[5] is not None:
+            if arguments[2] is not None:
                 raise NotOffered("this model does not edit images")
             return super().row(*arguments, **named)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from hart.generation.metadata import read_record
 from hart.serving.orders import UNREAD_PIXELS, Subscription, stream
 from hart.serving.scheduler import Finished, Preview
+from hart.serving.schemas import Generation
 from serving_app import Running, image_of, png, running
 from stand_in_engine import SCALES, SIZES, TOKENS, StandInEngine, drawn
 
@@ -29,7 +30,7 @@ def expected(
     server: Running, prompt: str, seed: int, k: int = SCALES - 1, size: Any = SIZES[0], **settings: Any
 ) -> bytes:
     """Pixels of a row."""
-    return drawn(server.engine.row(prompt, settings.pop("negative_prompt", None), seed, size, settings), k).tobytes()
+    return drawn(server.engine.row(Generation(prompt=prompt, seed=seed, **settings), size), k).tobytes()
 
 
 def test_images_of_a_prompt(server: Running) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hart.serving import bodies
 from hart.serving.options import Limits
 from hart.serving.orders import encoded
+from hart.serving.schemas import Generation
 from live_server import Live, live
 from serving_app import application, png
 from stand_in_engine import SCALES, SIZES, StandInEngine, drawn
@@ -166,7 +167,7 @@ def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
     engine = StandInEngine()
     engine.clock = [0.0]
     app = application(engine, limits=Limits(batch_size=8, queue_size=CLIENTS, timeout=600.0))
-    rows = [engine.row(f"prompt {seed}", None, seed, SIZES[0], {}) for seed in range(KINDS)]
+    rows = [engine.row(Generation(prompt=f"prompt {seed}", seed=seed), SIZES[0]) for seed in range(KINDS)]
     alone = [encoded(drawn(row, SCALES - 1), row.record("tiny"), "png", 100) for row in rows]
     rng = random.Random(0)
     work = [(rng.randrange(KINDS), rng.random() < 0.2, rng.random() < 0.3) for _ in range(REQUESTS)]

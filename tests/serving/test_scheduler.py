@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hart.serving.engine import OutOfMemory
-from hart.serving.metrics import Metrics
+from hart.serving.metrics import OUTCOMES, Metrics
 from hart.serving.scheduler import (
     Closed,
     DeadlinePassed,
@@ -24,13 +24,14 @@ from hart.serving.scheduler import (
     QueueFull,
     Scheduler,
 )
+from hart.serving.schemas import Generation
 from stand_in_engine import SCALES, SIZES, StandInEngine, drawn
 
 FAR = 1e9
 
 
 @dataclass
-class Bench(Metrics):
+class Bench:
     """A scheduler whose clock stands still but for a second a scale, and what came of the jobs."""
 
     batch_size: int = 4
@@ -38,24 +39,28 @@ class Bench(Metrics):
     join_seconds: float = 0.0
     engine: StandInEngine = field(default_factory=StandInEngine)
     events: dict[Job, list[Event]] = field(default_factory=lambda: defaultdict(list))
-    outcomes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
-        super().__init__()
         self.scheduler = Scheduler(
             batch_size=self.batch_size,
             queue_size=self.queue_size,
             join_seconds=self.join_seconds,
             clock=lambda: self.engine.clock[0],
-            metrics=self,
+            metrics=self.metrics,
         )
 
-    def ended(self, how: str, rows: int = 1) -> None:
-        self.outcomes[how] += rows
+    @property
+    def outcomes(self) -> Counter[str]:
+        """Images by outcome, of those that there were."""
+        value = self.metrics.registry.get_sample_value
+        found = {how: int(value("hart_images_total", {"outcome": how}) or 0) for how in OUTCOMES}
+        return Counter({how: count for how, count in found.items() if count})
 
     def ask(self, *seeds: int, client: str = "a", size: int = 0, prompt: str = "x", **options: Any) -> Job:
         """Submit a job of one row for each seed."""
-        rows = [self.engine.row(prompt, None, seed, SIZES[size], {}) for seed in seeds]
+        rows = [self.engine.row(Generation(prompt=prompt, seed=seed), SIZES[size]) for seed in seeds]
         deadline: float = options.pop("deadline", FAR)
         previews: Collection[int] = options.pop("previews", ())
         job = Job(self.engine, rows, client, deadline, [].append, previews)

@@ -27,6 +27,7 @@ from hart.evaluation.suites.base import Progress
 from hart.generation.arguments import Prompt
 from hart.generation.contact_sheet import contact_sheet
 from hart.pipeline import HartPipeline
+from hart.types import Rows
 
 IMAGES_FOLDER = "images"
 SHEET_FILE, SHEET_IMAGES = "generated.png", 36
@@ -139,7 +140,7 @@ class GeneratedImages:
     ) -> Features:
         """Features of all images, which must have been generated. size: see `pixels`."""
         batches = self.batches(batch_size, progress, "features of the generated images")
-        return Features.cat([extractor(self.pixels(numbers, size)) for numbers in batches])
+        return Rows.cat([extractor(self.pixels(numbers, size)) for numbers in batches])
 
     def scores(self, scorer: Scorer, batch_size: int, progress: Progress) -> Tensor:
         """(N,) float64: the score of every image with its prompt, a text."""

@@ -18,6 +18,7 @@ from hart.errors import HartError
 from hart.evaluation.metrics.features import FeatureExtractor, Features
 from hart.evaluation.metrics.figures import require_images
 from hart.evaluation.suites.base import Progress
+from hart.types import Rows
 
 MAX_DAMAGED = 0.05
 
@@ -116,4 +117,4 @@ def features_of_set(
         progress(len(kept), images.total, "features of the set")
         parts.append(extractor(pixels))
         kept += map(keep, samples)
-    return Features.cat(parts), kept
+    return Rows.cat(parts), kept

@@ -24,11 +24,12 @@ SHARED = ("maskgit_steps", "diffusion_steps", "discrete_only", "unguided_scales"
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Tensors are (B, 1, 1), or (K, B, 1, 1) with a row for every scale; all else is the same for all images.
+    """Tensors are (B, 1, 1), one for every scale in tuples; all else is the same for all images.
 
     guided: whether any image is; the others have a guidance of 0 and get what they get without.
     candidates: for each scale, the most codes that an image keeps by top-k; None for all.
-    row_top_k: None if all keep equally many. top_p: None if no image has one; infinite for those without.
+    guidance: 1 + g and g. row_top_k: how many codes each image keeps; None if all keep equally many.
+    top_p: None if no image has one; infinite for those without.
     gumbel_smoothing: None if no image is smoothed. all_smoothed: no image is left out.
     """
 
@@ -39,18 +40,10 @@ class BatchSettings:
     discrete_only: bool
     candidates: tuple[int | None, ...]
     all_smoothed: bool
-    guidance: Guidance
-    row_top_k: Tensor | None
+    guidance: tuple[Guidance, ...]
+    row_top_k: tuple[Tensor | None, ...]
     top_p: Tensor | None
     gumbel_smoothing: Tensor | None
-
-    def guidance_at(self, k: int) -> Guidance:
-        """1 + g and g at scale k (0-based), each (B, 1, 1)."""
-        return self.guidance[0][k], self.guidance[1][k]
-
-    def row_top_k_at(self, k: int) -> Tensor | None:
-        """How many codes each image keeps at scale k, (B, 1, 1)."""
-        return None if self.row_top_k is None else self.row_top_k[k]
 
 
 def ratio_at(k: int, schedule: ScaleSchedule, config: HartConfig) -> float:
@@ -109,8 +102,8 @@ def batch_settings(
         discrete_only=first.discrete_only,
         candidates=tuple(None if max(one) == codes else max(one) for one in kept),
         all_smoothed=all(smoothing),
-        guidance=(more_table, strength_table),
-        row_top_k=kept_table if any(len(set(one)) > 1 for one in kept) else None,
+        guidance=tuple(zip(more_table, strength_table, strict=True)),
+        row_top_k=kept_table.unbind() if any(len(set(one)) > 1 for one in kept) else (None,) * len(scales),
         top_p=table[-2] if min(top_p) < torch.inf else None,
         gumbel_smoothing=table[-1] > 0 if any(smoothing) else None,
     )

@@ -20,7 +20,7 @@ latent, H W pixels, R tokens of a style reference.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -39,7 +39,7 @@ from hart.sizes import ImageSize
 from hart.strict import shown
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input
 from hart.transformer.transformer import gather_tokens
-from hart.types import Context
+from hart.types import Context, Rows
 
 SHARE = 0.25
 """A position of a coarse scale is generated if more than this share of what it covers is to be redrawn. With a half,
@@ -165,11 +165,11 @@ class Style:
 
 
 @dataclass(frozen=True)
-class BatchEdits:
+class BatchEdits(Rows):
     """The edits of a batch; an image without one generates everything.
 
     latent: (B, D, h, w) float32. redraw: (B, 1, h, w) bool. generated: K tensors (B, N_k) bool, of sampled codes.
-    kept: (K, B, 1, 1, 1) bool, scales that are the source's everywhere.
+    kept: K of (B, 1, 1, 1) bool, scales that are the source's everywhere.
     discrete: (B, 1, 1, 1) bool, images of which all scales are; None if there are none.
     followed: K of (B, 1) bool, or None where no image follows its source; own_codes: then K of (B, N_k).
     styles: of each image that takes one. coarse: (B, N_k) of the first scales, the codes of sources made small.
@@ -178,7 +178,7 @@ class BatchEdits:
     latent: Tensor
     redraw: Tensor
     generated: tuple[Tensor, ...]
-    kept: Tensor
+    kept: tuple[Tensor, ...]
     discrete: Tensor | None
     followed: tuple[Tensor | None, ...]
     own_codes: tuple[Tensor, ...]
@@ -187,18 +187,8 @@ class BatchEdits:
 
     def of(self, rows: Sequence[int]) -> BatchEdits:
         """For some images of the batch alone."""
-        index = row_index(rows, self.latent.device)
-        return BatchEdits(
-            self.latent[index],
-            self.redraw[index],
-            tuple(generated[index] for generated in self.generated),
-            self.kept[:, index],
-            None if self.discrete is None else self.discrete[index],
-            tuple(None if followed is None else followed[index] for followed in self.followed),
-            tuple(codes[index] for codes in self.own_codes),
-            tuple(self.styles[row] for row in rows),
-            tuple(codes[index] for codes in self.coarse),
-        )
+        part = self.rows(row_index(rows, self.latent.device))
+        return replace(part, styles=tuple(self.styles[row] for row in rows))
 
     def known_codes(self, k: int, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
         """(B, N_k), the codes nearest to what the sum (B, D, h, w) of the scales before k lacks of the source.
@@ -280,7 +270,7 @@ def batch_edits(
         latent,
         redraw,
         tuple(generated),
-        kept[..., None, None, None],
+        kept[..., None, None, None].unbind(),
         discrete=kept[-1].view(-1, 1, 1, 1) if scales in kept_scales else None,
         followed=tuple(followed[k].unsqueeze(-1) if any(follow[k]) else None for k in range(scales)),
         own_codes=quantizer.encode(latent, schedule, known=own_coarse).indices if any(map(any, follow)) else (),

@@ -238,7 +238,7 @@ class NextScaleGenerator:
         """
         settings = self.settings
         has_residual = self._has_residual(k) and given is None
-        guidance = settings.guidance_at(k)
+        guidance = settings.guidance[k]
         hidden = self._hidden(k, total, prefix, positions, given)
         own, other, null = prefix.branches(self.transformer.logits(hidden, prefix.conditioning))
         logits = own if prefix.second is None else prefix.second.mixed(k, own, other)
@@ -247,7 +247,7 @@ class NextScaleGenerator:
         if self.edits is not None:
             logits = self.edits.styled(k, logits, total, self.schedule.grids[k], self.quantizer)
         places = torch.arange(logits.shape[1], device=logits.device).unsqueeze(0) if positions is None else positions
-        candidates = filtered(logits, settings.candidates[k], settings.top_p, settings.row_top_k_at(k))
+        candidates = filtered(logits, settings.candidates[k], settings.top_p, settings.row_top_k[k])
         to_sample, to_mix = self.noise.gumbel(k, places, candidates)
         codes, plain = sample_by_gumbel(candidates, to_sample), None
         if self.edits is not None and known is not None:
@@ -271,7 +271,7 @@ class NextScaleGenerator:
         """The steps of a masked scale k with residual tokens, for which the transformer sees all codes (B, N_k)."""
         places = torch.arange(given.shape[1], device=given.device).unsqueeze(0)
         hidden = self._hidden(k, total, prefix, None, given)
-        residual = self._residual(k, hidden, given, self.settings.guidance_at(k), places, prefix)
+        residual = self._residual(k, hidden, given, self.settings.guidance[k], places, prefix)
         completed = []
         for step in steps:
             own = residual if step.positions is None else gather_tokens(residual, step.positions)

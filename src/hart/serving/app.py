@@ -183,16 +183,14 @@ def _source(image: bytes, form: Form, asked: Edit | Variation) -> Source:
     shown, holes = _rgb(picture), see_through(picture)
     if holes is not None:  # what an edit shall not show as white
         shown.putalpha(holes.point(lambda value: 255 - value))
-    fields: dict[str, Any] = {"kept_scales": asked.kept_scales, "style_strength": asked.style_strength}
+    source = Source(shown, _sha256(image))
     for file in form.files.get("style", [])[:1]:
-        fields |= {"style": _rgb(decoded(file, "style")), "style_sha256": _sha256(file)}
-    source = Source(shown, _sha256(image), **fields)
+        source = replace(source, style=_rgb(decoded(file, "style")), style_sha256=_sha256(file))
     if isinstance(asked, Variation):
         return source
-    source = replace(source, source_prompt=asked.source_prompt or None, followed_scales=asked.followed_scales)
     for file in form.files.get("mask", [])[:1]:
         return replace(source, mask=redrawn(decoded(file, "mask"), source.image.size), mask_sha256=_sha256(file))
-    return source if source.source_prompt else replace(source, mask=holes)
+    return source if asked.source_prompt else replace(source, mask=holes)
 
 
 def _sha256(content: bytes) -> str:

@@ -30,36 +30,18 @@ class NotOffered(HartError):
 
 @dataclass(frozen=True)
 class Source:
-    """The image that a row starts from.
+    """The images that an edit or a variation starts from, each with the SHA-256 of the file that it came in.
 
-    image: RGB, or RGBA of alpha 0 and 255 where parts are transparent. sha256: of the file that it came in. mask: mode
-    L of the image's size, 255 where it is redrawn; None for a variation, or with a source prompt. source_prompt: what
-    the image shows now, of an edit that changes what the prompt says otherwise. followed_scales: then the first scales
-    that follow the image; None: most of them. kept_scales: how many scales are taken from the image; None: half in a
-    variation without a style, else none. style: another RGB image. style_strength: how strongly what is generated has
-    its colours, or those of the image; None: not at all without a style.
+    image: RGB, or RGBA of alpha 0 and 255 where parts are transparent. mask: mode L of the image's size, 255 where it
+    is redrawn; None for a variation, or with a source prompt. style: another RGB image, whose colours are taken.
     """
 
     image: Image.Image
     sha256: str
     mask: Image.Image | None = None
     mask_sha256: str | None = None
-    source_prompt: str | None = None
-    followed_scales: int | None = None
-    kept_scales: int | None = None
     style: Image.Image | None = None
     style_sha256: str | None = None
-    style_strength: float | None = None
-
-
-@dataclass(frozen=True)
-class Mix:
-    """A second prompt. switch: this many first scales are the first prompt's and the others the second's; None: half.
-    weights: in its place, the second one's share at each scale."""
-
-    prompt: str
-    switch: int | None = None
-    weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

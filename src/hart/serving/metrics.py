@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
@@ -19,12 +17,12 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._waiting = Gauge("hart_waiting_images", "Images in the queue", registry=registry)
-        self._posts = Gauge(
+        self.waiting = Gauge("hart_waiting_images", "Images in the queue", registry=registry)
+        self.posts = Gauge(
             "hart_open_requests", "Requests for images that are being read or wait for an answer", registry=registry
         )
-        self._batch = Histogram("hart_batch_images", "Images of a batch", buckets=ROWS, registry=registry)
-        self._seconds = Histogram(
+        self.batch = Histogram("hart_batch_images", "Images of a batch", buckets=ROWS, registry=registry)
+        self.seconds = Histogram(
             "hart_seconds",
             "Seconds by part: queue (an image waits), sample (a scale of a batch), preview and decode (images of a "
             "batch), encode (an image)",
@@ -32,44 +30,20 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self._images = Counter(
+        self.images = Counter(
             "hart_images",
             "Images by outcome: finished, failed, cancelled, late; split: had to be done again in a smaller batch",
             ["outcome"],
             registry=registry,
         )
-        self._answers = Counter("hart_answers", "Answers by path and status", ["path", "status"], registry=registry)
-        self._answer = Histogram(
+        self.answers = Counter("hart_answers", "Answers by path and status", ["path", "status"], registry=registry)
+        self.answer = Histogram(
             "hart_answer_seconds", "Seconds to a whole answer by path", ["path"], buckets=SECONDS, registry=registry
         )
         for part in PARTS:  # at 0 from the start, so that the first one is an increase
-            self._seconds.labels(part)
+            self.seconds.labels(part)
         for outcome in OUTCOMES:
-            self._images.labels(outcome)
-
-    def queued(self, rows: int) -> None:
-        self._waiting.set(rows)
-
-    def posted(self, requests: int) -> None:
-        self._posts.set(requests)
-
-    def started(self, rows: int, waited: Sequence[float]) -> None:
-        """A batch starts; seconds that each of its rows has waited."""
-        self._batch.observe(rows)
-        for seconds in waited:
-            self.took("queue", seconds)
-
-    def took(self, part: str, seconds: float) -> None:
-        """part: of `PARTS`."""
-        self._seconds.labels(part).observe(seconds)
-
-    def ended(self, how: str, rows: int = 1) -> None:
-        """how: of `OUTCOMES`; rows of a batch that is done again were `split`."""
-        self._images.labels(how).inc(rows)
-
-    def answered(self, path: str, status: int, seconds: float) -> None:
-        self._answers.labels(path, str(status)).inc()
-        self._answer.labels(path).observe(seconds)
+            self.images.labels(outcome)
 
     def text(self) -> bytes:
         """In Prometheus' format."""

@@ -46,12 +46,11 @@ class RequestMiddleware:
         if self._posts >= self._most_posts:
             raise Overloaded
         self._posts += 1
-        self._metrics.posted(self._posts)
         try:
-            yield
+            with self._metrics.posts.track_inprogress():
+                yield
         finally:
             self._posts -= 1
-            self._metrics.posted(self._posts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,7 +83,8 @@ class RequestMiddleware:
                 await answer(scope, receive, noting)
         # nothing that a client wrote, so neither other paths nor as many of them as it likes
         path = getattr(scope.get("route"), "path", None) or ("page" if status < 400 else "other")
-        self._metrics.answered(path, status, time.perf_counter() - began)
+        self._metrics.answers.labels(path, str(status)).inc()
+        self._metrics.answer.labels(path).observe(time.perf_counter() - began)
         if self._log_requests:
             address = scope["client"][0] if scope.get("client") else "?"
             log.info("%s %s %s %d", address, method, path, status)

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from hart.generation.signing import ContentCredentials
 from hart.serving.checkers import PromptChecker
-from hart.serving.engine import Mix, Row, Source
+from hart.serving.engine import Row, Source
 from hart.serving.metrics import Metrics
 from hart.serving.models import ServedModel
 from hart.serving.scheduler import Event, Failed, Finished, Preview
 from hart.serving.schemas import (
     ApiError,
-    Generation,
     ImageData,
     ImageEvent,
     ImagesAnswer,
@@ -142,16 +141,11 @@ def order(
     size, notes = _size(request, engine, source)
     if request.model and request.model != model.name:
         notes.insert(0, f"the model {clipped(request.model)} is not served: this is by {model.name}")
-    settings = request.sampling()
     for name in STEPS:
         most = max(terms.max_steps, getattr(engine.facts.sampling, name) or 0)
-        if (settings[name] or 0) > most:
+        if (getattr(request, name) or 0) > most:
             raise ApiError(400, f"{name}: this server takes up to {most}", param=name)
-    mix = None
-    if isinstance(request, Generation) and request.second_prompt:
-        mix = Mix(request.second_prompt, request.switch, None if request.weights is None else tuple(request.weights))
-    negative = texts["negative_prompt"] or None
-    first = engine.row(texts["prompt"], negative, request.seed, size, settings, source, mix)
+    first = engine.row(request, size, source)
     rows = [replace(first, seed=request.seed + i) for i in range(request.n or 1)]
     for text in texts.values():
         notes += engine.remarks(text) if text else []
@@ -268,7 +262,5 @@ async def stream(
 
 async def _timed(metrics: Metrics, encode: Callable[[Preview | Finished], str], event: Preview | Finished) -> str:
     """Encoding takes long at large sizes: not in the event loop."""
-    began = time.perf_counter()
-    content = await asyncio.to_thread(encode, event)
-    metrics.took("encode", time.perf_counter() - began)
-    return content
+    with metrics.seconds.labels("encode").time():
+        return await asyncio.to_thread(encode, event)

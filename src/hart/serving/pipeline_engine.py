@@ -26,7 +26,8 @@ from hart.generation.next_scale import States
 from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.grids import grid_of_aspect
 from hart.pipeline import HartPipeline
-from hart.serving.engine import Mix, ModelFacts, NotOffered, OutOfMemory, Row, Source
+from hart.serving.engine import ModelFacts, NotOffered, OutOfMemory, Row, Source
+from hart.serving.schemas import Generation, RequestBody
 from hart.sizes import ImageSize, requested_schedule, size_of_grid, size_of_schedule, trained_sizes
 from hart.types import Context
 
@@ -115,52 +116,42 @@ class PipelineEngine:
         tokenizer = self.pipe.config.tokenizer
         return size_of_grid(grid_of_aspect(aspect, tokenizer.scales[-1]), tokenizer.downsampling)
 
-    def row(
-        self,
-        prompt: str,
-        negative_prompt: str | None,
-        seed: int,
-        size: ImageSize,
-        settings: Mapping[str, Any],
-        source: Source | None = None,
-        mix: Mix | None = None,
-    ) -> Row:
-        """A row with the model's own settings but for those given. Raises `HartError` for what it cannot sample."""
+    def row(self, request: RequestBody, size: ImageSize, source: Source | None = None) -> Row:
+        """The first image of a request that has a seed. Raises `HartError` for what the model cannot sample."""
+        assert request.seed is not None
         edit = edited = mixed = None
         if source is not None:
-            edit = self._edit(source, size)
-            edited = _recorded(source, edit)
+            edit = self._edit(request, source, size)
+            edited = _recorded(request, source, edit)
         schedule = requested_schedule(self.pipe.config, size=str(size))
-        if mix is not None:
-            mixed = MixSettings(mix.prompt, mix_weights(len(schedule), mix.weights, mix.switch))
+        if isinstance(request, Generation) and request.second_prompt:
+            weights = mix_weights(len(schedule), request.weights, request.switch)
+            mixed = MixSettings(request.second_prompt, weights)
         made_with = ImageSettings(
-            sampling=checked_settings(self.pipe.config, self.pipe.sampling, settings, schedule),
+            sampling=checked_settings(self.pipe.config, self.pipe.sampling, request.sampling(), schedule),
             size=size.stored,
             device=str(self.pipe.device),
             dtype=dtype_name(self.pipe.dtype),
-            negative_prompt=negative_prompt,
+            negative_prompt=request.negative_prompt or None,
             speed=self.facts.speed,
             edit=edited,
             mix=mixed,
         )
-        row = Row(prompt, seed, size, made_with, len(schedule), schedule.total_tokens, edit)
+        row = Row(request.prompt or "", request.seed, size, made_with, len(schedule), schedule.total_tokens, edit)
         checked_images(self.pipe.config, [self._asked(row, self._prompt)], schedule)
         return row
 
     @torch.inference_mode()
-    def _edit(self, source: Source, size: ImageSize) -> Edit:
+    def _edit(self, request: RequestBody, source: Source, size: ImageSize) -> Edit:
         """What the rows of a request keep of its image, laid out on a canvas of this size."""
         if not self.facts.edits:
             raise NotOffered("this model generates classes and does not edit images: use /v1/images/generations")
-        asked: dict[str, Any] = {
-            "style": source.style,
-            "style_strength": source.style_strength,
-            "size": str(size),
-        }
-        if source.mask is None and source.source_prompt is None:
-            return self.pipe.prepare_variation(source.image, kept_scales=source.kept_scales, **asked)
-        asked |= {"source_prompt": source.source_prompt, "followed_scales": source.followed_scales}
-        return self.pipe.prepare_edit(source.image, source.mask, kept_scales=source.kept_scales or 0, **asked)
+        asked: dict[str, Any] = {"style": source.style, "style_strength": request.style_strength, "size": str(size)}
+        source_prompt = getattr(request, "source_prompt", None)
+        if source.mask is None and source_prompt is None:
+            return self.pipe.prepare_variation(source.image, kept_scales=request.kept_scales, **asked)
+        asked |= {"source_prompt": source_prompt, "followed_scales": request.followed_scales}
+        return self.pipe.prepare_edit(source.image, source.mask, kept_scales=request.kept_scales or 0, **asked)
 
     def remarks(self, prompt: str) -> list[str]:
         """What the author of a prompt should know: words that the model leaves out or does not know."""
@@ -280,14 +271,14 @@ class Batch:
         return [generated[place] for place in places]
 
 
-def _recorded(source: Source, edit: Edit) -> EditSource:
+def _recorded(request: RequestBody, source: Source, edit: Edit) -> EditSource:
     """What a record says of the image that a row starts from."""
     return EditSource(
         image="image",
         image_sha256=source.sha256,
         mask=None if source.mask_sha256 is None else "mask",
         mask_sha256=source.mask_sha256,
-        source_prompt=source.source_prompt,
+        source_prompt=getattr(request, "source_prompt", None),
         kept_scales=edit.kept_scales,
         followed_scales=edit.followed_scales,
         style_strength=edit.style_strength,

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -223,17 +223,9 @@ class Front:
         end = time.monotonic() + seconds
         replicas = await self._replicas(seconds)  # first: while they start no bodies are held
         left = end - time.monotonic()
-        async with self._body(request) as body:
+        # held until it is answered: another replica may have to generate it
+        async with self._bodies.whole(request) if request.method == "POST" else nullcontext(b"") as body:
             await while_here(request.receive, self._passed_on(replicas, scope, body, send, left))
-
-    @asynccontextmanager
-    async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """What a request holds until it is answered: another replica may have to generate it."""
-        if request.method != "POST":
-            yield b""
-            return
-        async with self._bodies.whole(request) as body:
-            yield body
 
     async def healthz(self, _: Request) -> Response:
         """Whether the front works, and replicas could be made; one that dies later is Ray's business."""

@@ -226,7 +226,7 @@ class Scheduler:
 
     def _now_waiting(self, rows: int) -> None:
         self._waiting = rows
-        self._metrics.queued(rows)
+        self._metrics.waiting.set(rows)
 
     def _expire(self) -> None:
         now = self.clock()
@@ -247,7 +247,7 @@ class Scheduler:
             if rest:
                 self._queues[job.client] = rest
             self._now_waiting(self._waiting - len(queue) + len(rest))
-        self._metrics.ended(how, job.unfinished)
+        self._metrics.images.labels(how).inc(job.unfinished)
         if error is not None:
             job.deliver(Failed(error))
 
@@ -287,9 +287,10 @@ class Scheduler:
 
     def _start(self, places: list[_Place]) -> None:
         now = self.clock()
+        self._metrics.batch.observe(len(places))
         for place in places:
             place.job.waited = now - place.arrival
-        self._metrics.started(len(places), [now - place.arrival for place in places])
+            self._metrics.seconds.labels("queue").observe(place.job.waited)
         engine, numbered = places[0].job.engine, dict(enumerate(places))
         try:
             batch = engine.start([place.row for place in places])
@@ -329,7 +330,7 @@ class Scheduler:
             run.batch.drop(gone)
         began = self.clock()
         run.batch.advance()
-        self._metrics.took("sample", self.clock() - began)
+        self._metrics.seconds.labels("sample").observe(self.clock() - began)
         k, run.k = run.k, run.k + 1
         last = run.k == run.scales
         wanted = [
@@ -341,7 +342,7 @@ class Scheduler:
             return []
         began = self.clock()
         images = run.batch.images(wanted)
-        self._metrics.took("decode" if last else "preview", self.clock() - began)
+        self._metrics.seconds.labels("decode" if last else "preview").observe(self.clock() - began)
         return [(run.places[i], image) for i, image in zip(wanted, images, strict=True)]
 
     def _finished(self, place: _Place, image: Image.Image) -> None:
@@ -353,7 +354,7 @@ class Scheduler:
             if job.unfinished == 0:
                 job.over = True
                 del self._jobs[job]
-        self._metrics.ended("finished")
+        self._metrics.images.labels("finished").inc()
         job.deliver(Finished(place.number, image))
 
     def _failed(self, places: dict[int, _Place], error: Exception) -> None:
@@ -364,6 +365,6 @@ class Scheduler:
             if isinstance(error, OutOfMemory):
                 self._limits[left[0].group] = half
             self._again.extendleft([left[half:], left[:half]])
-            self._metrics.ended("split", len(left))
+            self._metrics.images.labels("split").inc(len(left))
         elif left:
             self._end(left[0].job, "failed", error)

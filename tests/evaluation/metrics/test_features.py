@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hart.errors import HartError
-from hart.evaluation.metrics.features import EfficientNetLite, Features, open_extractor
+from hart.evaluation.metrics.features import EfficientNetLite, open_extractor
 from hart.networks.efficientnet import efficientnet_lite
 from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 
@@ -130,10 +130,3 @@ def test_faults_are_said(spec: str, said: str) -> None:
 def test_another_networks_weights_are_refused(vision_models: Path) -> None:
     with pytest.raises(HartError, match="Dinov2Model"):
         open_extractor(f"dinov2:{vision_models / 'clip-tiny'}", CPU)
-
-
-def test_parts_join_and_none_are_an_error() -> None:
-    part = Features(torch.zeros(2, 3))
-    assert len(Features.cat([part, part])) == 4
-    with pytest.raises(HartError, match="no images"):
-        Features.cat([])

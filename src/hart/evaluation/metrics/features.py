@@ -14,7 +14,6 @@ Shapes: B batch, D width, H W image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -30,6 +29,7 @@ from hart.files import user_path
 from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, efficientnet_lite
 from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 from hart.networks.pretrained import CLIP, IMAGENET, Frozen, load_frozen, normalised, short_name
+from hart.types import Rows
 
 FEATURE_BATCH = 16
 """Images whose features are computed together."""
@@ -48,7 +48,7 @@ DINOV2_IMAGE_SIZE = 224
 
 
 @dataclass(frozen=True)
-class Features:
+class Features(Rows):
     """Features of a batch of images, float32 on the CPU.
 
     pooled: (B, D). spatial: (B, S) with the layout kept, for sFID, or None where the network has none.
@@ -61,16 +61,6 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.pooled)
-
-    @staticmethod
-    def cat(parts: Sequence[Features]) -> Features:
-        """All images of one extractor. Raises `HartError` when there are none."""
-        if not parts:
-            raise HartError("no images: there is nothing to take features of")
-        columns = zip(*((part.pooled, part.spatial, part.logits) for part in parts), strict=True)
-        pooled, spatial, logits = (None if values[0] is None else torch.cat(values) for values in columns)
-        assert pooled is not None
-        return Features(pooled, spatial, logits)
 
     def __getitem__(self, rows: Tensor) -> Features:
         """Pooled features of some of the images, by number."""

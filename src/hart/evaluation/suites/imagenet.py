@@ -31,6 +31,7 @@ from hart.generation.contact_sheet import contact_sheet
 from hart.pipeline import HartPipeline
 from hart.presets import VAR_SAMPLING
 from hart.strict import counted
+from hart.types import Rows
 
 CLASSES, IMAGE_SIZE = 1000, 256
 SAMPLES_FILE = "samples.npz"
@@ -142,4 +143,4 @@ def _features(file: SampleFile, extractor: FeatureExtractor, what: str, progress
     for number, pixels in enumerate(file.batches(FEATURE_BATCH)):
         progress(number * FEATURE_BATCH, len(file), what)
         parts.append(extractor(pixels))
-    return Features.cat(parts)
+    return Rows.cat(parts)
