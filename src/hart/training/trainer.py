@@ -17,7 +17,7 @@ from torch import nn
 
 from hart.benchmark.machine import square_rate
 from hart.checkpoint.folders import MODEL_FOLDER
-from hart.devices import multiplies
+from hart.devices import is_slow
 from hart.errors import HartError, Stopped
 from hart.files import write_text
 from hart.stopping import StopSignal
@@ -124,8 +124,7 @@ class Trainer:
             self._note(f"the run has {self.step} steps: nothing is trained; for more give a larger trainer.steps")
             self._restore_model()
             return
-        in_bfloat16 = self.config.precision == "bfloat16" and self.distributed.device.type == "cpu"
-        if in_bfloat16 and not multiplies(torch.bfloat16):
+        if self.config.precision == "bfloat16" and is_slow(torch.bfloat16, self.distributed.device):
             self._note(
                 "this processor has neither AMX nor AVX-512 bf16, so that bfloat16 takes several times as long as "
                 "float32: stop, and begin again with trainer.precision=float32"
