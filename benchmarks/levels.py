@@ -5,9 +5,10 @@
 
 All rows have the same prompts, seeds and noise; those that no names are counted for have fewer. "same seed" is the
 median PSNR to the exact image: a code that is sampled otherwise changes what follows, so the row of bfloat16 says how
-far apart two good images of one seed are. "decoder alone" is that of exact latents. "right name" is the share of images
-whose nearest 1 and 5 concepts of the set hold what was asked for (`hart-emoji evaluate agreement`). Needs the set that
-`hart-emoji data` builds.
+far apart two good images of one seed are. "decoder alone" is that of exact latents. A dash stands where images are the
+same to the bit, as where a processor without products in bfloat16 decodes in float32 whatever a level says. "right
+name" is the share of images whose nearest 1 and 5 concepts of the set hold what was asked for (`hart-emoji evaluate
+agreement`). Needs the set that `hart-emoji data` builds.
 
 With random weights of a size, what they change in numbers: all scales are predicted at once from the same random sums,
 and compared are the logits of their codes, and an image decoded from a random latent.
@@ -16,6 +17,7 @@ and compared are the logits of their codes, and an image decoded from a random l
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,8 +81,14 @@ def numbers(preset: str) -> list[list[Any]]:
         others, decoded = predicted(preset, ROWS.get(name, {"speed": name}))
         difference = float((others - logits).square().mean().sqrt() / logits.std())
         same = float((others.argmax(dim=-1) == logits.argmax(dim=-1)).float().mean())
-        found.append([name, difference, same, float(psnr(decoded, image).median())])
+        found.append([name, difference, same, decibels(decoded, image)])
     return found
+
+
+def decibels(images: Tensor, exact: Tensor) -> float | None:
+    """The median PSNR of images (N, 3, H, W) in [0, 1]; None where most are the same to the bit."""
+    found = float(psnr(images, exact).median())
+    return None if found == math.inf else found
 
 
 class Compared:
@@ -111,8 +119,8 @@ class Compared:
         if name != EXACT:
             _, images = self.images(pipe, count, 10_000 if name == OTHER_SEEDS else 0)
             decoded = torch.cat([pipe.decode(latent, "pt") for latent in self.latents[:few]])
-            same = float(psnr(images, self.exact[:count]).median())
-            decoder = float(psnr(decoded, self.exact[: len(decoded)]).median())
+            same = decibels(images, self.exact[:count])
+            decoder = decibels(decoded, self.exact[: len(decoded)])
         right = [None, None]
         if name in NAMED:
             seen = looks((255 * images).round().to(torch.uint8), self.extractor)

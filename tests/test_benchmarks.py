@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hart.checkpoint.loading import save_tokenizer
@@ -45,6 +46,12 @@ def test_levels_are_compared_in_numbers(tmp_path: Path, capsys: pytest.CaptureFi
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     plain, bfloat16, int8 = (float(row[1]) for row in rows)
     assert plain < 1e-4 < bfloat16 < int8 < 0.2
+
+
+def test_images_that_are_the_same_have_no_decibels() -> None:
+    levels, one = import_module("levels"), torch.full((3, 3, 4, 4), 0.5)
+    assert levels.decibels(one + 0.1, one) == pytest.approx(20, abs=1e-4)
+    assert levels.decibels(one, one) is None
 
 
 def test_curves_of_runs_become_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ MEMORY_SIGNS = ("DefaultCPUAllocator: ", "MPS backend out of memory", "CUDA erro
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PRODUCTS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
 """Features of x86 processors, one of which is needed to multiply in a type as fast as in float32."""
+SLOW = "takes several times as long as float32 on this processor"
 SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -50,12 +51,18 @@ def resolve_device(name: torch.device | str | None) -> torch.device:
     return device
 
 
-def multiplies(dtype: torch.dtype) -> bool:
-    """Whether the processor has matrix products in a number type. Where PyTorch does not know, as on ARM, it is
-    assumed."""
+def is_slow(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `device` is a processor without matrix products in a number type. Where PyTorch does not know, as on ARM,
+    they are assumed."""
+    if device.type != "cpu" or dtype not in PRODUCTS:
+        return False
     features = torch.cpu.get_capabilities()
-    needed = PRODUCTS.get(dtype)
-    return needed is None or any(features.get(feature, True) for feature in needed)
+    return not any(features.get(feature, True) for feature in PRODUCTS[dtype])
+
+
+def slow_remarks(dtype: torch.dtype, device: torch.device) -> list[str]:
+    """A line where `is_slow`, else none: for whoever asks for a number type that costs time."""
+    return [f"{dtype_name(dtype)} {SLOW}"] if is_slow(dtype, device) else []
 
 
 def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:

@@ -211,6 +211,8 @@ def _line(kind: type, entry: ErrorDetails, source: str, called: Callable[[str], 
     names = field.rstrip(":").split(".")
     if entry["type"] == "value_error" and names[0] in _tables(table_at(kind, place)):
         place, said = (*place, *names), f"{':' * field.endswith(':')} {message}"
+    elif entry["type"] == "value_error" and place and names == [str(place[-1])]:  # the label names it already
+        said = f": {message}"
     return _label(kind, place, source, called) + said
 
 

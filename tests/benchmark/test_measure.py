@@ -47,7 +47,7 @@ def timer_of(config: HartConfig, size: str | None = None) -> GenerationTimer:
 
 
 def test_fewer_bits_move_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hart.inference.speed.multiplies", lambda dtype: True)
+    monkeypatch.setattr("hart.inference.speed.is_slow", lambda dtype, device: False)
     pipe = HartPipeline.from_config(TEXT, device=CPU)
     exact = part_work(GenerationTimer(pipe, host_clock()), 1, whole_scales=False)
     pipe.optimize(Speed(weights="plain", cache="int8", decoder="bfloat16", diffusion_steps=1))

@@ -46,6 +46,27 @@ def test_reconstruct_refuses_what_is_no_image(text_model: Path, tmp_path: Path) 
     assert "not an image" in refused(run("reconstruct", path, "--model", text_model, "--out", tmp_path / "out"))
 
 
+@pytest.mark.parametrize("multiplied", [True, False])
+def test_every_command_says_that_a_number_type_is_slow_here(
+    multiplied: bool, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = dict.fromkeys(("avx512_bf16", "amx_bf16"), multiplied)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    slow = "note: bfloat16 takes several times as long as float32 on this processor\n"
+    for command in (
+        ("generate", "a cat"),
+        ("generate", "a cat", "--tiled"),
+        ("reconstruct", tmp_path / "one.png"),
+        ("evaluate", "cost", "--batch-size", 1, "--warm-up", 0, "--repeats", 1, "--resamples", 0),
+    ):
+        result = run(*command, "--model", text_model, "--device", "cpu", "--dtype", "bf16", "--out", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        assert result.stderr.count(slow) == (not multiplied)
+    exact = run("generate", "a cat", "--model", text_model, "--dtype", "fp32", "--device", "cpu", "--out", tmp_path)
+    assert exact.exit_code == 0 and exact.stderr == ""
+
+
 def test_info_counts_what_the_model_holds(text_model: Path) -> None:
     result = run("info", text_model)
     assert result.exit_code == 0

@@ -119,6 +119,37 @@ def test_what_a_recipe_names_and_is_not_there_is_said_before_a_set_is_read(
     assert said in refused(run("train", "tokenizer", recipe, given.format(tmp_path), "--out", tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("text_encoder=some one/model", "text_encoder of the recipe: text encoder 'some one/model': there is no such"),
+        ("text_encoder=someone/model", "text_encoder of the recipe: model 'someone/model' is not a folder and cannot"),
+        ("code_corruption=0.1", "code_corruption is for augmented versions: set augmentations to 2 or more"),
+    ],
+)
+def test_what_a_transformer_cannot_learn_from_is_said_before_a_set_is_listed(
+    given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hart.training.image_sources.open_source", lambda *_, **__: pytest.fail("listed"))
+    monkeypatch.setattr("hart.checkpoint.hub.unreachable", lambda: "no route")
+    small_recipe(tmp_path)
+    named = (f"data={tmp_path / 'images'}", "tokenizer=emoji", "text_encoder=emoji", "augmentations=1")
+    message = refused(
+        run("train", "transformer", RECIPES / "transformer.toml", *named, given, "--out", tmp_path / "run")
+    )
+    assert said in message
+
+
+def test_another_recipe_is_said_before_its_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("train", "tokenizer", small_recipe(tmp_path), "trainer.steps=1", "--out", tmp_path / "run")
+    assert run(*command).exit_code == 0
+    (tmp_path / "images").rename(tmp_path / "moved")
+    moved = (*command, f"data={tmp_path / 'moved'}")
+    assert run(*moved, "trainer.steps=2").exit_code == 0  # nothing else has changed
+    monkeypatch.setattr("hart.training.image_sources.open_source", lambda *_, **__: pytest.fail("listed"))
+    assert "another recipe: trainer.batch_size (2 there, 4 now); choose" in refused(run(*moved, "trainer.batch_size=4"))
+
+
 def test_files_of_a_loss_of_weight_0_are_not_asked_for(tmp_path: Path) -> None:
     given = ("perceptual={weight=0.0, kind='lpips', files=['none.pth']}", "trainer.steps=1")
     result = run("train", "tokenizer", small_recipe(tmp_path), *given, "--out", tmp_path / "run")

@@ -77,7 +77,8 @@ def test_levels_of_8_bits_say_so_and_cannot_be_undone(level: str) -> None:
 def test_the_decoder_is_in_bfloat16_where_the_processor_multiplies_that(
     multiplied: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("hart.inference.speed.multiplies", lambda dtype: multiplied or dtype == torch.float32)
+    for module in ("devices", "inference.speed"):
+        monkeypatch.setattr(f"hart.{module}.is_slow", lambda dtype, device: not (multiplied or dtype == torch.float32))
     opened().save_pretrained(tmp_path, "int8")
     for pipe in (opened("int8"), opened("draft"), HartPipeline.from_pretrained(tmp_path, device="cpu")):
         dtype = pipe.tokenizer.decoder.conv_out.weight.dtype

@@ -161,6 +161,10 @@ def test_other_addresses_and_methods(server: Running, method: str, path: str, st
     error(server.http.request(method, path), status)
 
 
+def test_models_are_listed_with_and_without_a_slash(server: Running) -> None:
+    assert server.http.get("/v1/models/").json() == server.http.get("/v1/models").json()
+
+
 def test_head_is_get_without_a_body(server: Running) -> None:
     for path in ("/", "/healthz", "/v1/models"):
         asked, got = server.http.head(path), server.http.get(path)

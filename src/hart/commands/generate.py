@@ -203,12 +203,18 @@ def open_model(options: ImageOptions) -> HartPipeline:
     changes = {"cache": options.cache, "tiled": options.tiled, "offload": options.offload}
     if changes := {name: value for name, value in changes.items() if value}:
         pipe.optimize(pipe.speed.replace(**changes))
-    if options.speed or changes or (options.dtype and pipe.dtype.itemsize < 4):
-        for remark in pipe.speed_remarks():
-            note(remark)
+    note_speed(pipe, chosen=bool(options.speed or changes))
     for folder in options.lora:
         pipe.load_lora(folder, options.strength)
     return pipe
+
+
+def note_speed(pipe: HartPipeline, *, chosen: bool = False) -> None:
+    """Notes on what a speed that the user has chosen does; else on a number type that is slow on this machine."""
+    from hart.devices import slow_remarks
+
+    for remark in pipe.speed_remarks() if chosen else slow_remarks(pipe.dtype, pipe.device):
+        note(remark)
 
 
 def generator_of(pipe: HartPipeline, options: GenerateOptions) -> Any:

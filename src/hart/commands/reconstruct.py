@@ -10,6 +10,7 @@ import typer
 
 from hart.commands.console import NumberedFiles, print_path, progress, require_writable, slug
 from hart.commands.from_config import options_from_config
+from hart.commands.generate import note_speed
 from hart.commands.options import ModelOptions
 
 
@@ -32,6 +33,7 @@ def reconstruct(
     files = NumberedFiles(options.out, len(images))
     with progress(f"loading {name}") as report:
         pipe = HartPipeline.from_pretrained(name, device=options.device, dtype=options.dtype)
+        note_speed(pipe)
         for i, path in enumerate(images):
             report(i, len(images), f"reconstructing {path.name}")
             result = pipe.reconstruct(open_image(path))

@@ -126,7 +126,7 @@ def _require_named(recipe: StagedRecipe) -> None:
     there: found before the set is read, which may take minutes."""
     from hart.checkpoint.loading import resolve_model
     from hart.checkpoint.lora import require_peft
-    from hart.text_encoder import find_text_encoder
+    from hart.text_encoder import require_text_encoder
     from hart.training.config import TransformerRecipe
     from hart.training.trackers import require_trackers
 
@@ -137,7 +137,7 @@ def _require_named(recipe: StagedRecipe) -> None:
         if isinstance(recipe, TransformerRecipe):
             key, text = "text_encoder", recipe.transformer.text
             if text is not None:
-                find_text_encoder(recipe.text_encoder, tokens=text.tokens, instruction=recipe.text_instruction)
+                require_text_encoder(recipe.text_encoder, tokens=text.tokens, instruction=recipe.text_instruction)
         elif recipe.perceptual is not None and recipe.perceptual.weight:  # at 0 they are not read
             key = "perceptual.files"
             for file in recipe.perceptual.files:
@@ -153,6 +153,7 @@ def _require_named(recipe: StagedRecipe) -> None:
 
 def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
     """Train. True in the process that reports."""
+    from hart.training.checkpoint import RunFolder
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.progress import work_of
@@ -162,6 +163,8 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
 
     coder = _coder(recipe)
     _require_named(recipe)
+    if not accept_changes:
+        RunFolder(out, recipe.trainer.keep_checkpoints).require_settings(type(recipe).stage, recipe)
     distributed = DistributedContext(recipe.trainer)
     with (
         # the processes of one run share it

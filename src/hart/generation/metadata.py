@@ -64,7 +64,8 @@ class MixSettings(Config):
 
 
 class ImageSettings(Config):
-    """Everything that decides an image, besides prompt, seed and model."""
+    """Everything that decides an image, besides prompt, seed and model. Decoding in strips and a text encoder in main
+    memory do not: they depend on the machine, and whoever makes the image again asks for them if need be."""
 
     sampling: SamplingConfig
     size: int | str

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from hart.config import CacheType, HartConfig, SamplingConfig
-from hart.devices import dtype_name, multiplies
+from hart.devices import SLOW, is_slow, slow_remarks
 from hart.errors import HartError
 from hart.inference.cost import linear_macs
 from hart.inference.graphs import BlockGraphs
@@ -97,7 +97,7 @@ def resolve_speed(level: Speed | str, device: torch.device, *, own: str = "") ->
         raise HartError(f"speed: no {level.weights} products: {refusal}; choose exact")
     if level.compile and level.weights in EIGHT_BITS and device.type == "cpu":
         raise HartError("speed: PyTorch's compiler refuses the 8-bit kernels of processors: choose one or the other")
-    return level.replace(decoder="model") if _is_slow(torch.bfloat16, device) else level
+    return level.replace(decoder="model") if is_slow(torch.bfloat16, device) else level
 
 
 def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -122,7 +122,7 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
 
 
 def _of_number_types(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[str]:
-    lines, slow = [], "takes several times as long as float32 on this processor"
+    lines = []
     match speed.weights:
         case "packed":
             refusal = packing_refusal(dtype) if device.type == "cpu" else "only processors gain by it"
@@ -134,19 +134,14 @@ def _of_number_types(speed: Speed, device: torch.device, dtype: torch.dtype) -> 
             lines.append(f"weights and activations of large layers in {speed.weights}{how}")
             if device.type == "cpu" and attends_narrowly():
                 lines.append("attention in bfloat16")
-            if _is_slow(torch.bfloat16, device) and dtype == torch.float32:
-                lines.append(f"decoder not in bfloat16, which {slow}")
-    if _is_slow(dtype, device):
-        lines.append(f"{dtype_name(dtype)} {slow}")
+            if is_slow(torch.bfloat16, device) and dtype == torch.float32:
+                lines.append(f"decoder not in bfloat16, which {SLOW}")
+    lines += slow_remarks(dtype, device)
     if speed.decoder != "model":
         lines.append(f"decoder in {speed.decoder}")
     if speed.cache != "model":
         lines.append(f"keys and values in {speed.cache}")
     return lines
-
-
-def _is_slow(dtype: torch.dtype, device: torch.device) -> bool:
-    return device.type == "cpu" and not multiplies(dtype)
 
 
 def accelerate(hart: Hart, speed: Speed) -> None:

@@ -104,6 +104,7 @@ def _add_images(app: FastAPI, server: Server) -> None:
 
 
 def _add_status(app: FastAPI, server: Server) -> None:
+    @app.get("/v1/models/", include_in_schema=False)  # or it would be a model without a name
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The served models, the default first; of opened ones what they generate."""

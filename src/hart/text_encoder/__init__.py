@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         encoder_module,
         find_text_encoder,
         load_text_encoder,
+        require_text_encoder,
         save_text_encoder,
         store_text_encoder,
         text_encoder_config,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SPECIAL_PIECES", "STORED_FOLDER", "CompactTextEncoder", "KnownWords", "RandomTextFeatures", "Reading",
     "TextEncoder", "TextEncoderConfig", "Thesaurus", "build_tokenizer", "encoder_module", "find_text_encoder",
-    "load_text_encoder", "save_text_encoder", "store_text_encoder", "text_encoder_config",
+    "load_text_encoder", "require_text_encoder", "save_text_encoder", "store_text_encoder", "text_encoder_config",
     "vocabulary_digest",
 ]
 # fmt: on

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hart.checkpoint.folders import CONFIG_FILE, layout_of
+from hart.checkpoint.hub import folder_or_id, require_repository
 from hart.checkpoint.loading import resolve_model
 from hart.config import ConfigError, HartConfig, TextConditioning, TextEncoderConfig
 from hart.errors import HartError
@@ -151,6 +152,13 @@ def find_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[Tex
             f"set text_instruction = {'true' if config.instruction else 'false'}"
         )
     return config, folder
+
+
+def require_text_encoder(name: str, *, tokens: int, instruction: bool) -> None:
+    """Raise as `find_text_encoder`, and for a language model that is neither a folder nor on the hub. Loads nothing."""
+    config, folder = find_text_encoder(name, tokens=tokens, instruction=instruction)
+    if config.kind == "qwen2" and _language_model(config, folder) is None:
+        require_repository(folder_or_id(config.source, "text encoder"))
 
 
 def _is_language_model(folder: Path) -> bool:

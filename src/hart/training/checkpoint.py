@@ -13,7 +13,7 @@ import errno
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -67,17 +67,17 @@ class Identity(Config):
     def of(stage: str, recipe: Config, sources: Mapping[str, Origin]) -> Identity:
         return Identity(stage, _plain(recipe), {name: [each.digest, each.said] for name, each in sources.items()})
 
-    def other_settings(self, now: Identity, recipe: type[Config]) -> list[str]:
-        """Settings that have changed, one text each. recipe: class of the recipe of `now`.
+    def other_settings(self, recipe: Config, now: Identity | None = None) -> list[str]:
+        """Settings that are others in `recipe`, one text each. now: its identity, if its sources are known already.
 
         A setting that the old recipe does not have yet had its default then. An address may change where its content
-        has not.
+        has not, and before that is known.
         """
         theirs: Any = self.recipe
         with suppress(ConfigError):  # of another version: the differences are named below
-            theirs = _plain(recipe.from_dict(theirs))
-        there, here = _flat(theirs), _flat(now.recipe)
-        same = [name for name in self.sources if self._source(name).digest == now._source(name).digest]
+            theirs = _plain(type(recipe).from_dict(theirs))
+        there, here = _flat(theirs), _flat(_plain(recipe))
+        same = [name for name in self.sources if now is None or self._source(name).digest == now._source(name).digest]
         moved = {key for name in same for key in PLACES.get(name, (name,))}
         keys = sorted(key for key in (there.keys() | here.keys()) - HARMLESS - moved if there.get(key) != here.get(key))
         return [f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in keys]
@@ -149,6 +149,20 @@ class RunFolder:
             for left in folder.glob(f"*{PARTIAL}"):
                 left.unlink()
 
+    def require_settings(self, stage: str, recipe: Config) -> None:
+        """Raise `HartError` for a run of another recipe, as far as that shows before its data is read, which may take
+        minutes. Whatever else is wrong with the newest checkpoint is for `load`, which reads all of it."""
+        if not (steps := self.steps()):
+            return
+        try:
+            require_regular(self.path(steps[-1]))
+            state = torch.load(self.path(steps[-1]), map_location="cpu", weights_only=True, mmap=True)
+            theirs = Identity.from_dict(state["identity"])
+        except Exception:  # damaged files make the unpickler fail in many ways
+            return
+        if theirs.stage == stage and (settings := theirs.other_settings(recipe)):
+            raise other_run(self.folder, "another recipe", settings)
+
     def load(self, stage: str, check: Callable[[Mapping[str, Any]], None]) -> dict[str, Any] | None:
         """The newest checkpoint, None where there is none.
 
@@ -211,6 +225,13 @@ class RunFolder:
                 f"{error.filename or self.folder / place}: {what} could not be written: {why}; {self.last_good()}; "
                 f"{advice} and run again"
             ) from None
+
+
+def other_run(folder: Path, what: str, changes: Sequence[str]) -> HartError:
+    """What to say of a folder with a run of something else."""
+    return HartError(
+        f"{folder} holds a run of {what}: {', '.join(changes)}; choose another folder, or go on with --accept-changes"
+    )
 
 
 def _plain(recipe: Config) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hart.config import ConfigError
 from hart.data.datasets import CaptionedImages, read_all
 from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet
@@ -32,7 +33,7 @@ from hart.errors import HartError
 from hart.files import listed_once, user_address
 from hart.strict import byte_count, counted
 from hart.training.conditions import require_classes
-from hart.training.config import ReadingConfig, Recipe
+from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
 from hart.training.task import Microbatch, TrainContext
 
 
@@ -188,6 +189,7 @@ def open_training_data(
         raise HartError(
             f"reading.also mixes encoded sets, and {recipe.data} is none: encode it, or leave reading.also out"
         )
+    require_versions(recipe)
     kind = None if reading.kind == "auto" else reading.kind
     whole = reading.split == "auto" and not recipe.holds_out
     columns = Columns(reading.image_column, reading.caption_column, reading.label_column)
@@ -254,6 +256,16 @@ def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading:
     if size > reading.memory_gb * 1e9:
         return f"{byte_count(size)} decoded, reading.memory_gb is {reading.memory_gb:g}"
     return None
+
+
+def require_versions(recipe: Recipe) -> None:
+    """Raises `ConfigError` where codes of augmented images are to be wrong and there are none, of a set that is not
+    encoded."""
+    if isinstance(recipe, TransformerRecipe) and recipe.code_corruption and recipe.augmentations == 1:
+        raise ConfigError(
+            "code_corruption is for augmented versions: set augmentations to 2 or more, encode the set ahead, or set "
+            "code_corruption to 0"
+        )
 
 
 def _require_plain(reading: ReadingConfig, folder: str) -> None:

@@ -33,7 +33,7 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import CodeCorruption
 from hart.training.conditions import CaptionEncoder, require_classes
 from hart.training.config import TransformerRecipe
-from hart.training.image_sources import EncodedImages, LoadedImages, MemoryImages, TrainingData
+from hart.training.image_sources import EncodedImages, LoadedImages, MemoryImages, TrainingData, require_versions
 from hart.training.task import Microbatch
 from hart.types import ClassContext, Context, TextContext, TokenMaps
 
@@ -87,11 +87,8 @@ def token_source(
     texts: what an encoded set with text must have been made with.
     Raises `HartError` when the set lacks captions (or classes), or was encoded differently.
     """
-    if recipe.code_corruption and recipe.augmentations == 1 and not isinstance(data, EncodedImages):
-        raise ConfigError(
-            "code_corruption is for augmented versions: set augmentations to 2 or more, encode the set ahead, or set "
-            "code_corruption to 0"
-        )
+    if not isinstance(data, EncodedImages):
+        require_versions(recipe)
     match data:
         case MemoryImages():
             return MemoryTokens(data, recipe, tokenizer, device)

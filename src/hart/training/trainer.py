@@ -17,11 +17,11 @@ from torch import nn
 
 from hart.benchmark.machine import square_rate
 from hart.checkpoint.folders import MODEL_FOLDER
-from hart.devices import multiplies
+from hart.devices import is_slow
 from hart.errors import HartError, Stopped
 from hart.files import write_text
 from hart.stopping import StopSignal
-from hart.training.checkpoint import RECIPE_FILE, SAMPLES_FOLDER, Identity, RunFolder, UnreadableError
+from hart.training.checkpoint import RECIPE_FILE, SAMPLES_FOLDER, Identity, RunFolder, UnreadableError, other_run
 from hart.training.config import StageRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.progress import Means, Speed, StepFigures, StepReport, Work
@@ -96,13 +96,10 @@ class Trainer:
     def _check(self, state: Mapping[str, Any], accept_changes: bool) -> None:
         """Raise `HartError` for a checkpoint of another run, `UnreadableError` for weights that do not fit this one."""
         theirs = Identity.from_dict(state["identity"])
-        settings = theirs.other_settings(self.identity, type(self.recipe))
+        settings = theirs.other_settings(self.recipe, self.identity)
         self._changes = [*settings, *theirs.other_sources(self.identity)]
         if self._changes and not accept_changes:
-            raise HartError(
-                f"{self.folder} holds a run of {'another recipe' if settings else 'other data or weights'}: "
-                f"{', '.join(self._changes)}; choose another folder, or go on with --accept-changes"
-            )
+            raise other_run(self.folder, "another recipe" if settings else "other data or weights", self._changes)
         try:
             self.stepper.check(state["weights"])
         except UnreadableError as error:
@@ -124,8 +121,7 @@ class Trainer:
             self._note(f"the run has {self.step} steps: nothing is trained; for more give a larger trainer.steps")
             self._restore_model()
             return
-        in_bfloat16 = self.config.precision == "bfloat16" and self.distributed.device.type == "cpu"
-        if in_bfloat16 and not multiplies(torch.bfloat16):
+        if self.config.precision == "bfloat16" and is_slow(torch.bfloat16, self.distributed.device):
             self._note(
                 "this processor has neither AMX nor AVX-512 bf16, so that bfloat16 takes several times as long as "
                 "float32: stop, and begin again with trainer.precision=float32"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 
 from hart.benchmark.machine import device_clock, peak_memory
-from hart.benchmark.parts import PROMPT
+from hart.benchmark.parts import PROMPT, quiet_prompts
 from hart.config import HartConfig, SamplingConfig
-from hart.devices import dtype_name
+from hart.devices import dtype_name, slow_remarks
 from hart.evaluation.metrics.figures import Figure, bootstrap
 from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context, SamplingOptions
@@ -34,6 +34,8 @@ def run(context: Context[CostOptions]) -> Result:
         pipe = HartPipeline.from_config(options.model, seed=options.seed, device=options.device, dtype=options.dtype)
     else:
         pipe = HartPipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
+    for remark in slow_remarks(pipe.dtype, pipe.device):
+        context.note(remark)
     sampling = SamplingOptions(guidance=options.guidance, discrete_only=options.discrete_only).sampling(pipe)
     figures = counted_figures(pipe.config.replace(sampling=sampling))
     place = f"{pipe.device.type}, {dtype_name(pipe.dtype)}"
@@ -109,7 +111,8 @@ def _measured(
     runs = options.warm_up + options.repeats
     for number in range(runs):
         context.progress(number, runs, f"batch {batch}")
-        seconds.append(clock.seconds(lambda: pipe(prompts, seed=options.seed, batch_size=batch, sampling=sampling)))
+        with quiet_prompts():  # of images that nobody sees
+            seconds.append(clock.seconds(lambda: pipe(prompts, seed=options.seed, batch_size=batch, sampling=sampling)))
     timed = torch.tensor(seconds[options.warm_up :], dtype=torch.float64)
     latency = bootstrap(
         lambda rows: float(timed[rows].quantile(0.5)), [len(timed)], context.generator(), options.resamples
