@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -57,13 +56,8 @@ class LoadedModel:
 def resolve_model(name: AnyPath) -> Path:
     """The folder of a model: one shipped with the package, a path, or a Hugging Face id, which is downloaded.
 
-    Raises `CheckpointError` if it is none of them, naming the shipped ones.
+    Raises `CheckpointError` if it is none of them, naming the shipped ones and the presets, which have no weights.
     """
-    return _resolved(name)
-
-
-def _resolved(name: AnyPath, *, or_size: bool = False) -> Path:
-    """The same. or_size: whether the name of a preset would also do, for the error."""
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
     text = os.fspath(name)
@@ -79,10 +73,9 @@ def _resolved(name: AnyPath, *, or_size: bool = False) -> Path:
             f"{text} is a size without weights: add --random-weights (HartPipeline.from_config), or give a model of "
             "that size"
         )
-    is_near = bool(get_close_matches(text, PRESETS))
-    also = f"; sizes without weights are: {', '.join(PRESETS)}" if or_size or is_near else ""
     raise CheckpointError(
-        f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}{also}"
+        f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}; sizes without "
+        f"weights are: {', '.join(PRESETS)}"
     )
 
 
@@ -133,7 +126,7 @@ def load_config(name: AnyPath) -> HartConfig:
     path = user_path(name)
     if path.suffix == ".json" and not path.is_dir():
         return HartConfig.load(path)
-    folder = _resolved(name, or_size=True)
+    folder = resolve_model(name)
     layout = layout_of(folder)
     return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout)[0]
 
