@@ -19,9 +19,9 @@ from hart.checkpoint.loading import LoadedModel, load_model
 from hart.checkpoint.storage import read_safetensors
 from hart.config import ConfigError, HartConfig, SamplingConfig
 from hart.devices import exact_float32
+from hart.files import read_json
 from hart.generation.guidance_and_sampling import Candidates
 from hart.generation.next_scale import NextScaleGenerator, TokenStep
-from hart.strict import read_object
 from hart.types import ClassContext, Context, TextContext
 
 CPU = torch.device("cpu")
@@ -121,7 +121,7 @@ def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = tor
 
 def read_case(path: Path) -> SamplingConfig:
     """The sampling that a golden case was generated with. Raises `CheckpointError` naming the file and the key."""
-    case = {"maskgit_iterations": 1} | read_object(path)
+    case = {"maskgit_iterations": 1} | read_json(path)
     if missing := [name for name in CASE_KEYS.values() if name not in case]:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}, with which the golden numbers were generated")
     settings = {ours: case[theirs] for ours, theirs in CASE_KEYS.items()}
