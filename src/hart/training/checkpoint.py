@@ -10,7 +10,6 @@ RUN/checkpoints/step-00000200.pt     weights, average, optimisers and unlogged f
 from __future__ import annotations
 
 import errno
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
+from pydantic_core import to_jsonable_python
 from torch import Tensor
 
 from hart.checkpoint.folders import MODEL_FOLDER
@@ -65,7 +65,9 @@ class Identity(Config):
 
     @staticmethod
     def of(stage: str, recipe: Config, sources: Mapping[str, Origin]) -> Identity:
-        return Identity(stage, _plain(recipe), {name: [each.digest, each.said] for name, each in sources.items()})
+        return Identity(
+            stage, to_jsonable_python(recipe), {name: [each.digest, each.said] for name, each in sources.items()}
+        )
 
     def other_settings(self, now: Identity, recipe: type[Config]) -> list[str]:
         """Settings that have changed, one text each. recipe: class of the recipe of `now`.
@@ -75,7 +77,7 @@ class Identity(Config):
         """
         theirs: Any = self.recipe
         with suppress(ConfigError):  # of another version: the differences are named below
-            theirs = _plain(recipe.from_dict(theirs))
+            theirs = to_jsonable_python(recipe.from_dict(theirs))
         there, here = _flat(theirs), _flat(now.recipe)
         same = [name for name in self.sources if self._source(name).digest == now._source(name).digest]
         moved = {key for name in same for key in PLACES.get(name, (name,))}
@@ -199,12 +201,6 @@ class RunFolder:
                 f"{error.filename or self.folder / place}: {what} could not be written: {why}; {self.last_good()}; "
                 f"{advice} and run again"
             ) from None
-
-
-def _plain(recipe: Config) -> dict[str, Any]:
-    """As stored: tuples become lists."""
-    values: dict[str, Any] = json.loads(recipe.to_json())
-    return values
 
 
 def _flat(values: Mapping[str, Any], begin: str = "") -> dict[str, Any]:
