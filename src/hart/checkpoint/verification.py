@@ -30,19 +30,6 @@ CASE_FILE = "case.json"
 CASE_KEYS = {"guidance_scale": "guidance_scale", "gumbel_smoothing": "smooth", "maskgit_steps": "maskgit_iterations"}
 """Settings of sampling, and what a case calls them."""
 
-# The inputs of the reference run; everything else in a golden file is recomputed. See `_checked_inputs`.
-INPUTS = frozenset(
-    {
-        "tokenizer.image",
-        "context.embeddings",
-        "context.mask",
-        "labels",
-        "diffusion.timesteps",
-        "diffusion.noise",
-        "generate.start_noise",
-    }
-)
-
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to max(1, largest |golden value|)."""
 
@@ -113,7 +100,7 @@ def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = tor
         part.to(dtype)
     with exact_float32():
         computed = recompute(model, {name: value.to(device) for name, value in inputs.items()}, settings)
-    recorded = [name for name in sorted(golden) if name not in INPUTS]
+    recorded = [name for name in sorted(golden) if name not in inputs]
     if not recorded:
         raise CheckpointError(f"{folder / GOLDEN_FILE}: holds inputs only: there is nothing to compare")
     return [_compare(name, golden[name], computed.get(name)) for name in recorded]
@@ -132,7 +119,8 @@ def read_case(path: Path) -> SamplingConfig:
 
 
 def _checked_inputs(path: Path, config: HartConfig, golden: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`INPUTS` as this model takes them, in float32 or int64. Raises `CheckpointError` for absent or wrong ones."""
+    """What the reference run was given, as this model takes it, in float32 or int64; everything else in a golden file
+    is recomputed. Raises `CheckpointError` for absent or wrong inputs."""
     sizes, image_size = config.transformer, config.tokenizer.image_size
     image = golden.get("tokenizer.image")
     batch = len(image) if image is not None and image.dim() else 0
