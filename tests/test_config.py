@@ -23,6 +23,7 @@ from hart.config import (
     TokenizerConfig,
     TransformerConfig,
 )
+from hart.files import FileError
 from hart.presets import PRESETS
 from helpers import tiny_class_config, tiny_text_config, transformer_variants
 
@@ -172,12 +173,12 @@ def test_an_integer_stands_for_a_float() -> None:
 def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / CONFIG_FILE
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=CONFIG_FILE):
+    with pytest.raises(FileError, match=CONFIG_FILE):
         HartConfig.load(path)
 
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=CONFIG_FILE):
+    with pytest.raises(FileError, match=CONFIG_FILE):
         HartConfig.load(tmp_path / CONFIG_FILE)
 
 

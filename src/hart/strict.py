@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.dataclasses import is_pydantic_dataclass
 
 from hart.errors import HartError
-from hart.files import FileError, read_json
+from hart.files import read_json
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -114,8 +114,8 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a stored JSON file. Raises `ConfigError` naming it if it is absent, not JSON, or does not fit."""
-        return cls.from_dict(read_object(path), str(path))
+        """Read a stored JSON file. Raises `FileError` if it is absent or not JSON, `ConfigError` if it does not fit."""
+        return cls.from_dict(read_json(path), str(path))
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -301,14 +301,6 @@ def require(condition: bool, message: str) -> None:
     """Raise `ConfigError(message)` unless `condition`."""
     if not condition:
         raise ConfigError(message)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of settings. Raises `ConfigError` naming the file if it holds none."""
-    try:
-        return read_json(path)
-    except FileError as error:
-        raise ConfigError(str(error)) from None
 
 
 def shown(value: Any) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hart.checkpoint.storage import read_safetensors
-from hart.checkpoint.verification import GOLDEN_FILE, INPUTS, verify
+from hart.checkpoint.verification import GOLDEN_FILE, verify
+from helpers import GOLDEN_INPUTS
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = sorted(path.parent.name for path in GOLDEN.glob(f"*/{GOLDEN_FILE}"))
@@ -23,5 +24,5 @@ def test_agrees_with_the_reference(case: str) -> None:
     failures = [f"{c.name}: {c.difference:.1e} > {c.tolerance:.1e} {c.remark}" for c in comparisons if not c.passed]
     assert not failures
     recorded = set(read_safetensors(GOLDEN / case / GOLDEN_FILE))
-    assert {c.name for c in comparisons} == recorded - INPUTS
-    assert len(comparisons) > len(recorded & INPUTS)
+    assert {c.name for c in comparisons} == recorded - GOLDEN_INPUTS
+    assert len(comparisons) > len(recorded & GOLDEN_INPUTS)

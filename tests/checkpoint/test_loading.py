@@ -174,7 +174,7 @@ def test_a_published_tokenizer_that_does_not_fit_is_named(copied: Path) -> None:
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff"], ids=["cut", "list", "empty", "binary"])
 def test_a_published_configuration_that_is_none_is_named(copied: Path, file: str, content: bytes) -> None:
     (copied / file).write_bytes(content)
-    with pytest.raises(ConfigError, match=file):
+    with pytest.raises(HartError, match=file):
         load_model(copied)
 
 
@@ -300,7 +300,7 @@ def test_damaged_pickles_are_errors(tmp_path: Path) -> None:
 
 
 def test_an_absent_pickle_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(HartError, match="no such file"):
         read_pickle(tmp_path / "weights.bin")
 
 

@@ -23,6 +23,7 @@ from hart.checkpoint.storage import (
     write_safetensors,
 )
 from hart.devices import without_memory
+from hart.errors import HartError
 from helpers import randomize, same_weights
 
 
@@ -108,7 +109,7 @@ def test_other_files_are_an_error(tmp_path: Path, content: bytes) -> None:
 
 
 def test_an_absent_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"m\.safetensors: no such file"):
+    with pytest.raises(HartError, match=r"m\.safetensors: no such file"):
         read_safetensors(tmp_path / "m.safetensors")
 
 

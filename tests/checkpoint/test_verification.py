@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.storage import read_safetensors
-from hart.checkpoint.verification import CASE_FILE, GOLDEN_FILE, INPUTS, verify
+from hart.checkpoint.verification import CASE_FILE, GOLDEN_FILE, verify
 from hart.errors import HartError
+from helpers import GOLDEN_INPUTS
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASE = GOLDEN / "var-c2i"
@@ -44,7 +45,7 @@ def test_a_model_without_recorded_numbers_is_named(folder: Path) -> None:
 @of("var-c2i")
 def test_inputs_alone_prove_nothing(folder: Path) -> None:
     golden = read_safetensors(CASE / GOLDEN_FILE)
-    save_file({name: value for name, value in golden.items() if name in INPUTS}, folder / GOLDEN_FILE)
+    save_file({name: value for name, value in golden.items() if name in GOLDEN_INPUTS}, folder / GOLDEN_FILE)
     with pytest.raises(CheckpointError, match="nothing to compare"):
         verify(folder)
 
@@ -77,7 +78,8 @@ def test_codes_of_a_model_with_base_scales_are_those_of_its_images(
     scales = model.tokenizer.config.scales
     model.tokenizer.config = model.tokenizer.config.replace(base_scales=scales[:-1])
     monkeypatch.setattr("hart.checkpoint.verification.load_model", lambda _: model)
-    golden = {name: value for name, value in read_safetensors(GOLDEN / "t2i" / GOLDEN_FILE).items() if name in INPUTS}
+    recorded = read_safetensors(GOLDEN / "t2i" / GOLDEN_FILE)
+    golden = {name: value for name, value in recorded.items() if name in GOLDEN_INPUTS}
     image = golden["tokenizer.image"]
     with torch.no_grad():
         maps = model.tokenizer.token_maps_of_image(image)
@@ -94,7 +96,7 @@ def test_inputs_that_are_absent_or_do_not_fit_are_named(folder: Path, monkeypatc
     model = load_model(folder)
     monkeypatch.setattr("hart.checkpoint.verification.load_model", lambda _: model)
     golden = read_safetensors(GOLDEN / folder.name / GOLDEN_FILE)
-    inputs = sorted(INPUTS & set(golden))
+    inputs = sorted(GOLDEN_INPUTS & set(golden))
     assert len(inputs) == (6 if folder.name == "t2i" else 2)
     for name in inputs:
         value = golden[name]

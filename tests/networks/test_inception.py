@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hart.checkpoint.folders import CheckpointError
+from hart.errors import HartError
 from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
 
 
@@ -100,7 +101,7 @@ def test_loads_the_published_file_with_and_without_counters(network: FidInceptio
     torch.save({name: value for name, value in bare.items() if name != "fc.bias"}, tmp_path / "cut.pth")
     with pytest.raises(CheckpointError, match=r"cut\.pth.*missing fc\.bias"):
         FidInception.from_file(tmp_path / "cut.pth")
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(HartError, match="no such file"):
         FidInception.from_file(tmp_path / "absent.pth")
 
 

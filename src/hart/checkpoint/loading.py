@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -35,12 +34,12 @@ from hart.checkpoint.storage import fill_module, fill_state, read_pickle, read_t
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
-from hart.files import AnyPath, readable_folder, user_path, write_text
+from hart.files import AnyPath, read_json, readable_folder, user_path, write_text
 from hart.hub import is_hub_id
 from hart.layers.quantized import QuantizedLinear
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
-from hart.strict import clipped, read_object, shown
+from hart.strict import clipped, shown
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 
@@ -57,13 +56,8 @@ class LoadedModel:
 def resolve_model(name: AnyPath) -> Path:
     """The folder of a model: one shipped with the package, a path, or a Hugging Face id, which is downloaded.
 
-    Raises `CheckpointError` if it is none of them, naming the shipped ones.
+    Raises `CheckpointError` if it is none of them, naming the shipped ones and the presets, which have no weights.
     """
-    return _resolved(name)
-
-
-def _resolved(name: AnyPath, *, or_size: bool = False) -> Path:
-    """The same. or_size: whether the name of a preset would also do, for the error."""
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
     text = os.fspath(name)
@@ -79,10 +73,9 @@ def _resolved(name: AnyPath, *, or_size: bool = False) -> Path:
             f"{text} is a size without weights: add --random-weights (HartPipeline.from_config), or give a model of "
             "that size"
         )
-    is_near = bool(get_close_matches(text, PRESETS))
-    also = f"; sizes without weights are: {', '.join(PRESETS)}" if or_size or is_near else ""
     raise CheckpointError(
-        f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}{also}"
+        f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}; sizes without "
+        f"weights are: {', '.join(PRESETS)}"
     )
 
 
@@ -133,7 +126,7 @@ def load_config(name: AnyPath) -> HartConfig:
     path = user_path(name)
     if path.suffix == ".json" and not path.is_dir():
         return HartConfig.load(path)
-    folder = _resolved(name, or_size=True)
+    folder = resolve_model(name)
     layout = layout_of(folder)
     return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout)[0]
 
@@ -225,12 +218,12 @@ def _published(folder: Path, layout: Literal["hart", "var"]) -> Published:
 def _hart_layout(folder: Path) -> Published:
     tokenizer_folder, llm = folder / "tokenizer", folder / "llm"
     tokenizer_config = hart_tokenizer_config(
-        read_object(tokenizer_folder / CONFIG_FILE), str(tokenizer_folder / CONFIG_FILE)
+        read_json(tokenizer_folder / CONFIG_FILE), str(tokenizer_folder / CONFIG_FILE)
     )
     published_tokenizer, tokenizer_source = _read_weights(tokenizer_folder)
     published, source = _read_weights(llm)
     transformer, diffusion = hart_transformer_config(
-        read_object(llm / CONFIG_FILE), published, tokenizer_config, str(llm / CONFIG_FILE)
+        read_json(llm / CONFIG_FILE), published, tokenizer_config, str(llm / CONFIG_FILE)
     )
     assert transformer.text is not None
     config = HartConfig(
@@ -250,7 +243,7 @@ def _var_layout(folder: Path) -> Published:
     vae, var = _only(folder, "vae*.pth"), _only(folder, "var*.pth")
     published_tokenizer, published = read_pickle(vae), read_pickle(var)
     case = folder / "case.json"
-    scales = read_object(case).get("patch_nums") if os.path.lexists(case) else None
+    scales = read_json(case).get("patch_nums") if os.path.lexists(case) else None
     tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, (str(vae), str(var)))
     config = HartConfig(tokenizer_config, transformer, sampling=VAR_SAMPLING)
     ours = renamed(published_tokenizer, tokenizer_names(tokenizer_config, published_tokenizer), str(vae))
@@ -283,7 +276,7 @@ def _shards(folder: Path, pattern: str) -> list[Path]:
     """Weight files of a folder; an index file beside them names those that must be there."""
     found = sorted(folder.glob(pattern))
     for index in sorted(folder.glob(f"{pattern}.index.json")):
-        shards = read_object(index).get("weight_map")
+        shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise CheckpointError(f"{index}: no weight_map in it, which names the file of every tensor")
         wanted = sorted(set(shards.values()))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hart.checkpoint.folders import CheckpointError
 from hart.devices import dtype_name, is_out_of_memory
-from hart.files import AnyPath, FileError, atomic_write, require_regular, user_path
+from hart.files import AnyPath, atomic_write, require_regular, user_path
 from hart.layers.quantized import LARGEST, QuantizedLinear
 from hart.strict import clipped, reason, shown
 
@@ -88,7 +88,8 @@ def write_safetensors(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_safetensors(path: AnyPath) -> dict[str, Tensor]:
-    """All tensors of a file. Raises `CheckpointError` if it is absent, truncated or of another format."""
+    """All tensors of a file. Raises `FileError` if it is absent, `CheckpointError` if it is truncated or of another
+    format."""
     with _opened(user_path(path)) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
@@ -99,8 +100,8 @@ def _opened(path: Path, *, mapped: bool = False) -> Iterator[Any]:
 
     mapped: they are views of the mapped file, of which memory holds what has been read.
     """
+    require_regular(path)
     try:
-        require_regular(path)
         try:
             # of a mapped file all tensors that were read count as memory of the process while it is open
             opened = safe_open(path, framework="pt", backend="mmap" if mapped else "pread")
@@ -108,8 +109,6 @@ def _opened(path: Path, *, mapped: bool = False) -> Iterator[Any]:
             opened = safe_open(path, framework="pt")
         with opened as file:
             yield file
-    except FileError as error:
-        raise CheckpointError(str(error)) from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({reason(error)}); copy or download it again"
@@ -288,13 +287,11 @@ FOREIGN = re.compile(r"GLOBAL (\S+)|Unsupported class (\S+)|build instruction fo
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name. Code in it is refused, not run (`weights_only`). Raises `CheckpointError`."""
+    require_regular(path)
     try:
-        require_regular(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats that are refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileError as error:
-        raise CheckpointError(str(error)) from None
     except Exception as error:  # damaged files make the unpickler fail in many ways
         if is_out_of_memory(error):
             raise

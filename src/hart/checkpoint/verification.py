@@ -19,9 +19,9 @@ from hart.checkpoint.loading import LoadedModel, load_model
 from hart.checkpoint.storage import read_safetensors
 from hart.config import ConfigError, HartConfig, SamplingConfig
 from hart.devices import exact_float32
+from hart.files import read_json
 from hart.generation.guidance_and_sampling import Candidates
 from hart.generation.next_scale import NextScaleGenerator, TokenStep
-from hart.strict import read_object
 from hart.types import ClassContext, Context, TextContext
 
 CPU = torch.device("cpu")
@@ -29,19 +29,6 @@ GOLDEN_FILE = "golden.safetensors"
 CASE_FILE = "case.json"
 CASE_KEYS = {"guidance_scale": "guidance_scale", "gumbel_smoothing": "smooth", "maskgit_steps": "maskgit_iterations"}
 """Settings of sampling, and what a case calls them."""
-
-# The inputs of the reference run; everything else in a golden file is recomputed. See `_checked_inputs`.
-INPUTS = frozenset(
-    {
-        "tokenizer.image",
-        "context.embeddings",
-        "context.mask",
-        "labels",
-        "diffusion.timesteps",
-        "diffusion.noise",
-        "generate.start_noise",
-    }
-)
 
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to max(1, largest |golden value|)."""
@@ -113,7 +100,7 @@ def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = tor
         part.to(dtype)
     with exact_float32():
         computed = recompute(model, {name: value.to(device) for name, value in inputs.items()}, settings)
-    recorded = [name for name in sorted(golden) if name not in INPUTS]
+    recorded = [name for name in sorted(golden) if name not in inputs]
     if not recorded:
         raise CheckpointError(f"{folder / GOLDEN_FILE}: holds inputs only: there is nothing to compare")
     return [_compare(name, golden[name], computed.get(name)) for name in recorded]
@@ -121,7 +108,7 @@ def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = tor
 
 def read_case(path: Path) -> SamplingConfig:
     """The sampling that a golden case was generated with. Raises `CheckpointError` naming the file and the key."""
-    case = {"maskgit_iterations": 1} | read_object(path)
+    case = {"maskgit_iterations": 1} | read_json(path)
     if missing := [name for name in CASE_KEYS.values() if name not in case]:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}, with which the golden numbers were generated")
     settings = {ours: case[theirs] for ours, theirs in CASE_KEYS.items()}
@@ -132,7 +119,8 @@ def read_case(path: Path) -> SamplingConfig:
 
 
 def _checked_inputs(path: Path, config: HartConfig, golden: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`INPUTS` as this model takes them, in float32 or int64. Raises `CheckpointError` for absent or wrong ones."""
+    """What the reference run was given, as this model takes it, in float32 or int64; everything else in a golden file
+    is recomputed. Raises `CheckpointError` for absent or wrong inputs."""
     sizes, image_size = config.transformer, config.tokenizer.image_size
     image = golden.get("tokenizer.image")
     batch = len(image) if image is not None and image.dim() else 0

@@ -11,7 +11,7 @@ import typer
 
 from hart.commands.console import note, require_writable
 from hart.commands.from_config import options_from_config
-from hart.commands.generate import ImageWriter, asked_size, note_size, opened, prompts_for
+from hart.commands.generate import ImageWriter, asked_size, check_size, note_size, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
 from hart.files import read_bytes
 from hart.strict import Listed, require
@@ -128,8 +128,7 @@ def mix(
         schedule, size = asked_size(pipe, options)
         shares = mix_weights(len(schedule), options.weights or None, options.switch)
         checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
-        pipe.require_memory(schedule, writer.total, batch_size=options.batch_size, second_prompt=True, **settings)
-        note_size(pipe, schedule)
+        check_size(pipe, schedule, options, writer.total, mixed=True, **settings)
         writer.made_with["mix"] = MixSettings(second, shares)
         pipe.mix(both, shares, size=str(size), **writer.arguments(pipe, report), **settings)
 

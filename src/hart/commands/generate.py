@@ -101,15 +101,7 @@ def generate(
         schedule, size = asked_size(pipe, options, mix)
         if grid:
             require_one_sheet(total, size)
-        pipe.require_memory(
-            schedule,
-            options.sampled,
-            batch_size=options.batch_size,
-            second_prompt=mix is not None,
-            sampling=sampling,
-            **settings,
-        )
-        note_size(pipe, schedule)
+        check_size(pipe, schedule, options, options.sampled, mixed=mix is not None, sampling=sampling, **settings)
         generator_of(pipe, options)(
             prompts_for(pipe, options.prompts),
             size=str(size),
@@ -336,6 +328,17 @@ def asked_size(
             f"{len(schedule)}: leave --size, --aspect and --model out, or mix the prompts anew with hart mix"
         )
     return schedule, size
+
+
+def check_size(
+    pipe: HartPipeline, schedule: ScaleSchedule, options: ImageOptions, images: int, *, mixed: bool, **sampling: Any
+) -> None:
+    """Raise `HartError` if so many images of this schedule need more memory than there is; else as `note_size`.
+
+    mixed: with a second prompt. sampling: as for a call.
+    """
+    pipe.require_memory(schedule, images, batch_size=options.batch_size, second_prompt=mixed, **sampling)
+    note_size(pipe, schedule)
 
 
 def note_size(pipe: HartPipeline, schedule: ScaleSchedule) -> None:

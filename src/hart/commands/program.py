@@ -116,8 +116,9 @@ class LazyGroup(TyperGroup):
         self._absent = {name: make for name, (make, _) in self.absent.items()}
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if (make := self._absent.pop(cmd_name, None)) is not None:
+        if (make := self._absent.get(cmd_name)) is not None:
             self.commands[cmd_name] = make()
+            del self._absent[cmd_name]
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -33,13 +32,8 @@ if TYPE_CHECKING:
 
 LARGE = 60_000_000
 """Above this many parameters a dry run times models of one and two blocks and extrapolates."""
-
-
-class Stage(StrEnum):
-    """What can be trained, in the order that a model needs."""
-
-    tokenizer = "tokenizer"
-    transformer = "transformer"
+Stage = Literal["tokenizer", "transformer"]
+"""What can be trained, in the order that a model needs."""
 
 
 class TrainOptions(Config, kw_only=True):
@@ -91,7 +85,7 @@ def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: Trai
     """The recipe with all changes; the scales of another image size follow from the tokenizer's."""
     from hart.training.config import TokenizerRecipe, TransformerRecipe
 
-    kind = TokenizerRecipe if stage is Stage.tokenizer else TransformerRecipe
+    kind = TokenizerRecipe if stage == "tokenizer" else TransformerRecipe
     if options.init_from is not None:
         overrides = (*overrides, f"init_from={options.init_from}")
     recipe = kind.read(path, overrides)
@@ -99,7 +93,7 @@ def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: Trai
         return recipe
     coder = _coder(recipe)
     scales = scales_of_size(coder.scales, coder.downsampling, options.size)
-    return kind.read(path, (*overrides, f"{stage.value}.scales={list(scales)}"))
+    return kind.read(path, (*overrides, f"{stage}.scales={list(scales)}"))
 
 
 def _coder(recipe: StagedRecipe) -> TokenizerConfig:

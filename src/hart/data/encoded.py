@@ -158,11 +158,6 @@ class EncodedSet:
         shard, local = self._place(row)
         return shard.codes(local, self._code_count)
 
-    def last_scale(self, row: int) -> Tensor | None:
-        """(N_K, D) float32, or None where only codes were stored."""
-        shard, local = self._place(row)
-        return shard.last_scale(local) if self.settings["residual"] else None
-
     def text(self, row: int, caption: int) -> TextContext:
         """Features of one caption of an image, as a batch of one in float32."""
         shard, local = self._place(row)
@@ -173,7 +168,7 @@ class EncodedSet:
         """Some rows, all of one shape, each with the caption of that number."""
         schedule = self.schedules[int(self.shapes[rows[0]])]
         codes = torch.stack([self.codes(row) for row in rows])
-        residuals = [residual for row in rows if (residual := self.last_scale(row)) is not None]
+        residuals = [shard.last_scale(n) for shard, n in map(self._place, rows)] if self.settings["residual"] else []
         texts = [self.text(row, caption) for row, caption in zip(rows, captions, strict=True)] if self.has_text else []
         return EncodedBatch(
             schedule,

@@ -10,7 +10,6 @@ RUN/checkpoints/step-00000200.pt     weights, average, optimisers and unlogged f
 from __future__ import annotations
 
 import errno
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
+from pydantic_core import to_jsonable_python
 from torch import Tensor
 
 from hart.checkpoint.folders import MODEL_FOLDER
@@ -65,7 +65,9 @@ class Identity(Config):
 
     @staticmethod
     def of(stage: str, recipe: Config, sources: Mapping[str, Origin]) -> Identity:
-        return Identity(stage, _plain(recipe), {name: [each.digest, each.said] for name, each in sources.items()})
+        return Identity(
+            stage, to_jsonable_python(recipe), {name: [each.digest, each.said] for name, each in sources.items()}
+        )
 
     def other_settings(self, recipe: Config, now: Identity | None = None) -> list[str]:
         """Settings that are others in `recipe`, one text each. now: its identity, if its sources are known already.
@@ -75,8 +77,8 @@ class Identity(Config):
         """
         theirs: Any = self.recipe
         with suppress(ConfigError):  # of another version: the differences are named below
-            theirs = _plain(type(recipe).from_dict(theirs))
-        there, here = _flat(theirs), _flat(_plain(recipe))
+            theirs = to_jsonable_python(type(recipe).from_dict(theirs))
+        there, here = _flat(theirs), _flat(to_jsonable_python(recipe))
         same = [name for name in self.sources if now is None or self._source(name).digest == now._source(name).digest]
         moved = {key for name in same for key in PLACES.get(name, (name,))}
         keys = sorted(key for key in (there.keys() | here.keys()) - HARMLESS - moved if there.get(key) != here.get(key))
@@ -167,8 +169,8 @@ class RunFolder:
         """The newest checkpoint, None where there is none.
 
         stage: what is trained. check: raises `UnreadableError` for one that is not this run's.
-        Raises `HartError` when it cannot be read, naming the newest one that can: a person decides to go back to that
-        one, by deleting the other; and for a file in the place of a folder that the run writes.
+        Raises `HartError` when it cannot be read, naming the one before it: a person decides to go back to that one, by
+        deleting the other; and for a file in the place of a folder that the run writes.
         """
         for path in (self.folder / name for name in (FOLDER, MODEL_FOLDER, SAMPLES_FOLDER)):
             if path.exists() and not path.is_dir():
@@ -179,13 +181,8 @@ class RunFolder:
         try:
             return self._read(steps[-1], stage, check)
         except UnreadableError as error:
-            good = next((step for step in reversed(steps[:-1]) if self._is_good(step, stage, check)), None)
-            advice = (
-                error.advice
-                if good is None
-                else f"delete it{' and newer ones' if good != steps[-2] else ''} to go on from {self.path(good)}"
-            )
-            raise HartError(f"{self.path(steps[-1])} {error.what} ({error}); {advice}") from None
+            older = f"delete it to go on from {self.path(steps[-2])}, or " if len(steps) > 1 else ""
+            raise HartError(f"{self.path(steps[-1])} {error.what} ({error}); {older}{error.advice}") from None
 
     def _read(self, step: int, stage: str, check: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
         state = read_saved(self.path(step))
@@ -204,13 +201,6 @@ class RunFolder:
             raise DamagedError(f"it is from step {step} of {steps}")
         check(state)
         return state
-
-    def _is_good(self, step: int, stage: str, check: Callable[[Mapping[str, Any]], None]) -> bool:
-        try:
-            self._read(step, stage, check)
-        except HartError:
-            return False
-        return True
 
     @contextmanager
     def writing(self, what: str, place: str = "") -> Iterator[None]:
@@ -234,12 +224,6 @@ def other_run(folder: Path, what: str, changes: Sequence[str]) -> HartError:
     )
 
 
-def _plain(recipe: Config) -> dict[str, Any]:
-    """As stored: tuples become lists."""
-    values: dict[str, Any] = json.loads(recipe.to_json())
-    return values
-
-
 def _flat(values: Mapping[str, Any], begin: str = "") -> dict[str, Any]:
     """Dotted keys of nested tables -> their values."""
     found: dict[str, Any] = {}
@@ -253,12 +237,12 @@ class UnreadableError(HartError):
 
     what = ""
     advice = ""
-    """Where no older checkpoint can be read."""
+    """What else can be done than to go back to an older checkpoint."""
 
 
 class DamagedError(UnreadableError):
     what = "is damaged"
-    advice = "no older one can be read: start anew in another folder"
+    advice = "start anew in another folder"
 
 
 class OtherVersionError(UnreadableError):

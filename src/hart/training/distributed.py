@@ -113,16 +113,6 @@ class DistributedContext:
         distributed.destroy_process_group(group)
         return cast(T, made[0])
 
-    def sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes."""
-        if self.count > 1:
-            value = value.clone()
-            distributed.all_reduce(value)
-        return value
-
-    def mean(self, value: Tensor) -> Tensor:
-        return self.sum(value) / self.count
-
     def largest(self, number: int) -> int:
         """The largest number of all processes."""
         if self.count == 1:
@@ -130,14 +120,6 @@ class DistributedContext:
         value = torch.tensor(number)
         distributed.all_reduce(value, distributed.ReduceOp.MAX, group=self._hosts)
         return int(value)
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """The rows (N, ...) of all processes as (processes N, ...), by rank."""
-        if self.count == 1:
-            return rows
-        parts = [torch.empty_like(rows) for _ in range(self.count)]
-        distributed.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
 
     def whole(self, tensor: Tensor) -> Tensor:
         """A sharded tensor put together, in all processes; other tensors as they are."""

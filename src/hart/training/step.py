@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from accelerate.utils import gather, reduce
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -142,7 +143,7 @@ class Stepper(TrainContext):
                 sums[key] = sums.get(key, 0) + value.detach().float() / len(batches)
         # in the same order in all processes
         names = sorted(sums)
-        means = self.distributed.mean(torch.stack([sums[key] for key in names]))
+        means = self.mean(torch.stack([sums[key] for key in names]))
         limit = optimizer.gradient_clip or float("inf")
         norm = self.distributed.whole(nn.utils.clip_grad_norm_(state.trainable, limit)).float()
         figures.know({f"{prefix}learning_rate": rate})
@@ -157,13 +158,16 @@ class Stepper(TrainContext):
         return torch.autocast(self.distributed.device.type, torch.bfloat16, enabled=bfloat16)
 
     def sum(self, value: Tensor) -> Tensor:
-        return self.distributed.sum(value)
+        summed: Tensor = reduce(value, "sum")
+        return summed
 
     def mean(self, value: Tensor) -> Tensor:
-        return self.distributed.mean(value)
+        mean: Tensor = reduce(value, "mean")
+        return mean
 
     def gather(self, rows: Tensor) -> Tensor:
-        return self.distributed.gather(rows)
+        gathered: Tensor = gather(rows)
+        return gathered
 
     def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
         for state in self.optimized.values():
@@ -190,7 +194,7 @@ class Stepper(TrainContext):
             name: {
                 "module": state.optimized.module.state_dict(),
                 "optimizer": state.optimizer.state_dict(),
-                "counters": {key: self.distributed.sum(value) for key, value in state.optimized.counters.items()},
+                "counters": {key: self.sum(value) for key, value in state.optimized.counters.items()},
             }
             for name, state in self.optimized.items()
         }

@@ -10,10 +10,10 @@ from pathlib import Path
 from hart import __version__
 from hart.commands.generate import (
     asked_size,
+    check_size,
     generator_of,
     image_settings,
     negative_for,
-    note_size,
     open_model,
     prompt_mix,
     prompts_for,
@@ -49,14 +49,7 @@ class BatchGenerator:
         self._generate = generator_of(self.pipe, job.options)
         schedule, self.size = asked_size(self.pipe, job.options, job.mix)
         sampling = checked_settings(self.pipe.config, job.sampling or self.pipe.sampling, job.settings, schedule)
-        self.pipe.require_memory(
-            schedule,
-            job.options.sampled,
-            batch_size=job.options.batch_size,
-            second_prompt=job.mix is not None,
-            sampling=sampling,
-        )
-        note_size(self.pipe, schedule)
+        check_size(self.pipe, schedule, job.options, job.options.sampled, mixed=job.mix is not None, sampling=sampling)
         self.settings = image_settings(self.pipe, job.options, sampling, self.size).replace(mix=job.mix)
         if expected not in (None, self.settings):
             raise HartError(f"{folder}: the model has changed since this job was begun: choose another folder")
