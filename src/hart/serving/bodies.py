@@ -126,7 +126,7 @@ async def _in_time() -> AsyncIterator[None]:
         async with asyncio.timeout(BODY_SECONDS):
             yield
     except TimeoutError:
-        raise ApiError(408, "the body of the request did not arrive in time", kind="timeout_error") from None
+        raise ApiError(408, "the body of the request did not arrive in time") from None
 
 
 async def _parsed(request: Request, chunks: AsyncGenerator[bytes, None]) -> Form:

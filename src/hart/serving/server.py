@@ -21,7 +21,7 @@ from hart.serving.metrics import Metrics
 from hart.serving.models import Models
 from hart.serving.options import Limits
 from hart.serving.orders import Order, Subscription, Terms, answer, order, stream
-from hart.serving.scheduler import RETRY_SECONDS, TIME_IS_OVER, DeadlinePassed, Job, QueueFull, Scheduler
+from hart.serving.scheduler import TIME_IS_OVER, DeadlinePassed, Job, QueueFull, Scheduler
 from hart.serving.schemas import ApiError, RequestBody
 from hart.serving.streaming import EventStream, while_here
 from hart.serving.worker import Worker
@@ -59,7 +59,7 @@ class Server:
     def _room(self, images: int) -> Iterator[None]:
         """For what a request holds until it is in the queue. Raises `QueueFull`: it is as large as that."""
         if self._coming + images > self.limits.queue_size:
-            raise QueueFull("many requests are being read: try again later", RETRY_SECONDS)
+            raise QueueFull("many requests are being read: try again later")
         self._coming += images
         try:
             yield
