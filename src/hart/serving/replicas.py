@@ -40,7 +40,7 @@ from hart.serving.options import ServeOptions
 from hart.serving.run import app_from_options, configure_logging
 from hart.serving.scheduler import DeadlinePassed
 from hart.serving.schemas import RETRY_SECONDS, ApiError
-from hart.serving.streaming import SEND_SECONDS, ClientLeft, event_bytes, while_here
+from hart.serving.streaming import SEND_SECONDS, ClientLeft, event_bytes, in_time, while_here
 
 log = logging.getLogger(__name__)
 
@@ -317,19 +317,14 @@ class _Answer:
 
     async def _next(self, messages: Any) -> Message:
         """Once the time is over, a replica may still say so, and what it had done before."""
-        try:
-            async with asyncio.timeout(max(0.0, self._end - time.monotonic()) + GRACE_SECONDS):
-                found: Message = await anext(messages)
-                return found
-        except TimeoutError:
-            raise DeadlinePassed("no replica answers: try again later") from None
+        seconds = max(0.0, self._end - time.monotonic()) + GRACE_SECONDS
+        async with in_time(seconds, DeadlinePassed("no replica answers: try again later")):
+            found: Message = await anext(messages)
+            return found
 
     async def _send(self, message: Message) -> None:
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._client(message)
-        except TimeoutError:
-            raise ClientLeft from None
+        async with in_time(SEND_SECONDS, ClientLeft()):
+            await self._client(message)
 
     async def _end_stream(self, error: dict[str, Any]) -> None:
         await self._send({"type": "http.response.body", "body": event_bytes(error), "more_body": False})
