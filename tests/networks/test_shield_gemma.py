@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hart.errors import HartError
 from hart.networks.shield_gemma import GUIDELINES, ShieldGemma
-from hart.serving.checkers import CheckerUnavailable, prompt_checker
+from hart.serving.checkers import prompt_checker
+from hart.serving.schemas import ApiError
 from language_models import save_language_model
 
 CPU = torch.device("cpu")
@@ -51,7 +52,7 @@ def test_other_models_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     save_language_model(tmp_path)
     with pytest.raises(HartError, match="is no ShieldGemma"):
         ShieldGemma(str(tmp_path), CPU)
-    with pytest.raises(CheckerUnavailable, match="prompts cannot be checked; the server's log") as said:
+    with pytest.raises(ApiError, match="prompts cannot be checked; the server's log") as said:
         prompt_checker(str(tmp_path), "cpu")("a cat")
     assert str(tmp_path) in caplog.text and str(tmp_path) not in str(said.value), "clients see no path of the server"
 

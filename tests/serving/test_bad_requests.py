@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
-from hart.serving.engine import NotOffered
-from hart.serving.schemas import MAX_PROMPT
+from hart.serving.schemas import MAX_PROMPT, ApiError
 from image_files import jpeg_of_scans
 from serving_app import Running, edit, error, image_of, png, running
 from stand_in_engine import FACTS, StandInEngine, drawn
@@ -319,7 +318,7 @@ def test_a_model_that_does_not_edit_says_so() -> None:
     class Plain(StandInEngine):
         def row(self, *arguments: Any, **named: Any) -> Any:
             if arguments[2] is not None:
-                raise NotOffered("this model does not edit images")
+                raise ApiError(501, "this model does not edit images", code="not_offered")
             return super().row(*arguments, **named)
 
     with running(Plain()) as server:

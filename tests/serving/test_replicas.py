@@ -27,8 +27,8 @@ from hart.errors import HartError
 from hart.serving import bodies
 from hart.serving.models import ModelUnavailable
 from hart.serving.options import Limits, ServeOptions
-from hart.serving.scheduler import RETRY_SECONDS, Overloaded
-from hart.serving.schemas import ApiError
+from hart.serving.scheduler import Overloaded
+from hart.serving.schemas import RETRY_SECONDS, ApiError
 from processes import ON_RAY, started
 from serving_app import application, png
 from waiting import until

@@ -26,7 +26,7 @@ def test_the_continuous_path_is_the_autoencoder_and_the_discrete_path_its_codes(
     image = random_image(2)
     latent = tokenizer.encode(image)
     assert latent.shape == (2, CHANNELS, 4, 4)
-    continuous, discrete = (tokenizer.reconstruct(image, discrete=flag) for flag in (False, True))
+    discrete, continuous = tokenizer.reconstruct(image)
     assert torch.equal(continuous, tokenizer.decode(latent))
     assert torch.equal(discrete, tokenizer.decode(tokenizer.quantize(latent).latent))
     assert not torch.allclose(continuous, discrete, atol=1e-2)
@@ -87,7 +87,7 @@ def test_any_size_and_schedule(tokenizer: HybridTokenizer, schedule: ScaleSchedu
     assert tuple(index.shape[1] for index in maps.indices) == schedule.token_counts
     assert maps.teacher_forcing_input.shape == (1, schedule.total_tokens - 1, CHANNELS)
     assert maps.last_scale_continuous.shape == (1, schedule.token_counts[-1], CHANNELS)
-    assert tokenizer.reconstruct(image, discrete=True, schedule=schedule).shape == image.shape
+    assert tokenizer.reconstruct(image, schedule)[0].shape == image.shape
 
 
 def test_teacher_forcing_shows_each_scale_the_sum_of_those_before(tokenizer: HybridTokenizer) -> None:
@@ -124,7 +124,7 @@ def test_an_image_above_the_base_size_has_the_coarse_codes_of_the_image_made_sma
     torch.testing.assert_close(rebuilt, latent)
     assert not torch.equal(known.teacher_forcing_input, maps.teacher_forcing_input)
     discrete = tokenizer.decode(tokenizer.quantize(latent, coarse=coarse).latent)
-    assert torch.equal(tokenizer.reconstruct(image, discrete=True), discrete)
+    assert torch.equal(tokenizer.reconstruct(image)[0], discrete)
     for other in (base, ScaleSchedule.square((1, 3, 8))):
         assert tokenizer.coarse_codes(image_for(tokenizer, other), other) == ()
     with torch.autocast("cpu", torch.bfloat16):

@@ -47,10 +47,8 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 def reconstruction_psnr(tokenizer: HybridTokenizer, data: CaptionedImages) -> dict[str, float]:
     """In dB, from codes alone and from the continuous latent."""
     image = to_signed(torch.stack([data.pixels[i] for i in range(len(data))]))
-    errors = {
-        name: F.mse_loss(tokenizer.reconstruct(image, discrete=name == "discrete"), image)
-        for name in ("discrete", "continuous")
-    }
+    rebuilt = zip(("discrete", "continuous"), tokenizer.reconstruct(image), strict=True)
+    errors = {name: F.mse_loss(decoded, image) for name, decoded in rebuilt}
     return {name: float(10 * torch.log10(4 / error)) for name, error in errors.items()}
 
 

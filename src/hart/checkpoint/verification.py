@@ -175,7 +175,7 @@ def _tokenizer(model: LoadedModel, image: Tensor) -> dict[str, Tensor]:
     tokenizer = model.tokenizer
     latent, coarse = tokenizer.encode(image), tokenizer.coarse_codes(image)
     quantized, maps = tokenizer.quantize(latent, coarse=coarse), tokenizer.token_maps(latent, coarse=coarse)
-    discrete = tokenizer.reconstruct(image, discrete=True)
+    discrete, continuous = tokenizer.reconstruct(image)
     results = {f"tokenizer.indices.{k}": index for k, index in enumerate(maps.indices)}
     results |= {
         "tokenizer.latent": latent,
@@ -184,7 +184,7 @@ def _tokenizer(model: LoadedModel, image: Tensor) -> dict[str, Tensor]:
         "tokenizer.last_scale_continuous": maps.last_scale_continuous,
         "tokenizer.discrete_reconstruction": discrete,
         "tokenizer.reconstruction": discrete,
-        "tokenizer.continuous_reconstruction": tokenizer.reconstruct(image, discrete=False),
+        "tokenizer.continuous_reconstruction": continuous,
     }
     for kind in ("discrete", "continuous"):
         training = tokenizer.training_pass(image, discrete=kind == "discrete")

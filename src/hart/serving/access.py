@@ -45,13 +45,8 @@ class Access:
         given = given.strip() if kind.lower() == "bearer" else headers.get("api-key", "")
         matching = [i for i, key in enumerate(self.keys) if hmac.compare_digest(key.encode(), given.encode())]
         if not matching:
-            raise ApiError(
-                401,
-                "give a valid API key: Authorization: Bearer KEY",
-                kind="authentication_error",
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            said = "give a valid API key: Authorization: Bearer KEY"
+            raise ApiError(401, said, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         return f"key {matching[0]}"
 
 
@@ -67,13 +62,8 @@ class RateLimit:
     def check(self, client: str) -> None:
         """Raises `ApiError` with Retry-After for a client that has to wait."""
         if self._rate is not None and (wait := self._free_at.get(client, 0) - self._clock() - 60) >= 0:
-            raise ApiError(
-                429,
-                "too many images a minute: wait a little",
-                kind="rate_limit_error",
-                code="rate_limit_exceeded",
-                headers={"Retry-After": str(math.floor(wait) + 1)},
-            )
+            said = "too many images a minute: wait a little"
+            raise ApiError(429, said, code="rate_limit_exceeded", retry_after=math.floor(wait) + 1)
 
     def charge(self, client: str, images: int) -> None:
         """Images that were accepted."""

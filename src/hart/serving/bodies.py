@@ -5,7 +5,6 @@ What is wrong with them is an `ApiError`.
 
 from __future__ import annotations
 
-import asyncio
 from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from starlette.requests import Request
 from hart.errors import HartError
 from hart.serving.scheduler import Overloaded
 from hart.serving.schemas import ApiError, Edit, RequestBody, explained
+from hart.serving.streaming import in_time
 from hart.strict import clipped
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ JSON_BYTES = 2**18
 UPLOAD_BYTES = 20 * 2**20
 """Largest form, all files together."""
 BODY_SECONDS = 60.0
+LATE = "the body of the request did not arrive in time"
 MAX_FIELDS = 64
 MAX_FILES = 17
 """OpenAI's: 16 images and a mask."""
@@ -86,7 +87,7 @@ class Bodies:
         if _content_type(request) != "multipart/form-data":
             raise ApiError(415, "send the request as a form: Content-Type multipart/form-data")
         async with self._held_chunks(request, UPLOAD_BYTES) as chunks:
-            async with _in_time():
+            async with in_time(BODY_SECONDS, ApiError(408, LATE)):
                 form = await _parsed(request, chunks)
             yield form
 
@@ -95,7 +96,7 @@ class Bodies:
         """A body of either kind as it came, which counts as held until the context ends."""
         limit = UPLOAD_BYTES if _content_type(request) == "multipart/form-data" else JSON_BYTES
         async with self._held_chunks(request, limit) as chunks:
-            async with _in_time():
+            async with in_time(BODY_SECONDS, ApiError(408, LATE)):
                 body = b"".join([chunk async for chunk in chunks])
             yield body
 
@@ -118,15 +119,6 @@ class Bodies:
             yield chunks()
         finally:
             self._held -= held
-
-
-@asynccontextmanager
-async def _in_time() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            yield
-    except TimeoutError:
-        raise ApiError(408, "the body of the request did not arrive in time", kind="timeout_error") from None
 
 
 async def _parsed(request: Request, chunks: AsyncGenerator[bytes, None]) -> Form:

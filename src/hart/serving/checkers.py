@@ -29,10 +29,6 @@ PromptChecker = Callable[[str], str | None]
 """From a prompt to why it is refused, as a sentence for its author; None if it is not. Called from several threads."""
 
 
-class CheckerUnavailable(Exception):
-    """Prompts cannot be checked, so none is generated; the log says why."""
-
-
 def word_list(lines: Iterable[str], name: str = "words") -> PromptChecker:
     """Refuses whole words and phrases, however they are written: case, accents, signs in place of letters.
 
@@ -55,7 +51,7 @@ def word_list(lines: Iterable[str], name: str = "words") -> PromptChecker:
 
 
 def shield_gemma(source: str, device: str | None) -> PromptChecker:
-    """Asks ShieldGemma, which is loaded when the first prompt comes. Raises `CheckerUnavailable` if it cannot be."""
+    """Asks ShieldGemma, which is loaded when the first prompt comes. Raises `ApiError` if it cannot be."""
     lock = threading.Lock()
 
     @cache
@@ -66,13 +62,16 @@ def shield_gemma(source: str, device: str | None) -> PromptChecker:
         return ShieldGemma(source, resolve_device(device))
 
     def refusal(prompt: str) -> str | None:
+        from hart.serving.schemas import RETRY_SECONDS, ApiError
+
         with lock:
             try:
                 about = model().violated(prompt)
             except HartError as error:
                 # not to clients: it may name paths of this machine
                 log.error("prompts cannot be checked: %s", error)
-                raise CheckerUnavailable("prompts cannot be checked; the server's log says why") from None
+                said = "prompts cannot be checked; the server's log says why"
+                raise ApiError(503, said, code="model_unavailable", retry_after=RETRY_SECONDS) from None
         return None if about is None else f"{REFUSED}: {about}"
 
     return refusal

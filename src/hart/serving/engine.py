@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hart.config import SamplingConfig
-from hart.errors import HartError
 from hart.sizes import ImageSize
 
 if TYPE_CHECKING:
@@ -22,10 +21,6 @@ if TYPE_CHECKING:
 
 class OutOfMemory(Exception):
     """The device has no memory for this many rows at once."""
-
-
-class NotOffered(HartError):
-    """The model cannot do this kind of work (yet)."""
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,15 @@ from starlette.responses import JSONResponse
 
 from hart.errors import HartError
 from hart.generation.signing import SigningFailed
-from hart.serving.checkers import CheckerUnavailable
-from hart.serving.engine import NotOffered, OutOfMemory
+from hart.serving.engine import OutOfMemory
 from hart.serving.models import ModelUnavailable
-from hart.serving.scheduler import RETRY_SECONDS, Closed, DeadlinePassed, Overloaded, QueueFull, Refused
-from hart.serving.schemas import FIELDS, ApiError
+from hart.serving.schemas import FIELDS, RETRY_SECONDS, ApiError
 from hart.serving.streaming import ClientLeft
 from hart.serving.worker import where
 
 log = logging.getLogger(__name__)
 
 HTTP_ERRORS = {404: "there is nothing at this address", 405: "this address does not take that method"}
-REFUSALS: dict[type[Refused], tuple[int, str, str]] = {
-    QueueFull: (429, "rate_limit_error", "queue_full"),
-    Overloaded: (503, "server_error", "overloaded"),
-    Closed: (503, "server_error", "stopping"),
-}
-LATER = {"Retry-After": str(RETRY_SECONDS)}
 CLIENT_LEFT = 499
 """Nobody reads that answer; figures and log have the status."""
 
@@ -39,21 +31,13 @@ def api_error(error: BaseException) -> ApiError:
         case HTTPException():
             said = HTTP_ERRORS.get(error.status_code, str(error.detail))
             return ApiError(error.status_code, said, headers=error.headers)
-        case Refused():
-            status, kind, code = REFUSALS[type(error)]
-            again = {"Retry-After": str(error.retry_after)}
-            return ApiError(status, str(error), kind=kind, code=code, headers=again)
-        case DeadlinePassed():
-            return ApiError(504, str(error), kind="timeout_error", code="timeout", headers=LATER)
-        case ModelUnavailable() | CheckerUnavailable():
-            return ApiError(503, str(error), kind="server_error", code="model_unavailable", headers=LATER)
+        case ModelUnavailable():
+            return ApiError(503, str(error), code="model_unavailable", retry_after=RETRY_SECONDS)
         case OutOfMemory():
-            return ApiError(503, str(error), kind="server_error", code="out_of_memory", headers=LATER)
+            return ApiError(503, str(error), code="out_of_memory", retry_after=RETRY_SECONDS)
         case SigningFailed():
             log.error("%s", error)
-            return ApiError(503, str(error), kind="server_error", code="signing_failed")
-        case NotOffered():
-            return ApiError(501, str(error), code="not_offered")
+            return ApiError(503, str(error), code="signing_failed")
         case HartError():
             said = " ".join(str(error).split())
             first = said.partition(" ")[0].rstrip(":")  # messages begin with the field that is wrong
@@ -65,7 +49,7 @@ def api_error(error: BaseException) -> ApiError:
     if is_out_of_memory(error):
         return api_error(OutOfMemory("there is too little memory for this request: ask for less, or later"))
     log.error("an error of the program: %s\n%s", type(error).__name__, where(error))
-    return ApiError(500, "an error of the program; the server's log has the place", kind="server_error")
+    return ApiError(500, "an error of the program; the server's log has the place")
 
 
 def error_response(error: BaseException) -> JSONResponse:

@@ -26,8 +26,8 @@ from hart.generation.next_scale import States
 from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.grids import grid_of_aspect
 from hart.pipeline import HartPipeline
-from hart.serving.engine import ModelFacts, NotOffered, OutOfMemory, Row, Source
-from hart.serving.schemas import Generation, RequestBody
+from hart.serving.engine import ModelFacts, OutOfMemory, Row, Source
+from hart.serving.schemas import ApiError, Generation, RequestBody
 from hart.sizes import ImageSize, requested_schedule, size_of_grid, size_of_schedule, trained_sizes
 from hart.types import Context
 
@@ -145,7 +145,8 @@ class PipelineEngine:
     def _edit(self, request: RequestBody, source: Source, size: ImageSize) -> Edit:
         """What the rows of a request keep of its image, laid out on a canvas of this size."""
         if not self.facts.edits:
-            raise NotOffered("this model generates classes and does not edit images: use /v1/images/generations")
+            said = "this model generates classes and does not edit images: use /v1/images/generations"
+            raise ApiError(501, said, code="not_offered")
         asked: dict[str, Any] = {"style": source.style, "style_strength": request.style_strength, "size": str(size)}
         source_prompt = getattr(request, "source_prompt", None)
         if source.mask is None and source_prompt is None:

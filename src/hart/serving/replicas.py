@@ -33,14 +33,14 @@ from hart.serving.access import Access
 from hart.serving.app import add_page, answer_error
 from hart.serving.bodies import Bodies
 from hart.serving.checkers import prompt_checker
-from hart.serving.errors import LATER, api_error
+from hart.serving.errors import api_error
 from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
 from hart.serving.options import ServeOptions
 from hart.serving.run import app_from_options, configure_logging
 from hart.serving.scheduler import DeadlinePassed
-from hart.serving.schemas import ApiError
-from hart.serving.streaming import SEND_SECONDS, ClientLeft, event_bytes, while_here
+from hart.serving.schemas import RETRY_SECONDS, ApiError
+from hart.serving.streaming import SEND_SECONDS, ClientLeft, event_bytes, in_time, while_here
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +257,7 @@ class Front:
             return self._deployed.result()
         else:
             said = "the replicas are still being started: try again later"
-        raise ApiError(503, said, kind="server_error", code="no_replica", headers=LATER)
+        raise ApiError(503, said, code="no_replica", retry_after=RETRY_SECONDS)
 
     async def _passed_on(self, replicas: Any, scope: Scope, body: bytes, send: Send, seconds: float) -> None:
         """seconds: in which the request has to be done, however many replicas try."""
@@ -280,7 +280,7 @@ class Front:
             finally:
                 messages.cancel()
         said = f"{ATTEMPTS} replicas have died of this request, or of one that was sampled with it: try again later"
-        await answer.fail(ApiError(503, said, kind="server_error", code="replicas_died", headers=LATER))
+        await answer.fail(ApiError(503, said, code="replicas_died", retry_after=RETRY_SECONDS))
 
 
 def _log_failure(deployed: asyncio.Future[Any]) -> None:
@@ -317,19 +317,14 @@ class _Answer:
 
     async def _next(self, messages: Any) -> Message:
         """Once the time is over, a replica may still say so, and what it had done before."""
-        try:
-            async with asyncio.timeout(max(0.0, self._end - time.monotonic()) + GRACE_SECONDS):
-                found: Message = await anext(messages)
-                return found
-        except TimeoutError:
-            raise DeadlinePassed("no replica answers: try again later") from None
+        seconds = max(0.0, self._end - time.monotonic()) + GRACE_SECONDS
+        async with in_time(seconds, DeadlinePassed("no replica answers: try again later")):
+            found: Message = await anext(messages)
+            return found
 
     async def _send(self, message: Message) -> None:
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._client(message)
-        except TimeoutError:
-            raise ClientLeft from None
+        async with in_time(SEND_SECONDS, ClientLeft()):
+            await self._client(message)
 
     async def _end_stream(self, error: dict[str, Any]) -> None:
         await self._send({"type": "http.response.body", "body": event_bytes(error), "more_body": False})

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from hart.serving.engine import OutOfMemory, Row
 from hart.serving.metrics import Metrics
+from hart.serving.schemas import RETRY_SECONDS, ApiError
 from hart.strict import counted
 
 if TYPE_CHECKING:
@@ -32,38 +33,38 @@ if TYPE_CHECKING:
 
     from hart.serving.pipeline_engine import Batch, PipelineEngine
 
-RETRY_SECONDS = 5
-"""After which another try may find room, or a server that was started again."""
 TIME_IS_OVER = "the time for this request is over: ask for less, or later"
 PACE_WEIGHT = 0.2
 """Of the newest batch in the running mean of seconds per row."""
 
 
-class Refused(Exception):
-    """Not accepted. retry_after: whole seconds after which it is worth another try."""
-
-    def __init__(self, message: str, retry_after: int) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class QueueFull(Refused):
+class QueueFull(ApiError):
     """As many rows wait as may."""
 
+    def __init__(self, message: str, retry_after: int = RETRY_SECONDS) -> None:
+        super().__init__(429, message, code="queue_full", retry_after=retry_after)
 
-class Overloaded(Refused):
+
+class Overloaded(ApiError):
     """As many requests are being read or wait for an answer as may."""
 
     def __init__(self) -> None:
-        super().__init__("too many requests are being read or wait for an answer: try again later", RETRY_SECONDS)
+        said = "too many requests are being read or wait for an answer: try again later"
+        super().__init__(503, said, code="overloaded", retry_after=RETRY_SECONDS)
 
 
-class Closed(Refused):
+class Closed(ApiError):
     """The server is stopping."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message, code="stopping", retry_after=RETRY_SECONDS)
 
-class DeadlinePassed(Exception):
+
+class DeadlinePassed(ApiError):
     """The time of a request was over before its images were."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(504, message, code="timeout", retry_after=RETRY_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Scheduler:
         """Accept a job. Raises `QueueFull` or `Closed`."""
         with self._lock:
             if self._closed is not None:
-                raise Closed(self._closed, RETRY_SECONDS)
+                raise Closed(self._closed)
             if self._waiting + len(job.rows) > self._queue_size:
                 wanted = counted(len(job.rows), "more image")
                 raise QueueFull(f"the queue has no room for {wanted}: try again later", self.retry_after())
@@ -208,7 +209,7 @@ class Scheduler:
         reason = "the server has failed and must be started again"
         self.close(reason)
         for job in list(self._jobs):
-            self._end(job, "failed", Closed(reason, RETRY_SECONDS))
+            self._end(job, "failed", Closed(reason))
 
     def step(self) -> float | None:
         """Do the next piece of work. Returns 0 if there may be more at once, the seconds after which a batch can start

@@ -32,27 +32,37 @@ MAX_IMAGES = 10
 MAX_PROMPT = 4000
 """Characters."""
 MAX_SIDE = 8192
+RETRY_SECONDS = 5
+"""After which another try may find room, or a server that was started again."""
+KINDS = {
+    **{401: "authentication_error", 408: "timeout_error", 429: "rate_limit_error"},
+    **{500: "server_error", 503: "server_error", 504: "timeout_error"},
+}
+"""Status of an error -> what OpenAI calls its `type`, where it is not the request's fault."""
 
 
 class ApiError(Exception):
-    """An answer that is not the one hoped for. kind: OpenAI's `type`; param: the field that is wrong."""
+    """An answer that is not the one hoped for. param: the field that is wrong. retry_after: whole seconds after which
+    it is worth another try."""
 
     def __init__(
         self,
         status: int,
         message: str,
         *,
-        kind: str = "invalid_request_error",
         param: str | None = None,
         code: str | None = None,
+        retry_after: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.kind, self.param, self.code, self.headers = status, kind, param, code, dict(headers or {})
+        self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
+        self.headers = dict(headers or {}) | ({} if retry_after is None else {"Retry-After": str(retry_after)})
 
     def body(self) -> dict[str, Any]:
         """As OpenAI's clients read it."""
-        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+        kind = KINDS.get(self.status, "invalid_request_error")
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
 def _text(prompt: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,12 +21,11 @@ from hart.serving.metrics import Metrics
 from hart.serving.models import Models
 from hart.serving.options import Limits
 from hart.serving.orders import Order, Subscription, Terms, answer, order, stream
-from hart.serving.scheduler import RETRY_SECONDS, TIME_IS_OVER, DeadlinePassed, Job, QueueFull, Scheduler
+from hart.serving.scheduler import TIME_IS_OVER, DeadlinePassed, Job, QueueFull, Scheduler
 from hart.serving.schemas import ApiError, RequestBody
-from hart.serving.streaming import EventStream, while_here
+from hart.serving.streaming import EventStream, in_time, while_here
 from hart.serving.worker import Worker
 
-T = TypeVar("T")
 JOIN_SECONDS = 0.004
 """In which a first image waits for others of a batch."""
 LAYOUTS_AT_ONCE = 2
@@ -59,20 +58,12 @@ class Server:
     def _room(self, images: int) -> Iterator[None]:
         """For what a request holds until it is in the queue. Raises `QueueFull`: it is as large as that."""
         if self._coming + images > self.limits.queue_size:
-            raise QueueFull("many requests are being read: try again later", RETRY_SECONDS)
+            raise QueueFull("many requests are being read: try again later")
         self._coming += images
         try:
             yield
         finally:
             self._coming -= images
-
-    async def _in_time(self, work: Awaitable[T], deadline: float, late: str) -> T:
-        """The result of `work`, if it is there by the deadline. Raises `DeadlinePassed` with what is said of it."""
-        try:
-            async with asyncio.timeout(deadline - self.scheduler.clock()):
-                return await work
-        except TimeoutError:
-            raise DeadlinePassed(late) from None
 
     async def answer(
         self,
@@ -97,11 +88,13 @@ class Server:
         if asked.seed is None:
             asked = asked.model_copy(update={"seed": request.state.seed})
         with self._room(asked.n or 1):
-            engine = await while_here(request.receive, self._in_time(model.ready(), deadline, STILL_OPENING))
+            async with in_time(seconds, DeadlinePassed(STILL_OPENING)):
+                engine = await while_here(request.receive, model.ready())
             threads = None if source is None else self._layout
             work = partial(order, asked, model, engine, self.terms, source)
             ordering = asyncio.get_running_loop().run_in_executor(threads, work)
-            ordered = await while_here(request.receive, self._in_time(ordering, deadline, TIME_IS_OVER))
+            async with in_time(deadline - self.scheduler.clock(), DeadlinePassed(TIME_IS_OVER)):
+                ordered = await while_here(request.receive, ordering)
         events = Subscription()
         queued = Job(engine, ordered.rows, client, deadline, events.deliver, ordered.previews())
         self.scheduler.submit(queued)

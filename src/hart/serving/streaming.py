@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from starlette.responses import StreamingResponse
@@ -20,6 +20,16 @@ STILL_HERE = b": still here\n"
 
 class ClientLeft(Exception):
     """Nobody waits for the answer any more."""
+
+
+@asynccontextmanager
+async def in_time(seconds: float, late: Exception) -> AsyncIterator[None]:
+    """Raises `late` where the block takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise late from None
 
 
 async def while_here(receive: Receive, work: Awaitable[T]) -> T:
@@ -49,7 +59,7 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with suppress(ClientLeft, TimeoutError):
+            with suppress(ClientLeft):
                 await while_here(receive, self.stream_response(send))
         finally:
             self._ended()
@@ -58,7 +68,7 @@ class EventStream(StreamingResponse):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for event in self._events:
             content = STILL_HERE if event is None else event_bytes(event)
-            async with asyncio.timeout(SEND_SECONDS):
+            async with in_time(SEND_SECONDS, ClientLeft()):
                 await send({"type": "http.response.body", "body": content, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

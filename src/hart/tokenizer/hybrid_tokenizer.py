@@ -184,13 +184,13 @@ class HybridTokenizer(nn.Module):
         )
         return accumulate(terms, torch.add)
 
-    def reconstruct(self, image: Tensor, *, discrete: bool, schedule: ScaleSchedule | None = None) -> Tensor:
-        """Encode and decode an image (B, 3, H, W) in [-1, 1].
-
-        discrete: use the codes alone. Otherwise codes plus the exact residual, which is the encoder's own latent: what
-        hybrid tokens reach if the residual is sampled without error.
+    def reconstruct(self, image: Tensor, schedule: ScaleSchedule | None = None) -> tuple[Tensor, Tensor]:
+        """Encode and decode an image (B, 3, H, W) in [-1, 1]: from the codes alone, and from codes plus the exact
+        residual, which is the encoder's own latent: what hybrid tokens reach if the residual is sampled without error.
         """
-        return self.decode(self.quantize_image(image, schedule).latent if discrete else self.encode(image))
+        latent = self.encode(image)
+        codes = self.quantize(latent, schedule, self.coarse_codes(image, schedule))
+        return self.decode(codes.latent), self.decode(latent)
 
     def training_pass(
         self,

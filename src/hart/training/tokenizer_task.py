@@ -264,9 +264,7 @@ class TokenizerTask(TokenizerStage):
         """The first images, and their reconstructions from codes alone and with the exact residual."""
         assert isinstance(module, HybridTokenizer)
         image = self.images.first(SAMPLES).to(self.device)
-        schedule = self._schedule(image)
-        rebuilt = (module.reconstruct(image, discrete=discrete, schedule=schedule) for discrete in (True, False))
-        return {"reconstructions": image_row(image, *rebuilt)}
+        return {"reconstructions": image_row(image, *module.reconstruct(image, self._schedule(image)))}
 
     def save(self, folder: Path, module: nn.Module) -> None:
         assert isinstance(module, HybridTokenizer)

@@ -63,8 +63,8 @@ def test_figures_are_those_of_the_8_bit_images(
     source, transform = open_source(folder, split="train"), ImageTransform(parsed_size(str(size)))
     images = torch.stack([source.read(row).pixels(transform) for row in range(len(source))])  # type: ignore[union-attr]
     with torch.no_grad():
-        for kind in ("discrete", "hybrid"):
-            image = tokenizer.reconstruct(to_signed(images), discrete=kind == "discrete", schedule=schedule)
+        rebuilt = tokenizer.reconstruct(to_signed(images), schedule)
+        for kind, image in zip(("discrete", "hybrid"), rebuilt, strict=True):
             pixels = ((image + 1) * 127.5).round().byte()
             figures = {name: figure.value for name, figure in result.figures[kind].items()}
             assert figures[PSNR] == pytest.approx(float(psnr(pixels, images, 255).mean()), rel=1e-4)

@@ -151,11 +151,8 @@ class Measure:
 @torch.inference_mode()
 def reconstruct(tokenizer: HybridTokenizer, pixels: Tensor, schedule: ScaleSchedule) -> dict[str, Tensor]:
     """Each kind of reconstruction of images (B, 3, H, W), as 8-bit images."""
-    signed, decoded = to_signed(pixels), {}
-    latent = tokenizer.encode(signed)
-    codes = tokenizer.quantize(latent, schedule, tokenizer.coarse_codes(signed, schedule))
-    for kind, version in (("discrete", codes.latent), ("hybrid", latent)):
-        image = tokenizer.decode(version)
+    decoded = {}
+    for kind, image in zip(KINDS, tokenizer.reconstruct(to_signed(pixels), schedule), strict=True):
         if not bool(image.isfinite().all()):
             raise HartError(
                 "a reconstruction is not finite: the tokenizer's weights are damaged or its training failed"

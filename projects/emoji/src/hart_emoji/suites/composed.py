@@ -211,7 +211,7 @@ def run(context: Context[EmojiOptions]) -> Result:
     generated.generate(options.batch_size, context.progress)
     true = torch.stack([_pixels(composed(opened.emoji, one)) for one in asked])
     images = {
-        "generated": [image_of(generated.pixels([at])[0]) for at in range(len(asked))],
+        "generated": [generated.image(at) for at in range(len(asked))],
         "composed": [image_of(pixels) for pixels in true],
         "composed, codes and exact residual": [image_of(pixels) for pixels in opened.reconstructed(true)["hybrid"]],
     }

@@ -17,7 +17,6 @@ from hart.evaluation import Context, GeneratedImages, Result, SamplingOptions, S
 from hart_emoji.data.captions import with_article
 from hart_emoji.data.recolour import COLOURS, own_colour, plain_rgb
 from hart_emoji.data.rewriting import plural
-from hart_emoji.suites.emoji_set import image_of
 
 THINGS = ("apple", "cat", "car", "top hat", "star", "heart", "fish", "house", "butterfly", "book")
 WORDS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
@@ -104,7 +103,7 @@ def run(context: Context[SamplingOptions]) -> Result:
     generated.generate(options.batch_size, context.progress)
     right: dict[str, list[float]] = {kind: [] for kind in JUDGES}
     for number, (kind, _, wanted) in enumerate(asked):
-        right[kind].append(float(JUDGES[kind](image_of(generated.pixels([number])[0])) == wanted))
+        right[kind].append(float(JUDGES[kind](generated.image(number)) == wanted))
     generator = context.generator()
     figures = {
         kind: {"right": bootstrap_mean(torch.tensor(found), generator, options.resamples)}
