@@ -303,6 +303,7 @@ def test_a_transparent_part_shows_nowhere_in_its_edit(text: HartPipeline) -> Non
     ("call", "said"),
     [
         (lambda pipe: pipe.edit("cat.png", mask_of(), "a cat"), "must be a PIL image, not 'cat.png'"),
+        (lambda pipe: pipe.vary(np.zeros((8, 8, 3), np.uint8)), "make one of it with PIL.Image.fromarray"),
         (lambda pipe: pipe.edit(picture(), "m.png", "a cat"), "mask must be a PIL image"),
         (lambda pipe: pipe.edit(picture(), None, "a cat"), "nothing to redraw: give a mask"),
         (lambda pipe: pipe.edit(picture().convert("RGBA"), None, "a cat"), "nothing to redraw: give a mask"),

@@ -29,7 +29,8 @@ from hart.strict import shown
 def require_image(name: str, image: object) -> Image.Image:
     """`image`, if it is one of PIL. Raises `HartError`."""
     if not isinstance(image, Image.Image):
-        raise HartError(f"{name} must be a PIL image, not {shown(image)}: open it with PIL.Image.open")
+        how = "make one of it with PIL.Image.fromarray" if hasattr(image, "shape") else "open it with PIL.Image.open"
+        raise HartError(f"{name} must be a PIL image, not {shown(image)}: {how}")
     if 0 in image.size:
         raise HartError(f"{name} has {ImageSize(*image.size)} pixels: give one with pixels")
     return image
