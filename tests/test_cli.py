@@ -108,6 +108,23 @@ def test_what_is_not_there_is_said_before_a_model_is_opened(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("below", [".", "images"])
+def test_a_link_to_a_drive_that_is_not_there_is_no_folder_to_write_in(below: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "drive")
+    said = refused(run("generate", "cat", "--model", "none", "--out", tmp_path / "link" / below))
+    assert "cannot write there (No such file or directory): choose another folder" in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="keeps the working directory")
+def test_a_working_directory_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    said = refused(run("generate", "cat", "--lora", "mine", "--out", tmp_path / "out"))
+    assert said == "error: the working directory is not there any more: change to another"
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ from hart.files import (
     FileError,
     all_or_nothing,
     atomic_write,
+    default_cache,
     read_bytes,
     read_json,
     read_text,
@@ -174,6 +176,32 @@ def test_a_home_folder_of_hidden_files_is_no_place_for_a_model(tmp_path: Path, m
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     with pytest.raises(FileError, match="is your home folder: give an empty or a new folder"):
         require_own_folder(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="they have folders of their own")
+@pytest.mark.parametrize(
+    ("named", "expected"), [("/cache", "/cache/hart"), ("", "/home/me/.cache/hart"), ("here", "/home/me/.cache/hart")]
+)
+def test_the_cache_is_no_folder_below_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, named: str, expected: str
+) -> None:
+    """An empty variable is as one that is not set."""
+    monkeypatch.setenv("XDG_CACHE_HOME", named)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert default_cache() == Path(expected)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="they have folders of their own")
+def test_a_user_without_a_home_is_told_so_only_where_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert default_cache() == Path("/cache/hart")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(FileError, match="this user has no home: set HOME"):
+        default_cache()
 
 
 def test_what_fails_leaves_no_folder_above_it_either(tmp_path: Path) -> None:

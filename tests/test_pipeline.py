@@ -172,21 +172,29 @@ def test_the_text_encoder_is_read_when_the_first_prompt_comes(tmp_path: Path) ->
         pipe("a cat")
 
 
-@pytest.mark.parametrize("default", [torch.float16, torch.bfloat16, torch.float64])
-def test_the_type_that_torch_makes_tensors_of_matters_to_no_image(text_model: Path, default: torch.dtype) -> None:
+@pytest.mark.parametrize("default", [torch.float16, torch.bfloat16, torch.float64, torch.device("meta")])
+def test_the_type_and_place_of_tensors_that_torch_makes_matter_to_no_image(
+    text_model: Path, class_model: Path, default: torch.dtype | torch.device
+) -> None:
+    """As of programs that begin with `torch.set_default_device("cuda")`."""
     source = Image.linear_gradient("L")
 
     def called() -> list[bytes]:
         pipe = HartPipeline.from_pretrained(text_model, device="cpu")
         edited = pipe.edit(source, source, "a cat", source_prompt="a dog", style=source)
-        return pixels([*pipe("a cat").images, *edited.images, *pipe.mix(PROMPTS).images])
+        classes = HartPipeline.from_pretrained(class_model, device="cpu")
+        return pixels([*pipe("a cat").images, *edited.images, *pipe.mix(PROMPTS).images, *classes(1).images])
 
-    expected, before = called(), torch.get_default_dtype()
-    torch.set_default_dtype(default)
+    expected, dtype = called(), torch.get_default_dtype()
+    if isinstance(default, torch.device):
+        torch.set_default_device(default)
+    else:
+        torch.set_default_dtype(default)
     try:
         assert called() == expected
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None)
 
 
 def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) -> None:

@@ -100,7 +100,7 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def row_index(rows: Sequence[int], device: torch.device) -> torch.Tensor:
     """Numbers of rows as (n,) int64 on `device`, to index what is there."""
-    return sent(torch.tensor(rows, dtype=torch.int64), device)
+    return sent(torch.tensor(rows, dtype=torch.int64, device="cpu"), device)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -58,14 +58,18 @@ class FileError(HartError):
 
 
 def default_cache() -> Path:
-    """The folder `hart` in the platform's cache: files that can be downloaded again."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "hart"
+    """The folder `hart` in the platform's cache: files that can be downloaded again. Raises `FileError` for a user
+    without a home folder."""
+    named, below = {
+        "win32": (os.environ.get("LOCALAPPDATA"), Path("AppData", "Local")),
+        "darwin": (None, Path("Library", "Caches")),
+    }.get(sys.platform, (os.environ.get("XDG_CACHE_HOME"), Path(".cache")))
+    if named and Path(named).is_absolute():  # the specification of XDG ignores others
+        return Path(named) / "hart"
+    try:
+        return Path.home() / below / "hart"
+    except RuntimeError:
+        raise FileError("no folder for downloaded files, since this user has no home: set HOME") from None
 
 
 def user_path(name: AnyPath) -> Path:

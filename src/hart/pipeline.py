@@ -299,7 +299,7 @@ class HartPipeline(Editing):
                     _warn(remark)
                 return encoder.encode([prompt])
         assert self.num_classes is not None
-        return ClassContext(torch.tensor([prompt]), self.num_classes)
+        return ClassContext(torch.tensor([prompt], device="cpu"), self.num_classes)
 
 
 def _sources(parts: Components, edits: int) -> Callable[..., Tensor]:

@@ -70,6 +70,16 @@ def test_a_folder_of_other_files_is_refused_before_anything_is_opened(tmp_path: 
     assert "holds other files (notes.txt): give an empty or a new folder" in said
 
 
+def test_a_text_encoder_that_is_not_there_is_said_before_the_set_is_listed(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hart.data.opening.open_source", lambda *_, **__: pytest.fail("listed"))
+    monkeypatch.setattr("hart.checkpoint.hub.unreachable", lambda: "no route")
+    call = ("data", "encode", tmp_path / "set", tmp_path / "codes", "--tokenizer", text_model, "--text-encoder")
+    assert "text encoder 'no where/model': there is no such folder" in refused(run(*call, "no where/model"))
+    assert "'someone/model' is not a folder and cannot be downloaded" in refused(run(*call, "someone/model"))
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_encoding_that_is_stopped_says_what_is_kept_and_goes_on(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

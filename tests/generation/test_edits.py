@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -299,10 +300,20 @@ def test_a_transparent_part_shows_nowhere_in_its_edit(text: HartPipeline) -> Non
     assert kept[:, :, SIDE:].unique().tolist() == [255]
 
 
+def cut_short() -> Image.Image:
+    """Opened, and not yet read, by PIL, which finds out only then."""
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(file, "PNG")
+    return Image.open(io.BytesIO(file.getvalue()[:900]))
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
         (lambda pipe: pipe.edit("cat.png", mask_of(), "a cat"), "must be a PIL image, not 'cat.png'"),
+        (lambda pipe: pipe.edit(cut_short(), mask_of(), "a cat"), "image cannot be read as an image: image file"),
+        (lambda pipe: pipe.edit(picture(), cut_short(), "a cat"), "mask cannot be read as an image"),
+        (lambda pipe: pipe.vary(np.zeros((8, 8, 3), np.uint8)), "make one of it with PIL.Image.fromarray"),
         (lambda pipe: pipe.edit(picture(), "m.png", "a cat"), "mask must be a PIL image"),
         (lambda pipe: pipe.edit(picture(), None, "a cat"), "nothing to redraw: give a mask"),
         (lambda pipe: pipe.edit(picture().convert("RGBA"), None, "a cat"), "nothing to redraw: give a mask"),

@@ -188,7 +188,7 @@ def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str |
         there += weights
     if len(there) != len(here):
         raise HartError(f"{folder / BASE_FILE}: has not {SAMPLED_WEIGHTS} weights of each layer: delete this file")
-    theirs, ours = torch.tensor(there), torch.tensor(here)
+    theirs, ours = torch.tensor(there, device="cpu"), torch.tensor(here, device="cpu")
     if (theirs - ours).norm() <= LARGEST_DIFFERENCE * theirs.norm():
         return None
     base = clipped(_values(folder).get("base_model_name_or_path"))
@@ -205,7 +205,9 @@ def _sampled_of(layer: nn.Module) -> list[float]:
 def _sampled(weight: Tensor) -> Tensor:
     """Some numbers (SAMPLED_WEIGHTS,) of a weight, float32 on the CPU: always the same places."""
     # steps of the golden ratio spread evenly, over rows and columns
-    places = (torch.arange(1, SAMPLED_WEIGHTS + 1, dtype=torch.float64) * (5**0.5 - 1) / 2 % 1 * weight.numel()).long()
+    places = (
+        torch.arange(1, SAMPLED_WEIGHTS + 1, dtype=torch.float64, device="cpu") * (5**0.5 - 1) / 2 % 1 * weight.numel()
+    ).long()
     return weight.detach().flatten()[places.to(weight.device)].float().cpu()
 
 

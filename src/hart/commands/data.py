@@ -78,7 +78,7 @@ def encode(
     from hart.data.transforms import ImageTransform
     from hart.devices import resolve_device
     from hart.sizes import scales_of_size
-    from hart.text_encoder import find_text_encoder, load_text_encoder
+    from hart.text_encoder import load_text_encoder, require_text_encoder
     from hart.training.encoding import Encoders, encode_dataset, require_set_folder
 
     require_writable(directory)
@@ -94,7 +94,7 @@ def encode(
     found = None
     if images.text_encoder is not None:
         tokens = images.text_tokens or TextConditioning.tokens
-        found = find_text_encoder(images.text_encoder, tokens=tokens, instruction=images.text_instruction)
+        found = require_text_encoder(images.text_encoder, tokens=tokens, instruction=images.text_instruction)
     transform = ImageTransform(tokenizer.config.image_size, fit=images.fit)
     opened = images.source(images.caption_column, images.label_column, out=directory)
     note(opened.description)

@@ -159,6 +159,8 @@ class HartGroup(LazyGroup):
         except OSError as error:
             if error.errno == errno.ENOMEM:
                 _fail(OUT_OF_MEMORY)
+            if error.errno == errno.ENOENT and not error.filename:
+                _fail("the working directory is not there any more: change to another")
             _fail(f"{error.filename}: {error.strerror or error}" if error.filename else str(error))
         except Exception as error:
             # errors of the argument parser format themselves

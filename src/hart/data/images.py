@@ -63,7 +63,7 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
 
 def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An encoded image of any of `formats`; of an animation the first frame. Raises `HartError`."""
-    with _readable():
+    with readable():
         image = _recognised(content, formats)
         _keep_bounds(image, max_pixels)
         if image.format in {"JPEG", "MPO"} and sum(map(content.count, _SCANS)) > MAX_SCANS:
@@ -77,7 +77,7 @@ def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels
 def upright_size(content: bytes) -> tuple[int, int]:
     """Width and height of an encoded image as `as_rgb` turns it; decodes only a PNG or TIFF that may be turned. Raises
     `HartError`."""
-    with _readable():
+    with readable():
         image = _recognised(content, FORMATS)
         if image.format in {"PNG", "TIFF"}:
             return upright(decode_image(content)).size if any(mark in content for mark in _MAY_TURN) else image.size
@@ -86,7 +86,7 @@ def upright_size(content: bytes) -> tuple[int, int]:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
     """Decoders of damaged files raise whatever they run into: it becomes a `HartError`."""
     try:
         yield

@@ -91,7 +91,7 @@ def batch_settings(
     strength = [[row.guidance_scale * ratio_at(k, schedule, config) for row in rows] for k in scales]
     more = [[1 + g for g in one] for one in strength]
     # one copy to the device
-    table = torch.tensor([*more, *strength, *kept, top_p, smoothing], dtype=torch.float32)
+    table = torch.tensor([*more, *strength, *kept, top_p, smoothing], dtype=torch.float32, device="cpu")
     table = table.to(device, non_blocking=True)[..., None, None]
     more_table, strength_table, kept_table = table[: 3 * len(scales)].split(len(scales))
     return BatchSettings(

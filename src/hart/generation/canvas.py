@@ -19,7 +19,7 @@ from PIL import Image, ImageChops
 from torch import Tensor
 
 from hart.config import HartConfig
-from hart.data.images import as_rgb, opacity, upright
+from hart.data.images import as_rgb, opacity, readable, upright
 from hart.errors import HartError
 from hart.grids import WIDEST, ScaleSchedule
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule
@@ -27,11 +27,17 @@ from hart.strict import shown
 
 
 def require_image(name: str, image: object) -> Image.Image:
-    """`image`, if it is one of PIL. Raises `HartError`."""
+    """`image`, if it is one of PIL whose file is whole and still open. Raises `HartError`."""
     if not isinstance(image, Image.Image):
-        raise HartError(f"{name} must be a PIL image, not {shown(image)}: open it with PIL.Image.open")
+        how = "make one of it with PIL.Image.fromarray" if hasattr(image, "shape") else "open it with PIL.Image.open"
+        raise HartError(f"{name} must be a PIL image, not {shown(image)}: {how}")
     if 0 in image.size:
         raise HartError(f"{name} has {ImageSize(*image.size)} pixels: give one with pixels")
+    try:
+        with readable():
+            image.load()  # which PIL does as late as it can
+    except HartError as error:
+        raise HartError(f"{name} {error}") from None
     return image
 
 

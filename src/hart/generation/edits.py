@@ -248,7 +248,7 @@ def batch_edits(
     device = codebook.device
     nothing = codebook.new_zeros(codebook.shape[1], height, width, dtype=torch.float32)
     latent = torch.stack([nothing if edit is None else latent_of(edit.pixels).float() for edit in edits])
-    everywhere = torch.ones(1, height, width, dtype=torch.bool)
+    everywhere = torch.ones(1, height, width, dtype=torch.bool, device="cpu")
     redraw = torch.stack(
         [
             everywhere if edit is None or edit.redraw is None else _any_redrawn(edit.redraw, schedule.final)
@@ -259,7 +259,7 @@ def batch_edits(
     ends = [0 if edit is None or edit.source_prompt is None else edit.followed_scales for edit in edits]
     follow = [[kept <= k < end for kept, end in zip(kept_scales, ends, strict=True)] for k in range(scales)]
     # (2, K, B): scales that are kept, and followed
-    rules = torch.tensor([[[k < kept for kept in kept_scales] for k in range(scales)], follow])
+    rules = torch.tensor([[[k < kept for kept in kept_scales] for k in range(scales)], follow], device="cpu")
     kept, followed = rules.to(device, non_blocking=True)
     generated = []
     for k, grid in enumerate(schedule):
@@ -324,7 +324,7 @@ def _style(
             latent = latent_of(pixels, smaller.final).float()
         else:
             latent = latent_of(pixels).float()
-        known = torch.ones(1, 1, *latent.shape[-2:], dtype=torch.float32)
+        known = torch.ones(1, 1, *latent.shape[-2:], dtype=torch.float32, device="cpu")
         if edit.style is None and edit.redraw is not None and not edit.redraw.all():
             known = _shown(edit.redraw, Grid(*latent.shape[-2:]))
         known = known.to(latent.device, non_blocking=True)

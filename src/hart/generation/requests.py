@@ -152,10 +152,10 @@ def null_context(config: HartConfig) -> Context:
     """One row of no prompt at all."""
     text, classes = config.transformer.text, config.transformer.classes
     if classes is not None:
-        return ClassContext(torch.tensor([classes.num_classes]), classes.num_classes)
+        return ClassContext(torch.tensor([classes.num_classes], device="cpu"), classes.num_classes)
     assert text is not None
-    features = torch.zeros(1, text.tokens, text.width)
-    return TextContext(features, torch.ones(1, text.tokens, dtype=torch.bool)).null()
+    features = torch.zeros(1, text.tokens, text.width, device="cpu")
+    return TextContext(features, torch.ones(1, text.tokens, dtype=torch.bool, device="cpu")).null()
 
 
 def second_prompts(
@@ -169,7 +169,7 @@ def second_prompts(
     weights = None
     if scales := max(len(image.mix.weights) if image.mix is not None else 0 for image in images):
         rows = [(0.0,) * scales if image.mix is None else image.mix.weights for image in images]
-        weights = torch.tensor(rows, dtype=torch.float32).T[..., None, None].to(device, non_blocking=True)
+        weights = torch.tensor(rows, dtype=torch.float32, device="cpu").T[..., None, None].to(device, non_blocking=True)
     numbers = tuple(i for i, _ in found)
     return SecondPrompts(numbers, row_index(numbers, device), Rows.cat([context for _, context in found]), weights)
 

@@ -154,11 +154,13 @@ def find_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[Tex
     return config, folder
 
 
-def require_text_encoder(name: str, *, tokens: int, instruction: bool) -> None:
-    """Raise as `find_text_encoder`, and for a language model that is neither a folder nor on the hub. Loads nothing."""
+def require_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[TextEncoderConfig, Path | None]:
+    """As `find_text_encoder`; raises also for a language model that is neither a folder nor on the hub. Loads
+    nothing."""
     config, folder = find_text_encoder(name, tokens=tokens, instruction=instruction)
     if config.kind == "qwen2" and _language_model(config, folder) is None:
         require_repository(folder_or_id(config.source, "text encoder"))
+    return config, folder
 
 
 def _is_language_model(folder: Path) -> bool:

@@ -23,6 +23,7 @@ from hart.commands.jobs import running, workers
 from hart.commands.jobs.job import Job
 from hart.commands.jobs.workers import by_workers
 from hart.commands.options import GenerateOptions
+from hart.config import MAX_SEED
 from hart.generation.metadata import ImageRecord, ImageSettings
 from hart.stopping import SIGNALS
 from processes import CONTEXT, ON_RAY, started
@@ -318,6 +319,12 @@ def test_a_prompt_that_cannot_be_drawn_is_said_before_any_is(text_model: Path, t
     prompts.write_text("a cat\na\0dog")
     assert "prompt 2 holds a null byte" in refused(run(*arguments(prompts, text_model), tmp_path / "out"))
     assert not images(tmp_path / "out")
+
+
+def test_a_seed_that_is_too_large_for_the_last_image_is_said_before_the_first(text_model: Path, tmp_path: Path) -> None:
+    job = ("generate", "--prompts-file", "-", "--seed", MAX_SEED, "-n", 2, "--model", text_model, "--out", tmp_path)
+    assert f"at most {MAX_SEED - 1}" in refused(run(*job, sent=b"a cat\n"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_prompt_is_a_line_as_editors_count_them(text_model: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hart.commands.generate import (
 from hart.commands.jobs.job import MOST_ATTEMPTS, WORK_FOLDER, Job
 from hart.errors import HartError
 from hart.files import flush_folder, rename_to_new
-from hart.generation.arguments import checked_prompt, checked_settings
+from hart.generation.arguments import checked_prompt, checked_seed, checked_settings
 from hart.generation.metadata import BatchPlace, ImageRecord, ImageSettings, write_image
 from hart.generation.outputs import ScalePreview
 
@@ -44,6 +44,7 @@ class BatchGenerator:
         self._credentials = job.options.credentials()
         self.pipe = open_model(job.options)
         # those of the last batch too, before the first is sampled
+        checked_seed(job.seed(0), job.options.sampled)
         for place, prompt in enumerate(prompts_for(self.pipe, job.options.prompts), start=1):
             checked_prompt(prompt, self.pipe.num_classes, called=f"prompt {place}")
         self._generate = generator_of(self.pipe, job.options)
