@@ -27,6 +27,7 @@ from hart.training import (
     Trainer,
     TransformerRecipe,
     TransformerTask,
+    require,
 )
 from hart_emoji.shipped.pack import PERCEPTUAL, read_pack
 from hart_emoji.shipped.weights import export
@@ -91,11 +92,16 @@ def tokenizer_stage(job: Job) -> None:
 
 
 def transformer_recipe(job: Job) -> TransformerRecipe:
-    """The recipe with all changes. Raises `HartError`."""
+    """The recipe with all changes. Raises `HartError`, also for what hart finds only once it encodes the images."""
     changes = [f"tokenizer={json.dumps(str(job.work / 'tokenizer' / 'model'))}", 'text_encoder="emoji"']
     if job.start_from and (Path(job.start_from) / "hart.safetensors").exists():
         changes.append(f"init_from={json.dumps(job.start_from)}")
-    return TransformerRecipe.read(job.recipes / "transformer.toml", (*common(job), *changes, *job.overrides))
+    recipe = TransformerRecipe.read(job.recipes / "transformer.toml", (*common(job), *changes, *job.overrides))
+    require(
+        not recipe.code_corruption or recipe.augmentations > 1,
+        "transformer.toml: code_corruption is for augmented versions: set augmentations to 2 or more, or it to 0",
+    )
+    return recipe
 
 
 def transformer_stage(job: Job) -> None:
