@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
 from typing import IO, Any, BinaryIO
 
@@ -140,6 +140,12 @@ def require_own_folder(folder: Path, own: str = "") -> None:
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise FileError(f"{folder}: holds other files ({', '.join(foreign[:3])}{more}): give an empty or a new folder")
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name, on any system, can only be of a file in the folder that it is looked up in."""
+    plain = "\0" not in name and {PurePosixPath(name).name, PureWindowsPath(name).name} == {name}
+    return plain and name not in ("", ".", "..")
 
 
 def open_regular(path: Path) -> BinaryIO:

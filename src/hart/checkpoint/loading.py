@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -34,7 +34,7 @@ from hart.checkpoint.storage import fill_module, fill_state, read_pickle, read_t
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
-from hart.files import AnyPath, read_json, readable_folder, user_path, write_text
+from hart.files import AnyPath, is_file_name, read_json, readable_folder, user_path, write_text
 from hart.hub import is_hub_id
 from hart.layers.quantized import QuantizedLinear
 from hart.model import Hart
@@ -280,22 +280,13 @@ def _shards(folder: Path, pattern: str) -> list[Path]:
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise CheckpointError(f"{index}: no weight_map in it, which names the file of every tensor")
         wanted = sorted(set(shards.values()))
-        if outside := [name for name in wanted if not _is_file_name(name)]:
+        if outside := [name for name in wanted if not is_file_name(name)]:
             raise CheckpointError(f"{index}: {shown(outside[0])} is not the name of a file in {folder}")
         missing = [name for name in wanted if not (folder / name).exists()]
         if missing:
             raise CheckpointError(f"{folder}: {index.name} names {', '.join(missing[:8])}, not in the folder")
         return [folder / name for name in wanted]
     return found
-
-
-def _is_file_name(name: str) -> bool:
-    """Whether a name, on any system, can only be of a file in the folder that it is looked up in."""
-    return (
-        name not in ("", ".", "..")
-        and "\0" not in name
-        and {PurePosixPath(name).name, PureWindowsPath(name).name} == {name}
-    )
 
 
 @torch.no_grad()

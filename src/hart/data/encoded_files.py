@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 
 from hart.data.kinds import StoredType
 from hart.errors import HartError
-from hart.files import FileError, list_folder, parse_json, read_json, require_regular
+from hart.files import FileError, is_file_name, list_folder, parse_json, read_json, require_regular
 from hart.grids import Grid, ScaleSchedule
 from hart.strict import printable, reason
 
@@ -138,7 +138,7 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _plain_name(name: str) -> str:
-    if not name.endswith(".safetensors") or {"/", "\\", "\0", ":"} & set(name):
+    if not name.endswith(".safetensors") or not is_file_name(name):
         raise ValueError(f"{printable(name)[:100]} is not the name of a shard in this folder")
     return name
 

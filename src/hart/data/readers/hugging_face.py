@@ -17,7 +17,7 @@ from hart.data.samples import DamagedSample, read_image_field
 from hart.data.sources import Listed, Located, Source
 from hart.data.splits import split_names
 from hart.errors import HartError
-from hart.files import read_json
+from hart.files import is_file_name, read_json
 from hart.hub import hub_address, is_hub_name, unreachable
 from hart.strict import printable, reason
 
@@ -151,7 +151,7 @@ def _require_inside(index: Path) -> None:
     files = read_json(index).get("_data_files")
     for file in files if isinstance(files, list) else []:
         name = file.get("filename") if isinstance(file, dict) else None
-        if isinstance(name, str) and Path(name).name != name:
+        if isinstance(name, str) and not is_file_name(name):
             raise HartError(f"{index}: {printable(name)} is not the name of a file in this folder: copy the set again")
 
 
