@@ -17,7 +17,7 @@ from ray.exceptions import RayTaskError
 
 from hart.commands.console import notes_to, prompt_notes
 from hart.commands.jobs.job import Job, JobFolder
-from hart.commands.jobs.workers import Event, Finished, Opened, Task
+from hart.commands.jobs.workers import Event, Finished, Opened, Remark, Task
 from hart.commands.ray_cluster import Cluster
 from hart.errors import HartError
 from hart.generation.metadata import ImageSettings
@@ -37,7 +37,8 @@ def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Genera
     )
     try:
         for row in finished.iter_rows():
-            yield Opened(parsed_size(row["size"]), row["remarks"])
+            yield from map(Remark, row["remarks"])
+            yield Opened(parsed_size(row["size"]))
             yield Finished(range(row["start"], row["stop"]), None if row["left_out"] else list(row["names"]))
     except RayTaskError as error:
         if isinstance(error.cause, HartError):

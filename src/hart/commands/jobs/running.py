@@ -23,7 +23,7 @@ from hart.commands.console import (
 )
 from hart.commands.contact_sheets import require_one_sheet, write_grid
 from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
-from hart.commands.jobs.workers import Event, Finished, Opened, Task, by_workers
+from hart.commands.jobs.workers import Event, Finished, Opened, Remark, Task, by_workers
 from hart.errors import HartError
 from hart.generation.metadata import read_image
 from hart.strict import clipped, counted
@@ -64,7 +64,7 @@ def run_job(job: Job, *, workers: int | None = None, ray: bool = False, grid: bo
         "seed": options.seed or 0,
     }
     job = replace(job, options=options.replace(**said_or_not))
-    left_out, said = list[str](), set[str]()
+    left_out = list[str]()
     stdout = None if cluster is None else sys.stdout
     with (
         nullcontext() if cluster is None else redirect_stdout(sys.stderr),  # Ray prints what it does
@@ -81,9 +81,6 @@ def run_job(job: Job, *, workers: int | None = None, ray: bool = False, grid: bo
         report(done, job.count, f"loading {job.options.model}")
         with closing(_events(folder, list(missing.items()), places, cluster, report)) as events:
             for event in events:
-                for remark in [each for each in event.remarks if each not in said]:
-                    said.add(remark)
-                    note(remark)
                 if isinstance(event, Opened):
                     if grid:
                         require_one_sheet(job.count, event.size)
@@ -110,20 +107,32 @@ def _events(
     places: list[dict[str, str]],
     cluster: Cluster | None,
     report: Report,
-) -> Generator[Event, None, None]:
+) -> Generator[Opened | Finished, None, None]:
     if not tasks:
         return
     if cluster is not None:
         from hart.commands.jobs.ray_data import by_cluster
 
-        yield from by_cluster(folder, tasks, cluster)
+        yield from _noted(by_cluster(folder, tasks, cluster))
     elif len(places) > 1:
-        yield from by_workers(folder, tasks, places)
+        yield from _noted(by_workers(folder, tasks, places))
     else:
         yield from _in_this_process(folder, tasks, report)
 
 
-def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Iterator[Event]:
+def _noted(events: Generator[Event, None, None]) -> Iterator[Opened | Finished]:
+    """Remarks become notes, each said once, whoever comes upon it."""
+    said = set[str]()
+    with closing(events):
+        for event in events:
+            if not isinstance(event, Remark):
+                yield event
+            elif event.text not in said:
+                said.add(event.text)
+                note(event.text)
+
+
+def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Iterator[Opened | Finished]:
     from hart.commands.jobs.generating import BatchGenerator
 
     finished = 0

@@ -38,10 +38,9 @@ Work = Callable[[Path, Job, ImageSettings | None, Connection], None]
 
 @dataclass(frozen=True)
 class Opened:
-    """The model is open. size: of the images. remarks: what the user should know, as each process comes upon it."""
+    """The model is open. size: of the images."""
 
     size: ImageSize
-    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -50,24 +49,28 @@ class Finished:
 
     batch: range
     names: list[str] | None
-    remarks: Sequence[str] = ()
 
 
-Event = Opened | Finished
+@dataclass(frozen=True)
+class Remark:
+    """What the user should know, each time that a process comes upon it."""
+
+    text: str
+
+
+Event = Opened | Finished | Remark
 
 
 def serve(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
     """The work of a worker: open the model, then generate what the parent gives. expected: see `BatchGenerator`."""
     from hart.commands.jobs.generating import BatchGenerator
 
-    remarks = list[str]()
-    with notes_to(remarks.append), prompt_notes():
+    with notes_to(lambda text: parent.send(Remark(text))), prompt_notes():
         generator = BatchGenerator(folder, job, expected)
-        parent.send(Opened(generator.size, remarks))
+        parent.send(Opened(generator.size))
         while (given := parent.recv()) is not None:
-            remarks.clear()
             batch, missing = given
-            parent.send(Finished(batch, generator.generate(batch, missing), remarks))
+            parent.send(Finished(batch, generator.generate(batch, missing)))
 
 
 def _process(
