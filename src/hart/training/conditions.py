@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hart.config import ConfigError, TextEncoderConfig
+from hart.config import ConfigError, TextConditioning, TextEncoderConfig
 from hart.devices import sent
 from hart.errors import HartError, PromptWarning
 from hart.text_encoder import (
@@ -132,6 +132,12 @@ def require_classes(labels: Tensor, recipe: Recipe, name: Callable[[int], str]) 
     return labels
 
 
+def require_text_sizes(text: TextConditioning, width: int, tokens: int) -> None:
+    """Raise `ConfigError` for a transformer that reads text of other sizes than these, of a text encoder."""
+    if (text.width, text.tokens) != (width, tokens):
+        raise ConfigError(f"transformer.text must be width {width} and tokens {tokens}, what the text encoder gives")
+
+
 def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditioner:
     """The conditioner of a recipe, on `device`.
 
@@ -143,10 +149,7 @@ def open_conditioner(recipe: TransformerRecipe, device: torch.device) -> Conditi
     assert text is not None
     config, folder = find_text_encoder(recipe.text_encoder, tokens=text.tokens, instruction=recipe.text_instruction)
     encoder = load_text_encoder(config, folder)
-    if (text.width, text.tokens) != (encoder.width, config.tokens):
-        raise ConfigError(
-            f"transformer.text must be width {encoder.width} and tokens {config.tokens}, what the text encoder gives"
-        )
+    require_text_sizes(text, encoder.width, config.tokens)
     return TextConditioner(encoder.to(device, torch.float32))
 
 
