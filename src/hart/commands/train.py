@@ -121,6 +121,7 @@ def _require_named(recipe: StagedRecipe) -> None:
     from hart.checkpoint.loading import resolve_model
     from hart.checkpoint.lora import require_peft
     from hart.text_encoder import require_text_encoder
+    from hart.training.conditions import require_text_sizes
     from hart.training.config import TransformerRecipe
     from hart.training.trackers import require_trackers
 
@@ -131,7 +132,10 @@ def _require_named(recipe: StagedRecipe) -> None:
         if isinstance(recipe, TransformerRecipe):
             key, text = "text_encoder", recipe.transformer.text
             if text is not None:
-                require_text_encoder(recipe.text_encoder, tokens=text.tokens, instruction=recipe.text_instruction)
+                name, how = recipe.text_encoder, recipe.text_instruction
+                encoder, _ = require_text_encoder(name, tokens=text.tokens, instruction=how)
+                if encoder.kind == "compact":  # of others the configuration does not say
+                    require_text_sizes(text, encoder.output_width, encoder.tokens)
         elif recipe.perceptual is not None and recipe.perceptual.weight:  # at 0 they are not read
             key = "perceptual.files"
             for file in recipe.perceptual.files:
@@ -153,10 +157,12 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
     from hart.training.progress import work_of
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
-    from hart.training.transformer_task import TransformerTask
+    from hart.training.transformer_task import TransformerTask, model_config
 
     coder = _coder(recipe)
     _require_named(recipe)
+    if isinstance(recipe, TransformerRecipe):
+        model_config(recipe, coder)  # whose parts may not fit together
     if not accept_changes:
         RunFolder(out, recipe.trainer.keep_checkpoints).require_settings(type(recipe).stage, recipe)
     distributed = DistributedContext(recipe.trainer)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hart.checkpoint.loading import load_model, load_tokenizer, over_scales, resolve_model, same_sizes, save_model
 from hart.checkpoint.lora import add_lora, save_lora, scale_lora
 from hart.checkpoint.storage import fingerprint, load_state
-from hart.config import ConfigError, HartConfig
+from hart.config import ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig
 from hart.data.datasets import CaptionedImages
 from hart.devices import sent
 from hart.generation.next_scale import NextScaleGenerator
@@ -49,6 +49,22 @@ TOKEN_SIZES = ("latent_channels", "codebook_size")
 LEVELS = "level_embedding.embedding.weight"
 TOKEN_LAYERS = ("word_embed.", "head.linear.", LEVELS)
 """Layers of the transformer that belong to one tokenizer and its scales."""
+
+
+def model_config(
+    recipe: TransformerRecipe, tokenizer: TokenizerConfig, text_encoder: TextEncoderConfig | None = None
+) -> HartConfig:
+    """Of the model that a recipe trains. Raises `ConfigError` for parts that do not fit together."""
+    parts = {
+        "tokenizer": tokenizer,
+        "transformer": recipe.transformer,
+        "diffusion": recipe.diffusion,
+        "text_encoder": text_encoder,
+        "sampling": recipe.sampling,
+        "aspects": recipe.reading.aspects,
+        "styles": recipe.styles,
+    }
+    return HartConfig.from_dict(parts, "the recipe")
 
 
 def starting_model(recipe: TransformerRecipe, config: HartConfig) -> Hart:
@@ -193,16 +209,8 @@ class TransformerTask(TransformerStage):
         # channels-last: a third less time to encode a set on a CPU
         self.tokenizer: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.texts = open_caption_encoder(recipe, device)
-        parts = {
-            "tokenizer": self.tokenizer.config,
-            "transformer": recipe.transformer,
-            "diffusion": recipe.diffusion,
-            "text_encoder": None if self.texts is None else self.texts.encoder.config,
-            "sampling": recipe.sampling,
-            "aspects": recipe.reading.aspects,
-            "styles": recipe.styles,
-        }
-        self.config = HartConfig.from_dict(parts, "the recipe")
+        encoder = None if self.texts is None else self.texts.encoder.config
+        self.config = model_config(recipe, self.tokenizer.config, encoder)
         # of the samples; and raises `HartError` for a shape that the transformer has no tables for
         self.schedule, *_ = [requested_schedule(self.config, size=str(size)) for size in trained_sizes(self.config)]
         hart = starting_model(recipe, self.config)
