@@ -60,7 +60,8 @@ def synchronizations(kind: str) -> list[str]:
         pixels()  # kernels are loaded, and libraries have their memory
         torch.cuda.synchronize()
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-        with torch.profiler.profile(activities=activities) as profiler:
+        # acc_events: else PyTorch 2.11 warns of what later cycles, of which there are none, would drop
+        with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
             pixels()
     waits = ("cudaStreamSynchronize", "cudaEventSynchronize", "aten::_local_scalar_dense", "aten::nonzero")
     return [event.name for event in profiler.events() if event.name in waits]

@@ -3,19 +3,58 @@
 from __future__ import annotations
 
 import pickle
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import pytest
 from pydantic import Field
 
 from hart.config import ConfigError, HartConfig, SamplingConfig, TextConditioning, TransformerConfig
-from hart.strict import Config, Listed, byte_count, counted, explain, rounded
+from hart.strict import Config, Listed, byte_count, counted, explain, has_members, rounded
 from hart.training.config import OptimizerConfig, TrainerConfig
 from helpers import tiny_text_config
 
 
 class Sizes(Config):
     sizes: Annotated[Listed[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+
+
+class Named(Protocol):
+    name: str
+
+    def of(self) -> int: ...
+
+    def __call__(self) -> int: ...
+
+
+class Whole:
+    name = "whole"
+
+    def of(self) -> int:
+        return 1
+
+    def __call__(self) -> int:
+        return 2
+
+
+class Wrapper:
+    """Passes all but calls on."""
+
+    def __init__(self, inner: object) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+
+class Callable(Wrapper):
+    def __call__(self) -> int:
+        return 3
+
+
+def test_members_of_a_protocol_may_be_passed_on_by_a_wrapper() -> None:
+    assert has_members(Whole(), Named) and has_members(Callable(Whole()), Named)
+    assert not has_members(Wrapper(object()), Named) and not has_members(Callable(object()), Named)
+    assert not has_members(Whole().of, Named) and not has_members(None, Named)
 
 
 def test_configurations_are_frozen_values() -> None:

@@ -97,7 +97,8 @@ def profile(timer: GenerationTimer) -> Row:
     on_gpu = timer.pipe.device.type == "cuda"
     if on_gpu:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
+    # acc_events: else PyTorch 2.11 warns of what later cycles, of which there are none, would drop
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
         generation = timer.generate()
     events = profiler.key_averages()
     row: Row = {"seconds_profiled": generation.seconds}

@@ -297,6 +297,15 @@ def _number(value: float) -> str:
     return f"{int(value) if value == int(value) else value:,}"
 
 
+def has_members(value: object, protocol: type) -> bool:
+    """Whether a value answers to every public name of a protocol, and can be called where that can.
+
+    Not by `isinstance`, which from Python 3.12 on does not see what a wrapper passes on through `__getattr__`.
+    """
+    names = {*vars(protocol), *protocol.__annotations__}
+    return all(hasattr(value, name) for name in names if not name.startswith("_") or name == "__call__")
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `ConfigError(message)` unless `condition`."""
     if not condition:

@@ -205,7 +205,7 @@ def pickled() -> dict[str, Any]:
         "list": ([weight], "not list"),
         "tensor": (weight, "not Tensor"),
         "module": (torch.nn.Linear(2, 2), r"holds torch\.nn\.modules\.linear\.Linear, which is no tensor"),
-        "path": ({"w": Path("x")}, r"holds pathlib\.\w*, which is no tensor"),
+        "path": ({"w": Path("x")}, r"holds pathlib\.[\w.]+, which is no tensor"),
     }
 
 

@@ -26,6 +26,14 @@ def test_weights_are_those_of_the_generator_and_nothing_else(config: HartConfig)
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_seed_gives_the_same_model_in_every_type(dtype: torch.dtype) -> None:
+    exact, rounded = (random_model(tiny_text_config(), seeded(1), dtype=kind) for kind in (torch.float32, dtype))
+    for one, other in zip(exact, rounded, strict=True):
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(a.to(dtype), b)
+
+
 def test_every_weight_of_the_modules_is_filled_in_the_asked_type() -> None:
     config = tiny_text_config()
     for made, module in zip(random_model(config, seeded(0), dtype=torch.bfloat16), build(config), strict=True):

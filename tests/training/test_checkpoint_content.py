@@ -66,7 +66,7 @@ FIRST = (*MODULE, "first.weight")
     [
         (lambda saved: [1, 2], "it holds a list instead of a table"),
         (lambda saved: torch.zeros(3), "it holds a Tensor instead of a table"),
-        (lambda saved: {"x": Exception("no tensor")}, "it holds objects other than numbers, texts and tensors"),
+        (lambda saved: {"x": ToyTask}, "it holds objects other than numbers, texts and tensors"),
         (drop("weights"), "it lacks weights"),
         (drop("sums"), "it lacks sums"),
         (put("more", value=1), "it has more, which this run does not know"),

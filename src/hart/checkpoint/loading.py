@@ -295,8 +295,8 @@ def random_model(
 ) -> tuple[HybridTokenizer, Hart]:
     """Tokenizer and model in evaluation mode on the generator's device, filled from `generator`.
 
-    Memory never holds more than the weights in `dtype`. Weights are scaled so that activations stay near 1;
-    the images are noise. To start a training, use `hart.training.transformer_task` instead.
+    Memory never holds more than the weights in `dtype`, and one of them in float32. Weights are scaled so that
+    activations stay near 1; the images are noise. To start a training, use `hart.training.transformer_task` instead.
     """
     with without_memory():
         modules = build(config)
@@ -322,4 +322,6 @@ def _fill(layer: nn.Module, generator: torch.Generator) -> None:
             parameter.fill_(1.0 if is_gain else 0.0)
         else:
             inputs = math.prod(parameter.shape[1:])
-            parameter.normal_(0.0, 1 / math.sqrt(inputs), generator=generator)
+            # in float32, so that a seed gives the same model in every type: PyTorch 2.11 draws others in bfloat16
+            drawn = parameter if parameter.dtype == torch.float32 else torch.empty_like(parameter, dtype=torch.float32)
+            parameter.copy_(drawn.normal_(0.0, 1 / math.sqrt(inputs), generator=generator))

@@ -17,7 +17,7 @@ from hart.evaluation.judges.scores import CLIP_SCORE, ClipScore, Scorer
 from hart.generation.arguments import MAX_BATCH, check_callbacks, checked_prompts, whole_number
 from hart.generation.outputs import HartOutput
 from hart.pipeline import HartPipeline
-from hart.strict import shown
+from hart.strict import has_members, shown
 
 
 def open_scorer(spec: str | None, pipe: HartPipeline) -> Scorer:
@@ -56,7 +56,7 @@ def best_of(
     count = whole_number("best_of", count, 2, MAX_BATCH)
     each = whole_number("num_images_per_prompt", num_images_per_prompt, 1, MAX_SEED)
     check_callbacks(callback_on_batch=callback_on_batch)
-    if not isinstance(scorer, Scorer):
+    if not has_members(scorer, Scorer):
         raise HartError(f"scorer must be a Scorer, such as open_scorer returns, not {shown(scorer)}")
     if pipe.num_classes is not None:
         raise HartError("best of n is for models that generate from text: scorers compare images with a prompt")

@@ -28,7 +28,7 @@ from hart.inference.components import Components, copied, prepared, text_encoder
 from hart.inference.kernels import with_kernel
 from hart.inference.speed import EXACT, INT8, Speed, described, is_quantized, resolve_speed
 from hart.model import Hart
-from hart.strict import counted, shown
+from hart.strict import counted, has_members, shown
 from hart.text_encoder import RandomTextFeatures, TextEncoder, encoder_module, load_text_encoder
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
@@ -331,7 +331,7 @@ def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:
     text = config.transformer.text
     if text is None:
         raise HartError(NO_TEXT)
-    if not isinstance(encoder, TextEncoder):
+    if not has_members(encoder, TextEncoder):
         raise HartError(f"text_encoder must be a TextEncoder (see hart.text_encoder.base), not {shown(encoder)}")
     if (encoder.config.tokens, encoder.width) != (text.tokens, text.width):
         raise HartError(

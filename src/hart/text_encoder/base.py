@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 
@@ -59,7 +59,6 @@ class Reading:
         return found
 
 
-@runtime_checkable
 class TextEncoder(Protocol):
     """A frozen prompt encoder. `width` is E, the width of the features that `encode` returns."""
 

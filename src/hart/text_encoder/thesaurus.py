@@ -4,7 +4,6 @@ has found (for the model that comes with hart, `projects/emoji`).
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hart.files import FileError, atomic_write, parse_json, read_bytes
 THESAURUS_FILE = "thesaurus.json.gz"
 LARGEST = 2**24
 """Bytes of it, packed or not."""
+GZIP = zlib.MAX_WBITS | 16
 LISTS = TypeAdapter(dict[str, dict[str, list[str]]])
 
 
@@ -40,7 +40,7 @@ class Thesaurus:
         if not file.exists():
             return None
         try:
-            text = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(read_bytes(file, LARGEST), LARGEST)
+            text = zlib.decompressobj(GZIP).decompress(read_bytes(file, LARGEST), LARGEST)
             lists = LISTS.validate_python(parse_json(text, str(file)))
             things, alone = (
                 {word: name for name, words in lists[kind].items() for word in words} for kind in ("things", "alone")
@@ -52,7 +52,8 @@ class Thesaurus:
     def save(self, folder: Path) -> None:
         """Written so that words stand by their names, which is half as long."""
         content = {"things": _by_name(self.things), "alone": _by_name(self.alone), "left": {"": sorted(self.left)}}
-        packed = gzip.compress(LISTS.dump_json(content), mtime=0)
+        # not by gzip.compress, whose header is another one from Python 3.13 on
+        packed = zlib.compress(LISTS.dump_json(content), zlib.Z_BEST_COMPRESSION, GZIP)
         atomic_write(folder / THESAURUS_FILE, lambda file: file.write(packed))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -262,7 +263,9 @@ def read_saved(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise DamagedError(f"{damaged} has another checksum")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about formats that are refused below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except DamagedError:
         raise
     except OSError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from hart.networks.pretrained import CLIP, Frozen, load_frozen, load_text_tokeni
 CLIP_SCORE = "CLIP score"
 
 
-@runtime_checkable
 class Scorer(Protocol):
     """Scores images with their prompts. name: for column heads, with what it depends on. weights: SHA-256 in hex.
     image_size: of the images that it takes."""
