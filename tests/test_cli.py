@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -121,8 +121,17 @@ def test_a_working_directory_that_is_gone_is_said(tmp_path: Path, monkeypatch: p
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    said = refused(run("generate", "cat", "--lora", "mine", "--out", tmp_path / "out"))
-    assert said == "error: the working directory is not there any more: change to another"
+    for given in (("--lora", "mine", "--out", tmp_path / "out"), ("--out", "out"), ()):
+        said = refused(run("generate", "cat", *given))
+        assert said == "error: the working directory is not there any more: change to another"
+
+
+def test_an_error_that_names_no_file_is_not_laid_to_the_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(HartPipeline, "from_pretrained", fail)
+    assert "working directory" not in refused(run("generate", "cat"))
 
 
 @pytest.mark.parametrize(

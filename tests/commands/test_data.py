@@ -77,7 +77,7 @@ def test_a_text_encoder_that_is_not_there_is_said_before_the_set_is_listed(
     monkeypatch.setattr("hart.checkpoint.hub.unreachable", lambda: "no route")
     call = ("data", "encode", tmp_path / "set", tmp_path / "codes", "--tokenizer", text_model, "--text-encoder")
     assert "text encoder 'no where/model': there is no such folder" in refused(run(*call, "no where/model"))
-    assert "'someone/model' is not a folder and cannot be downloaded" in refused(run(*call, "someone/model"))
+    assert "text encoder 'someone/model' is not a folder" in refused(run(*call, "someone/model"))
 
 
 @pytest.mark.parametrize("number", SIGNALS)

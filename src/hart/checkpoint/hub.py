@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 # Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
-NOT_DOWNLOADED = "model {0!r} is not a folder and cannot be downloaded from the Hugging Face hub"
+NOT_DOWNLOADED = "{} {!r} is not a folder and cannot be downloaded from the Hugging Face hub"
 
 
 def folder_or_id(source: str, role: str) -> str:
@@ -88,18 +88,19 @@ def download(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
     needed = needed_files(repository, files)
-    with _errors(NOT_DOWNLOADED.format(repository), _remedy(repository)):
+    with _errors(NOT_DOWNLOADED.format("model", repository), _remedy(repository)):
         return Path(snapshot_download(repository, allow_patterns=needed))
 
 
-def require_repository(repository: str) -> None:
-    """Raise `CheckpointError` for a hub model of which there is neither an earlier download nor a list of files."""
+def require_repository(repository: str, role: str = "model") -> None:
+    """Raise `CheckpointError` for a hub model of which there is neither an earlier download nor a list of files. role:
+    what it is for, as errors call it."""
     if _copy(repository) is None:
-        _files(repository)
+        _files(repository, role)
 
 
-def _files(repository: str) -> list[str]:
-    failed, remedy = NOT_DOWNLOADED.format(repository), _remedy(repository)
+def _files(repository: str, role: str = "model") -> list[str]:
+    failed, remedy = NOT_DOWNLOADED.format(role, repository), _remedy(repository)
     _require_reachable(failed, remedy)
     from huggingface_hub import list_repo_files
 

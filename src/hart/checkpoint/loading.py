@@ -91,7 +91,7 @@ def load_model(
     dtype: of transformer and residual diffusion. eight_bits: makes of each layer that is stored in 8 bits what takes
     its place; by default, and where the configuration says `dequantize`, an ordinary layer with its values.
     tokenizer_dtype: None leaves the tokenizer as it is stored, and its encoder's weights in the file until something is
-    encoded. Raises `CheckpointError` or `ConfigError`.
+    encoded. Raises `HartError`.
     """
     folder = readable_folder(user_path(folder))
     layout = layout_of(folder)
@@ -118,8 +118,7 @@ def _ordinary(layer: QuantizedLinear, dtype: torch.dtype) -> nn.Module:
 def load_config(name: AnyPath) -> HartConfig:
     """The configuration of a model, of the preset `name`, or of the JSON file `name`.
 
-    The published layouts store no whole configuration: their weights are read for it. Raises `CheckpointError`
-    or `ConfigError`.
+    The published layouts store no whole configuration: their weights are read for it. Raises `HartError`.
     """
     if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]()
@@ -158,7 +157,7 @@ def save_tokenizer(folder: AnyPath, tokenizer: HybridTokenizer) -> None:
 def load_tokenizer(name: AnyPath) -> HybridTokenizer:
     """A tokenizer in evaluation mode: one that `save_tokenizer` wrote, or that of any model (`resolve_model`).
 
-    Raises `CheckpointError` or `ConfigError`.
+    Raises `HartError`.
     """
     folder = user_path(name)
     if not is_tokenizer_alone(folder):

@@ -116,7 +116,7 @@ def _opened(path: Path, *, mapped: bool = False) -> Iterator[Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, or of PyTorch's own. Raises `CheckpointError`."""
+    """All tensors of a safetensors file, or of PyTorch's own. Raises as `read_safetensors`."""
     return read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
 
 
@@ -286,7 +286,8 @@ FOREIGN = re.compile(r"GLOBAL (\S+)|Unsupported class (\S+)|build instruction fo
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name. Code in it is refused, not run (`weights_only`). Raises `CheckpointError`."""
+    """The tensors of a file by name. Code in it is refused, not run (`weights_only`). Raises as
+    `read_safetensors`."""
     require_regular(path)
     try:
         with warnings.catch_warnings():

@@ -107,7 +107,7 @@ def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = tor
 
 
 def read_case(path: Path) -> SamplingConfig:
-    """The sampling that a golden case was generated with. Raises `CheckpointError` naming the file and the key."""
+    """The sampling that a golden case was generated with. Raises `HartError` naming the file and the key."""
     case = {"maskgit_iterations": 1} | read_json(path)
     if missing := [name for name in CASE_KEYS.values() if name not in case]:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}, with which the golden numbers were generated")

@@ -159,7 +159,7 @@ class HartGroup(LazyGroup):
         except OSError as error:
             if error.errno == errno.ENOMEM:
                 _fail(OUT_OF_MEMORY)
-            if error.errno == errno.ENOENT and not error.filename:
+            if error.errno == errno.ENOENT and not error.filename and _is_adrift():
                 _fail("the working directory is not there any more: change to another")
             _fail(f"{error.filename}: {error.strerror or error}" if error.filename else str(error))
         except Exception as error:
@@ -175,6 +175,15 @@ class HartGroup(LazyGroup):
                 _fail(OUT_OF_MEMORY)
             raise  # a fault of ours
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_adrift() -> bool:
+    """Whether the working directory is gone: errors of other things may name no file either."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _help(error: Any) -> str:

@@ -119,15 +119,14 @@ def int8_range() -> int:
         largest = 2 ** (bits - 1) - 1
         weight, exact = torch.full((96, 64), 127, dtype=torch.int8, device="cpu"), True
         weight[1::2] = -127
+        scale = torch.ones(96, device="cpu")
         try:
             packed = packed_int8(weight)
             for rows in (1, 40):
                 values = torch.full((rows, 64), largest, dtype=torch.int8, device="cpu")
                 values[1::3] = -largest
-                back = shift_back(packed, torch.ones(96, device="cpu"), largest)
-                product = packed_int8_product(
-                    unsigned(values.clone(), largest), packed, torch.ones(96, device="cpu"), back
-                )
+                back = shift_back(packed, scale, largest)
+                product = packed_int8_product(unsigned(values.clone(), largest), packed, scale, back)
                 exact = exact and torch.equal(product, F.linear(values.float(), weight.float()))
         except (AttributeError, RuntimeError, TypeError):  # the operators are private, and may change or disappear
             return 0
@@ -202,9 +201,8 @@ def unsigned(values: Tensor, largest: int) -> Tensor:
 
 def shift_back(packed: Tensor, weight_scale: Tensor, largest: int) -> Tensor:
     """What `unsigned` adds to the products with a packed weight, to be taken off: (D,) float32."""
-    ones = torch.ones(
-        1, packed.shape[0], dtype=torch.uint8, device="cpu"
-    )  # their product is the sum of the weight, fast
+    # their product is the sum of the weight, fast
+    ones = torch.ones(1, packed.shape[0], dtype=torch.uint8, device="cpu")
     return packed_int8_product(ones, packed, weight_scale, None)[0].mul_(-(largest + 1))
 
 

@@ -159,7 +159,8 @@ def require_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[
     nothing."""
     config, folder = find_text_encoder(name, tokens=tokens, instruction=instruction)
     if config.kind == "qwen2" and _language_model(config, folder) is None:
-        require_repository(folder_or_id(config.source, "text encoder"))
+        role = "text encoder"
+        require_repository(folder_or_id(config.source, role), role)
     return config, folder
 
 
