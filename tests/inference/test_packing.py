@@ -21,7 +21,9 @@ from hart.inference.packing import (
     pack,
     pack_linears,
     packed_attend,
+    packed_linear,
     packing_refusal,
+    treats_rows_alike,
 )
 from hart.layers.attention import attend
 from hart.layers.linear import Linear
@@ -33,9 +35,11 @@ needs_packing = pytest.mark.skipif(packing_refusal(torch.float32) is not None, r
 @pytest.fixture
 def asked_again() -> Iterator[None]:
     """The processor is asked anew, in a test and after it."""
-    packing_refusal.cache_clear()
+    for trial in (packing_refusal, treats_rows_alike):
+        trial.cache_clear()
     yield
-    packing_refusal.cache_clear()
+    for trial in (packing_refusal, treats_rows_alike):
+        trial.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", PACKED_DTYPES)
@@ -46,6 +50,18 @@ def test_packed_equals_plain(dtype: torch.dtype) -> None:
     for rows in (1, 7, 130):
         x = random_tensor(2, rows, 64, seed=rows).to(dtype)
         torch.testing.assert_close(PackedLinear(linear)(x), linear(x))
+
+
+@needs_packing
+@pytest.mark.usefixtures("asked_again")
+def test_products_whose_rows_depend_on_each_other_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_blocks(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+        product = packed_linear(x, packed, bias)
+        left = len(x) % 6
+        return torch.cat([product[: len(x) - left], product[len(x) - left :] * (1 + 1e-6)])
+
+    monkeypatch.setattr(packing, "packed_linear", by_blocks)
+    assert not treats_rows_alike()
 
 
 @needs_packing

@@ -30,7 +30,7 @@ FEWEST_MACS = 2**31
 class ByThreads:
     """A `hart.layers.sharing.Share` that gives equally many rows to each of PyTorch's threads, where that is faster.
 
-    The numbers are those of all rows together if the kernels treat rows alike, as oneDNN's do with packed weights.
+    The numbers are those of all rows together where `hart.inference.packing.treats_rows_alike`.
     macs: multiply-accumulates of a step for one token.
     """
 

@@ -25,6 +25,7 @@ from hart.generation.metadata import EditSource, ImageSettings, MixSettings
 from hart.generation.next_scale import States
 from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.grids import grid_of_aspect
+from hart.inference.packing import treats_rows_alike
 from hart.pipeline import HartPipeline
 from hart.serving.engine import ModelFacts, OutOfMemory, Row, Source
 from hart.serving.schemas import ApiError, Generation, RequestBody
@@ -52,8 +53,8 @@ class PipelineEngine:
         speed: str | None = None,
     ) -> None:
         """exact: sample every image by itself, so that not even rounding can depend on the other images of a batch. By
-        default on a CPU those of which it does: in float32 the unguided ones, whose first scale is a single token, and
-        those with other settings.
+        default on a CPU those of which it does: in float32 the unguided ones, whose first scale is a single token,
+        those with other settings, and all where `treats_rows_alike` is false.
         max_pixels: of the largest image, by default twice those of the model's own size. Raises `HartError` for fewer
         than that one has.
         speed: the level that the pipeline was opened with, if one was asked for; images say it."""
@@ -177,7 +178,9 @@ class PipelineEngine:
         """Equal for rows of a batch that are computed together."""
         if self._exact is False or (self._exact is None and self.pipe.device.type != "cpu"):
             return None
-        if self._exact or self.pipe.dtype != torch.float32 or row.settings.sampling.guidance_scale == 0:
+        if self._exact or self.pipe.dtype != torch.float32 or not treats_rows_alike():
+            return place
+        if row.settings.sampling.guidance_scale == 0:
             return place
         # filters, negative and second prompts of others change how sums are rounded
         settings, is_followed = row.settings, row.edit is not None and row.edit.source_prompt is not None
