@@ -45,8 +45,9 @@ class Access:
         given = given.strip() if kind.lower() == "bearer" else headers.get("api-key", "")
         matching = [i for i, key in enumerate(self.keys) if hmac.compare_digest(key.encode(), given.encode())]
         if not matching:
-            said = "give a valid API key: Authorization: Bearer KEY"
-            raise ApiError(401, said, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+            refused = ApiError(401, "give a valid API key: Authorization: Bearer KEY", code="invalid_api_key")
+            refused.headers["WWW-Authenticate"] = "Bearer"
+            raise refused
         return f"key {matching[0]}"
 
 

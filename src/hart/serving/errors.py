@@ -30,7 +30,9 @@ def api_error(error: BaseException) -> ApiError:
             return error
         case HTTPException():
             said = HTTP_ERRORS.get(error.status_code, str(error.detail))
-            return ApiError(error.status_code, said, headers=error.headers)
+            answer = ApiError(error.status_code, said)
+            answer.headers |= error.headers or {}
+            return answer
         case ModelUnavailable():
             return ApiError(503, str(error), code="model_unavailable", retry_after=RETRY_SECONDS)
         case OutOfMemory():

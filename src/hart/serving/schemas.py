@@ -43,21 +43,14 @@ KINDS = {
 
 class ApiError(Exception):
     """An answer that is not the one hoped for. param: the field that is wrong. retry_after: whole seconds after which
-    it is worth another try."""
+    it is worth another try; 0 says nothing of it. `headers` go with the answer."""
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: int | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int = 0
     ) -> None:
         super().__init__(message)
         self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
-        self.headers = dict(headers or {}) | ({} if retry_after is None else {"Retry-After": str(retry_after)})
+        self.headers = {"Retry-After": str(retry_after)} if retry_after else {}
 
     def body(self) -> dict[str, Any]:
         """As OpenAI's clients read it."""
