@@ -87,12 +87,16 @@ FIRST = (*MODULE, "first.weight")
         (spoil(*FIRST, by=lambda t: t * torch.nan), r"model: first\.weight is not finite"),
         (spoil(*FIRST, by=lambda t: t.T), r"model: first\.weight is float32 \(2, 4\) instead of float32 \(4, 2\)"),
         (spoil(*FIRST, by=lambda t: t.char()), r"is int8 \(4, 2\) instead of float32"),
-        (put(*FIRST, value=[1.0]), r"model: first\.weight is list instead of float32 \(4, 2\)"),
+        (spoil(*FIRST, by=lambda t: t.to_sparse()), "is not a plain tensor"),
+        (put(*FIRST, value=[1.0]), "is not a plain tensor"),
         (spoil("weights", "average", "last.bias", by=lambda t: t / 0), r"the average: last\.bias is not finite"),
         (drop(*OPTIMISER, "0"), "the optimiser of model lacks 0"),
         (put(*OPTIMISER, "7", value={}), "the optimiser of model has 7"),
+        (put(*OPTIMISER, "0", "state", 99, value={}), "knows a parameter 99 of"),
+        (put(*OPTIMISER, "0", "state", "0", value={}), "knows a parameter '0' of"),
         (drop(*OPTIMISER, "0", "state", 0, "exp_avg"), "lacks exp_avg"),
         (spoil(*OPTIMISER, "0", "state", 0, "exp_avg", by=lambda t: t[:1]), "exp_avg is float32"),
+        (spoil(*OPTIMISER, "0", "state", 0, "exp_avg_sq", by=lambda t: t - 1), "exp_avg_sq is negative"),
     ],
 )  # fmt: skip
 def test_wrong_content_is_named_with_the_older_good_one(

@@ -26,7 +26,6 @@ from torch import Tensor
 
 from hart.checkpoint.folders import MODEL_FOLDER
 from hart.config import Config, ConfigError
-from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.files import PARTIAL, atomic_write, require_regular
 from hart.strict import Listed, clipped, reason, require
@@ -288,15 +287,20 @@ def table(value: Any, what: str, keys: set[str] | None = None) -> dict[Any, Any]
     return value
 
 
+def require_tensor(value: Any, shape: torch.Size, dtype: torch.dtype, what: str) -> Tensor:
+    """`value`, which must be a plain tensor of a shape and type with finite values. Raises `DamagedError`."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        raise DamagedError(f"{what} is not a plain tensor")
+    if value.shape != shape or value.dtype != dtype:
+        theirs, ours = f"{value.dtype} {tuple(value.shape)}", f"{dtype} {tuple(shape)}"
+        raise DamagedError(f"{what} is {theirs} instead of {ours}".replace("torch.", ""))
+    if not bool(value.isfinite().all()):
+        raise DamagedError(f"{what} is not finite")
+    return value
+
+
 def require_tensors(saved: Any, expected: Mapping[str, Tensor], what: str) -> None:
     """Raise `UnreadableError` unless `saved` has tensors of these names, shapes and types, all finite."""
     values = table(saved, what, set(expected))
     for name, like in expected.items():
-        if (theirs := _kind(values[name])) != (ours := _kind(like)):
-            raise DamagedError(f"{what}: {name} is {theirs} instead of {ours}")
-        if not bool(values[name].isfinite().all()):
-            raise DamagedError(f"{what}: {name} is not finite")
-
-
-def _kind(value: Any) -> str:
-    return f"{dtype_name(value.dtype)} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        require_tensor(values[name], like.shape, like.dtype, f"{what}: {name}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from hart.config import ConfigError
-from hart.training.checkpoint import OtherVersionError, require_tensors, table
+from hart.training.checkpoint import DamagedError, OtherVersionError, require_tensor, table
 from hart.training.config import OptimizerConfig
 from hart.training.distributed import shard_like
 
@@ -26,6 +26,7 @@ LINEAR_HOLD = 0.05
 """Share of the steps after the warm-up in which the linear schedule stays at the full rate, as in VAR's training."""
 STEP = "step"
 ADAMW_MOMENTS, MUON_MOMENTS = {STEP, "exp_avg", "exp_avg_sq"}, {"momentum"}
+NOT_NEGATIVE = frozenset({STEP, "exp_avg_sq"})
 # Quintic Newton-Schulz iteration: these coefficients bring all singular values close to 1 in five iterations.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -127,11 +128,18 @@ class CombinedOptimizer:
             raise OtherVersionError(f"{what} is of another optimizer.kind")
         table(saved, what, ours)
         for i, optimizer in enumerate(self.optimizers):
-            moments = MUON_MOMENTS if isinstance(optimizer, Muon) else ADAMW_MOMENTS
+            state = table(saved[str(i)], what, {"state", "param_groups"})["state"]
             parameters = _parameters(optimizer)
-            for number, entries in saved[str(i)]["state"].items():
-                like = {name: torch.zeros(()) if name == STEP else parameters[number] for name in moments}
-                require_tensors(entries, like, what)
+            moments = MUON_MOMENTS if isinstance(optimizer, Muon) else ADAMW_MOMENTS
+            for number, entries in table(state, what).items():
+                if type(number) is not int or not 0 <= number < len(parameters):
+                    raise DamagedError(f"{what} knows a parameter {number!r} of {len(parameters)}")
+                for name, value in table(entries, what, moments).items():
+                    like = parameters[number]
+                    shape = torch.Size() if name == STEP else like.shape
+                    require_tensor(value, shape, torch.float32 if name == STEP else like.dtype, f"{what}: {name}")
+                    if name in NOT_NEGATIVE and bool((value < 0).any()):
+                        raise DamagedError(f"{what}: {name} is negative")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """A state of whole tensors that passed `check`, also for sharded parameters; settings stay as they are."""
