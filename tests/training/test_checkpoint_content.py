@@ -148,7 +148,7 @@ def test_a_run_of_another_stage_or_version_is_not_called_damaged(tmp_path: Path,
     with pytest.raises(HartError, match=r"other holds a run of stage tokenizer: choose another folder"):
         run(other, finished.name)
     with pytest.raises(
-        HartError, match=r"0006\.pt was written by another version of hart \(it lacks identity\); .* or go on with"
+        HartError, match=r"0006\.pt was written by another version of hart \(it lacks identity\); go on with"
     ):
         run(older, finished.name)
 

@@ -169,8 +169,8 @@ class RunFolder:
         """The newest checkpoint, None where there is none.
 
         stage: what is trained. check: raises `UnreadableError` for one that is not this run's.
-        Raises `HartError` when it cannot be read, naming the one before it: a person decides to go back to that one, by
-        deleting the other; and for a file in the place of a folder that the run writes.
+        Raises `HartError` when it cannot be read, naming the newest one that can: a person decides to go back to that
+        one, by deleting the other; and for a file in the place of a folder that the run writes.
         """
         for path in (self.folder / name for name in (FOLDER, MODEL_FOLDER, SAMPLES_FOLDER)):
             if path.exists() and not path.is_dir():
@@ -181,8 +181,13 @@ class RunFolder:
         try:
             return self._read(steps[-1], stage, check)
         except UnreadableError as error:
-            older = f"delete it to go on from {self.path(steps[-2])}, or " if len(steps) > 1 else ""
-            raise HartError(f"{self.path(steps[-1])} {error.what} ({error}); {older}{error.advice}") from None
+            good = next((step for step in reversed(steps[:-1]) if self._is_good(step, stage, check)), None)
+            advice = (
+                error.advice
+                if good is None
+                else f"delete it{' and newer ones' if good != steps[-2] else ''} to go on from {self.path(good)}"
+            )
+            raise HartError(f"{self.path(steps[-1])} {error.what} ({error}); {advice}") from None
 
     def _read(self, step: int, stage: str, check: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
         state = read_saved(self.path(step))
@@ -201,6 +206,13 @@ class RunFolder:
             raise DamagedError(f"it is from step {step} of {steps}")
         check(state)
         return state
+
+    def _is_good(self, step: int, stage: str, check: Callable[[Mapping[str, Any]], None]) -> bool:
+        try:
+            self._read(step, stage, check)
+        except HartError:
+            return False
+        return True
 
     @contextmanager
     def writing(self, what: str, place: str = "") -> Iterator[None]:
@@ -237,12 +249,12 @@ class UnreadableError(HartError):
 
     what = ""
     advice = ""
-    """What else can be done than to go back to an older checkpoint."""
+    """Where no older checkpoint can be read."""
 
 
 class DamagedError(UnreadableError):
     what = "is damaged"
-    advice = "start anew in another folder"
+    advice = "no older one can be read: start anew in another folder"
 
 
 class OtherVersionError(UnreadableError):
