@@ -138,7 +138,7 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _plain_name(name: str) -> str:
-    if not name.endswith(".safetensors") or not is_file_name(name):
+    if not name.endswith(".safetensors") or ":" in name or not is_file_name(name):
         raise ValueError(f"{printable(name)[:100]} is not the name of a shard in this folder")
     return name
 
