@@ -52,6 +52,19 @@ def test_packed_equals_plain(dtype: torch.dtype) -> None:
         torch.testing.assert_close(PackedLinear(linear)(x), linear(x))
 
 
+@pytest.mark.usefixtures("asked_again")
+def test_the_trial_of_rows_does_not_depend_on_what_tensors_are_by_default() -> None:
+    expected, dtype = treats_rows_alike(), torch.get_default_dtype()
+    treats_rows_alike.cache_clear()
+    torch.set_default_device("meta")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert treats_rows_alike() == expected
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(dtype)
+
+
 @needs_packing
 @pytest.mark.usefixtures("asked_again")
 def test_products_whose_rows_depend_on_each_other_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
