@@ -12,7 +12,6 @@ Shapes: B images of a microbatch, N images of a set; otherwise see `hart.types`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -61,10 +60,10 @@ class TokenSource(ABC, Generic[D]):
         """The scales of images (..., H, W)."""
         return schedule_of_size(self.tokenizer.config, (image.shape[-1], image.shape[-2]))
 
-    def classes(self, labels: Tensor, name: Callable[[int], str]) -> ClassContext:
-        """The classes of images with these labels (N,) int64. Raises as `require_classes`."""
+    def classes(self, labels: Tensor) -> ClassContext:
+        """The classes of images with these labels (N,) int64, which `require_classes` has passed."""
         assert self.recipe.num_classes is not None
-        return ClassContext(require_classes(labels, self.recipe, name), self.recipe.num_classes)
+        return ClassContext(labels, self.recipe.num_classes)
 
     @abstractmethod
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
@@ -109,7 +108,8 @@ class MemoryTokens(TokenSource[MemoryImages]):
         self.captioned = self.data.captioned
         self._classes: ClassContext | None = None
         if self.recipe.condition == "label":
-            self._classes = self.classes(self.captioned.require_labels(), self.captioned.key)
+            labels = require_classes(self.captioned.require_labels(), self.recipe, self.captioned.key)
+            self._classes = self.classes(labels)
         else:
             self.captioned.require_captions()
         self._maps: TokenMaps | None = None
@@ -153,12 +153,15 @@ class LiveTokens(TokenSource[LoadedImages]):
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
         image, wrong = self._augmented(batch.signed(self.device), microbatch)
         maps = self.tokenizer.token_maps_of_image(image, self.schedule(image), wrong)
-        return maps, batch.captions if batch.labels is None else self.classes(batch.labels, batch.keys.__getitem__)
+        if batch.labels is None:
+            return maps, batch.captions
+        return maps, self.classes(require_classes(batch.labels, self.recipe, batch.keys.__getitem__))
 
     def first(self, count: int) -> Conditions:
         samples = [sample for sample, _ in self.data.first_samples(count)]
         if self.recipe.condition == "label":
-            return self.classes(torch.tensor([sample.label for sample in samples]), lambda row: samples[row].key)
+            labels = torch.tensor([sample.label for sample in samples])
+            return self.classes(require_classes(labels, self.recipe, lambda row: samples[row].key))
         return tuple(sample.captions[0] for sample in samples)
 
     def _augmented(self, image: Tensor, microbatch: Microbatch) -> tuple[Tensor, CodeCorruption | None]:
@@ -183,7 +186,7 @@ class StoredTokens(TokenSource[EncodedImages]):
 
     def __post_init__(self) -> None:
         if self.recipe.condition == "label":
-            self.classes(self.data.data.require_labels(), self.data.data.key)
+            require_classes(self.data.data.require_labels(), self.recipe, self.data.data.key)
 
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
@@ -200,14 +203,14 @@ class StoredTokens(TokenSource[EncodedImages]):
         else:
             maps = self.tokenizer.token_maps_from_codes(indices, residual, batch.schedule)
         if self.recipe.condition == "label":
-            return maps, self.classes(batch.labels, self.data.data.key)
+            return maps, self.classes(batch.labels)
         assert batch.text is not None  # `_require_fitting`
         return maps, batch.text
 
     def first(self, count: int) -> Conditions:
         encoded = self.data.data
         if self.recipe.condition == "label":
-            return self.classes(encoded.labels[:count], encoded.key)
+            return self.classes(encoded.labels[:count])
         return TextContext.cat(encoded.text(row, 0) for row in range(min(count, len(encoded))))
 
 
