@@ -110,7 +110,7 @@ def changed_index(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None
 
 INDEXES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a shard above": (lambda index: index["shards"][0].update(file="../train-00000.safetensors"), "not the name of "),
-    "a shard in a stream of Windows": (lambda index: index["shards"][0].update(file="ab:c.safetensors"), "not the name "),
+    "a shard in a stream": (lambda index: index["shards"][0].update(file="ab:c.safetensors"), "not the name "),
     "a shard elsewhere": (lambda index: index["shards"][0].update(file="/tmp/x.safetensors"), "not the name of "),
     "a shard of Windows": (lambda index: index["shards"][0].update(file="..\\x.safetensors"), "not the name of "),
     "a shard of no name": (lambda index: index["shards"][0].update(file=None), "shards.0.file: "),
