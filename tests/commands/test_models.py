@@ -94,12 +94,13 @@ def test_info_knows_sizes_without_weights() -> None:
     assert "256 x 256 px" in released
     assert "not counted" in released
     assert "bfloat16: " in released  # whether this processor packs its layers, or why not
-    for command in (
-        ("info", "hart"),
-        ("benchmark", "hart-0.7b-257"),
-        ("generate", "a cat", "--model", "hart-0.7b-257"),
-    ):
-        assert "sizes without weights are: hart-0.7b-256, hart-0.7b-512, " in refused(run(*command))
+    sizes = "sizes without weights are: hart-0.7b-256, hart-0.7b-512, "
+    random = ("generate", "a cat", "--model", "hart-0.7b-257", "--random-weights")
+    for command in (("info", "hart"), ("benchmark", "hart-0.7b-257"), random):
+        assert sizes in refused(run(*command))
+    for command in (random[:-1], ("convert", "hart-0.7b-257", "none")):
+        said = refused(run(*command))
+        assert said.endswith("unknown model 'hart-0.7b-257': no folder, no hub id, and the shipped models are: emoji")
 
 
 @pytest.mark.parametrize("case", CASES)
