@@ -12,7 +12,7 @@ from PIL import Image
 
 from command_line import outputs, refused, run
 from hart import HartPipeline
-from hart.checkpoint.loading import load_model
+from hart.checkpoint.loading import load_model, load_tokenizer, save_tokenizer
 from hart.checkpoint.storage import read_safetensors, save_module
 from hart.checkpoint.verification import CASE_FILE, GOLDEN_FILE
 from hart.text_encoder.base import RandomTextFeatures
@@ -38,6 +38,21 @@ def test_reconstruct_writes_three_images_side_by_side_and_prints_psnr(text_model
         assert path is not None
         with Image.open(path[1]) as image:
             assert image.width > 3 * 8 > image.height
+
+
+def test_reconstruct_takes_a_tokenizer_alone(text_model: Path, tmp_path: Path) -> None:
+    image = tmp_path / "one.png"
+    Image.effect_noise((30, 20), 60).convert("RGB").save(image)
+    save_tokenizer(tmp_path / "tokenizer", load_tokenizer(text_model))
+    shown = []
+    for model in (text_model, tmp_path / "tokenizer"):
+        out = tmp_path / f"of {model.name}"
+        result = run("reconstruct", image, "--model", model, "--device", "cpu", "--out", out)
+        assert result.exit_code == 0, result.output
+        (file,) = out.iterdir()
+        with Image.open(file) as found:
+            shown.append((result.stdout.replace(str(file), ""), found.tobytes()))
+    assert shown[0] == shown[1]
 
 
 def test_reconstruct_refuses_what_is_no_image(text_model: Path, tmp_path: Path) -> None:

@@ -156,15 +156,18 @@ def save_tokenizer(folder: AnyPath, tokenizer: HybridTokenizer) -> None:
 
 
 def load_tokenizer(name: AnyPath) -> HybridTokenizer:
-    """A tokenizer in evaluation mode: one that `save_tokenizer` wrote, or that of any model (`resolve_model`).
+    """A tokenizer in evaluation mode: one that `save_tokenizer` wrote, or that of any model (`resolve_model`), of which
+    in this project's layout nothing else is read.
 
     Raises `HartError`.
     """
     folder = user_path(name)
     if not is_tokenizer_alone(folder):
-        return load_model(resolve_model(name)).tokenizer
+        folder = resolve_model(name)
+        if layout_of(folder) != "own":
+            return load_model(folder).tokenizer
     with without_memory():
-        tokenizer = HybridTokenizer(tokenizer_config(name)).eval()
+        tokenizer = HybridTokenizer(tokenizer_config(folder)).eval()
     fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
     return tokenizer
 
