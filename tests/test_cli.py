@@ -17,6 +17,7 @@ import torch
 from command_line import refused, run
 from hart import HartPipeline, __version__
 from hart.evaluation.suites.core import SUITES
+from waiting import PATIENCE
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -227,7 +228,7 @@ def test_a_fault_of_ours_keeps_its_traceback(text_model: Path, tmp_path: Path, m
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def test_ctrl_c_before_the_program_is_imported_leaves_no_traceback() -> None:

@@ -82,7 +82,9 @@ def user_path(name: AnyPath) -> Path:
 
 
 def user_address(address: AnyPath) -> str:
-    """As `user_path`, of what may be a URL or a pattern too."""
+    """As `user_path`, of what may be a URL or a pattern too, or empty. Raises `FileError`."""
+    if not isinstance(address, str | os.PathLike):
+        raise FileError(f"{address!r}: give a path or an address, as text")
     return os.path.expanduser(os.fspath(address))  # noqa: PTH111 - a path would lose slashes
 
 

@@ -35,7 +35,6 @@ from hart.generation.arguments import (
     checked_prompts,
     checked_settings,
     plain,
-    whole_number,
 )
 from hart.generation.canvas import require_image
 from hart.generation.edits import Edit, PromptMix, batch_edits
@@ -55,6 +54,7 @@ from hart.inference.components import Components
 from hart.inference.editing import Editing
 from hart.inference.memory import SAVING, require_memory
 from hart.sizes import SizeOptions, requested_schedule
+from hart.strict import whole_number
 from hart.types import ClassContext, Context, Rows
 
 GPU_BATCH = 4

@@ -20,6 +20,7 @@ from hart.errors import HartError, PromptWarning
 from hart.generation.metadata import ImageSettings, read_record, save_png
 from hart.inference.components import Components
 from processes import CONTEXT
+from waiting import PATIENCE
 
 LONG = "a red apple on a table"  # of letters alone, 12 tokens end inside it
 
@@ -232,7 +233,7 @@ def test_processes_that_write_into_one_folder_lose_nothing(text_model: Path, tmp
     processes = [CONTEXT.Process(target=run_in_process, args=(command, results)) for _ in range(2)]
     for process in processes:
         process.start()
-    codes, said = zip(*(results.get(timeout=300) for _ in processes), strict=True)
+    codes, said = zip(*(results.get(timeout=PATIENCE) for _ in processes), strict=True)
     printed = "".join(said).splitlines()
     assert codes == (0, 0)
     assert sorted(printed) == sorted(str(path) for path in tmp_path.iterdir())

@@ -53,6 +53,8 @@ def test_reconstruct_takes_a_tokenizer_alone(text_model: Path, tmp_path: Path) -
         with Image.open(file) as found:
             shown.append((result.stdout.replace(str(file), ""), found.tobytes()))
     assert shown[0] == shown[1]
+    said = refused(run("reconstruct", image, "--model", tmp_path, "--out", tmp_path / "out"))
+    assert "expected config.json and tokenizer.safetensors (a tokenizer alone), config.json and hart" in said
 
 
 def test_reconstruct_refuses_what_is_no_image(text_model: Path, tmp_path: Path) -> None:

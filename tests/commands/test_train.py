@@ -214,6 +214,13 @@ def test_a_dry_run_says_what_a_recipe_takes_without_its_data(stage: str) -> None
     assert {"parameters", "tokens", "memory", "checkpoint", "time"} <= said
 
 
+def test_an_option_and_the_key_that_it_sets_are_not_both_taken(tmp_path: Path) -> None:
+    command = ("train", "tokenizer", small_recipe(tmp_path), "--out", tmp_path / "run")
+    for option, key in ((("--init-from", "emoji"), "init_from"), (("--size", 16), "tokenizer.scales")):
+        said = refused(run(*command, *option, f"{key}=1,2"))
+        assert f"{option[0]} sets {key} too: give one of them" in said
+
+
 def test_the_scales_of_another_size_follow_from_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hart.training.dry_run.measure", lambda *_: 1.0)
     small = ("tokenizer=emoji", *SMALL, "trainer.batch_size=2", "trainer.accumulate=1")

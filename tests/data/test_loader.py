@@ -202,6 +202,11 @@ def test_lanes_follow_from_batch_and_shards_alone() -> None:
 def test_numbers_that_do_not_fit_are_refused(folder: Path, shards: Path) -> None:
     with pytest.raises(HartError, match="batch_size 8 cannot be shared by 3"):
         load(folder, world=3)
+    for name, value in (("batch_size", 0), ("seed", -1), ("seed", None), ("workers", -1), ("world", 0), ("rank", 1)):
+        with pytest.raises(HartError, match=f"{name} {value}: give a whole number"):
+            load(folder, **{name: value})
+    with pytest.raises(HartError, match="condition 'text': give one of none, caption, label"):
+        load(folder, condition="text")
     with pytest.raises(HartError, match="4 lanes, which 8 processes cannot share"):
         load(shards, "stream", world=8)
     with pytest.raises(HartError, match="at most 2 workers"):

@@ -161,11 +161,9 @@ def load_tokenizer(name: AnyPath) -> HybridTokenizer:
 
     Raises `HartError`.
     """
-    folder = user_path(name)
-    if not is_tokenizer_alone(folder):
-        folder = resolve_model(name)
-        if layout_of(folder) != "own":
-            return load_model(folder).tokenizer
+    folder, is_stored_apart = _with_tokenizer(name)
+    if not is_stored_apart:
+        return load_model(folder).tokenizer
     with without_memory():
         tokenizer = HybridTokenizer(tokenizer_config(folder)).eval()
     fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
@@ -174,10 +172,20 @@ def load_tokenizer(name: AnyPath) -> HybridTokenizer:
 
 def tokenizer_config(name: AnyPath) -> TokenizerConfig:
     """The configuration of what `load_tokenizer` opens; weights are read only in layouts that store none."""
-    folder = user_path(name)
+    folder, _ = _with_tokenizer(name)
     if is_tokenizer_alone(folder):
         return TokenizerConfig.load(folder / CONFIG_FILE)
-    return load_config(resolve_model(name)).tokenizer
+    return load_config(folder).tokenizer
+
+
+def _with_tokenizer(name: AnyPath) -> tuple[Path, bool]:
+    """The folder of a tokenizer or of a model around it, and whether the tokenizer has a file of its own there. Raises
+    `HartError`."""
+    folder = user_path(name)
+    if is_tokenizer_alone(folder):
+        return folder, True
+    folder = resolve_model(name)
+    return folder, layout_of(folder, or_tokenizer=True) == "own"
 
 
 def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:

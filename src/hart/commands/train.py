@@ -86,6 +86,12 @@ def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: Trai
     from hart.training.config import TokenizerRecipe, TransformerRecipe
 
     kind = TokenizerRecipe if stage == "tokenizer" else TransformerRecipe
+    for option, value, key in (
+        ("--init-from", options.init_from, "init_from"),
+        ("--size", options.size, f"{stage}.scales"),
+    ):
+        if value is not None and any(override.partition("=")[0].strip() == key for override in overrides):
+            raise HartError(f"{option} sets {key} too: give one of them")
     if options.init_from is not None:
         overrides = (*overrides, f"init_from={options.init_from}")
     recipe = kind.read(path, overrides)
