@@ -31,7 +31,7 @@ from hart.losses.transformer_loss import (
     transformer_loss,
     with_given,
 )
-from hart.model import Hart
+from hart.model import Hart, ResidualHead
 from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -42,6 +42,7 @@ from hart.training.image_sources import MemoryImages, TrainingData, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import Block, LinearModulation, TableModulation, deepened
+from hart.transformer.condition import ClassEmbedder
 from hart.types import Context, TextContext, TokenMaps
 
 SAMPLES = 8
@@ -336,8 +337,8 @@ def initialize(hart: Hart, generator: torch.Generator, *, gate_gain: float) -> N
     gate_gain: factor on what gives the gates of modulated branches, the weights of "linear" or the table of
     "shared": small, so that a block starts close to the identity.
 
-    Linear layers are normal with std 1 / sqrt(3 C); the output layers of branches shrink with depth; the head
-    starts near zero, the diffusion's modulation and output at zero.
+    Linear layers, embeddings and learned positions are normal with std 1 / sqrt(3 C); the output layers of branches
+    shrink with depth; the head starts near zero, the diffusion's modulation and output at zero.
     """
     width = hart.config.transformer.width
     std = math.sqrt(1 / (3 * width))
@@ -366,10 +367,18 @@ def initialize(hart: Hart, generator: torch.Generator, *, gate_gain: float) -> N
     hart.transformer.head.linear.weight.mul_(0.02)
     hart.transformer.head.modulation.linear.weight.mul_(INITIAL_SCALE_AND_SHIFT)
     if hart.residual is not None:
-        denoiser = hart.residual.denoiser
-        for layer in denoiser.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight, generator=generator)
-            if isinstance(layer, SiluLinear):
-                layer.linear.weight.zero_()
-        denoiser.linear_out.weight.zero_()
+        _initialize_residual(hart.residual, generator)
+    if hart.transformer.positions is not None:
+        hart.transformer.positions.normal_(0, std, generator=generator)
+    if isinstance(hart.transformer.context_embedder, ClassEmbedder):
+        hart.transformer.context_embedder.start.normal_(0, std, generator=generator)
+
+
+def _initialize_residual(residual: ResidualHead, generator: torch.Generator) -> None:
+    denoiser = residual.denoiser
+    for layer in denoiser.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+        if isinstance(layer, SiluLinear):
+            layer.linear.weight.zero_()
+    denoiser.linear_out.weight.zero_()
