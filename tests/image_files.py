@@ -26,6 +26,12 @@ def jpeg_of_scans(count: int) -> bytes:
     return content[:last] + content[last:-2] * count + content[-2:]
 
 
+def jpeg_of_exif(parts: int) -> bytes:
+    """A JPEG whose EXIF comes in so many parts."""
+    content = encoded_image("red", kind="JPEG")
+    return content[:2] + b"\xff\xe1\0\x0aExif\0\0MM" * parts + content[2:]
+
+
 def numbered(number: int, size: tuple[int, int] = (8, 8)) -> bytes:
     """An image whose red says which one it is."""
     return encoded_image((number, 100, 200), size)

@@ -27,7 +27,7 @@ COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text(encoding="utf-
 DEPLOYMENT, SERVICE = yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text(encoding="utf-8"))
 POD = DEPLOYMENT["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
-PATHS = {route.path for route in application().routes}  # type: ignore[attr-defined]
+PATHS = set(application().openapi()["paths"])
 
 
 def instruction(name: str) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
 from hart.serving.schemas import MAX_PROMPT, ApiError
-from image_files import jpeg_of_scans
+from image_files import jpeg_of_exif, jpeg_of_scans
 from serving_app import Running, edit, error, image_of, png, running
 from stand_in_engine import FACTS, StandInEngine, drawn
 
@@ -233,6 +233,7 @@ HOLE = png((16, 16), "RGBA", (0, 0, 0, 0))
         (bomb(), None, "image", "make it smaller"),
         (as_format("TIFF"), None, "image", "not an image"),
         (jpeg_of_scans(1000), None, "image", "save it anew"),
+        (jpeg_of_exif(1001), None, "image", "has more than 1,000 parts of EXIF"),
         (png(), png(), "mask", "has alpha 0 nowhere"),
         (png(), png((16, 16), "RGBA", (0, 0, 0, 1)), "mask", "has alpha 0 nowhere"),
         (png(), png((8, 8), "RGBA", (0, 0, 0, 0)), "mask", "is 8 x 8, the image 16 x 16"),

@@ -34,6 +34,10 @@ SUFFIXES = frozenset(
 MAX_SCANS = 200
 """Of a JPEG. Each goes over the whole image, and some take 30 bytes; programs write about ten."""
 
+MAX_EXIF_PARTS = 1000
+"""In a JPEG. The library adds each to a copy of those before; cameras write one, and 20 MB have room for 320 full
+ones."""
+
 _ORIENTATION = 0x0112
 _SCANS = tuple(b"\xff\xda\0" + bytes([6 + 2 * colours]) for colours in range(5))
 """How one begins; less of it would be found in the films that phones put behind photographs, too."""
@@ -137,6 +141,8 @@ def opacity(image: Image.Image) -> Image.Image | None:
 
 def _recognised(content: bytes, formats: Sequence[str]) -> Image.Image:
     """An image whose pixels are not decoded yet. `Image.open` has a limit of its own and warns below it."""
+    if content.count(b"Exif\0\0") > MAX_EXIF_PARTS:
+        raise HartError(f"has more than {MAX_EXIF_PARTS:,} parts of EXIF: save it anew")
     Image.init()
     for name in formats:
         factory, accepts = Image.OPEN.get(name, (None, None))

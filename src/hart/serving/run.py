@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -62,8 +63,9 @@ def configure_logging() -> None:
     """This package's lines and warnings of others, on standard error; but none on what a client sent."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("hart").setLevel(logging.INFO)
-    # warns of broken forms, with bytes of theirs; the client is told
+    # warn of broken forms and images, with what is in them; the client is told
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _opened(source: str, options: ServeOptions) -> PipelineEngine:
