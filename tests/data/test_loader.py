@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hart.data.order import SampleOrder
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from image_files import encoded_image, write_captioned_folder, write_numbered_shards
+from set_formats import Entry, captions, every_format, open_written
 
 RANDOM = ImageTransform(4, crop="random", shorter_side=1.5, flip=0.5)
 PLAIN = ImageTransform(4)
@@ -213,3 +215,11 @@ def test_the_global_generator_is_left_alone(folder: Path) -> None:
     before = torch.get_rng_state()
     load(folder).batch(0)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@every_format
+def test_a_set_goes_to_processes_that_are_not_forked(form: str, tmp_path: Path) -> None:
+    """On macOS and Windows what they read is pickled."""
+    entries = [Entry(str(number), encoded_image("red"), {"caption": f"a {number}"}) for number in range(3)]
+    source = open_written(form, tmp_path, entries)
+    assert captions(pickle.loads(pickle.dumps(source))) == captions(source)

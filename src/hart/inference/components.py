@@ -26,7 +26,7 @@ from hart.checkpoint.folders import (
 from hart.checkpoint.loading import save_model
 from hart.config import HartConfig
 from hart.data.transforms import pixels_to_pil, to_signed, unit_to_pixels
-from hart.devices import dtype_name
+from hart.devices import convolution_layout, dtype_name
 from hart.errors import AdapterWarning, HartError
 from hart.files import all_or_nothing, require_own_folder
 from hart.generation.arguments import OutputType
@@ -261,8 +261,7 @@ def prepared_tokenizer(
     types = {"encoder": resting_type, "post_quant_conv": decoder_type, "decoder": decoder_type}
     for name, part in tokenizer.named_children():
         part.to(device, types.get(name, torch.float32))
-    # convolutions run on channels-last memory without reordering it
-    tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tokenizer.decoder.to(memory_format=convolution_layout(device))  # type: ignore[call-overload]
     tokenizer.in_strips = speed.tiled
     return tokenizer
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hart.checkpoint.loading import load_tokenizer, same_sizes, save_tokenizer
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.data.datasets import CaptionedImages
+from hart.devices import convolution_layout
 from hart.grids import ScaleSchedule
 from hart.losses.config import PerceptualConfig
 from hart.losses.tokenizer_loss import (
@@ -95,7 +96,7 @@ class TokenizerStage(Task):
         self.device = device
         tokenizer = self.starting_tokenizer()
         # channels-last lets the convolutions of CPUs and GPUs run without transposing
-        self.module: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module: HybridTokenizer = tokenizer.to(device, memory_format=convolution_layout(device))  # type: ignore[call-overload]
         if recipe.decoder_only:
             for frozen in (self.module.encoder, self.module.quant_conv, self.module.quantizer):
                 frozen.requires_grad_(False)
@@ -250,7 +251,7 @@ class TokenizerTask(TokenizerStage):
         if self.recipe.code_corruption and (discrete or residual_corruption is not None):
             largest = microbatch.same(self.recipe.code_corruption)
             code_corruption = CodeCorruption(largest, microbatch.generator("mistakes"), microbatch.rows)
-        image, schedule = image.contiguous(memory_format=torch.channels_last), self._schedule(image)
+        image, schedule = image.contiguous(memory_format=convolution_layout(self.device)), self._schedule(image)
         return TokenizerBatch(microbatch.step, image, schedule, discrete, code_corruption, residual_corruption)
 
     def _schedule(self, image: Tensor) -> ScaleSchedule:
