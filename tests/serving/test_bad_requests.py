@@ -98,13 +98,33 @@ def test_bodies_that_are_no_request(server: Running, content: bytes, kind: str, 
     assert said in error(answer, status)["message"]
 
 
+PART = b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+FORM = "multipart/form-data; boundary=x"
+
+
+def form_of(prompt: bytes) -> bytes:
+    return PART % (b"image", b'; filename="a.png"', png()) + PART % (b"prompt", b"", prompt) + b"--x--\r\n"
+
+
 def test_text_of_a_form_that_is_no_utf_8_is_refused_as_that_of_json_is(server: Running) -> None:
-    part = b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
     for prompt in (b"\xff\xfe", "caf\u00e9".encode("latin-1")):
-        body = part % (b"image", b'; filename="a.png"', png()) + part % (b"prompt", b"", prompt) + b"--x--\r\n"
-        headers = {"content-type": "multipart/form-data; boundary=x"}
-        found = error(server.http.post("/v1/images/edits", content=body, headers=headers), 400)
+        answer = server.http.post("/v1/images/edits", content=form_of(prompt), headers={"content-type": FORM})
+        found = error(answer, 400)
         assert (found["param"], found["message"]) == ("prompt", "prompt: is not UTF-8: send text as UTF-8")
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "latin-1", "utf-16", "zip", "none"])
+def test_text_of_a_form_is_utf_8_whatever_the_form_calls_itself(server: Running, charset: str) -> None:
+    headers = {"content-type": f"{FORM}; charset={charset}"}
+    answer = server.http.post("/v1/images/edits", content=form_of("café".encode()), headers=headers)
+    assert answer.status_code == 200 and server.engine.batches[-1][0].prompt == "café"
+
+
+def test_a_form_that_breaks_off_is_refused_rather_than_read_without_its_last_part(server: Running) -> None:
+    form = form_of(b"a red apple")
+    for end in (len(form) - len(b"--x--\r\n"), form.index(b"a red apple"), len(form) - 3):
+        answer = server.http.post("/v1/images/edits", content=form[:end], headers={"content-type": FORM})
+        assert error(answer, 400)["message"] == "the form cannot be read: its last boundary is missing"
 
 
 def test_a_text_that_is_a_file_and_a_mask_that_is_text_are_refused(server: Running) -> None:

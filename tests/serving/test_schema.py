@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from hart.serving.access import Access
 from live_server import live
 from serving_app import application
+
+
+def test_the_document_refers_to_nothing_that_it_lacks_and_asks_a_form_for_no_null() -> None:
+    document = application().openapi()
+    names = set(document["components"]["schemas"])
+    assert {found.rpartition("/")[2] for found in re.findall(r"'\$ref': '([^']+)'", str(document))} == names
+    for route in ("edits", "variations"):
+        body = document["paths"][f"/v1/images/{route}"]["post"]["requestBody"]["content"]["multipart/form-data"]
+        fields = body["schema"]["properties"]
+        assert {"image", "prompt", "n", "diffusion_steps"} < set(fields) and "null" not in str(fields)
+
+
+def test_the_document_says_where_a_key_is_needed() -> None:
+    for keys in ((), ("key",)):
+        paths = application(access=Access(keys)).openapi()["paths"]
+        asked = {path for path, methods in paths.items() for about in methods.values() if about.get("security")}
+        assert asked == ({path for path in paths if path.startswith("/v1/")} | {"/metrics"} if keys else set())
 
 
 @pytest.mark.slow

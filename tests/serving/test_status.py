@@ -160,6 +160,14 @@ def test_refused_requests_are_not_open(access: Access) -> None:
     assert set(counted) == {0}
 
 
+def test_the_log_of_requests_holds_nothing_that_a_client_wrote(caplog: pytest.LogCaptureFixture) -> None:
+    middleware = RequestMiddleware(Starlette(), Access(), Metrics(), most_posts=1, log_requests=True)
+    http = TestClient(middleware, headers={"user-agent": "private"})
+    with caplog.at_level("INFO", "hart"):
+        http.request("PRIVATE", "/private?private", content="private")
+    assert [record.getMessage() for record in caplog.records] == ["testclient other 404"]
+
+
 def test_a_lack_of_memory_says_when_to_come_again() -> None:
     class Small(StandInEngine):
         def start(self, rows: Any) -> Any:

@@ -195,18 +195,11 @@ def open_model(options: ImageOptions) -> HartPipeline:
     changes = {"cache": options.cache, "tiled": options.tiled, "offload": options.offload}
     if changes := {name: value for name, value in changes.items() if value}:
         pipe.optimize(pipe.speed.replace(**changes))
-    note_speed(pipe, chosen=bool(options.speed or changes))
+    for remark in pipe.speed_remarks(chosen=bool(options.speed or changes)):
+        note(remark)
     for folder in options.lora:
         pipe.load_lora(folder, options.strength)
     return pipe
-
-
-def note_speed(pipe: HartPipeline, *, chosen: bool = False) -> None:
-    """Notes on what a speed that the user has chosen does; else on a number type that is slow on this machine."""
-    from hart.devices import slow_remarks
-
-    for remark in pipe.speed_remarks() if chosen else slow_remarks(pipe.dtype, pipe.device):
-        note(remark)
 
 
 def generator_of(pipe: HartPipeline, options: GenerateOptions) -> Any:

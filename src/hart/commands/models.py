@@ -92,7 +92,7 @@ def convert(options: ConvertOptions) -> None:
                 note(remark)
         for adapter in options.lora:
             merge_lora(model.hart, adapter, options.strength, model=source)
-        parts = Components(model.tokenizer, model.hart, torch.device("cpu"), in_memory)
+        parts = Components(model.tokenizer, torch.device("cpu"), in_memory, model.hart)
         parts.save(destination, model.config, folder, stored, adapted=bool(options.lora))
     typer.echo(destination)
 

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Security
+from fastapi.security import HTTPBearer
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -22,7 +23,7 @@ from hart.serving.engine import Source
 from hart.serving.errors import error_response
 from hart.serving.middleware import RequestMiddleware
 from hart.serving.models import Models, ServedModel
-from hart.serving.openapi import EDIT_FORM, IMAGES, JSON_BODY, NO_MODEL, VARIATION_FORM
+from hart.serving.openapi import EDIT_FORM, FIGURES, HEALTH, IMAGES, JSON_BODY, NO_MODEL, STATUS, VARIATION_FORM
 from hart.serving.options import Limits
 from hart.serving.orders import Terms
 from hart.serving.schemas import ApiError, Edit, Generation, Variation
@@ -65,8 +66,13 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},  # nobody asked for it
     )
     app.state.server = server
-    _add_images(app, server)
-    _add_status(app, server)
+    # says in the OpenAPI document what `Access` asks for
+    key = [Security(HTTPBearer(auto_error=False))] if server.access.keys else []
+    with_key = APIRouter(dependencies=key)
+    _add_images(with_key, server)
+    _add_facts(with_key, server)
+    app.include_router(with_key)
+    _add_health(app, server)
     add_page(app)
     app.add_exception_handler(HTTPException, answer_error)
     app.add_middleware(
@@ -79,7 +85,7 @@ def create_app(
     return app
 
 
-def _add_images(app: FastAPI, server: Server) -> None:
+def _add_images(app: APIRouter, server: Server) -> None:
     async def change(request: Request, kind: type[Edit] | type[Variation]) -> Response:
         async with server.bodies.form(request) as form:
             asked, image = from_form(form, kind), form.files.get("image", [b""])[0]
@@ -103,9 +109,9 @@ def _add_images(app: FastAPI, server: Server) -> None:
         return await change(request, Variation)
 
 
-def _add_status(app: FastAPI, server: Server) -> None:
+def _add_facts(app: APIRouter, server: Server) -> None:
     @app.get("/v1/models/", include_in_schema=False)  # or it would be a model without a name
-    @app.get("/v1/models")
+    @app.get("/v1/models", responses=STATUS)
     async def models() -> dict[str, Any]:
         """The served models, the default first; of opened ones what they generate."""
         return {"object": "list", "data": [_described(model) for model in server.models.all]}
@@ -115,7 +121,14 @@ def _add_status(app: FastAPI, server: Server) -> None:
         """One of them."""
         return _described(server.models.named(name))
 
-    @app.get("/healthz")
+    @app.get("/metrics", response_class=Response, responses=FIGURES)
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _add_health(app: FastAPI, server: Server) -> None:
+    @app.get("/healthz", responses=HEALTH)
     async def healthz() -> JSONResponse:
         """Whether the process works: 200, or 503 when it should be started again, also while the default model that
         could not be opened is being tried again."""
@@ -123,7 +136,7 @@ def _add_status(app: FastAPI, server: Server) -> None:
             return JSONResponse({"status": "failed", "message": message}, 503)
         return JSONResponse({"status": "ok"})
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses=HEALTH)
     async def readyz() -> JSONResponse:
         """Whether the default model can generate: 200, else 503. `models` has the state of each: closed, opening,
         ready, failed."""
@@ -131,11 +144,6 @@ def _add_status(app: FastAPI, server: Server) -> None:
         default, failure = server.models.default, _failure(server)
         message, ready = failure or default.message, failure is None and default.state == "ready"
         return JSONResponse({"ready": ready, "message": message, "models": states}, 200 if ready else 503)
-
-    @app.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Figures for Prometheus."""
-        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 def _failure(server: Server) -> str | None:

@@ -50,10 +50,20 @@ class Form:
 
 
 class _InMemory(MultiPartParser):
-    """Keeps files in memory, whatever their size; the body's bound is theirs. Fields have to be UTF-8: its base reads
-    others as Latin-1, so that something else than what was sent would be generated."""
+    """Keeps files in memory, whatever their size; the body's bound is theirs. Text has to be UTF-8, and a form whole:
+    its base reads other text as Latin-1, and drops a part that breaks off, so that something else than what was sent
+    would be generated."""
 
     spool_max_size = 2 * UPLOAD_BYTES
+
+    def __init__(self, request: Request, chunks: AsyncGenerator[bytes, None]) -> None:
+        self._has_ended = False
+        stream = self._whole(chunks)
+        super().__init__(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=2**16)
+
+    def on_part_begin(self) -> None:
+        self._charset = "utf-8"  # not what the client names: forms have none, and some of Python's take long or raise
+        super().on_part_begin()
 
     def on_part_end(self) -> None:
         part = self._current_part
@@ -64,6 +74,15 @@ class _InMemory(MultiPartParser):
                 name = part.field_name
                 raise ApiError(400, clipped(f"{name}: is not UTF-8: send text as UTF-8"), param=name) from None
         super().on_part_end()
+
+    def on_end(self) -> None:
+        self._has_ended = True
+
+    async def _whole(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for chunk in chunks:
+            yield chunk
+        if not self._has_ended:
+            raise MultiPartException("its last boundary is missing")
 
 
 class Bodies:
@@ -122,9 +141,8 @@ class Bodies:
 
 
 async def _parsed(request: Request, chunks: AsyncGenerator[bytes, None]) -> Form:
-    parser = _InMemory(request.headers, chunks, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=2**16)
     try:
-        form = await parser.parse()
+        form = await _InMemory(request, chunks).parse()
     except MultiPartException as error:
         raise ApiError(400, f"the form cannot be read: {error.message}") from None
     fields: dict[str, str] = {}

@@ -23,14 +23,16 @@ DESCRIPTIONS = {
     "`Retry-After` says when another try may help",
     504: "The time for the request is over: `Retry-After` says when to try again",
 }
-EVENT = {
+# what it refers to is in the document by `ImagesAnswer`
+IMAGE_EVENT = ImageEvent.model_json_schema(ref_template="#/components/schemas/{model}")
+EVENT: dict[str, Any] = {
     "type": "object",
     "properties": {
         "event": {"type": "string"},
         "data": {
             "type": "string",
             "contentMediaType": "application/json",
-            "contentSchema": ImageEvent.model_json_schema(),
+            "contentSchema": {k: v for k, v in IMAGE_EVENT.items() if k != "$defs"},
         },
     },
 }
@@ -43,14 +45,26 @@ IMAGES: dict[int | str, dict[str, Any]] = {
     **{status: {"model": ErrorAnswer, "description": said} for status, said in DESCRIPTIONS.items()},
 }
 """Responses of the three routes that generate."""
-NO_MODEL: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "description": "No model of this name"}}
+STATUS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorAnswer, "description": "No API key, or another host"}
+}
+"""Of the routes that say how the server is."""
+NO_MODEL = STATUS | {404: {"model": ErrorAnswer, "description": "No model of this name"}}
+HEALTH = STATUS | {503: {"description": "It is not: `message` says why"}}
+FIGURES = STATUS | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The figures"}}
 
 
-def _body(kind: type[BaseModel], content_type: str, **files: dict[str, Any]) -> dict[str, Any]:
-    """A body of the fields of `kind` and of files, of which `image` is required."""
-    schema = kind.model_json_schema()
-    schema["properties"] = files | schema["properties"]
-    schema["required"] = [*(name for name in files if name == "image"), *schema.get("required", ())]
+def _form(kind: type[BaseModel], **files: dict[str, Any]) -> dict[str, Any]:
+    """Of the fields of `kind`, which are all optional, and of files, of which `image` is required. A form has no null:
+    what is not given is left out."""
+    fields = {}
+    for name, field in kind.model_json_schema()["properties"].items():
+        (given,) = [one for one in field["anyOf"] if one != {"type": "null"}]
+        fields[name] = given | {said: field[said] for said in ("title", "description")}
+    return _body("multipart/form-data", {"type": "object", "properties": files | fields, "required": ["image"]})
+
+
+def _body(content_type: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {content_type: {"schema": schema}}}}
 
 
@@ -59,14 +73,11 @@ def _image(description: str) -> dict[str, Any]:
 
 
 STYLE = _image("Another image, whose colours are taken: PNG, JPEG or WebP")
-JSON_BODY = _body(Generation, "application/json")
-EDIT_FORM = _body(
+JSON_BODY = _body("application/json", Generation.model_json_schema())
+EDIT_FORM = _form(
     Edit,
-    "multipart/form-data",
     image=_image("The image to edit: PNG, JPEG or WebP. `image[]` is another name; the first is taken"),
     mask=_image("PNG of its size; what is redrawn has alpha 0. By default the alpha of the image"),
     style=STYLE,
 )
-VARIATION_FORM = _body(
-    Variation, "multipart/form-data", image=_image("The image to vary: PNG, JPEG or WebP"), style=STYLE
-)
+VARIATION_FORM = _form(Variation, image=_image("The image to vary: PNG, JPEG or WebP"), style=STYLE)

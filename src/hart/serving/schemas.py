@@ -75,8 +75,10 @@ def _optional(name: str, field: FieldInfo) -> Any:
     kind: Any = field.annotation
     while parts := get_args(kind):
         kind = parts[0]
-    names = AliasChoices(name, "steps") if name == "diffusion_steps" else None
-    return kind | None, Field(None, description=field.description, validation_alias=names)
+    if name != "diffusion_steps":
+        return kind | None, Field(None, description=field.description)
+    said = f"{field.description} `steps` is another name."
+    return kind | None, Field(None, description=said, validation_alias=AliasChoices(name, "steps"))
 
 
 SAMPLING = SamplingConfig.__pydantic_fields__
