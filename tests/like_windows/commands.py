@@ -53,7 +53,9 @@ def images_and_models(model: Path, images: Path) -> None:
     command("generate", "CON", "a: <b> \\ c?*.", "nul", "--model", model, "--out", out, "--grid")
     first = out / "000-con-0.png"
     command("generate", "--like", first, "--out", out)
+    command("edit", first, "a heart", "--size", "48x32", "--out", out)
     command("vary", first, "--out", out)
+    command("mix", "CON", "aux", "--model", model, "--out", out)
     command("reconstruct", images / "0.png", "--model", model, "--out", out)
     command("info", model)
     prompts = FOLDER / "prompts.txt"
