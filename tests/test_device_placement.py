@@ -1,4 +1,7 @@
-"""Nothing that runs on an accelerator mixes devices, and the host waits for it as rarely as it should."""
+"""Nothing that runs on an accelerator mixes devices, and the host waits for it as rarely as it should.
+
+Nor does anything need what an Apple GPU has not (see `stand_in_device`).
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,23 @@ from typing import Any
 import pytest
 import torch
 
+from clip_models import IMAGE_SIZE, save_tiny_clip
 from hart.checkpoint.loading import load_model, load_tokenizer, random_model
 from hart.config import HartConfig
 from hart.data.transforms import unit_to_pixels
+from hart.evaluation.judges.scores import ClipScore
+from hart.evaluation.metrics.features import EfficientNetLite
+from hart.evaluation.suites.tokenizer import Measure
 from hart.generation.edits import Edit, SecondPrompts, batch_edits
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import SeededNoise
+from hart.losses.config import TransformerLossConfig
+from hart.networks.inception import FidInception, resize_like_tensorflow
+from hart.networks.perceptual import perceptual_loss
 from hart.pipeline import HartPipeline
 from hart.text_encoder import load_text_encoder
 from hart.text_encoder.base import RandomTextFeatures
+from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import (
     DiscriminatorConfig,
     OptimizerConfig,
@@ -32,9 +43,11 @@ from hart.training.transformer_task import TransformerTask
 from hart.types import ClassContext
 from helpers import captioned_images, tiny_class_config, tiny_text_config, tiny_tokenizer_config, transformer_recipe
 from models import save_tiny_text_model
+from reward_models import SIZES, network
 from stand_in_device import DEVICE, Traffic, stand_in
 
 BATCH = 2
+CPU = torch.device("cpu")
 SCALES = (1, 2, 3)
 """A first, a middle and a last one: operators on tensors without content are slow."""
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, kind="muon")
@@ -81,6 +94,42 @@ def test_an_image_is_generated_on_one_device(config: HartConfig, changes: dict[s
         assert traffic.waits == before[0], "between text and pixels the host waits for nothing"
         scales = len(config.transformer.scales)
         assert traffic.sent - before[1] <= BATCH * (3 * scales + 2 + 1), "only the settings and seeds are sent"
+
+
+def test_what_an_apple_gpu_lacks_is_refused() -> None:
+    with stand_in():
+        for made in (
+            lambda: torch.arange(3, device=DEVICE, dtype=torch.float64),
+            lambda: torch.ones(1).double().to(DEVICE),
+        ):
+            with pytest.raises(TypeError, match="MPS has no"):
+                made()
+        bytes_ = torch.zeros(32, 32, dtype=torch.int8, device=DEVICE)
+        with torch.inference_mode(), pytest.raises(NotImplementedError, match="MPS has no kernel"):
+            torch._int_mm(bytes_, bytes_)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_figures_of_images_are_computed_on_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hart.networks.pretrained.fingerprint", lambda _: "")  # of weights without content
+    config = tiny_tokenizer_config().replace(scales=(1, 2, 32))  # smaller images are too small for the networks
+    reward, judge = network(SIZES), ClipScore(str(save_tiny_clip(tmp_path)), CPU)
+    pixels = torch.zeros(BATCH, 3, config.image_size, config.image_size, dtype=torch.uint8)
+    with stand_in():
+        tokenizer = HybridTokenizer(config).eval().requires_grad_(False).to(DEVICE)
+        distance = perceptual_loss("efficientnet_lite0", ()).to(DEVICE)
+        lite = EfficientNetLite(DEVICE)
+        scores = Measure(tokenizer, config.schedule, DEVICE, lite, distance, ("psnr", "ssim", "distance"))(pixels)
+        assert {value.device for value in scores.values()} == {CPU}
+        inception = FidInception().eval().to(DEVICE)
+        assert inception(resize_like_tensorflow(pixels.to(DEVICE).float(), 299)).pooled.device == DEVICE
+        judge.network.to(DEVICE)
+        judge.device = DEVICE
+        assert judge(torch.zeros(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8), ["a"] * BATCH).device == CPU
+        side, tokens = SIZES.image_size, torch.ones(BATCH, 4, dtype=torch.int64, device=DEVICE)
+        assert (
+            reward.to(DEVICE)(torch.zeros(BATCH, 3, side, side, device=DEVICE), tokens, tokens).dtype == torch.float64
+        )
 
 
 class MovedFeatures(RandomTextFeatures):
@@ -190,6 +239,7 @@ def test_the_transformer_trains_on_one_device(tmp_path: Path, monkeypatch: pytes
         reading=ReadingConfig(on_device=True),
         augmentations=2,
         code_corruption=0.3,
+        loss=TransformerLossConfig(cluster_weight=0.5, clusters=2),
     )
     with stand_in() as traffic:
         task = TransformerTask(recipe, captioned_images(BATCH), DEVICE)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
+import hart
 from device_checks import CONFIGS, LARGEST_DIFFERENCE, SHORT_DTYPES, contrast, difference, synchronizations
-from hart.devices import resolve_device
+from hart.devices import MPS_TORCH, convolution_layout, resolve_device, sent
+from hart.errors import HartError
 from hart.generation.noise import SeededNoise
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -20,10 +26,45 @@ kinds = pytest.mark.parametrize("kind", CONFIGS)
 
 def test_mps_is_taken_by_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "__version__", TorchVersion(f"{MPS_TORCH}.0"))
     assert resolve_device("mps").type == "mps"
     for cuda in (False, True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
         assert resolve_device(None).type == ("cuda" if cuda else "cpu")
+
+
+def test_mps_of_a_pytorch_that_is_known_to_give_wrong_numbers_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.12.1"))
+    with pytest.raises(
+        HartError, match=r"torch 2\.12\.1 gives wrong numbers .*; install torch 2\.13 or later, or choose cpu"
+    ):
+        resolve_device("mps")
+
+
+def test_an_apple_gpu_is_given_copies_that_have_arrived_and_weights_in_their_usual_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def moved(tensor: torch.Tensor, device: torch.device, *, non_blocking: bool) -> Any:
+        return device.type, non_blocking
+
+    monkeypatch.setattr(torch.Tensor, "to", moved)
+    assert [sent(torch.ones(1), torch.device(name)) for name in ("mps", "meta")] == [("mps", False), ("meta", True)]
+    assert convolution_layout(torch.device("mps")) == torch.contiguous_format
+    assert convolution_layout(torch.device("cuda")) == torch.channels_last
+
+
+@pytest.mark.parametrize(
+    ("word", "places"),
+    [
+        ("non_blocking", {"devices.py", "training/progress.py"}),
+        ("torch.channels_last", {"devices.py", "tokenizer/tiling.py"}),
+    ],
+)
+def test_one_function_decides_what_an_apple_gpu_needs(word: str, places: set[str]) -> None:
+    """Elsewhere it would be forgotten, and the numbers wrong without an error."""
+    code = Path(hart.__file__).parent
+    assert {str(file.relative_to(code)) for file in code.rglob("*.py") if word in file.read_text("utf-8")} == places
 
 
 @kinds

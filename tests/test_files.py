@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -209,3 +211,41 @@ def test_what_fails_leaves_no_folder_above_it_either(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=str(folder / "absent")), all_or_nothing(folder, "last") as written:
         (written / "absent").read_bytes()
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_within_appears_too_where_no_folder_can_be_replaced(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    replace = os.replace
+
+    def of_windows(source: Path, target: Path) -> None:
+        if Path(target).is_dir():
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", of_windows)
+    monkeypatch.setattr(os, "rename", of_windows)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    if fails:
+        (folder / "last").touch()
+    with suppress(FileExistsError), all_or_nothing(folder, "last") as written:
+        (written / "encoder" / "words").mkdir(parents=True)
+        for name in ("last", "encoder/one", "encoder/words/two"):
+            (written / name).write_text(name)
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == ({"last"} if fails else {"last", "encoder/one", "encoder/words/two"})
+    assert not fails or [path.name for path in folder.iterdir()] == ["last"]
+
+
+def test_a_folder_is_named_as_one_where_it_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+
+    def denied(*_: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(FileError, match="is a folder: give a file"):
+        read_bytes(tmp_path, 10)

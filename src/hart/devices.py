@@ -22,6 +22,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PRODUCTS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
 """Features of x86 processors, one of which is needed to multiply in a type as fast as in float32."""
 SLOW = "takes several times as long as float32 on this processor"
+MPS_TORCH = "2.13"
+"""The first PyTorch with which an Apple GPU is taken. Earlier ones give wrong numbers there without an error, in what a
+model here does all the time: attention of few queries in a batch (issue 181133 of pytorch/pytorch), copies (189690)."""
 SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -29,7 +32,7 @@ def resolve_device(name: torch.device | str | None) -> torch.device:
     """The device called `name`: "cpu", "cuda", "cuda:1", "mps". None takes CUDA if there is one, else the CPU.
 
     MPS is taken by name only: this project has not been run on it.
-    Raises `HartError` for other names and for devices that this machine does not have.
+    Raises `HartError` for other names, for devices that this machine does not have, and for MPS before `MPS_TORCH`.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -47,6 +50,11 @@ def resolve_device(name: torch.device | str | None) -> torch.device:
             raise HartError(f"device {str(name)!r}: CUDA GPUs are numbered from 0, and this machine has {count}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise HartError(f"device {str(name)!r}: PyTorch sees no Apple GPU on this machine; choose cpu")
+    if device.type == "mps" and torch.__version__ < MPS_TORCH:
+        raise HartError(
+            f"device {str(name)!r}: torch {torch.__version__} gives wrong numbers on Apple GPUs; install torch "
+            f"{MPS_TORCH} or later, or choose cpu"
+        )
     return device
 
 
@@ -90,16 +98,23 @@ def _known_dtype(dtype: torch.dtype | str, types: Mapping[str, torch.dtype]) -> 
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor on `device`, without waiting for what the device has to do before."""
+    """A tensor on `device`, without waiting for what the device has to do before; on MPS when it has arrived."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         # from other memory a copy begins when the device is idle
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    # to an Apple GPU PyTorch copies from memory that may be another tensor's by then (issues 139550 and 189690)
+    return tensor.to(device, non_blocking=device.type != "mps")
 
 
 def row_index(rows: Sequence[int], device: torch.device) -> torch.Tensor:
     """Numbers of rows as (n,) int64 on `device`, to index what is there."""
     return sent(torch.tensor(rows, dtype=torch.int64, device="cpu"), device)
+
+
+def convolution_layout(device: torch.device) -> torch.memory_format:
+    """The memory order in which convolutions are fastest on a device, of their weights and of what they read."""
+    # PyTorch before 2.14 reads weights in another order than this one wrongly on Apple GPUs (issue 192212)
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import stat
 import sys
 import tomllib
@@ -158,6 +157,8 @@ def open_regular(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise FileError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        if path.is_dir():  # which Windows does not open
+            raise FileError(f"{path}: is a folder: give a file") from None
         raise FileError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
     kind = os.fstat(handle).st_mode
     if not stat.S_ISREG(kind):
@@ -271,7 +272,10 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
         # torch's writer raises a RuntimeError for a failed write, with the cause as its context
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(cause, OSError) and cause.filename in (None, str(temporary)):
-            raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from None
+            said = cause.strerror or str(cause)
+            if sys.platform == "win32" and isinstance(cause, PermissionError) and path.exists():
+                said += "; is it open in another program?"  # then nothing can take its place there
+            raise OSError(cause.errno, said, str(path)) from None
         raise
     flush_folder(path.parent)
 
@@ -309,19 +313,25 @@ def all_or_nothing(folder: Path, last: str) -> Iterator[Path]:
                     named = folder / Path(error.filename).relative_to(written)
                     raise OSError(error.errno, error.strerror, str(named)) from None
                 for file in sorted(written.iterdir(), key=lambda file: (file.name == last, file.name)):
-                    target = folder / file.name
-                    if file.is_dir():
-                        target.mkdir()  # an empty folder may be replaced
-                        file.replace(target)
-                    else:
-                        rename_to_new(file, target)
-                    there.append(target)
+                    _move(file, folder / file.name, there)
             flush_folder(folder)
         except BaseException:
-            for path in there:
+            for path in reversed(there):
                 with suppress(OSError):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    path.rmdir() if path.is_dir() else path.unlink()
             raise
+
+
+def _move(source: Path, target: Path, there: list[Path]) -> None:
+    """Rename without overwriting anything. there: gets what was made, a folder before what is in it."""
+    if not source.is_dir():
+        rename_to_new(source, target)
+        there.append(target)
+        return
+    target.mkdir()  # file by file: Windows replaces no folder, not even an empty one, and a rename would not fail there
+    there.append(target)
+    for file in sorted(source.iterdir()):
+        _move(file, target / file.name, there)
 
 
 def write_text(path: Path, text: str) -> None:

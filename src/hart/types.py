@@ -40,8 +40,8 @@ class Rows:
         """Some images of the batch."""
         return self.changed(lambda x: x[rows])
 
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
-        return self.changed(lambda x: x.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device) -> Self:
+        return self.changed(lambda x: x.to(device))
 
     @staticmethod
     def cat(parts: Iterable[R]) -> R:

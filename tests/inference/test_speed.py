@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,8 @@ from hart.checkpoint.verification import RecordedNoise
 from hart.config import HartConfig
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.requests import ImageRequest
-from hart.inference.kernels import int8_range
+from hart.inference.kernels import attends_narrowly, int8_range
+from hart.inference.packing import attends_by_onednn, packing_refusal, treats_rows_alike
 from hart.inference.speed import LEVELS, Speed, is_quantized, resolve_speed
 from hart.serving.pipeline_engine import PipelineEngine
 from helpers import random_context, store_adapter, tiny_text_config
@@ -100,6 +104,38 @@ def test_a_stored_model_of_8_bits_works_where_the_device_has_no_kernels(
     assert any("in int8, multiplied as float32: it has none" in remark for remark in pipe.speed_remarks())
     pipe.optimize(pipe.speed.replace(cache="int8"))
     assert image(pipe).shape == image(opened()).shape
+
+
+@pytest.fixture
+def apple_processor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """PyTorch for it has neither oneDNN nor its operators; what was tried on this processor is tried again."""
+    trials = (packing_refusal, int8_range, attends_by_onednn, attends_narrowly, treats_rows_alike)
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64", "neon": True})
+    for name in ("mkldnn", "onednn"):
+        monkeypatch.setattr(torch.ops, name, SimpleNamespace(), raising=False)
+    for trial in trials:
+        trial.cache_clear()
+    yield
+    for trial in trials:
+        trial.cache_clear()
+
+
+@pytest.mark.usefixtures("apple_processor")
+def test_an_apple_processor_does_plainly_what_it_has_no_kernels_for(tmp_path: Path) -> None:
+    pipe = opened()
+    assert pipe.speed_remarks() == ["weights not packed: packing is known to be faster on x86 processors only"]
+    expected = image(pipe)
+    assert np.array_equal(expected, image(opened("plain")))
+    with pytest.raises(
+        HartError, match="no int8 products: this processor has no 8-bit kernels in this PyTorch; choose exact"
+    ):
+        opened("int8")
+    pipe.save_pretrained(tmp_path, "int8")
+    stored = HartPipeline.from_pretrained(tmp_path, device="cpu")
+    assert "multiplied as float32: this processor has no 8-bit kernels" in stored.speed_remarks()[0]
+    assert image(stored).shape == expected.shape
 
 
 def approximate() -> HartPipeline:

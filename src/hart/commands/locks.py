@@ -45,10 +45,13 @@ def locked(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[bool]:
                 raise HartError(f"{path}: cannot be written ({error.strerror}): make room and run again") from None
         yield has_lock
     finally:
-        # before it is let go, so that nobody else's is removed; Windows removes no open file
+        # before it is let go, so that nobody else's is removed
         if sys.platform != "win32":
             path.unlink(missing_ok=True)
         os.close(handle)
+        if sys.platform == "win32":  # which removes no open file: then it is somebody else's
+            with suppress(OSError):
+                path.unlink()
 
 
 def _taken(path: Path, what: str) -> tuple[int, bool]:

@@ -19,6 +19,7 @@ from hart.data.opening import open_source
 from hart.data.samples import Damage, Sample, decoded, first_reasons
 from hart.data.sources import Source, Stream, iterate
 from hart.data.transforms import ImageTransform
+from hart.devices import sent
 from hart.errors import HartError
 
 STREAM_ROOM = 1024
@@ -57,7 +58,7 @@ class CaptionedImages:
 
     def images(self, rows: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 of rows (B,) int64, where the pixels are."""
-        return self.pixels[rows.to(self.pixels.device, non_blocking=True)]
+        return self.pixels[sent(rows, self.pixels.device)]
 
     def require_captions(self) -> None:
         """Raises `HartError` unless every image has a caption, which text-to-image training needs."""

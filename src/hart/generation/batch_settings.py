@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hart.config import HartConfig, SamplingConfig
+from hart.devices import sent
 from hart.errors import HartError
 from hart.generation.guidance_and_sampling import Guidance, top_k_at
 from hart.grids import ScaleSchedule
@@ -92,7 +93,7 @@ def batch_settings(
     more = [[1 + g for g in one] for one in strength]
     # one copy to the device
     table = torch.tensor([*more, *strength, *kept, top_p, smoothing], dtype=torch.float32, device="cpu")
-    table = table.to(device, non_blocking=True)[..., None, None]
+    table = sent(table, device)[..., None, None]
     more_table, strength_table, kept_table = table[: 3 * len(scales)].split(len(scales))
     return BatchSettings(
         guided=any(row.guidance_scale > 0 for row in rows),

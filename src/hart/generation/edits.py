@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from hart.data.transforms import pixels_to_pil
-from hart.devices import row_index
+from hart.devices import row_index, sent
 from hart.errors import HartError
 from hart.generation.arguments import Prompt, listed_values
 from hart.generation.guidance_and_sampling import Candidates
@@ -249,18 +249,17 @@ def batch_edits(
     nothing = codebook.new_zeros(codebook.shape[1], height, width, dtype=torch.float32)
     latent = torch.stack([nothing if edit is None else latent_of(edit.pixels).float() for edit in edits])
     everywhere = torch.ones(1, height, width, dtype=torch.bool, device="cpu")
-    redraw = torch.stack(
-        [
-            everywhere if edit is None or edit.redraw is None else _any_redrawn(edit.redraw, schedule.final)
-            for edit in edits
-        ]
-    ).to(device, non_blocking=True)
+    redrawn = [
+        everywhere if edit is None or edit.redraw is None else _any_redrawn(edit.redraw, schedule.final)
+        for edit in edits
+    ]
+    redraw = sent(torch.stack(redrawn), device)
     kept_scales = [0 if edit is None else edit.kept_scales for edit in edits]
     ends = [0 if edit is None or edit.source_prompt is None else edit.followed_scales for edit in edits]
     follow = [[kept <= k < end for kept, end in zip(kept_scales, ends, strict=True)] for k in range(scales)]
     # (2, K, B): scales that are kept, and followed
     rules = torch.tensor([[[k < kept for kept in kept_scales] for k in range(scales)], follow], device="cpu")
-    kept, followed = rules.to(device, non_blocking=True)
+    kept, followed = sent(rules, device)
     generated = []
     for k, grid in enumerate(schedule):
         covered = next_scale_input(redraw.float(), grid).squeeze(-1)
@@ -327,7 +326,7 @@ def _style(
         known = torch.ones(1, 1, *latent.shape[-2:], dtype=torch.float32, device="cpu")
         if edit.style is None and edit.redraw is not None and not edit.redraw.all():
             known = _shown(edit.redraw, Grid(*latent.shape[-2:]))
-        known = known.to(latent.device, non_blocking=True)
+        known = sent(known, latent.device)
         (share,), (means,) = next_scale_input(known, grid), next_scale_input(latent * known, grid)
         means = means / share.clamp(min=1e-5)
         # where there is nothing of it, one of its tokens stands twice

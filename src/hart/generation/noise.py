@@ -53,9 +53,7 @@ class SeededNoise:
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         if not seeds:
             raise ValueError("at least one seed is needed: one for each image")
-        low, high = key_of(
-            torch.tensor(seeds, dtype=torch.int64, device="cpu").to(device, non_blocking=True).unsqueeze(1)
-        )
+        low, high = key_of(row_index(seeds, device).unsqueeze(1))
         streams = torch.arange(STREAMS, dtype=torch.int32, device=device)
         # (B, STREAMS): each stream has its own key
         self.keys = threefry((low, high), (streams, torch.zeros_like(streams)))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
-from hart.devices import row_index
+from hart.devices import row_index, sent
 from hart.errors import HartError
 from hart.generation.arguments import (
     MAX_BATCH,
@@ -168,7 +168,7 @@ def second_prompts(
     weights = None
     if scales := max(len(image.mix.weights) if image.mix is not None else 0 for image in images):
         rows = [(0.0,) * scales if image.mix is None else image.mix.weights for image in images]
-        weights = torch.tensor(rows, dtype=torch.float32, device="cpu").T[..., None, None].to(device, non_blocking=True)
+        weights = sent(torch.tensor(rows, dtype=torch.float32, device="cpu").T[..., None, None], device)
     numbers = tuple(i for i, _ in found)
     return SecondPrompts(numbers, row_index(numbers, device), Rows.cat([context for _, context in found]), weights)
 

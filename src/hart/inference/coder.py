@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from hart.data.transforms import pil_to_pixels, pixels_to_pil, to_signed, unit_to_pil, unit_to_pixels
-from hart.devices import dtype_name
+from hart.devices import convolution_layout, dtype_name
 from hart.errors import HartError
 from hart.generation.arguments import OutputType
 from hart.generation.outputs import Reconstruction, psnr
@@ -110,7 +110,6 @@ def prepared_tokenizer(
     types = {"encoder": resting_type, "post_quant_conv": decoder_type, "decoder": decoder_type}
     for name, part in tokenizer.named_children():
         part.to(device, types.get(name, torch.float32))
-    # convolutions run on channels-last memory without reordering it
-    tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tokenizer.decoder.to(memory_format=convolution_layout(device))  # type: ignore[call-overload]
     tokenizer.in_strips = speed.tiled
     return tokenizer

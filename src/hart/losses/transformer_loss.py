@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from hart.devices import sent
 from hart.losses.code_loss import CodeLoss, code_losses
 from hart.model import Hart, ResidualHead
 from hart.tokenizer.quantizer import with_given_codes
@@ -105,7 +106,7 @@ def sample_diffusion_noise(
 
 def code_clusters(codes: Tensor, count: int) -> Tensor:
     """(V,) int64, the cluster of each code (V, D), by k-means that begins with some of the codes, always the same."""
-    points = codes.detach().double().cpu()
+    points = codes.detach().cpu().double()
     generator = torch.Generator().manual_seed(0)
     centres = points[torch.randperm(len(points), generator=generator)[:count]]
 
@@ -115,7 +116,7 @@ def code_clusters(codes: Tensor, count: int) -> Tensor:
     for _ in range(KMEANS_ROUNDS):
         chosen = nearest()
         sums = torch.zeros_like(centres).index_add_(0, chosen, points)
-        sizes = chosen.bincount(minlength=len(centres)).unsqueeze(1)
+        sizes = sums.new_zeros(len(centres), 1).index_add_(0, chosen, torch.ones_like(points[:, :1]))
         # a centre without codes stays where it is
         centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
     return nearest()
@@ -159,12 +160,13 @@ def transformer_loss(
     output = hart(context, maps, last_positions)
     batch, tokens, last = len(output.head_input), sum(output.segments), output.segments[-1]
     weights = token_weights(scale_weights or (1.0,), output.segments) / (batch * tokens)
-    weights = weights.to(output.head_input.device, non_blocking=True)
+    device = output.head_input.device
+    weights = sent(weights, device)
     last_codes, latent = maps.indices[-1], maps.last_scale_continuous
     if last_positions is not None:
         last_codes, latent = last_codes.gather(1, last_positions), gather_tokens(latent, last_positions)
 
-    noise = None if diffusion_noise is None else diffusion_noise.to(weights.device, non_blocking=True)
+    noise = None if diffusion_noise is None else diffusion_noise.changed(lambda x: sent(x, device))
     # the last scale by itself: its codes are sampled as well, unless the diffusion sees given ones
     coarse, fine = output.head_input.split([tokens - last, last], dim=1)
     head, code_loss = hart.transformer.head.linear, code_loss or CodeLoss()

@@ -89,10 +89,10 @@ class RewardNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Rewards (B,) float64 of normalised images (B, 3, H, W), tokens (B, S) and their mask (B, S), 0 or 1."""
+        """Rewards (B,), float64 on the CPU, of normalised images (B, 3, H, W), tokens (B, S) and their mask, 0 or 1."""
         seen = self.vision(pixel_values=pixels).last_hidden_state
         read = self.text(input_ids=tokens, attention_mask=mask, encoder_hidden_states=seen, is_decoder=False)
-        return (self.mlp(read.last_hidden_state[:, 0]).double() - REWARD_MEAN) / REWARD_DEVIATION
+        return (self.mlp(read.last_hidden_state[:, 0]).cpu().double() - REWARD_MEAN) / REWARD_DEVIATION
 
 
 def name_in_file(name: str) -> str:

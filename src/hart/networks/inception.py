@@ -219,10 +219,12 @@ def resize_like_tensorflow(pixels: Tensor, image_size: int) -> Tensor:
     """Bilinear, without antialiasing, pixel i read at i * old / new: what TensorFlow 1 does and the graph relies on."""
     for dim in (2, 3):
         old = pixels.shape[dim]
-        place = torch.arange(image_size, device=pixels.device, dtype=torch.float64) * (old / image_size)
+        # on the CPU: Apple GPUs have no float64
+        place = torch.arange(image_size, device="cpu", dtype=torch.float64) * (old / image_size)
         low = place.floor().long().clamp(max=old - 1)
+        share = (place - low).to(pixels.device, pixels.dtype)
+        low = low.to(pixels.device)
         high = (low + 1).clamp(max=old - 1)
-        share = (place - low).to(pixels.dtype)
         share = share.view(-1, 1) if dim == 2 else share
         pixels = torch.lerp(pixels.index_select(dim, low), pixels.index_select(dim, high), share)
     return pixels

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hart.config import HartConfig, TokenizerConfig, TransformerConfig
+from hart.devices import convolution_layout
 from hart.losses.config import PerceptualConfig
 from hart.losses.transformer_loss import (
     LARGEST_KEPT_SHARE,
@@ -80,7 +81,7 @@ class RehearsedTokenizer(TokenizerStage):
     def batch(self, microbatch: Microbatch) -> TokenizerBatch:
         size = self.recipe.tokenizer.image_size
         noise = torch.rand(microbatch.batch_size, 3, size, size, generator=microbatch.generator("rehearsal"))
-        image = microbatch.mine(2 * noise - 1).to(self.device).contiguous(memory_format=torch.channels_last)
+        image = microbatch.mine(2 * noise - 1).to(self.device).contiguous(memory_format=convolution_layout(self.device))
         return TokenizerBatch(
             microbatch.step, image, self.recipe.tokenizer.schedule, discrete=self.recipe.discrete_probability == 1
         )

@@ -14,6 +14,7 @@ from hart.checkpoint.loading import load_tokenizer, same_sizes, save_tokenizer
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import TokenizerConfig
 from hart.data.datasets import CaptionedImages
+from hart.devices import convolution_layout
 from hart.grids import ScaleSchedule
 from hart.losses.config import PerceptualConfig
 from hart.losses.tokenizer_loss import (
@@ -101,7 +102,7 @@ class TokenizerStage(Task):
         self.device = device
         tokenizer = self.starting_tokenizer()
         # channels-last lets the convolutions of CPUs and GPUs run without transposing
-        self.module: HybridTokenizer = tokenizer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module: HybridTokenizer = tokenizer.to(device, memory_format=convolution_layout(device))  # type: ignore[call-overload]
         if recipe.decoder_only:
             for frozen in (self.module.encoder, self.module.quant_conv, self.module.quantizer):
                 frozen.requires_grad_(False)
@@ -256,7 +257,7 @@ class TokenizerTask(TokenizerStage):
         if self.recipe.code_corruption and (discrete or residual_corruption is not None):
             largest = microbatch.same(self.recipe.code_corruption)
             code_corruption = CodeCorruption(largest, microbatch.generator("mistakes"), microbatch.rows)
-        image, schedule = image.contiguous(memory_format=torch.channels_last), self._schedule(image)
+        image, schedule = image.contiguous(memory_format=convolution_layout(self.device)), self._schedule(image)
         return TokenizerBatch(microbatch.step, image, schedule, discrete, code_corruption, residual_corruption)
 
     def _schedule(self, image: Tensor) -> ScaleSchedule:

@@ -55,7 +55,7 @@ class RunLog:
             atomic_write(self.path, lambda file: file.write(whole))
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for tracker in self.trackers:
             tracker.log(dict(values), step)

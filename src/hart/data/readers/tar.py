@@ -33,6 +33,8 @@ MAX_MEMBER = 2**34
 """Bytes that a header may claim: the library would skip more for hours, and loop for ever on a negative number."""
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 """How files of gzip, bzip2, xz and Zstandard begin. Random access needs plain archives."""
+CLOSED_PIPE = frozenset({141, 23, -getattr(signal, "SIGPIPE", 13)})
+"""Exit statuses of programs whose pipe was closed. Windows has no such signal."""
 TAR_FAULTS = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error)
 """What the library raises for a damaged archive; a `FileError` is a `ValueError`."""
 
@@ -333,6 +335,6 @@ def _require_arrival(shard: str, stream: Any, broken: bool) -> None:
     else:
         stream.stream.read()
     status = stream.proc.wait()
-    # 141, 23 and SIGPIPE: we closed the pipe first, as after damage inside the file
-    if status and not (broken and status in {141, 23, -signal.SIGPIPE}):
+    # we closed the pipe first, as after damage inside the file
+    if status and not (broken and status in CLOSED_PIPE):
         raise HartError(f"shard {shard} did not arrive: its download ended with status {status}; is the address right?")

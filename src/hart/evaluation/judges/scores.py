@@ -59,8 +59,8 @@ class ClipScore(Frozen):
             pixel_values=normalised(pixels.to(self.device).float() / 255, CLIP),
         )
         # both are of length 1
-        cosines = (out.image_embeds * out.text_embeds).double().sum(dim=1)
-        return (100 * cosines).clamp(min=self._least).cpu()
+        cosines = (out.image_embeds * out.text_embeds).cpu().double().sum(dim=1)
+        return (100 * cosines).clamp(min=self._least)
 
 
 class ImageReward(Frozen):
@@ -79,4 +79,4 @@ class ImageReward(Frozen):
             list(prompts), padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt"
         ).to(self.device)
         seen = normalised(pixels.to(self.device).float() / 255, CLIP)
-        return self.network(seen, tokens["input_ids"], tokens["attention_mask"]).cpu()
+        return self.network(seen, tokens["input_ids"], tokens["attention_mask"])

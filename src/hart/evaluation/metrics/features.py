@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hart.devices import convolution_layout
 from hart.errors import HartError
 from hart.evaluation.published_files import at_hand, cached_file
 from hart.evaluation.suites.base import FEATURES_HELP
@@ -122,12 +123,12 @@ class EfficientNetLite(Frozen):
         name = f"efficientnet-lite{size}"
         name = name if self._image_size == LITE_IMAGE_SIZES[size] else f"{name} at {self._image_size} px"
         # a third faster on a CPU than the usual layout
-        super().__init__(efficientnet_lite(size).to(memory_format=torch.channels_last), name, device)
+        super().__init__(efficientnet_lite(size).to(memory_format=convolution_layout(device)), name, device)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Features:
         x = _resized((pixels.to(self.device).float() - PIXEL_MEAN) / PIXEL_SCALE, self._image_size)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=convolution_layout(self.device))
         pooled = self.network.extract_features(x).mean(dim=(2, 3))
         return Features(pooled.cpu(), logits=self.network._fc(pooled).cpu())
 

@@ -94,7 +94,7 @@ def run_stage(parsed: argparse.Namespace, stage: str, deadline: float) -> dict[s
         "outcome": status,
         "seconds": round(time.time() - begun, 1),
         "notes": notes,
-        "plan": json.loads(plan.read_text()) if plan.exists() else {},
+        "plan": json.loads(plan.read_text(encoding="utf-8")) if plan.exists() else {},
     }
 
 
