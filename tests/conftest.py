@@ -6,6 +6,7 @@ Imports stand where they are needed: the process that only hands out tests is th
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -42,7 +43,9 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """Signals mean what they do in a terminal; a shell has what it starts in the background ignore Ctrl-C."""
+    """Signals mean what they do in a terminal; a shell has what it starts in the background ignore Ctrl-C. Matplotlib,
+    which torchmetrics imports, says nothing on standard error where it is slow."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)

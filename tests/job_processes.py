@@ -16,6 +16,7 @@ from hart.commands.jobs import running
 from hart.commands.jobs.job import Job
 from hart.commands.jobs.workers import by_workers, serve
 from hart.generation.metadata import ImageSettings
+from processes import begin_ray
 
 VICTIM = 1
 """Number of the image at which something happens, when it is generated and not in its place yet."""
@@ -93,4 +94,5 @@ def on_a_cluster() -> None:
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import it
     ray_data.RayGenerator = Killed  # type: ignore[assignment, misc]
+    begin_ray()
     main()

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from hart.commands.serve import _listen
 from hart.serving.run import web_config
 from hart.serving.server import Server
+from waiting import PATIENCE
 
 
 @dataclass
@@ -45,11 +46,11 @@ class Live(Served):
         return self.server.metrics.registry.get_sample_value("hart_images_total", {"outcome": how}) or 0
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
 
     def stop(self) -> None:
         self.web.should_exit = True
-        self.thread.join(60)
+        self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
 
 

@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import TextIO
+
+from waiting import PATIENCE
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # the compiler is imported by the first optimiser
 CONTEXT.set_forkserver_preload(["hart.training.dry_run", "hart.training.encoding", "hart.pipeline", "torch._dynamo"])
 
 
-# by default Ray's workers come after everything else that the machine does, and more are started than are needed
-ON_RAY = {"RAY_worker_niceness": "0", "RAY_prestart_worker_first_driver": "0", "RAY_num_prestart_python_workers": "0"}
+# by default Ray's workers come after everything else that the machine does, and more are started than are needed; on a
+# machine that is busy they take longer to begin, and its nodes to answer, than Ray waits
+ON_RAY = {
+    "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_num_prestart_python_workers": "0",
+    "RAY_worker_register_timeout_seconds": f"{PATIENCE:.0f}",
+    "RAY_gcs_server_request_timeout_seconds": f"{PATIENCE:.0f}",
+    "RAY_agent_register_timeout_ms": f"{1000 * PATIENCE:.0f}",
+    "RAY_health_check_timeout_ms": f"{1000 * PATIENCE:.0f}",
+}
+
+
+NO_CLUSTER = 77
+"""Exit code of a command without one."""
+
+
+def begin_ray() -> None:
+    """Starts the cluster that the command of this process then uses, or ends the process. Ray gives the parts of a
+    cluster some thirty seconds to find each other, which no setting changes: a busy machine may need several tries."""
+    import ray
+
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    for _ in range(3):
+        with suppress(Exception), redirect_stdout(sys.stderr):  # of no class of its own
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+            signal.signal(signal.SIGTERM, on_sigterm)
+            return
+    sys.exit(NO_CLUSTER)
 
 
 def hart() -> None:
@@ -43,11 +74,19 @@ def with_few_files() -> None:
     hart()
 
 
+def with_patience() -> None:
+    """The same that waits longer for the rest of a request than any test takes."""
+    from hart.serving import bodies
+
+    bodies.BODY_SECONDS = 2 * PATIENCE
+    hart()
+
+
 def exit_code(target: Callable[..., None], *arguments: object) -> int | None:
     """Of a process that does nothing else, negative if it is a signal's."""
     process = CONTEXT.Process(target=target, args=arguments)
     process.start()
-    process.join(600)
+    process.join(PATIENCE)
     return process.exitcode
 
 
@@ -62,10 +101,18 @@ class Command:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def wait(self, seconds: float) -> int | None:
-        """Its exit code, negative if it is a signal's; None if it has not ended."""
-        self.process.join(seconds)
+    def wait(self) -> int | None:
+        """Its exit code, negative if it is a signal's; None if it does not end."""
+        self.process.join(PATIENCE)
         return self.process.exitcode
+
+
+def require_ray(command: Command) -> None:
+    """Of a command that has said nothing: skips the test where Ray cannot begin."""
+    import pytest
+
+    if command.wait() == NO_CLUSTER:
+        pytest.skip("Ray cannot start a cluster: this machine is too busy")
 
 
 @contextmanager

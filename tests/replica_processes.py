@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from processes import begin_ray
+
 VICTIM = 7
 """A seed."""
 DEATH = 3
@@ -33,4 +35,5 @@ def main() -> None:
                 yield message
 
     replicas.Replica = Killed  # type: ignore[misc]
+    begin_ray()
     main()

@@ -16,6 +16,7 @@ from hart.grids import grid_of_aspect
 from hart.serving.engine import ModelFacts, OutOfMemory, Row, Source
 from hart.serving.schemas import Generation, RequestBody
 from hart.sizes import ImageSize
+from waiting import PATIENCE
 
 SCALES = 4
 SIZES = ImageSize(16, 16), ImageSize(32, 16), ImageSize(16, 32)
@@ -109,7 +110,7 @@ class StandInBatch:
     k: int = -1
 
     def advance(self) -> None:
-        assert self.engine.open_gate.wait(60)
+        assert self.engine.open_gate.wait(PATIENCE)
         prompts = [row.prompt for row in self.rows.values()]
         self.engine.sampled.append([row.seed for row in self.rows.values()])
         if "fatal" in prompts:

@@ -66,7 +66,7 @@ def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def cells(**settings: Any) -> tuple[Any, io.StringIO]:
     stream = io.StringIO()
-    return import_module("gpu_parts.cells").Cells(CPU, settings.pop("seconds", 60.0), stream, **settings), stream
+    return import_module("gpu_parts.cells").Cells(CPU, settings.pop("seconds", 1000.0), stream, **settings), stream
 
 
 def fail(error: BaseException) -> Any:
@@ -101,17 +101,17 @@ def test_reports_have_standard_output_for_themselves(capfd: pytest.CaptureFixtur
 
 
 STUB = """
-import json, os, sys, time
+import json, os, sys, threading
 done = sys.argv[sys.argv.index("--done") + 1:]
 def tell(**message): print(json.dumps(message), flush=True)
-def cell(key, work, limit=30):
+def cell(key, work, limit=1000):
     if key in done: return
     tell(begin=key, limit=limit)
     work()
     tell(row=key, values={"batch": 1})
 cell("good", lambda: None)
 cell("crash", lambda: os._exit(3))
-cell("hang", lambda: time.sleep(60), limit=0.5)
+cell("hang", lambda: threading.Event().wait(), limit=0.5)
 cell("last", lambda: print("said to the log", file=sys.stderr))
 """
 
@@ -120,7 +120,7 @@ def test_a_part_that_crashes_or_hangs_goes_on_behind_it(tmp_path: Path, monkeypa
     gpu = import_module("gpu")
     (tmp_path / "stub.py").write_text(STUB)
     monkeypatch.setattr(gpu, "__file__", str(tmp_path / "stub.py"))
-    gpu.main(["--minutes", "1", "--out", str(tmp_path / "out"), "--device", "cpu", "--parts", "training"])
+    gpu.main(["--minutes", "1000", "--out", str(tmp_path / "out"), "--device", "cpu", "--parts", "training"])
     part = json.loads((tmp_path / "out" / "gpu.json").read_text())["parts"]["training"]
     assert part["outcome"] == "done" and list(part["rows"]) == ["good", "crash", "hang", "last"]
     assert part["rows"]["crash"]["error"] == "the process died with status 3"

@@ -57,12 +57,14 @@ def test_the_imagenet_recipes_build_the_paper_s_models(depth: int) -> None:
 
 
 def test_the_imagenet_recipes_are_trained_as_var_was() -> None:
-    """VAR's published commands: --alng, --wpe, --twde by depth."""
+    """VAR's published commands, --alng, --wpe, --twde by depth, and its crops: at random, from 1.125 times the size."""
     recipes = [TransformerRecipe.read(RECIPES / f"imagenet/hart-d{depth}.toml") for depth in (16, 20, 24, 30)]
     assert {recipe.optimizer.schedule for recipe in recipes} == {"linear"}
     assert [recipe.gate_gain for recipe in recipes] == [1e-3, 1e-3, 1e-4, 1e-5]
     assert [recipe.optimizer.final_fraction for recipe in recipes] == [0.1, 0.1, 0.01, 0.01]
     assert [recipe.optimizer.final_weight_decay for recipe in recipes] == [None, None, None, 0.08]
+    crops = {(recipe.reading.crop, recipe.reading.shorter_side, recipe.reading.flip) for recipe in recipes}
+    assert crops == {("random", 1.125, 0.0)}
 
 
 def test_the_tokenizer_of_photographs_starts_at_half_the_size_with_scales_derived_from_the_paper_s() -> None:

@@ -8,15 +8,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-GIVE_UP_SECONDS = 300.0
-"""Far more than anything takes: what never comes fails the test, in place of hanging it."""
+PATIENCE = 300.0
+"""Seconds, far more than anything takes: what never comes fails the test, in place of hanging it."""
 PAUSE_SECONDS = 0.002
 """Between two looks."""
 
 
 def until(condition: Callable[[], T]) -> T:
     """Returns what `condition` gives once that is true; it may raise when there is nothing to wait for any more."""
-    end = time.monotonic() + GIVE_UP_SECONDS
+    end = time.monotonic() + PATIENCE
     while not (found := condition()):
         assert time.monotonic() < end, "it never came"
         time.sleep(PAUSE_SECONDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from hart.errors import HartError
+from hart.errors import HartError, lacks_memory
 
 # Messages of PyTorch's allocators that come as a plain RuntimeError: on CPUs, on Apple GPUs, and inside CUDA's own
 # libraries.
@@ -162,10 +161,8 @@ def _counts(file: Path) -> dict[str, int]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that the device or the machine has no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if lacks_memory(error) or isinstance(error, torch.OutOfMemoryError):
         return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY_SIGNS)
 
 

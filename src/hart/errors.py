@@ -1,5 +1,6 @@
 """Errors that are not the program's fault, and the warning about prompts."""
 
+import errno
 from importlib.util import find_spec
 
 DISTRIBUTION = "hart-image"
@@ -20,6 +21,11 @@ def not_installed(what: str | None, requirement: str) -> HartError:
     # environments that uv makes have no pip: the shell's would install elsewhere
     pip = "uv pip" if find_spec("pip") is None else "pip"
     return HartError(f"{what} is not installed: run {pip} install {requirement}")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether the machine had no memory left, which is nobody's bad input."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 class Stopped(BaseException):

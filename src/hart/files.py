@@ -82,7 +82,9 @@ def user_path(name: AnyPath) -> Path:
 
 
 def user_address(address: AnyPath) -> str:
-    """As `user_path`, of what may be a URL or a pattern too."""
+    """As `user_path`, of what may be a URL or a pattern too, or empty. Raises `FileError`."""
+    if not isinstance(address, str | os.PathLike):
+        raise FileError(f"{address!r}: give a path or an address, as text")
     return os.path.expanduser(os.fspath(address))  # noqa: PTH111 - a path would lose slashes
 
 
@@ -208,7 +210,8 @@ def decode_text(content: bytes, where: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FileError(f"{where}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        place = f"{error.reason} at byte {error.start}"
+        raise FileError(f"{where}: is not UTF-8 text ({place}): save it as UTF-8") from None
 
 
 def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:

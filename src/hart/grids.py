@@ -66,7 +66,7 @@ class ScaleSchedule:
         if len(self.grids) > MAX_SCALES:
             raise ValueError(f"a scale schedule has at most {MAX_SCALES} scales, not {len(self.grids)}")
         if len(self.grids) < 2 or self.grids[0] != (1, 1):
-            raise ValueError(f"a scale schedule starts at 1 and has two scales or more, not {self}")
+            raise ValueError(f"a scale schedule starts at 1 and has two scales or more, not {str(self) or 'none'}")
         for a, b in zip(self.grids, self.grids[1:], strict=False):
             if a == b or a.height > b.height or a.width > b.width:
                 raise ValueError(f"the grids of a scale schedule must grow, not {self}")

@@ -23,7 +23,6 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from hart.config import HartConfig, SamplingConfig
-from hart.data.transforms import pil_to_pixels, unit_to_pil
 from hart.errors import HartError, PromptWarning
 from hart.generation.arguments import (
     MAX_BATCH,
@@ -36,13 +35,12 @@ from hart.generation.arguments import (
     checked_prompts,
     checked_settings,
     plain,
-    whole_number,
 )
 from hart.generation.canvas import require_image
 from hart.generation.edits import Edit, PromptMix, batch_edits
 from hart.generation.next_scale import NextScaleGenerator, States
 from hart.generation.noise import SeededNoise
-from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview, psnr
+from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview
 from hart.generation.requests import (
     ImageRequest,
     Request,
@@ -56,6 +54,7 @@ from hart.inference.components import Components
 from hart.inference.editing import Editing
 from hart.inference.memory import SAVING, require_memory
 from hart.sizes import SizeOptions, requested_schedule
+from hart.strict import whole_number
 from hart.types import ClassContext, Context, Rows
 
 GPU_BATCH = 4
@@ -247,22 +246,9 @@ class HartPipeline(Editing):
         check_output_type(output_type)
         return self._components.images(checked_latents(latents, self.config), output_type)
 
-    @torch.inference_mode()
     def reconstruct(self, image: Image.Image) -> Reconstruction:
         """Encode and decode an image with the tokenizer alone, cropped to a square and resized first."""
-        components = self._components
-        pixels = pil_to_pixels(require_image("image", image), self.image_size)
-        latent = components.encode(pixels)
-        original = pixels.float() / 255
-        discrete = components.decode(components.discrete(pixels))
-        hybrid = components.decode(latent)
-        return Reconstruction(
-            original=unit_to_pil(original),
-            discrete=unit_to_pil(discrete),
-            hybrid=unit_to_pil(hybrid),
-            discrete_psnr=float(psnr(discrete, original)),
-            hybrid_psnr=float(psnr(hybrid, original)),
-        )
+        return self._components.reconstruct(require_image("image", image))
 
     def _config_of(self, parts: Components) -> HartConfig:
         """The model's configuration, with the settings that calls have at these components' speed."""

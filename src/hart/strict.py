@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import operator
 import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -304,6 +305,24 @@ def has_members(value: object, protocol: type) -> bool:
     """
     names = {*vars(protocol), *protocol.__annotations__}
     return all(hasattr(value, name) for name in names if not name.startswith("_") or name == "__call__")
+
+
+def as_index(value: object) -> int | None:
+    """A whole number of Python or numpy as an int; None for anything else, booleans included."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def whole_number(name: str, value: object, least: int, most: int) -> int:
+    """`value`, of Python or numpy, if it is a whole number from `least` to `most`. `name` is what errors call it."""
+    number = as_index(value)
+    if number is None or not least <= number <= most:
+        raise HartError(f"{name} {shown(value)}: give a whole number, at least {least} and at most {most}")
+    return number
 
 
 def require(condition: bool, message: str) -> None:

@@ -9,6 +9,7 @@ from threading import Barrier
 import pytest
 
 from hart.commands.console import note, notes_to, progress
+from waiting import PATIENCE
 
 
 class Terminal(StringIO):
@@ -36,7 +37,7 @@ def test_there_is_no_bar_where_it_could_not_disappear(monkeypatch: pytest.Monkey
 
 
 def test_each_thread_has_its_own_listener_to_notes(capsys: pytest.CaptureFixture[str]) -> None:
-    both_listen = Barrier(2, timeout=30)
+    both_listen = Barrier(2, timeout=PATIENCE)
 
     def heard(text: str) -> list[str]:
         told = list[str]()

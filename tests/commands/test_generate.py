@@ -14,12 +14,13 @@ from PIL import Image
 
 from command_line import outputs, refused, run, run_in_process
 from hart import HartPipeline, __version__
-from hart.commands.console import NumberedFiles, prompt_notes
+from hart.commands.console import NumberedFiles, prompt_notes, slug
 from hart.commands.generate import read_prompts
 from hart.errors import HartError, PromptWarning
 from hart.generation.metadata import ImageSettings, read_record, save_png
 from hart.inference.components import Components
 from processes import CONTEXT
+from waiting import PATIENCE
 
 LONG = "a red apple on a table"  # of letters alone, 12 tokens end inside it
 
@@ -209,6 +210,32 @@ def test_grids_and_reconstructions_get_new_names_too(text_model: Path, tmp_path:
     assert "many for one sheet" in refused(run("generate", "a cat", *options, "-n", 10**9, "--grid"))
 
 
+def test_a_single_image_may_have_a_name(text_model: Path, tmp_path: Path) -> None:
+    named, options = tmp_path / "new" / "cat.png", ("--model", text_model)
+    assert written("a cat", *options, "--out", named) == [named]
+    assert read_record(named).prompt == "a cat"
+    content = named.read_bytes()
+    assert "nothing is overwritten" in refused(run("generate", "a dog", *options, "--out", named))
+    (again,) = outputs(run("generate", "--like", named, "--out", tmp_path / "again.png"))
+    assert named.read_bytes() == content == again.read_bytes()
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    assert written("a cat", *options, "--out", folder)[0].parent == folder
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A red apple!", "a-red-apple"),
+        ("\U0001f438 in \u96ea", "frog-in-\u96ea"),
+        ("...", "image"),
+        ("x" * 99, "x" * 40),
+    ],
+)
+def test_names_of_files_say_what_was_asked_for(prompt: str, name: str) -> None:
+    assert slug(prompt) == name
+
+
 def test_files_that_others_put_there_meanwhile_are_passed_over(tmp_path: Path) -> None:
     image, target = Image.new("RGB", (4, 4)), tmp_path / "elsewhere.txt"
     target.write_text("kept")
@@ -232,7 +259,7 @@ def test_processes_that_write_into_one_folder_lose_nothing(text_model: Path, tmp
     processes = [CONTEXT.Process(target=run_in_process, args=(command, results)) for _ in range(2)]
     for process in processes:
         process.start()
-    codes, said = zip(*(results.get(timeout=300) for _ in processes), strict=True)
+    codes, said = zip(*(results.get(timeout=PATIENCE) for _ in processes), strict=True)
     printed = "".join(said).splitlines()
     assert codes == (0, 0)
     assert sorted(printed) == sorted(str(path) for path in tmp_path.iterdir())

@@ -15,6 +15,7 @@ from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import HartError
 from lock_processes import hold_and_die, try_lock
 from processes import CONTEXT
+from waiting import PATIENCE
 
 
 def test_of_several_at_the_same_moment_one_works_and_the_others_are_told_by_whom(tmp_path: Path) -> None:
@@ -22,9 +23,9 @@ def test_of_several_at_the_same_moment_one_works_and_the_others_are_told_by_whom
     processes = [CONTEXT.Process(target=try_lock, args=(str(tmp_path), barrier, results)) for _ in range(3)]
     for process in processes:
         process.start()
-    said = dict(results.get(timeout=300) for _ in processes)
+    said = dict(results.get(timeout=PATIENCE) for _ in processes)
     for process in processes:
-        process.join(300)
+        process.join(PATIENCE)
     (owner,) = [pid for pid, message in said.items() if not message]
     refusals = [message for message in said.values() if message]
     assert len(refusals) == 2
@@ -37,7 +38,7 @@ def test_of_several_at_the_same_moment_one_works_and_the_others_are_told_by_whom
 def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
     process = CONTEXT.Process(target=hold_and_die, args=(str(tmp_path),))
     process.start()
-    process.join(300)
+    process.join(PATIENCE)
     assert json.loads((tmp_path / LOCK_FILE).read_bytes())["process"] == process.pid
     with locked(tmp_path, "training") as has_lock:
         assert has_lock

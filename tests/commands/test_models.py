@@ -12,7 +12,7 @@ from PIL import Image
 
 from command_line import outputs, refused, run
 from hart import HartPipeline
-from hart.checkpoint.loading import load_model
+from hart.checkpoint.loading import load_model, load_tokenizer, save_tokenizer
 from hart.checkpoint.storage import read_safetensors, save_module
 from hart.checkpoint.verification import CASE_FILE, GOLDEN_FILE
 from hart.text_encoder.base import RandomTextFeatures
@@ -38,6 +38,23 @@ def test_reconstruct_writes_three_images_side_by_side_and_prints_psnr(text_model
         assert path is not None
         with Image.open(path[1]) as image:
             assert image.width > 3 * 8 > image.height
+
+
+def test_reconstruct_takes_a_tokenizer_alone(text_model: Path, tmp_path: Path) -> None:
+    image = tmp_path / "one.png"
+    Image.effect_noise((30, 20), 60).convert("RGB").save(image)
+    save_tokenizer(tmp_path / "tokenizer", load_tokenizer(text_model))
+    shown = []
+    for model in (text_model, tmp_path / "tokenizer"):
+        out = tmp_path / f"of {model.name}"
+        result = run("reconstruct", image, "--model", model, "--device", "cpu", "--out", out)
+        assert result.exit_code == 0, result.output
+        (file,) = out.iterdir()
+        with Image.open(file) as found:
+            shown.append((result.stdout.replace(str(file), ""), found.tobytes()))
+    assert shown[0] == shown[1]
+    said = refused(run("reconstruct", image, "--model", tmp_path, "--out", tmp_path / "out"))
+    assert "expected config.json and tokenizer.safetensors (a tokenizer alone), config.json and hart" in said
 
 
 def test_reconstruct_refuses_what_is_no_image(text_model: Path, tmp_path: Path) -> None:
@@ -94,12 +111,13 @@ def test_info_knows_sizes_without_weights() -> None:
     assert "256 x 256 px" in released
     assert "not counted" in released
     assert "bfloat16: " in released  # whether this processor packs its layers, or why not
-    for command in (
-        ("info", "hart"),
-        ("benchmark", "hart-0.7b-257"),
-        ("generate", "a cat", "--model", "hart-0.7b-257"),
-    ):
-        assert "sizes without weights are: hart-0.7b-256, hart-0.7b-512, " in refused(run(*command))
+    sizes = "sizes without weights are: hart-0.7b-256, hart-0.7b-512, "
+    random = ("generate", "a cat", "--model", "hart-0.7b-257", "--random-weights")
+    for command in (("info", "hart"), ("benchmark", "hart-0.7b-257"), random):
+        assert sizes in refused(run(*command))
+    for command in (random[:-1], ("convert", "hart-0.7b-257", "none")):
+        said = refused(run(*command))
+        assert said.endswith("unknown model 'hart-0.7b-257': no folder, no hub id, and the shipped models are: emoji")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -106,6 +106,7 @@ def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
     ("given", "said"),
     [
         ("init_from={}/none", "init_from of the recipe: unknown model"),
+        ("init_from=emoji", "init_from emoji: is of other sizes: tokenizer."),
         ("perceptual={{weight=1.0, kind='lpips', files=['{}/vgg.pth']}}", "perceptual.files of the recipe: "),
         ("trainer.trackers=wandb", '"wandb" is not installed'),
     ],
@@ -127,6 +128,8 @@ def test_what_a_recipe_names_and_is_not_there_is_said_before_a_set_is_read(
         ("code_corruption=0.1", "code_corruption is for augmented versions: set augmentations to 2 or more"),
         ("transformer.text.width=8", "transformer.text must be width 384 and tokens"),
         ("transformer.latent_channels=4", "tokenizer and transformer differ in latent_channels"),
+        ("init_from=emoji; transformer.heads=2", "other sizes: transformer.heads is 4 there and 2 in the recipe"),
+        ("init_from=emoji; diffusion.width=8", "other sizes: diffusion.width is 224 there and 8 in the recipe"),
     ],
 )
 def test_what_a_transformer_cannot_learn_from_is_said_before_a_set_is_listed(
@@ -137,7 +140,7 @@ def test_what_a_transformer_cannot_learn_from_is_said_before_a_set_is_listed(
     small_recipe(tmp_path)
     named = (f"data={tmp_path / 'images'}", "tokenizer=emoji", "text_encoder=emoji", "augmentations=1")
     message = refused(
-        run("train", "transformer", RECIPES / "transformer.toml", *named, given, "--out", tmp_path / "run")
+        run("train", "transformer", RECIPES / "transformer.toml", *named, *given.split("; "), "--out", tmp_path / "run")
     )
     assert said in message
 
@@ -209,6 +212,13 @@ def test_a_dry_run_says_what_a_recipe_takes_without_its_data(stage: str) -> None
     assert result.exit_code == 0, result.output
     said = {line.split()[0] for line in result.stdout.splitlines()}
     assert {"parameters", "tokens", "memory", "checkpoint", "time"} <= said
+
+
+def test_an_option_and_the_key_that_it_sets_are_not_both_taken(tmp_path: Path) -> None:
+    command = ("train", "tokenizer", small_recipe(tmp_path), "--out", tmp_path / "run")
+    for option, key in ((("--init-from", "emoji"), "init_from"), (("--size", 16), "tokenizer.scales")):
+        said = refused(run(*command, *option, f"{key}=1,2"))
+        assert f"{option[0]} sets {key} too: give one of them" in said
 
 
 def test_the_scales_of_another_size_follow_from_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:

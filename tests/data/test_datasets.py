@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hart.data.datasets import open_dataset, read_all
+from hart.data.kinds import Kind
 from hart.data.opening import open_source
 from hart.data.order import SampleOrder
+from hart.data.samples import Sample
+from hart.data.sources import iterate
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from image_files import encoded_image, write_tar
@@ -39,6 +42,23 @@ def test_shards_with_text_json_and_class_captions(tmp_path: Path) -> None:
     assert data.pixels[1][:, 3, 3].tolist() == [0, 255, 0]
     assert len(open_dataset(tmp_path, "val", 8)) == 1
     assert len(open_dataset(tmp_path / "val-0000.tar", "train", 8)) == 1
+
+
+@pytest.mark.parametrize("kind", ["shards", "stream"])
+def test_the_class_of_an_image_is_no_caption_beside_its_own(tmp_path: Path, kind: Kind) -> None:
+    """As in shards for both kinds of models: half of the captions would be numbers."""
+    image = encoded_image("red")
+    write_tar(
+        tmp_path / "0.tar",
+        {
+            "0.png": image, "0.txt": b"a cat", "0.cls": b"3",
+            "1.png": image, "1.json": b'{"caption": "a dog"}', "1.cls": b"dog",
+            "2.png": image, "2.txt": b" \n", "2.cls": b"a bird",
+        },
+    )  # fmt: skip
+    source = open_source(tmp_path / "0.tar", kind=kind)
+    found = [sample for sample in iterate(source) if isinstance(sample, Sample)]
+    assert [sample.captions for sample in found] == [("a cat",), ("a dog",), ("a bird",)]
 
 
 def test_folder_with_a_folder_per_split(tmp_path: Path) -> None:

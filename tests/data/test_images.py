@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -11,12 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
+from hart.data.datasets import read_all as in_memory
 from hart.data.images import MAX_PIXELS, as_rgb, decode_image, open_image, upright, upright_size
 from hart.data.opening import open_source
+from hart.data.samples import Sample
+from hart.data.transforms import ImageTransform
 from hart.errors import HartError
+from hart.generation.canvas import require_image
 from image_files import encoded_image, numbered
 from set_formats import read_all
 
@@ -157,12 +162,31 @@ def test_what_is_out_of_bounds_is_refused_by_every_reader(content: bytes, messag
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(HartError, match=rf"a\.png: .*{message}"):
         open_image(tmp_path / "a.png")
-    from hart.data.datasets import read_all as in_memory
-    from hart.data.transforms import ImageTransform
-
     (tmp_path / "b.png").write_bytes(numbered(1))
     read = in_memory(open_source(tmp_path, "all"), ImageTransform(8), "set")
     assert len(read) == 1 and message in read.damaged[0].reason
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))])
+def test_a_lack_of_memory_is_no_fault_of_an_image(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is an image left out of a set for it."""
+
+    def load(_: object) -> None:
+        raise error
+
+    path = tmp_path / "red.png"
+    path.write_bytes(encoded_image("red"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    for read in (
+        lambda: open_image(path),
+        lambda: require_image("image", Image.open(path)),
+        lambda: Sample("red", path.read_bytes()).pixels(ImageTransform(8)),
+    ):
+        with pytest.raises(type(error)) as raised:
+            read()
+        assert raised.value is error
 
 
 def test_a_jpeg_of_many_pixels_is_decoded_at_half_its_size() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,11 @@ from hart.data.opening import open_source
 from hart.data.order import SampleOrder
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
-from image_files import encoded_image, write_captioned_folder, write_numbered_shards
+from image_files import encoded_image, numbered, write_captioned_folder, write_numbered_shards
+from set_formats import Entry, every_format, open_written
 
 RANDOM = ImageTransform(4, crop="random", shorter_side=1.5, flip=0.5)
 PLAIN = ImageTransform(4)
-
-# newer Pythons warn of fork in a process with threads, which torch starts
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -203,10 +202,23 @@ def test_lanes_follow_from_batch_and_shards_alone() -> None:
 def test_numbers_that_do_not_fit_are_refused(folder: Path, shards: Path) -> None:
     with pytest.raises(HartError, match="batch_size 8 cannot be shared by 3"):
         load(folder, world=3)
+    for name, value in (("batch_size", 0), ("seed", -1), ("seed", None), ("workers", -1), ("world", 0), ("rank", 1)):
+        with pytest.raises(HartError, match=f"{name} {value}: give a whole number"):
+            load(folder, **{name: value})
+    with pytest.raises(HartError, match="condition 'text': give one of none, caption, label"):
+        load(folder, condition="text")
     with pytest.raises(HartError, match="4 lanes, which 8 processes cannot share"):
         load(shards, "stream", world=8)
     with pytest.raises(HartError, match="at most 2 workers"):
         load(shards, "stream", world=2, workers=3)
+
+
+@every_format
+def test_systems_that_cannot_fork_are_sent_the_set(form: str, tmp_path: Path) -> None:
+    entries = [Entry(str(number), numbered(number), {"caption": f"of {number}"}) for number in range(8)]
+    source = open_written(form, tmp_path, entries)
+    loader = ImageLoader(source, RANDOM, batch_size=4, seed=0, condition="caption")
+    assert_same(pickle.loads(pickle.dumps(loader)).batch(1), loader.batch(1))
 
 
 def test_the_global_generator_is_left_alone(folder: Path) -> None:

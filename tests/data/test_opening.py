@@ -298,6 +298,12 @@ def test_what_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(HartError, match=message):
             open_source(path)
+    for nothing in (None, 3, b"set"):
+        with pytest.raises(HartError, match="give a path or an address"):
+            open_source(nothing)  # type: ignore[arg-type]
+    for split in ("", 3):
+        with pytest.raises(HartError, match=f"split is {split!r}: give train, val"):
+            open_source(tmp_path, split)  # type: ignore[arg-type]
     with pytest.raises(HartError, match=r"give one of .*folder, classes"):
         open_source(tmp_path, kind="imagenet")  # type: ignore[arg-type]
 

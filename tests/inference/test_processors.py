@@ -8,6 +8,7 @@ import pytest
 
 import generated_on_a_processor
 from processes import CONTEXT
+from waiting import PATIENCE
 
 HELD_BACK: dict[str, dict[str, str]] = {
     "as it is": {},
@@ -25,8 +26,8 @@ def results(request: pytest.FixtureRequest) -> dict[str, Any]:
     queue = CONTEXT.Queue()
     process = CONTEXT.Process(target=generated_on_a_processor.on_processor, args=(held_back, queue))
     process.start()
-    found: dict[str, Any] = queue.get(timeout=600)
-    process.join(60)
+    found: dict[str, Any] = queue.get(timeout=PATIENCE)
+    process.join(PATIENCE)
     assert found["capability"] == held_back["ATEN_CPU_CAPABILITY"].upper(), "nothing had asked the processor before"
     return found
 

@@ -21,9 +21,9 @@ from hart.inference.packing import packed_attend, packing_refusal
 from hart.inference.threads import ByThreads, single_threads
 from hart.layers.sharing import whole
 from helpers import random_context, random_tensor, tiny_text_config
+from waiting import PATIENCE
 
 CONFIG = tiny_text_config(width=512, heads=4, depth=2)
-LAST_STEP = 20_000
 needs_packing = pytest.mark.skipif(packing_refusal(torch.float32) is not None, reason="this processor does not pack")
 
 
@@ -81,8 +81,14 @@ def test_a_scale_is_that_of_all_rows_together(speed: str, two_threads: None) -> 
     if speed == "int8" and not int8_range():
         pytest.skip("this processor has no 8-bit kernels")
     hart = HartPipeline.from_config(CONFIG, device="cpu", speed=speed).components.hart
-    transformer, used = hart.transformer, set[int]()
-    transformer.blocks[0].register_forward_pre_hook(lambda *_: used.add(threading.get_ident()))
+    transformer, used, both = hart.transformer, set[int](), threading.Barrier(2, timeout=PATIENCE)
+
+    def together(*_: object) -> None:
+        """One thread may not do what is for the other, which has not begun yet."""
+        used.add(threading.get_ident())
+        both.wait()
+
+    watched = transformer.blocks[0].register_forward_pre_hook(together)
 
     @torch.inference_mode()
     def hidden() -> list[Tensor]:
@@ -95,29 +101,30 @@ def test_a_scale_is_that_of_all_rows_together(speed: str, two_threads: None) -> 
         return found
 
     apart = hidden()
+    watched.remove()
     assert len(used) == 2 and threading.get_ident() not in used
     assert copy.deepcopy(transformer).share is whole, "for another processor"
     transformer.share = whole
     torch.testing.assert_close(apart, hidden())
 
 
-def steps(some: slice, taken: list[int], *, fails: bool = False) -> Iterator[Tensor]:
-    """A millisecond each, and far more than the others take to end; with `fails`, the second of two rows fails at the
-    first of them."""
-    for step in range(LAST_STEP + 1):
-        taken[some.start] = step
+def steps(some: slice, given_up: list[int], *, fails: bool = False) -> Iterator[Tensor]:
+    """They go on until somebody ends them; with `fails`, the second of two rows fails at the first of them."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
         if fails and some.start == 1:
             raise ValueError("of the second row")
         time.sleep(1e-3)
         yield torch.zeros(1)
+    given_up.append(some.start)
 
 
 @torch.inference_mode()
 def test_an_error_ends_all_parts_and_reaches_the_caller(two_threads: None) -> None:
-    taken = [0, 0]
+    given_up = list[int]()
     with pytest.raises(ValueError, match="of the second row"):
-        ByThreads(1)(lambda some: steps(some, taken, fails=True), 2, 1)
-    assert max(taken) < LAST_STEP
+        ByThreads(1)(lambda some: steps(some, given_up, fails=True), 2, 1)
+    assert not given_up
     assert rows_by_thread(2) == [[0], [1]]  # the threads go on working
 
 
@@ -126,11 +133,11 @@ def test_an_interruption_of_the_caller_ends_all_parts(two_threads: None, monkeyp
     def interrupted(future: Future[Tensor]) -> Tensor:
         raise KeyboardInterrupt
 
-    taken = [0, 0]
+    given_up = list[int]()
     monkeypatch.setattr(Future, "result", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        ByThreads(1)(lambda some: steps(some, taken), 2, 1)
-    assert max(taken) < LAST_STEP
+        ByThreads(1)(lambda some: steps(some, given_up), 2, 1)
+    assert not given_up
 
 
 @pytest.fixture

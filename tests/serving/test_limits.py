@@ -12,7 +12,7 @@ from hart.config import SamplingConfig
 from hart.serving.options import Limits
 from serving_app import error, running
 from stand_in_engine import FACTS, StandInEngine
-from waiting import until
+from waiting import PATIENCE, until
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:
@@ -69,11 +69,11 @@ def test_what_comes_before_the_queue_is_bounded_too() -> None:
 
     class Slow(StandInEngine):
         def row(self, *arguments: Any, **named: Any) -> Any:
-            assert is_answered.wait(60)
+            assert is_answered.wait(PATIENCE)
             return super().row(*arguments, **named)
 
     def slow() -> StandInEngine:
-        assert is_answered.wait(60)
+        assert is_answered.wait(PATIENCE)
         return StandInEngine()
 
     with running(models={"tiny": Slow, "other": slow}, limits=Limits(timeout=0.01)) as server:

@@ -8,16 +8,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from processes import Command, started, with_few_files, without_room
+from processes import Command, started, with_few_files, with_patience, without_room
 from serving_app import png
-from waiting import until
+from waiting import PATIENCE, until
 
 
 @contextmanager
@@ -29,7 +29,13 @@ def process(model: Path, port: int = 0, *options: str) -> Iterator[tuple[Command
 
 
 def generate(url: str, **fields: Any) -> httpx2.Response:
-    return httpx2.post(f"{url}/v1/images/generations", json={"prompt": "a quiet prompt", **fields}, timeout=120)
+    return httpx2.post(f"{url}/v1/images/generations", json={"prompt": "a quiet prompt", **fields}, timeout=PATIENCE)
+
+
+def streamed(url: str) -> AbstractContextManager[httpx2.Response]:
+    """The answer of many images, as they are made."""
+    body = {"prompt": "x", "stream": True, "n": 10}
+    return httpx2.stream("POST", f"{url}/v1/images/generations", json=body, timeout=PATIENCE)
 
 
 def test_the_port_answers_before_pytorch_is_imported() -> None:
@@ -53,31 +59,31 @@ def test_many_connections_keep_nobody_out(text_model: Path) -> None:
         host, port = url.removeprefix("http://").split(":")
         for _ in range(100):
             idle.enter_context(socket.create_connection((host, int(port))))
-        assert httpx2.get(f"{url}/healthz", timeout=60).status_code == 200
+        assert httpx2.get(f"{url}/healthz", timeout=PATIENCE).status_code == 200
 
 
 @pytest.mark.slow
 def test_a_second_signal_waits_for_nobody(text_model: Path) -> None:
-    with process(text_model) as (server, url):
+    given = ("serve", "--model", text_model, "--device", "cpu", "--port", 0, "--timeout", 2 * PATIENCE)
+    with started(*given, main=with_patience) as server:
+        url = server.said[0].readline().strip()
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as half_sent:
             head = "POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             half_sent.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
-            assert httpx2.get(f"{url}/healthz").status_code == 200
+            assert httpx2.get(f"{url}/healthz", timeout=PATIENCE).status_code == 200
             server.send_signal(signal.SIGTERM)
             until(lambda: refuses((host, int(port))))
             assert server.process.is_alive()
             server.send_signal(signal.SIGTERM)
-            assert server.wait(30) == 128 + signal.SIGTERM
+            assert server.wait() == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow
 def test_a_closed_terminal_ends_a_server_in_order(text_model: Path) -> None:
     with (
         process(text_model) as (server, url),
-        httpx2.stream(
-            "POST", f"{url}/v1/images/generations", json={"prompt": "x", "stream": True, "n": 10}, timeout=120
-        ) as stream,
+        streamed(url) as stream,
     ):
         lines = stream.iter_lines()
         next(lines)
@@ -85,14 +91,14 @@ def test_a_closed_terminal_ends_a_server_in_order(text_model: Path) -> None:
             server.send_signal(signal.SIGHUP)
         rest = [line for line in lines if line.startswith("event: ")]
         assert rest.count("event: image_generation.completed") == 10
-        assert server.wait(60) in (-signal.SIGHUP, 128 + signal.SIGHUP)
+        assert server.wait() in (-signal.SIGHUP, 128 + signal.SIGHUP)
 
 
 @pytest.mark.slow
 def test_a_head_without_end_is_not_read(text_model: Path) -> None:
     with process(text_model) as (_, url), suppress(ConnectionError):
         host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=60) as client:
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
             client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 2**17)
             assert client.recv(100).startswith(b"HTTP/1.1 400 ")
 
@@ -102,9 +108,7 @@ def test_a_killed_server_leaves_nobody_waiting_and_its_successor_ends_in_order(t
     """Both with a full disk, which changes nothing."""
     with process(text_model) as (server, url):
         before = generate(url, seed=4).json()["data"]
-        with httpx2.stream(
-            "POST", f"{url}/v1/images/generations", json={"prompt": "x", "stream": True, "n": 10}, timeout=120
-        ) as stream:
+        with streamed(url) as stream:
             server.process.kill()
             with pytest.raises(httpx2.HTTPError):
                 stream.read()
@@ -112,23 +116,21 @@ def test_a_killed_server_leaves_nobody_waiting_and_its_successor_ends_in_order(t
             generate(url)
     with process(text_model, int(url.rpartition(":")[2]), "--log-requests") as (server, again):
         assert again == url
-        assert httpx2.get(url, timeout=60).status_code == 200
+        assert httpx2.get(url, timeout=PATIENCE).status_code == 200
         assert generate(url, seed=4).json()["data"] == before
-        assert json.loads(httpx2.get(f"{url}/readyz", timeout=60).content)["ready"]
+        assert json.loads(httpx2.get(f"{url}/readyz", timeout=PATIENCE).content)["ready"]
         large = png((1500, 1500), "RGBA", (1, 2, 3, 0)) + bytes(2**22)
         answer = httpx2.post(
-            f"{url}/v1/images/edits", data={"prompt": "x"}, files={"image": ("a.png", large)}, timeout=120
+            f"{url}/v1/images/edits", data={"prompt": "x"}, files={"image": ("a.png", large)}, timeout=PATIENCE
         )
         assert answer.status_code in (200, 501)
-        with httpx2.stream(
-            "POST", f"{url}/v1/images/generations", json={"prompt": "x", "stream": True, "n": 10}, timeout=120
-        ) as stream:
+        with streamed(url) as stream:
             lines = stream.iter_lines()
             next(lines)
             server.send_signal(signal.SIGTERM)
             rest = [line for line in lines if line.startswith("event: ")]
         assert rest.count("event: image_generation.completed") == 10
-        assert server.wait(60) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        assert server.wait() in (-signal.SIGTERM, 128 + signal.SIGTERM)
         log = server.said[1].read()
         assert "/v1/images/generations 200" in log and "opened in" in log
         assert "quiet" not in log and "Traceback" not in log

@@ -29,9 +29,9 @@ from hart.serving.models import ModelUnavailable
 from hart.serving.options import Limits, ServeOptions
 from hart.serving.scheduler import Overloaded
 from hart.serving.schemas import RETRY_SECONDS, ApiError
-from processes import ON_RAY, started
+from processes import ON_RAY, require_ray, started
 from serving_app import application, png
-from waiting import until
+from waiting import PATIENCE, until
 
 GENERATE = "/v1/images/generations"
 LONG = {"prompt": "a cat", "n": 10, "stream": True}
@@ -216,17 +216,22 @@ def test_a_replica_whose_model_cannot_be_opened_does_not_start(tmp_path: Path, m
     assert str(tmp_path) in str(said.value.__cause__), "the front's log says why"
 
 
-def test_a_stop_takes_away_what_was_still_being_made() -> None:
-    stopping, done = threading.Event(), list[str]()
+def test_a_stop_takes_away_what_was_still_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping, done, settled = threading.Event(), list[str](), replicas().Front.settled
+
+    async def while_it_stops(front: Any) -> None:
+        stopping.set()
+        await settled(front)
 
     def slow() -> None:
-        stopping.wait(60)
+        assert stopping.wait(PATIENCE)
         done.append("deployed")
+
+    monkeypatch.setattr(replicas().Front, "settled", while_it_stops)
 
     with TestClient(replicas().front_app(ServeOptions(public=True), 1, slow, lambda: done.append("withdrawn"))) as http:
         assert http.get("/healthz").status_code == 200
         assert http.get("/metrics").status_code == 200
-        threading.Timer(0.1, stopping.set).start()
     assert done == ["deployed", "withdrawn"]
 
 
@@ -236,13 +241,13 @@ def test_bodies_that_wait_for_replicas_take_bounded_memory(monkeypatch: pytest.M
 
     async def waiting(scope: Any, receive: Any, send: Any) -> None:
         reached.set()
-        await asyncio.to_thread(going_on.wait, 60)
+        await asyncio.to_thread(going_on.wait, PATIENCE)
         await JSONResponse({})(scope, receive, send)
 
     with fronted() as (http, handle), ThreadPoolExecutor(1) as client:
         app, handle.app = handle.app, waiting
         held = client.submit(http.post, GENERATE, json={"prompt": "most of forty bytes"})
-        assert reached.wait(60)
+        assert reached.wait(PATIENCE)
         refusal = http.post(GENERATE, json={"prompt": "x"})
         assert refusal.status_code == 503 and refusal.headers["Retry-After"] == str(RETRY_SECONDS)
         assert refusal.json()["error"]["code"] == "overloaded"
@@ -359,9 +364,10 @@ def test_replicas_are_those_of_a_cluster() -> None:
 def test_of_two_replicas_one_is_killed_under_load(text_model: Path, tmp_path: Path) -> None:
     given = ("serve", "--ray", "--replicas", 2, "--device", "cpu", "--port", 0, "--model", text_model)
     environment = ON_RAY | {replica_processes.MARK: str(tmp_path / "killed")}
-    with started(*given, main=replica_processes.main, **environment) as server:
-        url = server.said[0].readline().strip()
-        until(lambda: httpx2.get(f"{url}/readyz", timeout=60).is_success)
+    with started(*given, "--timeout", 3600, main=replica_processes.main, **environment) as server:
+        if not (url := server.said[0].readline().strip()):
+            require_ray(server)
+        until(lambda: httpx2.get(f"{url}/readyz", timeout=PATIENCE).is_success)
         seeds = range(16)
         with ThreadPoolExecutor(8) as clients:
             found = list(clients.map(lambda seed: drawn(url, seed, stream=seed % 2 == 1), seeds))
@@ -370,20 +376,21 @@ def test_of_two_replicas_one_is_killed_under_load(text_model: Path, tmp_path: Pa
         assert len(set(found)) == len(seeds)
         until(lambda: left_and_noticed(url))
         server.send_signal(signal.SIGTERM)
-        assert server.wait(60) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        assert server.wait() in (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 def left_and_noticed(url: str) -> bool:
     """Ask for many images and leave. Whether any replica says that it left out those of a client who has left."""
-    with httpx2.stream("POST", f"{url}{GENERATE}", json=LONG, timeout=60) as answer:
+    with httpx2.stream("POST", f"{url}{GENERATE}", json=LONG, timeout=PATIENCE) as answer:
         next(answer.iter_lines())
-    return bool(re.search('outcome="cancelled",replica="[^"]+"} [1-9]', httpx2.get(f"{url}/metrics", timeout=60).text))
+    figures = httpx2.get(f"{url}/metrics", timeout=PATIENCE).text
+    return bool(re.search('outcome="cancelled",replica="[^"]+"} [1-9]', figures))
 
 
 def drawn(url: str, seed: int, stream: bool) -> str:
     """The image of a seed; in a stream after one partial image for every scale but the last."""
     body = {"prompt": "a cat", "seed": seed, "stream": stream}
-    answer = httpx2.post(f"{url}{GENERATE}", json=body, timeout=120)
+    answer = httpx2.post(f"{url}{GENERATE}", json=body, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
     if not stream:
         return str(answer.json()["data"][0]["b64_json"])

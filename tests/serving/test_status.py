@@ -23,7 +23,7 @@ from hart.serving.middleware import RequestMiddleware
 from hart.serving.options import Limits, ServeOptions
 from serving_app import Running, error, running
 from stand_in_engine import StandInEngine
-from waiting import until
+from waiting import PATIENCE, until
 
 
 def figures(server: Running) -> dict[tuple[str, ...], float]:
@@ -75,7 +75,7 @@ def test_a_front_takes_as_many_requests_as_its_replicas_together(monkeypatch: py
     going_on = threading.Event()
 
     def deploy() -> None:
-        going_on.wait(60)
+        going_on.wait(PATIENCE)
         raise RuntimeError("no room")
 
     front = replicas.front_app(ServeOptions(public=True, queue_size=1), 2, deploy, lambda: None)
@@ -113,7 +113,7 @@ def test_a_default_model_that_is_tried_again_is_no_health_until_it_is_open() -> 
         tries.append(len(tries))
         if len(tries) == 1:
             raise HartError("/secret/path: no model here")
-        going_on.wait(60)
+        going_on.wait(PATIENCE)
         return StandInEngine()
 
     with running(models={"tiny": tiny}) as server, ThreadPoolExecutor(1) as client:

@@ -16,7 +16,7 @@ from hart.serving import app, bodies
 from hart.serving.options import Limits
 from hart.serving.server import LAYOUTS_AT_ONCE
 from serving_app import Running, edit, error, png, running
-from waiting import until
+from waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -54,14 +54,14 @@ def test_few_images_are_decoded_at_once_and_no_more_wait_than_in_the_queue(
 
     def decoded(*given: Any) -> Image.Image:
         begun.release()
-        assert gate.wait(60)
+        assert gate.wait(PATIENCE)
         return decode(*given)
 
     monkeypatch.setattr(app, "decoded", decoded)
     with ThreadPoolExecutor(3) as clients:
         answers = [clients.submit(edit, server, png(), n="2") for _ in range(3)]
         for _ in range(LAYOUTS_AT_ONCE):
-            assert begun.acquire(timeout=60)
+            assert begun.acquire(timeout=PATIENCE)
         until(lambda: server.server._coming == 6)
         refused = edit(server, png())
         assert error(refused, 429)["code"] == "queue_full" and int(refused.headers["retry-after"]) >= 1

@@ -37,7 +37,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_a_recipe_is_read(recipe: Path) -> None:
-    read = TokenizerRecipe.read(recipe)
+    read = TokenizerRecipe.read(str(recipe))
     assert (read.data, read.trainer.steps, read.optimizer.learning_rate) == ("somewhere", 20, 1e-3)
     assert read.tokenizer.scales == (1, 2, 4)
     assert read.discrete_probability == 0.5

@@ -20,6 +20,7 @@ from hart.training.trainer import Trainer
 from image_files import write_numbered_shards
 from processes import CONTEXT
 from toy_training import OPTIMIZER, TASKS, TRAINER, recipe, tiny_encoded_set, train_in_process
+from waiting import PATIENCE
 
 Run = tuple[list[Any], dict[str, Any]]
 """Log lines and final weights."""
@@ -46,7 +47,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
     yield train
     for runs, worker in zip(queues, workers, strict=True):
         runs.put(None)
-        worker.join(300)
+        worker.join(PATIENCE)
         assert worker.exitcode == 0
 
 

@@ -34,8 +34,6 @@ from helpers import TEXT_TOKENS, TEXT_WIDTH, random_tensor, randomize, tiny_clas
 from image_files import encoded_image, write_captioned_folder, write_numbered_shards, write_tar
 from toy_training import tiny_encoders
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-
 TRANSFORM = ImageTransform(8)
 OPTIONS = EncodeOptions(dtype="float32", shard_size=5, batch_size=3)
 

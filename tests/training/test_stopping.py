@@ -31,6 +31,7 @@ from toy_training import (
     tiny_tokenizer_recipe,
 )
 from training_state import checkpoints, flat, log_lines, state
+from waiting import PATIENCE
 
 
 class SignalledTask(ToyTask):
@@ -124,9 +125,9 @@ def test_all_processes_stop_at_one_step_whichever_hears_the_signal(tmp_path: Pat
     workers = [CONTEXT.Process(target=stop_in_process, args=(rank, *arguments)) for rank in range(2)]
     for worker in workers:
         worker.start()
-    said = dict(results.get(timeout=300) for _ in workers)
+    said = dict(results.get(timeout=PATIENCE) for _ in workers)
     for worker in workers:
-        worker.join(300)
+        worker.join(PATIENCE)
         assert worker.exitcode == 0
     assert said == {0: (4, signal.SIGTERM), 1: (4, signal.SIGTERM)}
     assert checkpoints(tmp_path / "run") == ["step-00000003.pt", "step-00000004.pt"]

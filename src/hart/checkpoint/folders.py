@@ -64,10 +64,11 @@ def is_tokenizer_alone(folder: Path) -> bool:
     return all(file.is_file() for file in files) and not (folder / HART_FILE).exists()
 
 
-def layout_of(folder: Path) -> Literal["own", "hart", "var"]:
+def layout_of(folder: Path, *, or_tokenizer: bool = False) -> Literal["own", "hart", "var"]:
     """The layout of the model in a folder, of which nothing is read: this project's, HART's or VAR's.
 
-    Raises `CheckpointError` for a folder without a model, with what it holds instead.
+    or_tokenizer: whether a tokenizer alone would do too, for which the caller has looked. Raises `CheckpointError` for
+    a folder without a model, with what it holds instead.
     """
     if (folder / CONFIG_FILE).exists() and (folder / HART_FILE).exists():
         return "own"
@@ -84,7 +85,8 @@ def layout_of(folder: Path) -> Literal["own", "hart", "var"]:
         raise CheckpointError(f"{folder}: holds a tokenizer alone: a model has {HART_FILE} besides")
     if (folder / MODEL_FOLDER).is_dir():
         raise CheckpointError(f"{folder}: no model here; what a training run made is in {folder / MODEL_FOLDER}")
+    alone = f"{CONFIG_FILE} and {TOKENIZER_FILE} (a tokenizer alone), " if or_tokenizer else ""
     raise CheckpointError(
-        f"{folder}: no model here; expected {CONFIG_FILE} and {HART_FILE} (this project), llm/ and tokenizer/ (HART), "
-        "or vae*.pth and var*.pth (VAR)"
+        f"{folder}: no model here; expected {alone}{CONFIG_FILE} and {HART_FILE} (this project), llm/ and tokenizer/ "
+        "(HART), or vae*.pth and var*.pth (VAR)"
     )

@@ -53,10 +53,11 @@ class LoadedModel:
     folder: Path
 
 
-def resolve_model(name: AnyPath) -> Path:
+def resolve_model(name: AnyPath, *, or_sizes: bool = False) -> Path:
     """The folder of a model: one shipped with the package, a path, or a Hugging Face id, which is downloaded.
 
-    Raises `CheckpointError` if it is none of them, naming the shipped ones and the presets, which have no weights.
+    or_sizes: whether a preset, which has no weights, could have been meant too, where the caller has looked for one.
+    Raises `CheckpointError` if it is none of them, naming those that it could be.
     """
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
@@ -70,12 +71,12 @@ def resolve_model(name: AnyPath) -> Path:
         return download(text)
     if text in PRESETS:
         raise CheckpointError(
-            f"{text} is a size without weights: add --random-weights (HartPipeline.from_config), or give a model of "
-            "that size"
+            f"{text} is a size without weights: give a model of that size, or take random weights, which some commands "
+            "have (--random-weights; HartPipeline.from_config)"
         )
+    sizes = f"; sizes without weights are: {', '.join(PRESETS)}" if or_sizes else ""
     raise CheckpointError(
-        f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}; sizes without "
-        f"weights are: {', '.join(PRESETS)}"
+        f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}{sizes}"
     )
 
 
@@ -125,7 +126,7 @@ def load_config(name: AnyPath) -> HartConfig:
     path = user_path(name)
     if path.suffix == ".json" and not path.is_dir():
         return HartConfig.load(path)
-    folder = resolve_model(name)
+    folder = resolve_model(name, or_sizes=True)
     layout = layout_of(folder)
     return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout)[0]
 
@@ -155,25 +156,36 @@ def save_tokenizer(folder: AnyPath, tokenizer: HybridTokenizer) -> None:
 
 
 def load_tokenizer(name: AnyPath) -> HybridTokenizer:
-    """A tokenizer in evaluation mode: one that `save_tokenizer` wrote, or that of any model (`resolve_model`).
+    """A tokenizer in evaluation mode: one that `save_tokenizer` wrote, or that of any model (`resolve_model`), of which
+    in this project's layout nothing else is read.
 
     Raises `HartError`.
     """
-    folder = user_path(name)
-    if not is_tokenizer_alone(folder):
-        return load_model(resolve_model(name)).tokenizer
+    folder, is_stored_apart = _with_tokenizer(name)
+    if not is_stored_apart:
+        return load_model(folder).tokenizer
     with without_memory():
-        tokenizer = HybridTokenizer(tokenizer_config(name)).eval()
+        tokenizer = HybridTokenizer(tokenizer_config(folder)).eval()
     fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
     return tokenizer
 
 
 def tokenizer_config(name: AnyPath) -> TokenizerConfig:
     """The configuration of what `load_tokenizer` opens; weights are read only in layouts that store none."""
-    folder = user_path(name)
+    folder, _ = _with_tokenizer(name)
     if is_tokenizer_alone(folder):
         return TokenizerConfig.load(folder / CONFIG_FILE)
-    return load_config(resolve_model(name)).tokenizer
+    return load_config(folder).tokenizer
+
+
+def _with_tokenizer(name: AnyPath) -> tuple[Path, bool]:
+    """The folder of a tokenizer or of a model around it, and whether the tokenizer has a file of its own there. Raises
+    `HartError`."""
+    folder = user_path(name)
+    if is_tokenizer_alone(folder):
+        return folder, True
+    folder = resolve_model(name)
+    return folder, layout_of(folder, or_tokenizer=True) == "own"
 
 
 def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:

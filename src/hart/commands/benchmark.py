@@ -110,6 +110,7 @@ def benchmark(
 def _open(options: BenchmarkOptions) -> tuple[HartPipeline, str]:
     """The pipeline, and whether its weights are random or stored."""
     from hart.benchmark.published import PUBLISHED
+    from hart.checkpoint.loading import resolve_model
     from hart.devices import resolve_device
     from hart.inference.speed import EIGHT_BITS, resolve_speed
     from hart.pipeline import HartPipeline
@@ -122,4 +123,4 @@ def _open(options: BenchmarkOptions) -> tuple[HartPipeline, str]:
     how: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "speed": levels[0] if levels else None}
     if options.random_weights or options.model in PRESETS or options.model.endswith(".json"):
         return HartPipeline.from_config(options.model, **how), "random"
-    return HartPipeline.from_pretrained(options.model, **how), "stored"
+    return HartPipeline.from_pretrained(resolve_model(options.model, or_sizes=True), **how), "stored"

@@ -66,7 +66,7 @@ def data() -> None:
 def encode(
     images: SetOptions,
     directory: Annotated[
-        Path, typer.Argument(help="Folder to write; the same command resumes a run that was stopped.")
+        Path, typer.Argument(metavar="DIR", help="Folder to write; the same command resumes a run that was stopped.")
     ],
     options: EncodeOptions,
 ) -> None:

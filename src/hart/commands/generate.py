@@ -22,7 +22,7 @@ from hart.commands.console import (
     print_path,
     progress,
     prompt_notes,
-    require_writable,
+    require_output,
     says_when_stopped,
     scale_reporter,
     slug,
@@ -72,7 +72,7 @@ def generate(
     ] = False,
 ) -> None:
     """Generate images and print their paths. Settings that are not given are the model's own."""
-    require_writable(options.out)
+    require_output(options.out, single=prompts_file is None and not grid)
     if not options.prompts and prompts_file is None and like is None:
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
     if (workers is not None or ray) and prompts_file is None:
@@ -195,18 +195,11 @@ def open_model(options: ImageOptions) -> HartPipeline:
     changes = {"cache": options.cache, "tiled": options.tiled, "offload": options.offload}
     if changes := {name: value for name, value in changes.items() if value}:
         pipe.optimize(pipe.speed.replace(**changes))
-    note_speed(pipe, chosen=bool(options.speed or changes))
+    for remark in pipe.speed_remarks(chosen=bool(options.speed or changes)):
+        note(remark)
     for folder in options.lora:
         pipe.load_lora(folder, options.strength)
     return pipe
-
-
-def note_speed(pipe: HartPipeline, *, chosen: bool = False) -> None:
-    """Notes on what a speed that the user has chosen does; else on a number type that is slow on this machine."""
-    from hart.devices import slow_remarks
-
-    for remark in pipe.speed_remarks() if chosen else slow_remarks(pipe.dtype, pipe.device):
-        note(remark)
 
 
 def generator_of(pipe: HartPipeline, options: GenerateOptions) -> Any:

@@ -21,8 +21,8 @@ HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK})
 """Errors for a lock that another process holds; any other means a drive without locks."""
 WINDOWS_BYTE = 2**30
 """The byte that Windows locks: one beyond the content, which others can then still read."""
-SAYING = 20
-"""How often to look for the content, which a process writes just after it took the lock."""
+SAYING_SECONDS = 1.0
+"""How long to look for the content, which a process writes just after it took the lock."""
 
 
 @contextmanager
@@ -93,7 +93,8 @@ def _lock(handle: int) -> None:
 
 
 def _holder(path: Path) -> str:
-    for _ in range(SAYING):
+    end = time.monotonic() + SAYING_SECONDS
+    while time.monotonic() < end:
         with suppress(OSError, ValueError, TypeError, KeyError):
             facts = json.loads(path.read_bytes()[:1000])
             since = datetime.fromisoformat(facts["since"]).astimezone()

@@ -86,6 +86,12 @@ def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: Trai
     from hart.training.config import TokenizerRecipe, TransformerRecipe
 
     kind = TokenizerRecipe if stage == "tokenizer" else TransformerRecipe
+    for option, value, key in (
+        ("--init-from", options.init_from, "init_from"),
+        ("--size", options.size, f"{stage}.scales"),
+    ):
+        if value is not None and any(override.partition("=")[0].strip() == key for override in overrides):
+            raise HartError(f"{option} sets {key} too: give one of them")
     if options.init_from is not None:
         overrides = (*overrides, f"init_from={options.init_from}")
     recipe = kind.read(path, overrides)
@@ -115,31 +121,37 @@ def _coder(recipe: StagedRecipe) -> TokenizerConfig:
     return coder.replace(scales=recipe.transformer.scales)
 
 
-def _require_named(recipe: StagedRecipe) -> None:
+def _require_named(recipe: StagedRecipe, coder: TokenizerConfig) -> None:
     """Raises `HartError`, with the key of the recipe, for a model, a file or a package that it needs and that is not
-    there: found before the set is read, which may take minutes."""
-    from hart.checkpoint.loading import resolve_model
+    there or of other sizes: found before the set is read, which may take minutes. coder: see `_coder`."""
+    from hart.checkpoint.loading import load_config, resolve_model, tokenizer_config
     from hart.checkpoint.lora import require_peft
     from hart.text_encoder import require_text_encoder
     from hart.training.conditions import require_text_sizes
     from hart.training.config import TransformerRecipe
+    from hart.training.tokenizer_task import require_start as require_tokenizer_start
     from hart.training.trackers import require_trackers
+    from hart.training.transformer_task import model_config, require_start
 
     key = "init_from"
     try:
-        if recipe.init_from:
-            resolve_model(recipe.init_from)
         if isinstance(recipe, TransformerRecipe):
+            config = model_config(recipe, coder)  # whose parts may not fit together
+            if name := recipe.init_from:
+                require_start(name, load_config(resolve_model(name)), config, frozen=recipe.lora is not None)
             key, text = "text_encoder", recipe.transformer.text
             if text is not None:
                 name, how = recipe.text_encoder, recipe.text_instruction
                 encoder, _ = require_text_encoder(name, tokens=text.tokens, instruction=how)
                 if encoder.kind == "compact":  # of others the configuration does not say
                     require_text_sizes(text, encoder.output_width, encoder.tokens)
-        elif recipe.perceptual is not None and recipe.perceptual.weight:  # at 0 they are not read
-            key = "perceptual.files"
-            for file in recipe.perceptual.files:
-                require_regular(Path(file))
+        else:
+            if recipe.init_from:
+                require_tokenizer_start(recipe.init_from, tokenizer_config(recipe.init_from), coder)
+            if recipe.perceptual is not None and recipe.perceptual.weight:  # at 0 they are not read
+                key = "perceptual.files"
+                for file in recipe.perceptual.files:
+                    require_regular(Path(file))
     except ConfigError:  # names its key itself
         raise
     except HartError as error:
@@ -157,12 +169,10 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
     from hart.training.progress import work_of
     from hart.training.tokenizer_task import TokenizerTask
     from hart.training.trainer import Trainer
-    from hart.training.transformer_task import TransformerTask, model_config
+    from hart.training.transformer_task import TransformerTask
 
     coder = _coder(recipe)
-    _require_named(recipe)
-    if isinstance(recipe, TransformerRecipe):
-        model_config(recipe, coder)  # whose parts may not fit together
+    _require_named(recipe, coder)
     if not accept_changes:
         RunFolder(out, recipe.trainer.keep_checkpoints).require_settings(type(recipe).stage, recipe)
     distributed = DistributedContext(recipe.trainer)

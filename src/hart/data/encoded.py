@@ -19,11 +19,11 @@ from torch import Tensor
 from hart.data.digests import SetDigest, mark_shard
 from hart.data.encoded_files import Shard, differing, index_file, read_index, schedules_of
 from hart.data.order import BucketOrder
-from hart.data.read_ahead import StepLoader, places_of, row_items
+from hart.data.read_ahead import MAX_NUMBER, StepLoader, places_of, row_items
 from hart.errors import HartError
 from hart.grids import ScaleSchedule
 from hart.randomness import numpy_generator
-from hart.strict import counted
+from hart.strict import counted, whole_number
 from hart.types import Rows, TextContext
 
 OPEN_SHARDS = 256
@@ -203,6 +203,7 @@ class EncodedLoader(StepLoader[EncodedBatch]):
         self, data: EncodedSet, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, workers: int = 0
     ) -> None:
         """batch_size: of all ranks together. Raises `HartError` for numbers that do not fit each other."""
+        seed = whole_number("seed", seed, 0, MAX_NUMBER)
         places = places_of(rank, world, batch_size)
         order = BucketOrder(data.shapes, data.weights, seed)
         items = partial(row_items, partial(_batch, data, seed, places), order, batch_size)

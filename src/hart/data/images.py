@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hart.errors import HartError
+from hart.errors import HartError, lacks_memory
 from hart.files import read_bytes
 from hart.strict import reason
 
@@ -91,12 +91,14 @@ def upright_size(content: bytes) -> tuple[int, int]:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Decoders of damaged files raise whatever they run into: it becomes a `HartError`."""
+    """Decoders of damaged files raise whatever they run into: it becomes a `HartError`, but for a lack of memory."""
     try:
         yield
     except HartError:
         raise
     except Exception as error:
+        if lacks_memory(error):
+            raise
         raise HartError(f"cannot be read as an image: {reason(error)}") from None
 
 

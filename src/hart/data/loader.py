@@ -19,19 +19,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from hart.data.kinds import Condition
 from hart.data.order import BucketOrder, Size, buckets_of
-from hart.data.read_ahead import StepLoader, places_of, row_items
+from hart.data.read_ahead import MAX_NUMBER, MAX_WORKERS, StepLoader, places_of, row_items
 from hart.data.samples import Damage, DamagedSample, Sample, first_reasons
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.randomness import numpy_generator
-from hart.strict import counted
+from hart.strict import counted, shown, whole_number
 
 MAX_LANES = 64
 MAX_REPLACEMENTS = 50
@@ -145,9 +146,12 @@ class ImageLoader(StepLoader[ImageBatch]):
 
         workers: processes that read ahead; 0 reads on demand. max_damaged: largest share of damaged images that
         `batch` tolerates. shuffle_buffer: encoded images of a stream, over all lanes, from which the next is chosen.
-        Raises `HartError` for numbers that do not fit each other or the set.
+        Raises `HartError` for numbers that do not fit each other or the set, and for a condition that there is not.
         """
         items: Callable[[int, int, int], Iterator[ImageBatch]]
+        seed, workers = whole_number("seed", seed, 0, MAX_NUMBER), whole_number("workers", workers, 0, MAX_WORKERS)
+        if condition not in get_args(Condition):
+            raise HartError(f"condition {shown(condition)}: give one of {', '.join(get_args(Condition))}")
         recipe, places = BatchRecipe(transform, condition, seed), places_of(rank, world, batch_size)
         parts = 1
         if isinstance(source, Stream):

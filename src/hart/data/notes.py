@@ -75,8 +75,8 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> Note:
 def read_notes(files: Mapping[str, bytes]) -> Note:
     """The note of an image from the files beside it, by suffix (`NOTE_SUFFIXES`).
 
-    `.txt`: captions, one a line. `.json`: an object with the usual fields. `.cls`: a class number or name, which also
-    serves as a caption. Raises `DamagedSample` where they make no sense.
+    `.txt`: captions, one a line. `.json`: an object with the usual fields. `.cls`: a class number or name, which is the
+    caption of an image that has no other. Raises `DamagedSample` where they make no sense.
     """
     with damaged_by(FileError):
         record: Any = parse_json(files["json"], "its .json") if "json" in files else {}
@@ -86,8 +86,9 @@ def read_notes(files: Mapping[str, bytes]) -> Note:
     note = read_record(record, Columns().among(record))
     label = read_label(" ".join(cls))
     # img2dataset writes one caption into .txt and .json; repeats within one list are meant: they are sampled more often
-    others = tuple(caption for caption in _texts(txt + cls) if caption not in note.captions)
-    return Note(note.captions + others, note.label if label is None else label, note.weight, record)
+    captions = note.captions + tuple(caption for caption in _texts(txt) if caption not in note.captions)
+    named = _texts(cls)  # the number of a class beside a caption says nothing about the image
+    return Note(captions or named, note.label if label is None else label, note.weight, record)
 
 
 def read_label(value: Any) -> int | str | None:

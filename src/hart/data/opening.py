@@ -27,7 +27,7 @@ from hart.data.sources import Source, Stream
 from hart.data.splits import WHOLE, require_hash_split, split_names
 from hart.data.written_sets import require_finished
 from hart.errors import HartError, missing_package
-from hart.files import list_folder, listed_once, readable_folder, require_regular, user_address
+from hart.files import AnyPath, list_folder, listed_once, readable_folder, require_regular, user_address
 from hart.strict import printable
 
 METADATA = "metadata.jsonl"
@@ -53,6 +53,8 @@ def open_source(
     name = user_address(path)
     if not name:  # as a path it would be the working directory
         raise HartError("data is empty: give a folder, a file, a pattern of shards, a URL, or hf:OWNER/NAME")
+    if split is not None and (not isinstance(split, str) or not split):
+        raise HartError(f"split is {split!r}: give train, val, all or another that the set has, or None")
     if kind is not None and kind not in FORMATS:
         raise HartError(f"kind is {kind!r}: give one of {', '.join(FORMATS)}")
     try:
@@ -93,18 +95,19 @@ def _whole_of(place: Path, kind: Kind) -> str:
 
 
 @listed_once()
-def detect_kind(name: str, split: str = "train") -> Kind:
+def detect_kind(path: AnyPath, split: str = "train") -> Kind:
     """The format of a path. Raises `HartError` when there is none or more than one."""
+    name = user_address(path)
     if name.startswith(PREFIX):
         return "huggingface"
-    path = Path(name)
-    if (what := _found(path)) == "folder":
-        return _kind_of_folder(path, split)
+    place = Path(name)
+    if (what := _found(place)) == "folder":
+        return _kind_of_folder(place, split)
     if not what:
         return _kind_of_pattern(name)
-    require_regular(path)
-    if (kind := _kind_of_suffix(path.name)) is None:
-        raise HartError(f"{path}: its name does not tell the format: give .tar, .parquet or .jsonl, or a folder")
+    require_regular(place)
+    if (kind := _kind_of_suffix(place.name)) is None:
+        raise HartError(f"{place}: its name does not tell the format: give .tar, .parquet or .jsonl, or a folder")
     return kind
 
 

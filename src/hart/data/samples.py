@@ -14,7 +14,7 @@ from torch import Tensor
 from hart.data.images import MAX_FILE, decode_image
 from hart.data.kinds import Condition
 from hart.data.transforms import ImageTransform
-from hart.errors import HartError
+from hart.errors import HartError, lacks_memory
 from hart.files import FileError, read_bytes
 from hart.strict import clipped, reason
 
@@ -71,10 +71,13 @@ class Sample:
 
 @contextmanager
 def damaged_by(*kinds: type[Exception], said: str = "{}") -> Iterator[None]:
-    """Turns these errors into `DamagedSample`. said: its text, with a placeholder for the reason."""
+    """Turns these errors into `DamagedSample`, but for a lack of memory. said: its text, with a placeholder for the
+    reason."""
     try:
         yield
     except kinds as error:
+        if lacks_memory(error):
+            raise
         raise DamagedSample(said.format(reason(error))) from None
 
 

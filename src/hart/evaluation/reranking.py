@@ -14,10 +14,10 @@ from hart.data.transforms import pil_to_pixels
 from hart.errors import HartError
 from hart.evaluation.judges.references import ReferenceScore
 from hart.evaluation.judges.scores import CLIP_SCORE, ClipScore, Scorer
-from hart.generation.arguments import MAX_BATCH, check_callbacks, checked_prompts, whole_number
+from hart.generation.arguments import MAX_BATCH, check_callbacks, checked_prompts
 from hart.generation.outputs import HartOutput
 from hart.pipeline import HartPipeline
-from hart.strict import has_members, shown
+from hart.strict import has_members, shown, whole_number
 
 
 def open_scorer(spec: str | None, pipe: HartPipeline) -> Scorer:

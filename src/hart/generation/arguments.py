@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import sys
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from torch import Tensor
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
 from hart.errors import HartError
 from hart.grids import ScaleSchedule
-from hart.strict import counted, shown
+from hart.strict import as_index, counted, shown, whole_number
 from hart.types import ClassContext, Context, TextContext
 
 MAX_PROMPTS, MAX_PROMPT_LENGTH, MAX_BATCH = 10**7, 10**5, 2**12
@@ -44,14 +43,6 @@ class SamplingOptions(TypedDict, total=False):
     discrete_only: bool | None
     unguided_scales: int | None
     greedy_scales: int | Sequence[int] | None
-
-
-def whole_number(name: str, value: object, least: int, most: int) -> int:
-    """`value`, of Python or numpy, if it is a whole number from `least` to `most`. `name` is what errors call it."""
-    number = _index(value)
-    if number is None or not least <= number <= most:
-        raise HartError(f"{name} {shown(value)}: give a whole number, at least {least} and at most {most}")
-    return number
 
 
 def finite_number(name: str, value: object) -> float:
@@ -212,7 +203,7 @@ def _generators(given: object, count: int) -> list[torch.Generator]:
 
 
 def _listed(prompts: object) -> list[object]:
-    if isinstance(prompts, str) or _index(prompts) is not None:
+    if isinstance(prompts, str) or as_index(prompts) is not None:
         return [prompts]
     if not isinstance(prompts, Iterable) or isinstance(prompts, bytes | bytearray | Mapping) or _is_scalar(prompts):
         raise HartError(f"a prompt must be text, a class number, or a list of them, not {shown(prompts)}")
@@ -227,7 +218,7 @@ def _listed(prompts: object) -> list[object]:
 def checked_prompt(prompt: object, num_classes: int | None, *, called: str) -> Prompt:
     """One prompt, which errors call `called`. num_classes: of a class model; None for a text model."""
     if num_classes is not None:
-        number = _index(prompt)
+        number = as_index(prompt)
         if number is None or not 0 <= number < num_classes:
             raise HartError(f"this model generates classes by number: give 0 to {num_classes - 1}, not {shown(prompt)}")
         return number
@@ -249,16 +240,6 @@ def listed_values(value: object) -> list[Any] | None:
     """A list, tuple, range, array or tensor of values as a list; None for anything else."""
     listed = isinstance(value, list | tuple | range | np.ndarray | Tensor) and not _is_scalar(value)
     return list(value) if listed else None  # type: ignore[call-overload]
-
-
-def _index(value: object) -> int | None:
-    """A whole number of Python or numpy as an int; None for anything else, booleans included."""
-    if isinstance(value, bool):
-        return None
-    try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        return None
 
 
 def plain(value: Any) -> Any:

@@ -32,11 +32,11 @@ from torch import Tensor
 from hart.data.transforms import pixels_to_pil
 from hart.devices import row_index
 from hart.errors import HartError
-from hart.generation.arguments import Prompt, listed_values, whole_number
+from hart.generation.arguments import Prompt, listed_values
 from hart.generation.guidance_and_sampling import Candidates
 from hart.grids import Grid, ScaleSchedule
 from hart.sizes import ImageSize
-from hart.strict import shown
+from hart.strict import shown, whole_number
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input
 from hart.transformer.transformer import gather_tokens
 from hart.types import Context, Rows

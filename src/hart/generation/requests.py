@@ -25,12 +25,11 @@ from hart.generation.arguments import (
     is_unconditional,
     listed_values,
     sampled_seeds,
-    whole_number,
 )
 from hart.generation.edits import MAX_STYLE, Edit, PromptMix, SecondPrompts
 from hart.grids import ScaleSchedule
 from hart.sizes import size_of_schedule
-from hart.strict import counted, shown
+from hart.strict import counted, shown, whole_number
 from hart.types import ClassContext, Context, Rows, TextContext
 
 OWN_SETTINGS = ("guidance_scale", "top_k", "top_p", "gumbel_smoothing", "greedy_scales")

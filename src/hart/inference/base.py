@@ -20,7 +20,7 @@ from hart.checkpoint.hub import upload
 from hart.checkpoint.loading import load_config, load_model, random_model, resolve_model
 from hart.checkpoint.storage import fingerprint
 from hart.config import HartConfig, SamplingConfig
-from hart.devices import resolve_device, resolve_dtype, resolve_stored_dtype
+from hart.devices import resolve_device, resolve_dtype, resolve_stored_dtype, slow_remarks
 from hart.errors import HartError
 from hart.files import AnyPath, user_path
 from hart.generation.arguments import checked_seed
@@ -246,9 +246,12 @@ class BasePipeline:
         """The settings of a call that says nothing else: the model's own, and those of its speed."""
         return self.speed.sampling(self.config)
 
-    def speed_remarks(self) -> list[str]:
-        """What is done to be fast, a line each, and what this machine cannot do."""
-        return described(self.speed, self.device, self.dtype)
+    def speed_remarks(self, *, chosen: bool = True) -> list[str]:
+        """What is done to be fast, a line each, and what this machine cannot do.
+
+        chosen: whether somebody has asked for this speed; else nothing is said but that a number type is slow here.
+        """
+        return described(self.speed, self.device, self.dtype) if chosen else slow_remarks(self.dtype, self.device)
 
     def load_lora(self, folder: AnyPath, scale: float = 1.0) -> None:
         """Merge a LoRA adapter (see `hart.checkpoint.lora`) into a copy of the transformer's weights; several add up.

@@ -13,10 +13,10 @@ import warnings
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hart.checkpoint.folders import (
     CONFIG_FILE,
@@ -25,12 +25,9 @@ from hart.checkpoint.folders import (
 )
 from hart.checkpoint.loading import save_model
 from hart.config import HartConfig
-from hart.data.transforms import pixels_to_pil, to_signed, unit_to_pixels
-from hart.devices import dtype_name
 from hart.errors import AdapterWarning, HartError
 from hart.files import all_or_nothing, require_own_folder
-from hart.generation.arguments import OutputType
-from hart.grids import Grid
+from hart.inference.coder import Coder, prepared_tokenizer
 from hart.inference.kernels import decelerate
 from hart.inference.packing import is_packed
 from hart.inference.speed import EXACT, Speed, accelerate, is_quantized, round_weights
@@ -43,69 +40,17 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Components:
+class Components(Coder):
     """What one call samples with.
 
     speed: what was done to the modules to be fast. text_encoder: None until the first prompt loads it. without_lora:
     the model from before adapters were merged.
     """
 
-    tokenizer: HybridTokenizer
     hart: Hart
-    device: torch.device
-    dtype: torch.dtype
     speed: Speed = EXACT
     text_encoder: TextEncoder | None = None
     without_lora: Hart | None = None
-
-    def encode(self, pixels: Tensor, grid: Grid | None = None) -> Tensor:
-        """The continuous latent (D, h, w) float32 on the device of an image (3, H, W) uint8, made small to a grid."""
-        image = to_signed(pixels).unsqueeze(0).to(self.device)
-        return (self.tokenizer.encode(image) if grid is None else self.tokenizer.encode_small(image, grid))[0]
-
-    def discrete(self, pixels: Tensor) -> Tensor:
-        """The latent (D, h, w) that the codes of an image (3, H, W) uint8 stand for."""
-        return self.tokenizer.quantize_image(to_signed(pixels).unsqueeze(0).to(self.device)).latent[0]
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """One latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the CPU."""
-        image = self._decoded(latent)
-        self._require_finite(image.isfinite().all())
-        return image.cpu()
-
-    def images(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
-        """Latents (B, D, h, w), decoded one by one, as images of the given type.
-
-        Tensors are ordinary ones, that may be changed, also in inference mode.
-        """
-        if output_type == "latent":
-            self._require_finite(latents.isfinite().all())
-            with torch.inference_mode(False):
-                return latents.clone()
-        if output_type == "pil":
-            # whole bytes leave the device, after all else
-            decoded = [self._decoded(latent) for latent in latents]
-            finite = torch.stack([image.isfinite().all() for image in decoded]).all()
-            pixels = torch.stack([unit_to_pixels(image) for image in decoded]).cpu()
-            self._require_finite(finite)
-            return [pixels_to_pil(image) for image in pixels]
-        decoded = [self.decode(latent) for latent in latents]
-        with torch.inference_mode(False):
-            stacked = torch.stack(decoded)
-        return stacked if output_type == "pt" else stacked.permute(0, 2, 3, 1).numpy()
-
-    def _decoded(self, latent: Tensor) -> Tensor:
-        """One latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the device."""
-        return (self.tokenizer.decode(latent.unsqueeze(0).to(self.device))[0].float() + 1) / 2
-
-    def _require_finite(self, finite: Tensor) -> None:
-        """The one look, at the end, for numbers that left their range anywhere on the way; the meta device has none."""
-        if not finite.is_meta and not bool(finite):
-            narrow = self.dtype == torch.float16
-            raise HartError(
-                f"the image is not finite in {dtype_name(self.dtype)}: "
-                + ("use float32 or bfloat16" if narrow else "weights, an adapter or latents hold numbers far too large")
-            )
 
     def plain(self) -> Components:
         """These components with ordinary layers alone, whose weights can be seen and changed; themselves if so already.
@@ -244,27 +189,7 @@ def prepared(
     hart.to(device, dtype).eval().requires_grad_(False)
     tokenizer.eval().requires_grad_(False)
     accelerate(hart, speed)
-    return Components(prepared_tokenizer(tokenizer, device, dtype, speed), hart, device, dtype, speed)
-
-
-def prepared_tokenizer(
-    tokenizer: HybridTokenizer, device: torch.device, dtype: torch.dtype, speed: Speed
-) -> HybridTokenizer:
-    """A tokenizer that nobody else uses, whatever its types, on the device of a model in `dtype`.
-
-    The decoder computes in that type too, except in float16, whose range its activations may leave: then it computes in
-    float32, as encoder and quantiser always do; the encoder's weights may rest in fewer bits.
-    """
-    narrow = speed.decoder == "bfloat16"
-    decoder_type = torch.bfloat16 if narrow else torch.float32 if dtype == torch.float16 else dtype
-    resting_type = torch.bfloat16 if narrow else torch.float32
-    types = {"encoder": resting_type, "post_quant_conv": decoder_type, "decoder": decoder_type}
-    for name, part in tokenizer.named_children():
-        part.to(device, types.get(name, torch.float32))
-    # convolutions run on channels-last memory without reordering it
-    tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    tokenizer.in_strips = speed.tiled
-    return tokenizer
+    return Components(prepared_tokenizer(tokenizer, device, dtype, speed), device, dtype, hart, speed)
 
 
 def text_encoder_dtype(dtype: torch.dtype) -> torch.dtype:

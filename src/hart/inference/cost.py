@@ -103,15 +103,31 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
     return ModelCost(text_parameters | _parameters(tokenizer, hart), macs, counts, steps_in_all, heads, null)
 
 
-def tokenizer_training_macs(sizes: TokenizerConfig) -> int:
-    """MACs of one image's forward pass in training: encoder, nearest codes and phi at every scale, decoder."""
+@dataclass(frozen=True)
+class TokenizerTrainingMacs:
+    """Of one image's forward pass in training.
+
+    codes: encoder, and phi at every scale, with gradients unless the decoder is trained alone. search: the nearest
+    codes at every scale, never with gradients. decoder: with gradients.
+    """
+
+    codes: int
+    search: int
+    decoder: int
+
+
+def tokenizer_training_macs(sizes: TokenizerConfig) -> TokenizerTrainingMacs:
+    """MACs of one image's forward pass in training."""
     with without_memory():
         tokenizer = HybridTokenizer(sizes)
     schedule, channels, latent = sizes.schedule, sizes.latent_channels, sizes.schedule.final
     encoder = _convolutions(tokenizer.encoder, Grid(*(sizes.map_downsampling * side for side in latent)))
-    distances = schedule.total_tokens * sizes.codebook_size * channels
-    codes = _convolutions(tokenizer.quant_conv, latent) + distances + len(schedule) * _phi(channels, latent)
-    return encoder + codes + _decoder(tokenizer, latent)
+    codes = encoder + _convolutions(tokenizer.quant_conv, latent) + len(schedule) * _phi(channels, latent)
+    return TokenizerTrainingMacs(
+        codes=codes,
+        search=schedule.total_tokens * sizes.codebook_size * channels,
+        decoder=_decoder(tokenizer, latent),
+    )
 
 
 def transformer_training_macs(

@@ -69,12 +69,10 @@ def configure_logging() -> None:
 
 
 def _opened(source: str, options: ServeOptions) -> PipelineEngine:
-    from hart.devices import slow_remarks
     from hart.pipeline import HartPipeline
     from hart.serving.pipeline_engine import PipelineEngine  # imports PyTorch
 
     pipe = HartPipeline.from_pretrained(source, device=options.device, dtype=options.dtype, speed=options.speed)
-    # what was asked for may be slow on this machine
-    for remark in pipe.speed_remarks() if options.speed is not None else slow_remarks(pipe.dtype, pipe.device):
+    for remark in pipe.speed_remarks(chosen=options.speed is not None):
         log.info("model %s: %s", source, remark)
     return PipelineEngine(pipe, exact=options.exact, max_pixels=options.max_pixels, speed=options.speed)

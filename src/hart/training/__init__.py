@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hart.training.distributed import DistributedContext
     from hart.training.encode_options import EncodeOptions
     from hart.training.encoding import EncodedSummary, Encoders, encode_dataset
-    from hart.training.image_sources import open_training_data
+    from hart.training.image_sources import open_training_data, require_versions
     from hart.training.optimizer import build_optimizer
     from hart.training.progress import StepReport
     from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext
@@ -40,7 +40,7 @@ __all__ = [
     "OptimizedModule", "OptimizerConfig", "Origin", "ReadingConfig", "Recipe", "StageRecipe", "StepReport", "Stopped",
     "Task", "TokenizerRecipe", "TokenizerTask", "TrainContext", "Trainer", "TrainerConfig", "TransformerRecipe",
     "TransformerTask", "build_optimizer", "encode_dataset", "generator_for", "open_training_data",
-    "perceptual_loss", "require",
+    "perceptual_loss", "require", "require_versions",
 ]
 # fmt: on
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from hart.checkpoint.folders import MODEL_FOLDER
 from hart.config import Config, ConfigError
+from hart.devices import is_out_of_memory
 from hart.errors import HartError
 from hart.files import PARTIAL, atomic_write, require_regular
 from hart.strict import Listed, clipped, reason, require
@@ -284,6 +285,8 @@ def read_saved(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError:
         raise DamagedError("it holds objects other than numbers, texts and tensors") from None
     except Exception as error:  # damaged files make the unpickler fail in many ways
+        if is_out_of_memory(error):
+            raise
         raise DamagedError(reason(error)) from None
     return table(state, "it")
 

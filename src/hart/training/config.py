@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
@@ -22,7 +21,7 @@ from hart.config import (
     TransformerConfig,
 )
 from hart.data.kinds import Condition, Kind
-from hart.files import FileError, read_json, read_toml
+from hart.files import AnyPath, FileError, read_json, read_toml, user_path
 from hart.losses.config import (
     LARGEST,
     AdversarialConfig,
@@ -183,11 +182,12 @@ class StageRecipe(Config):
     """Name of the stage, for messages."""
 
     @classmethod
-    def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> Self:
+    def read(cls, path: AnyPath, overrides: tuple[str, ...] = ()) -> Self:
         """The recipe in a TOML file, or in the `recipe.json` of a run. Raises `ConfigError`.
 
         overrides: key=value, where texts and lists of texts need no quotes and others are TOML.
         """
+        path = user_path(path)
         try:
             values = (read_json if path.suffix == ".json" else read_toml)(path, RECIPE_LIMIT)
         except FileError as error:

@@ -263,8 +263,7 @@ def require_versions(recipe: Recipe) -> None:
     encoded."""
     if isinstance(recipe, TransformerRecipe) and recipe.code_corruption and recipe.augmentations == 1:
         raise ConfigError(
-            "code_corruption is for augmented versions: set augmentations to 2 or more, encode the set ahead, or set "
-            "code_corruption to 0"
+            "code_corruption is for augmented versions: set augmentations to 2 or more, or code_corruption to 0"
         )
 
 

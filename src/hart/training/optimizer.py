@@ -25,7 +25,7 @@ INNER_PARTS = frozenset({"blocks", "levels", "middle"})
 LINEAR_HOLD = 0.05
 """Share of the steps after the warm-up in which the linear schedule stays at the full rate, as in VAR's training."""
 STEP = "step"
-ADAMW_MOMENTS, MUON_MOMENTS = {STEP, "exp_avg", "exp_avg_sq"}, {"momentum"}
+MUON_MOMENT = "momentum"
 NOT_NEGATIVE = frozenset({STEP, "exp_avg_sq"})
 # Quintic Newton-Schulz iteration: these coefficients bring all singular values close to 1 in five iterations.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -79,9 +79,9 @@ class Muon(torch.optim.Optimizer):
         """Step parameters of one shape."""
         momentum, rate = group["momentum"], group["lr"]
         for p in same:
-            if "momentum" not in self.state[p]:
-                self.state[p]["momentum"] = torch.zeros_like(p)
-        buffers = [self.state[p]["momentum"] for p in same]
+            if MUON_MOMENT not in self.state[p]:
+                self.state[p][MUON_MOMENT] = torch.zeros_like(p)
+        buffers = [self.state[p][MUON_MOMENT] for p in same]
         gradients = [p.grad for p in same if p.grad is not None]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, buffers, momentum)
@@ -92,11 +92,27 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(same, list(updates.reshape(len(same), *same[0].shape).unbind()), alpha=alpha)
 
 
+KEPT: Mapping[type[torch.optim.Optimizer], frozenset[str]] = {
+    torch.optim.AdamW: frozenset({STEP, "exp_avg", "exp_avg_sq"}),
+    Muon: frozenset({MUON_MOMENT}),
+}
+"""What each optimiser keeps of a parameter: tensors of its shape and type, and perhaps `STEP`. A checkpoint with other
+things is refused."""
+
+
 @dataclass(frozen=True)
 class CombinedOptimizer:
-    """Several optimisers over disjoint parameters, stepped as one."""
+    """Several optimisers over disjoint parameters, stepped as one.
+
+    Raises `ValueError` for one that is not in `KEPT`.
+    """
 
     optimizers: list[torch.optim.Optimizer]
+
+    def __post_init__(self) -> None:
+        for optimizer in self.optimizers:
+            if type(optimizer) not in KEPT:  # no run of it could be resumed
+                raise ValueError(f"{type(optimizer).__name__}: say in KEPT what it keeps of a parameter")
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -130,7 +146,7 @@ class CombinedOptimizer:
         for i, optimizer in enumerate(self.optimizers):
             state = table(saved[str(i)], what, {"state", "param_groups"})["state"]
             parameters = _parameters(optimizer)
-            moments = MUON_MOMENTS if isinstance(optimizer, Muon) else ADAMW_MOMENTS
+            moments = set(KEPT[type(optimizer)])
             for number, entries in table(state, what).items():
                 if type(number) is not int or not 0 <= number < len(parameters):
                     raise DamagedError(f"{what} knows a parameter {number!r} of {len(parameters)}")

@@ -21,24 +21,31 @@ class Work:
     """Of one image in the average step.
 
     macs: multiply-accumulates of the forward pass. weight_macs: of them, those with weights that are trained, whose
-    gradients cost as much again. tokens: that the model computes.
+    gradients cost as much again. tokens: that the model computes. still_macs: of `macs`, those that no gradient passes
+    through.
     """
 
     macs: int
     weight_macs: int
     tokens: int
+    still_macs: int = 0
 
     @property
     def flops(self) -> int:
         """Forward pass, gradients of activations, gradients of weights; nothing for what is computed twice."""
-        return 2 * (2 * self.macs + self.weight_macs)
+        return 2 * (2 * self.macs - self.still_macs + self.weight_macs)
 
 
 def work_of(recipe: Recipe) -> Work:
-    """The work of a recipe's step. Adapters leave the weights of the model without gradients."""
+    """The work of a recipe's step.
+
+    Adapters leave the weights of the model without gradients, and a decoder trained alone all that comes before it.
+    """
     if isinstance(recipe, TokenizerRecipe):
-        macs = tokenizer_training_macs(recipe.tokenizer)
-        return Work(macs, macs, recipe.tokenizer.schedule.total_tokens)
+        of = tokenizer_training_macs(recipe.tokenizer)
+        still = of.search + (of.codes if recipe.decoder_only else 0)
+        macs = of.codes + of.search + of.decoder
+        return Work(macs, macs - still, recipe.tokenizer.schedule.total_tokens, still)
     assert isinstance(recipe, TransformerRecipe)
     sizes = recipe.transformer
     counts = sizes.schedule.token_counts

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hart.checkpoint.loading import load_tokenizer, same_sizes, save_tokenizer
 from hart.checkpoint.storage import fingerprint, load_state
+from hart.config import TokenizerConfig
 from hart.data.datasets import CaptionedImages
 from hart.grids import ScaleSchedule
 from hart.losses.config import PerceptualConfig
@@ -49,19 +50,24 @@ def fresh_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
 def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
     """The tokenizer that `init_from` names, with the recipe's scales, patches and padding.
 
-    Raises `ConfigError` for other sizes.
+    Raises `ConfigError`: see `require_start`.
     """
     source, ours = load_tokenizer(recipe.init_from), recipe.tokenizer
-    known = source.config.patch_size
-    may_differ = {"scales", "commitment_weight", "output_padding"}
-    if ours.base_scales or not source.config.base_scales:
-        may_differ.add("base_scales")
-    if ours.patch_size % known == 0:
-        may_differ.add("patch_size")
-    same_sizes(recipe.init_from, source.config, ours, besides=may_differ)
+    require_start(recipe.init_from, source.config, ours)
     tokenizer = HybridTokenizer(ours)
-    load_state(tokenizer, with_patch_size(source.state_dict(), known, ours.patch_size), recipe.init_from)
+    weights = with_patch_size(source.state_dict(), source.config.patch_size, ours.patch_size)
+    load_state(tokenizer, weights, recipe.init_from)
     return tokenizer
+
+
+def require_start(name: str, theirs: TokenizerConfig, ours: TokenizerConfig) -> None:
+    """Raises `ConfigError`, naming the sizes that differ, where a tokenizer cannot start from the tokenizer `name`."""
+    may_differ = {"scales", "commitment_weight", "output_padding"}
+    if ours.base_scales or not theirs.base_scales:
+        may_differ.add("base_scales")
+    if ours.patch_size % theirs.patch_size == 0:
+        may_differ.add("patch_size")
+    same_sizes(name, theirs, ours, besides=may_differ)
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hart.checkpoint.loading import load_model, load_tokenizer, over_scales, resolve_model, same_sizes, save_model
 from hart.checkpoint.lora import add_lora, save_lora, scale_lora
 from hart.checkpoint.storage import fingerprint, load_state
-from hart.config import ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig
+from hart.config import ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.data.datasets import CaptionedImages
 from hart.devices import sent
 from hart.generation.next_scale import NextScaleGenerator
@@ -31,7 +31,7 @@ from hart.losses.transformer_loss import (
     transformer_loss,
     with_given,
 )
-from hart.model import Hart
+from hart.model import Hart, ResidualHead
 from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -42,6 +42,7 @@ from hart.training.image_sources import MemoryImages, TrainingData, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import Block, LinearModulation, TableModulation, deepened
+from hart.transformer.condition import ClassEmbedder
 from hart.types import Context, TextContext, TokenMaps
 
 SAMPLES = 8
@@ -91,25 +92,14 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     tokenizer: then the layers that read and write tokens, a table of levels and the residual diffusion keep their
     initial weights. So does the residual diffusion where the source has none. With `frozen`, nothing may. A span of
     positions stays, and so does a masked last scale. A deeper transformer begins as theirs, between whose blocks stand
-    others that add nothing yet. Raises `ConfigError`, naming the sizes that differ.
+    others that add nothing yet. Raises `ConfigError`: see `require_start`.
     """
     source = load_model(resolve_model(name))
+    require_start(name, source.config, hart.config, frozen=frozen)
     theirs, ours = source.config.transformer, hart.config.transformer
-    if ours.depth > theirs.depth and not frozen:
+    if ours.depth > theirs.depth:
         source.hart.transformer.blocks = deepened(source.hart.transformer.blocks, ours.depth)
-        theirs = theirs.replace(depth=ours.depth)
-    span, asked = (sizes.position_span or sizes.scales[-1] for sizes in (theirs, ours))
-    first_span = not frozen and not theirs.position_span
-    spans = {"position_span"} if span == asked or first_span else set()
-    masked = set() if frozen or theirs.masked_last_scale else {"masked_last_scale"}
-    same_sizes(name, theirs, ours, besides={"scales", *spans, *masked, *TOKEN_SIZES})
-    same_tokens = all(getattr(theirs, size) == getattr(ours, size) for size in TOKEN_SIZES)
-    if frozen and not same_tokens:
-        raise ConfigError(f"init_from {name}: its tokens are of other sizes, so that not all of it can be kept")
-    if theirs.scales != ours.scales and ours.position == "absolute":
-        raise ConfigError(
-            f'init_from {name}: of other scales, to which transformer.position = "absolute" cannot be carried over'
-        )
+    same_tokens = have_same_tokens(theirs, ours)
     weights = source.hart.transformer.state_dict()
     if same_tokens and ours.level_embedding == "table":
         levels = [nearest_scale(size, theirs.scales) for size in ours.scales]
@@ -119,13 +109,39 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     if not same_tokens:
         weights |= {key: own for key, own in hart.transformer.state_dict().items() if key.startswith(TOKEN_LAYERS)}
     load_state(hart.transformer, weights, name)
-    if frozen and hart.residual is not None and source.hart.residual is None:
-        raise ConfigError(f"init_from {name}: it has no residual diffusion to keep as it is: leave [diffusion] out")
     if hart.residual is not None and source.hart.residual is not None and same_tokens:
-        assert hart.config.diffusion is not None
-        assert source.config.diffusion is not None
-        same_sizes(name, source.config.diffusion, hart.config.diffusion, besides={"sampling_steps", "batch_multiplier"})
         load_state(hart.residual, source.hart.residual.state_dict(), name)
+
+
+def require_start(name: str, there: HartConfig, here: HartConfig, *, frozen: bool) -> None:
+    """Raises `ConfigError`, naming the sizes that differ, where a model of the sizes `here` cannot start from the model
+    `name`, of the sizes `there`. For frozen, see `start_from`."""
+    theirs, ours = there.transformer, here.transformer
+    span, asked = (sizes.position_span or sizes.scales[-1] for sizes in (theirs, ours))
+    may_differ = {"scales", *TOKEN_SIZES}
+    if span == asked or not (frozen or theirs.position_span):
+        may_differ.add("position_span")
+    if not (frozen or theirs.masked_last_scale):
+        may_differ.add("masked_last_scale")
+    if not frozen and ours.depth > theirs.depth:
+        may_differ.add("depth")
+    same_sizes(name, theirs, ours, besides=may_differ)
+    same_tokens = have_same_tokens(theirs, ours)
+    if frozen and not same_tokens:
+        raise ConfigError(f"init_from {name}: its tokens are of other sizes, so that not all of it can be kept")
+    if theirs.scales != ours.scales and ours.position == "absolute":
+        raise ConfigError(
+            f'init_from {name}: of other scales, to which transformer.position = "absolute" cannot be carried over'
+        )
+    if frozen and here.diffusion is not None and there.diffusion is None:
+        raise ConfigError(f"init_from {name}: it has no residual diffusion to keep as it is: leave [diffusion] out")
+    if here.diffusion is not None and there.diffusion is not None and same_tokens:
+        same_sizes(name, there.diffusion, here.diffusion, besides={"sampling_steps", "batch_multiplier"})
+
+
+def have_same_tokens(*sizes: TransformerConfig) -> bool:
+    """Whether tokens of one are tokens of the other."""
+    return all(len({getattr(each, size) for each in sizes}) == 1 for size in TOKEN_SIZES)
 
 
 def nearest_scale(size: int, scales: Sequence[int]) -> int:
@@ -321,8 +337,8 @@ def initialize(hart: Hart, generator: torch.Generator, *, gate_gain: float) -> N
     gate_gain: factor on what gives the gates of modulated branches, the weights of "linear" or the table of
     "shared": small, so that a block starts close to the identity.
 
-    Linear layers are normal with std 1 / sqrt(3 C); the output layers of branches shrink with depth; the head
-    starts near zero, the diffusion's modulation and output at zero.
+    Linear layers, embeddings and learned positions are normal with std 1 / sqrt(3 C); the output layers of branches
+    shrink with depth; the head starts near zero, the diffusion's modulation and output at zero.
     """
     width = hart.config.transformer.width
     std = math.sqrt(1 / (3 * width))
@@ -351,10 +367,18 @@ def initialize(hart: Hart, generator: torch.Generator, *, gate_gain: float) -> N
     hart.transformer.head.linear.weight.mul_(0.02)
     hart.transformer.head.modulation.linear.weight.mul_(INITIAL_SCALE_AND_SHIFT)
     if hart.residual is not None:
-        denoiser = hart.residual.denoiser
-        for layer in denoiser.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight, generator=generator)
-            if isinstance(layer, SiluLinear):
-                layer.linear.weight.zero_()
-        denoiser.linear_out.weight.zero_()
+        _initialize_residual(hart.residual, generator)
+    if hart.transformer.positions is not None:
+        hart.transformer.positions.normal_(0, std, generator=generator)
+    if isinstance(hart.transformer.context_embedder, ClassEmbedder):
+        hart.transformer.context_embedder.start.normal_(0, std, generator=generator)
+
+
+def _initialize_residual(residual: ResidualHead, generator: torch.Generator) -> None:
+    denoiser = residual.denoiser
+    for layer in denoiser.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+        if isinstance(layer, SiluLinear):
+            layer.linear.weight.zero_()
+    denoiser.linear_out.weight.zero_()

@@ -58,7 +58,7 @@ def test_tokenizer_goes_on_after_a_stop(text_model: Path, tmp_path: Path) -> Non
     again = figures(evaluate(*arguments, "1,2,4,8"), out)
     assert again["figures"] == values["figures"] and (out / "reconstructions.png").read_bytes() == sheet
     assert sorted((out / "measured").iterdir()) == [first, second]
-    assert first.stat().st_mtime_ns == before < second.stat().st_mtime_ns
+    assert first.stat().st_mtime_ns == before
     assert figures(evaluate(*arguments, "1,3,8"), out)["figures"]["discrete"] != values["figures"]["discrete"]
     # what was there is kept
     assert json.loads((out / "figures-1.json").read_text())["figures"] == values["figures"]

@@ -11,7 +11,7 @@ import torch
 from hart.benchmark.machine import device_clock, peak_memory
 from hart.benchmark.parts import PROMPT, quiet_prompts
 from hart.config import HartConfig, SamplingConfig
-from hart.devices import dtype_name, slow_remarks
+from hart.devices import dtype_name
 from hart.evaluation.metrics.figures import Figure, bootstrap
 from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context, SamplingOptions
@@ -34,7 +34,7 @@ def run(context: Context[CostOptions]) -> Result:
         pipe = HartPipeline.from_config(options.model, seed=options.seed, device=options.device, dtype=options.dtype)
     else:
         pipe = HartPipeline.from_pretrained(options.model, device=options.device, dtype=options.dtype)
-    for remark in slow_remarks(pipe.dtype, pipe.device):
+    for remark in pipe.speed_remarks(chosen=False):
         context.note(remark)
     sampling = SamplingOptions(guidance=options.guidance, discrete_only=options.discrete_only).sampling(pipe)
     figures = counted_figures(pipe.config.replace(sampling=sampling))

@@ -111,9 +111,6 @@ class EmojiScenes(Source):
         image, texts = self.scene(place)
         return Note(texts), partial(_bmp, image)
 
-    def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
-        return (self.name(place),)
-
     def digest(self) -> str:
         """Rows follow from size and seed, the shares, the packages, whose versions are pinned, and what is barred. Not
         their number, so that an encoded set can be made longer."""

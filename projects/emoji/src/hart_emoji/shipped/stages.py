@@ -27,7 +27,7 @@ from hart.training import (
     Trainer,
     TransformerRecipe,
     TransformerTask,
-    require,
+    require_versions,
 )
 from hart_emoji.shipped.pack import PERCEPTUAL, read_pack
 from hart_emoji.shipped.weights import export
@@ -97,10 +97,7 @@ def transformer_recipe(job: Job) -> TransformerRecipe:
     if job.start_from and (Path(job.start_from) / "hart.safetensors").exists():
         changes.append(f"init_from={json.dumps(job.start_from)}")
     recipe = TransformerRecipe.read(job.recipes / "transformer.toml", (*common(job), *changes, *job.overrides))
-    require(
-        not recipe.code_corruption or recipe.augmentations > 1,
-        "transformer.toml: code_corruption is for augmented versions: set augmentations to 2 or more, or it to 0",
-    )
+    require_versions(recipe)
     return recipe
 
 
