@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import uvicorn
 from fastapi import FastAPI
 
+from hart.commands.serve import _listen
 from hart.serving.run import web_config
 from hart.serving.server import Server
 from waiting import PATIENCE
@@ -55,7 +56,7 @@ class Live(Served):
 
 @contextmanager
 def live(app: FastAPI) -> Iterator[Live]:
-    listening = socket.create_server(("127.0.0.1", 0), backlog=256)
+    listening = _listen("127.0.0.1", 0)
     web = uvicorn.Server(web_config(app, timeout=120))
     thread = threading.Thread(target=web.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.responses import Response
 
 from hart.serving import bodies, streaming
 from hart.serving.options import Limits
@@ -93,6 +94,17 @@ def test_a_slow_reader_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         assert httpx2.get(f"{server.url}/healthz", timeout=PATIENCE).status_code == 200
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
         assert received_events(slow) == 10 * SCALES
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such time-out")
+def test_an_answer_that_nobody_reads_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "SEND_SECONDS", 0.1)
+    app = application()
+    app.add_route("/large", lambda _: Response(bytes(2**25)))
+    with live(app) as server, server.connect() as silent:
+        silent.sendall(b"GET /large HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        until(lambda: server.web.server_state.connections)
+        until(lambda: not server.web.server_state.connections)
 
 
 def received_events(connection: socket.socket) -> int:

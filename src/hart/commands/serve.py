@@ -147,10 +147,16 @@ def _open_many_files() -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that accepts connections from now on. Raises `HartError`."""
+    from hart.serving.streaming import SEND_SECONDS
+
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         both = host == "::" and socket.has_dualstack_ipv6()  # all addresses are those of IPv4, too
-        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
+        listening = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections take it over
+            # an answer that nobody reads would stay in memory as long as its client likes
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * SEND_SECONDS))
+        return listening
     except OSError as error:
         # socket adds the address to what the system says
         said = str(error.strerror or error).partition(" (while")[0]
