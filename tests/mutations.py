@@ -41,7 +41,6 @@ ODD_VALUES: tuple[Any, ...] = (
     {"a": {"b": 1}},
     [0] * 1000,
 )
-ODD_NAMES = ("\udcff.png", "new\nline", "x" * 200, "..", "con", "-rf", "%s{0..9}", "a\tb")
 
 
 def damage_file(path: Path, rng: random.Random) -> str:

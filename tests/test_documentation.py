@@ -13,7 +13,9 @@ import pytest
 import typer
 
 from hart.cli import app
+from hart.config import HartConfig
 from hart.evaluation.suites.core import SUITES
+from hart.serving.options import ServeOptions
 from hart.training import TokenizerRecipe, TransformerRecipe
 from helpers import unpadded
 
@@ -112,6 +114,17 @@ def test_the_reference_of_keys_has_all_that_is_declared() -> None:
     assert rows["optimizer.final_weight_decay"][2] == "none"
     assert rows["loss.reconstruction"][4] == "Of the mean absolute error (L1)."
     assert rows["data"][4].startswith("Images")
+
+
+def test_every_number_has_bounds() -> None:
+    """What is beyond them is a slip or a damaged file. Scales and the version have checks of their own."""
+    rows = [row for kind in (HartConfig, *RECIPES.values(), ServeOptions) for row in TABLES["key_table"](kind)]
+    numbers = {name: (kind, allowed) for name, kind, _, allowed, _ in rows if re.search("integer|number", kind)}
+    assert {name for name, (_, allowed) in numbers.items() if not allowed} == {
+        "tokenizer.scales", "tokenizer.base_scales", "transformer.scales", "format_version",
+    }  # fmt: skip
+    endless = {name for name, (kind, allowed) in numbers.items() if kind == "integer" and allowed.startswith("at l")}
+    assert endless == {"adversarial.start_step", "max_pixels", "max_steps", "replicas"}
 
 
 def test_the_reference_lists_every_option_of_every_suite() -> None:

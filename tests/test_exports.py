@@ -28,13 +28,6 @@ def test_public_names_import_and_have_a_docstring(package: str) -> None:
     assert not modules & set(module.__all__), "an imported module hides a name that is imported on first use"
 
 
-@pytest.mark.parametrize("package", PUBLIC)
-def test_what_is_imported_on_first_use_is_public(package: str) -> None:
-    module = import_module(package)
-    homes = inspect.getclosurevars(module.__getattr__).nonlocals["homes"] if hasattr(module, "__getattr__") else {}
-    assert set(homes) <= set(module.__all__)
-
-
 def test_other_names_are_refused() -> None:
     get, _ = lazy("hart")
     with pytest.raises(AttributeError, match="module 'hart' has no attribute 'HartPipelin'"):

@@ -99,10 +99,6 @@ def test_every_shape_has_a_schedule_that_keeps_tokens_and_aspect(own: tuple[int,
             assert side == 1 or abs(side - last * size / square[-1]) <= 0.5
 
 
-def test_the_schedule_of_a_square_is_its_own() -> None:
-    assert shaped(PAPER, Grid(16, 16)) == ScaleSchedule.square(PAPER)
-
-
 def test_a_wide_schedule() -> None:
     wide = "1, 3x2, 4x2, 5x3, 7x4, 8x5, 11x6, 13x8, 17x10, 21x12"
     assert str(shaped(PAPER, Grid(12, 21))) == wide

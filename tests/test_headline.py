@@ -69,14 +69,6 @@ def test_a_step_counts_as_often_as_there_are_steps(batch: int, monkeypatch: pyte
         assert measuring._in_full(name, size, batch, setting()).seconds == 1
 
 
-def test_every_model_has_its_printed_row() -> None:
-    headline, measuring = import_module("headline"), import_module("headline_parts.measuring")
-    for name in measuring.NAMES:
-        for size in measuring.sizes_of(name):
-            assert headline._number(name, size) > 0
-    assert headline._number("MAR-L", 256) / headline._number("HART-d30", 256) == pytest.approx(10.67, abs=0.01)
-
-
 def test_equal_blocks_stand_for_those_that_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     measuring = import_module("headline_parts.measuring")
     monkeypatch.setattr(measuring, "CACHED_BYTES", 0)

@@ -83,12 +83,6 @@ def test_results_of_every_suite_have_a_place(program: ModuleType) -> None:
     assert set(commands()) < {suite for section in program.SECTIONS for suite in section.suites}
 
 
-def test_a_measured_row_is_of_the_command_that_measures_it(program: ModuleType) -> None:
-    run = program.RUNS["agreement-emoji"].command
-    assert run[run.index("--free-prompts") + 1] == "projects/emoji/recipes/free_prompts.toml"
-    assert (program.ROOT / "projects/emoji/recipes/free_prompts.toml").is_file()
-
-
 def test_missing_data_is_said_before_anything_is_measured(
     program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

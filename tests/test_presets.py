@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
-from hart.config import HartConfig
 from hart.presets import PRESETS
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_a_whole_configuration_of_the_size_in_its_name(name: str) -> None:
-    config = PRESETS[name]()
-    assert HartConfig.from_dict(config.to_dict()) == config
-    assert config.tokenizer.image_size == int(name.rsplit("-", 1)[1])
+def test_a_preset_has_the_size_in_its_name() -> None:
+    for name, preset in PRESETS.items():
+        assert preset().tokenizer.image_size == int(name.rsplit("-", 1)[1])
 
 
 def test_the_text_to_image_model_has_the_released_sizes() -> None:

@@ -28,11 +28,7 @@ def image(pipe: HartPipeline, *arguments: Any, **options: Any) -> bytes:
     return data
 
 
-def test_everything_public_has_a_docstring_and_annotations() -> None:
-    assert hart.__all__ == sorted(hart.__all__)
-    for name in set(hart.__all__) - {"__version__"}:
-        member = getattr(hart, name)
-        assert inspect.getdoc(member), name
+def test_methods_have_a_docstring_and_annotations() -> None:
     for name, member in inspect.getmembers(HartPipeline, inspect.isfunction):
         if name.startswith("_") and name not in ("__init__", "__call__"):
             continue

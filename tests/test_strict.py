@@ -99,7 +99,6 @@ def test_all_that_is_wrong_stands_in_one_line() -> None:
     ("sizes", "said"),
     [
         ([], "x.json: sizes must have 1 or more entries, not 0"),
-        ([0], "x.json: sizes[0] must be at least 1, not 0"),
         ([2, 0], "x.json: sizes[1] must be at least 1, not 0"),
     ],
 )
@@ -113,10 +112,7 @@ def test_a_list_is_short_only_where_entries_are_missing(sizes: list[int], said: 
     ("build", "said"),
     [
         (lambda: SamplingConfig("4"), "SamplingConfig.guidance_scale: expected a number, got '4'"),
-        (lambda: SamplingConfig(top_k=True), "SamplingConfig.top_k: expected a whole number, got True"),
         (lambda: SamplingConfig(top_k=2.5), "SamplingConfig.top_k: expected a whole number, got 2.5"),
-        (lambda: SamplingConfig(maskgit_steps=None), "SamplingConfig.maskgit_steps: expected a whole number, got None"),
-        (lambda: SamplingConfig(topk=3), "SamplingConfig: unknown key(s) topk (is top_k meant?)"),
         (lambda: SamplingConfig().replace(maskgit_steps=0), "SamplingConfig.maskgit_steps must be at least 1, not 0"),
         (lambda: TrainerConfig(steps=3), "TrainerConfig: missing key(s) batch_size"),
         (

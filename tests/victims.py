@@ -18,8 +18,9 @@ from PIL import Image
 from command_line import run
 from hart.checkpoint.loading import load_model
 from hart.checkpoint.lora import add_lora, save_lora
-from image_files import numbered, write_captioned_folder, write_numbered_shards
+from image_files import numbered, write_captioned_folder
 from models import save_tiny_text_model
+from set_formats import WRITERS, Entry
 from toy_training import tiny_encoded_set
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -83,27 +84,10 @@ def _classes(folder: Path, model: Path) -> None:
             (folder / "set" / place / f"{number}.png").write_bytes(numbered(number))
 
 
-def _lines(folder: Path, model: Path) -> None:
-    (folder / "set").mkdir()
-    records = []
-    for number in range(6):
-        (folder / "set" / f"{number}.png").write_bytes(numbered(number))
-        records.append({"image": f"{number}.png", "caption": f"number {number}", "label": number, "weight": 1.0})
-    (folder / "set" / "train.jsonl").write_text("\n".join(json.dumps(record) for record in records))
-
-
-def _shards(folder: Path, model: Path) -> None:
-    (folder / "set").mkdir()
-    write_numbered_shards(folder / "set", shards=2, each=3)
-
-
-def _parquet(folder: Path, model: Path) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    (folder / "set").mkdir()
-    rows = [{"image": {"bytes": numbered(n), "path": None}, "caption": f"number {n}", "label": n} for n in range(6)]
-    parquet.write_table(pa.Table.from_pylist(rows), folder / "set" / "train-0.parquet", row_group_size=3)
+def _written(form: str) -> Callable[[Path, Path], None]:
+    """Six images in one of the formats."""
+    entries = [Entry(f"{n}", numbered(n), {"caption": f"number {n}", "label": n}) for n in range(6)]
+    return lambda folder, model: WRITERS[form][0](folder / "set", entries)
 
 
 def _encoded(folder: Path, model: Path) -> None:
@@ -174,9 +158,9 @@ VICTIMS: dict[str, Victim] = {
     ),
     "captioned": Victim(_captioned, (ENCODE,)),
     "classes": Victim(_classes, (ENCODE + " --split all",)),
-    "lines": Victim(_lines, (ENCODE,)),
-    "shards": Victim(_shards, (ENCODE, ENCODE + " --kind stream")),
-    "parquet": Victim(_parquet, (ENCODE,)),
+    "lines": Victim(_written("jsonl"), (ENCODE,)),
+    "shards": Victim(_written("shards"), (ENCODE, ENCODE + " --kind stream")),
+    "parquet": Victim(_written("parquet"), (ENCODE,)),
     "encoded": Victim(
         _encoded,
         (f"train transformer {{}}/transformer.toml --out {{}}/run data={{}}/codes {SMALL}",),

@@ -42,16 +42,17 @@ def generate(folder: Path) -> None:
     HartPipeline.from_pretrained(folder, device="cpu")("a cat")
 
 
-TYPES = [
-    torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2,
-]  # fmt: skip
+TEXT = "text_encoder.safetensors", "embed_proj.weight"
 
 
-@pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize(
-    ("file", "name"),
-    [("hart.safetensors", NAME), ("text_encoder.safetensors", "embed_proj.weight")],
-    ids=["hart", "text"],
+    ("file", "name", "dtype"),
+    [
+        *(("hart.safetensors", NAME, dtype) for dtype in (torch.int8, torch.int64, torch.bool, torch.complex64)),
+        *(("hart.safetensors", NAME, dtype) for dtype in (torch.float8_e4m3fn, torch.float8_e5m2)),
+        *((*TEXT, dtype) for dtype in (torch.int8, torch.int64)),
+    ],
+    ids=str,
 )
 def test_weights_of_other_types_are_refused(folder: Path, file: str, name: str, dtype: torch.dtype) -> None:
     changed(folder / file, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
@@ -63,14 +64,13 @@ def test_weights_of_other_types_are_refused(folder: Path, file: str, name: str, 
         generate(folder)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
 def test_weights_of_any_floating_type_are_read(folder: Path, dtype: torch.dtype) -> None:
     changed(folder / "hart.safetensors", lambda tensors: tensors.update({NAME: tensors[NAME].to(dtype)}))
     generate(folder)
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(("dtype", "number"), [(torch.float32, float("nan")), (torch.float16, -float("inf"))])
 def test_weights_that_are_not_finite_are_refused(folder: Path, dtype: torch.dtype, number: float) -> None:
     def spoil(tensors: dict[str, Tensor]) -> None:
         tensors[NAME] = tensors[NAME].to(dtype)
@@ -87,16 +87,13 @@ def test_large_weights_are_finite(folder: Path) -> None:
 
 
 SIZES = [
-    ("transformer", "depth", 10**6, "depth must be at most"),
     ("transformer", "depth", 500, "missing transformer.blocks"),
-    ("transformer", "width", 2**62, "width must be at most"),
     ("transformer", "width", 2**16, "the model takes"),
     ("text_encoder", "embedding_width", 2**16, "the model takes"),
     ("text_encoder", "vocabulary_size", 2**20, "word pieces"),
     ("text_encoder", "tokens", 10**12, "tokens must be at most"),
     ("tokenizer", "channel_multipliers", [64] * 12, "the model takes|missing"),
     ("diffusion", "training_steps", 10**9, "training_steps must be at most"),
-    ("sampling", "top_k", 10**30, "top_k must be"),
 ]
 
 
@@ -130,13 +127,10 @@ def header(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     "change",
     [
         lambda values: values[NAME].update(data_offsets=[0, 8]),
-        lambda values: values[NAME].update(data_offsets=[-1, 8]),
         lambda values: values[NAME].update(data_offsets=[0, 2**62]),
-        lambda values: values[NAME].update(shape=[0, 4]),
         lambda values: values[NAME].update(shape=[2**62, 2**62]),
         lambda values: values[NAME].update(dtype="Q4"),
         lambda values: values.update({"twice": values[NAME]}),
-        lambda values: values.pop(NAME),
         lambda values: values.update({"x" * 10**5: values.pop(NAME)}),
     ],
 )
@@ -154,7 +148,6 @@ WORDS = "word_pieces.json"
     ("change", "said"),
     [
         (lambda model: model["vocab"].update(a=10**6), "numbered from 0"),
-        (lambda model: model["vocab"].update(a=-1), "numbered from 0"),
         (lambda model: model["vocab"].update(a="3"), "no vocabulary"),
         (lambda model: model["vocab"].update(new=len(model["vocab"])), "word pieces and the configuration says"),
         (lambda model: model["vocab"].clear(), "starts with"),
@@ -171,9 +164,7 @@ def test_word_pieces_that_are_not_the_encoders(folder: Path, change: Callable[[A
         generate(folder)
 
 
-@pytest.mark.parametrize(
-    "name", ["../x.bin", "/etc/passwd", "a/b.bin", "..", "", "C:\\x.bin", "..\\x.bin", "x\0.bin", 3]
-)
+@pytest.mark.parametrize("name", ["../x.bin", "/etc/passwd", "..", "", "C:\\x.bin", "x\0.bin", 3])
 def test_shards_lie_in_the_folder(tmp_path: Path, name: Any) -> None:
     folder = Path(shutil.copytree(GOLDEN / "t2i", tmp_path / "model"))
     (folder / "llm" / "ema_model.bin").rename(tmp_path / "x.bin")
@@ -219,15 +210,11 @@ def test_pickles_of_anything_but_tensors(tmp_path: Path, kind: str) -> None:
 
 
 ADAPTER = [
-    ("r", "2", "'r' is '2'"),
     ("r", 10**9, "'r' is 1000000000"),
-    ("r", True, "'r' is True"),
-    ("lora_alpha", None, "'lora_alpha' is None"),
+    ("r", "2", "'r' is '2'"),
     ("lora_alpha", float("nan"), "'lora_alpha' is nan"),
-    ("target_modules", 3, "'target_modules' is 3"),
-    ("target_modules", [], "'target_modules' is"),
-    ("target_modules", "(a+)+$", "'target_modules' is"),
     ("target_modules", ["(a+)+$"], "'target_modules' is"),
+    ("target_modules", [], "'target_modules' is"),
     ("rank_pattern", {"x": "y"}, "'rank_pattern' is"),
     ("modules_to_save", ["head"], "'modules_to_save' is"),
     ("bias", "all", "'bias' is 'all'"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -111,21 +110,6 @@ def test_other_files_are_an_error(tmp_path: Path, content: bytes) -> None:
 def test_an_absent_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HartError, match=r"m\.safetensors: no such file"):
         read_safetensors(tmp_path / "m.safetensors")
-
-
-def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "m.safetensors"
-    save_module(path, network(0))
-
-    def full_disk(descriptor: int) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space left"):
-        save_module(path, network(1))
-    loaded = network(2)
-    fill_module(loaded, path, torch.float32)
-    assert same_weights(loaded, network(0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

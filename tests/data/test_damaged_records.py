@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hart.errors import HartError
 from image_files import encoded_image, numbered, write_tar
 from set_formats import Entry, every_format, open_written, read_all
 
+TABLES = {"parquet", "huggingface"}
 NESTED = "[" * 100_000 + "]" * 100_000
 DAMAGED: dict[str, Mapping[str, Any]] = {
     "a number": {"caption": 3},
@@ -65,47 +66,49 @@ def found(form: str, folder: Path, entries: Sequence[Entry]) -> tuple[list[Sampl
         return [], [Damage("bad", str(error))] * len(entries)
 
 
-@every_format
-@pytest.mark.parametrize("record", DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_record_costs_itself_and_nothing_else(form: str, record: Mapping[str, Any], tmp_path: Path) -> None:
-    good = [Entry(f"good{n}", numbered(n), {"caption": f"number {n}"}) for n in range(3)]
-    entries = [good[0], Entry("bad", numbered(9), record), *good[1:]]
-    if form in {"parquet", "huggingface"}:
-        # a column has one type: the damaged record stands alone
-        entries = entries[1:2]
+def sets_of(form: str, records: Iterable[Mapping[str, Any]]) -> Iterator[list[Entry]]:
+    """All in one set; where a column has one type each alone, of those that Arrow can hold."""
+    entries = [Entry(f"own{n}", numbered(n), record) for n, record in enumerate(records)]
+    if form not in TABLES:
+        yield entries
+        return
+    for entry in entries:
         try:
-            pa.table({name: [value] for name, value in record.items()})
+            pa.table({name: [value] for name, value in entry.record.items()})
         except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-            pytest.skip("Arrow cannot hold it")
-    samples, damaged = found(form, tmp_path, entries)
-    assert [sample.captions for sample in samples] == [(f"number {n}",) for n in range(len(entries) - 1)]
-    assert len(damaged) == 1 and damaged[0].reason and "\n" not in damaged[0].reason
-    assert "bad" in damaged[0].key or form in {"jsonl", "parquet", "huggingface"}
+            continue
+        yield [entry]
 
 
 @every_format
-@pytest.mark.parametrize(("record", "captions", "label"), FINE.values(), ids=FINE)
-def test_what_is_unusual_but_fine(
-    form: str, record: Mapping[str, Any], captions: tuple[str, ...], label: int | None, tmp_path: Path
-) -> None:
-    samples, damaged = found(form, tmp_path, [Entry("a", numbered(1), record)])
-    assert [(sample.captions, sample.label) for sample in samples] == [(captions, label)]
-    assert not damaged
+def test_damaged_records_cost_themselves_and_nothing_else(form: str, tmp_path: Path) -> None:
+    good = [] if form in TABLES else [Entry(f"good{n}", numbered(n), {"caption": f"number {n}"}) for n in range(3)]
+    for number, bad in enumerate(sets_of(form, DAMAGED.values())):
+        samples, damaged = found(form, tmp_path / f"{number}", [*good[:1], *bad, *good[1:]])
+        assert [sample.captions for sample in samples] == [(entry.record["caption"],) for entry in good]
+        assert len(damaged) == len(bad), damaged
+        assert all(one.reason and "\n" not in one.reason for one in damaged)
+        if form not in {"jsonl", *TABLES}:
+            assert {Path(one.key.rpartition(":")[2]).stem for one in damaged} == {entry.name for entry in bad}
+
+
+@every_format
+def test_what_is_unusual_but_fine(form: str, tmp_path: Path) -> None:
+    expected = {repr(record): (captions, label) for record, captions, label in FINE.values()}
+    for number, entries in enumerate(sets_of(form, (record for record, *_ in FINE.values()))):
+        samples, damaged = found(form, tmp_path / f"{number}", entries)
+        assert [(one.captions, one.label) for one in samples] == [expected[repr(one.record)] for one in entries]
+        assert not damaged
 
 
 @pytest.mark.parametrize(
     ("suffix", "note"),
     [
         ("txt", b"caf\xe9"),
-        ("txt", b"\xff\xfea\0"),
         ("txt", b"a\0b"),
-        ("cls", b"\xff"),
         ("cls", b"9" * 30),
         ("json", NESTED.encode()),
-        ("json", b'{"caption": ' + NESTED.encode() + b"}"),
         ("json", b'["a"]'),
-        ("json", b'{"caption": "caf\xe9"}'),
-        ("json", b"9" * 5000),
         ("txt", b"a" * (2**24 + 1)),
     ],
 )
@@ -215,7 +218,7 @@ def test_an_image_in_a_tar_whose_name_has_another_dot_is_named_unless_it_belongs
 
 
 @pytest.mark.parametrize("kind", ["shards", "stream"])
-@pytest.mark.parametrize("size", ["-512", "-5", str(2**62), str(10**20)])
+@pytest.mark.parametrize("size", ["-512", str(2**62)])
 def test_a_tar_whose_header_claims_an_absurd_size_ends_there(kind: Any, size: str, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         for name in ("0.png", "1.png", "2.png"):

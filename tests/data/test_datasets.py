@@ -61,27 +61,6 @@ def test_the_class_of_an_image_is_no_caption_beside_its_own(tmp_path: Path, kind
     assert [sample.captions for sample in found] == [("a cat",), ("a dog",), ("a bird",)]
 
 
-def test_folder_with_a_folder_per_split(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        (tmp_path / split).mkdir()
-        (tmp_path / split / "a.png").write_bytes(encoded_image("red", (20, 10)))
-        (tmp_path / split / "a.txt").write_text(f"red in {split}")
-    data = open_dataset(tmp_path, "val", 4)
-    assert data.texts[0] == ("red in val",)
-    assert data.pixels[0].shape == (3, 4, 4)
-
-
-def test_loose_folder_is_split_by_name_without_overlap(tmp_path: Path) -> None:
-    for number in range(60):
-        (tmp_path / f"{number}.png").write_bytes(encoded_image("red"))
-        (tmp_path / f"{number}.txt").write_text(str(number))
-    train, val = (open_dataset(tmp_path, split, 8) for split in ("train", "val"))
-    names = [{data.texts[i][0] for i in range(len(data))} for data in (train, val)]
-    assert names[0] | names[1] == {str(number) for number in range(60)}
-    assert not names[0] & names[1]
-    assert len(train) > len(val) > 0
-
-
 def test_damaged_files_are_skipped_and_counted(tmp_path: Path) -> None:
     write_tar(
         tmp_path / "train-0.tar",
@@ -144,11 +123,6 @@ def test_weights_set_how_often_an_image_comes() -> None:
     counts = torch.bincount(seen, minlength=5) / len(seen)
     assert torch.allclose(counts, weights / weights.sum(), atol=0.01)
     assert counts[2] == counts[4] == 0
-
-
-def test_order_depends_on_the_seed() -> None:
-    first, second = (SampleOrder(torch.ones(50), seed).batch(0, 50).tolist() for seed in (0, 1))
-    assert first != second
 
 
 @settings(max_examples=30, deadline=None)

@@ -65,9 +65,7 @@ def test_a_divided_set_has_no_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["folder", "classes"])
-@pytest.mark.parametrize(
-    ("there", "asked"), [("val", "train"), ("validation", "train"), ("train", "val"), ("train", "test")]
-)
+@pytest.mark.parametrize(("there", "asked"), [("validation", "train"), ("train", "test")])
 def test_a_split_that_a_divided_set_lacks_is_not_taken_from_the_others(
     there: str, asked: str, form: str, tmp_path: Path
 ) -> None:

@@ -58,13 +58,6 @@ def test_transparency_is_laid_on_white() -> None:
     assert (pil_to_pixels(palette, 4) == 255).all()
 
 
-def test_exif_orientation_is_followed() -> None:
-    image = Image.new("RGB", (4, 4), "white")
-    image.putpixel((0, 0), (0, 0, 0))
-    image.getexif()[0x0112] = 3  # turned by 180 degrees
-    assert pil_to_pixels(image, 4)[:, 3, 3].tolist() == [0, 0, 0]
-
-
 def test_pixels_survive_the_round_trip_exactly() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).expand(3, -1, -1).contiguous()
     signed = to_signed(pixels)

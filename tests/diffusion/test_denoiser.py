@@ -29,21 +29,6 @@ def test_the_loss_reaches_every_parameter() -> None:
     assert not without_gradient(module)
 
 
-def test_tokens_are_computed_each_by_itself() -> None:
-    module = denoiser()
-    x, step, condition = random_tensor(4, 3), torch.tensor([1, 20, 300, 900]), random_tensor(4, 8, seed=1)
-    together = module(x, step, module.embed_condition(condition))
-    alone = [module(x[[i]], step[[i]], module.embed_condition(condition[[i]])) for i in range(4)]
-    torch.testing.assert_close(together, torch.cat(alone))
-
-
-def test_one_timestep_serves_all_tokens() -> None:
-    module = denoiser()
-    x, condition = random_tensor(4, 3), module.embed_condition(random_tensor(4, 8, seed=1))
-    shared = module(x, torch.tensor([77]), condition)
-    torch.testing.assert_close(shared, module(x, torch.full((4,), 77), condition))
-
-
 def test_answers_are_float32_in_a_bfloat16_model() -> None:
     module = denoiser().to(torch.bfloat16)
     condition = module.embed_condition(random_tensor(2, 8).bfloat16())

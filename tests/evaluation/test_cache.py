@@ -51,7 +51,7 @@ class Place(Config):
     place: int
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\0\xff", b"[" * 100_000, b'{"correct": 1}'])
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b'{"correct": 1}'])
 def test_what_is_no_entry_is_named(content: bytes, tmp_path: Path) -> None:
     kept = Cache(tmp_path, records(Place), {})
     name = kept.key("a cat", b"image")

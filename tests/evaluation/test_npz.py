@@ -82,7 +82,6 @@ GAUSSIANS = {"mu": np.zeros(3), "sigma": np.eye(3), "mu_s": np.zeros(2), "sigma_
         ({"arr_0": images()} | GAUSSIANS | {"mu": np.array([None] * 3)}, "damaged .mu: .*objects"),
         ({"arr_0": images()} | GAUSSIANS | {"mu": np.arange(3)}, "mu: it holds int64 of 3"),
         ({"arr_0": images()} | GAUSSIANS | {"sigma": np.triu(np.ones((3, 3)))}, "sigma is no covariance"),
-        ({"arr_0": np.array([None])}, "damaged .*objects"),
     ],
 )  # fmt: skip
 def test_other_forms_are_one_line(arrays: dict[str, np.ndarray], said: str, tmp_path: Path) -> None:
@@ -91,7 +90,7 @@ def test_other_forms_are_one_line(arrays: dict[str, np.ndarray], said: str, tmp_
         SampleFile(tmp_path / "batch.npz").statistics()
 
 
-@pytest.mark.parametrize("shape", ["(999999999, 6, 6, 3)", "(7, 6, 6, -3)", "(7, 6, 6, 9" + "9" * 30 + ")", "(((((("])
+@pytest.mark.parametrize("shape", ["(999999999, 6, 6, 3)", "(7, 6, 6, -3)", "(((((("])
 def test_what_a_header_declares_is_not_believed(tmp_path: Path, shape: str) -> None:
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(118) + b"\n"
     content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + images().tobytes()

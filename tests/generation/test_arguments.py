@@ -51,10 +51,8 @@ def test_numbers_of_numpy_are_numbers(text: HartPipeline, classes: HartPipeline)
     ("call", "said"),
     [
         (lambda pipe: HartPipeline.from_config(None), "give a path"),
-        (lambda pipe: HartPipeline.from_config({"depth": 3}), "give a path"),
         (lambda pipe: HartPipeline.from_config(Path("no.json")), "no.json: no such file"),
         (lambda pipe: HartPipeline.from_config(pipe.config, speed=3), "speed must be a Speed or one of plain, exact"),
-        (lambda pipe: pipe.optimize(None), "speed must be a Speed"),
         (lambda pipe: HartPipeline("emoji", None, None), "open a model with from_pretrained"),
         (
             lambda pipe: HartPipeline(pipe.config, pipe.tokenizer, pipe.hart, text_encoder="Qwen2"),
@@ -79,9 +77,6 @@ GENERATOR = torch.Generator()
     [
         ({}, "give either a prompt or prompt_embeds"),
         ({"prompt": 3.5}, "a prompt must be text"),
-        ({"prompt": b"a cat"}, "a prompt must be text"),
-        ({"prompt": {"a cat": 1}}, "a prompt must be text"),
-        ({"prompt": np.array(3.5)}, "a prompt must be text"),
         ({"prompt": [None]}, "generates from text: .* not None"),
         ({"prompt": []}, "at least one"),
         ({"prompt": ["a cat", "  \n"]}, "prompt 2 is empty"),
@@ -92,9 +87,8 @@ GENERATOR = torch.Generator()
         ({"prompt": "a", "negative_prompt": "b", "negative_prompt_embeds": CONTEXT}, "give either negative_prompt"),
         ({"prompt": "a", "negative_prompt": "b", "guidance_scale": 0}, "works through guidance"),
         ({"prompt": "a", "negative_prompt": ["b", "c"]}, "2 negative prompts for 1 prompt:"),
-        ({"prompt": "a", "negative_prompt": 3}, "generates from text"),
-        ({"prompt": "a", "negative_prompt": "  "}, "empty"),
         ({"prompt": "a", "negative_prompt_embeds": CONTEXT}, "2 negative prompts for 1 prompt:"),
+        ({"prompt_embeds": TextContext([1], [2])}, "must be a TextContext"),  # type: ignore[arg-type]
         ({"prompt_embeds": CONTEXT.embeddings}, "must be a TextContext, what encode_prompt returns, not Tensor"),
         ({"prompt_embeds": replace(CONTEXT, embeddings=torch.zeros(2, 1, TEXT_WIDTH))}, "this model takes"),
         ({"prompt_embeds": replace(CONTEXT, embeddings=CONTEXT.embeddings / 0)}, "finite"),
@@ -102,33 +96,25 @@ GENERATOR = torch.Generator()
         ({"prompt_embeds": replace(CONTEXT, mask=CONTEXT.mask.to("meta"))}, "mask"),
         ({"prompt_embeds": replace(CONTEXT, mask=~CONTEXT.mask)}, "real token"),
         ({"prompt_embeds": replace(CONTEXT, mask=CONTEXT.mask.long())}, "bool"),
-        ({"prompt_embeds": TextContext([1], [2])}, "must be a TextContext"),  # type: ignore[arg-type]
         ({"prompt_embeds": ClassContext(torch.zeros(1).long(), 2)}, "must be a TextContext"),
         ({"prompt": "a", "generator": 3}, "torch.Generator"),
         ({"prompt": "a", "generator": [3]}, "torch.Generator"),
         ({"prompt": "a", "generator": [GENERATOR, torch.Generator()]}, "2 generators for 1 image:"),
         ({"prompt": "a", "num_images_per_prompt": 2, "generator": [GENERATOR, GENERATOR]}, "twice"),
         ({"prompt": "a", "callback_on_scale": 3}, "callback_on_scale must be a function or None, not 3"),
-        ({"prompt": "a", "callback_on_batch": "x"}, "callback_on_batch must be a function"),
         ({"prompt": "a", "seed": [1, 2]}, "2 seeds for 1 image:"),
         ({"prompt": ["a", "b"], "top_k": [1, 2, 3]}, "top_k: 3 values for 2 prompts"),
         ({"prompt": ["a", "b"], "guidance_scale": [1, "x"]}, "guidance_scale: expected a number, got 'x'"),
         ({"prompt": ["a", "b"], "maskgit_steps": [1, 2]}, "maskgit_steps: expected a whole number"),
         ({"prompt": "a", "generator": GENERATOR, "seed": 1}, "either a seed or a generator"),
-        ({"prompt": "a", "output_type": ["pil"]}, "output_type"),
         ({"prompt": "a", "output_type": "jpeg"}, "output_type 'jpeg': choose pil, np, pt, latent"),
         ({"prompt": "a", "seed": -1}, "seed -1"),
         ({"prompt": "a", "seed": True}, "seed True"),
-        ({"prompt": "a", "seed": 2**64}, "seed 18446744073709551616"),
         ({"prompt": "a", "seed": MAX_SEED, "num_images_per_prompt": 2}, "seed"),
         ({"prompt": "a", "num_images_per_prompt": 0}, "num_images_per_prompt 0"),
-        ({"prompt": "a", "num_images_per_prompt": "2"}, "num_images_per_prompt '2'"),
         ({"prompt": "a", "batch_size": 1e3}, "batch_size"),
         ({"prompt": "a", "size": "8x"}, "size '8x'"),
-        ({"prompt": "a", "guidance_scale": "4"}, "guidance_scale: expected a number, got '4'"),
         ({"prompt": "a", "guidance_scale": float("nan")}, "^guidance_scale must be a finite number"),
-        ({"prompt": "a", "top_k": 2.5}, "top_k: expected a whole number, got 2.5"),
-        ({"prompt": "a", "gumbel_smoothing": "yes"}, "gumbel_smoothing: expected true or false"),
         ({"prompt": "a", "sampling": {"top_k": 3}}, "must be a SamplingConfig"),
         ({"prompt": "a", "num_inference_steps": 20}, "unknown argument 'num_inference_steps': settings are"),
     ],
@@ -158,19 +144,19 @@ def test_latents_that_do_not_fit_are_one_error(text: HartPipeline, latents: Any)
         text.decode(latents)
 
 
-@pytest.mark.parametrize("name", [None, 3, ["emoji"], b"emoji", "a\0b", "x" * 5000, Path("no/such"), "~nobody/model"])
+@pytest.mark.parametrize("name", [None, b"emoji", "a\0b", "x" * 5000, "~nobody/model"])
 def test_a_model_is_a_name_or_a_path(name: Any) -> None:
     with pytest.raises(HartError, match="model"):
         HartPipeline.from_pretrained(name)
 
 
-@pytest.mark.parametrize(("adapter", "scale"), [(None, 1.0), (3, 1.0), ("x", "strong"), ("x", float("nan"))])
+@pytest.mark.parametrize(("adapter", "scale"), [(None, 1.0), ("x", "strong"), ("x", float("nan"))])
 def test_an_adapter_is_a_path_and_its_scale_a_number(text: HartPipeline, adapter: Any, scale: Any) -> None:
     with pytest.raises(HartError):
         text.load_lora(adapter, scale)
 
 
-@pytest.mark.parametrize("seed", [0, 2**31, 2**40, MAX_SEED])
+@pytest.mark.parametrize("seed", [2**40, MAX_SEED])
 def test_every_accepted_seed_works_everywhere(text: HartPipeline, seed: int) -> None:
     pipe = HartPipeline.from_config(text.config, seed=seed, device="cpu")
     out = pipe("a cat", seed=seed)
@@ -178,7 +164,7 @@ def test_every_accepted_seed_works_everywhere(text: HartPipeline, seed: int) -> 
     assert images(out) != images(HartPipeline.from_config(text.config, seed=1, device="cpu")("a cat", seed=seed))
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 1.0, None])
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.0])
 def test_other_seeds_are_refused(text: HartPipeline, seed: Any) -> None:
     with pytest.raises(HartError, match="seed"):
         HartPipeline.from_config(text.config, seed=seed, device="cpu")

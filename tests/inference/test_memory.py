@@ -77,17 +77,13 @@ def test_patches_enlarge_images_not_the_decoder_s_maps() -> None:
     ("rows", "command"),
     [
         (2, "generate cat"),
-        (2, "generate cat -n 2"),
-        (2, "generate cat --batch-size 8"),
         (4, "generate cat -n 3 --batch-size 2"),
-        (2, "generate --prompts-file {}/prompts.txt"),
         (4, "generate --prompts-file {}/prompts.txt --batch-size 8"),
         (1, "generate cat --guidance 0"),
         (3, "mix cat dog --batch-size 8"),
         (4, "mix cat dog -n 2 --batch-size 2 --guidance 0"),
         (3, "generate --like {}/mixed.png"),
         (3, "edit {}/image.png dog --source-prompt cat"),
-        (2, "edit {}/image.png dog --mask {}/mask.png"),
         (2, "vary {}/image.png cat --batch-size 8"),
     ],
 )
@@ -98,7 +94,6 @@ def test_memory_is_asked_for_the_rows_that_are_made(
     (tmp_path / "config.json").write_text(config.to_json())
     (tmp_path / "prompts.txt").write_text("cat\ndog\n")
     Image.new("RGB", (16, 16), "red").save(tmp_path / "image.png")
-    Image.new("L", (16, 16), "white").save(tmp_path / "mask.png")
     monkeypatch.setattr(memory, "free_memory", lambda _: free)
     options = ["--model", tmp_path / "config.json", "--random-weights", "--device", "cpu", "--size", "16"]
     if "--like" in command:

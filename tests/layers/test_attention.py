@@ -70,9 +70,16 @@ def test_the_learned_gain_stops_at_100() -> None:
     torch.testing.assert_close(layer(x, None), at_limit)
 
 
-@pytest.mark.parametrize(("kept", "tolerance"), [(None, 1e-6), (torch.bfloat16, 2e-2), (torch.int8, 2e-2)])
-@pytest.mark.parametrize("unkept", [0, 4])
-@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize(
+    ("qk_norm", "unkept", "kept", "tolerance"),
+    [
+        (False, 0, None, 1e-6),
+        (True, 4, None, 1e-6),
+        (False, 4, torch.bfloat16, 2e-2),
+        (False, 0, torch.int8, 2e-2),
+        (True, 4, torch.int8, 2e-2),
+    ],
+)
 def test_a_cache_answers_as_one_pass_does(
     qk_norm: bool, unkept: int, kept: torch.dtype | None, tolerance: float
 ) -> None:
@@ -93,7 +100,7 @@ def test_a_cache_answers_as_one_pass_does(
     assert (torch.cat(parts, dim=1) - whole).abs().max() <= tolerance * whole.abs().max()
 
 
-@pytest.mark.parametrize(("capacity", "unkept"), [(3, 0), (3, 2), (2, 1), (0, 2)])
+@pytest.mark.parametrize(("capacity", "unkept"), [(3, 0), (2, 1), (0, 2)])
 def test_a_full_cache_says_so(capacity: int, unkept: int) -> None:
     cache = KVCache(1, 1, 1, capacity, 4, dtype=torch.float32, device=torch.device("cpu"), unkept=unkept)
     tokens = torch.zeros(1, 1, 2, 4)

@@ -6,14 +6,10 @@ import math
 
 import torch
 
-from hart.layers.embedding import SinusoidalMLP, sinusoidal_embedding
+from hart.layers.embedding import sinusoidal_embedding
 
 
 def test_cosines_then_sines_of_growing_periods() -> None:
     values = [0.0, 1.0, 13.0, 999.0]
     expected = [[wave(v * 10000 ** (-i / 128)) for wave in (math.cos, math.sin) for i in range(128)] for v in values]
     torch.testing.assert_close(sinusoidal_embedding(torch.tensor(values)), torch.tensor(expected), rtol=0, atol=1e-4)
-
-
-def test_the_mlp_keeps_its_own_dtype() -> None:
-    assert SinusoidalMLP(8).to(torch.bfloat16)(torch.tensor([3])).dtype == torch.bfloat16

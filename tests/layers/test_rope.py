@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hart.layers.rope import cat_rotations, rotate, rotation_1d, rotation_2d
+from hart.layers.rope import rotate, rotation_1d, rotation_2d
 from helpers import random_tensor
 
 D = 16
@@ -42,17 +42,3 @@ def test_grid_rows_change_the_first_half_of_the_head_and_columns_the_second() ->
     # as published: a channel's angle follows its own half, its partner c + D/2 has the angle of the other half
     assert by_row == [True] * (D // 2) + [False] * (D // 2)
     assert by_column == [False] * (D // 2) + [True] * (D // 2)
-
-
-def test_turning_keeps_lengths_and_dtype() -> None:
-    x = random_tensor(1, 2, 3, D)
-    rotation = rotation_1d(torch.tensor([[0, 1, 3]]), D)
-    torch.testing.assert_close(rotate(x, rotation).norm(dim=-1), x.norm(dim=-1))
-    assert rotate(x.bfloat16(), rotation).dtype == torch.bfloat16
-
-
-def test_rotations_of_consecutive_tokens_join() -> None:
-    positions = torch.arange(5).unsqueeze(0)
-    joined = cat_rotations([rotation_1d(positions[:, :2], D), rotation_1d(positions[:, 2:], D)])
-    for ours, whole in zip(joined, rotation_1d(positions, D), strict=True):
-        assert torch.equal(ours, whole)

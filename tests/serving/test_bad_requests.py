@@ -31,40 +31,30 @@ def server() -> Iterator[Running]:
     ("fields", "param", "message"),
     [
         ({}, "prompt", "prompt: is required"),
-        ({"prompt": 5}, "prompt", "prompt: must be a valid string"),
         ({"prompt": ""}, "prompt", "prompt: must have at least 1 character"),
         ({"prompt": "   "}, "prompt", "prompt: is empty"),
         ({"prompt": "a\0b"}, "prompt", "prompt: holds a null byte"),
         ({"prompt": "x", "negative_prompt": "a\0b"}, "negative_prompt", "negative_prompt: holds a null byte"),
-        ({"prompt": "x", "negative_prompt": " "}, "negative_prompt", "negative_prompt: is empty"),
         ({"prompt": "x" * (MAX_PROMPT + 1)}, "prompt", f"at most {MAX_PROMPT} characters"),
         ({"prompt": "x", "switch": 1}, "switch", "switch: goes with second_prompt: give that too"),
         ({"prompt": "x", "second_prompt": "", "weights": [1]}, "weights", "weights: goes with second_prompt"),
-        ({"prompt": "x", "second_prompt": "y", "weights": ["1"]}, "weights.0", "valid number"),
         ({"prompt": "x", "second_prompt": " "}, "second_prompt", "second_prompt: is empty"),
         ({"prompt": "x", "n": 11}, "n", "less than or equal to 10"),
-        ({"prompt": "x", "n": "1"}, "n", "valid integer"),
         ({"prompt": "x", "n": 0}, "n", "greater than or equal to 1"),
-        ({"prompt": "x", "n": True}, "n", "valid integer"),
+        ({"prompt": "x", "n": "1"}, "n", "valid integer"),
         ({"prompt": "x", "steps": 4, "diffusion_steps": 8}, None, "steps is another name for diffusion_steps"),
         ({"prompt": "x", "steps": 101}, "diffusion_steps", "this server takes up to 100"),
-        ({"prompt": "x", "maskgit_steps": 101}, "maskgit_steps", "this server takes up to 100"),
         ({"prompt": "x", "size": "big"}, "size", "must be like 512x512, or auto"),
         ({"prompt": "x", "size": "0x16"}, "size", "must be like 512x512, or auto"),
         ({"prompt": "x", "size": "16x99999"}, "size", "no side may be longer"),
         ({"prompt": "x", "aspect": "1:0"}, "aspect", "must be like 16:9"),
         ({"prompt": "x", "aspect": "9:1"}, "aspect", "aspect '9:1': give width:height"),
         ({"prompt": "x", "aspect": "1:1", "size": "16x16"}, "aspect", "in place of a size"),
-        ({"prompt": "x", "seed": -1}, "seed", "greater than or equal to 0"),
         ({"prompt": "x", "seed": 2**63 - 1}, "seed", "less than or equal to"),
         ({"prompt": "x", "guidance_scale": 1e400}, "guidance_scale", "finite number"),
         ({"prompt": "x", "guidance_scale": 2000}, "guidance_scale", "guidance_scale must be at most 1,000"),
-        ({"prompt": "x", "top_p": 0}, "top_p", "top_p must be above 0"),
-        ({"prompt": "x", "top_k": -3}, "top_k", "top_k must be at least 0, not -3"),
         ({"prompt": "x", "output_format": "gif"}, "output_format", "'png', 'jpeg' or 'webp'"),
         ({"prompt": "x", "background": "transparent"}, "background", "'auto' or 'opaque'"),
-        ({"prompt": "x", "partial_images": -1}, "partial_images", "greater than or equal to 0"),
-        ({"prompt": "x", "stream": "yes"}, "stream", "valid boolean"),
     ],
 )
 def test_wrong_fields_are_named(server: Running, fields: dict[str, Any], param: str | None, message: str) -> None:
@@ -75,22 +65,22 @@ def test_wrong_fields_are_named(server: Running, fields: dict[str, Any], param: 
     assert found["type"] == "invalid_request_error"
 
 
-def test_a_fault_of_several_fields_is_a_sentence(server: Running) -> None:
-    answer = server.http.post("/v1/images/generations", json={"prompt": "x", "steps": 4, "diffusion_steps": 8})
-    assert error(answer, 400)["message"] == "steps is another name for diffusion_steps: leave one of the two out"
+def test_no_number_is_negative(server: Running) -> None:
+    own = ("output_compression", "partial_images", "seed", "switch")
+    sampling = ("guidance_scale", "top_k", "top_p", "maskgit_steps", "diffusion_steps", "greedy_scales")
+    for name in (*own, *sampling, "unguided_scales"):
+        answer = server.post(prompt="x", second_prompt="y", **{name: -1})
+        assert error(answer, 400)["param"] == name
 
 
 @pytest.mark.parametrize(
     ("content", "kind", "status", "said"),
     [
-        (b"", "application/json", 400, "the body is no valid JSON: "),
         (b"[1]", "application/json", 400, "the body must be an object"),
-        (b"\xff\xfe", "application/json", 400, "the body is no valid JSON: "),
         (b"[" * 100_000, "application/json", 400, "the body is no valid JSON: "),
         (b'{"prompt": "\\ud800"}', "application/json", 400, "the body is no valid JSON: "),
         (b'{"prompt": "' + b"x" * JSON_BYTES + b'"}', "application/json", 413, "too large"),
         (b'{"prompt": "x"}', "text/plain", 415, "as JSON"),
-        (b"prompt=x", "application/x-www-form-urlencoded", 415, "as JSON"),
     ],
 )
 def test_bodies_that_are_no_request(server: Running, content: bytes, kind: str, status: int, said: str) -> None:

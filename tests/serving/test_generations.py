@@ -69,7 +69,7 @@ def test_partial_images_are_intermediates_of_this_very_image(server: Running) ->
     assert whole in [event.b64_json for event in events]
 
 
-@pytest.mark.parametrize(("asked", "scales"), [(0, []), (1, [2]), (2, [1, 3]), (3, [1, 2, 3]), (64, [1, 2, 3])])
+@pytest.mark.parametrize(("asked", "scales"), [(0, []), (1, [2]), (2, [1, 3]), (64, [1, 2, 3])])
 def test_as_many_partial_images_as_asked_for(server: Running, asked: int, scales: list[int]) -> None:
     stream: Any = server.openai.images.generate(prompt="a dog", stream=True, partial_images=asked)
     assert [event.scale for event in stream] == [*scales, SCALES]

@@ -107,7 +107,7 @@ def timeless(text: str) -> str:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("lives", [(0,), (1,), (4,), (2, 6)])
+@pytest.mark.parametrize("lives", [(0,), (2, 6)])
 def test_an_answer_is_whole_and_once_though_replicas_die(lives: tuple[int, ...], stream: bool) -> None:
     body = {"prompt": "x", "n": 2, "seed": 3, "stream": stream}
     with fronted() as (http, _):
@@ -136,9 +136,8 @@ def test_a_request_of_which_all_replicas_die_is_told_so() -> None:
         assert http.post(GENERATE, json={"prompt": "x"}).status_code == 200
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_second_replica_charges_nothing(stream: bool) -> None:
-    body = {"prompt": "x", "n": 3, "stream": stream}
+def test_a_second_replica_charges_nothing() -> None:
+    body = {"prompt": "x", "n": 3, "stream": True}
     with fronted([1], Limits(rate_limit=2)) as (http, handle):
         whole = http.post(GENERATE, json=body)
         assert whole.status_code == 200 and "rate_limit" not in whole.text

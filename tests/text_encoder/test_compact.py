@@ -89,20 +89,11 @@ def test_any_unicode_is_encoded(encoder: CompactTextEncoder, prompts: list[str])
     assert context.embeddings.isfinite().all() and context.mask[:, 0].all()
 
 
-def test_unseen_ascii_words_have_pieces(encoder: CompactTextEncoder) -> None:
-    ids, _ = encoder.tokenize(["zebra"])
-    assert encoder.tokenizer.token_to_id("[UNK]") not in ids
-
-
 def test_one_text_is_no_list_of_prompts(encoder: CompactTextEncoder) -> None:
     for each in (encoder, RandomTextFeatures(TextConditioning(4, 5), seed=0)):
         for read in (each.encode, each.reading):
             with pytest.raises(HartError, match="prompts 'a cat': give a list"):
                 read("a cat")
-
-
-def test_no_prompts_give_an_empty_context(encoder: CompactTextEncoder) -> None:
-    assert encoder.encode([]).embeddings.shape == (0, TOKENS, encoder.width)
 
 
 def test_saved_and_loaded_encoders_agree(encoder: CompactTextEncoder, tmp_path: Path) -> None:

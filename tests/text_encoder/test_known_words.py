@@ -60,7 +60,7 @@ def test_names_are_read_as_they_are(shipped: CompactTextEncoder) -> None:
     assert [name for name in known.names if shipped.reader(name) != (name, {})] == []
 
 
-@pytest.mark.parametrize("prompt", ["a café", "a cafe\u0301", "two Piñatas", "jalapeño", "crème brûlée"])
+@pytest.mark.parametrize("prompt", ["a café", "two Piñatas", "two Pin\u0303atas"])
 def test_accents_do_not_part_words(shipped: CompactTextEncoder, prompt: str) -> None:
     apart = unicodedata.normalize("NFD", prompt)
     plain = "".join(letter for letter in apart if not unicodedata.combining(letter))
@@ -68,8 +68,7 @@ def test_accents_do_not_part_words(shipped: CompactTextEncoder, prompt: str) -> 
     assert all(said in unicodedata.normalize("NFC", prompt).split() for said in shipped.reading([prompt])[0].others)
 
 
-@pytest.mark.parametrize("words", ["a red apple", "A RED APPLE!", "2 cats, 1 dog"])
-@pytest.mark.parametrize("space", [" ", "\u3000"])
+@pytest.mark.parametrize(("words", "space"), [("A RED APPLE!", " "), ("2 cats, 1 dog", "\u3000")])
 def test_full_width_letters_are_read_as_the_usual_ones(shipped: CompactTextEncoder, words: str, space: str) -> None:
     wide = "".join(space if letter == " " else chr(ord(letter) + 0xFEE0) for letter in words)
     assert torch.equal(shipped.encode([wide]).embeddings, shipped.encode([words]).embeddings)

@@ -62,7 +62,7 @@ def test_what_is_told_is_what_was_typed(reader: WordReader) -> None:
     assert reader("a quietly furious Guinea  Pig")[1] == {"quietly": "", "furious": "", "Guinea  Pig": "hamster"}
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"things": {"sailboat": [1]}}', b"\xff", None])
+@pytest.mark.parametrize("content", [b"{}", b'{"things": {"sailboat": [1]}}', b"\xff", None])
 def test_only_its_own_form_is_read(tmp_path: Path, content: bytes | None) -> None:
     (tmp_path / THESAURUS_FILE).write_bytes(b"no archive" if content is None else gzip.compress(content))
     with pytest.raises(HartError, match=rf"{THESAURUS_FILE}: .*copy the model again"):

@@ -14,8 +14,7 @@ SIZES = TokenizerConfig((1, 2, 3), base_channels=32, channel_multipliers=(1, 2, 
 
 
 @pytest.mark.parametrize(("patch_size", "padding"), [(1, "zeros"), (2, "zeros"), (1, "replicate")])
-@pytest.mark.parametrize("pixels", [1, 7, 40, 2**16])
-@pytest.mark.parametrize("shape", [(3, 3), (5, 2)])
+@pytest.mark.parametrize(("shape", "pixels"), [((3, 3), 1), ((5, 2), 7), ((5, 2), 40), ((3, 3), 2**16)])
 @torch.no_grad()
 def test_strips_make_the_same_image(shape: tuple[int, int], pixels: int, patch_size: int, padding: str) -> None:
     torch.manual_seed(0)

@@ -18,7 +18,7 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A folder with a tiny stand-in for all of them."""
-    return write_packages(tmp_path / "cache")
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny stand-in for all of them, to which no test writes."""
+    return write_packages(tmp_path_factory.mktemp("packages"))

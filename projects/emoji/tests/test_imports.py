@@ -6,8 +6,6 @@ import ast
 from importlib import import_module
 from pathlib import Path
 
-import pytest
-
 PROJECT = Path(__file__).parents[1]
 PUBLIC = {"hart"} | {
     f"hart.{room}"
@@ -15,11 +13,11 @@ PUBLIC = {"hart"} | {
 }
 
 
-@pytest.mark.parametrize("file", sorted(PROJECT.rglob("*.py")), ids=lambda file: str(file.relative_to(PROJECT)))
-def test_only_public_names_of_hart_are_imported(file: Path) -> None:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            assert not any(alias.name.split(".")[0] == "hart" for alias in node.names), "import names, not modules"
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hart":
-            assert node.module in PUBLIC
-            assert {alias.name for alias in node.names} <= set(import_module(node.module).__all__)
+def test_only_public_names_of_hart_are_imported() -> None:
+    for file in PROJECT.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.split(".")[0] == "hart" for alias in node.names), f"{file}: import names"
+            elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hart":
+                assert node.module in PUBLIC, file
+                assert {alias.name for alias in node.names} <= set(import_module(node.module).__all__), file

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hart.errors import HartError
-from hart.evaluation.judges.objects import OBJECTS, Found
+from hart.evaluation.judges.objects import Found
 from hart.evaluation.suites.geneval import (
     MOST_OBJECTS,
     ObjectPrompt,
@@ -42,10 +42,6 @@ def said(prompt: ObjectPrompt, objects: Sequence[Found], colours: Sequence[str] 
         return [colours[order.index(item)] for item in items]
 
     return faults(prompt, counted_objects(objects, prompt.tag), colours_of)
-
-
-def test_the_classes_are_cocos() -> None:
-    assert len(OBJECTS) == 80
 
 
 def test_single_object() -> None:
@@ -207,10 +203,6 @@ def test_the_published_format_is_read(tmp_path: Path) -> None:
         ({"include": [{"class": "dog", "count": 1, "color": "teal"}]}, "unknown colour 'teal'"),
         ({"include": [{"class": "dog", "count": 1, "position": ["near", 0]}]}, "unknown position 'near'"),
         ({"include": [{"class": "dog", "count": 1, "position": ["above", 0]}]}, "does not come before it"),
-        ({"include": [{"class": "dog", "count": 1, "position": []}]}, "include[0].position"),
-        ({"include": [{"class": "dog", "count": float("inf")}]}, "include[0].count"),
-        ({"include": [{"class": [], "count": 1}]}, "include[0].class"),
-        ({"include": ["dog"]}, "is no prompt of GenEval"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, change: dict[str, object], reason: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,8 +111,3 @@ def test_a_model_that_cannot_be_fetched_is_one_line_with_its_address(
         ClipScore("openai/clip-vit-large-patch14", CPU)
     assert "(no network: see the manual)" in str(error.value)
     assert "fetch it elsewhere from https://huggingface.co/openai/clip-vit-large-patch14" in str(error.value)
-
-
-def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(HartError, match=r"CLIP score '.*absent': there is no such folder"):
-        ClipScore(str(tmp_path / "absent"), CPU)

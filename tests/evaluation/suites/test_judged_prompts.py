@@ -24,7 +24,7 @@ from hart.evaluation.suites.geneval import PROMPTS, TASKS
 from hart.evaluation.suites.judged_prompts import JudgedPrompts
 from hart.strict import Config
 from judge_models import save_answerer, save_clip, save_detector
-from models import save_tiny_class_model, save_tiny_text_model
+from models import save_tiny_text_model
 
 PROMPT_LINES = [
     {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},
@@ -163,12 +163,6 @@ def test_each_image_has_a_seed_of_its_own(models: Path, tmp_path: Path) -> None:
     for number, image in enumerate(expected):
         with Image.open(generated.path(number)) as written:
             assert written.tobytes() == image.tobytes()
-
-
-def test_class_models_are_refused(tmp_path: Path) -> None:
-    save_tiny_class_model(tmp_path / "text")
-    with pytest.raises(HartError, match="generates from text"):
-        asked(tmp_path, tmp_path / "out", "a cat")
 
 
 def test_geneval_end_to_end(models: Path, tmp_path: Path) -> None:

@@ -32,13 +32,11 @@ def test_captions_are_of_the_set_and_of_its_further_words(cache: Path) -> None:
     ("noun", "name", "fits"),
     [
         ("moggy", "cat face", True),
-        ("cat", "cat face", True),
         ("knife", "kitchen knife", True),
         ("kitchen", "kitchen knife", False),
         ("bow", "bow and arrow", True),
         ("milk", "glass of milk", True),
         ("house cat", "cat", True),
-        ("cattle", "cat", False),
         ("cat burglar", "cat", False),
     ],
 )

@@ -136,18 +136,13 @@ def test_a_pair_of_what_is_another_thing_is_not_said(cache: Path) -> None:
     [
         ("cat", "cats"),
         ("cherry", "cherries"),
-        ("toy", "toys"),
         ("fox", "foxes"),
         ("loaf", "loaves"),
         ("slice of pizza", "slices of pizza"),
-        ("house with garden", "houses with garden"),
         ("mouse", "mice"),
         ("snowman", "snowmen"),
         ("fish", "fish"),
-        ("red heart", "red hearts"),
         ("grapes", None),
-        ("bread", None),
-        ("fire", None),
         ("flag of Norway", "flags of Norway"),
     ],
 )
@@ -174,16 +169,14 @@ def test_a_slip_changes_one_word_a_little() -> None:
     assert with_typo("a cat", rng) == "a cat"
 
 
-@pytest.mark.parametrize("word", [word for word in COLOURS if word not in ("black", "white", "grey")])
-def test_what_is_repainted_has_the_new_colour(word: str) -> None:
-    other = "#2a6fd6" if word != "blue" else "#d62a2a"
-    sprite = disc(other)
-    own = own_colour(sprite)
-    assert own is not None
-    assert own.word == ("blue" if word != "blue" else "red")
-    again = own_colour(repainted(sprite, own, word))
-    assert again is not None
-    assert again.word == word
+def test_what_is_repainted_has_the_new_colour() -> None:
+    for word in COLOURS.keys() - {"black", "white", "grey"}:
+        before, painted = ("blue", "#2a6fd6") if word != "blue" else ("red", "#d62a2a")
+        sprite = disc(painted)
+        own = own_colour(sprite)
+        assert own is not None and own.word == before
+        again = own_colour(repainted(sprite, own, word))
+        assert again is not None and again.word == word
 
 
 def test_an_icon_of_two_colours_or_none_has_no_colour_of_its_own() -> None:

@@ -43,10 +43,8 @@ def test_parts_are_things_that_no_caption_has_alone(senses: Senses) -> None:
     [
         ("kitchen", ["kitchen knife"], True),
         ("knife", ["kitchen knife"], False),
-        ("kitchen", ["kitchen knife", "kitchen"], True),
         ("book", ["closed book", "book"], False),
         ("bow", ["bow and arrow"], False),
-        ("pen", ["fountain"], False),
     ],
 )
 def test_a_noun_inside_a_name_heads_it_or_does_not(noun: str, names: list[str], said: bool) -> None:
