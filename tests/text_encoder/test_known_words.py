@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import torch
 
 import hart
 from hart import HartError, HartPipeline
-from hart.text_encoder import Reading, vocabulary_digest
+from hart.text_encoder import Reading, known_words, vocabulary_digest
 from hart.text_encoder.compact import CompactTextEncoder
-from hart.text_encoder.known_words import KNOWN_WORDS_FILE, KnownWords
+from hart.text_encoder.known_words import KNOWN_WORDS_FILE, KnownWords, WordReader
 from hart.text_encoder.thesaurus import THESAURUS_FILE
 
 EMOJI_MODEL = Path(hart.__file__).parent / "models" / "emoji"
@@ -52,6 +53,24 @@ def test_unknown_words_are_read_as_names(shipped: CompactTextEncoder, prompt: st
     assert (" ".join(others.values()) in read) and any(others.values()) == (read != prompt and prompt.isascii())
     given, wanted = shipped.encode([prompt]), shipped.encode([read])
     assert torch.equal(given.embeddings, wanted.embeddings) and torch.equal(given.mask, wanted.mask)
+
+
+def test_a_long_text_of_unknown_words_costs_little_and_none_of_them_are_kept_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded: list[str] = []
+
+    def encode(texts: Sequence[str]) -> torch.Tensor:
+        encoded.extend(texts)
+        return torch.ones(len(texts), 2)
+
+    monkeypatch.setattr(known_words, "KEPT_WORDS", 5)
+    reader = WordReader(KnownWords(frozenset(), ("cat",)), None, encode, tokens=16)
+    words = [chr(ord("a") + i // 26) + chr(ord("a") + i % 26) for i in range(500)]
+    read, others = reader(" ".join(words))
+    assert read.split() == ["cat"] * 16 + words[16:], "what is beyond the tokens is not read, and so not looked up"
+    assert encoded == ["cat", *words[:16]] and list(others) == words[:16]
+    assert len(reader._near) <= 5
 
 
 def test_names_are_read_as_they_are(shipped: CompactTextEncoder) -> None:

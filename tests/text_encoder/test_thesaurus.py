@@ -25,7 +25,7 @@ def reader(tmp_path: Path) -> WordReader:
     known = KnownWords(frozenset(" ".join([*NAMES, SAID]).lower().split()), NAMES)
     Thesaurus(THINGS, {"furious": "angry face", "on fire": "fire engine"}, frozenset({"quietly"})).save(tmp_path)
     # the encoder finds the first name next to every word
-    return WordReader(known, Thesaurus.load(tmp_path), lambda texts: torch.ones(len(texts), 2))
+    return WordReader(known, Thesaurus.load(tmp_path), lambda texts: torch.ones(len(texts), 2), tokens=16)
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,8 @@ def test_another_tokenizer_set_or_option_is_not_mixed_in(
     other = replace(encoders, tokenizer=tiny_model(tiny_text_config(), seed=5)[0])
     words = copy.deepcopy(encoders)
     assert isinstance(words.text_encoder, CompactTextEncoder)
-    words.text_encoder.reader = WordReader(KnownWords.of(["cat"], ("cat",)), None, words.text_encoder.meanings)
+    known = KnownWords.of(["cat"], ("cat",))
+    words.text_encoder.reader = WordReader(known, None, words.text_encoder.meanings, tokens=16)
     for changed, options in (
         (other, {}),
         (words, {}),

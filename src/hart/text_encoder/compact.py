@@ -114,7 +114,7 @@ class CompactTextEncoder(nn.Module):
             )
         self.config = config
         self.tokenizer = tokenizer
-        self.reader = None if known is None else WordReader(known, thesaurus, self.meanings)
+        self.reader = None if known is None else WordReader(known, thesaurus, self.meanings, config.tokens)
         self.token_embedding = nn.Embedding(config.vocabulary_size, config.embedding_width)
         self.embed_proj = nn.Linear(config.embedding_width, config.width)
         self.positions = nn.Parameter(nn.init.normal_(torch.empty(config.tokens, config.width), std=0.02))

@@ -28,6 +28,8 @@ from hart.text_encoder.thesaurus import Thesaurus
 KNOWN_WORDS_FILE = "known_words.json"
 LEAST_COSINE = 0.64
 """Words that are farther from all names are read as they are."""
+KEPT_WORDS = 4096
+"""Whose nearest names are remembered: a server reads the words of everybody."""
 _LETTER = "a-zà-öø-ɏ"
 _WORD = re.compile(rf"[{_LETTER}][{_LETTER}'-]*", re.IGNORECASE)
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -130,8 +132,9 @@ class WordReader:
     name nearest by the text encoder. Names are encoded when first needed.
     """
 
-    def __init__(self, known: KnownWords, thesaurus: Thesaurus | None, encode: Encode) -> None:
-        self.known = known
+    def __init__(self, known: KnownWords, thesaurus: Thesaurus | None, encode: Encode, tokens: int) -> None:
+        """tokens: that are read of a text. Each word takes at least one: words beyond so many are not looked up."""
+        self.known, self._tokens = known, tokens
         self.thesaurus = thesaurus
         self._encode = encode
         self._names: Tensor | None = None
@@ -143,12 +146,14 @@ class WordReader:
         return read, {words.said: words.name for words in replaced}
 
     def replace(self, text: str) -> tuple[str, list[Replaced]]:
-        """The text as it is to be read, and its words that are not known, in their order."""
+        """The text as it is to be read, and its words that are not known, in their order, as far as it is read."""
         text = _composed(text)
         words = list(_WORD.finditer(text))
         said_alone = sum(_plain(match[0]) not in _ARTICLES for match in words)
         read, replaced, end, at = "", list[Replaced](), 0, 0
-        while at < len(words):
+        for _ in range(self._tokens):
+            if at == len(words):
+                break
             count, name = self._read(text, words[at : at + 2], said_alone)
             start, at = words[at].start(), at + count
             if name is not None:
@@ -203,12 +208,16 @@ class WordReader:
 
     def _nearest(self, word: str) -> str:
         """The name nearest to a word; empty if none is near."""
-        if word not in self._near:
-            if self._names is None:
-                self._names = F.normalize(self._encode(self.known.names).float(), dim=1)
-            cosine, place = (self._names @ F.normalize(self._encode([word]).float(), dim=1)[0]).max(dim=0)
-            self._near[word] = self.known.names[int(place)] if cosine >= LEAST_COSINE else ""
-        return self._near[word]
+        if (near := self._near.get(word)) is not None:
+            return near
+        if self._names is None:
+            self._names = F.normalize(self._encode(self.known.names).float(), dim=1)
+        cosine, place = (self._names @ F.normalize(self._encode([word]).float(), dim=1)[0]).max(dim=0)
+        near = self.known.names[int(place)] if cosine >= LEAST_COSINE else ""
+        if len(self._near) >= KEPT_WORDS:
+            self._near.clear()
+        self._near[word] = near
+        return near
 
 
 def _composed(text: str) -> str:
