@@ -95,6 +95,24 @@ def require_writable_file(path: Path) -> None:
     require_writable(path.parent)
 
 
+def is_image_file(out: Path) -> bool:
+    """Whether --out names the file of one image, not a folder for any number."""
+    return out.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and not out.is_dir()
+
+
+def require_output(out: Path, *, single: bool = True) -> None:
+    """The same for --out, a folder or the name of one new image. single: False for a command that writes more."""
+    if not is_image_file(out):
+        return require_writable(out)
+    if not single:
+        raise HartError(f"--out {out}: names one image, and this command writes more: give a folder")
+    if out.suffix.lower() != ".png":
+        raise HartError(f"--out {out}: images are written as PNG: give {out.with_suffix('.png').name}, or a folder")
+    if os.path.lexists(out):
+        raise HartError(f"--out {out}: is there already, and nothing is overwritten: choose another name")
+    require_writable(out.parent)
+
+
 @contextmanager
 def _can_be_written(path: Path) -> Iterator[None]:
     try:
@@ -220,11 +238,18 @@ class NumberedFiles:
     """PNG files of one command, numbered on from those in the folder, so that names sort in the order of writing. The
     first file makes the folder.
 
-    Other commands may write into the same folder meanwhile: a taken name is skipped.
+    Other commands may write into the same folder meanwhile: a taken name is skipped. A single file may have a name
+    instead.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
-        """count: how many files are to come; numbers are as wide as the last one."""
+        """folder: or FILE.png for one file. count: how many files are to come; numbers are as wide as the last one.
+
+        Raises `HartError` for one name of several files.
+        """
+        self._file = folder if is_image_file(folder) else None
+        if self._file is not None and count > 1:
+            raise HartError(f"--out {folder}: names one image, and {count} are to come: give a folder")
         found = (NUMBERED.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ()))
         first = max((int(match[1]) + 1 for match in found if match is not None), default=0)
         self._folder = folder
@@ -236,6 +261,9 @@ class NumberedFiles:
 
         Returns the path that was written.
         """
+        if self._file is not None:
+            save(self._file)
+            return self._file
         return write_new((self._folder / f"{number:0{self._width}}-{name}.png" for number in self._numbers), save)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import note, require_writable
+from hart.commands.console import note, require_output
 from hart.commands.from_config import options_from_config
 from hart.commands.generate import ImageWriter, asked_size, check_size, note_size, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
@@ -117,7 +117,7 @@ def mix(
     settings: SamplingSettings,
 ) -> None:
     """Generate images of two prompts: usually the form of the first in the look of the second."""
-    require_writable(options.out)
+    require_output(options.out)
     writer = ImageWriter(options, options.images_per_prompt or 1)
     with opened(writer) as (pipe, report):
         from hart.generation.edits import PromptMix, mix_weights
@@ -142,7 +142,7 @@ def _change(
     facts: dict[str, Any],
 ) -> None:
     """Write images of what `prepared` keeps of an image, with a prompt or none. facts: of their records."""
-    require_writable(options.out)
+    require_output(options.out)
     source, of_image = _opened(image, "image")
     lent, of_style = _opened(options.style, "style")
     writer = ImageWriter(options, options.images_per_prompt or 1)

@@ -22,7 +22,7 @@ from hart.commands.console import (
     print_path,
     progress,
     prompt_notes,
-    require_writable,
+    require_output,
     says_when_stopped,
     scale_reporter,
     slug,
@@ -72,7 +72,7 @@ def generate(
     ] = False,
 ) -> None:
     """Generate images and print their paths. Settings that are not given are the model's own."""
-    require_writable(options.out)
+    require_output(options.out, single=prompts_file is None and not grid)
     if not options.prompts and prompts_file is None and like is None:
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
     if (workers is not None or ray) and prompts_file is None:

@@ -12,7 +12,7 @@ from pydantic import Field
 from hart.checkpoint.folders import local_folder
 from hart.commands.console import note, progress, require_writable
 from hart.commands.from_config import options_from_config
-from hart.commands.options import AspectRatio, LoraOptions, Size
+from hart.commands.options import DEFAULT_MODEL, AspectRatio, LoraOptions, Size
 from hart.config import Config, HartConfig
 from hart.grids import ScaleSchedule
 from hart.sizes import requested_schedule, size_of_schedule
@@ -22,7 +22,7 @@ from hart.strict import counted
 class InfoOptions(Config, kw_only=True):
     """Of `hart info`."""
 
-    model: Annotated[str, Field(json_schema_extra={"positional": True})]
+    model: Annotated[str, Field(json_schema_extra={"positional": True})] = DEFAULT_MODEL
     """Shipped model, folder, Hugging Face id, preset or config.json."""
     size: Size = None
     aspect: AspectRatio = None

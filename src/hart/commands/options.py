@@ -41,7 +41,7 @@ class ModelOptions(Config, kw_only=True):
     device: Device = None
     dtype: NumberType = None
     out: Path = Path("outputs")
-    """Folder for the images."""
+    """Folder for the images, or FILE.png for a single one."""
 
     @property
     def source(self) -> str:

@@ -140,7 +140,7 @@ class LazyGroup(TyperGroup):
 
 
 class HartGroup(LazyGroup):
-    """A command group that reports bad input in one line, without traceback and without a usage page."""
+    """A command group that reports bad input in one line, without traceback; without any, it lists its commands."""
 
     def main(self, *arguments: Any, standalone_mode: bool = True, **options: Any) -> Any:
         quiet = {**options, "standalone_mode": False}
@@ -165,6 +165,9 @@ class HartGroup(LazyGroup):
         except Exception as error:
             # errors of the argument parser format themselves
             say = getattr(error, "format_message", None)
+            if type(error).__name__ == "NoArgsIsHelpError":  # nothing was given: this is the whole --help
+                typer.echo(error, err=True)
+                sys.exit(BAD_INPUT)
             if say is not None:
                 # without pydantic's own words, which typer has from it
                 said = str(say()).replace(": Value error, ", ": ").replace(": Input should be ", ": must be ")
@@ -206,7 +209,7 @@ def _fail(message: str) -> NoReturn:
 def lazy_group(commands: Mapping[str, Absent], kind: type[LazyGroup] = LazyGroup, **settings: Any) -> typer.Typer:
     """A group of commands that are made when they are asked for. settings: of `typer.Typer`."""
     group = type(kind.__name__, (kind,), {"absent": commands})
-    return Program(cls=group, no_args_is_help=False, rich_markup_mode=None, **settings)
+    return Program(cls=group, no_args_is_help=True, rich_markup_mode=None, **settings)
 
 
 def new_program(commands: Mapping[str, tuple[str, str]] | None = None) -> typer.Typer:
@@ -216,7 +219,8 @@ def new_program(commands: Mapping[str, tuple[str, str]] | None = None) -> typer.
         when they are asked for. Others can be added as to any `typer.Typer`.
     """
     absent = {name: (partial(_imported, name, place), said) for name, (place, said) in (commands or {}).items()}
-    return lazy_group(absent, HartGroup, pretty_exceptions_enable=False)
+    short = {"help_option_names": ["-h", "--help"]}
+    return lazy_group(absent, HartGroup, pretty_exceptions_enable=False, context_settings=short)
 
 
 def single_command(name: str, function: Callable[..., Any], description: str | None = None) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hart.commands.console import NumberedFiles, print_path, progress, require_writable, slug
+from hart.commands.console import NumberedFiles, print_path, progress, require_output, slug
 from hart.commands.from_config import options_from_config
 from hart.commands.generate import note_speed
 from hart.commands.options import ModelOptions
@@ -23,7 +23,7 @@ def reconstruct(
     from hart.data.images import open_image
     from hart.generation.metadata import save_png
 
-    require_writable(options.out)
+    require_output(options.out)
     for path in images:
         open_image(path)
     from hart.generation.contact_sheet import side_by_side
