@@ -57,12 +57,26 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("train", "transformer", tmp_path / "none.toml", "--out", tmp_path / "run"), "none.toml"),
         (("train", "toaster", tmp_path / "none.toml", "--out", tmp_path / "run"), "toaster"),
         (("no-such-command",), "no-such-command"),
-        ((), "Missing command"),
+        (
+            ("generate", "cat", "dog", *model[:2], "--out", "cat.png"),
+            "names one image, and 2 are to come: give a folder",
+        ),
+        (("generate", "cat", *model[:2], "--out", "cat.png", "--grid"), "this command writes more: give a folder"),
+        (("generate", "--prompts-file", file, "--out", "cat.png"), "this command writes more: give a folder"),
+        (("mix", "cat", "dog", "--out", "cat.jpg"), "images are written as PNG: give cat.png, or a folder"),
     ]
     given = set(tmp_path.iterdir())
     for arguments, message in cases:
         assert message in refused(run(*arguments)), arguments
     assert set(tmp_path.iterdir()) == given, "a command that refuses leaves no folder"
+
+
+@pytest.mark.parametrize("group", [(), ("evaluate",), ("data",)])
+def test_a_group_without_a_command_lists_its_commands(group: tuple[str, ...]) -> None:
+    alone, asked = run(*group), run(*group, "-h")
+    assert (alone.exit_code, asked.exit_code) == (2, 0)
+    assert alone.stderr == asked.stdout == run(*group, "--help").stdout
+    assert "Commands:" in asked.stdout
 
 
 def test_an_address_of_the_hub_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,7 +208,8 @@ def decode_text(content: bytes, where: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FileError(f"{where}: is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+        place = f"{error.reason} at byte {error.start}"
+        raise FileError(f"{where}: is not UTF-8 text ({place}): save it as UTF-8") from None
 
 
 def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:

@@ -76,6 +76,10 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
     picture(12, 8).save(tmp_path / "wide.png")
     wider = run("vary", tmp_path / "wide.png", "--model", text_model, "--out", tmp_path / "12")
     assert wider.exit_code == 0 and "at 12x8 things come out stretched" in wider.stderr
+    assert " px, the result " not in wider.stderr
+    picture(24, 24).save(tmp_path / "photo.png")
+    smaller = run("vary", tmp_path / "photo.png", "--model", text_model, "--out", tmp_path / "24")
+    assert smaller.exit_code == 0 and f"photo.png has 24x24 px, the result {SIDE}x{SIDE}" in smaller.stderr
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat")
     for more in ((), ("--prompts-file", prompts)):

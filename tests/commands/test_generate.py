@@ -14,7 +14,7 @@ from PIL import Image
 
 from command_line import outputs, refused, run, run_in_process
 from hart import HartPipeline, __version__
-from hart.commands.console import NumberedFiles, prompt_notes
+from hart.commands.console import NumberedFiles, prompt_notes, slug
 from hart.commands.generate import read_prompts
 from hart.errors import HartError, PromptWarning
 from hart.generation.metadata import ImageSettings, read_record, save_png
@@ -207,6 +207,32 @@ def test_grids_and_reconstructions_get_new_names_too(text_model: Path, tmp_path:
     names = [run("reconstruct", grids[0], *options).stdout.split()[0] for _ in range(2)]
     assert [Path(name).name[:4] for name in names] == ["002-", "003-"]
     assert "many for one sheet" in refused(run("generate", "a cat", *options, "-n", 10**9, "--grid"))
+
+
+def test_a_single_image_may_have_a_name(text_model: Path, tmp_path: Path) -> None:
+    named, options = tmp_path / "new" / "cat.png", ("--model", text_model)
+    assert written("a cat", *options, "--out", named) == [named]
+    assert read_record(named).prompt == "a cat"
+    content = named.read_bytes()
+    assert "nothing is overwritten" in refused(run("generate", "a dog", *options, "--out", named))
+    (again,) = outputs(run("generate", "--like", named, "--out", tmp_path / "again.png"))
+    assert named.read_bytes() == content == again.read_bytes()
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    assert written("a cat", *options, "--out", folder)[0].parent == folder
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A red apple!", "a-red-apple"),
+        ("\U0001f438 in \u96ea", "frog-in-\u96ea"),
+        ("...", "image"),
+        ("x" * 99, "x" * 40),
+    ],
+)
+def test_names_of_files_say_what_was_asked_for(prompt: str, name: str) -> None:
+    assert slug(prompt) == name
 
 
 def test_files_that_others_put_there_meanwhile_are_passed_over(tmp_path: Path) -> None:

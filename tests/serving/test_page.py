@@ -117,6 +117,9 @@ def test_a_phone_in_light_and_dark(browser: Any, address: str, tmp_path: Path) -
         control.focus()
         box = control.bounding_box()
         assert box["y"] + box["height"] <= bar["y"]  # the bar covers nothing that has the focus
+    page.locator("#editor .close").click()
+    draw(page, "a red apple")
+    assert page.locator("#current .tile").bounding_box()["y"] < 100, "images come to sight, above the form's end"
     context.close()
 
 

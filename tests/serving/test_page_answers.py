@@ -22,6 +22,10 @@ def test_a_wrong_request_is_explained(page: Any) -> None:
     page.locator("#prompt").press("Control+Enter")
     expect(page.get_by_role("alert")).to_have_text("Prompt: must have at most 4000 characters.")
     expect(page.locator("#note")).to_be_empty()
+    page.locator("#prompt").fill(" \n ")  # is no prompt: nothing is asked for
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator("#prompt:invalid")).to_have_value("")
+    expect(page.locator("#stop")).to_be_disabled()
 
 
 def test_a_wrong_field_that_is_folded_away_comes_to_sight(page: Any) -> None:

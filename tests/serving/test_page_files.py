@@ -10,7 +10,10 @@ from typing import Any
 
 from PIL import Image, ImageStat
 
+from hart.checkpoint.loading import load_config
+from hart.generation.canvas import canvas_schedule
 from hart.generation.metadata import MixSettings, read_record, write_image
+from hart.sizes import size_of_schedule
 from page_actions import draw, drop, edit, expect, from_api
 from serving_app import png
 
@@ -88,9 +91,17 @@ def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_colours(page: 
     expect(page.get_by_role("alert")).to_be_empty()
     expect(page.get_by_role("button", name="Use these settings")).to_be_hidden()
     expect(page.get_by_role("button", name="Draw in these colours")).to_be_visible()
+    expect(page.get_by_role("slider", name="Coarse to fine")).to_be_hidden()
     edit(page)
-    side = int(page.locator("#size").input_value().split("x")[0])
-    expect(page.locator("#canvas-size")).to_have_text(re.compile(f"{4 * side} . {2 * side} px"))
+    config = load_config("emoji")
+    width, height = size_of_schedule(config, canvas_schedule(config, Image.new("1", (2048, 1024))))
+    expect(page.locator("#canvas-size")).to_have_text(re.compile(f"{width} . {height} px"))  # as by the command
+    assert page.locator("#extend button:enabled").count() == 4
+    page.locator("#editor .close").click()
+    Image.new("RGB", (900, 100), "blue").save(tmp_path / "holiday.jpg")
+    page.locator("#open-file").set_input_files(tmp_path / "holiday.jpg")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("at most 8 times as long as wide")
 
 
 def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_path: Path) -> None:

@@ -8,17 +8,20 @@ from page_actions import draw, expect, pixels
 
 
 def test_history_survives_a_reload_and_gives_settings_back(page: Any) -> None:
-    draw(page, "a yellow star", count=2, seed=3)
+    draw(page, "a yellow star!", count=2, seed=3)
     page.reload()
     page.locator("#gallery li").nth(1).wait_for()
     page.locator("#gallery .open").first.click()
-    expect(page.get_by_role("heading", name="a yellow star")).to_be_visible()
+    expect(page.get_by_role("heading", name="a yellow star!")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    assert download.value.suggested_filename == "a-yellow-star-4.png"
     page.get_by_label("Coarse to fine").focus()
     finished = pixels(page, "#viewer-image")
     page.keyboard.press("Home")  # the slider's first scale
     assert pixels(page, "#viewer-image") != finished
     page.get_by_role("button", name="Use these settings").click()
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a yellow star")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a yellow star!")
     expect(page.get_by_label("Seed", exact=True)).to_have_value("4")
 
 

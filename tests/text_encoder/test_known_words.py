@@ -86,6 +86,15 @@ def test_the_author_is_told(shipped: CompactTextEncoder) -> None:
     assert '"sailboat"' in shipped.reading(["a yacht"])[0].remarks("a yacht", adapted=True)[0]
 
 
+def test_words_without_a_name_are_told_in_one_sentence_and_only_those_that_are_read(
+    shipped: CompactTextEncoder,
+) -> None:
+    prompt = "xqzkw xyzzy a cat and a dog on a table in the garden, a yacht, a blorpt"
+    cut, plain = shipped.reading([prompt])[0].remarks(prompt)
+    assert ', a yacht, a blorpt" is left out' in cut, "as it was written"
+    assert plain == 'the model did not learn the words "xqzkw", "xyzzy", nor any like them: they may change nothing'
+
+
 def test_the_author_is_told_of_words_that_captions_have_only_beside_others(
     shipped: CompactTextEncoder, tmp_path: Path
 ) -> None:

@@ -103,7 +103,8 @@ def is_image_file(out: Path) -> bool:
 def require_output(out: Path, *, single: bool = True) -> None:
     """The same for --out, a folder or the name of one new image. single: False for a command that writes more."""
     if not is_image_file(out):
-        return require_writable(out)
+        require_writable(out)
+        return
     if not single:
         raise HartError(f"--out {out}: names one image, and this command writes more: give a folder")
     if out.suffix.lower() != ".png":
@@ -226,8 +227,10 @@ def _is_written_by(stream: TextIO | None, text: str) -> bool:
 
 
 def slug(text: str) -> str:
-    """A short piece of a file name: letters and digits of any script, all else as single dashes."""
-    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    """A short piece of a file name: letters and digits of any script, emoji by name, all else as single dashes."""
+    from hart.text_encoder.emoji import named_emoji  # beside it is PyTorch
+
+    words = "".join(c if c.isalnum() else " " for c in named_emoji(text).lower()).split()
     return "-".join(words)[:SLUG_LENGTH].strip("-") or "image"
 
 

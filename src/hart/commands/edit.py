@@ -14,6 +14,7 @@ from hart.commands.from_config import options_from_config
 from hart.commands.generate import ImageWriter, asked_size, check_size, note_size, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
 from hart.files import read_bytes
+from hart.sizes import ImageSize
 from hart.strict import Listed, require
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def _change(
     lent, of_style = _opened(options.style, "style")
     writer = ImageWriter(options, options.images_per_prompt or 1)
     with opened(writer) as (pipe, report):
+        from hart.data.images import upright
         from hart.generation.canvas import canvas_schedule
         from hart.generation.metadata import EditSource
 
@@ -156,6 +158,9 @@ def _change(
         has_second = facts["source_prompt"] is not None
         pipe.require_memory(canvas, writer.total, batch_size=options.batch_size, second_prompt=has_second, **settings)
         made = prepared(pipe, source, style=lent, style_strength=options.style_strength, **where)
+        before = ImageSize(*upright(source).size)
+        if made.size != str(before) and where == {"size": None, "aspect": None}:
+            note(f"{image.name} has {before} px, the result {made.size}, about as many as the model's own images")
         if made.redraw is None:  # all of it is generated
             note_size(pipe, canvas)
         amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}

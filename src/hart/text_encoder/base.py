@@ -46,12 +46,17 @@ class Reading:
             words = ", ".join(f'"{clipped(word, 40)}"' for word in self.unknown[:SHOWN_WORDS])
             more = f" and {len(self.unknown) - SHOWN_WORDS} more" if len(self.unknown) > SHOWN_WORDS else ""
             found.append(f"{named}: the text encoder does not know {words}{more}, and reads all such words alike")
-        others = [(word, other) for word, other in self.others.items() if other or not adapted]
-        for word, other in others[:SHOWN_WORDS]:
-            remark = f'the model did not learn the word "{clipped(word, 40)}"'
-            found.append(
-                f'{remark}: it is read as "{other}"' if other else f"{remark}, nor one like it: it may change nothing"
-            )
+        others = {f'"{clipped(word, 40)}"': other for word, other in self.others.items() if other or not adapted}
+        shown = list(others.items())[:SHOWN_WORDS]
+        for word, other in shown:
+            if other:
+                found.append(f'the model did not learn the word {word}: it is read as "{other}"')
+        plain = [word for word, other in shown if not other]
+        if len(plain) > 1:
+            words = ", ".join(plain)
+            found.append(f"the model did not learn the words {words}, nor any like them: they may change nothing")
+        elif plain:
+            found.append(f"the model did not learn the word {plain[0]}, nor one like it: it may change nothing")
         for word, beside in [] if adapted else list(self.parts.items())[:SHOWN_WORDS]:
             some = ", ".join(f'"{clipped(other, 40)}"' for other in beside[:SHOWN_OTHERS])
             remark = f'the model learned the word "{clipped(word, 40)}" only beside others ({some})'

@@ -30,7 +30,7 @@ from hart.files import parse_json, read_text, write_text
 from hart.strict import reason
 from hart.text_encoder.base import Reading, listed
 from hart.text_encoder.emoji import named_emoji
-from hart.text_encoder.known_words import KnownWords, WordReader
+from hart.text_encoder.known_words import KnownWords, Replaced, WordReader
 from hart.text_encoder.thesaurus import Thesaurus
 from hart.types import TextContext
 
@@ -134,10 +134,10 @@ class CompactTextEncoder(nn.Module):
         """
         return self._pieces([self._as_read(prompt)[0] for prompt in listed(prompts)])
 
-    def _as_read(self, prompt: str) -> tuple[str, dict[str, str]]:
-        """The text that is tokenized, and `Reading.others`."""
+    def _as_read(self, prompt: str) -> tuple[str, list[Replaced]]:
+        """The text that is tokenized, and its words that are not known."""
         text = named_emoji(prompt.translate(FULL_WIDTH))
-        return (text, {}) if self.reader is None else self.reader(text)
+        return (text, []) if self.reader is None else self.reader.replace(text)
 
     def _pieces(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         encodings = self.tokenizer.encode_batch(list(texts))
@@ -160,13 +160,8 @@ class CompactTextEncoder(nn.Module):
         """See `TextEncoder.reading`."""
         texts = [self._as_read(prompt) for prompt in listed(prompts)]
         encodings = self.tokenizer.encode_batch([text for text, _ in texts])
-        found = [_reading(text, read, others) for (text, others), read in zip(texts, encodings, strict=True)]
-        if self.reader is None:
-            return found
-        known = self.reader.known
-        if not known.complete:  # a word without a name may be known
-            return [replace(one, others={word: other for word, other in one.others.items() if other}) for one in found]
-        return [replace(one, parts=known.parts_in(text)) for one, (text, _) in zip(found, texts, strict=True)]
+        known = None if self.reader is None else self.reader.known
+        return [_reading(*text, read, known) for text, read in zip(texts, encodings, strict=True)]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids and mask (B, s) with s <= S -> features (B, s, E)."""
@@ -208,20 +203,34 @@ class CompactTextEncoder(nn.Module):
         return encoder.eval().requires_grad_(False)
 
 
-def _reading(text: str, read: Encoding, others: dict[str, str]) -> Reading:
-    """How `text`, with its emoji named and words replaced by `others`, was read: from its tokens and those cut off."""
-    left_out = ""
+def _reading(text: str, replaced: list[Replaced], read: Encoding, known: KnownWords | None) -> Reading:
+    """How `text`, with its emoji named and words replaced, was read: from its tokens and those cut off."""
+    end = len(text)
     if read.overflowing:
         cut = read.overflowing[0]
         places = zip(cut.offsets, cut.word_ids, strict=True)
         start, word = next((at, word) for (at, _), word in places if word is not None)
-        # a word that was read in part counts as left out
-        begun = (at for (at, _), own in zip(read.offsets, read.word_ids, strict=True) if own == word)
-        left_out = text[next(begun, start) :].strip()
-    words = (text[at:end] for token, (at, end) in zip(read.tokens, read.offsets, strict=True) if token == UNKNOWN)
+        # a word that was read in part counts as left out, and so do others that stand for one
+        end = next((at for (at, _), own in zip(read.offsets, read.word_ids, strict=True) if own == word), start)
+        end = next((words.start for words in replaced if words.start < end < words.end), end)
+    tokens = zip(read.tokens, read.offsets, strict=True)
+    unknown = (text[first:last] for token, (first, last) in tokens if token == UNKNOWN and first < end)
     # without punctuation and control characters
-    named = (word for word in words if any(unicodedata.category(character)[0] not in "PZC" for character in word))
-    return Reading(left_out, tuple(dict.fromkeys(named)), others)
+    named = (word for word in unknown if any(unicodedata.category(character)[0] not in "PZC" for character in word))
+    complete = known is not None and known.complete  # else a word without a name may be known
+    others = {words.said: words.name for words in replaced if words.start < end and (words.name or complete)}
+    parts = known.parts_in(text[:end]) if known is not None and complete else {}
+    return Reading(_as_written(text, replaced, end), tuple(dict.fromkeys(named)), others, parts)
+
+
+def _as_written(text: str, replaced: list[Replaced], start: int) -> str:
+    """The rest of a text with the words that stood there before they were replaced."""
+    written = ""
+    for words in replaced:
+        if words.start >= start:
+            written += text[start : words.start] + words.said
+            start = words.end
+    return (written + text[start:]).strip()
 
 
 def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:

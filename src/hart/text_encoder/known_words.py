@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -110,6 +110,19 @@ class KnownWords:
         return "" if words in self._lower_names else self._run_together.get(_letters(words), "")
 
 
+class Replaced(NamedTuple):
+    """Words that are not known. said: as they were written. name: what stands for them, "" where they stay. start:
+    where the one or the other begins in the text as it is read."""
+
+    said: str
+    name: str
+    start: int
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.name or self.said)
+
+
 class WordReader:
     """Puts a name in the place of words that are not known.
 
@@ -126,19 +139,24 @@ class WordReader:
 
     def __call__(self, text: str) -> tuple[str, dict[str, str]]:
         """The text as it is to be read, and its words that are not known with the name that stands for each, or ""."""
+        read, replaced = self.replace(text)
+        return read, {words.said: words.name for words in replaced}
+
+    def replace(self, text: str) -> tuple[str, list[Replaced]]:
+        """The text as it is to be read, and its words that are not known, in their order."""
         text = _composed(text)
         words = list(_WORD.finditer(text))
         said_alone = sum(_plain(match[0]) not in _ARTICLES for match in words)
-        parts, others, end, at = [], {}, 0, 0
+        read, replaced, end, at = "", list[Replaced](), 0, 0
         while at < len(words):
             count, name = self._read(text, words[at : at + 2], said_alone)
             start, at = words[at].start(), at + count
             if name is not None:
-                said = text[start : words[at - 1].end()]
-                others[said] = name
-                parts += [text[end:start], name or said]
+                read += text[end:start]
                 end = words[at - 1].end()
-        return "".join([*parts, text[end:]]), others
+                replaced.append(Replaced(text[start:end], name, len(read)))
+                read += name or text[start:end]
+        return read + text[end:], replaced
 
     def _read(self, text: str, words: Sequence[re.Match[str]], said_alone: int) -> tuple[int, str | None]:
         """How many of the next words are read together, and as what: "" and None leave them, None as known ones.

@@ -10,6 +10,7 @@ import * as viewer from "./viewer.js";
 
 const form = at("form");
 const UPLOAD_BYTES = 18e6; // of an image: the server reads 20 MiB, all of a form together
+const WIDEST = 8; // times as long as wide, of a canvas
 
 let images = []; // the history, newest first
 let running = null; // the AbortController of the drawing that is running
@@ -238,12 +239,23 @@ async function usable(file, facts) {
     if (scale >= 1 && file.size <= UPLOAD_BYTES) return file;
     const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * Math.min(1, scale))));
     const canvas = new OffscreenCanvas(width, height);
-    const small = await createImageBitmap(bitmap, { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });
-    canvas.getContext("bitmaprenderer").transferFromImageBitmap(small);
+    canvas.getContext("bitmaprenderer").transferFromImageBitmap(await scaled(bitmap, { width, height }));
     return await canvas.convertToBlob();
   } catch {
     say("problem", "That file is not an image that this browser can show.");
   }
+}
+
+const scaled = (bitmap, { width, height }) => createImageBitmap(bitmap, { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });
+
+/** The size at which the model edits an image, as the command's: the image's own where the model generates that and it has half to twice as
+ * many pixels as the model's own images; else its shape with about as many. Nothing where no canvas has its shape. */
+function canvasOf({ width, height }, { sizes, token_size: token, max_pixels: most }) {
+  if (Math.max(width, height) > WIDEST * Math.min(width, height)) return;
+  const own = sizes[0].split("x").reduce((one, other) => one * other), pixels = width * height;
+  if (width % token === 0 && height % token === 0 && own <= 2 * pixels && pixels <= Math.min(2 * own, most)) return { width, height };
+  const side = (length) => Math.max(1, Math.round(length / token)) * token;
+  return { width: side(Math.sqrt((own * width) / height)), height: side(Math.sqrt((own * height) / width)) };
 }
 
 const single = { second_prompt: undefined, switch: undefined, speed: undefined }; // what these requests do not have
@@ -251,9 +263,11 @@ const single = { second_prompt: undefined, switch: undefined, speed: undefined }
 async function edit(image) {
   const facts = model(); // the settings are the form's, so the model is
   if (!form.seed.reportValidity()) return;
-  const file = await usable(image.blob, facts);
-  if (!file) return;
-  editor.open(image, await createImageBitmap(file), image.settings.prompt, facts, async (work) => {
+  const whole = await createImageBitmap(image.blob).catch(() => null);
+  if (!whole) return say("problem", "That file is not an image that this browser can show.");
+  const size = canvasOf(whole, facts);
+  if (!size) return say("problem", `That image has ${whole.width} × ${whole.height} px, and a canvas is at most ${WIDEST} times as long as wide: cut it first.`);
+  editor.open(image, await scaled(whole, size), image.settings.prompt, facts, async (work) => {
     const colours = work.style && { style: await usable(work.style, facts), style_strength: work.strength };
     run("v1/images/edits", { ...settings(), ...single, aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,
@@ -291,7 +305,8 @@ viewer.connect({
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  run("v1/images/generations", settings(), Number(form.count.value));
+  form.prompt.value = form.prompt.value.trim();
+  if (form.reportValidity()) run("v1/images/generations", settings(), Number(form.count.value)); // blanks are no prompt
 });
 at("stop").addEventListener("click", () => running?.abort());
 at("examples").addEventListener("click", (event) => {

@@ -42,9 +42,10 @@ export function open(image) {
   const title = at("viewer-title");
   title.textContent = foreign ? image.blob.name : titleOf(image.settings);
   at("viewer-facts").replaceChildren(...(foreign ? [] : factsOf(image.settings)));
-  for (const name of ["download", "reuse", "delete", "newer", "older"]) at(name).hidden = foreign;
+  for (const name of ["download", "reuse", "delete", "steps"]) at(name).hidden = foreign;
   at("download").href = urls.at(-1);
-  at("download").download = `${titleOf(image.settings).replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${image.settings.seed}.png`;
+  const name = titleOf(image.settings).replace(/[^\p{L}\p{N}\p{Extended_Pictographic}]+/gu, " ").trim().replaceAll(" ", "-").slice(0, 60);
+  at("download").download = `${name || "image"}-${image.settings.seed}.png`;
   at("scale").max = urls.length; // before its value, which it bounds
   at("scale").value = urls.length;
   at("scale").disabled = at("play").disabled = urls.length === 1;
