@@ -25,6 +25,8 @@ from hart.stopping import SIGNALS, end_at_the_next, handled
 from hart.strict import clipped
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from hart.generation.outputs import ScalePreview
 
 SLUG_LENGTH = 40
@@ -47,11 +49,29 @@ def progress(first: str) -> Iterator[Report]:
     console = Console(stderr=True)
     # names of files and models are no markup
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    # lines for a terminal are put above the bar; those for a pipe must reach the pipe
+    # what others print on a terminal is put above the bar, and what is for a pipe must reach the pipe
     redirect = sys.stdout.isatty()
     with Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as bar:
         task = bar.add_task(first, total=None)
-        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+        _bars.append(bar)
+        try:
+            yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)
+        finally:
+            _bars.remove(bar)
+
+
+_bars: list[Progress] = []
+"""What `progress` shows at present."""
+
+
+def say(line: str | bytes | Path, *, err: bool = False, to: TextIO | None = None) -> None:
+    """One line on standard output (err: error), or `to`, above the bar if there is one. `typer.echo` alone writes past
+    what rich puts in the place of the streams, behind the bar."""
+    for bar in _bars:
+        bar.stop()
+    typer.echo(line, err=err, file=to)
+    for bar in _bars:
+        bar.start()
 
 
 @contextmanager
@@ -146,7 +166,7 @@ def needs_extra(extra: str) -> Iterator[None]:
 
 
 def _on_stderr(message: str) -> None:
-    typer.echo(f"note: {message}", err=True)
+    say(f"note: {message}", err=True)
 
 
 _listener: ContextVar[Callable[[str], object]] = ContextVar("listener", default=_on_stderr)
@@ -215,7 +235,7 @@ def print_path(path: Path, remark: str = "", to: TextIO | None = None) -> None:
     """One line: a file that was written, and a remark. to: by default standard output."""
     line = f"{path}{remark}"
     # names that are no UTF-8, or no text of this stream, come out as the bytes that they are
-    typer.echo(line if line.isprintable() and _is_written_by(to or sys.stdout, line) else os.fsencode(line), file=to)
+    say(line if line.isprintable() and _is_written_by(to or sys.stdout, line) else os.fsencode(line), to=to)
 
 
 def _is_written_by(stream: TextIO | None, text: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, require_writable
+from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, require_writable, say
 from hart.commands.from_config import options_from_config
 from hart.config import Config, ConfigError, TokenizerConfig
 from hart.errors import HartError
@@ -229,7 +229,7 @@ def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], 
 
 def _print_figures(step: int, figures: Mapping[str, float]) -> None:
     try:
-        typer.echo("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
+        say("  ".join([f"step {step}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
     except OSError as error:  # a full disk behind the output is no reason to lose the steps since the last checkpoint
         note(f"step {step}: figures cannot be printed any more ({error.strerror}): they are in the log of the run")
 
