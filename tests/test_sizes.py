@@ -108,7 +108,7 @@ def test_learned_tables_limit_the_sizes() -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("256", (256, 256)), ("1024x576", (1024, 576)), (" 64X128 ", (64, 128)), ("64\u00d732", (64, 32))],
+    [("256", (256, 256)), ("1024x576", (1024, 576)), (" 64X128 ", (64, 128)), ("64 \u00d7 32", (64, 32))],
 )
 def test_sizes_in_text(text: str, size: tuple[int, int]) -> None:
     assert parsed_size(text) == size

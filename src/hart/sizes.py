@@ -45,7 +45,7 @@ class SizeOptions(TypedDict, total=False):
 
 def parsed_size(text: str) -> ImageSize:
     """`256` or `1024x576`. Raises `HartError`."""
-    found = re.fullmatch(r"([0-9]{1,6})(?:[x\u00d7]([0-9]{1,6}))?", text.strip().lower())
+    found = re.fullmatch(r"([0-9]{1,6})(?: ?[x\u00d7] ?([0-9]{1,6}))?", text.strip().lower())
     if found is None:
         raise HartError(f"size {shown(text)}: give pixels, such as 256 or 1024x576 (width x height)")
     width = int(found[1])

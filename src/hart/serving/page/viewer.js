@@ -44,7 +44,7 @@ export function open(image) {
   at("viewer-facts").replaceChildren(...(foreign ? [] : factsOf(image.settings)));
   for (const name of ["download", "reuse", "delete", "steps"]) at(name).hidden = foreign;
   at("download").href = urls.at(-1);
-  const name = titleOf(image.settings).replace(/[^\p{L}\p{N}\p{Extended_Pictographic}]+/gu, " ").trim().replaceAll(" ", "-").slice(0, 60);
+  const name = titleOf(image.settings).replace(/[^\p{L}\p{N}\p{Extended_Pictographic}]+/gu, " ").slice(0, 60).trim().replaceAll(" ", "-");
   at("download").download = `${name || "image"}-${image.settings.seed}.png`;
   at("scale").max = urls.length; // before its value, which it bounds
   at("scale").value = urls.length;
