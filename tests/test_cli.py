@@ -68,8 +68,9 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
 
 def test_an_address_of_the_hub_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of commands that need no hub: with some of these libraries cannot be imported."""
-    monkeypatch.setenv("HF_ENDPOINT", "http://host:notaport")
+    # in this order: the library takes the address when it is imported, and would keep it for all other tests
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://host:notaport")
+    monkeypatch.setenv("HF_ENDPOINT", "http://host:notaport")
     assert "HF_ENDPOINT 'http://host:notaport': is no address" in refused(run("verify", GOLDEN))
     assert run("verify", "--help").exit_code == 0
 
