@@ -95,6 +95,16 @@ def _seeded() -> None:
 
 
 @pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's home folder, `tmp_path`; not that of libraries which look once, when they are imported, and would keep
+    it for all other tests."""
+    import huggingface_hub.constants  # noqa: F401
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
 def reachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test gives its own answers in place of the hub's; nothing connects to it."""
     monkeypatch.setattr("hart.hub._connect", lambda host, port: None)

@@ -61,14 +61,13 @@ def test_help_comes_before_an_empty_text_and_no_negative_prompt_is_one(text_mode
 
 
 def test_in_paths_the_home_folder_may_be_written_as_a_person_does(
-    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text_model: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    assert f"{tmp_path}/none.toml: no such file" in refused(run("train", "tokenizer", "~/none.toml", "--out", "~/run"))
+    monkeypatch.chdir(home)
+    assert f"{home}/none.toml: no such file" in refused(run("train", "tokenizer", "~/none.toml", "--out", "~/run"))
     result = run("generate", "a cat", "--model", text_model, "--out=~/made")
     assert result.exit_code == 0, result.output
-    (image,) = (tmp_path / "made").iterdir()
+    (image,) = (home / "made").iterdir()
     result = run("reconstruct", "--model", text_model, "--out=~/made", f"~/made/{image.name}", f"~/made/{image.name}")
     assert result.exit_code == 0, result.output
-    assert len(list((tmp_path / "made").iterdir())) == 3 and not (tmp_path / "~").exists()
+    assert len(list((home / "made").iterdir())) == 3 and not (home / "~").exists()

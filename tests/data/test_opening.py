@@ -274,9 +274,8 @@ def test_every_kind_has_its_format() -> None:
     assert set(FORMATS) == set(get_args(Kind))
 
 
-def test_the_home_folder_may_be_written_as_a_person_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    write_numbered_shards(tmp_path, shards=2, each=1)
+def test_the_home_folder_may_be_written_as_a_person_does(home: Path) -> None:
+    write_numbered_shards(home, shards=2, each=1)
     for address in ("~", "~/train-0000.tar", "~/train-{0000..0001}.tar", "~/train-*.tar"):
         assert captions(open_source(address))[0] == ("0",)
         assert len(captions(open_source(address, None))) == len(captions(open_source(address)))
