@@ -97,7 +97,8 @@ def fronted(
 ) -> Iterator[tuple[TestClient, StandInReplicas]]:
     app = application(limits=limits)
     handle = StandInReplicas(app, list(lives))
-    front = replicas().front_app(ServeOptions(public=True, **options), 1, lambda: handle, lambda: None)
+    given = ServeOptions(public="api_key" not in options, **options)
+    front = replicas().front_app(given, 1, lambda: handle, lambda: None)
     with TestClient(app), TestClient(front, raise_server_exceptions=False) as http:
         yield http, handle
 
