@@ -96,9 +96,9 @@ def test_the_discrete_tokenizer_is_one_that_the_hybrid_one_can_start_from() -> N
 
 
 def narrow_trainer(recipe: Recipe) -> Recipe:
-    """The recipe with four images a step, on the CPU; in parts still where it had parts."""
+    """The recipe with two images a step, on the CPU; in parts still where it had parts."""
     trainer = recipe.trainer
-    return recipe.replace(trainer=trainer.replace(device="cpu", batch_size=4, accumulate=min(trainer.accumulate, 2)))
+    return recipe.replace(trainer=trainer.replace(device="cpu", batch_size=2, accumulate=min(trainer.accumulate, 2)))
 
 
 def narrow_tokenizer(path: Path) -> RehearsedTokenizer:

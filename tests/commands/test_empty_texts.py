@@ -30,7 +30,6 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
     ("text", "fault", "understood"),
     [
         ("", "the text is empty: give a value", HartCommand.MAY_BE_EMPTY),
-        (" ", "the text is empty: give a value", ()),
         ("-", "- stands for standard input, which only hart generate --prompts-file reads", {"prompts_file"}),
     ],
 )
@@ -58,6 +57,7 @@ def test_help_comes_before_an_empty_text_and_no_negative_prompt_is_one(text_mode
     assert run("generate", "--out", "", "--help").exit_code == 0
     options = ("--negative-prompt", "", "--model", text_model, "--out", tmp_path)
     assert run("generate", "a cat", *options).exit_code == 0
+    assert "the text is empty" in refused(run("generate", "a cat", "--negative-prompt", " ", *options[2:]))
 
 
 def test_in_paths_the_home_folder_may_be_written_as_a_person_does(

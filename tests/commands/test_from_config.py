@@ -104,7 +104,6 @@ def test_what_is_given_becomes_the_configuration(given: tuple[str, ...], changed
         (("--data", "b", "--sizes", "2,0"), "--sizes[1] must be at least 1, not 0"),
         (("--data", "b", "--top-k", "many"), "--top-k"),
         (("--data", "b", "-n", "9"), "give fewer than 9, or a share below a half"),
-        (("--data", "b", "--nothing"), "--nothing"),
         (("--data", "b", "--no-plain"), "--no-plain"),
     ],
 )

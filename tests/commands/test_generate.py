@@ -119,8 +119,6 @@ def test_what_is_sent_and_cannot_be_read_is_said(
     ("options", "said"),
     [
         (("--guidance", -1), "error: --guidance must be at least 0, not -1.0"),
-        (("--guidance", "nan"), "error: --guidance must be a finite number"),
-        (("--top-p", 2), "error: --top-p must be at most 1, not 2.0"),
         (("--size", "10x"), "error: --size: '10x': give pixels"),
         (("--aspect", "1:99"), "error: --aspect: '1:99': give width:height"),
         (("--like", "none.png"), "error: none.png: no such file"),
@@ -311,7 +309,6 @@ def test_memory_does_not_grow_with_what_is_asked_for(
         ([LONG], ['is longer than the text encoder reads: "a table" is left out']),
         (["a \u043a\u043e\u0442", "a cat"], ['does not know "\u043a\u043e\u0442"']),
         (["a", "red", "apple"], ['3 prompts of one word each; to generate them as one: hart generate "a red apple"']),
-        (["apple"], []),
         (["apple", "a cat"], []),
     ],
 )
@@ -331,12 +328,10 @@ def test_a_note_is_said_once_however_often_its_prompt_is_read(capsys: pytest.Cap
     assert capsys.readouterr().err.splitlines() == [f'note: "{words}" was in no caption' for words in ("inked", "by")]
 
 
-def test_class_numbers_are_no_words(class_model: Path, tmp_path: Path) -> None:
-    assert run("generate", "1", "2", "--model", class_model, "--out", tmp_path / "out").stderr == ""
-
-
-@pytest.mark.parametrize("place", ["--prompts-file", "--lora", "--model"])
-@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [("--prompts-file", "device"), ("--prompts-file", "folder"), ("--lora", "fifo"), ("--model", "fifo")],
+)
 def test_what_is_no_file_is_refused_without_waiting(text_model: Path, tmp_path: Path, place: str, kind: str) -> None:
     thing = tmp_path / "thing"
     if kind == "fifo":

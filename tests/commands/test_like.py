@@ -102,9 +102,7 @@ def test_like_refuses_images_that_say_nothing(tmp_path: Path) -> None:
     assert "no such file" in refused(run("generate", "--like", tmp_path / "none.png", "--out", tmp_path))
 
 
-@pytest.mark.parametrize(
-    "settings", ["{", "[]", "{}", '{"sampling": 3, "size": 8, "device": "cpu", "dtype": "float32"}']
-)
+@pytest.mark.parametrize("settings", ["{", '{"sampling": 3, "size": 8, "device": "cpu", "dtype": "float32"}'])
 def test_like_refuses_damaged_settings(tmp_path: Path, settings: str) -> None:
     chunks = PngInfo()
     for name, value in {"prompt": "cat", "seed": "1", "model": "m", "settings": settings, "Software": "hart 0"}.items():

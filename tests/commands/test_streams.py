@@ -25,8 +25,7 @@ Path(sys.argv[1]).write_text("done")
 """
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+@pytest.mark.parametrize(("closed", "unbuffered"), [("stdout", ""), ("stderr", "1")])
 def test_work_goes_on_after_the_reader_is_gone(tmp_path: Path, closed: str, unbuffered: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)

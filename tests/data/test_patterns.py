@@ -32,7 +32,7 @@ def test_braces_stand_for_names_as_in_a_shell(pattern: str, names: str) -> None:
     [
         ("a{0..99999999}.tar", "stands for more than 100,000 files"),
         (f"a{{0..{'9' * 5000}}}.tar", "stands for more than 100,000 files"),
-        ("{a,b}" * 40 + ".tar", "more than 100,000 files"),
+        ("{a,b}" * 17 + ".tar", "more than 100,000 files"),
         ("{a," * 1000 + "}" * 1000 + ".tar", "more than 100 braces"),
     ],
 )

@@ -20,15 +20,16 @@ from toy_training import OPTIMIZER, ToyTask, recipe
 from training_state import log_lines, state
 
 
-@pytest.fixture(scope="module", params=["adamw", "muon"])
-def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished") / request.param
-    run(folder, request.param)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    run(folder)
     return folder
 
 
-def run(folder: Path, kind: str) -> None:
-    given = recipe(OPTIMIZER.replace(kind=kind))
+def run(folder: Path) -> None:
+    """With Muon, which has AdamW beside it."""
+    given = recipe(OPTIMIZER.replace(kind="muon"))
     Trainer(ToyTask(given.optimizer), given, folder).run()
 
 
@@ -55,7 +56,7 @@ def spoil(*keys: Any, by: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[d
     return lambda saved: at(*keys[:-1])(saved).__setitem__(keys[-1], by(at(*keys)(saved)))  # type: ignore[arg-type]
 
 
-WHOLE = ("it holds a list in", "it holds a Tensor", "it holds objects")
+WHOLE = ("it holds a list in", "it holds objects")
 """Checkpoints that are something else altogether, and what is wrong with them."""
 MODULE, OPTIMISER = ("weights", "parts", "model", "module"), ("weights", "parts", "model", "optimizer")
 FIRST = (*MODULE, "first.weight")
@@ -65,21 +66,17 @@ FIRST = (*MODULE, "first.weight")
     ("change", "said"),
     [
         (lambda saved: [1, 2], "it holds a list instead of a table"),
-        (lambda saved: torch.zeros(3), "it holds a Tensor instead of a table"),
         (lambda saved: {"x": ToyTask}, "it holds objects other than numbers, texts and tensors"),
         (drop("weights"), "it lacks weights"),
-        (drop("sums"), "it lacks sums"),
         (put("more", value=1), "it has more, which this run does not know"),
         (put("step", value=10**9), r"it is from step 1000000000, its name says 6"),
         (put("step", value=True), "it: step: expected a whole number, got True"),
         (put("identity", "recipe", "trainer", "steps", value=5), "it is from step 6 of 5"),
-        (put("identity", value=7), "its identity holds a int instead of a table"),
         (drop("identity", "sources"), "its identity lacks sources"),
         (put("identity", "sources", "data", value=[1, 2]), r"it: identity.sources.data\[0\]: expected text"),
         (put("sums", "loss", value=float("nan")), "it: sums.loss must be a finite number"),
         (put("counts", "loss", value=0), "it: counts.loss must be at least 1, not 0"),
         (put("model", value=[3]), r"it: model\[0\]: expected text, got 3"),
-        (put("weights", value=[]), r"it: weights: expected a table"),
         (put("weights", "parts", value={}), "it lacks model"),
         (put("weights", "parts", "model", value=None), "model holds a NoneType"),
         (drop(*FIRST), r"model lacks first\.weight"),
@@ -91,9 +88,7 @@ FIRST = (*MODULE, "first.weight")
         (put(*FIRST, value=[1.0]), "is not a plain tensor"),
         (spoil("weights", "average", "last.bias", by=lambda t: t / 0), r"the average: last\.bias is not finite"),
         (drop(*OPTIMISER, "0"), "the optimiser of model lacks 0"),
-        (put(*OPTIMISER, "7", value={}), "the optimiser of model has 7"),
         (put(*OPTIMISER, "0", "state", 99, value={}), "knows a parameter 99 of"),
-        (put(*OPTIMISER, "0", "state", "0", value={}), "knows a parameter '0' of"),
         (drop(*OPTIMISER, "0", "state", 0, "exp_avg"), "lacks exp_avg"),
         (spoil(*OPTIMISER, "0", "state", 0, "exp_avg", by=lambda t: t[:1]), "exp_avg is float32"),
         (spoil(*OPTIMISER, "0", "state", 0, "exp_avg_sq", by=lambda t: t - 1), "exp_avg_sq is negative"),
@@ -112,11 +107,8 @@ def test_wrong_content_is_named_with_the_older_good_one(
     # it was written whole
     what = "was written by another version of hart" if re.search(r"\b(lacks|has)\b", said) else "is damaged"
     with pytest.raises(HartError, match=rf"0006\.pt {what} \(.*{said}.*; delete it to go on from .*0003\.pt") as caught:
-        run(folder, finished.name)
+        run(folder)
     assert "\n" not in str(caught.value)
-    path.unlink()
-    run(folder, finished.name)
-    assert (folder / "checkpoints" / "step-00000006.pt").exists()
 
 
 @pytest.mark.parametrize("spoil", [Path.mkdir, lambda path: path.symlink_to("/dev/zero"), os.mkfifo])
@@ -130,7 +122,13 @@ def test_what_is_no_file_is_named_with_the_older_good_one(
     spoil(path)
     said = r"0006\.pt is damaged \(not a regular file\); delete it to go on from .*0003\.pt"
     with pytest.raises(HartError, match=said):
-        run(folder, finished.name)
+        run(folder)
+    if path.is_dir():
+        path.rmdir()
+    else:
+        path.unlink()
+    run(folder)
+    assert path.is_file()
 
 
 def test_a_run_of_another_stage_or_version_is_not_called_damaged(tmp_path: Path, finished: Path) -> None:
@@ -146,11 +144,11 @@ def test_a_run_of_another_stage_or_version_is_not_called_damaged(tmp_path: Path,
             change(saved)
             torch.save(saved, path)
     with pytest.raises(HartError, match=r"other holds a run of stage tokenizer: choose another folder"):
-        run(other, finished.name)
+        run(other)
     with pytest.raises(
         HartError, match=r"0006\.pt was written by another version of hart \(it lacks identity\); go on with"
     ):
-        run(older, finished.name)
+        run(older)
 
 
 def test_muons_moments_are_checked_too() -> None:
@@ -184,7 +182,7 @@ def test_a_finished_run_writes_a_lost_model_again(tmp_path: Path, lost: str) -> 
 
 @pytest.mark.parametrize(
     "broken",
-    [b"\0\0\0\0\n", b"{\n", b"[]\n", b'{"step": "2"}\n', b'{"step": NaN}\n', b"\xff\xfe\n", b"[" * 100_000 + b"\n"],
+    [b"\0\0\0\0\n", b"[]\n", b'{"step": "2"}\n', b'{"step": NaN}\n', b"[" * 100_000 + b"\n"],
 )  # fmt: skip
 def test_a_damaged_log_is_mended(tmp_path: Path, broken: bytes) -> None:
     Trainer(ToyTask(), recipe(), tmp_path / "whole").run()

@@ -9,7 +9,6 @@ import pytest
 
 from hart.config import ConfigError, TokenizerConfig
 from hart.training.config import StageRecipe, TokenizerRecipe, TransformerRecipe
-from helpers import tiny_tokenizer_config
 
 RECIPE = """
 data = "somewhere"
@@ -76,12 +75,8 @@ def test_overrides_replace_single_values(recipe: Path) -> None:
     ("text", "data"),
     [
         ("2024", "2024"),
-        ("1.50", "1.50"),
         ("true", "true"),
-        ("[a]", "[a]"),
         ("2024-01-01", "2024-01-01"),
-        ("{x=1}", "{x=1}"),
-        ("nan", "nan"),
         ("'2024'", "2024"),
         ("a#b", "a#b"),
         ("a=b", "a=b"),
@@ -95,10 +90,9 @@ def test_what_is_given_for_a_text_field_stays_text(recipe: Path, text: str, data
     assert changed.init_from == data
 
 
-def test_the_recipe_of_a_run_is_one_for_another_which_may_have_more_tables(recipe: Path, tmp_path: Path) -> None:
+def test_the_recipe_of_another_run_may_get_more_tables(recipe: Path, tmp_path: Path) -> None:
     stored = tmp_path / "recipe.json"
     stored.write_text(TokenizerRecipe.read(recipe).to_json())
-    assert TokenizerRecipe.read(stored) == TokenizerRecipe.read(recipe)
     changed = TokenizerRecipe.read(stored, ("perceptual.kind=efficientnet_lite0", "perceptual.weight=0.5"))
     assert changed.perceptual is not None and changed.perceptual.weight == 0.5
 
@@ -121,39 +115,22 @@ def test_lists_need_no_quotes_and_brackets(recipe: Path, text: str) -> None:
     ("override", "message"),
     [
         ("trainer.steps", "'trainer.steps' is not of the form key=value"),
-        ("trainer..steps=3", "is not of the form key=value"),
         ("=3", "is not of the form key=value"),
         ("trainer.steps=5\nx=3", r"trainer\.steps: expected a whole number"),
         ("trainer.steps=" + "[" * 100_000, "is nested too deeply"),
         ("trainer.steps=" + "9" * 5000, r"trainer\.steps: expected a whole number"),
-        ("trainer.steps=1000000000000000000", r"trainer\.steps must be at most 1,000,000,000, not 1000000000000000000"),
         ("trainer.steps=99999999999999999999", r"trainer\.steps must be at most 1,000,000,000, not 9{20}"),
-        ("trainer.batch_size=1000000000000", r"trainer\.batch_size must be at most 1,000,000, not 1000000000000"),
-        ("trainer.seed=-1", r"trainer\.seed must be at least 0"),
-        ("trainer.keep_checkpoints=0", r"trainer\.keep_checkpoints must be at least 1"),
         ("trainer.peak_tflops=nan", r"trainer\.peak_tflops must be a finite number, not nan"),
-        ("optimizer.learning_rate=inf", r"optimizer\.learning_rate must be a finite number"),
         ("optimizer.learning_rate=1e300", r"optimizer\.learning_rate must be at most 1,000,000,000, not 1e\+300"),
-        ("loss.chroma=-1", r"loss\.chroma must be at least 0"),
-        ("perceptual={kind='efficientnet_lite0', weight=nan}", r"perceptual\.weight must be a finite number"),
-        ("reading.workers=100000", r"reading\.workers must be at most 1,024"),
-        ("reading.shorter_side=1e9", r"reading\.shorter_side must be at most 8"),
-        ("reading.max_damaged=2", r"reading\.max_damaged must be at most 1"),
         ("trainer.stepz=5", r"recipe\.toml: trainer: unknown key.* stepz \(is trainer\.steps meant"),
         ("max_damaged=0.5", r"max_damaged \(is reading.max_damaged meant"),
-        ("trainer.steps=few", r"trainer\.steps: expected a whole number, got 'few'"),
         ("trainer.steps=0", r"trainer\.steps must be at least 1, not 0"),
-        ("trainer.log_every=0", r"trainer\.log_every must be at least 1, not 0"),
-        ("trainer.sample_every=-1", r"trainer\.sample_every must be at least 0"),
         ("trainer.device=tpu", r"trainer\.device must be cpu, cuda, cuda:<number> or mps, not 'tpu'"),
         ("trainer.accumulate=3", r"batch_size 2 cannot be divided into accumulate = 3"),
         ("trainer.trackers=['mlflow']", r"trainer\.trackers\[0\] must be 'tensorboard' or 'wandb', not 'mlflow'"),
         ("optimizer.learning_rate=-1e-3", r"recipe\.toml: optimizer\.learning_rate must be above 0, not -0\.001"),
-        ("optimizer.weight_decay=-1", r"optimizer\.weight_decay must be at least 0"),
         ("optimizer.beta1=1", r"optimizer\.beta1 must be below 1, not 1"),
-        ("optimizer.final_fraction=2", r"optimizer\.final_fraction must be at most 1"),
         ("data.folder=x", "data is not a table"),
-        ("discrete_probability=1.5", r"discrete_probability must be at most 1, not 1\.5"),
         ("perceptual.weight=1", "perceptual: missing key.* kind"),
         ("perceptual.kind=lpips", "'lpips' needs files"),
         ("adversarial.weight=1", "adversarial: missing key.* optimizer"),
@@ -174,29 +151,12 @@ def test_wrong_overrides_are_named(recipe: Path, override: str, message: str) ->
 
 @pytest.mark.parametrize(
     "content",
-    [b"data = ", b"\xff", b"[trainer]\nsteps = 1\n[trainer]\n", b"x = " + b"[" * 100_000, b"a" * 2**20 + b"\n", b"\0"],
+    [b"data = ", b"\xff", b"x = " + b"[" * 100_000, b"a" * 2**20 + b"\n"],
 )  # fmt: skip
 def test_what_is_no_recipe_is_named(recipe: Path, content: bytes) -> None:
     recipe.write_bytes(content)
     with pytest.raises(ConfigError, match=r"recipe\.toml"):
         TokenizerRecipe.read(recipe)
-
-
-def test_an_absent_recipe_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.toml"):
-        TokenizerRecipe.read(tmp_path / "none.toml")
-
-
-def test_a_recipe_of_another_stage_is_refused(recipe: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"recipe\.toml: this recipe is for stage tokenizer: run hart train tokenizer"
-    ):
-        TransformerRecipe.read(recipe)
-
-
-def test_recipes_hold_the_models_own_configuration(recipe: Path) -> None:
-    read = TokenizerRecipe.read(recipe)
-    assert read.replace(tokenizer=tiny_tokenizer_config()).tokenizer == tiny_tokenizer_config()
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "transformer"])

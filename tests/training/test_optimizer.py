@@ -102,27 +102,22 @@ def test_muon_refuses_vectors() -> None:
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_steps_lower_a_loss_and_state_survives_a_round_trip(kind: str) -> None:
-    def run(steps: int, resume_at: int | None) -> torch.Tensor:
+def test_steps_lower_a_loss(kind: str) -> None:
+    def run(steps: int) -> torch.Tensor:
         module = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(4, 4)])})
         torch.nn.init.constant_(module["blocks"][0].weight, 0.1)
         torch.nn.init.zeros_(module["blocks"][0].bias)
         wrapped = torch.nn.ModuleDict({"m": module})
         optimizer = build_optimizer(wrapped, CONFIG.replace(kind=kind))
         x, wanted = random_tensor(16, 4, seed=1), random_tensor(16, 4, seed=2)
-        for step in range(steps):
-            if step == resume_at:
-                state = optimizer.state_dict()
-                optimizer = build_optimizer(wrapped, CONFIG.replace(kind=kind))
-                optimizer.load_state_dict(state)
+        for _ in range(steps):
             optimizer.zero_grad()
             loss = (module["blocks"][0](x) - wanted).square().mean()
             loss.backward()
             optimizer.step()
         return loss.detach()
 
-    assert run(30, None) < run(1, None)
-    assert torch.equal(run(6, None), run(6, 3))
+    assert run(30) < run(1)
 
 
 def test_the_rate_warms_up_and_decays() -> None:

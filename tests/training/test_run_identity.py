@@ -108,7 +108,7 @@ def change_images(folder: Path, change: str) -> None:
 
 @pytest.mark.parametrize(
     ("change", "memory_gb"),
-    [("deleted", 4.0), ("added", 0.0), ("swapped", 4.0), ("swapped", 0.0), ("caption", 4.0), ("caption", 0.0)],
+    [("deleted", 4.0), ("added", 0.0), ("swapped", 0.0), ("caption", 4.0)],
 )
 def test_changed_images_are_noticed(tmp_path: Path, change: str, memory_gb: float) -> None:
     write_captioned_folder(tmp_path / "set", 6)

@@ -60,8 +60,14 @@ class SignalledTask(ToyTask):
         return super().after_step(microbatch, train_context)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize(("moment", "done"), [("loss", 5), ("data", 4), ("data that never come", 4)])
+@pytest.mark.parametrize(
+    ("moment", "done", "number"),
+    [
+        *(("loss", 5, number) for number in SIGNALS),
+        ("data", 4, signal.SIGTERM),
+        *(("data that never come", 4, number) for number in (signal.SIGINT, signal.SIGTERM)),
+    ],
+)
 def test_a_signal_keeps_all_steps_that_were_done(tmp_path: Path, moment: str, done: int, number: int) -> None:
     Trainer(ToyTask(), recipe(), tmp_path / "whole").run()
     folder = tmp_path / "stopped"
@@ -112,7 +118,7 @@ def test_under_nohup_a_run_outlives_its_terminal(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == ["step-00000003.pt", "step-00000006.pt"]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_processes_that_read_ahead_get_the_signal_too(tmp_path: Path, number: int) -> None:
     write_captioned_folder(tmp_path / "images", 8)
     assert exit_code(stop_with_readers, str(tmp_path / "images"), str(tmp_path / "run"), number) == number
