@@ -40,8 +40,8 @@ edit-sheet: install
 adapter-sheet: install-dev
 	rm -rf outputs/adapters
 	$(BIN)/python docs/adapter_sheet.py images outputs/adapters
-	for style in inked lines; do $(BIN)/hart train transformer projects/emoji/recipes/lora.toml \
-	  --out "outputs/adapters/$$style-run" "data=outputs/adapters/$$style" || exit 1; done
+	for run in inked:300 lines:150; do style=$${run%:*}; $(BIN)/hart train transformer projects/emoji/recipes/lora.toml \
+	  --out "outputs/adapters/$$style-run" "data=outputs/adapters/$$style" "trainer.steps=$${run#*:}" || exit 1; done
 	$(BIN)/python docs/adapter_sheet.py sheet outputs/adapters docs/figures/adapters.jpg
 
 test: install-dev

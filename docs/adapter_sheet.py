@@ -28,7 +28,7 @@ ICONS = (
     "mouse", "owl", "pear", "penguin", "rabbit", "sailboat", "scissors", "snail", "sunflower", "teapot",
 )  # fmt: skip
 THINGS = ("cat", "rocket", "pizza", "house", "mushroom", "umbrella", "fish", "apple", "robot", "star")
-STYLES = {"inked": "inked by me", "lines": "drawn by ada"}
+STYLES = {"inked": "inked by me", "lines": "pale blue lines on navy"}
 NAVY, PALE = np.array([18, 28, 82]), np.array([205, 222, 250])
 SIZE, TILE = 256, 132
 
