@@ -13,7 +13,7 @@ from PIL import Image
 from command_line import outputs, refused, run
 from hart import HartPipeline
 from hart.checkpoint.loading import load_model, load_tokenizer, save_tokenizer
-from hart.checkpoint.storage import read_safetensors, save_module
+from hart.checkpoint.storage import fingerprint, read_safetensors, save_module
 from hart.checkpoint.verification import CASE_FILE, GOLDEN_FILE
 from hart.text_encoder.base import RandomTextFeatures
 from hart.text_encoder.compact import CompactTextEncoder
@@ -161,6 +161,23 @@ def test_a_merged_model_says_nothing_of_words_that_the_adapter_may_have_learned(
     for model, notes in ((base, 1), (merged, 0), (stored, 0)):
         result = run("generate", "a xqzkw", "--model", model, "--out", tmp_path / "out")
         assert result.stderr.count('did not learn the word "xqzkw"') == notes
+
+
+def test_convert_takes_a_tokenizer_whose_decoder_alone_differs(text_model: Path, tmp_path: Path) -> None:
+    """The transformer knows no other codes."""
+    tokenizer = load_tokenizer(text_model)
+    with torch.no_grad():
+        tokenizer.decoder.conv_out.bias.add_(0.1)
+    save_tokenizer(tmp_path / "decoder", tokenizer)
+    with torch.no_grad():
+        tokenizer.quantizer.codebook.weight.add_(0.1)
+    save_tokenizer(tmp_path / "codes", tokenizer)
+    outputs(run("convert", text_model, tmp_path / "own", "--tokenizer", tmp_path / "decoder"))
+    written = load_model(tmp_path / "own")
+    assert fingerprint(written.tokenizer) == fingerprint(load_tokenizer(tmp_path / "decoder"))
+    assert fingerprint(written.hart) == fingerprint(load_model(text_model).hart)
+    refusal = refused(run("convert", text_model, tmp_path / "other", "--tokenizer", tmp_path / "codes"))
+    assert "other codes" in refusal and "decoder_only" in refusal
 
 
 def test_convert_overwrites_no_model(text_model: Path, class_model: Path, tmp_path: Path) -> None:

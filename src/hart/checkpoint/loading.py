@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ from hart.checkpoint.folders import (
 from hart.checkpoint.hub import download
 from hart.checkpoint.released_names import TRANSFORMER_NAMES, PublishedWeights, renamed, tokenizer_names
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
-from hart.checkpoint.storage import fill_module, fill_state, read_pickle, read_tensors, save_module
+from hart.checkpoint.storage import fill_module, fill_state, fingerprint, read_pickle, read_tensors, save_module
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
@@ -193,6 +193,24 @@ def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTo
     other = HybridTokenizer(tokenizer.config.replace(scales=scales))
     other.load_state_dict(tokenizer.state_dict())
     return other.eval()
+
+
+def with_decoder(model: LoadedModel, name: AnyPath) -> LoadedModel:
+    """A model with the tokenizer `name`, of which only the decoder may differ from the model's own.
+
+    Raises `HartError` if images would get other codes, which the transformer does not know.
+    """
+    ours, theirs = model.tokenizer, over_scales(load_tokenizer(name), model.tokenizer.config.scales)
+    codes = [
+        (each.config.replace(output_padding="zeros", commitment_weight=0), fingerprint(each, each.DECODING))
+        for each in (ours, theirs)
+    ]
+    if codes[0] != codes[1]:
+        raise HartError(
+            f"tokenizer {name}: gives images other codes than the model's own; only its decoder may differ, as after "
+            "training with decoder_only = true"
+        )
+    return replace(model, tokenizer=theirs, config=model.config.replace(tokenizer=theirs.config))
 
 
 def same_sizes(source: str, theirs: Config, ours: Config, *, besides: Set[str]) -> None:

@@ -64,6 +64,8 @@ class ConvertOptions(LoraOptions, kw_only=True):
     """Folder to write."""
     dtype: str = "float32"
     """How weights are stored: float32, bfloat16, float16, or int8 for large layers."""
+    tokenizer: str | None = None
+    """Tokenizer to write in place of the model's own, with the same codes: one whose decoder alone was trained."""
 
 
 @options_from_config
@@ -71,7 +73,7 @@ def convert(options: ConvertOptions) -> None:
     """Write a model, with adapters merged, in this project's own layout: a folder that needs nothing else."""
     import torch
 
-    from hart.checkpoint.loading import load_model, resolve_model
+    from hart.checkpoint.loading import load_model, resolve_model, with_decoder
     from hart.checkpoint.lora import base_remark, merge_lora
     from hart.devices import resolve_stored_dtype
     from hart.inference.components import Components, require_new_model
@@ -86,6 +88,8 @@ def convert(options: ConvertOptions) -> None:
         folder = resolve_model(source)
         # adapters are merged and weights rounded to 8 bits in float32, whatever the stored type
         model = load_model(folder, in_memory)
+        if options.tokenizer is not None:
+            model = with_decoder(model, options.tokenizer)
         # of all, before the first changes the weights
         for remark in [base_remark(model.hart, adapter, source) for adapter in options.lora]:
             if remark is not None:
