@@ -235,7 +235,7 @@ def test_words_that_an_adapter_may_know_are_no_reason_for_a_note(
             pipe.encode_prompt("a yacht, inked")
         return [str(warning.message) for warning in caught]
 
-    assert ["inked" in said for said in noted()] == [True, False]
+    assert sorted("inked" in said for said in noted()) == [False, True]
     save_lora(
         add_lora(HartPipeline.from_config(config).hart, rank=2, alpha=2, generator=torch.Generator()),
         tmp_path,

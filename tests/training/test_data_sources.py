@@ -248,7 +248,7 @@ def test_code_corruption_needs_augmentations_of_images(encoded: Path) -> None:
     given = tiny_transformer_recipe(recipe(data=str(encoded / "images")), encoded / "model").replace(
         code_corruption=0.5
     )
-    with pytest.raises(ConfigError, match=r"^code_corruption is for augmented .* to 2 or more, encode the set"):
+    with pytest.raises(ConfigError, match=r"^code_corruption is for augmented .* to 2 or more"):
         TransformerTask(given, opened(given))
 
 
