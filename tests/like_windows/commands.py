@@ -128,9 +128,8 @@ def serving(model: Path) -> None:
         while True:
             time.sleep(0.5)
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5) as answer:
-                    answer.read()
-            except OSError:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60).close()
+            except OSError:  # also the status while the model is being opened, in a thread that this process outlives
                 continue
             signal.raise_signal(signal.SIGINT)
             return
