@@ -129,7 +129,7 @@ def test_a_working_directory_that_is_gone_is_said(tmp_path: Path, monkeypatch: p
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    for given in (("--lora", "mine", "--out", tmp_path / "out"), ("--out", "out"), ()):
+    for given in (("--lora", "mine"), ("--out", "out"), ("--out", tmp_path / "out"), ()):
         said = refused(run("generate", "cat", *given))
         assert said == "error: the working directory is not there any more: change to another"
 

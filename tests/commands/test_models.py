@@ -44,15 +44,18 @@ def test_reconstruct_takes_a_tokenizer_alone(text_model: Path, tmp_path: Path) -
     image = tmp_path / "one.png"
     Image.effect_noise((30, 20), 60).convert("RGB").save(image)
     save_tokenizer(tmp_path / "tokenizer", load_tokenizer(text_model))
+    (tmp_path / "copied").mkdir()
+    for name in ("config.json", "tokenizer.safetensors"):
+        shutil.copy(text_model / name, tmp_path / "copied")
     shown = []
-    for model in (text_model, tmp_path / "tokenizer"):
+    for model in (text_model, tmp_path / "tokenizer", tmp_path / "copied"):
         out = tmp_path / f"of {model.name}"
         result = run("reconstruct", image, "--model", model, "--device", "cpu", "--out", out)
         assert result.exit_code == 0, result.output
         (file,) = out.iterdir()
         with Image.open(file) as found:
             shown.append((result.stdout.replace(str(file), ""), found.tobytes()))
-    assert shown[0] == shown[1]
+    assert shown[0] == shown[1] == shown[2]
     said = refused(run("reconstruct", image, "--model", tmp_path, "--out", tmp_path / "out"))
     assert "expected config.json and tokenizer.safetensors (a tokenizer alone), config.json and hart" in said
 

@@ -172,10 +172,13 @@ def load_tokenizer(name: AnyPath) -> HybridTokenizer:
 
 def tokenizer_config(name: AnyPath) -> TokenizerConfig:
     """The configuration of what `load_tokenizer` opens; weights are read only in layouts that store none."""
-    folder, _ = _with_tokenizer(name)
-    if is_tokenizer_alone(folder):
-        return TokenizerConfig.load(folder / CONFIG_FILE)
-    return load_config(folder).tokenizer
+    folder, is_stored_apart = _with_tokenizer(name)
+    if not is_stored_apart:
+        return load_config(folder).tokenizer
+    path = folder / CONFIG_FILE
+    # beside a tokenizer that was copied out of a model lies the configuration of the whole model
+    is_its_own = is_tokenizer_alone(folder) and "tokenizer" not in read_json(path)
+    return TokenizerConfig.load(path) if is_its_own else HartConfig.load(path).tokenizer
 
 
 def _with_tokenizer(name: AnyPath) -> tuple[Path, bool]:

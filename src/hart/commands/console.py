@@ -101,7 +101,7 @@ def require_writable(path: Path) -> None:
     """Raise `HartError` for a folder where nothing can be written, before any work is done. Makes no folder, so that a
     command that refuses leaves none: of one that does not exist, the nearest above it that does is tried, which may be
     a link to nothing, such as a drive that is not mounted."""
-    above = path.absolute().parents  # raises where the working directory is gone, which `HartGroup` says
+    above = path.absolute().parents
     with _can_be_written(path):
         existing = next(folder for folder in (path, *above) if os.path.lexists(folder))
         with tempfile.TemporaryFile(dir=existing):

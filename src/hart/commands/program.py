@@ -75,6 +75,10 @@ class HartCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
+        try:
+            Path.cwd()
+        except FileNotFoundError:  # MKL ends a process there at its first product of matrices, wherever its files are
+            raise HartError("the working directory is not there any more: change to another") from None
         if os.environ.get("HF_ENDPOINT"):  # with what is no address, transformers and others cannot be imported
             from hart.hub import hub_address
 
@@ -159,8 +163,6 @@ class HartGroup(LazyGroup):
         except OSError as error:
             if error.errno == errno.ENOMEM:
                 _fail(OUT_OF_MEMORY)
-            if error.errno == errno.ENOENT and not error.filename and _is_adrift():
-                _fail("the working directory is not there any more: change to another")
             _fail(f"{error.filename}: {error.strerror or error}" if error.filename else str(error))
         except Exception as error:
             # errors of the argument parser format themselves
@@ -178,15 +180,6 @@ class HartGroup(LazyGroup):
                 _fail(OUT_OF_MEMORY)
             raise  # a fault of ours
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _is_adrift() -> bool:
-    """Whether the working directory is gone: errors of other things may name no file either."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        return True
-    return False
 
 
 def _help(error: Any) -> str:
