@@ -157,7 +157,7 @@ def open_regular(path: Path) -> BinaryIO:
     except FileNotFoundError:
         raise FileError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        if path.is_dir():  # which Windows does not open
+        if os.path.isdir(path):  # noqa: PTH112 - Windows opens none; `Path.is_dir` raises for names that are too long
             raise FileError(f"{path}: is a folder: give a file") from None
         raise FileError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
     kind = os.fstat(handle).st_mode
@@ -332,6 +332,7 @@ def _move(source: Path, target: Path, there: list[Path]) -> None:
     there.append(target)
     for file in sorted(source.iterdir()):
         _move(file, target / file.name, there)
+    flush_folder(target)
 
 
 def write_text(path: Path, text: str) -> None:
