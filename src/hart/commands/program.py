@@ -165,11 +165,11 @@ class HartGroup(LazyGroup):
                 _fail(OUT_OF_MEMORY)
             _fail(f"{error.filename}: {error.strerror or error}" if error.filename else str(error))
         except Exception as error:
-            # errors of the argument parser format themselves
-            say = getattr(error, "format_message", None)
             if type(error).__name__ == "NoArgsIsHelpError":  # nothing was given: this is the whole --help
                 typer.echo(error, err=True)
                 sys.exit(BAD_INPUT)
+            # errors of the argument parser format themselves
+            say = getattr(error, "format_message", None)
             if say is not None:
                 # without pydantic's own words, which typer has from it
                 said = str(say()).replace(": Value error, ", ": ").replace(": Input should be ", ": must be ")

@@ -134,9 +134,10 @@ class WordReader:
 
     def __init__(self, known: KnownWords, thesaurus: Thesaurus | None, encode: Encode, tokens: int) -> None:
         """tokens: that are read of a text. Each word takes at least one: words beyond so many are not looked up."""
-        self.known, self._tokens = known, tokens
+        self.known = known
         self.thesaurus = thesaurus
         self._encode = encode
+        self._tokens = tokens
         self._names: Tensor | None = None
         self._near: dict[str, str] = {}
 
