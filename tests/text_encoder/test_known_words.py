@@ -32,7 +32,7 @@ def test_words_of_captions_are_known_with_their_accents(shipped: CompactTextEnco
         "flag", "of", "turkiye", "two", "pinatas", "d'or"
     }  # fmt: skip
     assert shipped.reader is not None
-    assert shipped.reader("flag of Türkiye") == ("flag of Türkiye", {}), "and is no bird"
+    assert shipped.reader("flag of Türkiye") == ("flag of Türkiye", []), "and is no bird"
 
 
 @pytest.mark.parametrize(
@@ -67,16 +67,16 @@ def test_a_long_text_of_unknown_words_costs_little_and_none_of_them_are_kept_for
     monkeypatch.setattr(known_words, "KEPT_WORDS", 5)
     reader = WordReader(KnownWords(frozenset(), ("cat",)), None, encode, tokens=16)
     words = [chr(ord("a") + i // 26) + chr(ord("a") + i % 26) for i in range(500)]
-    read, others = reader(" ".join(words))
+    read, replaced = reader(" ".join(words))
     assert read.split() == ["cat"] * 16 + words[16:], "what is beyond the tokens is not read, and so not looked up"
-    assert encoded == ["cat", *words[:16]] and list(others) == words[:16]
+    assert encoded == ["cat", *words[:16]] and [one.said for one in replaced] == words[:16]
     assert len(reader._near) <= 5
 
 
 def test_names_are_read_as_they_are(shipped: CompactTextEncoder) -> None:
     known = KnownWords.load(EMOJI_MODEL)
     assert known is not None and shipped.reader is not None
-    assert [name for name in known.names if shipped.reader(name) != (name, {})] == []
+    assert [name for name in known.names if shipped.reader(name) != (name, [])] == []
 
 
 @pytest.mark.parametrize("prompt", ["a café", "two Piñatas", "two Pin\u0303atas"])

@@ -55,11 +55,13 @@ def test_what_words_are_read_as(reader: WordReader, prompt: str, read: str) -> N
     "prompt", ["", "a red dog on a blue background", *NAMES, "an ice cream and a glass of milk", "fire"]
 )
 def test_what_captions_had_stays(reader: WordReader, prompt: str) -> None:
-    assert reader(prompt) == (prompt, {})
+    assert reader(prompt) == (prompt, [])
 
 
 def test_what_is_told_is_what_was_typed(reader: WordReader) -> None:
-    assert reader("a quietly furious Guinea  Pig")[1] == {"quietly": "", "furious": "", "Guinea  Pig": "hamster"}
+    _, replaced = reader("a quietly furious Guinea  Pig")
+    told = {words.said: words.name for words in replaced}
+    assert told == {"quietly": "", "furious": "", "Guinea  Pig": "hamster"}
 
 
 @pytest.mark.parametrize("content", [b"{}", b'{"things": {"sailboat": [1]}}', b"\xff", None])

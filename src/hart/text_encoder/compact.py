@@ -137,7 +137,7 @@ class CompactTextEncoder(nn.Module):
     def _as_read(self, prompt: str) -> tuple[str, list[Replaced]]:
         """The text that is tokenized, and its words that are not known."""
         text = named_emoji(prompt.translate(FULL_WIDTH))
-        return (text, []) if self.reader is None else self.reader.replace(text)
+        return (text, []) if self.reader is None else self.reader(text)
 
     def _pieces(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         encodings = self.tokenizer.encode_batch(list(texts))

@@ -141,12 +141,7 @@ class WordReader:
         self._names: Tensor | None = None
         self._near: dict[str, str] = {}
 
-    def __call__(self, text: str) -> tuple[str, dict[str, str]]:
-        """The text as it is to be read, and its words that are not known with the name that stands for each, or ""."""
-        read, replaced = self.replace(text)
-        return read, {words.said: words.name for words in replaced}
-
-    def replace(self, text: str) -> tuple[str, list[Replaced]]:
+    def __call__(self, text: str) -> tuple[str, list[Replaced]]:
         """The text as it is to be read, and its words that are not known, in their order, as far as it is read."""
         text = _composed(text)
         words = list(_WORD.finditer(text))
