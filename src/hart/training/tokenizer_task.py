@@ -30,7 +30,7 @@ from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import schedule_of_size
 from hart.tokenizer.autoencoder import with_patch_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer, TrainingPass
-from hart.tokenizer.quantizer import CodeCorruption, ResidualCorruption, code_counts, codebook_usage, shared_phi_table
+from hart.tokenizer.quantizer import Corruption, code_counts, codebook_usage, shared_phi_table
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
@@ -178,10 +178,10 @@ class TokenizerStage(Task):
         code_corruption = residual_corruption = None
         if recipe.residual_corruption and not batch.discrete:
             largest, generator = microbatch.same(recipe.residual_corruption), microbatch.generator("residual mistakes")
-            residual_corruption = ResidualCorruption(largest, generator, microbatch.rows)
+            residual_corruption = Corruption(largest, generator, microbatch.rows)
         if recipe.code_corruption and (batch.discrete or residual_corruption is not None):
             largest, generator = microbatch.same(recipe.code_corruption), microbatch.generator("mistakes")
-            code_corruption = CodeCorruption(largest, generator, microbatch.rows)
+            code_corruption = Corruption(largest, generator, microbatch.rows)
         return self.module.training_pass(
             batch.image,
             discrete=batch.discrete,
@@ -222,8 +222,7 @@ class TokenizerStage(Task):
             return figures
         counts = train_context.sum(self._counts).to("cpu", copy=True)
         self._counts.zero_()
-        usage = codebook_usage(counts)
-        for k, (used, perplexity) in enumerate(zip(usage.used_share, usage.perplexity, strict=True)):
+        for k, (used, perplexity) in enumerate(zip(*codebook_usage(counts), strict=True)):
             figures |= {f"codes_used_{k}": float(used), f"perplexity_{k}": float(perplexity)}
         if window_ends and self.recipe.revive_every and not self.recipe.decoder_only:
             dead = (counts.sum(dim=0) == 0).nonzero().flatten()
