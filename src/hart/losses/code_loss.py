@@ -95,7 +95,7 @@ def code_losses(
 def sampled_codes(x: Tensor, head: nn.Linear, uniform: Tensor) -> Tensor:
     """A code (...) of each token x (..., C), from the nucleus of what `head` predicts, by inverting the distribution
     function at `uniform` (...) in [0, 1)."""
-    rows, numbers = x.flatten(0, -2), uniform.flatten()
+    rows, numbers = x.detach().flatten(0, -2), uniform.flatten()
     codes = [
         sample(filtered(head(rows[part]).float(), SAMPLED_TOP_K, SAMPLED_TOP_P), numbers[part])
         for part in _chunks(len(rows), head.out_features, x.device)
