@@ -8,7 +8,6 @@ Shapes: N tokens, n of a chunk, C width, V codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -65,19 +64,11 @@ class CodeLoss(nn.Module):
         return entropy.squeeze(1), cluster_entropy, (wanted >= largest).squeeze(1), gradient.to(dtype)
 
 
-@dataclass(frozen=True)
-class CodeLosses:
-    """Of each token, without gradient: see `CodeLoss`."""
-
-    entropy: Tensor
-    cluster_entropy: Tensor | None
-    correct: Tensor
-
-
 def code_losses(
     x: Tensor, head: nn.Linear, targets: Tensor, weights: Tensor, loss: CodeLoss
-) -> tuple[Tensor, CodeLosses]:
-    """The sum of the weighted losses of some tokens, with gradients for x and the head, and the losses of each token.
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """The sum of the weighted losses of some tokens, with gradients for x and the head; and of each token, without
+    gradient, what `CodeLoss` gives: cross entropy, that of the clusters, whether it is right.
 
     x: (..., C) to be turned into logits by `head`. The products are in autocast's type where that is on, else in x's.
     targets: (...) codes. weights: of each token's loss, broadcast.
@@ -86,9 +77,9 @@ def code_losses(
     dtype = torch.get_autocast_dtype(kind) if in_autocast(x) else x.dtype
     given = x.flatten(0, -2), head.weight, head.bias, targets.flatten(), weights.expand_as(targets).flatten()
     with torch.autocast(kind, enabled=False):
-        total, *rest = _ChunkedHead.apply(*given, loss, dtype, torch.is_grad_enabled())
-    of_tokens: list[Any] = [None if each is None else each.view_as(targets) for each in rest]
-    return total, CodeLosses(*of_tokens)
+        total, entropy, clusters, correct = _ChunkedHead.apply(*given, loss, dtype, torch.is_grad_enabled())
+    clusters = None if clusters is None else clusters.view_as(targets)
+    return total, entropy.view_as(targets), clusters, correct.view_as(targets)
 
 
 @torch.no_grad()

@@ -168,11 +168,11 @@ def transformer_loss(
         counted[:, -segments[-1] :] = _weights(maps.given < 0, 1 - maps.given_share)
     weights = sent(token_weights(scale_weights or (1.0,), segments) / codes.numel(), device)
     code_loss = code_loss or CodeLoss()
-    total, losses = code_losses(output.head_input, head, codes, weights * counted, code_loss)
-    parts = {"cross_entropy": (losses.entropy * counted).mean()}
-    if losses.cluster_entropy is not None:
-        parts["cluster_cross_entropy"] = (losses.cluster_entropy * counted).mean()
-    of_scales = [(each * counted).split(segments, dim=1) for each in (losses.entropy, losses.correct)]
+    total, entropies, clusters, right = code_losses(output.head_input, head, codes, weights * counted, code_loss)
+    parts = {"cross_entropy": (entropies * counted).mean()}
+    if clusters is not None:
+        parts["cluster_cross_entropy"] = (clusters * counted).mean()
+    of_scales = ((each * counted).split(segments, dim=1) for each in (entropies, right))
     for k, (entropy, correct) in enumerate(zip(*of_scales, strict=True)):
         parts[f"cross_entropy_{k}"] = entropy.mean()
         parts[f"accuracy_{k}"] = correct.mean()
