@@ -20,13 +20,14 @@ from hart.config import SamplingConfig
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
-from hart.evaluation.cache import IMAGES, Cache, require_plan
+from hart.evaluation.cache import IMAGES, MODEL, Cache, require_plan
 from hart.evaluation.judges.scores import Scorer
 from hart.evaluation.metrics.features import FeatureExtractor, Features
 from hart.evaluation.suites.base import Progress
-from hart.generation.arguments import Prompt
+from hart.generation.arguments import Prompt, checked_prompts
 from hart.generation.contact_sheet import contact_sheet
 from hart.pipeline import HartPipeline
+from hart.text_encoder import vocabulary_digest
 from hart.types import Rows
 
 IMAGES_FOLDER = "images"
@@ -34,7 +35,7 @@ SHEET_FILE, SHEET_IMAGES = "generated.png", 36
 
 
 def settings_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
-    """All that decides the images except the prompts."""
+    """What decides the images besides the prompts and `plan_of`, for reports."""
     return {
         "weights": pipe.fingerprints(),
         "device": pipe.device.type,
@@ -44,10 +45,23 @@ def settings_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict
     }
 
 
+def plan_of(pipe: HartPipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with all else of a model that decides its images: choices of its configuration that no weight shows,
+    and what its text encoder reads words as."""
+    config = pipe.config
+    choices: dict[str, Any] = {part: getattr(config, part) for part in ("tokenizer", "transformer", "diffusion")}
+    plan = {name: None if part is None else part.to_dict() for name, part in choices.items()}
+    if config.transformer.text is not None:
+        encoder = pipe.text_encoder
+        # where its weights lie does not count
+        plan["text_encoder"] = encoder.config.to_dict() | {"source": "", "vocabulary": vocabulary_digest(encoder)}
+    return {**settings, MODEL: plan}
+
+
 def checked_settings(pipe: HartPipeline, sampling: SamplingConfig, seed: int, out: Path) -> dict[str, Any]:
     """`settings_of`, for a suite that learns its prompts late. Raises `HartError` where `out` has images of others."""
     settings = settings_of(pipe, sampling, seed)
-    require_plan(out / IMAGES_FOLDER, settings)
+    require_plan(out / IMAGES_FOLDER, plan_of(pipe, settings))
     return settings
 
 
@@ -65,19 +79,21 @@ class GeneratedImages:
     ) -> None:
         """settings: the `checked_settings`, where there are any: hashes of large weights take a while.
 
-        Raises `HartError` when `out` holds images of another plan, or a class model is given text.
+        Raises `HartError` when `out` holds images of another plan, for a prompt that the model does not take, and when
+        a class model is given text.
         """
         if pipe.num_classes is not None and any(isinstance(prompt, str) for prompt in prompts):
             raise HartError(
                 "this suite generates from text, and this model generates classes by number: give a text model"
             )
         self._pipe = pipe
-        self._prompts = list(prompts)
+        # all of them, before hours are spent on those that come first
+        self._prompts = checked_prompts(prompts, pipe.num_classes)
         self._sampling = sampling
         self._seed = seed
         self.settings = dict(settings or settings_of(pipe, sampling, seed))
         """For `Result.settings`."""
-        plan = {**self.settings, "prompts": self._prompts}
+        plan = {**plan_of(pipe, self.settings), "prompts": self._prompts}
         self._files: Cache[Image.Image] = Cache(out / IMAGES_FOLDER, IMAGES, plan=plan)
 
     def __len__(self) -> int:

@@ -141,7 +141,7 @@ def encode_dataset(
     if spoilt := [files[number] for number in wanted if files[number].exists()]:
         more = f" and {len(spoilt) - 1} more" if spoilt[1:] else ""
         note(f"{spoilt[0]}{more}: damaged, or of an earlier version of this package: encoded again")
-    condition: Condition = "none" if encoders.text_encoder is None else "caption"
+    condition: Condition = "label" if encoders.text_encoder is None else "caption"
     chunks = partial(_chunks, source, transforms, wanted, options, condition)
     # a stream is one sequence: a second process would only read it twice
     workers = min(options.workers, 1) if isinstance(source, Stream) else options.workers

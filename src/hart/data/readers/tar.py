@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import signal
 import tarfile
 import zlib
@@ -127,8 +128,8 @@ def is_remote(shard: str) -> bool:
 
 
 def local_path(shard: str) -> Path:
-    """The file of a shard on this machine."""
-    return Path(shard.removeprefix("file://").removeprefix("file:"))
+    """The file of a shard on this machine. On Windows an address has a slash before the drive: file:///C:/a.tar."""
+    return Path(re.sub("^file:(//(/(?=[A-Za-z]:))?)?", "", shard))
 
 
 @dataclass(eq=False)
