@@ -170,7 +170,8 @@ def _grey_of_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float32)
     np.nan_to_num(values, copy=False, posinf=MAX_GREY, neginf=0)
     largest = values.max()
-    if image.mode.startswith("I;16") or largest > 255:
+    # of 16 bits in these formats too, however dark
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"}) or largest > 255:
         scale = 255 / MAX_GREY
     else:
         scale = 255 if image.mode == "F" and largest <= 1 else 1
