@@ -9,6 +9,7 @@ from zipfile import ZipFile
 import pytest
 import torch
 
+from hart.data.samples import DamagedSample
 from hart.errors import HartError
 from hart.evaluation import published_files
 from hart.evaluation.metrics.features import open_extractor
@@ -71,8 +72,12 @@ def test_files_are_read_from_a_folder_or_an_archive_alike(packed: bool, tmp_path
 
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "set.zip").write_bytes(b"no archive")
-    files = PublishedFiles(tmp_path, "set", "set.zip", "https://home")
     with pytest.raises(FileError, match=r"set\.zip: .*not a zip file"):
-        files.read("a/1.txt")
-    (damage,) = PublishedImages(files, ["a/1.txt"]).damaged
-    assert "not a zip file" in damage.reason
+        PublishedFiles(tmp_path, "set", "set.zip", "https://home")
+    with ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("a/1.txt", "one and only")
+    content = (tmp_path / "set.zip").read_bytes()
+    (tmp_path / "set.zip").write_bytes(content.replace(b"only", b"0nly"))
+    images = PublishedImages(PublishedFiles(tmp_path, "set", "set.zip", "https://home"), ["a/1.txt"])
+    with pytest.raises(DamagedSample, match=r"set\.zip: .*CRC"):
+        images.read(0)

@@ -115,69 +115,53 @@ def read_prompt_file(file: Path) -> str:
 class PublishedFiles:
     """The files below `folder`/`name`, or else those of the archive `folder`/`archive`: `place` is which of both.
 
-    An archive is opened at the first read and stays open: 30,000 members take a second to list.
+    An archive stays open: 30,000 members take a second to list.
     """
 
     def __init__(self, folder: Path, name: str, archive: str, address: str) -> None:
-        """Raises `HartError` with the public `address` when neither is there."""
+        """Raises `HartError` with the public `address` when neither is there, and for an archive that is damaged."""
         self.place = folder / name
-        self._is_archive = not self.place.is_dir()
-        if self._is_archive:
-            self.place = folder / archive
-            if not self.place.is_file():
-                raise HartError(f"{folder}: has no {name}/ and no {archive}: fetch it from {address}")
         self._zip: zipfile.ZipFile | None = None
-        self._members: dict[str, str] = {}
+        if self.place.is_dir():
+            return
+        self.place = folder / archive
+        if not self.place.is_file():
+            raise HartError(f"{folder}: has no {name}/ and no {archive}: fetch it from {address}")
+        with self._readable():
+            self._zip = zipfile.ZipFile(self.place)
+            # by all ends of their paths: archives differ in how many folders they wrap their content in
+            parts = ((member, member.split("/")) for member in self._zip.namelist())
+            self._members = {"/".join(path[start:]): member for member, path in parts for start in range(len(path))}
 
     def require(self, path: str) -> None:
         """Raise `FileError` for a file that is not there, without opening it; `path` as in `read`."""
-        if not self._is_archive:
-            if not (self.place / self._below(path)).is_file():
-                raise FileError(f"{self.place}: no {path} in it")
-            return
-        with self._readable():
-            self._member(path)
-
-    def read(self, path: str) -> bytes:
-        """A file's content; `path` below the folder, with "/", always equally deep. Raises `FileError`."""
-        if not self._is_archive:
-            return read_bytes(self.place / self._below(path), FILE_LIMIT)
-        with self._readable():
-            archive, member = self._member(path)
-            if member.file_size > FILE_LIMIT:
-                raise ValueError(f"{path} is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
-            return archive.read(member)
-
-    def _below(self, path: str) -> str:
         if path.startswith("/") or "\\" in path or ".." in path.split("/"):
             raise FileError(f"{self.place}: {path} is no place below it")
-        return path
-
-    def _member(self, path: str) -> tuple[zipfile.ZipFile, zipfile.ZipInfo]:
-        """A file in the archive, which is opened at the first call."""
-        self._below(path)
-        if self._zip is None:
-            self._zip = zipfile.ZipFile(self.place)
-            # archives differ in how many folders they wrap their content in
-            depth = path.count("/") + 1
-            self._members = {"/".join(name.split("/")[-depth:]): name for name in self._zip.namelist()}
-        if path not in self._members:
+        if not ((self.place / path).is_file() if self._zip is None else path in self._members):
             raise FileError(f"{self.place}: no {path} in it")
-        return self._zip, self._zip.getinfo(self._members[path])
+
+    def read(self, path: str) -> bytes:
+        """A file's content; `path` below the folder, with "/". Raises `FileError`."""
+        self.require(path)
+        if self._zip is None:
+            return read_bytes(self.place / path, FILE_LIMIT)
+        with self._readable():
+            member = self._zip.getinfo(self._members[path])
+            if member.file_size > FILE_LIMIT:
+                raise ValueError(f"{path} is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
+            return self._zip.read(member)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
         """In a block, errors of reading the archive become `FileError`s."""
         try:
             yield
-        except FileError:
-            raise
         except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError, OSError) as error:
             raise FileError(f"{self.place}: {reason(error)}") from None
 
 
 class PublishedImages(Source):
-    """Chosen files. All paths must lie equally deep."""
+    """Chosen files."""
 
     digest_kind = "published files"
 
