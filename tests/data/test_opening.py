@@ -104,6 +104,23 @@ def test_split_folders_in_capitals_are_splits_where_there_are_two(tmp_path: Path
         open_source(tmp_path, "all")
 
 
+def test_a_class_that_is_called_as_a_split_is_asked_about(tmp_path: Path) -> None:
+    for name in ("bus", "car", "train"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
+    with pytest.raises(HartError, match="train may be a split, or a class like the folders beside it: give "):
+        open_source(tmp_path)
+    source = rows(open_source(tmp_path, None, kind="classes"))
+    assert source.classes == ("bus", "car", "train") and source.labels.tolist() == [0, 1, 2]
+    # with captions, or classes inside, it is a split
+    (tmp_path / "train" / "x.txt").write_text("red")
+    assert captions(open_source(tmp_path)) == [("red",)]
+    (tmp_path / "train" / "x.txt").rename(tmp_path / "x.md")
+    (tmp_path / "train" / "x.png").rename(tmp_path / "bus" / "y.png")
+    (tmp_path / "bus").rename(tmp_path / "train" / "bus")
+    assert rows(open_source(tmp_path)).classes == ("bus",)
+
+
 def test_the_whole_of_a_divided_set_is_refused(tmp_path: Path) -> None:
     """Its folders would be taken for classes."""
     for name in ("train/cat", "validation/cat"):

@@ -57,10 +57,10 @@ def test_where_nothing_is_held_out_the_way_out_is_said(form: str, tmp_path: Path
 
 
 def test_a_divided_set_has_no_whole(tmp_path: Path) -> None:
-    write(tmp_path / "train", 2, "folder")
+    write(tmp_path / "images" / "train", 2, "folder")
     write(tmp_path / "lines", 2, "jsonl")
     (tmp_path / "lines" / "set.jsonl").rename(tmp_path / "lines" / "train.jsonl")
-    for place in (tmp_path, tmp_path / "lines"):
+    for place in (tmp_path / "images", tmp_path / "lines"):
         assert open_source(place, None).description == open_source(place, "train").description
 
 

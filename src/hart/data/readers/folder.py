@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
@@ -65,9 +66,12 @@ def list_images(folder: Path) -> Iterator[FolderImage]:
         waiting += [(place / name, within, fault or text_fault(name)) for name in folders]
 
 
-def split_folder(path: Path, split: str) -> Path | None:
-    """The folder of a split; None for a set that is not divided. Raises `HartError` for a split that does not exist."""
-    found = split_folders(path, split)
+def split_folder(path: Path, split: str, *, classes: bool = False) -> Path | None:
+    """The folder of a split; None for a set that is not divided. Raises `HartError` for a split that does not exist.
+
+    classes: of class folders, see `class_or_split`.
+    """
+    found = split_folders(path, split, classes=classes)
     for name in split_names(split):
         if name in found:
             return found[name]
@@ -79,16 +83,28 @@ def split_folder(path: Path, split: str) -> Path | None:
     return None
 
 
-def split_folders(path: Path, split: str) -> dict[str, Path]:
+def split_folders(path: Path, split: str, *, classes: bool = False) -> dict[str, Path]:
     """The folders of train, val and `split` in a set, whatever they are called, by name in lower case.
 
-    Train or VAL are splits where there are two of them; one alone may be a class.
+    Train or VAL are splits where there are two of them; one alone may be a class. classes: as for `split_folder`.
     """
     names = [name for other in (*SPLIT_NAMES, split) for name in split_names(other)]
     found = {name: path / name for name in names if (path / name).is_dir()}
     spelled = [(name, path / each) for name in names for each in (name.capitalize(), name.upper())]
     others = {} if found else {name: folder for name, folder in spelled if folder.is_dir()}
-    return others if len(others) > 1 else found
+    return others if len(others) > 1 else {} if classes and class_or_split(path, found) else found
+
+
+def class_or_split(path: Path, found: Mapping[str, Path]) -> bool:
+    """Whether a lone split folder may as well be a class: it and others beside it hold nothing but images."""
+
+    def is_plain(folder: Path) -> bool:
+        suffixes = {_parts(name)[1] for name, is_folder in list_folder(folder).items() if not is_folder}
+        return not suffixes.isdisjoint(SUFFIXES) and suffixes.isdisjoint(NOTE_SUFFIXES)
+
+    known = {"test", *found, *itertools.chain.from_iterable(SPLIT_NAMES.values())}
+    beside = (name for name, is_folder in list_folder(path).items() if is_folder and name.lower() not in known)
+    return len(found) == 1 and all(map(is_plain, found.values())) and any(is_plain(path / name) for name in beside)
 
 
 class FolderReader(Source):
@@ -99,7 +115,7 @@ class FolderReader(Source):
 
     def __init__(self, path: Path, split: str, classes: tuple[str, ...] = ()) -> None:
         self.remark = f" of {counted(len(classes), 'class')}" if classes else ""
-        inside = split_folder(path, split)
+        inside = split_folder(path, split, classes=bool(classes))
         self.root = inside or path
         self._files = list(list_images(self.root))
         if inside is None:
@@ -147,7 +163,7 @@ class ClassFolderReader(FolderReader):
 
     def __init__(self, path: Path, split: str) -> None:
         roots: Sequence[Path] = [path]
-        if split_folder(path, split) is not None:
+        if split_folder(path, split, classes=True) is not None:
             roots = sorted(split_folders(path, split).values())
         folders = ((root, name) for root in roots for name, is_folder in list_folder(root).items() if is_folder)
         classes = sorted({name for root, name in folders if _is_class(root / name, root)})
