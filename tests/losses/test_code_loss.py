@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.losses import code_loss
-from hart.losses.code_loss import CodeLoss, code_losses, sampled_codes, searched_codes
+from hart.losses.code_loss import CodeLoss, code_losses, sampled_codes
 from hart.training.dry_run import LiveBytes
 from helpers import random_tensor
 
@@ -104,43 +103,21 @@ def test_no_logits_of_all_tokens_ever_exist(monkeypatch: pytest.MonkeyPatch) -> 
     assert peak(True) < tokens * codes * 4 < peak(False) / 2
 
 
-WAYS = pytest.mark.parametrize("sampling", [sampled_codes, searched_codes], ids=["by order", "by search"])
-Sampling = Callable[[Tensor, Tensor], Tensor]
-
-
-@WAYS
-def test_codes_are_sampled_from_the_best_ones_by_their_probability(
-    sampling: Sampling, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_codes_are_sampled_from_the_best_ones_by_their_probability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code_loss, "SAMPLED_TOP_K", 4)
     probability = torch.tensor([0.02, 0.5, 0.03, 0.25, 0.15, 0.05])
     # of the four best, 0.95 in all, the first three reach 0.9
     monkeypatch.setattr(code_loss, "SAMPLED_TOP_P", 0.9)
     count = 9000
-    codes = sampling(probability.log().expand(count, -1), torch.arange(count) / count)
+    codes = sampled_codes(probability.log().expand(count, -1), torch.arange(count) / count)
     shares = codes.bincount(minlength=6) / count
     torch.testing.assert_close(shares, torch.tensor([0, 0.5, 0, 0.25, 0.15, 0]) / 0.9, atol=1e-3, rtol=0)
-    assert sampling(probability.log()[None], torch.tensor([1 - 2**-24])).item() == 4, "the last one"
+    assert sampled_codes(probability.log()[None], torch.tensor([1 - 2**-24])).item() == 4, "the last one"
 
 
-@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0, 30.0], ids=["flat", "wide", "narrow", "nearly one code"])
-def test_a_search_samples_as_an_order_does(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_loss, "SAMPLED_TOP_K", 60)
-    rows, codes, count = 3, 200, 4000
-    logits = spread * random_tensor(rows, codes).repeat_interleave(count, dim=0)
-    uniform = (torch.arange(count) / count).repeat(rows)
-    by_order, by_search = (
-        torch.stack([drawn.bincount(minlength=codes) for drawn in sampling(logits, uniform).split(count)]) / count
-        for sampling in (sampled_codes, searched_codes)
-    )
-    assert torch.equal(by_order > 0, by_search > 0)
-    torch.testing.assert_close(by_search, by_order, atol=1e-3, rtol=0)
-
-
-@WAYS
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_logits_that_are_no_numbers_give_some_code(sampling: Sampling, number: float) -> None:
+def test_logits_that_are_no_numbers_give_some_code(number: float) -> None:
     """The loss says later that they are not finite."""
-    codes = sampling(torch.full((3, CODES), number), torch.tensor([0.0, 0.5, 0.9]))
+    codes = sampled_codes(torch.full((3, CODES), number), torch.tensor([0.0, 0.5, 0.9]))
     assert codes.amin() >= 0
     assert codes.amax() < CODES

@@ -121,13 +121,13 @@ def test_steps_lower_a_loss(kind: str) -> None:
 
 
 def test_the_rate_warms_up_and_decays() -> None:
-    rates = [learning_rate(step, 100, CONFIG) for step in range(101)]
+    rates = [learning_rate(step, 101, CONFIG) for step in range(101)]
     assert rates[0] == pytest.approx(1e-3)
     assert rates[9] == pytest.approx(1e-2)
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[55] == pytest.approx(1e-2 * (0.05 + 0.95 / 2))
-    assert rates[100] == pytest.approx(1e-2 * 0.05)
+    assert rates[100] == pytest.approx(1e-2 * 0.05), "the last step"
     constant = CONFIG.replace(schedule="constant")
     assert {learning_rate(step, 100, constant) for step in range(10, 100)} == {1e-2}
 
@@ -135,7 +135,7 @@ def test_the_rate_warms_up_and_decays() -> None:
 def test_the_linear_schedule_is_var_s() -> None:
     """Held for a twentieth of what follows the warm-up, then a straight line to the final fraction."""
     config = OptimizerConfig(learning_rate=1.0, warmup_steps=10, schedule="linear", final_fraction=0.1)
-    rates = [learning_rate(step, 110, config) for step in range(111)]
+    rates = [learning_rate(step, 111, config) for step in range(111)]
     assert rates[9] == 1.0
     assert rates[10:16] == pytest.approx([1.0] * 6)
     falls = [before - after for before, after in pairwise(rates[15:])]

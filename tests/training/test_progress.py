@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 
 from hart.training.progress import Means, Speed, Work
@@ -17,6 +19,14 @@ def test_speed_follows_the_clock() -> None:
     assert report.mfu == pytest.approx(2 * 6e6 / 24e6)
     assert report.tokens_per_second == 2 * 7
     assert report.figures == {"loss": 1.0}
+
+
+def test_slow_steps_count_as_long_as_they_take() -> None:
+    """A mean of the steps' rates, as of 10 and 0.5 steps per second here, would be five times too high."""
+    times = accumulate([0.0, *[0.1, 1.9] * 20])
+    speed = Speed(TRAINER, None, peak=1.0, clock=lambda: next(times))
+    reports = [speed.step(i, {}) for i in range(1, 41)]
+    assert reports[-1].images_per_second == pytest.approx(TRAINER.batch_size)
 
 
 def test_averages_count_only_the_steps_that_report() -> None:

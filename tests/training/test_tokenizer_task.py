@@ -93,16 +93,18 @@ def test_the_discriminator_is_heard_from_its_start_step_on(tmp_path: Path) -> No
     assert len(moved) >= len(before) - 1, "the bias of the last layer may rest: the halves of the hinge cancel there"
 
 
-def test_parts_of_a_batch_have_the_adaptive_weight_of_the_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("corrupted", [False, True])
+def test_parts_of_a_batch_have_the_adaptive_weight_of_the_whole(tmp_path: Path, start: str, corrupted: bool) -> None:
+    faults = {"init_from": start, "decoder_only": True, "code_corruption": 0.5, "residual_corruption": 0.5}
     weights, heard = [], []
     for parts in (1, 2):
         gentle = RECIPE.optimizer.replace(learning_rate=1e-5, warmup_steps=0)
         trainer = RECIPE.trainer.replace(log_every=1, steps=2, accumulate=parts, activation_checkpointing=parts == 2)
-        recipe = ADVERSARIAL.replace(trainer=trainer, optimizer=gentle)
+        recipe = ADVERSARIAL.replace(trainer=trainer, optimizer=gentle, **faults if corrupted else {})
         task = TokenizerTask(recipe, captioned_images())
         Trainer(task, recipe, tmp_path / str(parts)).run()
         weights.append(task.module.state_dict())
-        heard.append(log_lines(tmp_path / str(parts))[-1]["adaptive_weight"])
+        heard.append(log_lines(tmp_path / str(parts))[-1])
     assert heard[0] == pytest.approx(heard[1], rel=1e-4)
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0)
@@ -227,10 +229,7 @@ def test_a_decoder_learns_from_wrong_codes_of_discrete_latents_alone(start: str)
 
     def latent(given: TokenizerRecipe) -> Tensor:
         task = TokenizerTask(given, captioned_images())
-        batch = task.batch(microbatch)
-        return task.module.training_pass(
-            batch.image, discrete=batch.discrete, code_corruption=batch.code_corruption
-        ).latent
+        return task._training_pass(task.batch(microbatch)).latent
 
     right = latent(recipe.replace(code_corruption=0.0))
     assert not torch.equal(latent(recipe), right)

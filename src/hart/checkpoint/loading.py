@@ -119,7 +119,7 @@ def _ordinary(layer: QuantizedLinear, dtype: torch.dtype) -> nn.Module:
 def load_config(name: AnyPath) -> HartConfig:
     """The configuration of a model, of the preset `name`, or of the JSON file `name`.
 
-    The published layouts store no whole configuration: their weights are read for it. Raises `HartError`.
+    The published layouts store no whole configuration: the sizes of their weights complete it. Raises `HartError`.
     """
     if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]()
@@ -128,7 +128,7 @@ def load_config(name: AnyPath) -> HartConfig:
         return HartConfig.load(path)
     folder = resolve_model(name, or_sizes=True)
     layout = layout_of(folder)
-    return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout)[0]
+    return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout, mapped=True)[0]
 
 
 def save_model(
@@ -171,7 +171,7 @@ def load_tokenizer(name: AnyPath) -> HybridTokenizer:
 
 
 def tokenizer_config(name: AnyPath) -> TokenizerConfig:
-    """The configuration of what `load_tokenizer` opens; weights are read only in layouts that store none."""
+    """The configuration of what `load_tokenizer` opens."""
     folder, is_stored_apart = _with_tokenizer(name)
     if not is_stored_apart:
         return load_config(folder).tokenizer
@@ -243,17 +243,18 @@ Published = tuple[HartConfig, tuple[PublishedWeights, PublishedWeights]]
 """A configuration, and the weights of tokenizer and model."""
 
 
-def _published(folder: Path, layout: Literal["hart", "var"]) -> Published:
-    return _hart_layout(folder) if layout == "hart" else _var_layout(folder)
+def _published(folder: Path, layout: Literal["hart", "var"], *, mapped: bool = False) -> Published:
+    """mapped: of the weights only sizes are asked, and they are not read."""
+    return (_hart_layout if layout == "hart" else _var_layout)(folder, mapped)
 
 
-def _hart_layout(folder: Path) -> Published:
+def _hart_layout(folder: Path, mapped: bool) -> Published:
     tokenizer_folder, llm = folder / "tokenizer", folder / "llm"
     tokenizer_config = hart_tokenizer_config(
         read_json(tokenizer_folder / CONFIG_FILE), str(tokenizer_folder / CONFIG_FILE)
     )
-    published_tokenizer, tokenizer_source = _read_weights(tokenizer_folder)
-    published, source = _read_weights(llm)
+    published_tokenizer, tokenizer_source = _read_weights(tokenizer_folder, mapped)
+    published, source = _read_weights(llm, mapped)
     transformer, diffusion = hart_transformer_config(
         read_json(llm / CONFIG_FILE), published, tokenizer_config, str(llm / CONFIG_FILE)
     )
@@ -271,9 +272,9 @@ def _hart_layout(folder: Path) -> Published:
     return config, (ours, renamed(published, TRANSFORMER_NAMES, source))
 
 
-def _var_layout(folder: Path) -> Published:
+def _var_layout(folder: Path, mapped: bool) -> Published:
     vae, var = _only(folder, "vae*.pth"), _only(folder, "var*.pth")
-    published_tokenizer, published = read_pickle(vae), read_pickle(var)
+    published_tokenizer, published = (read_pickle(file, mapped=mapped) for file in (vae, var))
     case = folder / "case.json"
     scales = read_json(case).get("patch_nums") if os.path.lexists(case) else None
     tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, (str(vae), str(var)))
@@ -289,14 +290,14 @@ def _only(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def _read_weights(folder: Path) -> tuple[dict[str, Tensor], str]:
+def _read_weights(folder: Path, mapped: bool) -> tuple[dict[str, Tensor], str]:
     """The tensors of a published folder and their source: averaged weights, else safetensors, else .bin."""
     for pattern in WEIGHT_FILES:
         files = _shards(folder, pattern)
         if files:
             state: dict[str, Tensor] = {}
             for file in files:
-                tensors = read_tensors(file)
+                tensors = read_tensors(file, mapped=mapped)
                 if twice := sorted(tensors.keys() & state.keys()):
                     raise CheckpointError(f"{file}: {twice[0]} is also in another file of {folder}")
                 state |= tensors

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -87,10 +88,10 @@ def write_safetensors(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
     atomic_write(user_path(path), write)
 
 
-def read_safetensors(path: AnyPath) -> dict[str, Tensor]:
+def read_safetensors(path: AnyPath, *, mapped: bool = False) -> dict[str, Tensor]:
     """All tensors of a file. Raises `FileError` if it is absent, `CheckpointError` if it is truncated or of another
-    format."""
-    with _opened(user_path(path)) as file:
+    format. mapped: as views of the file, for who asks for their sizes."""
+    with _opened(user_path(path), mapped=mapped) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
@@ -115,9 +116,9 @@ def _opened(path: Path, *, mapped: bool = False) -> Iterator[Any]:
         ) from None
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, or of PyTorch's own. Raises as `read_safetensors`."""
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+def read_tensors(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, or of PyTorch's own; as `read_safetensors`."""
+    return (read_safetensors if path.suffix == ".safetensors" else read_pickle)(path, mapped=mapped)
 
 
 RENAMED_TENSORS = {
@@ -285,14 +286,14 @@ ADVICE = "ask for the weights as safetensors, or save a dictionary that holds te
 FOREIGN = re.compile(r"GLOBAL (\S+)|Unsupported class (\S+)|build instruction for (\S+)")
 
 
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name. Code in it is refused, not run (`weights_only`). Raises as
-    `read_safetensors`."""
+def read_pickle(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
+    """The tensors of a file by name, as `read_safetensors`. Code in it is refused, not run (`weights_only`)."""
     require_regular(path)
+    mapped = mapped and zipfile.is_zipfile(path)  # older files cannot be
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats that are refused below
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # damaged files make the unpickler fail in many ways
         if is_out_of_memory(error):
             raise

@@ -8,7 +8,6 @@ Shapes: N tokens, n of a chunk, C width, V codes.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,8 +23,6 @@ CHUNK = {"cpu": 2**21, "cuda": 2**26}
 """Logits of a chunk: a CPU's fit its cache, 8 MB; a GPU's keep it busy, 256 MB."""
 # The codes that condition the diffusion are sampled from the model's own distribution, cut to these.
 SAMPLED_TOP_K, SAMPLED_TOP_P = 600, 0.96
-LOGIT_RANGE, RESOLUTION = 16.0, 2.0**-12
-"""Of the search for that cut: all codes so far below the likeliest have together less than 1e-3 of the probability."""
 
 
 class CodeLoss(nn.Module):
@@ -37,16 +34,12 @@ class CodeLoss(nn.Module):
         self.cluster_weight = cluster_weight
         self.clusters = clusters
 
-    def forward(
-        self, logits: Tensor, targets: Tensor, weights: Tensor, uniform: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor]:
+    def forward(self, logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Of n tokens: cross entropy; minus the log of the probability of all codes in the target's cluster; whether no
-        code is more likely than the target; a sampled code, if `uniform` is given, see `sampled_codes`; and the
-        gradient (n, V) of the sum of all losses in the logits' type.
+        code is more likely than the target; and the gradient (n, V) of the sum of all losses in the logits' type.
 
         logits: (n, V), computed with in float32. targets: (n,). weights: (n,) of each token's loss in the sum.
         """
-        codes = None if uniform is None else sampled_codes(logits, uniform)
         logits, dtype = logits.float(), logits.dtype
         targets, weights = targets.unsqueeze(1), weights.unsqueeze(1)
         largest = logits.amax(dim=1, keepdim=True)
@@ -69,7 +62,7 @@ class CodeLoss(nn.Module):
         is_target = torch.arange(logits.shape[1], device=logits.device) == targets
         gradient = (gradient - is_target.to(gradient.dtype)) * weights
         cluster_entropy = None if cluster_entropy is None else cluster_entropy.squeeze(1)
-        return entropy.squeeze(1), cluster_entropy, (wanted >= largest).squeeze(1), codes, gradient.to(dtype)
+        return entropy.squeeze(1), cluster_entropy, (wanted >= largest).squeeze(1), gradient.to(dtype)
 
 
 @dataclass(frozen=True)
@@ -105,46 +98,7 @@ def sampled_codes(logits: Tensor, uniform: Tensor) -> Tensor:
 
     uniform: (n,) in [0, 1).
     """
-    if torch.compiler.is_compiling():
-        # in a fused loop over each row a search takes a quarter of the time of an order, without one six times as long
-        return searched_codes(logits, uniform)
     return sample(filtered(logits.float(), SAMPLED_TOP_K, SAMPLED_TOP_P), uniform)
-
-
-def searched_codes(logits: Tensor, uniform: Tensor) -> Tensor:
-    """As `sampled_codes`, without an order: up to codes at the edge whose logits differ by less than `RESOLUTION`."""
-    logits = logits.float()
-    logits = logits - logits.amax(dim=1, keepdim=True)
-    probability = logits.exp()
-    halvings = round(math.log2(LOGIT_RANGE / RESOLUTION))
-    lowest = torch.full_like(logits[:, :1], -LOGIT_RANGE)
-    best = _threshold(logits, torch.ones_like(logits), SAMPLED_TOP_K, lowest, LOGIT_RANGE, halvings)
-    wanted = SAMPLED_TOP_P * torch.where(logits >= best, probability, 0.0).sum(dim=1, keepdim=True)
-    least = _threshold(logits, probability, wanted, lowest, LOGIT_RANGE, halvings)
-    nucleus = torch.where(logits >= least, probability, 0.0)
-    places = torch.arange(logits.shape[1], device=logits.device, dtype=torch.float32)
-    # from the far end: 1 - uniform is above 0, so that a code without probability is never found
-    wanted = (1 - uniform).unsqueeze(1) * nucleus.sum(dim=1, keepdim=True)
-    last = logits.shape[1] - 1
-    halvings = last.bit_length()
-    place = _threshold(places, nucleus, wanted, torch.zeros_like(lowest), 2.0**halvings, halvings)
-    # beyond the last code where logits are no numbers, which the loss says
-    return place.squeeze(1).long().clamp(max=last)
-
-
-def _threshold(
-    keys: Tensor, weights: Tensor, wanted: Tensor | float, lowest: Tensor, span: float, halvings: int
-) -> Tensor:
-    """The highest threshold (n, 1) at which the keys at or above it have the wanted weight, by halving an interval.
-
-    keys: (n, V) or (V,). weights: (n, V). wanted: (n, 1). lowest: (n, 1), the interval's start. span: its width.
-    """
-    for _ in range(halvings):
-        span /= 2
-        middle = lowest + span
-        enough = torch.where(keys >= middle, weights, 0.0).sum(dim=1, keepdim=True) >= wanted
-        lowest = torch.where(enough, middle, lowest)
-    return lowest
 
 
 class _ChunkedHead(torch.autograd.Function):
@@ -169,8 +123,8 @@ class _ChunkedHead(torch.autograd.Function):
         kept = []
         for part in _chunks(x.shape[0], weight.shape[0], x.device):
             logits = F.linear(narrow[part], narrow_weight, narrow_bias)
-            *found, gradient = loss(logits, targets[part], weights[part], None if uniform is None else uniform[part])
-            kept.append(found)
+            *found, gradient = loss(logits, targets[part], weights[part])
+            kept.append((*found, None if uniform is None else sampled_codes(logits, uniform[part])))
             if x_gradient is not None:
                 torch.mm(gradient, narrow_weight, out=x_gradient[part])
             if weight_gradient is not None:

@@ -83,7 +83,7 @@ class RehearsedTokenizer(TokenizerStage):
         noise = torch.rand(microbatch.batch_size, 3, size, size, generator=microbatch.generator("rehearsal"))
         image = microbatch.mine(2 * noise - 1).to(self.device).contiguous(memory_format=convolution_layout(self.device))
         return TokenizerBatch(
-            microbatch.step, image, self.recipe.tokenizer.schedule, discrete=self.recipe.discrete_probability == 1
+            microbatch, image, self.recipe.tokenizer.schedule, discrete=self.recipe.discrete_probability == 1
         )
 
     def save(self, folder: Path, module: nn.Module) -> None: ...

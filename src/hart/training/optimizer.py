@@ -220,12 +220,12 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptim
 
 
 def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """The rate of `step` (0-based): linear warm-up, then `config.schedule` down to `final_fraction`."""
+    """The rate of `step` (0-based): linear warm-up, then `config.schedule`, `final_fraction` in the last step."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
-    progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
+    progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - 1 - config.warmup_steps))
     left = _half_cosine(progress) if config.schedule == "cosine" else min(1.0, (1 - progress) / (1 - LINEAR_HOLD))
     return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * left)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from hart.errors import HartError
 from hart.inference.cost import tokenizer_training_macs, transformer_training_macs
 from hart.losses.transformer_loss import MEAN_KEPT_SHARE, kept_tokens
 from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
+
+RECENT = 20
+"""Steps over which speed is measured."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class StepReport:
 
 
 class Speed:
-    """Images per second, smoothed over about the last twenty steps."""
+    """Images per second over the last `RECENT` steps, with what came between them: samples and checkpoints."""
 
     def __init__(self, config: TrainerConfig, work: Work | None, peak: float, clock: Callable[[], float]) -> None:
         """work: of an image; None if unknown. peak: operations per second of all devices."""
@@ -144,17 +148,13 @@ class Speed:
         self.work = work
         self.peak = peak
         self.clock = clock
-        self.rate = 0.0
-        self._steps = 0
-        self._last = clock()
+        self._ends = deque([clock()], maxlen=RECENT + 1)
 
     def step(self, done: int, figures: Mapping[str, float]) -> StepReport:
         """Count a step that has just ended, the one numbered `done` from 1."""
-        now = self.clock()
-        rate = self.config.batch_size / max(now - self._last, 1e-9)
-        self._last = now
-        self._steps += 1
-        self.rate += (rate - self.rate) / min(self._steps, 20)
-        tokens = None if self.work is None else self.rate * self.work.tokens
-        mfu = None if self.work is None else self.rate * self.work.flops / self.peak
-        return StepReport(done, self.rate, tokens, mfu, figures)
+        self._ends.append(self.clock())
+        images = self.config.batch_size * (len(self._ends) - 1)
+        rate = images / max(self._ends[-1] - self._ends[0], 1e-9)
+        tokens = None if self.work is None else rate * self.work.tokens
+        mfu = None if self.work is None else rate * self.work.flops / self.peak
+        return StepReport(done, rate, tokens, mfu, figures)

@@ -76,17 +76,14 @@ class TokenizerBatch:
     """Images (B, 3, H, W) in [-1, 1], which of the two latents the step decodes, and what the modules leave in it.
 
     schedule: of the images.
-    code_corruption, residual_corruption: corrupt what is decoded, anew in each pass; None leaves it as it is.
     adversarial: the adversarial term of the tokenizer's loss; None before its start step, and without one.
     reconstruction: (B, 3, H, W) without gradient, which the discriminator's loss compares with the images.
     """
 
-    step: int
+    microbatch: Microbatch
     image: Tensor
     schedule: ScaleSchedule
     discrete: bool
-    code_corruption: CodeCorruption | None = None
-    residual_corruption: ResidualCorruption | None = None
     adversarial: AdversarialTerm | None = None
     reconstruction: Tensor | None = None
 
@@ -147,7 +144,7 @@ class TokenizerStage(Task):
         graph for the last layer alone.
         """
         adversarial = self.recipe.adversarial
-        if adversarial is None or batches[0].step < adversarial.start_step:
+        if adversarial is None or batches[0].microbatch.step < adversarial.start_step:
             return
         assert self.discriminator is not None
         last_layer = self.module.decoder.conv_out.weight
@@ -173,12 +170,21 @@ class TokenizerStage(Task):
         return last_layer_gradients(loss, adversarial, decoder.conv_out.weight)
 
     def _training_pass(self, batch: TokenizerBatch) -> TrainingPass:
+        """With the wrong codes and residual tokens that the recipe asks for, the same ones in each call."""
+        recipe, microbatch = self.recipe, batch.microbatch
+        code_corruption = residual_corruption = None
+        if recipe.residual_corruption and not batch.discrete:
+            largest, generator = microbatch.same(recipe.residual_corruption), microbatch.generator("residual mistakes")
+            residual_corruption = ResidualCorruption(largest, generator, microbatch.rows)
+        if recipe.code_corruption and (batch.discrete or residual_corruption is not None):
+            largest, generator = microbatch.same(recipe.code_corruption), microbatch.generator("mistakes")
+            code_corruption = CodeCorruption(largest, generator, microbatch.rows)
         return self.module.training_pass(
             batch.image,
             discrete=batch.discrete,
             schedule=batch.schedule,
-            code_corruption=batch.code_corruption,
-            residual_corruption=batch.residual_corruption,
+            code_corruption=code_corruption,
+            residual_corruption=residual_corruption,
         )
 
     def loss(self, name: str, batch: TokenizerBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -248,17 +254,10 @@ class TokenizerTask(TokenizerStage):
     def batch(self, microbatch: Microbatch) -> TokenizerBatch:
         image = self.images.images(microbatch, self.device)
         coin = torch.rand((), generator=microbatch.generator("which latent"))
-        discrete = bool(coin < self.recipe.discrete_probability)
-        code_corruption = residual_corruption = None
-        if self.recipe.residual_corruption and not discrete:
-            largest = microbatch.same(self.recipe.residual_corruption)
-            generator = microbatch.generator("residual mistakes")
-            residual_corruption = ResidualCorruption(largest, generator, microbatch.rows)
-        if self.recipe.code_corruption and (discrete or residual_corruption is not None):
-            largest = microbatch.same(self.recipe.code_corruption)
-            code_corruption = CodeCorruption(largest, microbatch.generator("mistakes"), microbatch.rows)
-        image, schedule = image.contiguous(memory_format=convolution_layout(self.device)), self._schedule(image)
-        return TokenizerBatch(microbatch.step, image, schedule, discrete, code_corruption, residual_corruption)
+        image = image.contiguous(memory_format=convolution_layout(self.device))
+        return TokenizerBatch(
+            microbatch, image, self._schedule(image), discrete=bool(coin < self.recipe.discrete_probability)
+        )
 
     def _schedule(self, image: Tensor) -> ScaleSchedule:
         return schedule_of_size(self.recipe.tokenizer, (image.shape[3], image.shape[2]))

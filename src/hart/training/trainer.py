@@ -154,12 +154,13 @@ class Trainer:
             assert batches is not None
             self._pending.append(self.stepper.step(self.step, batches))
             self.step += 1
-            self._read_figures()
+            last = self.step == config.steps
+            logged = last or self.step % config.log_every == 0
+            self._read_figures(wait=logged)
             report = speed.step(self.step, self.latest)
             if self.distributed.main and self.on_step is not None:
                 self.on_step(report)
-            last = self.step == config.steps
-            if last or self.step % config.log_every == 0:
+            if logged:
                 self._log(log, report)
             if config.sample_every and (last or self.step % config.sample_every == 0):
                 self._sample(log)
@@ -186,7 +187,6 @@ class Trainer:
             self.means.add(self.latest)
 
     def _log(self, log: RunLog | None, report: StepReport) -> None:
-        self._read_figures(wait=True)
         figures = self.means.take() | {"images_per_second": report.images_per_second}
         if report.mfu is not None and report.tokens_per_second is not None:
             figures |= {"tokens_per_second": report.tokens_per_second, "mfu": report.mfu}
