@@ -14,6 +14,7 @@ from PIL import Image
 from hart import HartError, HartOutput, HartPipeline
 from hart.config import MAX_SEED
 from hart.errors import PromptWarning
+from hart.generation.arguments import checked_prompt
 from hart.types import ClassContext, TextContext
 from helpers import CHANNELS, CLASSES, TEXT_TOKENS, TEXT_WIDTH
 
@@ -192,3 +193,9 @@ def test_parts_are_ordinary_tensors_however_they_were_loaded(text_model: Path) -
     for module in (pipe.hart, pipe.tokenizer, pipe.text_encoder):
         assert not any(parameter.is_inference() for parameter in module.parameters())  # type: ignore[union-attr]
         module.load_state_dict(module.state_dict())  # type: ignore[union-attr]
+
+
+def test_a_locale_in_which_prompts_are_no_utf_8_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(HartError, match=r"in a locale that is, such as LC_ALL=C.UTF-8 \(this one is ascii\)"):
+        checked_prompt("caf\udcc3\udca9", None, called="prompt 1")

@@ -72,7 +72,8 @@ def generate(
     ] = False,
 ) -> None:
     """Generate images and print their paths. Settings that are not given are the model's own."""
-    require_output(options.out, single=prompts_file is None and not grid)
+    if grid or prompts_file is not None:
+        require_output(options.out, single=False)
     if not options.prompts and prompts_file is None and like is None:
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
     if (workers is not None or ray) and prompts_file is None:
@@ -334,10 +335,10 @@ def check_size(
     note_size(pipe, schedule)
 
 
-def note_size(pipe: HartPipeline, schedule: ScaleSchedule) -> None:
-    """A note where the model was not trained at the size of this schedule."""
+def note_size(pipe: HartPipeline, schedule: ScaleSchedule, *, of_image: bool = False) -> None:
+    """A note where the model was not trained at the size of this schedule. of_image: see `untrained_remark`."""
     size = size_of_schedule(pipe.config, schedule)
-    if (remark := untrained_remark(size, trained_sizes(pipe.config))) is not None:
+    if (remark := untrained_remark(size, trained_sizes(pipe.config), of_image=of_image)) is not None:
         note(remark)
 
 

@@ -121,14 +121,18 @@ class NextScaleGenerator:
         context: of B images. null_context: what guidance steers away from, by default the null context of each.
         second: second prompts of some of them.
         """
-        rest, prefix, last = self, self._prefix(context, null_context, second), len(self.schedule) - 1
+        # also where the caller is in autocast, as when a pipeline takes its types to be the program's
+        own_types = torch.autocast(self.codebook.device.type, enabled=False)
+        with own_types:
+            rest, prefix, last = self, self._prefix(context, null_context, second), len(self.schedule) - 1
         unguided = first_unguided(len(self.schedule), self.settings.unguided_scales)
         shape = (len(context), self.codebook.shape[1], *self.schedule.final)
         total = self.codebook.new_zeros(shape, dtype=torch.float32)
         for k in range(len(self.schedule)):
             if k == unguided and prefix.guided:
                 prefix = prefix.unguided(len(total))
-            total, steps = rest._scale(k, total, prefix)
+            with own_types:
+                total, steps = rest._scale(k, total, prefix)
             rows = yield ScaleState(k, len(self.schedule), total, steps)
             if rows is not None and k < last and list(rows) != list(range(len(total))):
                 _check_rows(rows, len(total))
