@@ -63,6 +63,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # see the middleware
         telemetry={"tracing": False, "metrics": False, "logs": False},  # nobody asked for it
     )
     app.state.server = server
@@ -110,7 +111,6 @@ def _add_images(app: APIRouter, server: Server) -> None:
 
 
 def _add_facts(app: APIRouter, server: Server) -> None:
-    @app.get("/v1/models/", include_in_schema=False)  # or it would be a model without a name
     @app.get("/v1/models", responses=STATUS)
     async def models() -> dict[str, Any]:
         """The served models, the default first; of opened ones what they generate."""

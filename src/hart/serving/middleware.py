@@ -57,8 +57,10 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         status, began, method = 0, time.perf_counter(), scope["method"]
+        # a slash at the end says nothing: a redirect would name an address without what a proxy has left out of it
+        scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         if method == "HEAD":  # GET without the body; some probes ask so
-            scope = {**scope, "method": "GET"}
+            scope["method"] = "GET"
 
         async def noting(message: Message) -> None:
             nonlocal status
