@@ -127,6 +127,8 @@ def test_parts_of_a_batch_give_what_the_whole_gives(tmp_path: Path) -> None:
     ("environment", "change", "message"),
     [
         ({}, {"distributed": "fsdp2"}, "only one was started: torchrun"),
+        ({}, {"accumulate": 3}, "batch_size 4 / accumulate 3 cannot be shared evenly by 1 process: change one"),
+        ({}, {"device": "tpu"}, "unknown device 'tpu': choose cpu, cuda, cuda:<number> or mps"),
         ({"WORLD_SIZE": "2"}, {"distributed": "none"}, 'several processes were launched: set it to "auto"'),
         ({"WORLD_SIZE": "2"}, {"device": "cuda:1"}, "each process takes its own GPU"),
         ({"WORLD_SIZE": "x"}, {}, "WORLD_SIZE is 'x', not a number up to .*: start several processes with torchrun"),

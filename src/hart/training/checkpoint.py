@@ -302,20 +302,15 @@ def table(value: Any, what: str, keys: set[str] | None = None) -> dict[Any, Any]
     return value
 
 
-def require_tensor(value: Any, shape: torch.Size, dtype: torch.dtype, what: str) -> Tensor:
-    """`value`, which must be a plain tensor of a shape and type with finite values. Raises `DamagedError`."""
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-        raise DamagedError(f"{what} is not a plain tensor")
-    if value.shape != shape or value.dtype != dtype:
-        theirs, ours = f"{value.dtype} {tuple(value.shape)}", f"{dtype} {tuple(shape)}"
-        raise DamagedError(f"{what} is {theirs} instead of {ours}".replace("torch.", ""))
-    if not bool(value.isfinite().all()):
-        raise DamagedError(f"{what} is not finite")
-    return value
-
-
 def require_tensors(saved: Any, expected: Mapping[str, Tensor], what: str) -> None:
-    """Raise `UnreadableError` unless `saved` has tensors of these names, shapes and types, all finite."""
+    """Raise `UnreadableError` unless `saved` has plain tensors of these names, shapes and types, all finite."""
     values = table(saved, what, set(expected))
     for name, like in expected.items():
-        require_tensor(values[name], like.shape, like.dtype, f"{what}: {name}")
+        value = values[name]
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+            raise DamagedError(f"{what}: {name} is not a plain tensor")
+        if value.shape != like.shape or value.dtype != like.dtype:
+            theirs, ours = (f"{each.dtype} {tuple(each.shape)}".removeprefix("torch.") for each in (value, like))
+            raise DamagedError(f"{what}: {name} is {theirs} instead of {ours}")
+        if not bool(value.isfinite().all()):
+            raise DamagedError(f"{what}: {name} is not finite")

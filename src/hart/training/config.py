@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from hart.config import (
     Aspect,
@@ -49,12 +48,6 @@ MAIN_TABLES = ("transformer", "tokenizer")
 """Stages whose recipes have a table of their own name, and none of the names after it."""
 
 
-def _device(name: str) -> str:
-    known = re.fullmatch(r"cpu|mps|cuda(:\d+)?", name)
-    require(known is not None, f"must be cpu, cuda, cuda:<number> or mps, not {name!r}")
-    return name
-
-
 class OptimizerConfig(Config):
     """AdamW or Muon; the rate warms up linearly, then stays or falls to `final_fraction` of itself."""
 
@@ -91,7 +84,7 @@ class TrainerConfig(Config):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the forward pass in autocast: faster on GPUs and on processors with AMX or AVX-512 bf16, slower
     on others."""
-    device: Annotated[str, AfterValidator(_device)] = "cpu"
+    device: str = "cpu"
     """cpu, cuda or mps. Each of several processes takes the GPU of its own number."""
     distributed: Literal["auto", "none", "ddp", "fsdp2"] = "auto"
     """How several processes share the work. auto: as `accelerate launch` says, by default DDP."""
@@ -113,12 +106,6 @@ class TrainerConfig(Config):
     """Where figures and images go besides `metrics.jsonl`."""
     peak_tflops: Weight = 0.0
     """Peak of one device, for the share of it that the run uses (MFU); 0 measures it with a matrix product."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.batch_size % self.accumulate == 0,
-            f"batch_size {self.batch_size} cannot be divided into accumulate = {self.accumulate} equal microbatches",
-        )
 
 
 class ReadingConfig(Config):

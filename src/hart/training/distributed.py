@@ -78,11 +78,10 @@ class DistributedContext:
         # what processes tell each other every step goes from host to host, past the devices and their work
         over_devices = self.count > 1 and distributed.get_backend() != "gloo"
         self._hosts = distributed.new_group(backend="gloo") if over_devices else None
-        share = config.batch_size // config.accumulate
-        if share % self.count:
+        if config.batch_size % (config.accumulate * self.count):
             raise HartError(
                 f"trainer.batch_size {config.batch_size} / accumulate {config.accumulate} cannot be shared evenly by "
-                f"{self.count} processes: change one of them"
+                f"{counted(self.count, 'process')}: change one of them"
             )
 
     def _strategy(self, config: TrainerConfig) -> Literal["none", "ddp", "fsdp2"]:

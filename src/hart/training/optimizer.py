@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from hart.config import ConfigError
-from hart.training.checkpoint import DamagedError, OtherVersionError, require_tensor, table
+from hart.training.checkpoint import DamagedError, OtherVersionError, require_tensors, table
 from hart.training.config import OptimizerConfig
 from hart.training.distributed import shard_like
 
@@ -24,7 +24,7 @@ from hart.training.distributed import shard_like
 INNER_PARTS = frozenset({"blocks", "levels", "middle"})
 LINEAR_HOLD = 0.05
 """Share of the steps after the warm-up in which the linear schedule stays at the full rate, as in VAR's training."""
-STEP = "step"
+STEP, COUNT = "step", torch.zeros((), dtype=torch.float32, device="cpu")
 MUON_MOMENT = "momentum"
 NOT_NEGATIVE = frozenset({STEP, "exp_avg_sq"})
 # Quintic Newton-Schulz iteration: these coefficients bring all singular values close to 1 in five iterations.
@@ -146,15 +146,13 @@ class CombinedOptimizer:
         for i, optimizer in enumerate(self.optimizers):
             state = table(saved[str(i)], what, {"state", "param_groups"})["state"]
             parameters = _parameters(optimizer)
-            moments = set(KEPT[type(optimizer)])
             for number, entries in table(state, what).items():
                 if type(number) is not int or not 0 <= number < len(parameters):
                     raise DamagedError(f"{what} knows a parameter {number!r} of {len(parameters)}")
-                for name, value in table(entries, what, moments).items():
-                    like = parameters[number]
-                    shape = torch.Size() if name == STEP else like.shape
-                    require_tensor(value, shape, torch.float32 if name == STEP else like.dtype, f"{what}: {name}")
-                    if name in NOT_NEGATIVE and bool((value < 0).any()):
+                kept = {name: COUNT if name == STEP else parameters[number] for name in KEPT[type(optimizer)]}
+                require_tensors(entries, kept, what)
+                for name in NOT_NEGATIVE & kept.keys():
+                    if bool((entries[name] < 0).any()):
                         raise DamagedError(f"{what}: {name} is negative")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
