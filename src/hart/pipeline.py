@@ -203,11 +203,8 @@ class HartPipeline(Editing):
 
         Each prompt is encoded by itself, so that the others do not affect it.
         """
-        return Rows.cat(self._all_encoded(prompt))  # copies, which may be changed
-
-    @_in_own_types
-    def _all_encoded(self, prompt: Prompt | Iterable[Prompt]) -> list[Context]:
-        return [self._encoded(one) for one in checked_prompts(prompt, self.num_classes)]
+        # copies, which may be changed
+        return Rows.cat(self._encoded(one) for one in checked_prompts(prompt, self.num_classes))
 
     @_in_own_types
     def generate(
@@ -296,6 +293,7 @@ class HartPipeline(Editing):
                 if stopped:
                     return
 
+    @_in_own_types
     def _encoded(self, prompt: Prompt) -> Context:
         if isinstance(prompt, str):
             with self._working_text_encoder() as encoder:

@@ -164,7 +164,12 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
     }
     if given.model is None:
         if not (settings.random_weights or local_folder(record.model)):
-            _require_hub_id(record.model)
+            from hart.hub import is_hub_id
+
+            if not is_hub_id(record.model):
+                raise HartError(
+                    f"--like: the image was made by {record.model}, where no model is any more: give it with --model"
+                )
         recorded |= {"model": record.model, "random_weights": settings.random_weights}
         if given.aspect is None:
             recorded["size"] = settings.size
@@ -172,13 +177,6 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
             recorded |= {"lora": tuple(map(Path, settings.loras)), "lora_scale": settings.lora_scale}
     kept = {name: value for name, value in recorded.items() if getattr(given, name) == getattr(NOTHING, name)}
     return given.replace(**kept | changes), settings.batch.row if settings.batch and "prompts" in changes else None
-
-
-def _require_hub_id(model: str) -> None:
-    from hart.hub import is_hub_id
-
-    if not is_hub_id(model):
-        raise HartError(f"--like: the image was made by {model}, where no model is any more: give it with --model")
 
 
 def open_model(options: ImageOptions) -> HartPipeline:
@@ -227,8 +225,8 @@ def prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
 
 
 def negative_for(pipe: HartPipeline, options: ImageOptions) -> list[str | int] | None:
-    """The negative prompt of the options, as a call takes it."""
-    return None if options.negative_prompt is None else prompts_for(pipe, [options.negative_prompt])
+    """The negative prompt of the options, as a call takes it: an empty one is none, of a class model too."""
+    return prompts_for(pipe, [options.negative_prompt]) if options.negative_prompt else None
 
 
 def prompt_mix(pipe: HartPipeline, mix: MixSettings | None) -> PromptMix | None:
