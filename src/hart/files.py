@@ -212,11 +212,11 @@ def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
     return decode_text(read_bytes(path, limit), str(path))
 
 
-def read_standard_input(limit: int = TEXT_LIMIT) -> str:
+def read_standard_input() -> str:
     """UTF-8 text that is sent to this process, up to its end. Raises `FileError`."""
     if sys.stdin is None:
         raise FileError(f"{STANDARD_INPUT}: is closed")
-    return decode_text(_content(sys.stdin.buffer, STANDARD_INPUT, limit), STANDARD_INPUT)
+    return decode_text(_content(sys.stdin.buffer, STANDARD_INPUT, TEXT_LIMIT), STANDARD_INPUT)
 
 
 def text_lines(text: str) -> list[str]:

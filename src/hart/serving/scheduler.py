@@ -160,30 +160,32 @@ class Scheduler:
         self._batch_size, self._queue_size, self._join_seconds = batch_size, queue_size, join_seconds
         self.clock, self._metrics = clock, metrics
         self.wake: Callable[[], None] = lambda: None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._jobs: dict[Job, None] = {}  # accepted and not over, in the order of their arrival
         self._queues: OrderedDict[str, deque[_Place]] = OrderedDict()  # by client, the one whose turn it is first
-        self._waiting = 0
         self._again: deque[list[_Place]] = deque()
         self._running: _Running | None = None
         self._limits: dict[Hashable, int] = {}
         self._seconds_a_row = 0.0
         self._closed: str | None = None
+        metrics.waiting.set_function(lambda: self.waiting)
 
     @property
     def waiting(self) -> int:
-        return self._waiting
+        """Rows in the queue."""
+        with self._lock:
+            return sum(map(len, self._queues.values()))
 
     def retry_after(self) -> int:
         """Seconds after which the rows that wait now are probably done, 1 to 60."""
-        return min(60, max(1, math.ceil(self._waiting * self._seconds_a_row)))
+        return min(60, max(1, math.ceil(self.waiting * self._seconds_a_row)))
 
     def submit(self, job: Job) -> None:
         """Accept a job. Raises `QueueFull` or `Closed`."""
         with self._lock:
             if self._closed is not None:
                 raise Closed(self._closed)
-            if self._waiting + len(job.rows) > self._queue_size:
+            if self.waiting + len(job.rows) > self._queue_size:
                 wanted = counted(len(job.rows), "more image")
                 raise QueueFull(f"the queue has no room for {wanted}: try again later", self.retry_after())
             self._jobs[job] = None
@@ -191,7 +193,6 @@ class Scheduler:
             queue = self._queues.setdefault(job.client, deque())
             for number, row in enumerate(job.rows):
                 queue.append(_Place(job, number, now, (id(job.engine), job.engine.group(row))))
-            self._now_waiting(self._waiting + len(job.rows))
         self.wake()
 
     def cancel(self, job: Job) -> None:
@@ -225,10 +226,6 @@ class Scheduler:
         self._start(taken)
         return 0
 
-    def _now_waiting(self, rows: int) -> None:
-        self._waiting = rows
-        self._metrics.waiting.set(rows)
-
     def _expire(self) -> None:
         now = self.clock()
         with self._lock:
@@ -243,11 +240,10 @@ class Scheduler:
                 return
             job.over = True
             del self._jobs[job]
-            queue = self._queues.pop(job.client, deque())
-            rest = deque(place for place in queue if place.job is not job)
-            if rest:
-                self._queues[job.client] = rest
-            self._now_waiting(self._waiting - len(queue) + len(rest))
+            if rest := deque(place for place in self._queues.get(job.client, ()) if place.job is not job):
+                self._queues[job.client] = rest  # whose turn stays where it is
+            else:
+                self._queues.pop(job.client, None)
         self._metrics.images.labels(how).inc(job.unfinished)
         if error is not None:
             job.deliver(Failed(error))
@@ -274,7 +270,6 @@ class Scheduler:
             queue.remove(place)
             if queue:
                 self._queues[place.job.client] = queue  # behind all others
-        self._now_waiting(self._waiting - len(chosen))
         return chosen
 
     def _limit(self, group: Hashable) -> int:
