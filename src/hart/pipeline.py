@@ -53,6 +53,7 @@ from hart.grids import ScaleSchedule
 from hart.inference.components import Components
 from hart.inference.editing import Editing
 from hart.inference.memory import SAVING, require_memory
+from hart.layers.linear import without_autocast
 from hart.sizes import SizeOptions, requested_schedule
 from hart.strict import whole_number
 from hart.types import ClassContext, Context, Rows
@@ -71,7 +72,7 @@ def _in_own_types(
 
     @wraps(method)
     def run(self: HartPipeline, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+        with torch.inference_mode(), without_autocast(self.device.type):
             return method(self, *args, **kwargs)
 
     return run
@@ -206,14 +207,38 @@ class HartPipeline(Editing):
         # copies, which may be changed
         return Rows.cat(self._encoded(one) for one in checked_prompts(prompt, self.num_classes))
 
-    def generate(self, prompt_embeds: Context, **options: Any) -> Tensor:
-        """Latents (B, D, h, w) float32 of one batch, one for each row of `prompt_embeds`.
-
-        options: as in a call, for example negative_prompt_embeds, seed, size, callback_on_scale and guidance_scale.
-        """
-        rows = len(prompt_embeds) if isinstance(prompt_embeds, Context) else 1
-        latents: Tensor = self(prompt_embeds=prompt_embeds, output_type="latent", batch_size=rows, **options).images
-        return latents
+    @_in_own_types
+    def generate(
+        self,
+        prompt_embeds: Context,
+        *,
+        negative_prompt_embeds: Context | None = None,
+        seed: int | Sequence[int] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        sampling: SamplingConfig | None = None,
+        size: int | str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        aspect: str | None = None,
+        callback_on_scale: OnScale | None = None,
+        **settings: Unpack[SamplingOptions],
+    ) -> Tensor:
+        """Latents (B, D, h, w) float32 of one batch, one for each row of `prompt_embeds`; see `__call__`."""
+        check_callbacks(callback_on_scale=callback_on_scale)
+        components = self._components
+        request = checked_request(
+            self._config_of(components),
+            embeds=prompt_embeds,
+            negative_embeds=negative_prompt_embeds,
+            seed=seed,
+            generator=generator,
+            sampling=sampling,
+            settings=settings,
+            schedule=requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect),
+            batch_size=len(prompt_embeds) if isinstance(prompt_embeds, Context) else 1,
+        )
+        ((_, latents),) = self._sampled(request, components, callback_on_scale)
+        return components.images(latents, "latent")
 
     @_in_own_types
     def generate_rows(self, images: Sequence[ImageRequest], **size: Unpack[SizeOptions]) -> States:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.generation.guidance_and_sampling import filtered, sample
-from hart.layers.linear import in_autocast
+from hart.layers.linear import in_autocast, without_autocast
 
 CHUNK = {"cpu": 2**21, "cuda": 2**26}
 """Logits of a chunk: a CPU's fit its cache, 8 MB; a GPU's keep it busy, 256 MB."""
@@ -87,7 +87,7 @@ def code_losses(
     dtype = torch.get_autocast_dtype(kind) if in_autocast(x) else x.dtype
     inputs, numbers = x.flatten(0, -2), None if uniform is None else uniform.flatten()
     given = targets.flatten(), weights.expand_as(targets).flatten(), numbers
-    with torch.autocast(kind, enabled=False):
+    with without_autocast(kind):
         total, *rest = _ChunkedHead.apply(inputs, head.weight, head.bias, *given, loss, dtype, torch.is_grad_enabled())
     of_tokens: list[Any] = [None if each is None else each.view_as(targets) for each in rest]
     return total, CodeLosses(*of_tokens)
