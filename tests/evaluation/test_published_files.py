@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from zipfile import ZipFile
 
 import pytest
@@ -41,6 +43,26 @@ def test_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HartError, match=r"cannot be fetched \(") as error:
         located(published, None)
     assert "--data" in str(error.value) and "<urlopen" not in str(error.value)
+
+
+class BreaksOff(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2000")
+        self.end_headers()
+        self.wfile.write(b"half of it")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_download_that_breaks_off_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published_files, "default_cache", lambda: tmp_path)
+    with HTTPServer(("127.0.0.1", 0), BreaksOff) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(HartError, match=r"cannot be fetched \(it broke off after 10 of 2,000 bytes\): give it"):
+            cached_file(f"http://127.0.0.1:{server.server_port}/prompts.jsonl", "give it")
+    assert not list((tmp_path / "evaluation").iterdir())
 
 
 def test_where_public_weights_lie(tmp_path: Path) -> None:

@@ -5,24 +5,25 @@ Errors about missing files give the address.
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.error import URLError
-
-import torch
+from urllib.request import Request, urlopen
 
 from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import Note
 from hart.data.samples import damaged_by
 from hart.data.sources import Listed, Located, Source
 from hart.errors import HartError
-from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
+from hart.files import MEBIBYTE, FileError, atomic_write, default_cache, read_bytes, read_text, user_path
 from hart.hub import is_on_hub, unreachable
 from hart.networks.pretrained import short_name
 from hart.strict import clipped, reason
@@ -45,7 +46,7 @@ def at_hand(source: str, data: Path | None) -> str:
     return source
 
 
-def cached_file(address: str, instead: str, *, sha256_prefix: str | None = None) -> Path:
+def cached_file(address: str, instead: str, *, sha256_prefix: str = "") -> Path:
     """The file behind a web address, on this machine; fetched at the first call.
 
     instead: what to do where there is no network, for the error. sha256_prefix: hex digits that its SHA-256 begins
@@ -53,14 +54,26 @@ def cached_file(address: str, instead: str, *, sha256_prefix: str | None = None)
     """
     file = default_cache() / "evaluation" / address.rsplit("/", maxsplit=1)[-1]
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # whole or not at all: it fills a neighbouring file and renames it
-            torch.hub.download_url_to_file(address, str(file), hash_prefix=sha256_prefix, progress=False)
-        except (OSError, ValueError, RuntimeError) as error:
-            why = clipped(error.reason) if type(error) is URLError else reason(error)  # its own text is in brackets
-            raise HartError(f"{address}: cannot be fetched ({why}): {instead}") from None
+        atomic_write(file, partial(_download, address, instead, sha256_prefix))
     return file
+
+
+def _download(address: str, instead: str, sha256_prefix: str, file: BinaryIO) -> None:
+    """Raises `HartError`, also where less or something else arrives than was sent: the library takes any end for it."""
+    digest = hashlib.sha256()
+    try:
+        with urlopen(Request(address, headers={"User-Agent": "hart"})) as response:
+            while block := response.read(MEBIBYTE):
+                file.write(block)
+                digest.update(block)
+            length = int(response.headers.get("Content-Length") or file.tell())
+        if file.tell() != length:
+            raise ValueError(f"it broke off after {file.tell():,} of {length:,} bytes")
+        if not digest.hexdigest().startswith(sha256_prefix):
+            raise ValueError(f"its SHA-256 does not begin with {sha256_prefix}")
+    except (OSError, ValueError, HTTPException) as error:
+        why = clipped(error.reason) if type(error) is URLError else reason(error)  # its own text is in brackets
+        raise HartError(f"{address}: cannot be fetched ({why}): {instead}") from None
 
 
 def hub_dataset(repository: str, files: Sequence[str], instead: str) -> Path:
