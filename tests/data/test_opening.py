@@ -264,10 +264,11 @@ def test_a_download_that_fails_is_an_error_and_no_damage(tmp_path: Path) -> None
         open_source("https://example.org/train-0.tar", kind="shards")
 
 
-def test_a_shard_that_breaks_off_is_one_damage_and_its_beginning_good(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [512 + 512 + 512 + 60, 512 + 512], ids=["inside an image", "between two"])
+def test_a_shard_that_breaks_off_is_one_damage_and_its_beginning_good(kept: int, tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red"), "b.png": encoded_image("red", (64, 64))})
     whole = (tmp_path / "train-0.tar").read_bytes()
-    (tmp_path / "train-0.tar").write_bytes(whole[: 512 + 512 + 512 + 60])
+    (tmp_path / "train-0.tar").write_bytes(whole[:kept])
     stream = open_source(tmp_path, kind="stream")
     assert isinstance(stream, Stream)
     good, broken = stream.read_unit(0)

@@ -171,7 +171,9 @@ class _StrictHeader(tarfile.TarInfo):
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
-            if not any(buf):  # the end
+            if not buf:  # the library takes it for the end, which is a block of zeros
+                raise tarfile.ReadError("it breaks off after an image or a note") from None
+            if not any(buf):
                 raise
             if bytes(buf).startswith(COMPRESSED):
                 raise tarfile.ReadError("it is compressed: unpack it, or read it as a stream (kind: stream)") from None
