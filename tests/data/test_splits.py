@@ -74,3 +74,12 @@ def test_a_split_that_a_divided_set_lacks_is_not_taken_from_the_others(
     with pytest.raises(HartError, match=said):
         open_source(tmp_path, asked)
     assert len(rows(open_source(tmp_path, there))) == 30
+
+
+def test_each_split_has_its_share_of_the_damage(tmp_path: Path) -> None:
+    """All of it would be more than half of what is held out."""
+    lines = [json.dumps({"image": f"{n}.png", "text": "a" if n % 20 else 5}) for n in range(1000)]
+    (tmp_path / "set.jsonl").write_text("\n".join(lines))
+    train, val, every = (rows(open_source(tmp_path, split, kind="jsonl")) for split in ("train", "val", "all"))
+    assert {*train.damaged, *val.damaged} == {*every.damaged} and len(every.damaged) == 50
+    assert len(train.damaged) + len(val.damaged) == 50 and len(val.damaged) < 10
