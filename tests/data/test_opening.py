@@ -70,7 +70,7 @@ def test_images_of_every_format_that_can_be_decoded_are_found_by_their_names(kin
 
 
 def test_class_folders_are_numbered_in_the_order_of_their_names_over_all_splits(tmp_path: Path) -> None:
-    for name in ("train/cat", "train/ant", "val/cat", "validation-notes"):
+    for name in ("train/cat", "train/ant", "val/cat", "validation-notes", "test/bee", "test/cat"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
     assert detect_kind(str(tmp_path)) == "classes"
@@ -79,6 +79,8 @@ def test_class_folders_are_numbered_in_the_order_of_their_names_over_all_splits(
     assert [sample.label for sample in samples(train)] == [0, 1]
     assert [sample.label for sample in samples(val)] == [1]
     assert captions(val) == [()]
+    test = rows(open_source(tmp_path, "test"))
+    assert test.classes == ("ant", "cat", "bee") and test.labels.tolist() == [2, 1], "no class of training is shifted"
 
 
 def test_class_folders_without_split_folders_are_divided_by_name(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
@@ -153,8 +153,8 @@ class FolderReader(Source):
 class ClassFolderReader(FolderReader):
     """`class/image.png`: the folder is the class; classes are numbered in alphabetical order.
 
-    With a folder per split, the classes of all splits are numbered together, so that one that a split lacks does not
-    shift the others.
+    With a folder per split, the classes of train and val are numbered together, so that one that a split lacks does not
+    shift the others; those that only another split has come after them.
     """
 
     digest_kind = "images by class"
@@ -162,11 +162,10 @@ class ClassFolderReader(FolderReader):
     digests_classes = True
 
     def __init__(self, path: Path, split: str) -> None:
-        roots: Sequence[Path] = [path]
-        if split_folder(path, split, classes=True) is not None:
-            roots = sorted(split_folders(path, split).values())
-        folders = ((root, name) for root in roots for name, is_folder in list_folder(root).items() if is_folder)
-        classes = sorted({name for root, name in folders if _is_class(root / name, root)})
+        divided = split_folder(path, split, classes=True) is not None
+        # those of training first: a split that has more does not shift them
+        every = (split_folders(path, name, classes=True) if divided else {"": path} for name in ("train", split))
+        classes = list(dict.fromkeys(name for roots in every for name in sorted(_classes(roots.values()))))
         if not classes:
             raise HartError(f"{path} ({split}): no class folders: put the images of each class in a folder")
         self._numbers = {name: number for number, name in enumerate(classes)}
@@ -185,9 +184,11 @@ class ClassFolderReader(FolderReader):
         return place.path.relative_to(self.root).as_posix(), str(label), mark_image(place.path)
 
 
-def _is_class(folder: Path, root: Path) -> bool:
-    """Whether the name of a folder is text; a link that leads back is no class."""
-    return not text_fault(folder.name) and not root.resolve().is_relative_to(folder.resolve())
+def _classes(roots: Iterable[Path]) -> set[str]:
+    """The folders in some others whose names are text; a link that leads back is no class."""
+    folders = [(root, root / name) for root in roots for name, is_folder in list_folder(root).items() if is_folder]
+    found = (folder for root, folder in folders if not root.resolve().is_relative_to(folder.resolve()))
+    return {folder.name for folder in found if not text_fault(folder.name)}
 
 
 def _images_among(place: Path, names: Sequence[str], fault: str) -> Iterator[FolderImage]:
