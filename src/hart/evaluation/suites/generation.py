@@ -9,6 +9,7 @@ import torch
 
 from hart.data.kinds import Condition
 from hart.data.samples import Damage, DamagedSample, Sample, first_reasons
+from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform
 from hart.evaluation.generated_images import GeneratedImages, checked_settings
 from hart.evaluation.image_sets import ImageSet, features_of_set
@@ -55,8 +56,23 @@ def run(context: Context[GenerationOptions]) -> Result:
         settings={"set": source.description, "size": pipe.image_size, **generated_images.settings},
         counts={"generated": len(generated), "references": len(real), "damaged": len(references.damaged)},
         extractor=extractor_facts(extractor),
-        notes=few_images_warning("FID", min(len(real), len(generated))) + generated_images.notes,
+        notes=(
+            *few_images_warning("FID", min(len(real), len(generated))),
+            *_numbering(source, pipe.num_classes),
+            *generated_images.notes,
+        ),
         sheets=generated_images.sheet([str(prompt) for prompt in prompts]),
+    )
+
+
+def _numbering(source: Source | Stream, classes: int | None) -> tuple[str, ...]:
+    """A note where a set numbers other classes than a class model has, of which it knows no names."""
+    named = () if classes is None or isinstance(source, Stream) else source.classes
+    if len(named) in (0, classes):
+        return ()
+    return (
+        f"the set has {counted(len(named), 'class')} by name, of {classes:,} that the model generates by number: the "
+        f"figures are right only if the model's class 0 is {named[0]!r}, and so on in the order of the alphabet",
     )
 
 
