@@ -104,7 +104,7 @@ def test_encoded_sets_that_number_other_classes_are_not_mixed(tmp_path: Path) ->
         encode_dataset(source, ImageTransform(8), Encoders(tokenizer, None, CPU), folder, "train", EncodeOptions())
         folders.append(folder)
     assert len(EncodedSet(folders[0], also=folders[1:2])) == 8
-    with pytest.raises(HartError, match="other differs from .*one in classes: encode both in the same way"):
+    with pytest.raises(HartError, match=r"other differs from .*one in classes: encode both in the same way"):
         EncodedSet(folders[0], also=folders[2:])
     # sets of the first version do not say it
     for file in folders[2].iterdir():
