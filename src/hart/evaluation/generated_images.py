@@ -34,35 +34,31 @@ IMAGES_FOLDER = "images"
 SHEET_FILE, SHEET_IMAGES = "generated.png", 36
 
 
-def settings_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
-    """What decides the images besides the prompts and `plan_of`, for reports."""
+def plan_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
+    """All that decides the images except the prompts: of the model, its weights, choices of its configuration that no
+    weight shows, and what its text encoder reads words as."""
+    config = pipe.config
+    choices: dict[str, Any] = {part: getattr(config, part) for part in ("tokenizer", "transformer", "diffusion")}
+    model = {name: None if part is None else part.to_dict() for name, part in choices.items()}
+    if config.transformer.text is not None:
+        encoder = pipe.text_encoder
+        # where its weights lie does not count
+        model["text_encoder"] = encoder.config.to_dict() | {"source": "", "vocabulary": vocabulary_digest(encoder)}
     return {
         "weights": pipe.fingerprints(),
         "device": pipe.device.type,
         "dtype": dtype_name(pipe.dtype),
         "sampling": sampling.to_dict(),
         "seed": seed,
+        MODEL: model,
     }
 
 
-def plan_of(pipe: HartPipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with all else of a model that decides its images: choices of its configuration that no weight shows,
-    and what its text encoder reads words as."""
-    config = pipe.config
-    choices: dict[str, Any] = {part: getattr(config, part) for part in ("tokenizer", "transformer", "diffusion")}
-    plan = {name: None if part is None else part.to_dict() for name, part in choices.items()}
-    if config.transformer.text is not None:
-        encoder = pipe.text_encoder
-        # where its weights lie does not count
-        plan["text_encoder"] = encoder.config.to_dict() | {"source": "", "vocabulary": vocabulary_digest(encoder)}
-    return {**settings, MODEL: plan}
-
-
-def checked_settings(pipe: HartPipeline, sampling: SamplingConfig, seed: int, out: Path) -> dict[str, Any]:
-    """`settings_of`, for a suite that learns its prompts late. Raises `HartError` where `out` has images of others."""
-    settings = settings_of(pipe, sampling, seed)
-    require_plan(out / IMAGES_FOLDER, plan_of(pipe, settings))
-    return settings
+def checked_plan(pipe: HartPipeline, sampling: SamplingConfig, seed: int, out: Path) -> dict[str, Any]:
+    """`plan_of`, for a suite that learns its prompts late. Raises `HartError` where `out` has images of another."""
+    plan = plan_of(pipe, sampling, seed)
+    require_plan(out / IMAGES_FOLDER, plan)
+    return plan
 
 
 class GeneratedImages:
@@ -75,9 +71,9 @@ class GeneratedImages:
         sampling: SamplingConfig,
         seed: int,
         out: Path,
-        settings: Mapping[str, Any] | None = None,
+        plan: Mapping[str, Any] | None = None,
     ) -> None:
-        """settings: the `checked_settings`, where there are any: hashes of large weights take a while.
+        """plan: the `checked_plan`, where there is one: hashes of large weights take a while.
 
         Raises `HartError` when `out` holds images of another plan, for a prompt that the model does not take, and when
         a class model is given text.
@@ -91,9 +87,10 @@ class GeneratedImages:
         self._prompts = checked_prompts(prompts, pipe.num_classes)
         self._sampling = sampling
         self._seed = seed
-        self.settings = dict(settings or settings_of(pipe, sampling, seed))
+        plan = dict(plan or plan_of(pipe, sampling, seed))
+        self.settings = {name: value for name, value in plan.items() if name != MODEL}
         """For `Result.settings`."""
-        plan = {**plan_of(pipe, self.settings), "prompts": self._prompts}
+        plan["prompts"] = self._prompts
         self._files: Cache[Image.Image] = Cache(out / IMAGES_FOLDER, IMAGES, plan=plan)
 
     def __len__(self) -> int:

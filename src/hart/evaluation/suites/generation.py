@@ -11,7 +11,7 @@ from hart.data.kinds import Condition
 from hart.data.samples import Damage, DamagedSample, Sample, first_reasons
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform
-from hart.evaluation.generated_images import GeneratedImages, checked_settings
+from hart.evaluation.generated_images import GeneratedImages, checked_plan
 from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
@@ -39,14 +39,14 @@ def run(context: Context[GenerationOptions]) -> Result:
     if (said := references.said()) is not None:
         for prompt in _prompts(said, condition, options):
             checked_prompt(prompt, pipe.num_classes, called="a caption of the set")
-    settings = checked_settings(pipe, sampling, options.seed, context.out)
+    plan = checked_plan(pipe, sampling, options.seed, context.out)
     extractor = open_extractor(options.features, context.device)
     # only captions and labels are needed from here on
     real, samples = features_of_set(
         references, extractor, FEATURE_BATCH, lambda sample: replace(sample, image=b"", record={}), progress
     )
     prompts = _prompts(samples, condition, options)
-    generated_images = GeneratedImages(pipe, prompts, sampling, options.seed, context.out, settings)
+    generated_images = GeneratedImages(pipe, prompts, sampling, options.seed, context.out, plan)
     generated_images.generate(options.batch_size, progress)
     generated = generated_images.features(extractor, FEATURE_BATCH, progress)
     progress(0, None, "distances and intervals")
