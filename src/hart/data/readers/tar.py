@@ -172,7 +172,7 @@ class _StrictHeader(tarfile.TarInfo):
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if not buf:  # the library takes it for the end, which is a block of zeros
-                raise tarfile.ReadError("it breaks off after an image or a note") from None
+                raise tarfile.ReadError("its end is missing") from None
             if not any(buf):
                 raise
             if bytes(buf).startswith(COMPRESSED):
