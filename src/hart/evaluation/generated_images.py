@@ -24,7 +24,7 @@ from hart.evaluation.cache import IMAGES, MODEL, Cache, require_plan
 from hart.evaluation.judges.scores import Scorer
 from hart.evaluation.metrics.features import FeatureExtractor, Features
 from hart.evaluation.suites.base import Progress
-from hart.generation.arguments import Prompt, checked_prompts
+from hart.generation.arguments import Prompt, checked_prompts, checked_seed
 from hart.generation.contact_sheet import contact_sheet
 from hart.pipeline import HartPipeline
 from hart.text_encoder import vocabulary_digest
@@ -86,7 +86,7 @@ class GeneratedImages:
         # all of them, before hours are spent on those that come first
         self._prompts = checked_prompts(prompts, pipe.num_classes)
         self._sampling = sampling
-        self._seed = seed
+        self._seed = checked_seed(seed, len(self._prompts))
         plan = dict(plan or plan_of(pipe, sampling, seed))
         self.settings = {name: value for name, value in plan.items() if name != MODEL}
         """For `Result.settings`."""

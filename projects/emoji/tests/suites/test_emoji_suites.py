@@ -181,6 +181,10 @@ def test_sampling(model: Path, data: Path, tmp_path: Path) -> None:
     assert list(more) == ["own", "discrete-only"]
     assert more["discrete-only"] == some["figures"]["discrete-only"]
     assert more["own"] != more["discrete-only"]
+    # for this set alone: the same emoji in other pixels are another
+    build_emoji(tmp_path / "larger", size=24, cache=write_packages(tmp_path / "packages"))
+    other = run(*arguments, "--only", "discrete-only", "--data", tmp_path / "larger")
+    assert figures(other, tmp_path)["figures"]["discrete-only"] != some["figures"]["discrete-only"]
     unknown = run(*arguments, "--only", "guidance")
     assert unknown.exit_code == 2 and "guidance-2.5" in unknown.stderr
 
