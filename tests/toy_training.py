@@ -227,6 +227,13 @@ def _tokenizer(given: Recipe) -> tuple[TokenizerTask, Recipe]:
     return TokenizerTask(own, captioned_images(6)), own
 
 
+def _two_scales(given: Recipe) -> tuple[TokenizerTask, Recipe]:
+    """Of which two of the four phi serve none."""
+    own = tiny_tokenizer_recipe(given)
+    own = own.replace(tokenizer=own.tokenizer.replace(scales=(1, 4)))
+    return TokenizerTask(own, captioned_images(6)), own
+
+
 def reading_task(given: TokenizerRecipe | TransformerRecipe, sizes: Any = 8) -> TokenizerTask | TransformerTask:
     """The task of a tiny recipe, which reads the data that the recipe names."""
     rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
@@ -258,6 +265,7 @@ TASKS: dict[str, Any] = {
     "toy": _toy,
     "adversarial": _adversarial,
     "tokenizer": _tokenizer,
+    "two scales": _two_scales,
     "transformer": _transformer,
     "streamed": _streamed,
     "encoded": _encoded,

@@ -79,9 +79,10 @@ def assert_same_weights(ours: Run, theirs: Run) -> None:
         ("toy", {"distributed": "fsdp2", "accumulate": 2, "activation_checkpointing": True}),
         ("adversarial", {"accumulate": 2}),
         ("tokenizer", {"steps": 3}),
+        ("two scales", {"steps": 2}),
         ("transformer", {"distributed": "fsdp2", "steps": 2, "activation_checkpointing": True}),
     ],
-    ids=["ddp", "fsdp2, accumulated", "two parts", "tokenizer", "transformer"],
+    ids=["ddp", "fsdp2, accumulated", "two parts", "tokenizer", "unused phi", "transformer"],
 )
 def test_two_processes_give_what_one_gives(
     together: Callable[..., Run], tmp_path: Path, kind: str, settings: dict[str, Any]

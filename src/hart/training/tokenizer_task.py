@@ -32,7 +32,7 @@ from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import schedule_of_size
 from hart.tokenizer.autoencoder import with_patch_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer, TrainingPass
-from hart.tokenizer.quantizer import CodeCorruption, ResidualCorruption, code_counts, codebook_usage
+from hart.tokenizer.quantizer import CodeCorruption, ResidualCorruption, code_counts, codebook_usage, shared_phi_table
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
@@ -104,6 +104,10 @@ class TokenizerStage(Task):
             for frozen in (self.module.encoder, self.module.quant_conv, self.module.quantizer):
                 frozen.requires_grad_(False)
         sizes = recipe.tokenizer
+        used = shared_phi_table(len(sizes.scales), sizes.shared_phi)
+        for number, phi in enumerate(self.module.quantizer.phis):
+            if number not in used:  # of fewer scales than phi; DDP waits for the gradients of all that is trained
+                phi.requires_grad_(False)
         self._counts = torch.zeros(len(sizes.scales), sizes.codebook_size, dtype=torch.int64, device=device)
         self._residuals: list[Tensor] = []
         blocks = [*self.module.encoder.levels, *self.module.decoder.levels]
