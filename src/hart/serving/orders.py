@@ -21,15 +21,7 @@ from hart.serving.engine import Row, Source
 from hart.serving.metrics import Metrics
 from hart.serving.models import ServedModel
 from hart.serving.scheduler import Event, Failed, Finished, Preview
-from hart.serving.schemas import (
-    ApiError,
-    ImageData,
-    ImageEvent,
-    ImagesAnswer,
-    RequestBody,
-    TextTokens,
-    Usage,
-)
+from hart.serving.schemas import ApiError, ImageData, ImageEvent, ImagesAnswer, RequestBody, Usage
 from hart.sizes import ImageSize, parsed_size, untrained_remark
 from hart.strict import clipped
 
@@ -88,20 +80,15 @@ class Order:
     def encoded(self, event: Preview | Finished) -> str:
         """The event's image in base64."""
         made_by = self.rows[event.row].record(self.model)
-        content = encoded(
-            event.image,
-            made_by,
-            self.form,
-            100 if self.request.output_compression is None else self.request.output_compression,
-            preview=isinstance(event, Preview),
-        )
-        if self.credentials is not None and isinstance(event, Finished):
+        is_preview, quality = isinstance(event, Preview), self.request.output_compression
+        content = encoded(event.image, made_by, self.form, 100 if quality is None else quality, preview=is_preview)
+        if self.credentials is not None and not is_preview:
             content = self.credentials.signed(content, self.form, made_by)
         return base64.b64encode(content).decode()
 
     def usage(self, images: int) -> Usage:
         tokens = images * self.rows[0].tokens
-        return Usage(input_tokens_details=TextTokens(), output_tokens=tokens, total_tokens=tokens)
+        return Usage(output_tokens=tokens, total_tokens=tokens)
 
     def common(self) -> dict[str, Any]:
         """What an answer and every event say alike."""
