@@ -142,7 +142,7 @@ def order(
 def _size(request: RequestBody, engine: PipelineEngine, source: Source | None) -> tuple[ImageSize, list[str]]:
     """The size that is generated, and what to say about it. An edit has its image's, or nearly its shape."""
     sizes = engine.facts.sizes
-    param, said = "size", request.size
+    param, said, notes = "size", request.size, list[str]()
     if request.size is not None and request.size != "auto":
         wanted = parsed_size(request.size)
     elif request.aspect is not None:
@@ -150,13 +150,16 @@ def _size(request: RequestBody, engine: PipelineEngine, source: Source | None) -
         param, said = "aspect", f"{request.aspect} as {wanted}"
     elif source is not None:
         wanted = engine.canvas(source.image)
+        if wanted != source.image.size:
+            notes.append(f"the result has {wanted} px, about as many as the model's own images")
     else:
         wanted = sizes[0]
     size = engine.nearest(*wanted)
     if size != wanted and request.strict:
         why = engine.misfit(*wanted)
         raise ApiError(400, f"{param}: the model does not generate {said}: {why}", param=param)
-    notes = [] if size == wanted else [f"the model does not generate {said}: this is {size}"]
+    if size != wanted:
+        notes.append(f"the model does not generate {said}: this is {size}")
     if (remark := untrained_remark(size, sizes)) is not None:
         notes.append(remark)
     return size, notes
