@@ -70,7 +70,7 @@ def offline_rate(engine: PipelineEngine, batch_size: int, first: int) -> float:
 
 
 def prompt(engine: PipelineEngine, seed: int) -> str:
-    classes = engine.facts.num_classes
+    classes = engine.facts.classes
     return PROMPT.format(seed) if classes is None else str(seed % classes)
 
 

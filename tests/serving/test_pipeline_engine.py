@@ -177,6 +177,8 @@ def test_an_edit_has_the_canvas_that_it_has_offline(
     answer = server.http.post("/v1/images/variations", files={"image": png(size)}).json()
     is_too_wide = size == (200, 8)  # for any canvas
     assert answer["size"] == ("8x8" if is_too_wide else engine.pipe.prepare_variation(Image.new("RGB", size)).size)
+    is_another = answer["size"] != f"{size[0]}x{size[1]}"
+    assert (f"the result has {answer['size']} px, about as many" in " ".join(answer["notes"])) == is_another
 
 
 def test_generate_like_makes_a_served_image_again(server: Running, text_model: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from hart.errors import HartError
+from hart.serving.access import Room
 from hart.serving.scheduler import Overloaded
 from hart.serving.schemas import ApiError, Edit, RequestBody, explained
 from hart.serving.streaming import in_time
@@ -92,7 +93,7 @@ class Bodies:
     """Reads the bodies of one server."""
 
     def __init__(self) -> None:
-        self._held = 0
+        self.room = Room(HELD_BYTES)
 
     async def json(self, request: Request, kind: type[AnyRequest]) -> AnyRequest:
         if _content_type(request) != "application/json":
@@ -120,28 +121,23 @@ class Bodies:
     ) -> AsyncIterator[Content]:
         """What `read` makes of a body of at most so many bytes. What has come counts, not what was announced: who sends
         slowly keeps nobody out."""
-        held, too_large = 0, ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
+        too_large = ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
 
         async def chunks() -> Chunks:
-            nonlocal held
-            announced = request.headers.get("content-length", "0")
+            announced, length = request.headers.get("content-length", "0"), 0
             if announced.isdecimal() and int(announced) > limit:
                 raise too_large
             async for chunk in request.stream():
-                if held + len(chunk) > limit:
+                length += len(chunk)
+                if length > limit:
                     raise too_large
-                if self._held + len(chunk) > HELD_BYTES:
-                    raise Overloaded
-                held += len(chunk)
-                self._held += len(chunk)
+                held.enter_context(self.room.taken(len(chunk), Overloaded()))
                 yield chunk
 
-        try:
+        with ExitStack() as held:
             async with in_time(BODY_SECONDS, ApiError(408, LATE)):
                 content = await read(chunks())
             yield content
-        finally:
-            self._held -= held
 
 
 async def _joined(chunks: Chunks) -> bytes:

@@ -76,7 +76,7 @@ class PipelineEngine:
             token_size=config.tokenizer.downsampling,
             max_pixels=max_pixels,
             styles=config.styles,
-            num_classes=pipe.num_classes,
+            classes=pipe.num_classes,
             speed=speed,
         )
         self._context: Callable[[str], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)

@@ -9,7 +9,7 @@ without threads.
 - **Fairness.** Clients take turns, a row each. The client whose turn it is chooses the group, so none starves.
 - **Leaving.** A row that is cancelled or past its deadline is left out before the next scale.
 - **Failing.** A batch that fails is done again in halves, down to one row, which gets the error; after a lack of memory
-  later batches of its group keep to the smaller size.
+  later batches of its image size keep to the smaller number.
 - **Bounds.** `QueueFull` beyond `queue_size` waiting rows. What was accepted is answered exactly once.
 """
 
@@ -133,6 +133,11 @@ class _Place:
     def row(self) -> Row:
         return self.job.rows[self.number]
 
+    @property
+    def memory(self) -> Hashable:
+        """Equal for rows that take about as much of it."""
+        return id(self.job.engine), self.row.size
+
 
 @dataclass(eq=False)
 class _Running:
@@ -252,15 +257,15 @@ class Scheduler:
         """The rows of the next batch; or seconds to wait for more of them; or None if there are none."""
         while self._again:
             if places := [place for place in self._again.popleft() if not place.job.over]:
-                limit = self._limit(places[0].group)
+                limit = self._limit(places[0])
                 if len(places) > limit:
                     self._again.appendleft(places[limit:])
                 return places[:limit]
         if not self._queues:
             return None
-        group = next(iter(self._queues.values()))[0].group
-        limit = self._limit(group)
-        chosen = list(islice(self._in_turn(group), limit))
+        first = next(iter(self._queues.values()))[0]
+        limit = self._limit(first)
+        chosen = list(islice(self._in_turn(first.group), limit))
         if len(chosen) < limit:
             left = min(place.arrival for place in chosen) + self._join_seconds - self.clock()
             if left > 0 and self._closed is None:
@@ -272,8 +277,8 @@ class Scheduler:
                 self._queues[place.job.client] = queue  # behind all others
         return chosen
 
-    def _limit(self, group: Hashable) -> int:
-        return self._limits.get(group, self._batch_size)
+    def _limit(self, place: _Place) -> int:
+        return self._limits.get(place.memory, self._batch_size)
 
     def _in_turn(self, group: Hashable) -> Iterator[_Place]:
         """The waiting rows of a group, clients taking turns."""
@@ -359,7 +364,7 @@ class Scheduler:
         if len(left) > 1:
             half = (len(left) + 1) // 2
             if isinstance(error, OutOfMemory):
-                self._limits[left[0].group] = half
+                self._limits[left[0].memory] = half
             self._again.extendleft([left[half:], left[:half]])
             self._metrics.images.labels("split").inc(len(left))
         elif left:

@@ -268,9 +268,9 @@ const scaled = (bitmap, { width, height }) => createImageBitmap(bitmap, { resize
 /** The size at which the model edits an image, as the command's: the image's own where the model generates that and it has half to twice as
  * many pixels as the model's own images; else its shape with about as many. Nothing where no canvas has its shape. */
 function canvasOf({ width, height }, { sizes, token_size: token, max_pixels: most }) {
-  if (Math.max(width, height) > WIDEST * Math.min(width, height)) return;
   const own = sizes[0].split("x").reduce((one, other) => one * other), pixels = width * height;
   if (width % token === 0 && height % token === 0 && own <= 2 * pixels && pixels <= Math.min(2 * own, most)) return { width, height };
+  if (Math.max(width, height) > WIDEST * Math.min(width, height)) return;
   const side = (length) => Math.max(1, Math.round(length / token)) * token;
   return { width: side(Math.sqrt((own * width) / height)), height: side(Math.sqrt((own * height) / width)) };
 }
