@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hart.data.opening import open_source
-from hart.data.patterns import expand
+from hart.data.opening import expand, open_source
 from hart.data.readers.tar import is_remote, local_path
 from hart.errors import HartError
 from image_files import write_numbered_shards
@@ -41,7 +40,6 @@ def test_braces_stand_for_names_as_in_a_shell(pattern: str, names: str) -> None:
         ("a{0..99999999}.tar", "stands for more than 100,000 files"),
         (f"a{{0..{'9' * 5000}}}.tar", "stands for more than 100,000 files"),
         ("{a,b}" * 17 + ".tar", "more than 100,000 files"),
-        ("{" + "{a,b}" * 60 + ",c}.tar", "more than 100,000 files"),
         ("{a," * 1000 + "}" * 1000 + ".tar", "more than 100 braces"),
     ],
 )

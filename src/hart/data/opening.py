@@ -6,9 +6,10 @@ To add a format: its name in `hart.data.kinds`, a file in `readers`, an entry in
 from __future__ import annotations
 
 import glob
+import itertools
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,6 @@ from typing import Literal
 from hart.data.encoded_files import is_encoded_set
 from hart.data.kinds import Kind
 from hart.data.notes import Columns
-from hart.data.patterns import expand
 from hart.data.readers.folder import (
     ClassFolderReader,
     FolderReader,
@@ -315,3 +315,43 @@ def _found(path: Path) -> Literal["", "folder", "file"]:
     if is_folder:
         readable_folder(path)
     return "folder" if is_folder else "file"
+
+
+MAX_NAMES = 100_000
+MAX_BRACES = 100
+MAX_DIGITS = 100
+RANGE = re.compile(r"\{(-?[0-9]+)\.\.(-?[0-9]+)(?:\.\.-?([0-9]+))?\}")
+
+
+def expand(pattern: str) -> tuple[str, ...]:
+    """The names that a pattern stands for, in order; "::" joins several patterns.
+
+    As in a shell: {a,b}, {1..9}, {001..100}, {1..9..2}, nested too; braces around anything else stay.
+    Raises `HartError` for more than `MAX_NAMES`.
+    """
+    short = pattern if len(pattern) < 200 else f"{pattern[:200]}…"
+    if pattern.count("{") > MAX_BRACES:
+        raise HartError(f"{short}: has more than {MAX_BRACES} braces: write it with fewer")
+    # the library makes all numbers of a range before the first name
+    lengths = (
+        abs(int(high) - int(low)) // (int(step or 1) or 1) if len(low + high + step) < MAX_DIGITS else MAX_NAMES
+        for low, high, step in RANGE.findall(pattern)
+    )
+    names: tuple[str, ...] = ()
+    if all(length < MAX_NAMES for length in lengths):
+        every = itertools.chain.from_iterable(map(_names, pattern.split("::")))
+        names = tuple(itertools.islice(every, MAX_NAMES + 1))
+    if not 0 < len(names) <= MAX_NAMES:
+        raise HartError(f"{short}: stands for more than {MAX_NAMES:,} files, the most that can be named")
+    return names
+
+
+def _names(pattern: str) -> Iterator[str]:
+    if "{" not in pattern:
+        return iter((pattern,))
+    from braceexpand import braceexpand
+
+    try:
+        return braceexpand(pattern, escape=False)
+    except ValueError:  # unbalanced
+        return iter((pattern,))
