@@ -123,6 +123,16 @@ def test_a_class_that_is_called_as_a_split_is_asked_about(tmp_path: Path) -> Non
     assert rows(open_source(tmp_path)).classes == ("bus",)
 
 
+def test_the_folders_of_coco_are_no_classes(tmp_path: Path) -> None:
+    for name in ("train2017", "val2017", "annotations"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
+    with pytest.raises(HartError, match="train2017 and val2017 look like splits: give one of them as the data"):
+        open_source(tmp_path)
+    assert len(rows(open_source(tmp_path / "train2017"))) == 1
+    assert len(rows(open_source(tmp_path, None, kind="classes"))) == 3
+
+
 def test_the_whole_of_a_divided_set_is_refused(tmp_path: Path) -> None:
     """Its folders would be taken for classes."""
     for name in ("train/cat", "validation/cat"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,9 @@ from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, spl
 from hart.errors import HartError
 from hart.files import FileError, list_folder, read_bytes
 from hart.strict import counted, printable
+
+_NUMBERED = re.compile(r"(train|val|test)[^a-z]+", re.IGNORECASE)
+"""A folder of COCO, such as train2017: with its like, part of a set that is divided in a way that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,10 @@ def split_folder(path: Path, split: str, *, classes: bool = False) -> Path | Non
         missing = "" if split == WHOLE else f" and has none for '{split}': make it, or"
         raise HartError(f"{path} is divided into folders{missing or ':'} name one as the split: {parts}")
     require_hash_split(split, str(path), f"folder '{split}'")
+    named = (_NUMBERED.fullmatch(name) for name, is_folder in list_folder(path).items() if is_folder and not classes)
+    numbered = {match[1].lower(): match[0] for match in named if match}
+    if len(numbered) > 1:
+        raise HartError(f"{path}: {' and '.join(numbered.values())} look like splits: give one of them as the data")
     return None
 
 
