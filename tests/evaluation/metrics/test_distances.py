@@ -101,14 +101,18 @@ def test_kid_of_two_halves_of_one_set_is_about_zero() -> None:
     assert frechet_distance(Gaussian.of(x[:200]), Gaussian.of(x[200:])) > 0.1
 
 
-def test_inception_score_is_its_definition_in_parts() -> None:
+def test_inception_score_is_its_definition_in_parts_and_leaves_the_global_generator_alone() -> None:
     logits = 3 * random_tensor(40, 10, seed=6)
 
     def score(rows: Tensor) -> float:
         odds = rows.double().softmax(dim=1)
         return float((odds * (odds.log() - odds.mean(dim=0).log())).sum(dim=1).mean().exp())
 
+    state = torch.random.get_rng_state()
     whole, parts = inception_score(logits), inception_score(logits, part=20)
+    assert torch.random.get_rng_state().equal(state)
+    torch.rand(1)
+    assert inception_score(logits) == whole, "to the last digit, whatever the global generator's state"
     assert whole.value == pytest.approx(score(logits), rel=1e-12) and whole.deviation is None
     expected = [score(logits[:20]), score(logits[20:])]
     assert parts.value == pytest.approx(np.mean(expected), rel=1e-12)
