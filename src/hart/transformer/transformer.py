@@ -23,7 +23,6 @@ from hart.config import TransformerConfig
 from hart.grids import ScaleSchedule
 from hart.layers.embedding import SinusoidalMLP
 from hart.layers.kv_cache import KeptToken, KVCache
-from hart.layers.linear import in_autocast
 from hart.layers.norm import SiluLinear, modulate
 from hart.layers.rope import Rotation, cat_rotations, rotation_1d, rotation_2d, rotation_of_rows
 from hart.layers.sharing import Share, last, whole
@@ -247,8 +246,7 @@ class HartTransformer(nn.Module):
             return self._run_context(conditioning, cache)
         given, null = slice(0, rows - null_rows), slice(rows - null_rows, rows)
         hidden = self._run_context(conditioning.rows(given), cache.rows(given))
-        # autocast rounds it for this call alone
-        kept = KeptToken() if self.null_token is None or in_autocast(hidden) else self.null_token
+        kept = KeptToken() if self.null_token is None else self.null_token
         if kept.found is None:
             one = cache.for_one_token()
             first = conditioning.rows(slice(null.start, null.start + 1)).first_token()
