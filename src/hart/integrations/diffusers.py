@@ -52,7 +52,7 @@ class HartModel(ModelMixin, ConfigMixin):
         return self
 
     def _apply(self, *arguments: Any, **options: Any) -> Self:
-        """What `half`, `cuda` and their like do with a module's own tensors: there are none, so nothing would change."""
+        """What `half` and `cuda` do with a module's own tensors: there are none, so nothing would change."""
         raise HartError("a HART model is moved by to(): to(torch.float16), to('cuda')")
 
     @property
