@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,18 @@ def offline_rate(engine: PipelineEngine, batch_size: int, first: int) -> float:
     size, began = engine.facts.sizes[0], time.perf_counter()
     for number in range(PER_ROUND):
         seeds = range(first + number * batch_size, first + (number + 1) * batch_size)
-        batch = engine.start([engine.row(Generation(prompt=prompt(engine, seed), seed=seed), size) for seed in seeds])
-        for _ in range(engine.facts.scales):
-            batch.advance()
-        batch.images(range(batch_size))
+        rows = [engine.row(Generation(prompt=prompt(engine, seed), seed=seed), size) for seed in seeds]
+        for _, group in groupby(rows, engine.group):
+            together = list(group)
+            batch = engine.start(together)
+            for _ in range(engine.facts.scales):
+                batch.advance()
+            batch.images(range(len(together)))
     return PER_ROUND * batch_size / (time.perf_counter() - began)
 
 
 def prompt(engine: PipelineEngine, seed: int) -> str:
-    classes = engine.facts.num_classes
+    classes = engine.facts.classes
     return PROMPT.format(seed) if classes is None else str(seed % classes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def jpeg_of_exif(parts: int) -> bytes:
     """A JPEG whose EXIF comes in so many parts."""
     content = encoded_image("red", kind="JPEG")
     return content[:2] + b"\xff\xe1\0\x0aExif\0\0MM" * parts + content[2:]
+
+
+def png_of_parts(kind: bytes, count: int) -> bytes:
+    """A PNG with so many parts of a kind, which hold nothing, before its pixels."""
+    content = encoded_image("red")
+    return content[:33] + (bytes(4) + kind + zlib.crc32(kind).to_bytes(4)) * count + content[33:]
 
 
 def numbered(number: int, size: tuple[int, int] = (8, 8)) -> bytes:

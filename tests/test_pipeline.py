@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageChops, ImageStat
 from torch import nn
 
-from hart import HartError, HartPipeline, ScalePreview
+from hart import HartError, HartPipeline, ImageRequest, ScalePreview
 from hart.checkpoint.folders import TEXT_ENCODER_FILE
 from hart.config import SamplingConfig, TextConditioning
 from hart.text_encoder.base import RandomTextFeatures
@@ -194,6 +194,22 @@ def test_the_type_and_place_of_tensors_that_torch_makes_matter_to_no_image(
     finally:
         torch.set_default_dtype(dtype)
         torch.set_default_device(None)
+
+
+def test_autocast_around_a_call_changes_no_image() -> None:
+    """As of programs for pipelines whose type is the program's; packed layers could not even run in it."""
+    pipe = HartPipeline.from_config(tiny_text_config(width=512, heads=4, depth=1), device="cpu")
+    source = Image.linear_gradient("L")
+
+    def called() -> list[Any]:
+        *_, last = pipe.generate_rows([ImageRequest("a cat", edit=pipe.prepare_variation(source))])
+        latents = [last.latent, pipe.generate(pipe.encode_prompt("a cat"))]
+        images = [*pipe("a cat").images, *pipe.vary(source).images, pipe.reconstruct(source).hybrid]
+        return [[latent.tolist() for latent in latents], pixels([*images, *pipe.decode(latents[0])])]
+
+    expected = called()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert called() == expected
 
 
 def test_random_weights_need_no_files_and_follow_their_seed(text: HartPipeline) -> None:

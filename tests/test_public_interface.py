@@ -234,6 +234,8 @@ def test_what_users_of_diffusers_try_first_works_or_is_one_line(text: HartPipeli
     (tmp_path / "file").touch()
     with pytest.raises(HartError, match="is a file: give a folder"):
         text.save_pretrained(tmp_path / "file")
+    with pytest.raises(HartError, match=r"own: cannot write there .*: choose another folder"):
+        text.save_pretrained(tmp_path / "file" / "own")
 
 
 def test_unloading_adapters_returns_to_the_weights_from_before(tmp_path: Path) -> None:

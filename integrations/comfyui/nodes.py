@@ -135,9 +135,10 @@ class HartEdit(ImageNode):
         Without a prompt whatever fits is generated. Masks of another size are stretched, as everywhere in ComfyUI,
         which gives an image without a mask an empty one of 64 pixels.
         """
+        mask = mask.reshape(-1, 1, *mask.shape[-2:])  # some nodes give a single one without its dimension of the batch
         if len(mask) not in (1, len(image)):
             raise HartError(f"give one mask, or one for each image: not {len(mask)} for {len(image)}")
-        mask = interpolate(mask.unsqueeze(1), image.shape[1:3], mode="nearest-exact").squeeze(1)
+        mask = interpolate(mask, image.shape[1:3], mode="nearest-exact").squeeze(1)
         made = []
         for i, (source, covered) in enumerate(zip(image, mask.expand(len(image), -1, -1), strict=True)):
             edit = model.prepare_edit(_pil(source), _pil(covered), kept_scales=kept_scales)

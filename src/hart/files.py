@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any, BinaryIO
 
 from hart.errors import HartError
@@ -143,6 +143,25 @@ def require_own_folder(folder: Path, own: str = "") -> None:
         raise FileError(f"{folder}: holds other files ({', '.join(foreign[:3])}{more}): give an empty or a new folder")
 
 
+def require_writable(path: Path) -> None:
+    """Raise `FileError` for a folder where nothing can be written, before any work is done. Makes no folder, so that
+    who refuses leaves none: of one that does not exist, the nearest above it that does is tried, which may be a link to
+    nothing, such as a drive that is not mounted."""
+    with can_be_written(path):
+        existing = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+        with TemporaryFile(dir=existing):
+            pass
+
+
+@contextmanager
+def can_be_written(path: Path) -> Iterator[None]:
+    """Errors of the system in a block are those of writing to the folder `path`. Raises `FileError`."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"{path}: cannot write there ({error.strerror}): choose another folder") from None
+
+
 def is_file_name(name: str) -> bool:
     """Whether a name, on any system, can only be of a file in the folder that it is looked up in."""
     plain = "\0" not in name and {PurePosixPath(name).name, PureWindowsPath(name).name} == {name}
@@ -193,11 +212,11 @@ def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
     return decode_text(read_bytes(path, limit), str(path))
 
 
-def read_standard_input(limit: int = TEXT_LIMIT) -> str:
+def read_standard_input() -> str:
     """UTF-8 text that is sent to this process, up to its end. Raises `FileError`."""
     if sys.stdin is None:
         raise FileError(f"{STANDARD_INPUT}: is closed")
-    return decode_text(_content(sys.stdin.buffer, STANDARD_INPUT, limit), STANDARD_INPUT)
+    return decode_text(_content(sys.stdin.buffer, STANDARD_INPUT, TEXT_LIMIT), STANDARD_INPUT)
 
 
 def text_lines(text: str) -> list[str]:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
-from typing import Any, Unpack
+from functools import lru_cache, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
 import torch
 from PIL import Image
@@ -53,6 +53,7 @@ from hart.grids import ScaleSchedule
 from hart.inference.components import Components
 from hart.inference.editing import Editing
 from hart.inference.memory import SAVING, require_memory
+from hart.layers.linear import without_autocast
 from hart.sizes import SizeOptions, requested_schedule
 from hart.strict import whole_number
 from hart.types import ClassContext, Context, Rows
@@ -60,12 +61,27 @@ from hart.types import ClassContext, Context, Rows
 GPU_BATCH = 4
 
 OnScale = Callable[[ScalePreview], object]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _in_own_types(
+    method: Callable[Concatenate[HartPipeline, P], T],
+) -> Callable[Concatenate[HartPipeline, P], T]:
+    """Without gradients, and in the pipeline's types, in whatever `torch.autocast` its caller is."""
+
+    @wraps(method)
+    def run(self: HartPipeline, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with torch.inference_mode(), without_autocast(self.device.type):
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class HartPipeline(Editing):
     """A whole model on one device. Call it with prompts, or its stages: `encode_prompt`, `generate`, `decode`."""
 
-    @torch.inference_mode()
+    @_in_own_types
     def __call__(
         self,
         prompt: Prompt | Iterable[Prompt] | None = None,
@@ -188,11 +204,10 @@ class HartPipeline(Editing):
 
         Each prompt is encoded by itself, so that the others do not affect it.
         """
-        with torch.inference_mode():
-            encoded = [self._encoded(one) for one in checked_prompts(prompt, self.num_classes)]
-        return Rows.cat(encoded)  # copies, which may be changed
+        # copies, which may be changed
+        return Rows.cat(self._encoded(one) for one in checked_prompts(prompt, self.num_classes))
 
-    @torch.inference_mode()
+    @_in_own_types
     def generate(
         self,
         prompt_embeds: Context,
@@ -225,6 +240,7 @@ class HartPipeline(Editing):
         ((_, latents),) = self._sampled(request, components, callback_on_scale)
         return components.images(latents, "latent")
 
+    @_in_own_types
     def generate_rows(self, images: Sequence[ImageRequest], **size: Unpack[SizeOptions]) -> States:
         """One batch, for servers: the state of all its images after every scale, and the latents in the last one.
 
@@ -240,12 +256,13 @@ class HartPipeline(Editing):
         checked = checked_images(self._config_of(parts), images, schedule)
         return _states(checked, parts, self._encoded, _sources(parts, len(checked)), schedule)
 
-    @torch.inference_mode()
+    @_in_own_types
     def decode(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
         """Images of latents (B, D, h, w); see `hart.generation.arguments.OutputType`."""
         check_output_type(output_type)
         return self._components.images(checked_latents(latents, self.config), output_type)
 
+    @_in_own_types
     def reconstruct(self, image: Image.Image) -> Reconstruction:
         """Encode and decode an image with the tokenizer alone, cropped to a square and resized first."""
         return self._components.reconstruct(require_image("image", image))
@@ -277,6 +294,7 @@ class HartPipeline(Editing):
                 if stopped:
                     return
 
+    @_in_own_types
     def _encoded(self, prompt: Prompt) -> Context:
         if isinstance(prompt, str):
             with self._working_text_encoder() as encoder:
@@ -304,9 +322,8 @@ def _states(
     noise = SeededNoise([image.seed for image in images], parts.device)
     settings = [image.sampling for image in images if image.sampling is not None]
     quantizer, smaller = parts.tokenizer.quantizer, parts.tokenizer.smaller(schedule)
-    with torch.inference_mode():
-        edits = batch_edits([image.edit for image in images], latent_of, quantizer, schedule, smaller)
-        second = second_prompts(images, encode, parts.device)
+    edits = batch_edits([image.edit for image in images], latent_of, quantizer, schedule, smaller)
+    second = second_prompts(images, encode, parts.device)
     generator = NextScaleGenerator(parts.hart, quantizer, settings, noise, schedule, edits)
     return generator.states(*contexts(images, encode, parts.device), second)
 

@@ -7,7 +7,6 @@ the schedule of any grid follows from a model's own square one.
 from __future__ import annotations
 
 import itertools
-import operator
 import re
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
@@ -16,7 +15,7 @@ from hart.config import HartConfig, TokenizerConfig
 from hart.errors import HartError
 from hart.grids import GROWTH, MAX_GRID_SIZE, MAX_SCALES, Grid, ScaleSchedule, grid_of_aspect, sizes_ending_at
 from hart.presets import PUBLISHED_SCALES
-from hart.strict import counted, shown
+from hart.strict import as_index, counted, shown
 
 
 class ImageSize(NamedTuple):
@@ -85,13 +84,11 @@ def requested_schedule(
 
 
 def _side(name: str, value: object) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
+    number = as_index(value)
+    if number is None:
         text = ', or text such as "1024x576" (width x height)' if name == "size" else ""
-        raise HartError(f"{name} {shown(value)}: give a whole number of pixels{text}") from None
+        raise HartError(f"{name} {shown(value)}: give a whole number of pixels{text}")
+    return number
 
 
 def trained_sizes(config: HartConfig) -> list[ImageSize]:
@@ -99,13 +96,17 @@ def trained_sizes(config: HartConfig) -> list[ImageSize]:
     return aspect_sizes(config.tokenizer, config.aspects)
 
 
-def untrained_remark(size: ImageSize, trained: Sequence[ImageSize]) -> str | None:
-    """What to expect of images of a size that a model was not trained at, and what to do; None for one that it was."""
+def untrained_remark(size: ImageSize, trained: Sequence[ImageSize], *, of_image: bool = False) -> str | None:
+    """What to expect of images of a size that a model was not trained at, and what to do; None for one that it was.
+
+    of_image: whether they have their shape from another image.
+    """
     if size in trained:
         return None
+    remedy = "cut or resize that image first" if of_image else "generate a trained size, then resize them"
     return (
         f"the model was trained at {', '.join(map(str, trained))} px only: at {size} things come out stretched or "
-        "doubled, and far from that in pieces; for good images generate a trained size, then resize them"
+        f"doubled, and far from that in pieces; for good images {remedy}"
     )
 
 

@@ -83,7 +83,18 @@ def test_an_encoding_that_is_stopped_says_what_is_kept_and_goes_on(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_captioned_folder(tmp_path / "set", 6)
-    call = "data", "encode", tmp_path / "set", tmp_path / "codes", "--tokenizer", text_model, "--shard-size", 2
+    call = (
+        "data",
+        "encode",
+        tmp_path / "set",
+        tmp_path / "codes",
+        "--tokenizer",
+        text_model,
+        "--text-encoder",
+        text_model,
+        "--shard-size",
+        2,
+    )
     write = encoding.atomic_write
 
     def write_and_stop(path: Path, content: Any) -> None:

@@ -80,6 +80,9 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
     picture(24, 24).save(tmp_path / "photo.png")
     smaller = run("vary", tmp_path / "photo.png", "--model", text_model, "--out", tmp_path / "24")
     assert smaller.exit_code == 0 and f"photo.png has 24x24 px, the result {SIDE}x{SIDE}" in smaller.stderr
+    picture(24, 16).save(tmp_path / "photo.png")
+    wide = run("vary", tmp_path / "photo.png", "--model", text_model, "--out", tmp_path / "24x16")
+    assert "for good images cut or resize that image first" in wide.stderr
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat")
     for more in ((), ("--prompts-file", prompts)):

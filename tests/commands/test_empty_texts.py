@@ -53,11 +53,14 @@ def test_every_option_and_argument_refuses_what_is_no_value(
     assert not list(tmp_path.iterdir())
 
 
-def test_help_comes_before_an_empty_text_and_no_negative_prompt_is_one(text_model: Path, tmp_path: Path) -> None:
+def test_help_comes_before_an_empty_text_and_no_negative_prompt_is_one(
+    text_model: Path, class_model: Path, tmp_path: Path
+) -> None:
     assert run("generate", "--out", "", "--help").exit_code == 0
     options = ("--negative-prompt", "", "--model", text_model, "--out", tmp_path)
     assert run("generate", "a cat", *options).exit_code == 0
     assert "the text is empty" in refused(run("generate", "a cat", "--negative-prompt", " ", *options[2:]))
+    assert run("generate", "1", *options[:3], class_model, *options[4:]).exit_code == 0
 
 
 def test_in_paths_the_home_folder_may_be_written_as_a_person_does(

@@ -53,6 +53,8 @@ FINE: dict[str, tuple[Mapping[str, Any], tuple[str, ...], int | None]] = {
     "blank": ({"caption": "  ", "label": " "}, (), None),
     "blank ones among others": ({"captions": ["", " a "]}, ("a",), None),
     "a label in digits": ({"caption": "a", "label": "007"}, ("a",), 7),
+    "no label, as the hub says it": ({"caption": "a", "label": -1}, ("a",), None),
+    "the same in digits": ({"caption": "a", "label": "-1"}, ("a",), None),
     "the largest label": ({"caption": "a", "label": 2**63 - 1}, ("a",), 2**63 - 1),
     "all of Unicode": ({"caption": "Grüße 你好 🐸"}, ("Grüße 你好 🐸",), None),
 }

@@ -121,10 +121,13 @@ def test_an_image_of_any_mode_is_turned_once(mode: str) -> None:
 # --- depth
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_grey_of_16_bits_is_scaled_and_not_clipped(kind: str) -> None:
-    ramp = np.tile(np.arange(64, dtype=np.uint16) * 1040, (64, 1))
-    seen = np.asarray(as_rgb(decode_image(encoded(Image.fromarray(ramp), kind))))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+@pytest.mark.parametrize("step", [1040, 4])
+def test_grey_of_16_bits_is_scaled_and_not_clipped(kind: str, step: int) -> None:
+    ramp = np.tile(np.arange(64, dtype=np.uint16) * step, (64, 1))
+    pgm = b"P5 64 64 65535\n" + ramp.astype(">u2").tobytes()
+    content = pgm if kind == "PPM" else encoded(Image.fromarray(ramp), kind)
+    seen = np.asarray(as_rgb(decode_image(content)))
     assert np.abs(seen.astype(int) - (ramp >> 8)[..., None]).max() <= 1
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from hart.data.loader import ImageBatch, ImageLoader, lane_count
 from hart.data.opening import open_source
@@ -105,6 +106,18 @@ def test_crops_flips_and_captions_differ_between_epochs_and_seeds(folder: Path) 
     whole = load(folder, batch_size=24)
     captions = [dict(zip(whole.batch(step).keys, whole.batch(step).captions, strict=True)) for step in range(2)]
     assert captions[0].keys() == captions[1].keys() and captions[0] != captions[1]
+
+
+def test_an_image_whose_caption_says_left_or_right_is_not_mirrored(tmp_path: Path) -> None:
+    captions = ("a ball", "a ball on its LEFT", "left-hand traffic", "a screw, counterclockwise")
+    pixels = Image.new("L", (4, 4))
+    pixels.paste(255, (0, 0, 2, 4))
+    for number, caption in enumerate(captions):
+        pixels.save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(caption)
+    batch = load(tmp_path, batch_size=4, transform=ImageTransform(4, flip=1.0)).batch(0)
+    bright_left = {caption: bool(image[0, 0, 0]) for caption, image in zip(batch.captions, batch.images, strict=True)}
+    assert bright_left == dict(zip(captions, (False, True, True, True), strict=True))
 
 
 def test_microbatches_are_cut_from_the_rows_of_the_rank(folder: Path) -> None:

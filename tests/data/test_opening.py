@@ -70,7 +70,8 @@ def test_images_of_every_format_that_can_be_decoded_are_found_by_their_names(kin
 
 
 def test_class_folders_are_numbered_in_the_order_of_their_names_over_all_splits(tmp_path: Path) -> None:
-    for name in ("train/cat", "train/ant", "val/cat", "validation-notes"):
+    (tmp_path / "train" / "__MACOSX").mkdir(parents=True)  # of an archive: it holds hidden files alone
+    for name in ("train/cat", "train/ant", "val/cat", "validation-notes", "test/bee", "test/cat"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
     assert detect_kind(str(tmp_path)) == "classes"
@@ -79,6 +80,8 @@ def test_class_folders_are_numbered_in_the_order_of_their_names_over_all_splits(
     assert [sample.label for sample in samples(train)] == [0, 1]
     assert [sample.label for sample in samples(val)] == [1]
     assert captions(val) == [()]
+    test = rows(open_source(tmp_path, "test"))
+    assert test.classes == ("ant", "cat", "bee") and test.labels.tolist() == [2, 1], "no class of training is shifted"
 
 
 def test_class_folders_without_split_folders_are_divided_by_name(tmp_path: Path) -> None:
@@ -102,6 +105,33 @@ def test_split_folders_in_capitals_are_splits_where_there_are_two(tmp_path: Path
     assert rows(open_source(tmp_path / "one")).classes == ("Car", "Train")
     with pytest.raises(HartError, match="divided into folders: name one as the split: Train, VAL"):
         open_source(tmp_path, "all")
+
+
+def test_a_class_that_is_called_as_a_split_is_asked_about(tmp_path: Path) -> None:
+    for name in ("bus", "car", "train"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
+    with pytest.raises(HartError, match="train may be a split, or a class like the folders beside it: give "):
+        open_source(tmp_path)
+    source = rows(open_source(tmp_path, None, kind="classes"))
+    assert source.classes == ("bus", "car", "train") and source.labels.tolist() == [0, 1, 2]
+    # with captions, or classes inside, it is a split
+    (tmp_path / "train" / "x.txt").write_text("red")
+    assert captions(open_source(tmp_path)) == [("red",)]
+    (tmp_path / "train" / "x.txt").rename(tmp_path / "x.md")
+    (tmp_path / "train" / "x.png").rename(tmp_path / "bus" / "y.png")
+    (tmp_path / "bus").rename(tmp_path / "train" / "bus")
+    assert rows(open_source(tmp_path)).classes == ("bus",)
+
+
+def test_the_folders_of_coco_are_no_classes(tmp_path: Path) -> None:
+    for name in ("train2017", "val2017", "annotations"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
+    with pytest.raises(HartError, match="train2017 and val2017 look like splits: give one of them as the data"):
+        open_source(tmp_path)
+    assert len(rows(open_source(tmp_path / "train2017"))) == 1
+    assert len(rows(open_source(tmp_path, None, kind="classes"))) == 3
 
 
 def test_the_whole_of_a_divided_set_is_refused(tmp_path: Path) -> None:
@@ -247,10 +277,11 @@ def test_a_download_that_fails_is_an_error_and_no_damage(tmp_path: Path) -> None
         open_source("https://example.org/train-0.tar", kind="shards")
 
 
-def test_a_shard_that_breaks_off_is_one_damage_and_its_beginning_good(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [512 + 512 + 512 + 60, 512 + 512], ids=["inside an image", "between two"])
+def test_a_shard_that_breaks_off_is_one_damage_and_its_beginning_good(kept: int, tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red"), "b.png": encoded_image("red", (64, 64))})
     whole = (tmp_path / "train-0.tar").read_bytes()
-    (tmp_path / "train-0.tar").write_bytes(whole[: 512 + 512 + 512 + 60])
+    (tmp_path / "train-0.tar").write_bytes(whole[:kept])
     stream = open_source(tmp_path, kind="stream")
     assert isinstance(stream, Stream)
     good, broken = stream.read_unit(0)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hart.data.opening import expand, open_source
+from hart.data.readers.tar import is_remote, local_path
 from hart.errors import HartError
+from image_files import write_numbered_shards
+from set_formats import captions
 
 
 @pytest.mark.parametrize(
@@ -21,6 +26,8 @@ from hart.errors import HartError
         ("{-1..1}", "-1 0 1"),
         ("a{b", "a{b"),
         ("{a{1..2}}", "{a1} {a2}"),
+        ("{c..a}{A..E..2}", "cA cC cE bA bC bE aA aC aE"),
+        ("a}{b,c}", "a}{b,c}"),
     ],
 )
 def test_braces_stand_for_names_as_in_a_shell(pattern: str, names: str) -> None:
@@ -47,3 +54,23 @@ def test_an_address_that_no_file_system_takes_for_a_name() -> None:
     for address in ("a\0b", "x" * 5000):
         with pytest.raises(HartError, match="does not exist"):
             open_source(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("file:///data/a.tar", "/data/a.tar"),
+        ("file:/data/a.tar", "/data/a.tar"),
+        ("file:a.tar", "a.tar"),
+        ("file:///C:/data/a.tar", "C:/data/a.tar"),
+        ("file:C:/data/a.tar", "C:/data/a.tar"),
+        ("C:/data/a.tar", "C:/data/a.tar"),
+    ],
+)
+def test_the_file_of_an_address_here_and_on_windows(address: str, path: str) -> None:
+    assert not is_remote(address) and local_path(address) == Path(path)
+
+
+def test_an_address_of_a_file_may_have_stars(tmp_path: Path) -> None:
+    write_numbered_shards(tmp_path, 2, 3)
+    assert captions(open_source(f"file://{tmp_path}/*.tar")) == captions(open_source(f"{tmp_path}/*.tar"))

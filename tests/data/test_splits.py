@@ -57,10 +57,10 @@ def test_where_nothing_is_held_out_the_way_out_is_said(form: str, tmp_path: Path
 
 
 def test_a_divided_set_has_no_whole(tmp_path: Path) -> None:
-    write(tmp_path / "train", 2, "folder")
+    write(tmp_path / "images" / "train", 2, "folder")
     write(tmp_path / "lines", 2, "jsonl")
     (tmp_path / "lines" / "set.jsonl").rename(tmp_path / "lines" / "train.jsonl")
-    for place in (tmp_path, tmp_path / "lines"):
+    for place in (tmp_path / "images", tmp_path / "lines"):
         assert open_source(place, None).description == open_source(place, "train").description
 
 
@@ -74,3 +74,12 @@ def test_a_split_that_a_divided_set_lacks_is_not_taken_from_the_others(
     with pytest.raises(HartError, match=said):
         open_source(tmp_path, asked)
     assert len(rows(open_source(tmp_path, there))) == 30
+
+
+def test_each_split_has_its_share_of_the_damage(tmp_path: Path) -> None:
+    """All of it would be more than half of what is held out."""
+    lines = [json.dumps({"image": f"{n}.png", "text": "a" if n % 20 else 5}) for n in range(1000)]
+    (tmp_path / "set.jsonl").write_text("\n".join(lines))
+    train, val, every = (rows(open_source(tmp_path, split, kind="jsonl")) for split in ("train", "val", "all"))
+    assert {*train.damaged, *val.damaged} == {*every.damaged} and len(every.damaged) == 50
+    assert len(train.damaged) + len(val.damaged) == 50 and len(val.damaged) < 10

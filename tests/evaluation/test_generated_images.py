@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -50,6 +52,44 @@ def test_images_of_another_plan_are_not_taken_over(text: HartPipeline, tmp_path:
     ):
         with pytest.raises(HartError, match=f"which differ in {said}: choose another --out, or delete the folder"):
             GeneratedImages(text, prompts, other, seed, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "choice", "value"), [("diffusion", "tokens_scale", 3.0), ("tokenizer", "phi_weight", 0.1)]
+)
+def test_images_of_another_configuration_are_not_taken_over(
+    text_model: Path, tmp_path: Path, part: str, choice: str, value: float
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(text_model, model)
+
+    def opened() -> GeneratedImages:
+        pipe = HartPipeline.from_pretrained(model, device="cpu")
+        return GeneratedImages(pipe, PROMPTS, pipe.sampling, 7, out)
+
+    opened()
+    config = json.loads((model / "config.json").read_text())
+    config[part][choice] = value  # the weights stay
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(HartError, match=rf"which differ in model\.{part}\.{choice}: choose another --out"):
+        opened()
+    # plans of the first version did not say it
+    plan = json.loads((out / "images" / "plan.json").read_text())
+    (out / "images" / "plan.json").write_text(json.dumps({name: plan[name] for name in plan if name != "model"}))
+    opened()
+
+
+def test_words_that_are_read_otherwise_make_another_plan(tmp_path: Path) -> None:
+    pipe = HartPipeline.from_pretrained("emoji", device="cpu")
+    GeneratedImages(pipe, PROMPTS, pipe.sampling, 7, tmp_path)
+    pipe.text_encoder.reader.thesaurus.things.popitem()
+    with pytest.raises(HartError, match=r"which differ in model\.text_encoder\.vocabulary"):
+        GeneratedImages(pipe, PROMPTS, pipe.sampling, 7, tmp_path)
+
+
+def test_all_prompts_are_checked_before_the_first_image(text: HartPipeline, tmp_path: Path) -> None:
+    with pytest.raises(HartError, match="prompt 6"):
+        GeneratedImages(text, [*PROMPTS, "a \ud800"], text.config.sampling, 7, tmp_path)
 
 
 def test_a_part_has_as_many_of_each_task_as_can_be() -> None:

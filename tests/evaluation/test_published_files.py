@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from zipfile import ZipFile
 
 import pytest
 import torch
 
+from hart.data.samples import DamagedSample
 from hart.errors import HartError
 from hart.evaluation import published_files
 from hart.evaluation.metrics.features import open_extractor
@@ -42,6 +45,26 @@ def test_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--data" in str(error.value) and "<urlopen" not in str(error.value)
 
 
+class BreaksOff(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2000")
+        self.end_headers()
+        self.wfile.write(b"half of it")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_download_that_breaks_off_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published_files, "default_cache", lambda: tmp_path)
+    with HTTPServer(("127.0.0.1", 0), BreaksOff) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(HartError, match=r"cannot be fetched \(it broke off after 10 of 2,000 bytes\): give it"):
+            cached_file(f"http://127.0.0.1:{server.server_port}/prompts.jsonl", "give it")
+    assert not list((tmp_path / "evaluation").iterdir())
+
+
 def test_where_public_weights_lie(tmp_path: Path) -> None:
     (tmp_path / "clip").mkdir()
     assert at_hand("openai/clip", tmp_path) == at_hand("https://home/of/clip", tmp_path) == str(tmp_path / "clip")
@@ -71,8 +94,12 @@ def test_files_are_read_from_a_folder_or_an_archive_alike(packed: bool, tmp_path
 
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "set.zip").write_bytes(b"no archive")
-    files = PublishedFiles(tmp_path, "set", "set.zip", "https://home")
     with pytest.raises(FileError, match=r"set\.zip: .*not a zip file"):
-        files.read("a/1.txt")
-    (damage,) = PublishedImages(files, ["a/1.txt"]).damaged
-    assert "not a zip file" in damage.reason
+        PublishedFiles(tmp_path, "set", "set.zip", "https://home")
+    with ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("a/1.txt", "one and only")
+    content = (tmp_path / "set.zip").read_bytes()
+    (tmp_path / "set.zip").write_bytes(content.replace(b"only", b"0nly"))
+    images = PublishedImages(PublishedFiles(tmp_path, "set", "set.zip", "https://home"), ["a/1.txt"])
+    with pytest.raises(DamagedSample, match=r"set\.zip: .*CRC"):
+        images.read(0)

@@ -14,6 +14,7 @@ from PIL import Image
 from hart import HartError, HartOutput, HartPipeline
 from hart.config import MAX_SEED
 from hart.errors import PromptWarning
+from hart.generation.arguments import checked_prompt
 from hart.types import ClassContext, TextContext
 from helpers import CHANNELS, CLASSES, TEXT_TOKENS, TEXT_WIDTH
 
@@ -105,6 +106,8 @@ GENERATOR = torch.Generator()
         ({"prompt": "a", "seed": [1, 2]}, "2 seeds for 1 image:"),
         ({"prompt": ["a", "b"], "top_k": [1, 2, 3]}, "top_k: 3 values for 2 prompts"),
         ({"prompt": ["a", "b"], "guidance_scale": [1, "x"]}, "guidance_scale: expected a number, got 'x'"),
+        ({"prompt": ["a", "b"], "guidance_scale": [[1], [2]]}, "a flat list"),
+        ({"prompt": ["a", "b"], "top_p": np.ones((2, 1))}, "a flat list"),
         ({"prompt": ["a", "b"], "maskgit_steps": [1, 2]}, "maskgit_steps: expected a whole number"),
         ({"prompt": "a", "generator": GENERATOR, "seed": 1}, "either a seed or a generator"),
         ({"prompt": "a", "output_type": "jpeg"}, "output_type 'jpeg': choose pil, np, pt, latent"),
@@ -192,3 +195,9 @@ def test_parts_are_ordinary_tensors_however_they_were_loaded(text_model: Path) -
     for module in (pipe.hart, pipe.tokenizer, pipe.text_encoder):
         assert not any(parameter.is_inference() for parameter in module.parameters())  # type: ignore[union-attr]
         module.load_state_dict(module.state_dict())  # type: ignore[union-attr]
+
+
+def test_a_locale_in_which_prompts_are_no_utf_8_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(HartError, match=r"in a locale that is, such as LC_ALL=C.UTF-8 \(this one is ascii\)"):
+        checked_prompt("caf\udcc3\udca9", None, called="prompt 1")

@@ -119,6 +119,23 @@ def test_a_variation_keeps_scales(pipe: HartPipeline) -> None:
         assert torch.equal(state.steps[0].codes, own.indices[state.k]) == (state.k < 2)
 
 
+def test_a_canvas_of_another_shape_keeps_no_more_of_an_image_than_was_asked_for(text: HartPipeline) -> None:
+    image, wide = picture(), "16x8"
+    plain = text("a dog", seed=3, size=wide).images[0].tobytes()
+    assert text.vary(image, "a dog", kept_scales=0, seed=3, size=wide).images[0].tobytes() == plain
+    drawn = np.asarray(text.vary(image, "a dog", kept_scales=1, seed=3, size=wide).images[0])
+    assert (drawn[:, 4:12] != np.asarray(image)).mean() > 0.5
+    (coloured,) = latents(
+        text, [ImageRequest("a dog", edit=text.prepare_variation(image, style_strength=1, size=wide))], wide
+    )
+    (lent,) = latents(text, [ImageRequest("a dog", edit=text.prepare_variation(image, style=image, size=wide))], wide)
+    assert torch.equal(coloured, lent)
+    told = {"source_prompt": "a cat", "size": wide, "seed": 3}
+    assert text.edit(image, None, "a dog", followed_scales=0, **told).images[0].tobytes() == plain
+    followed = np.asarray(text.edit(image, None, "a dog", **told).images[0])
+    assert (followed[:, 4:12] != np.asarray(image)).mean() > 0.5
+
+
 STYLED: list[Callable[..., Edit]] = [
     lambda pipe, reference, strength: pipe.prepare_variation(reference, kept_scales=0, style_strength=strength),
     lambda pipe, reference, strength: pipe.prepare_variation(
@@ -161,7 +178,7 @@ def test_under_a_mask_only_what_is_drawn_takes_a_style(pipe: HartPipeline) -> No
 
 def test_a_style_is_that_of_the_image_alone_wherever_its_parts_are(text: HartPipeline) -> None:
     schedule, quantizer = text.config.tokenizer.schedule, text.tokenizer.quantizer
-    edit = text.prepare_variation(picture(4, 8), style_strength=1, aspect="1:1")  # a quarter of margin at both sides
+    edit = text.prepare_edit(picture(4, 8), style_strength=1, aspect="1:1")  # a quarter of margin at both sides
     latent = torch.randn(
         quantizer.codebook.weight.shape[1], *schedule.final, generator=torch.Generator().manual_seed(0)
     )
@@ -175,7 +192,7 @@ def test_a_style_is_that_of_the_image_alone_wherever_its_parts_are(text: HartPip
 
     assert torch.equal(penalty(latent), penalty(other))
     torch.testing.assert_close(penalty(latent.flip(1)), penalty(latent))
-    edit = text.prepare_variation(picture(64, 1), style_strength=1, aspect="1:1")  # thinner than a token
+    edit = text.prepare_edit(picture(64, 1), style_strength=1, aspect="1:1")  # thinner than a token
     assert penalty(latent).std() > 0
     style = Style(1.0, (quantizer.codebook.weight[[3, 5]],))
     costs = style.penalty(0, torch.zeros(1, len(latent)), quantizer)
@@ -327,7 +344,8 @@ def cut_short() -> Image.Image:
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", output_type="np"), "choose pil"),
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", strength=1), "unknown argument 'strength'"),
         (lambda pipe: pipe.vary(picture(), kept_scales=5), "kept_scales 5: give a whole number, .* at most 4"),
-        (lambda pipe: pipe.vary(picture(), style_strength=-1), "style_strength -1: give a number from 0 to 10"),
+        (lambda pipe: pipe.vary(picture(), style_strength=np.ones(2)), "style_strength .*: give a finite number"),
+        (lambda pipe: pipe.vary(picture(), style_strength=-1), "style_strength -1.0: give a number from 0 to 10"),
         (lambda pipe: pipe.edit(picture(), None, "a cat", source_prompt=""), "source_prompt is empty"),
         (lambda pipe: pipe.edit(picture(), None, source_prompt="a cat"), "give a prompt that says what changes"),
         (lambda pipe: pipe.mix(["a cat"]), "give a list of two"),

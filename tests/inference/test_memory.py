@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,8 @@ META = torch.device("meta")
 
 
 @pytest.fixture
-def large(monkeypatch: pytest.MonkeyPatch) -> HartPipeline:
+def large() -> HartPipeline:
     """As wide as the 0.7B model, without memory."""
-    # autocast, which the head turns off, knows no device without memory
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     config: HartConfig = PRESETS["hart-0.7b-512"]()
     config = config.replace(transformer=config.transformer.replace(depth=2))
     with without_memory():

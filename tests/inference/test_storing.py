@@ -128,6 +128,22 @@ def test_a_saved_pipeline_opens_and_generates_the_same(kind: str, dtype: str, tm
     assert {value.dtype for value in read_safetensors(tmp_path / "half" / HART_FILE).values()} == {torch.float16}
 
 
+def test_a_model_from_a_relative_path_is_whole_wherever_the_program_goes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text encoder and scorer are read later."""
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / SCORER_FILE).touch()
+    monkeypatch.chdir(tmp_path)
+    pipe = HartPipeline.from_pretrained("model", device="cpu")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert image(pipe).tobytes() == image(opened(model)).tobytes()
+    pipe.save_pretrained("saved")
+    names = [{file.name for file in folder.iterdir()} for folder in (tmp_path / "model", Path("saved"))]
+    assert names[0] == names[1]
+
+
 def test_a_saved_pipeline_keeps_its_adapters(model: Path, adapter: Path, tmp_path: Path) -> None:
     pipe = opened(model)
     pipe.load_lora(adapter, 0.8)

@@ -64,15 +64,13 @@ def test_small_parts_stay_together(two_threads: None, monkeypatch: pytest.Monkey
     assert rows_by_thread(2, tokens=10) == [[0, 1]]
 
 
-def test_what_is_set_for_a_thread_keeps_the_rows_in_it(two_threads: None) -> None:
+def test_rows_with_gradients_stay_in_their_thread(two_threads: None) -> None:
     weight = torch.ones(2, 1, requires_grad=True)
 
     def work(some: slice) -> Iterator[Tensor]:
         yield weight[some] @ torch.ones(1, 1)
 
     assert ByThreads(1)(work, 2, 1).requires_grad
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert ByThreads(1)(work, 2, 1).dtype == torch.bfloat16
 
 
 @needs_packing

@@ -146,6 +146,7 @@ def test_a_mask_of_another_size_is_stretched_and_an_empty_prompt_is_none(
         mask[:, : mask.shape[1] // 2] = 1
     own, stretched = (run(nodes["HartEdit"], model=text, image=images, mask=mask, prompt="") for mask in masks)
     assert torch.equal(own, stretched) and not torch.equal(own, images)
+    assert torch.equal(run(nodes["HartEdit"], model=text, image=images, mask=masks[0][0], prompt=""), own)
 
 
 def test_the_stop_button_ends_a_run_before_the_next_scale(

@@ -14,7 +14,7 @@ from serving_app import error, running
 @pytest.mark.parametrize("given", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic right"}])
 def test_a_key_is_needed_where_there_are_keys(given: dict[str, str]) -> None:
     with running(access=Access(("right", "other"))) as server:
-        for path in ("/v1/models", "/metrics"):
+        for path in ("/v1/models", "/metrics", "/metrics/"):
             error(server.http.get(path, headers=given), 401)
         for path in ("/", "/healthz", "/readyz"):
             assert server.http.get(path, headers=given).status_code == 200

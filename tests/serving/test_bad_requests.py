@@ -16,7 +16,7 @@ from PIL import Image
 
 from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
 from hart.serving.schemas import MAX_PROMPT, ApiError
-from image_files import jpeg_of_exif, jpeg_of_scans
+from image_files import jpeg_of_exif, jpeg_of_scans, png_of_parts
 from serving_app import Running, edit, error, image_of, png, running
 from stand_in_engine import FACTS, StandInEngine, drawn
 
@@ -170,8 +170,14 @@ def test_other_addresses_and_methods(server: Running, method: str, path: str, st
     error(server.http.request(method, path), status)
 
 
-def test_models_are_listed_with_and_without_a_slash(server: Running) -> None:
-    assert server.http.get("/v1/models/").json() == server.http.get("/v1/models").json()
+def test_a_slash_at_the_end_of_an_address_says_nothing(server: Running) -> None:
+    for path in ("/v1/models", "/v1/models/tiny", "/healthz", "/style.css"):
+        answer = server.http.get(f"{path}/", follow_redirects=False)
+        assert answer.status_code == 200 and answer.content == server.http.get(path).content
+    body = {"prompt": "x", "seed": 1}
+    answers = [server.http.post(f"/v1/images/generations{end}", json=body, follow_redirects=False) for end in ("", "/")]
+    assert answers[0].json()["data"] == answers[1].json()["data"]
+    assert server.http.get("/metrics/", follow_redirects=False).status_code == 200
 
 
 def test_head_is_get_without_a_body(server: Running) -> None:
@@ -224,6 +230,9 @@ HOLE = png((16, 16), "RGBA", (0, 0, 0, 0))
         (as_format("TIFF"), None, "image", "not an image"),
         (jpeg_of_scans(1000), None, "image", "save it anew"),
         (jpeg_of_exif(1001), None, "image", "has more than 1,000 parts of EXIF"),
+        (png_of_parts(b"iCCP", 17), None, "image", "has more than 16 colour profiles"),
+        (png_of_parts(b"none", 70_000), None, "image", "has too many parts"),
+        (b"\xff\xd8" + b"\xff" * 140_000, None, "image", "has too many parts"),
         (png(), png(), "mask", "has alpha 0 nowhere"),
         (png(), png((16, 16), "RGBA", (0, 0, 0, 1)), "mask", "has alpha 0 nowhere"),
         (png(), png((8, 8), "RGBA", (0, 0, 0, 0)), "mask", "is 8 x 8, the image 16 x 16"),

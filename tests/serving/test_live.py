@@ -60,7 +60,7 @@ def test_half_a_body_ends_in_time_and_disturbs_nobody(monkeypatch: pytest.Monkey
         gone.sendall(post({"prompt": "x"}, length=500))
         gone.close()
         half.sendall(post({"prompt": "x"}, length=500))
-        until(lambda: server.server.bodies._held)
+        until(lambda: server.server.bodies.room.left < bodies.HELD_BYTES)
         answer = httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": "y"}, timeout=PATIENCE)
         assert answer.status_code == 200
         monkeypatch.setattr(bodies, "BODY_SECONDS", 0)

@@ -75,17 +75,31 @@ def test_what_is_deleted_comes_back_to_its_place(page: Any) -> None:
     assert numbers(page)[1:] == [whole[0], whole[2]]
 
 
-def test_all_that_is_deleted_comes_back_also_to_other_tabs(page: Any) -> None:
+def test_tabs_show_what_the_others_draw_delete_and_bring_back(page: Any) -> None:
     draw(page, "a red apple", seed=1)
     other = page.context.new_page()
     other.goto(page.url)
     other.locator("#gallery li").wait_for()
-    draw(page, "a yellow star", seed=2)  # the other tab does not show it
+    draw(page, "a yellow star", seed=2)
+    expect(other.locator("#gallery li")).to_have_count(2)
+    both = numbers(page)
+    assert numbers(other) == both and pixels(other, "#gallery img") == pixels(page, "#gallery img")
+    page.locator("#gallery .pick").last.check(force=True)
+    other.locator("#gallery .open").last.click()
+    other.locator("#delete").press("Enter")
+    expect(page.locator("#gallery li")).to_have_count(1)
+    page.locator("#gallery .pick").first.check(force=True)
+    expect(page.get_by_role("button", name="Compare two")).to_be_disabled()  # the other one is gone
+    other.get_by_role("button", name="Undo", exact=True).click()
+    expect(page.locator("#gallery li")).to_have_count(2)
+    assert numbers(page) == both
     other.once("dialog", lambda dialog: dialog.accept())
     other.get_by_role("button", name="Delete all").click()
     expect(other.locator("#deleted-text")).to_have_text("2 images are deleted.")
+    expect(page.get_by_role("heading", name="What shall it be?")).to_be_visible()
     other.get_by_role("button", name="Undo", exact=True).click()
-    expect(other.locator("#gallery li")).to_have_count(1)
+    expect(page.locator("#gallery li")).to_have_count(2)
     page.reload()
     expect(page.locator("#gallery li")).to_have_count(2)
+    assert numbers(page) == both
     other.close()

@@ -25,6 +25,7 @@ from command_line import refused, run
 from hart.commands.serve import for_replicas
 from hart.errors import HartError
 from hart.serving import bodies
+from hart.serving.access import Access
 from hart.serving.models import ModelUnavailable
 from hart.serving.options import Limits, ServeOptions
 from hart.serving.scheduler import Overloaded
@@ -187,9 +188,15 @@ def test_without_a_key_no_body_reaches_a_replica() -> None:
         for path in ("/readyz", "/openapi.json"):
             assert http.post(path, content=b"x" * 10).status_code == 405
             assert handle.asked == 0
-        for path in ("/readyz", "/openapi.json"):
-            assert http.request("GET", path, content=b"x" * 10).status_code in (200, 503)
-        assert handle.bodies == [b"", b""]
+        assert http.request("GET", "/readyz", content=b"x" * 10).status_code in (200, 503)
+        assert handle.bodies == [b""]
+
+
+def test_the_document_is_that_of_one_server_keys_included() -> None:
+    for access, options in ((None, {}), (Access(("k",)), {"api_key": ("k",)})):
+        with fronted(**options) as (http, handle):
+            assert http.get("/openapi.json").json() == application(access=access).openapi()
+            assert handle.asked == 0
 
 
 def test_while_replicas_start_or_cannot_the_page_is_there_and_requests_are_told(

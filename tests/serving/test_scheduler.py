@@ -96,6 +96,17 @@ def test_requests_of_different_people_share_a_batch() -> None:
         bench.answer(job)
 
 
+def test_who_cancels_one_request_keeps_its_turn_for_the_others() -> None:
+    bench = Bench(batch_size=1)
+    gone = bench.ask(0, client="a")
+    kept, other = bench.ask(1, client="a"), bench.ask(2, client="b")
+    bench.scheduler.cancel(gone)
+    bench.run()
+    assert bench.batches() == [[1], [2]]
+    for job in (kept, other):
+        bench.answer(job)
+
+
 def test_new_requests_join_at_the_next_batch() -> None:
     bench = Bench()
     bench.ask(0)

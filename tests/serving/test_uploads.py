@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from hart.data.images import as_rgb, opacity
-from hart.serving import app, bodies
+from hart.serving import app
+from hart.serving.access import Room
 from hart.serving.options import Limits
 from hart.serving.server import LAYOUTS_AT_ONCE
 from serving_app import Running, edit, error, png, running
@@ -62,7 +63,7 @@ def test_few_images_are_decoded_at_once_and_no_more_wait_than_in_the_queue(
         answers = [clients.submit(edit, server, png(), n="2") for _ in range(3)]
         for _ in range(LAYOUTS_AT_ONCE):
             assert begun.acquire(timeout=PATIENCE)
-        until(lambda: server.server._coming == 6)
+        until(lambda: not server.server._coming.left)
         refused = edit(server, png())
         assert error(refused, 429)["code"] == "queue_full" and int(refused.headers["retry-after"]) >= 1
         assert not begun.acquire(blocking=False)
@@ -72,8 +73,8 @@ def test_few_images_are_decoded_at_once_and_no_more_wait_than_in_the_queue(
     assert server.post(prompt="x").status_code == 200
 
 
-def test_bodies_that_wait_for_an_answer_take_bounded_memory(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "HELD_BYTES", 3000)
+def test_bodies_that_wait_for_an_answer_take_bounded_memory(server: Running) -> None:
+    server.server.bodies.room = Room(3000)
     gate = server.engine.open_gate
     gate.clear()
     with ThreadPoolExecutor(1) as client:

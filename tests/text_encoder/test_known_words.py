@@ -94,6 +94,26 @@ def test_full_width_letters_are_read_as_the_usual_ones(shipped: CompactTextEncod
     assert shipped.reading([wide]) == shipped.reading([words])
 
 
+@pytest.mark.parametrize(
+    ("prompt", "usual"),
+    [
+        ("a red\u200bapple", "a red apple"),
+        ("a red\x0capple\x85", "a red apple "),
+        ("\ufeffa red ap\u00adple\u202c", "a red apple"),
+        ("a red \ufb01sh\u2026", "a red fish..."),
+        ("a cat\u2014a dog", "a cat - a dog"),
+        ("a t\u2011shirt", "a t-shirt"),
+        ("a \U0001f468\u200d\U0001f469\u200d\U0001f467\u200b!", "a family with man, woman and girl !"),
+    ],
+)
+def test_characters_of_other_programs_are_read_as_those_of_captions(
+    shipped: CompactTextEncoder, prompt: str, usual: str
+) -> None:
+    """What text from a page or a telephone has in it, seen or not."""
+    assert torch.equal(shipped.encode([prompt]).embeddings, shipped.encode([usual]).embeddings)
+    assert shipped.reading([prompt]) == shipped.reading([usual])
+
+
 def test_the_author_is_told(shipped: CompactTextEncoder) -> None:
     (remark,) = shipped.reading(["a yacht"])[0].remarks("a yacht")
     assert '"yacht"' in remark and '"sailboat"' in remark

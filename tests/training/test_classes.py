@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hart.data.encoded import EncodedSet
 from hart.data.opening import open_source
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
@@ -91,3 +92,23 @@ def test_an_encoded_set_of_more_classes_than_the_model_has_is_refused(tmp_path: 
     given = class_recipe(tmp_path / "codes")
     with pytest.raises(HartError, match=r"train-00001\.safetensors, image 4: its class has the number 3, but .* is 3"):
         token_source(open_training_data(given, 8), given, tokenizer, None, CPU)
+
+
+def test_encoded_sets_that_number_other_classes_are_not_mixed(tmp_path: Path) -> None:
+    tokenizer = tiny_model(tiny_class_config())[0].requires_grad_(False)
+    folders = []
+    for name, classes in {"one": "ant bee", "same": "ant bee", "other": "bee cat"}.items():
+        for kind in classes.split():
+            captioned(tmp_path / f"{name} images" / kind, 2, bare=(0, 1))
+        source, folder = open_source(tmp_path / f"{name} images"), tmp_path / name
+        encode_dataset(source, ImageTransform(8), Encoders(tokenizer, None, CPU), folder, "train", EncodeOptions())
+        folders.append(folder)
+    assert len(EncodedSet(folders[0], also=folders[1:2])) == 8
+    with pytest.raises(HartError, match=r"other differs from .*one in classes: encode both in the same way"):
+        EncodedSet(folders[0], also=folders[2:])
+    # sets of the first version do not say it
+    for file in folders[2].iterdir():
+        file.unlink()
+    source.classes = ()
+    encode_dataset(source, ImageTransform(8), Encoders(tokenizer, None, CPU), folders[2], "train", EncodeOptions())
+    assert len(EncodedSet(folders[0], also=folders[2:])) == 8

@@ -132,15 +132,17 @@ def test_a_run_that_was_stopped_goes_on_and_writes_the_same(
     assert encode(moved, encoders, broken).finished
 
 
-def test_a_set_says_which_base_scales_its_codes_come_from(captioned_images: Path, tmp_path: Path) -> None:
+def test_a_set_says_which_base_scales_its_codes_come_from(
+    captioned_images: Path, encoders: Encoders, tmp_path: Path
+) -> None:
     """As many coarse scales of another base size are other codes; a base that is no smaller decides nothing."""
     config = tiny_class_config().tokenizer.replace(scales=(1, 2, 4, 8))
 
     def encode_with(base: tuple[int, ...]) -> None:
-        encoders = Encoders(HybridTokenizer(config.replace(base_scales=base)), None, torch.device("cpu"))
-        encoders.tokenizer.load_state_dict(weights)
+        other = replace(encoders, tokenizer=HybridTokenizer(config.replace(base_scales=base)))
+        other.tokenizer.load_state_dict(weights)
         source, options = open_source(captioned_images), replace(OPTIONS, max_damaged=0.2)
-        encode_dataset(source, ImageTransform(16), encoders, tmp_path, "train", options)
+        encode_dataset(source, ImageTransform(16), other, tmp_path, "train", options)
 
     weights = HybridTokenizer(config).state_dict()
     encode_with((1, 2, 4))
@@ -261,6 +263,12 @@ def test_classes_without_text_and_codes_without_residual(encoders: Encoders, tmp
     assert batch.text is None and batch.last_scale_continuous is None
     maps = tokenizer.token_maps_from_codes(batch.indices)
     assert torch.equal(maps.last_scale_continuous, tokenizer.quantizer.codebook(maps.indices[-1]))
+
+
+def test_captions_need_a_text_encoder(captioned_images: Path, encoders: Encoders, tmp_path: Path) -> None:
+    with pytest.raises(HartError, match=r"images are damaged.*no class number"):
+        encode(captioned_images, replace(encoders, text_encoder=None), tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 class FeaturedPadding:

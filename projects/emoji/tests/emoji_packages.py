@@ -1,14 +1,17 @@
-"""A tiny stand-in for the npm packages: a few icons in every set, with names as the real ones write them."""
+"""A tiny stand-in for the npm packages: a few icons in every set, with names as the real ones write them; and the
+concepts of the real ones."""
 
 from __future__ import annotations
 
 import io
 import json
 import tarfile
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from hart_emoji.data.build import KEYWORDS, NAMES, STYLES
+from hart_emoji.data.catalogue import slugify
 from hart_emoji.data.npm import NpmPackage
 
 TONE_CODES = ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")
@@ -73,3 +76,9 @@ def write_packages(folder: Path) -> Path:
     }
     write_package(folder, KEYWORDS, {"dist/emoji-en-US.json": words})
     return folder
+
+
+def unicode_concepts() -> set[str]:
+    """Slugs of the names of all emoji, as captions have them."""
+    names = files("hart.text_encoder").joinpath("emoji_names.txt").read_text(encoding="utf-8").splitlines()
+    return {slugify(line.partition("\t")[2]) for line in names}

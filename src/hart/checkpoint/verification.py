@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.loading import LoadedModel, load_model
-from hart.checkpoint.storage import read_safetensors
+from hart.checkpoint.storage import kind_of, misfits, read_safetensors
 from hart.config import ConfigError, HartConfig, SamplingConfig
 from hart.devices import exact_float32
 from hart.files import read_json
@@ -119,14 +119,15 @@ def read_case(path: Path) -> SamplingConfig:
 
 
 def _checked_inputs(path: Path, config: HartConfig, golden: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the reference run was given, as this model takes it, in float32 or int64; everything else in a golden file
-    is recomputed. Raises `CheckpointError` for absent or wrong inputs."""
-    sizes, image_size = config.transformer, config.tokenizer.image_size
+    """What the reference run was given, in float32 or int64; everything else in a golden file is recomputed. Raises
+    `CheckpointError` for absent or wrong inputs."""
+    sizes, side = config.transformer, config.tokenizer.image_size
     image = golden.get("tokenizer.image")
-    batch = len(image) if image is not None and image.dim() else 0
+    batch = max(1, len(image)) if image is not None and image.dim() else 1
     rows = batch * sizes.schedule.token_counts[-1]
-    shapes: dict[str, tuple[int, ...]] = {"tokenizer.image": (batch, 3, image_size, image_size)}
+    shapes: dict[str, tuple[int, ...]] = {"tokenizer.image": (batch, 3, side, side)}
     bounds: dict[str, int] = {}
+    """Of inputs that are whole numbers, from 0 up."""
     if sizes.text is not None:
         tokens = (batch, sizes.text.tokens)
         shapes |= {"context.embeddings": (*tokens, sizes.text.width), "context.mask": tokens}
@@ -138,21 +139,14 @@ def _checked_inputs(path: Path, config: HartConfig, golden: Mapping[str, Tensor]
         noise = (rows, sizes.latent_channels)
         shapes |= {"diffusion.timesteps": (rows,), "diffusion.noise": noise, "generate.start_noise": noise}
         bounds["diffusion.timesteps"] = config.diffusion.training_steps - 1
-    if missing := sorted(set(shapes) - set(golden)):
-        raise CheckpointError(f"{path}: the input(s) {', '.join(missing)} are missing")
-    checked = {}
-    for name, shape in shapes.items():
-        value = golden[name]
-        if value.shape != shape or batch == 0:
-            wanted = ", ".join(map(str, (shape[0] or "B", *shape[1:])))
-            raise CheckpointError(f"{path}: {name} is {tuple(value.shape)}, this model takes ({wanted})")
-        if value.is_floating_point() == (name in bounds) or value.is_complex():
-            wanted = "whole numbers" if name in bounds else "floating-point numbers"
-            raise CheckpointError(f"{path}: {name} must hold {wanted}, not {value.dtype}")
-        checked[name] = value.long() if name in bounds else value.float()
-        if name in bounds and not 0 <= int(checked[name].min()) <= int(checked[name].max()) <= bounds[name]:
-            raise CheckpointError(f"{path}: {name} must lie between 0 and {bounds[name]}")
-    return checked
+    expected = {name: (torch.Size(shape), "int64" if name in bounds else "float32") for name, shape in shapes.items()}
+    inputs = {name: value for name, value in golden.items() if name in expected}
+    if problems := misfits(expected, {name: kind_of(value) for name, value in inputs.items()}):
+        raise CheckpointError(f"{path}: inputs do not fit the model: {problems}")
+    for name, most in bounds.items():
+        if not 0 <= int(inputs[name].min()) <= int(inputs[name].max()) <= most:
+            raise CheckpointError(f"{path}: {name} must lie between 0 and {most}")
+    return {name: value if name in bounds else value.float() for name, value in inputs.items()}
 
 
 @torch.no_grad()

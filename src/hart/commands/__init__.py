@@ -17,12 +17,12 @@ if TYPE_CHECKING:
         owned,
         progress,
         prompt_notes,
-        require_writable,
         require_writable_file,
     )
     from hart.commands.evaluate import suite_app
     from hart.commands.from_config import options_from_config
     from hart.commands.program import new_program, run_program
+    from hart.files import require_writable
     from hart.strict import counted
 
 # fmt: off

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,7 @@ import typer
 
 from hart.commands.locks import LOCK_FILE, locked
 from hart.errors import AdapterWarning, HartError, PromptWarning, Stopped, missing_package
-from hart.files import folder_if_used
+from hart.files import can_be_written, folder_if_used, require_writable
 from hart.stopping import SIGNALS, end_at_the_next, handled
 from hart.strict import clipped
 
@@ -97,19 +96,8 @@ def scale_reporter(report: Report) -> Callable[[ScalePreview], None]:
     return callback
 
 
-def require_writable(path: Path) -> None:
-    """Raise `HartError` for a folder where nothing can be written, before any work is done. Makes no folder, so that a
-    command that refuses leaves none: of one that does not exist, the nearest above it that does is tried, which may be
-    a link to nothing, such as a drive that is not mounted."""
-    above = path.absolute().parents
-    with _can_be_written(path):
-        existing = next(folder for folder in (path, *above) if os.path.lexists(folder))
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-
-
 def require_writable_file(path: Path) -> None:
-    """The same for a file, which may be there and is then replaced."""
+    """As `require_writable`, for a file, which may be there and is then replaced."""
     if path.is_dir():
         raise HartError(f"{path}: is a folder: give a file")
     require_writable(path.parent)
@@ -120,8 +108,8 @@ def is_image_file(out: Path) -> bool:
     return out.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and not out.is_dir()
 
 
-def require_output(out: Path, *, single: bool = True) -> None:
-    """The same for --out, a folder or the name of one new image. single: False for a command that writes more."""
+def require_output(out: Path, *, single: bool) -> None:
+    """As `require_writable`, for --out: a folder, or the name of one new image. single: whether no more is written."""
     if not is_image_file(out):
         require_writable(out)
         return
@@ -135,19 +123,11 @@ def require_output(out: Path, *, single: bool = True) -> None:
 
 
 @contextmanager
-def _can_be_written(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise HartError(f"{path}: cannot write there ({error.strerror}): choose another folder") from None
-
-
-@contextmanager
 def owned(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[None]:
     """A folder for this process alone, see `hart.commands.locks.locked`; made if need be, and removed again if nothing
     was written there. Raises `HartError` where nothing can be."""
     with ExitStack() as stack:
-        with _can_be_written(folder):
+        with can_be_written(folder):
             stack.enter_context(folder_if_used(folder))
         require_writable(folder)
         with locked(folder, what, name) as has_lock:
@@ -268,11 +248,10 @@ class NumberedFiles:
     def __init__(self, folder: Path, count: int) -> None:
         """folder: or FILE.png for one file. count: how many files are to come; numbers are as wide as the last one.
 
-        Raises `HartError` for one name of several files.
+        Raises `HartError` as `require_output`.
         """
+        require_output(folder, single=count == 1)
         self._file = folder if is_image_file(folder) else None
-        if self._file is not None and count > 1:
-            raise HartError(f"--out {folder}: names one image, and {count} are to come: give a folder")
         found = (NUMBERED.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ()))
         first = max((int(match[1]) + 1 for match in found if match is not None), default=0)
         self._folder = folder

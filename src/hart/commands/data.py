@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 from pydantic import Field
 
-from hart.commands.console import needs_extra, note, owned, progress, require_writable, says_when_stopped
+from hart.commands.console import needs_extra, note, owned, progress, says_when_stopped
 from hart.commands.from_config import options_from_config
 from hart.commands.locks import LOCK_FILE
 from hart.commands.program import lazy_group
 from hart.config import Aspect, Device, TextConditioning
 from hart.evaluation.suites.base import Column, ImageSetOptions
+from hart.files import require_writable
 from hart.strict import Listed, counted, require
 from hart.training.encode_options import EncodeOptions
 

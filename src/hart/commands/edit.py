@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import note, require_output
+from hart.commands.console import note
 from hart.commands.from_config import options_from_config
 from hart.commands.generate import ImageWriter, asked_size, check_size, note_size, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
@@ -118,7 +118,6 @@ def mix(
     settings: SamplingSettings,
 ) -> None:
     """Generate images of two prompts: usually the form of the first in the look of the second."""
-    require_output(options.out)
     writer = ImageWriter(options, options.images_per_prompt or 1)
     with opened(writer) as (pipe, report):
         from hart.generation.edits import PromptMix, mix_weights
@@ -143,10 +142,9 @@ def _change(
     facts: dict[str, Any],
 ) -> None:
     """Write images of what `prepared` keeps of an image, with a prompt or none. facts: of their records."""
-    require_output(options.out)
+    writer = ImageWriter(options, options.images_per_prompt or 1)
     source, of_image = _opened(image, "image")
     lent, of_style = _opened(options.style, "style")
-    writer = ImageWriter(options, options.images_per_prompt or 1)
     with opened(writer) as (pipe, report):
         from hart.data.images import upright
         from hart.generation.canvas import canvas_schedule
@@ -162,7 +160,7 @@ def _change(
         if made.size != str(before) and where == {"size": None, "aspect": None}:
             note(f"{image.name} has {before} px, the result {made.size}, about as many as the model's own images")
         if made.redraw is None:  # all of it is generated
-            note_size(pipe, canvas)
+            note_size(pipe, canvas, of_image=True)
         amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
         writer.made_with["edit"] = EditSource(**facts, **of_image, **of_style, **amounts)
         asked = None if prompt is None else prompts_for(pipe, [prompt])[0]

@@ -72,7 +72,8 @@ def generate(
     ] = False,
 ) -> None:
     """Generate images and print their paths. Settings that are not given are the model's own."""
-    require_output(options.out, single=prompts_file is None and not grid)
+    if grid or prompts_file is not None:
+        require_output(options.out, single=False)
     if not options.prompts and prompts_file is None and like is None:
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
     if (workers is not None or ray) and prompts_file is None:
@@ -163,7 +164,12 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
     }
     if given.model is None:
         if not (settings.random_weights or local_folder(record.model)):
-            _require_hub_id(record.model)
+            from hart.hub import is_hub_id
+
+            if not is_hub_id(record.model):
+                raise HartError(
+                    f"--like: the image was made by {record.model}, where no model is any more: give it with --model"
+                )
         recorded |= {"model": record.model, "random_weights": settings.random_weights}
         if given.aspect is None:
             recorded["size"] = settings.size
@@ -171,13 +177,6 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
             recorded |= {"lora": tuple(map(Path, settings.loras)), "lora_scale": settings.lora_scale}
     kept = {name: value for name, value in recorded.items() if getattr(given, name) == getattr(NOTHING, name)}
     return given.replace(**kept | changes), settings.batch.row if settings.batch and "prompts" in changes else None
-
-
-def _require_hub_id(model: str) -> None:
-    from hart.hub import is_hub_id
-
-    if not is_hub_id(model):
-        raise HartError(f"--like: the image was made by {model}, where no model is any more: give it with --model")
 
 
 def open_model(options: ImageOptions) -> HartPipeline:
@@ -226,8 +225,8 @@ def prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
 
 
 def negative_for(pipe: HartPipeline, options: ImageOptions) -> list[str | int] | None:
-    """The negative prompt of the options, as a call takes it."""
-    return None if options.negative_prompt is None else prompts_for(pipe, [options.negative_prompt])
+    """The negative prompt of the options, as a call takes it: an empty one is none, of a class model too."""
+    return prompts_for(pipe, [options.negative_prompt]) if options.negative_prompt else None
 
 
 def prompt_mix(pipe: HartPipeline, mix: MixSettings | None) -> PromptMix | None:
@@ -334,10 +333,10 @@ def check_size(
     note_size(pipe, schedule)
 
 
-def note_size(pipe: HartPipeline, schedule: ScaleSchedule) -> None:
-    """A note where the model was not trained at the size of this schedule."""
+def note_size(pipe: HartPipeline, schedule: ScaleSchedule, *, of_image: bool = False) -> None:
+    """A note where the model was not trained at the size of this schedule. of_image: see `untrained_remark`."""
     size = size_of_schedule(pipe.config, schedule)
-    if (remark := untrained_remark(size, trained_sizes(pipe.config))) is not None:
+    if (remark := untrained_remark(size, trained_sizes(pipe.config), of_image=of_image)) is not None:
         note(remark)
 
 

@@ -10,7 +10,7 @@ import typer
 from pydantic import Field
 
 from hart.checkpoint.folders import local_folder
-from hart.commands.console import note, progress, require_writable
+from hart.commands.console import note, progress
 from hart.commands.from_config import options_from_config
 from hart.commands.options import DEFAULT_MODEL, AspectRatio, LoraOptions, Size
 from hart.config import Config, HartConfig
@@ -82,7 +82,6 @@ def convert(options: ConvertOptions) -> None:
     stored = resolve_stored_dtype(options.dtype)
     in_memory = torch.float32 if options.lora or stored == torch.int8 else stored
     require_new_model(destination, local_folder(source))
-    require_writable(destination)
     options.require_files()
     with progress(f"reading {source}"):
         folder = resolve_model(source)
@@ -103,12 +102,15 @@ def convert(options: ConvertOptions) -> None:
 
 def verify(
     folder: Annotated[Path, typer.Argument(help="A checkpoint with case.json and golden.safetensors beside it.")],
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; by default the CPU.")] = None,
 ) -> None:
     """Recompute what a golden file records, one line per quantity; exit code 1 if any differs too much."""
     from hart.checkpoint.verification import verify as compare
+    from hart.devices import resolve_device
 
+    place = resolve_device(device or "cpu")
     with progress(f"recomputing {folder}"):
-        results = compare(folder)
+        results = compare(folder, device=place)
     for result in results:
         verdict = "ok  " if result.passed else "FAIL"
         remark = f"  ({result.remark})" if result.remark else ""

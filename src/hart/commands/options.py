@@ -93,7 +93,7 @@ class ImageOptions(ModelOptions, LoraOptions, SigningOptions, kw_only=True):
     cache: CacheType | None = None
     """How keys and values are kept: model (in the model's type), bfloat16 or int8; by default as the speed says."""
     tiled: bool = False
-    """Decode in strips: the same image in less memory."""
+    """Decode in strips: the same image, to rounding, in less memory."""
     offload: bool = False
     """Keep the text encoder off the GPU while it is not at work."""
     random_weights: bool = False

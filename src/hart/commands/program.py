@@ -18,8 +18,8 @@ import stat
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import typer
@@ -224,8 +224,7 @@ def single_command(name: str, function: Callable[..., Any], description: str | N
 
 
 def _imported(name: str, place: str) -> Any:
-    module, _, variable = place.partition(":")
-    found = getattr(import_module(module), variable)
+    found = resolve_name(place)
     if not isinstance(found, typer.Typer):
         return single_command(name, found)
     group = typer.main.get_command(found)

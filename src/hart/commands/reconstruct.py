@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hart.commands.console import NumberedFiles, note, print_path, progress, require_output, slug
+from hart.commands.console import NumberedFiles, note, print_path, progress, slug
 from hart.commands.from_config import options_from_config
 from hart.commands.options import ModelOptions
 
@@ -23,7 +23,7 @@ def reconstruct(
     from hart.data.images import open_image
     from hart.generation.metadata import save_png
 
-    require_output(options.out)
+    files = NumberedFiles(options.out, len(images))
     for path in images:
         open_image(path)
     from hart.checkpoint.loading import load_tokenizer
@@ -36,7 +36,6 @@ def reconstruct(
     dtype = resolve_dtype(options.dtype, device)
     for remark in slow_remarks(dtype, device):
         note(remark)
-    files = NumberedFiles(options.out, len(images))
     with progress(f"loading {options.source}") as report:
         tokenizer = prepared_tokenizer(load_tokenizer(options.source), device, dtype, EXACT)
         coder = Coder(tokenizer.requires_grad_(False), device, dtype)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, require_writable, say
+from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, say
 from hart.commands.from_config import options_from_config
 from hart.config import Config, ConfigError, TokenizerConfig
 from hart.errors import HartError
-from hart.files import require_regular
+from hart.files import require_regular, require_writable
 from hart.sizes import ImageSize, aspect_sizes, scales_of_size
 from hart.strict import byte_count, counted, rounded
 
@@ -58,7 +58,7 @@ def train(
     options: TrainOptions,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as trainer.steps=10."),
+        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as trainer.steps=10."),
     ] = None,
 ) -> None:
     """Train a stage from a recipe. The same command resumes a run that was stopped.

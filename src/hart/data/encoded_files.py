@@ -127,13 +127,17 @@ class _Settings(TypedDict):
     text_tokens: NotRequired[Annotated[int, Field(ge=1, le=LARGEST)] | None]
     text_instruction: bool
     vocabulary: NotRequired[str]
+    classes: NotRequired[str]
+    """Digest of the names of the classes, where they have any, in the order of their numbers."""
     residual: bool
     dtype: StoredType
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """In which settings two sets do not go together; they may store numbers in different types."""
+    """In which settings two sets do not go together; they may store numbers in different types, and the names of their
+    classes may not be known."""
     compared = _Settings.__annotations__.keys() - {"dtype"}
+    compared -= {"classes"} - (one.keys() & other.keys())
     return sorted(name for name in compared if one.get(name) != other.get(name))
 
 

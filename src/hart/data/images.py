@@ -38,6 +38,13 @@ MAX_EXIF_PARTS = 1000
 """In a JPEG. The library adds each to a copy of those before; cameras write one, and 20 MB have room for 320 full
 ones."""
 
+MAX_PROFILES = 16
+"""Of colours in a PNG, which has one. Each may be a megabyte in 500 bytes."""
+
+MAX_READS, BYTES_A_READ = 2**17, 2**10
+"""So often, and once for so many bytes, the library may read from a file: several times for each part of it, and most
+programs make parts of 8 kB. 20 MB have room for millions of empty ones."""
+
 _ORIENTATION = 0x0112
 _SCANS = tuple(b"\xff\xda\0" + bytes([6 + 2 * colours]) for colours in range(5))
 """How one begins; less of it would be found in the films that phones put behind photographs, too."""
@@ -139,17 +146,33 @@ def opacity(image: Image.Image) -> Image.Image | None:
     return None if alpha.getextrema() == (255, 255) else alpha
 
 
+class _Counted(io.BytesIO):
+    """A file in memory. Reading from it too often raises `HartError`: it has more parts than an image needs."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._left = MAX_READS + len(content) // BYTES_A_READ
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise HartError("has too many parts: save it anew")
+        return super().read(size)
+
+
 def _recognised(content: bytes, formats: Sequence[str]) -> Image.Image:
     """An image whose pixels are not decoded yet. `Image.open` has a limit of its own and warns below it."""
     if content.count(b"Exif\0\0") > MAX_EXIF_PARTS:
         raise HartError(f"has more than {MAX_EXIF_PARTS:,} parts of EXIF: save it anew")
+    if content.count(b"iCCP") > MAX_PROFILES:
+        raise HartError(f"has more than {MAX_PROFILES} colour profiles: save it anew")
     Image.init()
     for name in formats:
         factory, accepts = Image.OPEN.get(name, (None, None))
         if factory is None or (accepts is not None and accepts(content[:16]) is not True):
             continue
         with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what plugins raise for another format
-            return factory(io.BytesIO(content), "")
+            return factory(_Counted(content), "")
     raise HartError("not an image that can be read: give PNG, JPEG or WebP")
 
 
@@ -170,7 +193,8 @@ def _grey_of_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float32)
     np.nan_to_num(values, copy=False, posinf=MAX_GREY, neginf=0)
     largest = values.max()
-    if image.mode.startswith("I;16") or largest > 255:
+    # of 16 bits in these formats too, however dark
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"}) or largest > 255:
         scale = 255 / MAX_GREY
     else:
         scale = 255 if image.mode == "F" and largest <= 1 else 1

@@ -15,6 +15,7 @@ A damaged image is counted and replaced: by a random one of a `Source`, by the n
 from __future__ import annotations
 
 import itertools
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -37,6 +38,8 @@ from hart.strict import counted, shown, whole_number
 MAX_LANES = 64
 MAX_REPLACEMENTS = 50
 """Damaged images in a row before a batch is given up."""
+SIDES = re.compile(r"\b(left|right|(anti|counter)?-?clockwise)", re.IGNORECASE)
+"""Words of a caption that is not true of the mirrored image, which is then not made."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,12 @@ class BatchRecipe:
             raise DamagedSample(sample.reason)
         rng = numpy_generator(self.seed, "picture", step, place)
         sample.require(self.condition)
-        caption = ""
+        caption, transform = "", self.transform
         if self.condition == "caption":
             caption = sample.captions[int(rng.random() * len(sample.captions))]
-        return sample.pixels(self.transform, rng), caption, sample.label
+            if transform.flip and SIDES.search(caption):
+                transform = transform.replace(flip=0.0)
+        return sample.pixels(transform, rng), caption, sample.label
 
 
 class ImageLoader(StepLoader[ImageBatch]):

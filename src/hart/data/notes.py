@@ -92,7 +92,8 @@ def read_notes(files: Mapping[str, bytes]) -> Note:
 
 
 def read_label(value: Any) -> int | str | None:
-    """A class number from 0 to `LARGEST_LABEL`, also one in digits, or a name; None for nothing or blanks."""
+    """A class number from 0 to `LARGEST_LABEL`, also one in digits, or a name; None for nothing, blanks and -1, which
+    is how sets of the Hugging Face hub say that there is none."""
     if isinstance(value, str):
         name = value.strip()
         if not re.fullmatch(r"[+-]?[0-9]+", name):
@@ -100,11 +101,13 @@ def read_label(value: Any) -> int | str | None:
                 raise DamagedSample(f"its class {fault}")
             return name or None
         # more digits than any label has, and than Python would turn into a number
-        value = int(name) if len(name) < 100 else -1
+        value = int(name) if len(name) < 100 else LARGEST_LABEL + 1
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise DamagedSample(f"its class is {_kind(value)}: give a number from 0 up, or a name")
+    if value == -1:
+        return None
     if not 0 <= value <= LARGEST_LABEL:
         raise DamagedSample(f"its class is out of range: give a number from 0 to {LARGEST_LABEL}")
     return value

@@ -17,7 +17,14 @@ from typing import Literal
 from hart.data.encoded_files import is_encoded_set
 from hart.data.kinds import Kind
 from hart.data.notes import Columns
-from hart.data.readers.folder import ClassFolderReader, FolderReader, list_images, split_folder, split_folders
+from hart.data.readers.folder import (
+    ClassFolderReader,
+    FolderReader,
+    class_or_split,
+    list_images,
+    split_folder,
+    split_folders,
+)
 from hart.data.readers.hugging_face import PREFIX, HuggingFaceReader, is_saved_dataset
 from hart.data.readers.jsonl import JsonlReader
 from hart.data.readers.parquet import ParquetStream
@@ -87,7 +94,7 @@ def require_outside(folder: Path, source: Source | Stream) -> None:
 def _whole_of(place: Path, kind: Kind) -> str:
     """The split that holds nothing out: "all" of an undivided set, "train" of one that is divided."""
     if kind in {"folder", "classes"}:
-        divided = bool(split_folders(place, "train"))
+        divided = bool(split_folders(place, "train", classes=kind == "classes"))
     else:
         files = _files(place, ".jsonl") if kind == "jsonl" and _found(place) == "folder" else []
         divided = not files or _is_divided(files)
@@ -121,6 +128,11 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
     if found:
         return found[0]
     root = split_folder(path, split) or path
+    if root != path and class_or_split(path, {root.name: root}):
+        raise HartError(
+            f"{path}: {root.name} may be a split, or a class like the folders beside it: give {root}, or name the kind "
+            "classes"
+        )
     seen = False
     for file in list_images(root):
         if not (seen or file.notes or file.fault) and (root / METADATA).is_file():
@@ -262,7 +274,8 @@ def _named(name: str, split: str, suffix: str) -> list[str]:
     names: list[str] = []
     for pattern in expand(name):
         has_star = any(character in pattern for character in "*?[") and not is_remote(pattern)
-        matches = sorted(glob.glob(pattern)) if has_star else [pattern]  # noqa: PTH207 - it may be absolute
+        local = str(local_path(pattern))
+        matches = sorted(glob.glob(local)) if has_star else [pattern]  # noqa: PTH207 - it may be absolute
         if not matches:
             raise HartError(f"{pattern}: no file matches: check the pattern")
         names += matches

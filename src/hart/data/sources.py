@@ -15,7 +15,7 @@ from torch import Tensor
 from hart.data.digests import SetDigest
 from hart.data.notes import Note, class_number, number_classes
 from hart.data.samples import Damage, DamagedSample, Sample, made_or_damaged, require_mostly_sound
-from hart.data.splits import divide
+from hart.data.splits import HELD_OUT_SHARE, WHOLE, chance_of, divide
 from hart.errors import HartError
 from hart.strict import counted
 
@@ -66,7 +66,9 @@ class Source(ABC):
             try:
                 listed = made_or_damaged(facts)
             except DamagedSample as error:
-                damaged.append(Damage(self.name(place), str(error)))
+                # whose name may be what is damaged: the split of its share
+                if division in (None, WHOLE) or (chance_of(str(place)) < HELD_OUT_SHARE) == (division == "val"):
+                    damaged.append(Damage(self.name(place), str(error)))
                 continue
             places.append(place)
             labels.append(listed.label)

@@ -24,12 +24,16 @@ def held_out(names: Iterable[str]) -> frozenset[str]:
     Of fewer than `SMALL_SET` names, those with the smallest hashes, so that the share is exact (none of fewer than 10).
     Of more, every name whose own hash is below the share, so that adding images moves no other.
     """
-    hashes = {name: hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest() for name in names}
-    chances = {name: int.from_bytes(found[:4], "big") / 2**32 for name, found in hashes.items()}
+    chances = {name: chance_of(name) for name in names}
     if len(chances) >= SMALL_SET:
         return frozenset(name for name, chance in chances.items() if chance < HELD_OUT_SHARE)
     count = int(HELD_OUT_SHARE * len(chances) + 0.5)
     return frozenset(sorted(chances, key=lambda name: (chances[name], name))[:count])
+
+
+def chance_of(name: str) -> float:
+    """A number in [0, 1) that follows from a name."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:4], "big") / 2**32
 
 
 def divide(names: Collection[str], split: str, where: str) -> tuple[list[bool], str]:

@@ -20,35 +20,45 @@ from hart.config import SamplingConfig
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
-from hart.evaluation.cache import IMAGES, Cache, require_plan
+from hart.evaluation.cache import IMAGES, MODEL, Cache, require_plan
 from hart.evaluation.judges.scores import Scorer
 from hart.evaluation.metrics.features import FeatureExtractor, Features
 from hart.evaluation.suites.base import Progress
-from hart.generation.arguments import Prompt
+from hart.generation.arguments import Prompt, checked_prompts, checked_seed
 from hart.generation.contact_sheet import contact_sheet
 from hart.pipeline import HartPipeline
+from hart.text_encoder import vocabulary_digest
 from hart.types import Rows
 
 IMAGES_FOLDER = "images"
 SHEET_FILE, SHEET_IMAGES = "generated.png", 36
 
 
-def settings_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
-    """All that decides the images except the prompts."""
+def plan_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
+    """All that decides the images except the prompts: of the model, its weights, choices of its configuration that no
+    weight shows, and what its text encoder reads words as."""
+    config = pipe.config
+    choices: dict[str, Any] = {part: getattr(config, part) for part in ("tokenizer", "transformer", "diffusion")}
+    model = {name: None if part is None else part.to_dict() for name, part in choices.items()}
+    if config.transformer.text is not None:
+        encoder = pipe.text_encoder
+        # where its weights lie does not count
+        model["text_encoder"] = encoder.config.to_dict() | {"source": "", "vocabulary": vocabulary_digest(encoder)}
     return {
         "weights": pipe.fingerprints(),
         "device": pipe.device.type,
         "dtype": dtype_name(pipe.dtype),
         "sampling": sampling.to_dict(),
         "seed": seed,
+        MODEL: model,
     }
 
 
-def checked_settings(pipe: HartPipeline, sampling: SamplingConfig, seed: int, out: Path) -> dict[str, Any]:
-    """`settings_of`, for a suite that learns its prompts late. Raises `HartError` where `out` has images of others."""
-    settings = settings_of(pipe, sampling, seed)
-    require_plan(out / IMAGES_FOLDER, settings)
-    return settings
+def checked_plan(pipe: HartPipeline, sampling: SamplingConfig, seed: int, out: Path) -> dict[str, Any]:
+    """`plan_of`, for a suite that learns its prompts late. Raises `HartError` where `out` has images of another."""
+    plan = plan_of(pipe, sampling, seed)
+    require_plan(out / IMAGES_FOLDER, plan)
+    return plan
 
 
 class GeneratedImages:
@@ -61,23 +71,26 @@ class GeneratedImages:
         sampling: SamplingConfig,
         seed: int,
         out: Path,
-        settings: Mapping[str, Any] | None = None,
+        plan: Mapping[str, Any] | None = None,
     ) -> None:
-        """settings: the `checked_settings`, where there are any: hashes of large weights take a while.
+        """plan: the `checked_plan`, where there is one: hashes of large weights take a while.
 
-        Raises `HartError` when `out` holds images of another plan, or a class model is given text.
+        Raises `HartError` when `out` holds images of another plan, for a prompt that the model does not take, and when
+        a class model is given text.
         """
         if pipe.num_classes is not None and any(isinstance(prompt, str) for prompt in prompts):
             raise HartError(
                 "this suite generates from text, and this model generates classes by number: give a text model"
             )
         self._pipe = pipe
-        self._prompts = list(prompts)
+        # all of them, before hours are spent on those that come first
+        self._prompts = checked_prompts(prompts, pipe.num_classes)
         self._sampling = sampling
-        self._seed = seed
-        self.settings = dict(settings or settings_of(pipe, sampling, seed))
+        self._seed = checked_seed(seed, len(self._prompts))
+        plan = dict(plan or plan_of(pipe, sampling, seed))
+        self.settings = {name: value for name, value in plan.items() if name != MODEL}
         """For `Result.settings`."""
-        plan = {**self.settings, "prompts": self._prompts}
+        plan["prompts"] = self._prompts
         self._files: Cache[Image.Image] = Cache(out / IMAGES_FOLDER, IMAGES, plan=plan)
 
     def __len__(self) -> int:

@@ -5,24 +5,24 @@ Errors about missing files give the address.
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.error import URLError
+from urllib.request import Request, urlopen
 
-import torch
-
-from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import Note
 from hart.data.samples import damaged_by
 from hart.data.sources import Listed, Located, Source
 from hart.errors import HartError
-from hart.files import MEBIBYTE, FileError, default_cache, read_bytes, read_text, user_path
+from hart.files import MEBIBYTE, FileError, atomic_write, default_cache, read_bytes, read_text, user_path
 from hart.hub import is_on_hub, unreachable
 from hart.networks.pretrained import short_name
 from hart.strict import clipped, reason
@@ -45,7 +45,7 @@ def at_hand(source: str, data: Path | None) -> str:
     return source
 
 
-def cached_file(address: str, instead: str, *, sha256_prefix: str | None = None) -> Path:
+def cached_file(address: str, instead: str, *, sha256_prefix: str = "") -> Path:
     """The file behind a web address, on this machine; fetched at the first call.
 
     instead: what to do where there is no network, for the error. sha256_prefix: hex digits that its SHA-256 begins
@@ -53,14 +53,26 @@ def cached_file(address: str, instead: str, *, sha256_prefix: str | None = None)
     """
     file = default_cache() / "evaluation" / address.rsplit("/", maxsplit=1)[-1]
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # whole or not at all: it fills a neighbouring file and renames it
-            torch.hub.download_url_to_file(address, str(file), hash_prefix=sha256_prefix, progress=False)
-        except (OSError, ValueError, RuntimeError) as error:
-            why = clipped(error.reason) if type(error) is URLError else reason(error)  # its own text is in brackets
-            raise HartError(f"{address}: cannot be fetched ({why}): {instead}") from None
+        atomic_write(file, partial(_download, address, instead, sha256_prefix))
     return file
+
+
+def _download(address: str, instead: str, sha256_prefix: str, file: BinaryIO) -> None:
+    """Raises `HartError`, also where less or something else arrives than was sent: the library takes any end for it."""
+    digest = hashlib.sha256()
+    try:
+        with urlopen(Request(address, headers={"User-Agent": "hart"})) as response:
+            while block := response.read(MEBIBYTE):
+                file.write(block)
+                digest.update(block)
+            length = int(response.headers.get("Content-Length") or file.tell())
+        if file.tell() != length:
+            raise ValueError(f"it broke off after {file.tell():,} of {length:,} bytes")
+        if not digest.hexdigest().startswith(sha256_prefix):
+            raise ValueError(f"its SHA-256 does not begin with {sha256_prefix}")
+    except (OSError, ValueError, HTTPException) as error:
+        why = clipped(error.reason) if type(error) is URLError else reason(error)  # its own text is in brackets
+        raise HartError(f"{address}: cannot be fetched ({why}): {instead}") from None
 
 
 def hub_dataset(repository: str, files: Sequence[str], instead: str) -> Path:
@@ -115,71 +127,53 @@ def read_prompt_file(file: Path) -> str:
 class PublishedFiles:
     """The files below `folder`/`name`, or else those of the archive `folder`/`archive`: `place` is which of both.
 
-    An archive is opened at the first read and stays open: 30,000 members take a second to list.
+    An archive stays open: 30,000 members take a second to list.
     """
 
     def __init__(self, folder: Path, name: str, archive: str, address: str) -> None:
-        """Raises `HartError` with the public `address` when neither is there."""
+        """Raises `HartError` with the public `address` when neither is there, and for an archive that is damaged."""
         self.place = folder / name
-        self._is_archive = not self.place.is_dir()
-        if self._is_archive:
-            self.place = folder / archive
-            if not self.place.is_file():
-                raise HartError(f"{folder}: has no {name}/ and no {archive}: fetch it from {address}")
         self._zip: zipfile.ZipFile | None = None
-        self._members: dict[str, str] = {}
+        if self.place.is_dir():
+            return
+        self.place = folder / archive
+        if not self.place.is_file():
+            raise HartError(f"{folder}: has no {name}/ and no {archive}: fetch it from {address}")
+        with self._readable():
+            self._zip = zipfile.ZipFile(self.place)
+            # by all ends of their paths: archives differ in how many folders they wrap their content in
+            parts = ((member, member.split("/")) for member in self._zip.namelist())
+            self._members = {"/".join(path[start:]): member for member, path in parts for start in range(len(path))}
 
     def require(self, path: str) -> None:
         """Raise `FileError` for a file that is not there, without opening it; `path` as in `read`."""
-        if not self._is_archive:
-            if not (self.place / self._below(path)).is_file():
-                raise FileError(f"{self.place}: no {path} in it")
-            return
-        with self._readable():
-            self._member(path)
-
-    def read(self, path: str) -> bytes:
-        """A file's content; `path` below the folder, with "/", always equally deep. Raises `FileError`."""
-        if not self._is_archive:
-            return read_bytes(self.place / self._below(path), FILE_LIMIT)
-        with self._readable():
-            archive, member = self._member(path)
-            if member.file_size > FILE_LIMIT:
-                raise ValueError(f"{path} is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
-            return archive.read(member)
-
-    def _below(self, path: str) -> str:
         if path.startswith("/") or "\\" in path or ".." in path.split("/"):
             raise FileError(f"{self.place}: {path} is no place below it")
-        return path
-
-    def _member(self, path: str) -> tuple[zipfile.ZipFile, zipfile.ZipInfo]:
-        """A file in the archive, which is opened at the first call."""
-        self._below(path)
-        if self._zip is None:
-            self._zip = zipfile.ZipFile(self.place)
-            # archives differ in how many folders they wrap their content in
-            depth = path.count("/") + 1
-            self._members = {"/".join(name.split("/")[-depth:]): name for name in self._zip.namelist()}
-        if path not in self._members:
+        if not ((self.place / path).is_file() if self._zip is None else path in self._members):
             raise FileError(f"{self.place}: no {path} in it")
-        return self._zip, self._zip.getinfo(self._members[path])
+
+    def read(self, path: str) -> bytes:
+        """A file's content; `path` below the folder, with "/". Raises `FileError`."""
+        self.require(path)
+        if self._zip is None:
+            return read_bytes(self.place / path, FILE_LIMIT)
+        with self._readable():
+            member = self._zip.getinfo(self._members[path])
+            if member.file_size > FILE_LIMIT:
+                raise ValueError(f"{path} is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
+            return self._zip.read(member)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
         """In a block, errors of reading the archive become `FileError`s."""
         try:
             yield
-        except FileError:
-            raise
         except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError, OSError) as error:
             raise FileError(f"{self.place}: {reason(error)}") from None
 
 
 class PublishedImages(Source):
-    """Chosen files. All paths must lie equally deep."""
-
-    digest_kind = "published files"
+    """Chosen files, to compare with: nothing is learned from them, and they have no digest."""
 
     def __init__(
         self, files: PublishedFiles, paths: Sequence[str], notes: Sequence[Mapping[str, Any]] | None = None
@@ -207,9 +201,3 @@ class PublishedImages(Source):
     def _read_image(self, place: int) -> bytes:
         with damaged_by(FileError):
             return self._files.read(self._paths[place])
-
-    def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
-        try:
-            return self._paths[place], mark_bytes(self._files.read(self._paths[place]))
-        except FileError:
-            return self._paths[place], ABSENT

@@ -227,8 +227,10 @@ def checked_prompt(prompt: object, num_classes: int | None, *, called: str) -> P
     if len(prompt) > MAX_PROMPT_LENGTH:
         raise HartError(f"{called} has {len(prompt)} characters: give at most {MAX_PROMPT_LENGTH}")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
-        # bytes of the command line that are not UTF-8 arrive as halves of surrogate pairs
-        raise HartError(f"{called} is not valid Unicode text: give it in UTF-8")
+        # bytes of the command line that are not in the locale's encoding arrive as halves of surrogate pairs
+        read = sys.getfilesystemencoding()
+        where = "" if read == "utf-8" else f", in a locale that is, such as LC_ALL=C.UTF-8 (this one is {read})"
+        raise HartError(f"{called} is not valid Unicode text: give it in UTF-8{where}")
     if "\0" in prompt:
         raise HartError(f"{called} holds a null byte: it is no text")
     if not prompt.strip():

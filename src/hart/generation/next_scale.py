@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ from hart.generation.last_scale import last_call, maskgit_step_sizes
 from hart.generation.noise import NoiseSource
 from hart.generation.prefix import Prefix
 from hart.grids import ScaleSchedule
+from hart.layers.linear import without_autocast
 from hart.model import Hart
 from hart.tokenizer.quantizer import MultiScaleQuantizer, next_scale_input, to_map, with_given_codes
 from hart.transformer.transformer import Conditioning, gather_tokens
@@ -121,14 +123,18 @@ class NextScaleGenerator:
         context: of B images. null_context: what guidance steers away from, by default the null context of each.
         second: second prompts of some of them.
         """
-        rest, prefix, last = self, self._prefix(context, null_context, second), len(self.schedule) - 1
+        # what is between two states is computed in whatever autocast the caller is then
+        own_types = partial(without_autocast, self.codebook.device.type)
+        with own_types():
+            rest, prefix, last = self, self._prefix(context, null_context, second), len(self.schedule) - 1
         unguided = first_unguided(len(self.schedule), self.settings.unguided_scales)
         shape = (len(context), self.codebook.shape[1], *self.schedule.final)
         total = self.codebook.new_zeros(shape, dtype=torch.float32)
         for k in range(len(self.schedule)):
             if k == unguided and prefix.guided:
                 prefix = prefix.unguided(len(total))
-            total, steps = rest._scale(k, total, prefix)
+            with own_types():
+                total, steps = rest._scale(k, total, prefix)
             rows = yield ScaleState(k, len(self.schedule), total, steps)
             if rows is not None and k < last and list(rows) != list(range(len(total))):
                 _check_rows(rows, len(total))

@@ -72,7 +72,7 @@ class BasePipeline:
         if text_encoder is not None:
             _check_text_encoder(text_encoder, config)
         self.config = config
-        self.folder = folder
+        self.folder = None if folder is None else folder.absolute()  # read later, too, wherever the program is then
         self._components = replace(parts, text_encoder=text_encoder)
         self._progress_bar: dict[str, Any] = {"disable": True}
         self._lock = threading.RLock()

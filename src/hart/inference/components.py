@@ -26,7 +26,7 @@ from hart.checkpoint.folders import (
 from hart.checkpoint.loading import save_model
 from hart.config import HartConfig
 from hart.errors import AdapterWarning, HartError
-from hart.files import all_or_nothing, require_own_folder
+from hart.files import all_or_nothing, require_own_folder, require_writable
 from hart.inference.coder import Coder, prepared_tokenizer
 from hart.inference.kernels import decelerate
 from hart.inference.packing import is_packed
@@ -222,6 +222,7 @@ def require_new_model(destination: Path, source: Path | None) -> None:
     if os.path.lexists(destination / CONFIG_FILE):
         raise HartError(f"{destination}: already holds a model: choose another folder")
     require_own_folder(destination, r"(README|LICENSE|NOTICE)(\.\w+)?")
+    require_writable(destination)
 
 
 def _twin(hart: Hart) -> Hart:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hart.data.images import opacity
 from hart.errors import HartError
-from hart.generation.arguments import Prompt, listed_values
+from hart.generation.arguments import Prompt, finite_number, listed_values
 from hart.generation.canvas import canvas_schedule, laid_out, redrawn_area, require_image, stretched
 from hart.generation.edits import Edit, PromptMix, mix_weights
 from hart.generation.outputs import HartOutput
@@ -139,7 +139,9 @@ class Editing(BasePipeline):
         if followed_scales is None:
             followed_scales = round(FOLLOWED * len(schedule)) if followed else 0
         pixels, redraw = laid_out(image, area, self.config, schedule)
-        if redraw is None and not followed:
+        if followed and mask is None:
+            redraw = None  # the words may change all of it, and not only what the image does not cover
+        elif redraw is None and not followed:
             raise HartError(
                 "nothing to redraw: give a mask, an image with transparent parts, a size or aspect that it does not "
                 "fill, or a source prompt"
@@ -161,11 +163,13 @@ class Editing(BasePipeline):
         """What images keep of another one in `vary`; see `prepare_edit`."""
         image = require_image("image", image)
         schedule = canvas_schedule(self.config, image, **size)
-        pixels, redraw = laid_out(image, None, self.config, schedule)
+        pixels, around = laid_out(image, None, self.config, schedule)  # all is generated, what is around it too
         lent, strength = self._style(style, style_strength, schedule)
+        if lent is None and around is not None:
+            lent = stretched(image, self.config, schedule)  # what is around it has no colours of its own
         if kept_scales is None:
             kept_scales = 0 if strength else len(schedule) // 2
-        made = Edit(pixels, redraw, kept_scales, style_strength=strength, style=lent)
+        made = Edit(pixels, None, kept_scales, style_strength=strength, style=lent)
         checked_changes(self.config, made, None, schedule)
         return made
 
@@ -174,7 +178,7 @@ class Editing(BasePipeline):
     ) -> tuple[Tensor | None, float]:
         """The pixels of a style reference, and how strongly it is followed."""
         lent = None if style is None else stretched(require_image("style", style), self.config, schedule)
-        return lent, (0.0 if lent is None else 1.0) if strength is None else strength
+        return lent, float(lent is not None) if strength is None else finite_number("style_strength", strength)
 
     def mix(
         self,

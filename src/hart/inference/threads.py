@@ -40,9 +40,8 @@ class ByThreads:
         """Raises what the work raises, in whichever thread; the others stop after the step that they are in."""
         threads = torch.get_num_threads()
         each, left = divmod(rows, threads)
-        # gradients and autocast are settings of a thread
-        alike = torch.is_inference_mode_enabled() and not torch.is_autocast_enabled("cpu")
-        if left or not alike or not self.pays(threads, each * tokens):
+        # gradients are a setting of a thread
+        if left or not torch.is_inference_mode_enabled() or not self.pays(threads, each * tokens):
             return whole(work, rows, tokens)
         stopped = Event()
 

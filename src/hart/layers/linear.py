@@ -1,9 +1,11 @@
-"""A linear layer that takes its bias in the call, activations in place, and whether products are in autocast.
+"""A linear layer that takes its bias in the call, activations in place, and autocast.
 
 Shapes: C inputs, D outputs.
 """
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +21,15 @@ class Linear(nn.Linear):
 
 
 def in_autocast(x: Tensor) -> bool:
-    """Whether autocast is on for the device of x; PyTorch refuses to answer for those that have none."""
+    """Whether autocast is on for the device of x."""
     kind = x.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def without_autocast(kind: str) -> AbstractContextManager[object]:
+    """Computing on devices of this kind, such as "cuda", in the types of the tensors, in whatever autocast one is."""
+    # PyTorch refuses kinds that have none
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def silu(x: Tensor) -> Tensor:

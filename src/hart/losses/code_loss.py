@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.generation.guidance_and_sampling import filtered, sample
-from hart.layers.linear import in_autocast
+from hart.layers.linear import in_autocast, without_autocast
 
 CHUNK = {"cpu": 2**21, "cuda": 2**26}
 """Logits of a chunk: a CPU's fit its cache, 8 MB; a GPU's keep it busy, 256 MB."""
@@ -76,7 +76,7 @@ def code_losses(
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if in_autocast(x) else x.dtype
     given = x.flatten(0, -2), head.weight, head.bias, targets.flatten(), weights.expand_as(targets).flatten()
-    with torch.autocast(kind, enabled=False):
+    with without_autocast(kind):
         total, entropy, clusters, correct = _ChunkedHead.apply(*given, loss, dtype, torch.is_grad_enabled())
     clusters = None if clusters is None else clusters.view_as(targets)
     return total, entropy.view_as(targets), clusters, correct.view_as(targets)

@@ -1,10 +1,11 @@
-"""Who may ask for what, and how often: API keys, the names of the host, pages of others, rate limits."""
+"""Who may ask for what, how often and how much at once: API keys, names of the host, pages of others, rate limits."""
 
 from __future__ import annotations
 
 import hmac
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -73,6 +74,24 @@ class RateLimit:
             self._free_at[client] = max(self._free_at.get(client, 0), now) + images / self._rate
             if len(self._free_at) > REMEMBERED:
                 self._free_at = {name: free for name, free in self._free_at.items() if free > now}
+
+
+class Room:
+    """For so much of something at once: requests, images, bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.left = most
+
+    @contextmanager
+    def taken(self, amount: int, full: Exception) -> Iterator[None]:
+        """Until the context ends. Raises `full` where too little is left."""
+        if amount > self.left:
+            raise full
+        self.left -= amount
+        try:
+            yield
+        finally:
+            self.left += amount
 
 
 def _is_same_place(origin: str, host: str) -> bool:

@@ -63,6 +63,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # see the middleware
         telemetry={"tracing": False, "metrics": False, "logs": False},  # nobody asked for it
     )
     app.state.server = server
@@ -110,7 +111,6 @@ def _add_images(app: APIRouter, server: Server) -> None:
 
 
 def _add_facts(app: APIRouter, server: Server) -> None:
-    @app.get("/v1/models/", include_in_schema=False)  # or it would be a model without a name
     @app.get("/v1/models", responses=STATUS)
     async def models() -> dict[str, Any]:
         """The served models, the default first; of opened ones what they generate."""
@@ -166,22 +166,11 @@ def add_page(app: Starlette) -> None:
 
 
 def _described(model: ServedModel) -> dict[str, Any]:
-    engine = model.engine
     about: dict[str, Any] = {"state": model.state, "problem": model.failure}
-    if engine is not None:
-        facts = engine.facts
-        about |= {
-            "sizes": [str(size) for size in facts.sizes],  # that it was trained at
-            "scales": facts.scales,
-            "token_size": facts.token_size,
-            "max_pixels": facts.max_pixels,
-            "styles": facts.styles,
-            "classes": facts.num_classes,
-            "edits": facts.edits,
-            "variations": facts.edits,
-            "sampling": facts.sampling.to_dict(),
-            "speed": facts.speed,
-        }
+    if model.engine is not None:
+        facts = model.engine.facts
+        about |= vars(facts) | {"sizes": list(map(str, facts.sizes)), "sampling": facts.sampling.to_dict()}
+        about |= {"edits": facts.edits, "variations": facts.edits}
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", **about}
 
 

@@ -6,9 +6,10 @@ What is wrong with them is an `ApiError`.
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from hart.errors import HartError
+from hart.serving.access import Room
 from hart.serving.scheduler import Overloaded
 from hart.serving.schemas import ApiError, Edit, RequestBody, explained
 from hart.serving.streaming import in_time
@@ -39,6 +41,8 @@ HELD_BYTES = 2**29
 """Of all bodies that are being read or whose requests are not answered yet; what exceeds them is refused."""
 
 AnyRequest = TypeVar("AnyRequest", bound=RequestBody)
+Content = TypeVar("Content")
+Chunks = AsyncGenerator[bytes, None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class _InMemory(MultiPartParser):
 
     spool_max_size = 2 * UPLOAD_BYTES
 
-    def __init__(self, request: Request, chunks: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, request: Request, chunks: Chunks) -> None:
         self._has_ended = False
         stream = self._whole(chunks)
         super().__init__(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=2**16)
@@ -78,7 +82,7 @@ class _InMemory(MultiPartParser):
     def on_end(self) -> None:
         self._has_ended = True
 
-    async def _whole(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async def _whole(self, chunks: Chunks) -> Chunks:
         async for chunk in chunks:
             yield chunk
         if not self._has_ended:
@@ -89,7 +93,7 @@ class Bodies:
     """Reads the bodies of one server."""
 
     def __init__(self) -> None:
-        self._held = 0
+        self.room = Room(HELD_BYTES)
 
     async def json(self, request: Request, kind: type[AnyRequest]) -> AnyRequest:
         if _content_type(request) != "application/json":
@@ -100,47 +104,47 @@ class Bodies:
             except ValidationError as error:
                 raise explained(error) from None
 
-    @asynccontextmanager
-    async def form(self, request: Request) -> AsyncIterator[Form]:
+    def form(self, request: Request) -> AbstractAsyncContextManager[Form]:
         """A form, which counts as held until the context ends."""
         if _content_type(request) != "multipart/form-data":
             raise ApiError(415, "send the request as a form: Content-Type multipart/form-data")
-        async with self._held_chunks(request, UPLOAD_BYTES) as chunks:
-            async with in_time(BODY_SECONDS, ApiError(408, LATE)):
-                form = await _parsed(request, chunks)
-            yield form
+        return self._read(request, UPLOAD_BYTES, partial(_parsed, request))
 
-    @asynccontextmanager
-    async def whole(self, request: Request) -> AsyncIterator[bytes]:
+    def whole(self, request: Request) -> AbstractAsyncContextManager[bytes]:
         """A body of either kind as it came, which counts as held until the context ends."""
         limit = UPLOAD_BYTES if _content_type(request) == "multipart/form-data" else JSON_BYTES
-        async with self._held_chunks(request, limit) as chunks:
-            async with in_time(BODY_SECONDS, ApiError(408, LATE)):
-                body = b"".join([chunk async for chunk in chunks])
-            yield body
+        return self._read(request, limit, _joined)
 
     @asynccontextmanager
-    async def _held_chunks(self, request: Request, limit: int) -> AsyncIterator[AsyncGenerator[bytes, None]]:
-        """The chunks of a body, which may have so many bytes. What has come counts, not what was announced: who sends
+    async def _read(
+        self, request: Request, limit: int, read: Callable[[Chunks], Awaitable[Content]]
+    ) -> AsyncIterator[Content]:
+        """What `read` makes of a body of at most so many bytes. What has come counts, not what was announced: who sends
         slowly keeps nobody out."""
-        held = 0
+        too_large = ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
 
-        async def chunks() -> AsyncGenerator[bytes, None]:
-            nonlocal held
-            async for chunk in _bounded(request, limit):
-                if self._held + len(chunk) > HELD_BYTES:
-                    raise Overloaded
-                held += len(chunk)
-                self._held += len(chunk)
+        async def chunks() -> Chunks:
+            announced, length = request.headers.get("content-length", "0"), 0
+            if announced.isdecimal() and int(announced) > limit:
+                raise too_large
+            async for chunk in request.stream():
+                length += len(chunk)
+                if length > limit:
+                    raise too_large
+                held.enter_context(self.room.taken(len(chunk), Overloaded()))
                 yield chunk
 
-        try:
-            yield chunks()
-        finally:
-            self._held -= held
+        with ExitStack() as held:
+            async with in_time(BODY_SECONDS, ApiError(408, LATE)):
+                content = await read(chunks())
+            yield content
 
 
-async def _parsed(request: Request, chunks: AsyncGenerator[bytes, None]) -> Form:
+async def _joined(chunks: Chunks) -> bytes:
+    return b"".join([chunk async for chunk in chunks])
+
+
+async def _parsed(request: Request, chunks: Chunks) -> Form:
     try:
         form = await _InMemory(request, chunks).parse()
     except MultiPartException as error:
@@ -208,17 +212,3 @@ def see_through(image: Image.Image) -> Image.Image | None:
 
 def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """A body that ends by an error where it is longer than `limit` bytes, or says so."""
-    too_large = ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > limit:
-        raise too_large
-    length = 0
-    async for chunk in request.stream():
-        length += len(chunk)
-        if length > limit:
-            raise too_large
-        yield chunk

@@ -68,7 +68,7 @@ class ModelFacts:
     """What a client may know of a model.
 
     sizes: that it was trained at, its own first. token_size: width of a token in pixels. styles: what prompts may end
-    with. num_classes: of a class model, whose prompts are numbers.
+    with. classes: of a class model, whose prompts are numbers.
     """
 
     sizes: tuple[ImageSize, ...]
@@ -79,14 +79,14 @@ class ModelFacts:
     max_pixels: int
     """Of the largest image."""
     styles: tuple[str, ...] = ()
-    num_classes: int | None = None
+    classes: int | None = None
     speed: str | None = None
     """The level that was asked for, if one was."""
 
     @property
     def edits(self) -> bool:
         """Whether it edits and varies images."""
-        return self.num_classes is None
+        return self.classes is None
 
     def nearest(self, width: float, height: float) -> ImageSize:
         """The size whose shape, then whose area, comes nearest."""

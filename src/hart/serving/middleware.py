@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hart.serving.access import Access
+from hart.serving.access import Access, Room
 from hart.serving.errors import error_response
 from hart.serving.metrics import Metrics
 from hart.serving.scheduler import Overloaded
@@ -38,27 +37,17 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, most_posts: int, log_requests: bool) -> None:
         """most_posts: that are answered at once; more are refused."""
         self._app, self._access, self._metrics, self._log_requests = app, access, metrics, log_requests
-        self._most_posts, self._posts = most_posts, 0
-
-    @contextmanager
-    def _room(self) -> Iterator[None]:
-        """For a request with a body, until it is answered. Raises `Overloaded`."""
-        if self._posts >= self._most_posts:
-            raise Overloaded
-        self._posts += 1
-        try:
-            with self._metrics.posts.track_inprogress():
-                yield
-        finally:
-            self._posts -= 1
+        self._posts = Room(most_posts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         status, began, method = 0, time.perf_counter(), scope["method"]
+        # a slash at the end says nothing: a redirect would name an address without what a proxy has left out of it
+        scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         if method == "HEAD":  # GET without the body; some probes ask so
-            scope = {**scope, "method": "GET"}
+            scope["method"] = "GET"
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -75,7 +64,10 @@ class RequestMiddleware:
             if "client" not in state:  # else a front has checked who comes
                 state["client"] = self._access.client(scope)
             state.setdefault("seed", secrets.randbelow(NEW_SEEDS))  # of a request that gives none
-            with self._room() if method == "POST" else nullcontext():
+            with ExitStack() as open_request:
+                if method == "POST":  # with a body
+                    open_request.enter_context(self._posts.taken(1, Overloaded()))
+                    open_request.enter_context(self._metrics.posts.track_inprogress())
                 await self._app(scope, receive, noting)
         except Exception as error:
             answer = error_response(error)

@@ -21,15 +21,7 @@ from hart.serving.engine import Row, Source
 from hart.serving.metrics import Metrics
 from hart.serving.models import ServedModel
 from hart.serving.scheduler import Event, Failed, Finished, Preview
-from hart.serving.schemas import (
-    ApiError,
-    ImageData,
-    ImageEvent,
-    ImagesAnswer,
-    RequestBody,
-    TextTokens,
-    Usage,
-)
+from hart.serving.schemas import ApiError, ImageData, ImageEvent, ImagesAnswer, RequestBody, Usage
 from hart.sizes import ImageSize, parsed_size, untrained_remark
 from hart.strict import clipped
 
@@ -69,10 +61,6 @@ class Order:
     credentials: ContentCredentials | None
 
     @property
-    def size(self) -> str:
-        return str(self.rows[0].size)
-
-    @property
     def form(self) -> str:
         """png, jpeg or webp."""
         return self.request.output_format or "png"
@@ -88,24 +76,19 @@ class Order:
     def encoded(self, event: Preview | Finished) -> str:
         """The event's image in base64."""
         made_by = self.rows[event.row].record(self.model)
-        content = encoded(
-            event.image,
-            made_by,
-            self.form,
-            100 if self.request.output_compression is None else self.request.output_compression,
-            preview=isinstance(event, Preview),
-        )
-        if self.credentials is not None and isinstance(event, Finished):
+        is_preview, quality = isinstance(event, Preview), self.request.output_compression
+        content = encoded(event.image, made_by, self.form, 100 if quality is None else quality, preview=is_preview)
+        if self.credentials is not None and not is_preview:
             content = self.credentials.signed(content, self.form, made_by)
         return base64.b64encode(content).decode()
 
     def usage(self, images: int) -> Usage:
         tokens = images * self.rows[0].tokens
-        return Usage(input_tokens_details=TextTokens(), output_tokens=tokens, total_tokens=tokens)
+        return Usage(output_tokens=tokens, total_tokens=tokens)
 
     def common(self) -> dict[str, Any]:
         """What an answer and every event say alike."""
-        return {"size": self.size, "output_format": self.form, "model": self.model}
+        return {"size": str(self.rows[0].size), "output_format": self.form, "model": self.model}
 
 
 def encoded(image: Image.Image, made_by: ImageRecord, form: str, quality: int, *, preview: bool = False) -> bytes:
@@ -155,7 +138,7 @@ def order(
 def _size(request: RequestBody, engine: PipelineEngine, source: Source | None) -> tuple[ImageSize, list[str]]:
     """The size that is generated, and what to say about it. An edit has its image's, or nearly its shape."""
     sizes = engine.facts.sizes
-    param, said = "size", request.size
+    param, said, notes = "size", request.size, list[str]()
     if request.size is not None and request.size != "auto":
         wanted = parsed_size(request.size)
     elif request.aspect is not None:
@@ -163,14 +146,17 @@ def _size(request: RequestBody, engine: PipelineEngine, source: Source | None) -
         param, said = "aspect", f"{request.aspect} as {wanted}"
     elif source is not None:
         wanted = engine.canvas(source.image)
+        if wanted != source.image.size:
+            notes.append(f"the result has {wanted} px, about as many as the model's own images")
     else:
         wanted = sizes[0]
     size = engine.nearest(*wanted)
     if size != wanted and request.strict:
         why = engine.misfit(*wanted)
         raise ApiError(400, f"{param}: the model does not generate {said}: {why}", param=param)
-    notes = [] if size == wanted else [f"the model does not generate {said}: this is {size}"]
-    if (remark := untrained_remark(size, sizes)) is not None:
+    if size != wanted:
+        notes.append(f"the model does not generate {said}: this is {size}")
+    if (remark := untrained_remark(size, sizes, of_image=source is not None)) is not None:
         notes.append(remark)
     return size, notes
 

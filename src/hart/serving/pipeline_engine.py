@@ -4,10 +4,9 @@ the same methods."""
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -52,9 +51,9 @@ class PipelineEngine:
         max_pixels: int | None = None,
         speed: str | None = None,
     ) -> None:
-        """exact: sample every image by itself, so that not even rounding can depend on the other images of a batch. By
-        default on a CPU those of which it does: in float32 the unguided ones, whose first scale is a single token,
-        those with other settings, and all where `treats_rows_alike` is false.
+        """exact: sample every image by itself, so that not even rounding can depend on others. By default on a CPU
+        those of which it does: in float32 the unguided ones, whose first scale is a single token, those with other
+        settings, and all where `treats_rows_alike` is false.
         max_pixels: of the largest image, by default twice those of the model's own size. Raises `HartError` for fewer
         than that one has.
         speed: the level that the pipeline was opened with, if one was asked for; images say it."""
@@ -77,7 +76,7 @@ class PipelineEngine:
             token_size=config.tokenizer.downsampling,
             max_pixels=max_pixels,
             styles=config.styles,
-            num_classes=pipe.num_classes,
+            classes=pipe.num_classes,
             speed=speed,
         )
         self._context: Callable[[str], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
@@ -164,27 +163,21 @@ class PipelineEngine:
 
     def group(self, row: Row) -> Hashable:
         """Equal for rows that may share a batch."""
-        return row.size, *(getattr(row.settings.sampling, name) for name in SHARED)
+        settings = row.settings
+        if self._exact is False or (self._exact is None and self.pipe.device.type != "cpu"):
+            return row.size, *(getattr(settings.sampling, name) for name in SHARED)
+        if self._exact or self.pipe.dtype != torch.float32 or not treats_rows_alike():
+            return object()  # equal to no other
+        if settings.sampling.guidance_scale == 0:
+            return object()
+        # filters, negative and second prompts of others change how sums are rounded
+        is_followed = row.edit is not None and row.edit.source_prompt is not None
+        return row.size, settings.sampling, settings.negative_prompt is None, is_followed or settings.mix is not None
 
     def start(self, rows: Sequence[Row]) -> Batch:
         """Begin a batch of rows of one group. This and all that a batch does may raise `OutOfMemory`."""
         with _memory_errors():
-            parts = defaultdict[Hashable, dict[int, ImageRequest]](dict)
-            for place, row in enumerate(rows):
-                parts[self._part(place, row)][place] = self._asked(row, self._context)
-            return Batch([_Part(self.pipe, images, rows[0].size) for images in parts.values()])
-
-    def _part(self, place: int, row: Row) -> Hashable:
-        """Equal for rows of a batch that are computed together."""
-        if self._exact is False or (self._exact is None and self.pipe.device.type != "cpu"):
-            return None
-        if self._exact or self.pipe.dtype != torch.float32 or not treats_rows_alike():
-            return place
-        if row.settings.sampling.guidance_scale == 0:
-            return place
-        # filters, negative and second prompts of others change how sums are rounded
-        settings, is_followed = row.settings, row.edit is not None and row.edit.source_prompt is not None
-        return settings.sampling, settings.negative_prompt is None, is_followed or settings.mix is not None
+            return Batch(self.pipe, [self._asked(row, self._context) for row in rows], rows[0].size)
 
     def _prompt(self, text: str) -> str | int:
         """Text as it is; for a class model the number that it spells, if it spells one."""
@@ -211,24 +204,22 @@ class PipelineEngine:
         return self.pipe.encode_prompt(self._prompt(prompt))
 
 
-class _Part:
-    """Images of a batch that are computed together, by their places in it."""
+class Batch:
+    """Rows that are sampled together, by their places in `PipelineEngine.start`."""
 
-    def __init__(self, pipe: HartPipeline, images: Mapping[int, ImageRequest], size: ImageSize) -> None:
+    def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest], size: ImageSize) -> None:
         self._pipe, self._components, self._size = pipe, pipe.components, size
-        self._images = dict(images)  # those that are left
+        self._images = dict(enumerate(images))  # those that are left
         self._rows: list[int] = []  # the places of the rows of the last state
         self._states: States | None = None
         self._latents: Tensor | None = None
 
-    @property
-    def places(self) -> Collection[int]:
-        return self._images.keys()
-
     def drop(self, places: Collection[int]) -> None:
+        """Sample rows no further, from the next scale on. They must not be asked for again."""
         self._images = {place: image for place, image in self._images.items() if place not in places}
 
     def advance(self) -> None:
+        """Sample the next scale of all rows that are left."""
         left = list(self._images)
         with _memory_errors():
             if self._states is None:
@@ -240,6 +231,7 @@ class _Part:
 
     @torch.inference_mode()
     def images(self, places: Sequence[int]) -> list[Image.Image]:
+        """RGB images of rows as they are now: previews, and after the last scale the results."""
         assert self._latents is not None
         with _memory_errors():
             generated = self._components.images(self._latents[[self._rows.index(place) for place in places]])
@@ -247,32 +239,6 @@ class _Part:
             return [
                 image if edit is None else edit.finished(image) for image, edit in zip(generated, edits, strict=True)
             ]
-
-
-@dataclass(eq=False)
-class Batch:
-    """Rows that are sampled together, some of them computed together and others apart, by their places in `start`."""
-
-    _parts: list[_Part]
-
-    def advance(self) -> None:
-        """Sample the next scale of all rows that are left."""
-        for part in self._parts:
-            part.advance()
-
-    def drop(self, places: Collection[int]) -> None:
-        """Compute rows no further, from the next scale on. They must not be asked for again."""
-        for part in self._parts:
-            part.drop(places)
-        self._parts = [part for part in self._parts if part.places]
-
-    def images(self, places: Sequence[int]) -> list[Image.Image]:
-        """RGB images of rows as they are now: previews, and after the last scale the results."""
-        generated: dict[int, Image.Image] = {}
-        for part in self._parts:
-            if wanted := [place for place in part.places if place in places]:
-                generated |= zip(wanted, part.images(wanted), strict=True)
-        return [generated[place] for place in places]
 
 
 def _recorded(request: RequestBody, source: Source, edit: Edit) -> EditSource:

@@ -29,10 +29,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hart.serving.access import Access
 from hart.serving.app import add_page, answer_error
 from hart.serving.bodies import Bodies
-from hart.serving.checkers import prompt_checker
 from hart.serving.errors import api_error
 from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
@@ -162,10 +160,8 @@ def front_app(options: ServeOptions, count: int, deploy: Callable[[], Any], with
 
     Raises `HartError` for options that do not fit together.
     """
-    options.models()
-    prompt_checker(options.prompt_check, options.device)
-    options.credentials()
-    access, front = Access(options.keys(), options.hosts()), Front(deploy, options.timeout)
+    one = app_from_options(options)  # which never starts: it checks the options, and describes what replicas answer
+    front = Front(deploy, options.timeout)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -176,15 +172,19 @@ def front_app(options: ServeOptions, count: int, deploy: Callable[[], Any], with
             await front.settled()  # what is only being made would stay
             await asyncio.to_thread(withdraw)
 
-    status = [Route("/healthz", front.healthz), Route("/metrics", front.metrics)]
-    # those without a key have no body
-    open_to_all = [Route(path, front, methods=["GET"]) for path in ("/openapi.json", "/readyz")]
-    routes = [*status, *open_to_all, Route("/v1/{path:path}", front)]
+    routes = [
+        Route("/healthz", front.healthz),
+        Route("/metrics", front.metrics),
+        Route("/openapi.json", lambda _: JSONResponse(one.openapi())),
+        Route("/readyz", front, methods=["GET"]),  # without a key, so without a body
+        Route("/v1/{path:path}", front),
+    ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: answer_error})
+    app.router.redirect_slashes = False
     add_page(app)
     app.add_middleware(
         RequestMiddleware,
-        access=access,
+        access=one.state.server.access,
         metrics=front.figures,
         most_posts=options.most_posts(count),
         log_requests=options.log_requests,

@@ -9,7 +9,7 @@ without threads.
 - **Fairness.** Clients take turns, a row each. The client whose turn it is chooses the group, so none starves.
 - **Leaving.** A row that is cancelled or past its deadline is left out before the next scale.
 - **Failing.** A batch that fails is done again in halves, down to one row, which gets the error; after a lack of memory
-  later batches of its group keep to the smaller size.
+  later batches of its image size keep to the smaller number.
 - **Bounds.** `QueueFull` beyond `queue_size` waiting rows. What was accepted is answered exactly once.
 """
 
@@ -133,6 +133,11 @@ class _Place:
     def row(self) -> Row:
         return self.job.rows[self.number]
 
+    @property
+    def memory(self) -> Hashable:
+        """Equal for rows that take about as much of it."""
+        return id(self.job.engine), self.row.size
+
 
 @dataclass(eq=False)
 class _Running:
@@ -160,30 +165,32 @@ class Scheduler:
         self._batch_size, self._queue_size, self._join_seconds = batch_size, queue_size, join_seconds
         self.clock, self._metrics = clock, metrics
         self.wake: Callable[[], None] = lambda: None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._jobs: dict[Job, None] = {}  # accepted and not over, in the order of their arrival
         self._queues: OrderedDict[str, deque[_Place]] = OrderedDict()  # by client, the one whose turn it is first
-        self._waiting = 0
         self._again: deque[list[_Place]] = deque()
         self._running: _Running | None = None
         self._limits: dict[Hashable, int] = {}
         self._seconds_a_row = 0.0
         self._closed: str | None = None
+        metrics.waiting.set_function(lambda: self.waiting)
 
     @property
     def waiting(self) -> int:
-        return self._waiting
+        """Rows in the queue."""
+        with self._lock:
+            return sum(map(len, self._queues.values()))
 
     def retry_after(self) -> int:
         """Seconds after which the rows that wait now are probably done, 1 to 60."""
-        return min(60, max(1, math.ceil(self._waiting * self._seconds_a_row)))
+        return min(60, max(1, math.ceil(self.waiting * self._seconds_a_row)))
 
     def submit(self, job: Job) -> None:
         """Accept a job. Raises `QueueFull` or `Closed`."""
         with self._lock:
             if self._closed is not None:
                 raise Closed(self._closed)
-            if self._waiting + len(job.rows) > self._queue_size:
+            if self.waiting + len(job.rows) > self._queue_size:
                 wanted = counted(len(job.rows), "more image")
                 raise QueueFull(f"the queue has no room for {wanted}: try again later", self.retry_after())
             self._jobs[job] = None
@@ -191,7 +198,6 @@ class Scheduler:
             queue = self._queues.setdefault(job.client, deque())
             for number, row in enumerate(job.rows):
                 queue.append(_Place(job, number, now, (id(job.engine), job.engine.group(row))))
-            self._now_waiting(self._waiting + len(job.rows))
         self.wake()
 
     def cancel(self, job: Job) -> None:
@@ -225,10 +231,6 @@ class Scheduler:
         self._start(taken)
         return 0
 
-    def _now_waiting(self, rows: int) -> None:
-        self._waiting = rows
-        self._metrics.waiting.set(rows)
-
     def _expire(self) -> None:
         now = self.clock()
         with self._lock:
@@ -243,11 +245,10 @@ class Scheduler:
                 return
             job.over = True
             del self._jobs[job]
-            queue = self._queues.pop(job.client, deque())
-            rest = deque(place for place in queue if place.job is not job)
-            if rest:
-                self._queues[job.client] = rest
-            self._now_waiting(self._waiting - len(queue) + len(rest))
+            if rest := deque(place for place in self._queues.get(job.client, ()) if place.job is not job):
+                self._queues[job.client] = rest  # whose turn stays where it is
+            else:
+                self._queues.pop(job.client, None)
         self._metrics.images.labels(how).inc(job.unfinished)
         if error is not None:
             job.deliver(Failed(error))
@@ -256,15 +257,15 @@ class Scheduler:
         """The rows of the next batch; or seconds to wait for more of them; or None if there are none."""
         while self._again:
             if places := [place for place in self._again.popleft() if not place.job.over]:
-                limit = self._limit(places[0].group)
+                limit = self._limit(places[0])
                 if len(places) > limit:
                     self._again.appendleft(places[limit:])
                 return places[:limit]
         if not self._queues:
             return None
-        group = next(iter(self._queues.values()))[0].group
-        limit = self._limit(group)
-        chosen = list(islice(self._in_turn(group), limit))
+        first = next(iter(self._queues.values()))[0]
+        limit = self._limit(first)
+        chosen = list(islice(self._in_turn(first.group), limit))
         if len(chosen) < limit:
             left = min(place.arrival for place in chosen) + self._join_seconds - self.clock()
             if left > 0 and self._closed is None:
@@ -274,11 +275,10 @@ class Scheduler:
             queue.remove(place)
             if queue:
                 self._queues[place.job.client] = queue  # behind all others
-        self._now_waiting(self._waiting - len(chosen))
         return chosen
 
-    def _limit(self, group: Hashable) -> int:
-        return self._limits.get(group, self._batch_size)
+    def _limit(self, place: _Place) -> int:
+        return self._limits.get(place.memory, self._batch_size)
 
     def _in_turn(self, group: Hashable) -> Iterator[_Place]:
         """The waiting rows of a group, clients taking turns."""
@@ -364,7 +364,7 @@ class Scheduler:
         if len(left) > 1:
             half = (len(left) + 1) // 2
             if isinstance(error, OutOfMemory):
-                self._limits[left[0].group] = half
+                self._limits[left[0].memory] = half
             self._again.extendleft([left[half:], left[:half]])
             self._metrics.images.labels("split").inc(len(left))
         elif left:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hart.serving.access import Access, RateLimit
+from hart.serving.access import Access, RateLimit, Room
 from hart.serving.bodies import Bodies
 from hart.serving.engine import Source
 from hart.serving.errors import api_error
@@ -51,19 +50,8 @@ class Server:
             metrics=self.metrics,
         )
         self.worker = Worker(self.scheduler)
-        self._coming = 0  # images of requests that are not in the queue yet
+        self._coming = Room(limits.queue_size)  # of requests that are not in the queue yet, which is as large as that
         self._layout = ThreadPoolExecutor(LAYOUTS_AT_ONCE, "hart-layout")
-
-    @contextmanager
-    def _room(self, images: int) -> Iterator[None]:
-        """For what a request holds until it is in the queue. Raises `QueueFull`: it is as large as that."""
-        if self._coming + images > self.limits.queue_size:
-            raise QueueFull("many requests are being read: try again later")
-        self._coming += images
-        try:
-            yield
-        finally:
-            self._coming -= images
 
     async def answer(
         self,
@@ -87,7 +75,7 @@ class Server:
         model = self.models.asked(asked.model, strict=bool(asked.strict))
         if asked.seed is None:
             asked = asked.model_copy(update={"seed": request.state.seed})
-        with self._room(asked.n or 1):
+        with self._coming.taken(asked.n or 1, QueueFull("many requests are being read: try again later")):
             async with in_time(seconds, DeadlinePassed(STILL_OPENING)):
                 engine = await while_here(request.receive, model.ready())
             threads = None if source is None else self._layout

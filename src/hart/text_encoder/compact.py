@@ -38,8 +38,8 @@ PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
 SPECIAL_PIECES = (PADDING, UNKNOWN, START)
 PIECES_FILE = "word_pieces.json"
 MEANINGS_BATCH = 256
-FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
-"""Latin letters, digits and signs as wide as Chinese ones, and the space -> the usual ones."""
+USUAL = str.maketrans({"\u200b": " ", "\u2010": "-", "\u2013": " - ", "\u2014": " - ", "\u2015": " - "})
+"""A space of no width and dashes -> what captions have in their place."""
 
 
 def build_tokenizer(pieces: Sequence[str], tokens: int) -> Tokenizer:
@@ -136,7 +136,7 @@ class CompactTextEncoder(nn.Module):
 
     def _as_read(self, prompt: str) -> tuple[str, list[Replaced]]:
         """The text that is tokenized, and its words that are not known."""
-        text = named_emoji(prompt.translate(FULL_WIDTH))
+        text = _in_usual_characters(named_emoji(prompt))
         return (text, []) if self.reader is None else self.reader(text)
 
     def _pieces(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -201,6 +201,14 @@ class CompactTextEncoder(nn.Module):
             encoder = cls(config, tokenizer, known, Thesaurus.load(folder))
         fill_module(encoder, folder / TEXT_ENCODER_FILE, torch.float32)
         return encoder.eval().requires_grad_(False)
+
+
+def _in_usual_characters(text: str) -> str:
+    """With the characters of captions: full-width letters, ligatures, dashes and dots as the usual ones. Nor can what
+    nobody sees, such as a soft hyphen or a form feed, part a word or join two, which the tokenizer would let it."""
+    usual = unicodedata.normalize("NFKC", text).translate(USUAL)
+    kinds = ((character, unicodedata.category(character)) for character in usual)
+    return "".join(" " if kind == "Cc" else character for character, kind in kinds if kind != "Cf")
 
 
 def _reading(text: str, replaced: list[Replaced], read: Encoding, known: KnownWords | None) -> Reading:

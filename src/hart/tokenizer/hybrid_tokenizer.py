@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hart.config import TokenizerConfig
 from hart.grids import Grid, ScaleSchedule, grid_of_scale
+from hart.layers.linear import without_autocast
 from hart.tokenizer.autoencoder import Decoder, Encoder
 from hart.tokenizer.quantizer import (
     Corruption,
@@ -209,7 +210,7 @@ class HybridTokenizer(nn.Module):
         schedule = schedule or self.config.schedule
         latent = self.encode(image).float()
         # distances to codes and the residual need float32, in autocast too
-        with torch.autocast(latent.device.type, enabled=False):
+        with without_autocast(latent.device.type):
             with torch.no_grad():
                 coarse = self.coarse_codes(image, schedule)
             quantized = self.quantizer.encode(latent, schedule, code_corruption, coarse)

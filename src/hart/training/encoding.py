@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hart.checkpoint.storage import fingerprint
 from hart.data.datasets import CaptionedImages, gather
+from hart.data.digests import SetDigest
 from hart.data.encoded_files import (
     CAPTION_EDGES,
     CODES,
@@ -125,6 +126,10 @@ def encode_dataset(
     files = [shard_file(folder, split, number) for number in range(total)]
     if encoders.text_encoder is not None and (vocabulary := vocabulary_digest(encoders.text_encoder)):
         settings |= {"vocabulary": vocabulary}
+    if encoders.text_encoder is None and isinstance(source, Source) and source.classes:
+        names = SetDigest("classes")
+        names.add(*source.classes)
+        settings |= {"classes": names.hexdigest()}
     stamp = stamp_of(settings)
     stamps = [facts.get("stamp", "") if facts else None for facts in map(read_facts, files)]
     if other := next((file for file, own in zip(files, stamps, strict=True) if own not in (None, stamp)), None):
@@ -141,7 +146,7 @@ def encode_dataset(
     if spoilt := [files[number] for number in wanted if files[number].exists()]:
         more = f" and {len(spoilt) - 1} more" if spoilt[1:] else ""
         note(f"{spoilt[0]}{more}: damaged, or of an earlier version of this package: encoded again")
-    condition: Condition = "none" if encoders.text_encoder is None else "caption"
+    condition: Condition = "label" if encoders.text_encoder is None else "caption"
     chunks = partial(_chunks, source, transforms, wanted, options, condition)
     # a stream is one sequence: a second process would only read it twice
     workers = min(options.workers, 1) if isinstance(source, Stream) else options.workers

@@ -23,7 +23,7 @@ from hart.config import TransformerConfig
 from hart.grids import ScaleSchedule
 from hart.layers.embedding import SinusoidalMLP
 from hart.layers.kv_cache import KeptToken, KVCache
-from hart.layers.linear import in_autocast
+from hart.layers.linear import without_autocast
 from hart.layers.norm import SiluLinear, modulate
 from hart.layers.rope import Rotation, cat_rotations, rotation_1d, rotation_2d, rotation_of_rows
 from hart.layers.sharing import Share, last, whole
@@ -90,7 +90,7 @@ class ModulatedHead(nn.Module):
         """(B, N, C) from `modulated` to logits (B, N, V) in float32."""
         # always in float32: guidance and low temperatures amplify the rounding of logits. The weights are converted at
         # each call, so that they are stored and moved like all others.
-        with torch.autocast(h.device.type, enabled=False):
+        with without_autocast(h.device.type):
             linear: Callable[[Tensor], Tensor] = self.linear
             if self.linear.bias.dtype != torch.float32:
                 linear = partial(F.linear, weight=self.linear.weight.float(), bias=self.linear.bias.float())
@@ -247,8 +247,7 @@ class HartTransformer(nn.Module):
             return self._run_context(conditioning, cache)
         given, null = slice(0, rows - null_rows), slice(rows - null_rows, rows)
         hidden = self._run_context(conditioning.rows(given), cache.rows(given))
-        # autocast rounds it for this call alone
-        kept = KeptToken() if self.null_token is None or in_autocast(hidden) else self.null_token
+        kept = KeptToken() if self.null_token is None else self.null_token
         if kept.found is None:
             one = cache.for_one_token()
             first = conditioning.rows(slice(null.start, null.start + 1)).first_token()

@@ -13,7 +13,7 @@ from typer.testing import Result
 
 from command_line import evaluate, refused
 from command_line import figures as written_figures
-from image_files import write_captioned_folder
+from image_files import numbered, write_captioned_folder
 
 
 def figures(result: Result, out: Path) -> dict[str, Any]:
@@ -156,6 +156,18 @@ def test_classes_that_the_model_lacks_are_said_before_features_are_opened(
     result = evaluate("generation", "--model", class_model, "--data", tmp_path / "set", "--split", "train",
                       "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip
     assert "not 999999" in refused(result, notes=True)
+
+
+@pytest.mark.parametrize("named", [3, 6])
+def test_a_set_that_numbers_other_classes_than_the_model_is_said(named: int, class_model: Path, tmp_path: Path) -> None:
+    for number in range(named):
+        (tmp_path / "set" / "val" / f"class {number}").mkdir(parents=True)
+        for image in range(2):
+            (tmp_path / "set" / "val" / f"class {number}" / f"{image}.png").write_bytes(numbered(number))
+    result = evaluate("generation", "--model", class_model, "--data", tmp_path / "set", "--limit", 4, "--resamples", 0,
+                      "--device", "cpu", "--out", tmp_path / "out")  # fmt: skip
+    said = "the set has 3 classes by name, of 6 that the model generates by number"
+    assert result.exit_code == 0 and (said in result.output) == (named == 3), result.output
 
 
 @pytest.mark.parametrize("suite", ["tokenizer", "generation"])

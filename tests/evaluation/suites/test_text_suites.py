@@ -15,6 +15,7 @@ import torch
 from clip_models import save_tiny_clip
 from command_line import evaluate, figures, refused
 from hart.errors import HartError
+from hart.evaluation import published_files
 from hart.evaluation.judges import scores
 from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.published_files import located
@@ -224,7 +225,7 @@ def test_what_is_missing_is_named_with_its_address(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    monkeypatch.setattr(published_files, "urlopen", unreachable)
     for call, address in (
         (lambda: open_mjhq(None, None, 0), "huggingface.co/datasets/playgroundai/MJHQ-30K"),
         (lambda: open_coco(None, None, 0), "images.cocodataset.org"),

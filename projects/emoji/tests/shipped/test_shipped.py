@@ -200,6 +200,7 @@ def test_weights_of_two_writings_are_not_mixed(tmp_path: Path, monkeypatch: pyte
     model, out = tmp_path / "model", tmp_path / "out"
     save_module(model / "net.safetensors", torch.nn.Sequential(*(torch.nn.Linear(8, 16) for _ in range(4))))
     write_text(model / "config.json", "{}")
+    (model / "words.json.gz").write_bytes(b"\x1f\x8b\0")
     files = weights.export(model, out)
     assert [path.name for path in files] == [f"weights-{i}-of-2.safetensors" for i in (1, 2)]
     assert all(path.stat().st_size < 2000 for path in files)
@@ -208,6 +209,7 @@ def test_weights_of_two_writings_are_not_mixed(tmp_path: Path, monkeypatch: pyte
     for name, ours in read_safetensors(model / "net.safetensors").items():
         assert torch.equal(theirs[name], ours.half())
     assert (joined / "config.json").read_text() == "{}"
+    assert (joined / "words.json.gz").read_bytes() == b"\x1f\x8b\0"
     first = files[0].read_bytes()
     weights.export(model, out)
     files[0].write_bytes(first)

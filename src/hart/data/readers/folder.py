@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import itertools
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
@@ -17,6 +19,9 @@ from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, spl
 from hart.errors import HartError
 from hart.files import FileError, list_folder, read_bytes
 from hart.strict import counted, printable
+
+_NUMBERED = re.compile(r"(train|val|test)[^a-z]+", re.IGNORECASE)
+"""A folder of COCO, such as train2017: with its like, part of a set that is divided in a way that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +70,12 @@ def list_images(folder: Path) -> Iterator[FolderImage]:
         waiting += [(place / name, within, fault or text_fault(name)) for name in folders]
 
 
-def split_folder(path: Path, split: str) -> Path | None:
-    """The folder of a split; None for a set that is not divided. Raises `HartError` for a split that does not exist."""
-    found = split_folders(path, split)
+def split_folder(path: Path, split: str, *, classes: bool = False) -> Path | None:
+    """The folder of a split; None for a set that is not divided. Raises `HartError` for a split that does not exist.
+
+    classes: of class folders, see `class_or_split`.
+    """
+    found = split_folders(path, split, classes=classes)
     for name in split_names(split):
         if name in found:
             return found[name]
@@ -76,19 +84,35 @@ def split_folder(path: Path, split: str) -> Path | None:
         missing = "" if split == WHOLE else f" and has none for '{split}': make it, or"
         raise HartError(f"{path} is divided into folders{missing or ':'} name one as the split: {parts}")
     require_hash_split(split, str(path), f"folder '{split}'")
+    named = (_NUMBERED.fullmatch(name) for name, is_folder in list_folder(path).items() if is_folder and not classes)
+    numbered = {match[1].lower(): match[0] for match in named if match}
+    if len(numbered) > 1:
+        raise HartError(f"{path}: {' and '.join(numbered.values())} look like splits: give one of them as the data")
     return None
 
 
-def split_folders(path: Path, split: str) -> dict[str, Path]:
+def split_folders(path: Path, split: str, *, classes: bool = False) -> dict[str, Path]:
     """The folders of train, val and `split` in a set, whatever they are called, by name in lower case.
 
-    Train or VAL are splits where there are two of them; one alone may be a class.
+    Train or VAL are splits where there are two of them; one alone may be a class. classes: as for `split_folder`.
     """
     names = [name for other in (*SPLIT_NAMES, split) for name in split_names(other)]
     found = {name: path / name for name in names if (path / name).is_dir()}
     spelled = [(name, path / each) for name in names for each in (name.capitalize(), name.upper())]
     others = {} if found else {name: folder for name, folder in spelled if folder.is_dir()}
-    return others if len(others) > 1 else found
+    return others if len(others) > 1 else {} if classes and class_or_split(path, found) else found
+
+
+def class_or_split(path: Path, found: Mapping[str, Path]) -> bool:
+    """Whether a lone split folder may as well be a class: it and others beside it hold nothing but images."""
+
+    def is_plain(folder: Path) -> bool:
+        suffixes = {_parts(name)[1] for name, is_folder in list_folder(folder).items() if not is_folder}
+        return not suffixes.isdisjoint(SUFFIXES) and suffixes.isdisjoint(NOTE_SUFFIXES)
+
+    known = {"test", *found, *itertools.chain.from_iterable(SPLIT_NAMES.values())}
+    beside = (name for name, is_folder in list_folder(path).items() if is_folder and name.lower() not in known)
+    return len(found) == 1 and all(map(is_plain, found.values())) and any(is_plain(path / name) for name in beside)
 
 
 class FolderReader(Source):
@@ -99,7 +123,7 @@ class FolderReader(Source):
 
     def __init__(self, path: Path, split: str, classes: tuple[str, ...] = ()) -> None:
         self.remark = f" of {counted(len(classes), 'class')}" if classes else ""
-        inside = split_folder(path, split)
+        inside = split_folder(path, split, classes=bool(classes))
         self.root = inside or path
         self._files = list(list_images(self.root))
         if inside is None:
@@ -137,8 +161,8 @@ class FolderReader(Source):
 class ClassFolderReader(FolderReader):
     """`class/image.png`: the folder is the class; classes are numbered in alphabetical order.
 
-    With a folder per split, the classes of all splits are numbered together, so that one that a split lacks does not
-    shift the others.
+    With a folder per split, the classes of train and val are numbered together, so that one that a split lacks does not
+    shift the others; those that only another split has come after them.
     """
 
     digest_kind = "images by class"
@@ -146,11 +170,10 @@ class ClassFolderReader(FolderReader):
     digests_classes = True
 
     def __init__(self, path: Path, split: str) -> None:
-        roots: Sequence[Path] = [path]
-        if split_folder(path, split) is not None:
-            roots = sorted(split_folders(path, split).values())
-        folders = ((root, name) for root in roots for name, is_folder in list_folder(root).items() if is_folder)
-        classes = sorted({name for root, name in folders if _is_class(root / name, root)})
+        divided = split_folder(path, split, classes=True) is not None
+        # those of training first: a split that has more does not shift them
+        every = (split_folders(path, name, classes=True) if divided else {"": path} for name in ("train", split))
+        classes = list(dict.fromkeys(name for roots in every for name in sorted(_classes(roots.values()))))
         if not classes:
             raise HartError(f"{path} ({split}): no class folders: put the images of each class in a folder")
         self._numbers = {name: number for number, name in enumerate(classes)}
@@ -158,7 +181,7 @@ class ClassFolderReader(FolderReader):
 
     def facts(self, file: FolderImage) -> Listed:
         place = file.path.relative_to(self.root).parts
-        if len(place) < 2:
+        if len(place) < 2 or place[0] not in self._numbers:
             raise DamagedSample("lies outside the class folders")
         return Listed(self._numbers[place[0]])
 
@@ -169,9 +192,12 @@ class ClassFolderReader(FolderReader):
         return place.path.relative_to(self.root).as_posix(), str(label), mark_image(place.path)
 
 
-def _is_class(folder: Path, root: Path) -> bool:
-    """Whether the name of a folder is text; a link that leads back is no class."""
-    return not text_fault(folder.name) and not root.resolve().is_relative_to(folder.resolve())
+def _classes(roots: Iterable[Path]) -> set[str]:
+    """The folders in some others whose names are text; neither a link that leads back nor what macOS adds to archives,
+    which would shift the numbers of others."""
+    folders = [(root, root / name) for root in roots for name, is_folder in list_folder(root).items() if is_folder]
+    found = (folder for root, folder in folders if not root.resolve().is_relative_to(folder.resolve()))
+    return {folder.name for folder in found if not text_fault(folder.name)} - {"__MACOSX"}
 
 
 def _images_among(place: Path, names: Sequence[str], fault: str) -> Iterator[FolderImage]:

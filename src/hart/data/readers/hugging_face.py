@@ -63,10 +63,7 @@ class HuggingFaceReader(Source):
 
     def _facts(self, batch: Any, number: int) -> Listed:
         record = read_row(batch, number)
-        label = record.get(self._columns.label)
-        # -1 is how the library writes "no label"
-        label = None if label == -1 and not isinstance(label, bool) else label
-        return Listed(read_label(label), read_weight(record.get(WEIGHT_FIELD, 1.0)))
+        return Listed(read_label(record.get(self._columns.label)), read_weight(record.get(WEIGHT_FIELD, 1.0)))
 
     def name(self, place: int) -> str:
         return f"{self._set}, row {place}"

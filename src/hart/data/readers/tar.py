@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import signal
 import tarfile
 import zlib
@@ -127,8 +128,8 @@ def is_remote(shard: str) -> bool:
 
 
 def local_path(shard: str) -> Path:
-    """The file of a shard on this machine."""
-    return Path(shard.removeprefix("file://").removeprefix("file:"))
+    """The file of a shard on this machine. On Windows an address has a slash before the drive: file:///C:/a.tar."""
+    return Path(re.sub("^file:(//(/(?=[A-Za-z]:))?)?", "", shard))
 
 
 @dataclass(eq=False)
@@ -170,7 +171,9 @@ class _StrictHeader(tarfile.TarInfo):
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
-            if not any(buf):  # the end
+            if not buf:  # the library takes it for the end, which is a block of zeros
+                raise tarfile.ReadError("its end is missing") from None
+            if not any(buf):
                 raise
             if bytes(buf).startswith(COMPRESSED):
                 raise tarfile.ReadError("it is compressed: unpack it, or read it as a stream (kind: stream)") from None

@@ -63,10 +63,6 @@ class Features(Rows):
     def __len__(self) -> int:
         return len(self.pooled)
 
-    def __getitem__(self, rows: Tensor) -> Features:
-        """Pooled features of some of the images, by number."""
-        return Features(self.pooled[rows])
-
 
 class FeatureExtractor(Protocol):
     """Images of any size to features.

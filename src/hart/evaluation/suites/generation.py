@@ -9,8 +9,9 @@ import torch
 
 from hart.data.kinds import Condition
 from hart.data.samples import Damage, DamagedSample, Sample, first_reasons
+from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform
-from hart.evaluation.generated_images import GeneratedImages, checked_settings
+from hart.evaluation.generated_images import GeneratedImages, checked_plan
 from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
@@ -38,14 +39,14 @@ def run(context: Context[GenerationOptions]) -> Result:
     if (said := references.said()) is not None:
         for prompt in _prompts(said, condition, options):
             checked_prompt(prompt, pipe.num_classes, called="a caption of the set")
-    settings = checked_settings(pipe, sampling, options.seed, context.out)
+    plan = checked_plan(pipe, sampling, options.seed, context.out)
     extractor = open_extractor(options.features, context.device)
     # only captions and labels are needed from here on
     real, samples = features_of_set(
         references, extractor, FEATURE_BATCH, lambda sample: replace(sample, image=b"", record={}), progress
     )
     prompts = _prompts(samples, condition, options)
-    generated_images = GeneratedImages(pipe, prompts, sampling, options.seed, context.out, settings)
+    generated_images = GeneratedImages(pipe, prompts, sampling, options.seed, context.out, plan)
     generated_images.generate(options.batch_size, progress)
     generated = generated_images.features(extractor, FEATURE_BATCH, progress)
     progress(0, None, "distances and intervals")
@@ -55,8 +56,23 @@ def run(context: Context[GenerationOptions]) -> Result:
         settings={"set": source.description, "size": pipe.image_size, **generated_images.settings},
         counts={"generated": len(generated), "references": len(real), "damaged": len(references.damaged)},
         extractor=extractor_facts(extractor),
-        notes=few_images_warning("FID", min(len(real), len(generated))) + generated_images.notes,
+        notes=(
+            *few_images_warning("FID", min(len(real), len(generated))),
+            *_numbering(source, pipe.num_classes),
+            *generated_images.notes,
+        ),
         sheets=generated_images.sheet([str(prompt) for prompt in prompts]),
+    )
+
+
+def _numbering(source: Source | Stream, classes: int | None) -> tuple[str, ...]:
+    """A note where a set numbers other classes than a class model has, of which it knows no names."""
+    named = () if classes is None or isinstance(source, Stream) else source.classes
+    if len(named) in (0, classes):
+        return ()
+    return (
+        f"the set has {counted(len(named), 'class')} by name, of {classes:,} that the model generates by number: the "
+        f"figures are right only if the model's class 0 is {named[0]!r}, and so on in the order of the alphabet",
     )
 
 

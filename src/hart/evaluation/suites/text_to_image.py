@@ -20,7 +20,7 @@ from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.judges import scores
 from hart.evaluation.judges.scores import ClipScore, Scorer
 from hart.evaluation.metrics.distances import all_figures
-from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
+from hart.evaluation.metrics.features import FEATURE_BATCH, Features, open_extractor
 from hart.evaluation.metrics.figures import FEW_IMAGES, Figure, bootstrap_mean, few_images_warning, require_images
 from hart.evaluation.published_files import at_hand
 from hart.evaluation.report import PublishedTable, Result, extractor_facts
@@ -88,7 +88,8 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
     figures = {ALL: compared | means(torch.arange(len(generated)))}
     for category in sorted(set(benchmark.categories)):
         ours, theirs = _rows(benchmark.categories, category), _rows(real_categories, category)
-        compared = all_figures(real[theirs], generated[ours], extractor.name, generator, resamples, manifolds=False)
+        parts = Features(real.pooled[theirs]), Features(generated.pooled[ours])
+        compared = all_figures(*parts, extractor.name, generator, resamples, manifolds=False)
         figures[category] = compared | means(ours)
     return Result(
         title=f"{counted(len(generated), 'image')} of {pipe.image_size} px against {len(real):,}",

@@ -85,8 +85,9 @@ def run(context: Context[TokenizerOptions]) -> Result:
     scores = (PSNR, SSIM, DISTANCES[options.distance])
     measure = Measure(tokenizer, schedule, device, open_extractor(options.features, device), distance, scores)
     weights = fingerprint(tokenizer)
-    facts = {"tokenizer": weights, "scales": schedule.listed, "device": device.type, **measure.facts()}
-    kept = context.cache(TENSORS, facts)
+    choices = tokenizer.config.to_dict()  # some decide an image, and no weight shows them
+    facts = {"tokenizer": weights, "config": choices, "scales": schedule.listed, "device": device.type}
+    kept = context.cache(TENSORS, facts | measure.facts())
     parts: list[Mapping[str, Tensor]] = []
     groups: list[list[Image.Image]] = []
     labels: list[str] = []

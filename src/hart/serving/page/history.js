@@ -2,6 +2,8 @@
 
 export const KEPT = 400;
 
+const tabs = new BroadcastChannel("hart");
+
 const opened = new Promise((resolve, reject) => {
   const request = indexedDB.open("hart", 1);
   request.onupgradeneeded = () => request.result.createObjectStore("images", { keyPath: "id", autoIncrement: true });
@@ -28,10 +30,23 @@ export async function all() {
 
 /** Store an image; returns it with its id. */
 export async function add(image) {
-  return { ...image, id: await within("readwrite", (store) => store.add(image)) };
+  const id = await within("readwrite", (store) => store.add(image));
+  tabs.postMessage(id);
+  return { ...image, id };
 }
 
 /** Store an image again that was removed, at its place. */
-export const put = (image) => within("readwrite", (store) => store.put(image));
+export async function put(image) {
+  await within("readwrite", (store) => store.put(image));
+  tabs.postMessage(image.id);
+}
 
-export const remove = (id) => within("readwrite", (store) => store.delete(id));
+export async function remove(id) {
+  await within("readwrite", (store) => store.delete(id));
+  tabs.postMessage(id);
+}
+
+/** Have `changed` called with the id of each image that another tab stores or removes; with the image too, if it is there. */
+export function watch(changed) {
+  tabs.onmessage = async ({ data: id }) => changed(id, await within("readonly", (store) => store.get(id)));
+}

@@ -159,6 +159,23 @@ function galleryTile(image) {
   return item;
 }
 
+/** Show that another tab has stored an image, or removed it. */
+function follow(id, image) {
+  const known = images.find((one) => one.id === id);
+  if (image && !known) {
+    const older = images.find((one) => one.id < id); // those that are not stored have no number
+    images.splice(older ? images.indexOf(older) : images.length, 0, image);
+    at("gallery").insertBefore(galleryTile(image), older ? at("gallery").querySelector(`[data-id="${older.id}"]`) : null);
+  } else if (known && !image) {
+    pick(known, false);
+    images = images.filter((one) => one !== known);
+    for (const tile of at("stage").querySelectorAll(`[data-id="${id}"]`)) {
+      URL.revokeObjectURL(tile.querySelector("img").src);
+      tile.remove();
+    }
+  }
+}
+
 /** Choose an image for comparison, or no more; of three the first is let go. */
 function pick(image, on) {
   if (on) picked.add(image); else picked.delete(image);
@@ -251,9 +268,9 @@ const scaled = (bitmap, { width, height }) => createImageBitmap(bitmap, { resize
 /** The size at which the model edits an image, as the command's: the image's own where the model generates that and it has half to twice as
  * many pixels as the model's own images; else its shape with about as many. Nothing where no canvas has its shape. */
 function canvasOf({ width, height }, { sizes, token_size: token, max_pixels: most }) {
-  if (Math.max(width, height) > WIDEST * Math.min(width, height)) return;
   const own = sizes[0].split("x").reduce((one, other) => one * other), pixels = width * height;
   if (width % token === 0 && height % token === 0 && own <= 2 * pixels && pixels <= Math.min(2 * own, most)) return { width, height };
+  if (Math.max(width, height) > WIDEST * Math.min(width, height)) return;
   const side = (length) => Math.max(1, Math.round(length / token)) * token;
   return { width: side(Math.sqrt((own * width) / height)), height: side(Math.sqrt((own * height) / width)) };
 }
@@ -315,11 +332,8 @@ at("examples").addEventListener("click", (event) => {
   form.requestSubmit();
 });
 at("compare").addEventListener("click", () => viewer.compare([...picked]));
-at("clear").addEventListener("click", async () => {
-  if (!confirm("Delete all images of the history from this browser?")) return;
-  const shown = new Set(images.map(({ id }) => id));
-  const stored = await history.all().catch(() => []); // also those of other tabs, so that undoing brings them back too
-  remove([...images, ...stored.filter(({ id }) => !shown.has(id))]);
+at("clear").addEventListener("click", () => {
+  if (confirm("Delete all images of the history from this browser?")) remove([...images]);
 });
 at("restore").addEventListener("click", undo);
 at("forget").addEventListener("click", forget);
@@ -365,6 +379,7 @@ document.addEventListener("paste", (event) => {
 
 roll();
 watch();
+history.watch(follow);
 history.all().then((stored) => {
   images = stored;
   at("gallery").replaceChildren(...images.map(galleryTile));

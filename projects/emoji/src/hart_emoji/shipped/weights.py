@@ -1,7 +1,7 @@
 """A model's folder in files of a bounded size, and the folder again.
 
-    OUT/weights-1-of-3.safetensors    the tensors of all files, in float16, each named FILE/TENSOR
-    OUT/model.json                    the other files, which are text
+    OUT/weights-1-of-3.safetensors    the tensors of all files, in float16, each named FILE/TENSOR; FILE/ is all of it
+    OUT/model.json                    the files that are JSON
 
 All files of one export hold its number: a mixture of two is refused.
 """
@@ -33,6 +33,9 @@ def export(model: Path, out: Path) -> list[Path]:
         for file in sorted(model.glob("*.safetensors"))
         for name, value in read_safetensors(file).items()
     }
+    known = (".safetensors", ".json")
+    others = [file for file in sorted(model.iterdir()) if file.is_file() and file.suffix not in known]
+    tensors |= {f"{file.name}/": torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8) for file in others}
     parts = bounded(tensors, LARGEST_FILE)
     writing = time.time_ns()
     names = [f"weights-{i}-of-{len(parts)}.safetensors" for i in range(1, len(parts) + 1)]
@@ -79,8 +82,12 @@ def join(out: Path, model: Path) -> Path:
         for name, tensor in tensors.items():
             file, _, own = name.partition("/")
             files.setdefault(file, {})[own] = tensor
+    model.mkdir(parents=True, exist_ok=True)
     for file, own_tensors in files.items():
-        write_safetensors(model / file, own_tensors)
+        if (whole := own_tensors.get("")) is not None:
+            (model / file).write_bytes(whole.numpy().tobytes())
+        else:
+            write_safetensors(model / file, own_tensors)
     for file, text in config["files"].items():
         write_text(model / file, text)
     return model

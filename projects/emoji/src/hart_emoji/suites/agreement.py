@@ -119,9 +119,9 @@ class Judge:
     """Tells what images look most like, by the rendered images of a set."""
 
     def __init__(self, emoji: EmojiSet, features: Tensor, extractor: str) -> None:
-        """features: (M, D) of all images of the set; extractor: its name, for the columns."""
+        """features: (M, D) of all images of the set, normalised in `bank`; extractor: its name, for the columns."""
         self._emoji = emoji
-        self._bank = F.normalize(features, dim=1)
+        self.bank = F.normalize(features, dim=1)
         self._extractor = extractor
 
     def ranks(self, seen: Looks, group: PromptGroup) -> list[int | None]:
@@ -131,7 +131,7 @@ class Judge:
         asked = [i for i, prompt in enumerate(group.prompts) if prompt.accepted]
         found = concept_ranks(
             seen.features[asked],
-            self._bank[rows],
+            self.bank[rows],
             self._emoji.concept[rows],
             [group.prompts[i].accepted for i in asked],
             len(self._emoji.slugs),
@@ -149,7 +149,7 @@ class Judge:
             candidates, matching = self._candidates(prompt, group.held_out)
             for by, column in judged.items():
                 if by == "features":
-                    nearest = int((self._bank[candidates] @ seen.features[i]).argmax())
+                    nearest = int((self.bank[candidates] @ seen.features[i]).argmax())
                 else:
                     nearest = nearest_by_colours(seen.images[i], self._emoji.pixels(candidates))
                 right[column].append(float(matching[nearest]))

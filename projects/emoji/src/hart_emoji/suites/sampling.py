@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -127,13 +127,10 @@ class _Measure:
         """Figures of one variant, computed once and kept."""
         options, out = self.context.options, self.context.out
         generated = GeneratedImages(self.pipe, self.group.texts, sampling, options.seed, out / name)
-        facts = {
-            "features": [self.judging.weights, self.comparing.weights],
-            "references": len(self.real),
-            "resamples": options.resamples,
-        }
+        facts = {"features": [self.judging.weights, self.comparing.weights], "resamples": options.resamples}
         kept: Cache[dict[str, Figure]] = self.context.cache(records(dict[str, Figure]), facts)
-        key = kept.key(generated.settings, self.group.texts)
+        asked = [asdict(prompt) for prompt in self.group.prompts]
+        key = kept.key(generated.settings, asked, self.real.pooled, self.judge.bank)
         return kept.get(key, lambda: self._measured(name, generated, sampling))
 
     def _measured(self, name: str, generated: GeneratedImages, sampling: SamplingConfig) -> dict[str, Figure]:
