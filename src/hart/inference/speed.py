@@ -51,7 +51,7 @@ class Speed(Config, kw_only=True):
     graphs: bool = False
     """On NVIDIA GPUs, record the kernels of a scale once and replay them: exact."""
     tiled: bool = False
-    """Decode in strips: exact, and half the memory or less at large sizes."""
+    """Decode in strips: exact up to rounding, and half the memory or less at large sizes."""
     offload: bool = False
     """Keep the text encoder in main memory while it is not at work."""
     unguided_scales: Annotated[int, Field(ge=0)] = 0
