@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from hart.config import HartConfig, SamplingConfig
-from hart.errors import HartError, PromptWarning
+from hart.errors import PromptWarning
 from hart.generation.arguments import (
     MAX_BATCH,
     OutputType,
@@ -50,6 +50,7 @@ from hart.generation.requests import (
     second_prompts,
 )
 from hart.grids import ScaleSchedule
+from hart.inference.coder import of_type
 from hart.inference.components import Components
 from hart.inference.editing import Editing
 from hart.inference.memory import SAVING, require_memory
@@ -155,16 +156,15 @@ class HartPipeline(Editing):
             edit=edit,
             mix=mix,
         )
-        if edit is not None and output_type not in ("pil", "latent"):
-            raise HartError(f"output_type {output_type}: original pixels are put back in PIL images, choose pil")
         batches = []
         for images, latents in self._sampled(request, components, callback_on_scale):
-            generated = components.images(latents, output_type)
+            if edit is None or output_type == "latent":
+                generated = components.images(latents, output_type)
+            else:
+                generated = of_type([edit.finished(image) for image in components.images(latents)], output_type)
             prompts = [request.image(i).prompt for i in images]
             batch = HartOutput(
-                [edit.finished(image) for image in generated]
-                if edit is not None and output_type == "pil"
-                else generated,
+                generated,
                 [prompt for prompt in prompts if not isinstance(prompt, Context)],
                 [request.seeds[i] for i in images],
                 [request.sampling(i) for i in images],

@@ -5,9 +5,11 @@ Shapes: B batch, H W image, D latent channels, h w latent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -94,6 +96,15 @@ class Coder:
                 f"the image is not finite in {dtype_name(self.dtype)}: "
                 + ("use float32 or bfloat16" if narrow else "weights, an adapter or latents hold numbers far too large")
             )
+
+
+def of_type(images: Sequence[Image.Image], output_type: OutputType) -> Any:
+    """Finished RGB images of one size as a list of them, an array or a tensor."""
+    if output_type == "pil":
+        return images
+    array = np.stack([np.asarray(image) for image in images]).astype(np.float32) / 255
+    with torch.inference_mode(False):
+        return array if output_type == "np" else torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
 def prepared_tokenizer(
