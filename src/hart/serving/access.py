@@ -82,12 +82,16 @@ class Room:
     def __init__(self, most: int) -> None:
         self.left = most
 
-    @contextmanager
-    def taken(self, amount: int, full: Exception) -> Iterator[None]:
-        """Until the context ends. Raises `full` where too little is left."""
+    def take(self, amount: int, full: Exception) -> None:
+        """Until it is added to what is left. Raises `full` where too little is."""
         if amount > self.left:
             raise full
         self.left -= amount
+
+    @contextmanager
+    def taken(self, amount: int, full: Exception) -> Iterator[None]:
+        """`take` until the context ends."""
+        self.take(amount, full)
         try:
             yield
         finally:

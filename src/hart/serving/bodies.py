@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -121,23 +121,26 @@ class Bodies:
     ) -> AsyncIterator[Content]:
         """What `read` makes of a body of at most so many bytes. What has come counts, not what was announced: who sends
         slowly keeps nobody out."""
-        too_large = ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
+        too_large, held = ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read"), 0
 
         async def chunks() -> Chunks:
-            announced, length = request.headers.get("content-length", "0"), 0
+            nonlocal held
+            announced = request.headers.get("content-length", "0")
             if announced.isdecimal() and int(announced) > limit:
                 raise too_large
             async for chunk in request.stream():
-                length += len(chunk)
-                if length > limit:
+                if held + len(chunk) > limit:
                     raise too_large
-                held.enter_context(self.room.taken(len(chunk), Overloaded()))
+                self.room.take(len(chunk), Overloaded())
+                held += len(chunk)
                 yield chunk
 
-        with ExitStack() as held:
+        try:
             async with in_time(BODY_SECONDS, ApiError(408, LATE)):
                 content = await read(chunks())
             yield content
+        finally:
+            self.room.left += held
 
 
 async def _joined(chunks: Chunks) -> bytes:
