@@ -112,7 +112,8 @@ def class_or_split(path: Path, found: Mapping[str, Path]) -> bool:
 
     known = {"test", *found, *itertools.chain.from_iterable(SPLIT_NAMES.values())}
     beside = (name for name, is_folder in list_folder(path).items() if is_folder and name.lower() not in known)
-    return len(found) == 1 and all(map(is_plain, found.values())) and any(is_plain(path / name) for name in beside)
+    # those beside it first, of which there are usually none: a split may hold millions of images
+    return len(found) == 1 and any(is_plain(path / name) for name in beside) and all(map(is_plain, found.values()))
 
 
 class FolderReader(Source):
