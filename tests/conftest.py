@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hart import HartPipeline
 
 
-@pytest.hookimpl(optionalhook=True)  # benchmarks/gpu.py runs tests where pytest has no plugins
+@pytest.hookimpl(optionalhook=True)  # xdist may not be there
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are processors, since many tests wait: for processes, a browser, a cluster of their own."""
     return (os.cpu_count() or 1) + 1

@@ -12,6 +12,7 @@ from hart import HartPipeline, ImageRequest
 from hart.config import HartConfig
 from hart.data.transforms import unit_to_pixels
 from hart.devices import exact_float32
+from hart.generation.noise import SeededNoise
 from helpers import tiny_class_config, tiny_text_config
 
 CONFIGS: dict[str, HartConfig] = {"text": tiny_text_config(), "class": tiny_class_config()}
@@ -40,6 +41,14 @@ def difference(kind: str, device: str, dtype: str = "float32") -> float:
 def contrast(kind: str, device: str, dtype: str) -> float:
     """Smallest standard deviation of an image's colours, of 255: 0 for an image of one colour."""
     return min(max(ImageStat.Stat(image).stddev) for image in generate(kind, device, dtype))
+
+
+def noise_difference(device: str) -> float:
+    """The largest difference between a device's normal numbers and those of the CPU, whose keys must be equal."""
+    ours, wanted = (SeededNoise([3, 2**62], torch.device(each)) for each in (device, "cpu"))
+    assert torch.equal(ours.keys[0].cpu(), wanted.keys[0])
+    positions = torch.arange(50).unsqueeze(0)
+    return float((ours.residual(positions.to(device), 5, 4).cpu() - wanted.residual(positions, 5, 4)).abs().max())
 
 
 def synchronizations(kind: str) -> list[str]:

@@ -30,13 +30,8 @@ class InThisProcess:
 
 
 def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, correctness = import_module("gpu"), import_module("gpu_parts.correctness")
+    gpu = import_module("gpu")
     monkeypatch.setattr(gpu, "subprocess", SimpleNamespace(Popen=InThisProcess, PIPE=None))
-    # the file that pytest runs there runs with all the others too
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "test_devices.py").write_text("def test_nothing(): pass\n")
-    monkeypatch.setattr(correctness, "ROOT", tmp_path)
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # a machine with pytest alone
     gpu.main(["--minutes", "1000", "--out", str(tmp_path), "--device", "cpu"])
     state = json.loads((tmp_path / "gpu.json").read_text())
     assert {name: part["outcome"] for name, part in state["parts"].items()} == dict.fromkeys(state["parts"], "done")
@@ -46,8 +41,7 @@ def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert not [key for key, row in rows.items() if "error" in row]
     assert {row["dtype"] for row in correct.values() if "keys" in row} == {"float32", "bfloat16"}
     assert not [row["failed"] for row in correct.values() if row.get("dtype") == "float32" and row["failed"]]
-    assert correct["pytest tests/test_devices.py"]["passed"]
-    assert correct["pytest tests/test_devices.py"]["summary"].startswith("1 passed")
+    assert all(row["passed"] for key, row in correct.items() if key.startswith("device"))
     cells = [generated[f"{size} px, batch {batch}"] for batch in (1, 8) for size in (256, 512, 1024)]
     for row in cells:
         assert row["images_per_s"] == pytest.approx(row["batch"] / row["median_s"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
@@ -34,7 +32,9 @@ def run(cells: Cells, *, tiny: bool) -> None:
         for dtype in ("bfloat16", "float16"):
             key = f"device {kind}, {dtype}"
             cells.cell(key, lambda kind=kind, dtype=dtype: contrast(kind, cells.device, dtype), limit=60)
-    cells.cell("pytest tests/test_devices.py", lambda: pytest_devices(cells.left), limit=cells.left + 2, least=10)
+        if cells.device.type == "cuda":
+            cells.cell(f"device {kind}, waits", lambda kind=kind: waits(kind), limit=60)
+    cells.cell("device noise", lambda: noise(cells.device), limit=60)
 
 
 def golden(case: str, device: torch.device, dtype: str) -> Row:
@@ -77,14 +77,16 @@ def contrast(kind: str, device: torch.device, dtype: str) -> Row:
     }
 
 
-def pytest_devices(seconds: float) -> Row:
-    """The file itself, where pytest and hypothesis, which the tests' settings need, are installed."""
-    if missing := [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]:
-        return {"note": f"{', '.join(missing)} not installed: the rows above are the same checks"}
-    # instead of the project's options, some of which are those of plugins
-    options = ("-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "-W", "default")
-    command = [sys.executable, "-m", "pytest", "-q", *options, "tests/test_devices.py"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
-    sys.stderr.write(result.stdout + result.stderr)
-    lines = [line for line in result.stdout.splitlines() if line.strip()]
-    return {"passed": result.returncode == 0, "summary": lines[-1] if lines else result.stderr[-200:]}
+def waits(kind: str) -> Row:
+    """How often the host waits for the device between text and pixels."""
+    from device_checks import synchronizations
+
+    found = synchronizations(kind)
+    return {"passed": not found, "note": ", ".join(sorted(set(found)))}
+
+
+def noise(device: torch.device) -> Row:
+    from device_checks import noise_difference
+
+    found = noise_difference(device.type)
+    return {"passed": found < 1e-4, "note": f"random numbers differ by at most {found:.1e}"}

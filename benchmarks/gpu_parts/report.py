@@ -44,7 +44,7 @@ def correctness(rows: Mapping[str, Row]) -> list[str]:
                 row.get("passed"),
                 row.get("mean_difference_of_255"),
                 row.get("same_type_on_cpu"),
-                row.get("summary", row.get("note", "")),
+                row.get("note", ""),
             ]
             for key, row in rows.items()
             if "keys" not in row and "error" not in row

@@ -70,6 +70,7 @@ def test_images_of_every_format_that_can_be_decoded_are_found_by_their_names(kin
 
 
 def test_class_folders_are_numbered_in_the_order_of_their_names_over_all_splits(tmp_path: Path) -> None:
+    (tmp_path / "train" / "__MACOSX").mkdir(parents=True)  # of an archive: it holds hidden files alone
     for name in ("train/cat", "train/ant", "val/cat", "validation-notes", "test/bee", "test/cat"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "x.png").write_bytes(encoded_image("red"))

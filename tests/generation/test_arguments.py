@@ -106,6 +106,8 @@ GENERATOR = torch.Generator()
         ({"prompt": "a", "seed": [1, 2]}, "2 seeds for 1 image:"),
         ({"prompt": ["a", "b"], "top_k": [1, 2, 3]}, "top_k: 3 values for 2 prompts"),
         ({"prompt": ["a", "b"], "guidance_scale": [1, "x"]}, "guidance_scale: expected a number, got 'x'"),
+        ({"prompt": ["a", "b"], "guidance_scale": [[1], [2]]}, "a flat list"),
+        ({"prompt": ["a", "b"], "top_p": np.ones((2, 1))}, "a flat list"),
         ({"prompt": ["a", "b"], "maskgit_steps": [1, 2]}, "maskgit_steps: expected a whole number"),
         ({"prompt": "a", "generator": GENERATOR, "seed": 1}, "either a seed or a generator"),
         ({"prompt": "a", "output_type": "jpeg"}, "output_type 'jpeg': choose pil, np, pt, latent"),

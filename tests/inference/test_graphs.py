@@ -107,14 +107,14 @@ def test_two_batches_at_once_have_their_own_memory() -> None:
     transformer = pipe.components.hart.transformer
     transformer.graphs = BlockGraphs(replaying)
     first, second = transformer.new_cache(1), transformer.new_cache(1)
-    memory = {cache.keys.numbers.data_ptr() for cache in (first, second)}
+    memory = {cache.numbers.data_ptr() for cache in (first, second)}
     assert len(memory) == 2
     first.advance(1)
     del first, second
     gc.collect()
     again = transformer.new_cache(1)
     assert again.length == 0
-    assert again.keys.numbers.data_ptr() in memory
+    assert again.numbers.data_ptr() in memory
 
 
 def test_copies_record_anew() -> None:

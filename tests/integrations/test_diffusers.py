@@ -79,6 +79,8 @@ def test_type_and_device_move_the_model(pipe: Any) -> None:
     assert pipe.hart.pipeline.dtype == torch.bfloat16
     pipe.to("cpu", torch.float32)
     assert pipe.dtype == torch.float32
+    with pytest.raises(HartError, match=r"moved by to\(\): to\(torch\.float16\)"):
+        pipe.hart.half()
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])

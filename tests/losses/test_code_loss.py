@@ -47,12 +47,12 @@ def test_loss_and_gradients_are_those_of_the_whole(
     expected, entropy, clusters = whole(x, head, cluster_weight)
     gradients = torch.autograd.grad(expected / 3, parameters)
     loss = CodeLoss(cluster_weight, CLUSTERS) if cluster_weight else CodeLoss()
-    total, losses = code_losses(x, head, TARGETS, WEIGHTS, loss)
+    total, found, clustered, correct = code_losses(x, head, TARGETS, WEIGHTS, loss)
     torch.testing.assert_close(total, expected)
-    torch.testing.assert_close(losses.entropy, entropy.detach())
-    if losses.cluster_entropy is not None:
-        torch.testing.assert_close(losses.cluster_entropy, clusters.detach())
-    assert torch.equal(losses.correct, head(x).argmax(dim=1) == TARGETS)
+    torch.testing.assert_close(found, entropy.detach())
+    if clustered is not None:
+        torch.testing.assert_close(clustered, clusters.detach())
+    assert torch.equal(correct, head(x).argmax(dim=1) == TARGETS)
     torch.testing.assert_close(torch.autograd.grad(total / 3, parameters), gradients)
     with torch.no_grad():
         assert torch.equal(code_losses(x, head, TARGETS, WEIGHTS, loss)[0], total)
@@ -78,7 +78,7 @@ def test_an_improbable_cluster_has_a_finite_loss() -> None:
 def test_products_are_in_the_type_of_autocast() -> None:
     x, head = given()
     with torch.autocast("cpu", torch.bfloat16):
-        total, _ = code_losses(x, head, TARGETS, WEIGHTS, CodeLoss())
+        total, *_ = code_losses(x, head, TARGETS, WEIGHTS, CodeLoss())
     total.backward()
     torch.testing.assert_close(total, whole(x, head, 0)[0], rtol=1e-2, atol=0)
     assert x.grad is not None
@@ -103,21 +103,28 @@ def test_no_logits_of_all_tokens_ever_exist(monkeypatch: pytest.MonkeyPatch) -> 
     assert peak(True) < tokens * codes * 4 < peak(False) / 2
 
 
+def sampled(logits: Tensor, uniform: Tensor) -> Tensor:
+    """By a head that hands on the logits."""
+    head = nn.Linear(logits.shape[1], logits.shape[1])
+    nn.init.eye_(head.weight), nn.init.zeros_(head.bias)
+    return sampled_codes(logits, head, uniform)
+
+
 def test_codes_are_sampled_from_the_best_ones_by_their_probability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code_loss, "SAMPLED_TOP_K", 4)
     probability = torch.tensor([0.02, 0.5, 0.03, 0.25, 0.15, 0.05])
     # of the four best, 0.95 in all, the first three reach 0.9
     monkeypatch.setattr(code_loss, "SAMPLED_TOP_P", 0.9)
     count = 9000
-    codes = sampled_codes(probability.log().expand(count, -1), torch.arange(count) / count)
+    codes = sampled(probability.log().expand(count, -1), torch.arange(count) / count)
     shares = codes.bincount(minlength=6) / count
     torch.testing.assert_close(shares, torch.tensor([0, 0.5, 0, 0.25, 0.15, 0]) / 0.9, atol=1e-3, rtol=0)
-    assert sampled_codes(probability.log()[None], torch.tensor([1 - 2**-24])).item() == 4, "the last one"
+    assert sampled(probability.log()[None], torch.tensor([1 - 2**-24])).item() == 4, "the last one"
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_logits_that_are_no_numbers_give_some_code(number: float) -> None:
     """The loss says later that they are not finite."""
-    codes = sampled_codes(torch.full((3, CODES), number), torch.tensor([0.0, 0.5, 0.9]))
+    codes = sampled(torch.full((3, CODES), number), torch.tensor([0.0, 0.5, 0.9]))
     assert codes.amin() >= 0
     assert codes.amax() < CODES

@@ -59,6 +59,7 @@ def test_a_server_that_is_gone_is_told_at_once_and_found_again(page: Any) -> Non
     failed = {"data": [{"id": "emoji", "state": "failed", "problem": "it cannot be opened"}]}
     page.route("**/v1/models", lambda route: route.fulfill(json=failed))
     page.get_by_text("It cannot be opened.").wait_for()
+    expect(page.get_by_role("alert")).to_be_empty()  # it is back, whatever its state
     page.unroute_all()
 
 

@@ -10,10 +10,10 @@ from hart.tokenizer.quantizer import code_counts, codebook_usage
 
 def test_share_and_perplexity_of_each_scale() -> None:
     indices = [torch.tensor([[3], [3]]), torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]]), torch.tensor([[0, 0, 0, 1]])]
-    usage = codebook_usage(code_counts(indices, 8))
-    assert usage.used_share.tolist() == [1 / 8, 4 / 8, 2 / 8]
+    used_share, perplexity = codebook_usage(code_counts(indices, 8))
+    assert used_share.tolist() == [1 / 8, 4 / 8, 2 / 8]
     entropy = -(0.75 * torch.tensor(0.75).log() + 0.25 * torch.tensor(0.25).log())
-    assert usage.perplexity.tolist() == pytest.approx([1.0, 4.0, entropy.exp().item()])
+    assert perplexity.tolist() == pytest.approx([1.0, 4.0, entropy.exp().item()])
 
 
 def test_counts_add_up_over_batches() -> None:
@@ -24,6 +24,6 @@ def test_counts_add_up_over_batches() -> None:
 
 
 def test_nothing_counted_is_no_code_used() -> None:
-    usage = codebook_usage(torch.zeros(2, 4, dtype=torch.int64))
-    assert usage.used_share.tolist() == [0, 0]
-    assert usage.perplexity.tolist() == [1, 1]
+    used_share, perplexity = codebook_usage(torch.zeros(2, 4, dtype=torch.int64))
+    assert used_share.tolist() == [0, 0]
+    assert perplexity.tolist() == [1, 1]

@@ -11,7 +11,7 @@ from hart.grids import Grid, ScaleSchedule
 from hart.sizes import schedule_of_grid
 from hart.tokenizer.autoencoder import with_patch_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.tokenizer.quantizer import CodeCorruption, next_scale_input, pool, to_map
+from hart.tokenizer.quantizer import Corruption, next_scale_input, pool, to_map
 from helpers import CHANNELS, random_image, random_tensor, randomize, tiny_tokenizer_config, without_gradient
 
 
@@ -116,7 +116,7 @@ def test_an_image_above_the_base_size_has_the_coarse_codes_of_the_image_made_sma
     assert [index.tolist() for index in coarse] == [
         index.tolist() for index in tokenizer.quantize(tokenizer.encode(small), base).indices[:2]
     ]
-    wrong = CodeCorruption(torch.ones(2, 1), torch.Generator().manual_seed(0))
+    wrong = Corruption(torch.ones(2, 1), torch.Generator().manual_seed(0), slice(None))
     for maps in (tokenizer.token_maps(latent, coarse=coarse), tokenizer.token_maps(latent, schedule, wrong, coarse)):
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(maps.indices, coarse, strict=False))
     known = tokenizer.token_maps(latent, coarse=coarse)

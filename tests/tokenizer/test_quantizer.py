@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hart.grids import Grid, ScaleSchedule
 from hart.tokenizer.quantizer import (
-    CodeCorruption,
+    Corruption,
     MultiScaleQuantizer,
     Phi,
     next_scale_input,
@@ -151,19 +151,20 @@ def test_a_latent_of_another_size_is_refused() -> None:
         quantizer().encode(random_tensor(1, CHANNELS, 5, 5), TINY)
 
 
-def test_wrong_codes_stand_in_the_sum_and_the_targets_correct_them() -> None:
+def test_wrong_codes_stand_in_the_sum_and_the_targets_correct_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hart.tokenizer.quantizer.NEAR", 4)
     schedule = ScaleSchedule.square((1, 2, 4))
     latent = torch.randn(64, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     quantizer = MultiScaleQuantizer(16, 4, 2, 0.5)
     right = quantizer.encode(latent, schedule)
     rates = torch.full((64, 1), 0.9)
     rates[:8] = 0
-    wrong = quantizer.encode(latent, schedule, CodeCorruption(rates, torch.Generator().manual_seed(2), among=4))
+    wrong = quantizer.encode(latent, schedule, Corruption(rates, torch.Generator().manual_seed(2), slice(None)))
     changed = (wrong.partial_sums[0] != right.partial_sums[0]).flatten(1).any(dim=1)
     assert changed.any()
     assert not changed[8:].all()
     assert not changed[:8].any(), "each image has its own share"
-    part = CodeCorruption(rates, torch.Generator().manual_seed(2), slice(8, 24), among=4)
+    part = Corruption(rates, torch.Generator().manual_seed(2), slice(8, 24))
     alone = quantizer.encode(latent[8:24], schedule, part)
     assert torch.equal(alone.indices[1], wrong.indices[1][8:24]), "whatever is coded together"
     assert torch.equal(wrong.indices[0], right.indices[0])

@@ -21,7 +21,7 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import DiscriminatorConfig, OptimizerConfig, TokenizerRecipe, TrainerConfig
 from hart.training.distributed import DistributedContext
 from hart.training.dry_run import RehearsedTokenizer, activation_bytes, measure
-from hart.training.task import Microbatch
+from hart.training.task import Microbatch, TrainContext
 from hart.training.tokenizer_task import TokenizerTask, fresh_tokenizer
 from hart.training.trainer import Trainer
 from helpers import captioned_images, same_weights, tiny_model, tiny_text_config, tiny_tokenizer_config
@@ -91,6 +91,22 @@ def test_the_discriminator_is_heard_from_its_start_step_on(tmp_path: Path) -> No
     assert from_it_on["adaptive_weight"] > 0
     moved = [name for name, value in task.discriminator.state_dict().items() if not value.equal(before[name])]
     assert len(moved) >= len(before) - 1, "the bias of the last layer may rest: the halves of the hinge cancel there"
+
+
+def test_the_adversarial_term_weighs_as_its_gradients_say() -> None:
+    task = TokenizerTask(ADVERSARIAL, captioned_images())
+    batch = task.batch(Microbatch(0, 1, 4, slice(0, 4)))
+    task.add_adaptive_weight([batch], TrainContext())
+    total, parts = task.loss("model", batch)
+    l1 = next(value for name, value in parts.items() if name.startswith("l1"))
+    last = task.module.decoder.conv_out.weight
+    wanted, given = (
+        torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (l1, parts["adversarial"])
+    )
+    torch.testing.assert_close(parts["adaptive_weight"], wanted / (given + 1e-4))
+    weighted = 0.5 * parts["adaptive_weight"] * parts["adversarial"]
+    torch.testing.assert_close(total, l1 + parts["quantizer"] + weighted)
+    assert batch.reconstruction is not None and not batch.reconstruction.requires_grad
 
 
 @pytest.mark.parametrize("corrupted", [False, True])

@@ -206,8 +206,8 @@ def test_one_token_stands_for_a_null_context(config: HartConfig) -> None:
         wanted, found = module.first_scale(conditioning, whole), module.first_scale(conditioning, short, null_rows=2)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     assert short.length == whole.length == module.config.context_tokens
-    for ours, theirs in ((short.keys.numbers, whole.keys.numbers), (short.values.numbers, whole.values.numbers)):
-        torch.testing.assert_close(ours[..., : whole.length, :], theirs[..., : whole.length, :], rtol=1e-4, atol=1e-5)
+    ours, theirs = (cache.numbers[..., : whole.length, :] for cache in (short, whole))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_sinusoidal_levels_carry_over_to_longer_schedules() -> None:

@@ -54,19 +54,14 @@ class BenchmarkOptions(Config, kw_only=True):
     """About so long for each batch size; one call is timed, however long it takes."""
     clock: Literal["wall", "cpu"] = "wall"
     """cpu: processor time, with --threads 1 on a machine that is busy with other work; it is no latency."""
+    output: Listed[Path] = ()
+    """File for the figures, FILE.json or FILE.md; repeat it for both."""
 
 
 @options_from_config
-def benchmark(
-    options: BenchmarkOptions,
-    output: Annotated[
-        list[Path] | None,
-        typer.Option(help="File for the figures, FILE.json or FILE.md; repeat it for both.", show_default=False),
-    ] = None,
-) -> None:
+def benchmark(options: BenchmarkOptions) -> None:
     """Time a model on this machine, part by part, beside the least that its products and copies allow."""
-    files = output or []
-    for file in files:
+    for file in options.output:
         if file.suffix not in FORMATS:
             raise HartError(f"--output {file}: give a file that ends in {' or '.join(FORMATS)}")
         require_writable_file(file)
@@ -103,7 +98,7 @@ def benchmark(
         )
     text = markdown(result)
     typer.echo(text, nl=False)
-    for file in files:
+    for file in options.output:
         write_text(file, text if file.suffix == ".md" else json.dumps(result, indent=1) + "\n")
 
 

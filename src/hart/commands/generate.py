@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from pydantic import Field
 
 from hart.checkpoint.folders import local_folder, model_name
 from hart.commands.console import (
@@ -31,12 +31,12 @@ from hart.commands.contact_sheets import require_one_sheet, write_grid
 from hart.commands.from_config import options_from_config
 from hart.commands.options import GenerateOptions, ImageOptions, SamplingSettings
 from hart.commands.program import STANDARD_STREAM
-from hart.config import SamplingConfig
+from hart.config import Config, SamplingConfig
 from hart.errors import HartError
 from hart.files import STANDARD_INPUT, read_standard_input, read_text, text_lines, user_path
 from hart.grids import ScaleSchedule
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_sizes, untrained_remark
-from hart.strict import counted
+from hart.strict import counted, require
 
 if TYPE_CHECKING:
     from hart.generation.edits import PromptMix
@@ -47,39 +47,36 @@ if TYPE_CHECKING:
 NOTHING = GenerateOptions()
 
 
+class RunOptions(Config, kw_only=True):
+    """Where prompts come from, and who generates."""
+
+    prompts_file: Annotated[str | None, Field(json_schema_extra={"metavar": "PATH"})] = None
+    """Text file with one prompt per line, or - for standard input; the same command continues what was stopped."""
+    like: Path | None = None
+    """Generate this image again, with whatever else you give changed."""
+    grid: bool = False
+    """Also write a contact sheet of all images."""
+    workers: Annotated[int | None, Field(ge=1)] = None
+    """Processes that share the prompts of a file; by default one a GPU, or one."""
+    ray: bool = False
+    """Share the prompts of a file over the machines of a Ray cluster."""
+
+    def __post_init__(self) -> None:
+        shared = self.workers is not None or self.ray
+        no_file = "--workers and --ray share the prompts of a file: give --prompts-file"
+        require(self.prompts_file is not None or not shared, no_file)
+
+
 @options_from_config
-def generate(
-    options: GenerateOptions,
-    settings: SamplingSettings,
-    prompts_file: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH",
-            help="Text file with one prompt per line, or - for standard input; the same command continues what was "
-            "stopped.",
-        ),
-    ] = None,
-    like: Annotated[
-        Path | None, typer.Option(help="Generate this image again, with whatever else you give changed.")
-    ] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="Also write a contact sheet of all images.")] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes that share the prompts of a file; by default one a GPU, or one."),
-    ] = None,
-    ray: Annotated[
-        bool, typer.Option("--ray", help="Share the prompts of a file over the machines of a Ray cluster.")
-    ] = False,
-) -> None:
+def generate(options: GenerateOptions, settings: SamplingSettings, how: RunOptions) -> None:
     """Generate images and print their paths. Settings that are not given are the model's own."""
+    prompts_file, grid = how.prompts_file, how.grid
     if grid or prompts_file is not None:
         require_output(options.out, single=False)
-    if not options.prompts and prompts_file is None and like is None:
+    if not options.prompts and prompts_file is None and how.like is None:
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
-    if (workers is not None or ray) and prompts_file is None:
-        raise HartError("--workers and --ray share the prompts of a file: give --prompts-file")
     # before prompts are waited for
-    record = None if like is None else _recorded(like)
+    record = None if how.like is None else _recorded(how.like)
     options.credentials()
     if prompts_file is not None:
         options = options.replace(prompts=(*options.prompts, *read_prompts(prompts_file)))
@@ -92,7 +89,7 @@ def generate(
         from hart.commands.jobs.running import run_job
 
         options.require_files()  # before a model is opened
-        run_job(Job(options, settings, sampling, mix), workers=workers, ray=ray, grid=grid)
+        run_job(Job(options, settings, sampling, mix), workers=how.workers, ray=how.ray, grid=grid)
         return
     total = 1 if row is not None else options.count
     writer = ImageWriter(options, total, row, keep=grid, made_with={"mix": mix})

@@ -58,7 +58,7 @@ def train(
     options: TrainOptions,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as trainer.steps=10."),
+        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as trainer.steps=10."),
     ] = None,
 ) -> None:
     """Train a stage from a recipe. The same command resumes a run that was stopped.

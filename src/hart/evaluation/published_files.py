@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import Note
 from hart.data.samples import damaged_by
 from hart.data.sources import Listed, Located, Source
@@ -174,9 +173,7 @@ class PublishedFiles:
 
 
 class PublishedImages(Source):
-    """Chosen files."""
-
-    digest_kind = "published files"
+    """Chosen files, to compare with: nothing is learned from them, and they have no digest."""
 
     def __init__(
         self, files: PublishedFiles, paths: Sequence[str], notes: Sequence[Mapping[str, Any]] | None = None
@@ -204,9 +201,3 @@ class PublishedImages(Source):
     def _read_image(self, place: int) -> bytes:
         with damaged_by(FileError):
             return self._files.read(self._paths[place])
-
-    def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
-        try:
-            return self._paths[place], mark_bytes(self._files.read(self._paths[place]))
-        except FileError:
-            return self._paths[place], ABSENT

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -283,15 +284,15 @@ def checked_samplings(
             raise HartError(
                 f"{name}: {counted(len(values), 'value')} for {counted(prompts, 'prompt')}: give one, or one for each"
             )
-    known: dict[tuple[Any, ...], SamplingConfig] = {}
-    rows = []
-    for i in range(count):
-        own = {name: values[i if len(values) == count else i // each] for name, values in listed.items()}
-        key = tuple(own.values())
-        if key not in known:
-            known[key] = checked_settings(config, base, {**settings, **own}, schedule)
-        rows.append(known[key])
-    return rows
+        if not all(isinstance(value, Hashable) for value in values):
+            raise HartError(f"{name} {shown(values)}: give one value, or a flat list of them")
+
+    @cache
+    def checked(*own: Any) -> SamplingConfig:
+        return checked_settings(config, base, {**settings, **dict(zip(listed, own, strict=True))}, schedule)
+
+    images = ((i, i // each) for i in range(count))
+    return [checked(*(v[i if len(v) == count else prompt] for v in listed.values())) for i, prompt in images]
 
 
 def _require_guidance(samplings: Sequence[SamplingConfig]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hart.data.images import opacity
 from hart.errors import HartError
-from hart.generation.arguments import Prompt, listed_values
+from hart.generation.arguments import Prompt, finite_number, listed_values
 from hart.generation.canvas import canvas_schedule, laid_out, redrawn_area, require_image, stretched
 from hart.generation.edits import Edit, PromptMix, mix_weights
 from hart.generation.outputs import HartOutput
@@ -178,7 +178,7 @@ class Editing(BasePipeline):
     ) -> tuple[Tensor | None, float]:
         """The pixels of a style reference, and how strongly it is followed."""
         lent = None if style is None else stretched(require_image("style", style), self.config, schedule)
-        return lent, (0.0 if lent is None else 1.0) if strength is None else strength
+        return lent, float(lent is not None) if strength is None else finite_number("style_strength", strength)
 
     def mix(
         self,

@@ -96,4 +96,4 @@ class BlockGraphs:
 
 def _place(cache: KVCache) -> int:
     """The address of a cache's memory, which its first rows alone have too."""
-    return cache.keys.numbers.data_ptr()
+    return cache.numbers.data_ptr()

@@ -51,6 +51,10 @@ class HartModel(ModelMixin, ConfigMixin):
         self.pipeline.to(device, dtype)
         return self
 
+    def _apply(self, *arguments: Any, **options: Any) -> Self:
+        """What `half` and `cuda` do with a module's own tensors: there are none, so nothing would change."""
+        raise HartError("a HART model is moved by to(): to(torch.float16), to('cuda')")
+
     @property
     def device(self) -> torch.device:
         return self.pipeline.device

@@ -8,7 +8,6 @@ Shapes: N tokens, n of a chunk, C width, V codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -65,40 +64,34 @@ class CodeLoss(nn.Module):
         return entropy.squeeze(1), cluster_entropy, (wanted >= largest).squeeze(1), gradient.to(dtype)
 
 
-@dataclass(frozen=True)
-class CodeLosses:
-    """Of each token, without gradient: see `CodeLoss`. sampled: codes, where they are asked for."""
-
-    entropy: Tensor
-    cluster_entropy: Tensor | None
-    correct: Tensor
-    sampled: Tensor | None
-
-
 def code_losses(
-    x: Tensor, head: nn.Linear, targets: Tensor, weights: Tensor, loss: CodeLoss, uniform: Tensor | None = None
-) -> tuple[Tensor, CodeLosses]:
-    """The sum of the weighted losses of some tokens, with gradients for x and the head, and the losses of each token.
+    x: Tensor, head: nn.Linear, targets: Tensor, weights: Tensor, loss: CodeLoss
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """The sum of the weighted losses of some tokens, with gradients for x and the head; and of each token, without
+    gradient, what `CodeLoss` gives: cross entropy, that of the clusters, whether it is right.
 
     x: (..., C) to be turned into logits by `head`. The products are in autocast's type where that is on, else in x's.
-    targets: (...) codes. weights: of each token's loss, broadcast. uniform: (...) in [0, 1), to sample codes with.
+    targets: (...) codes. weights: of each token's loss, broadcast.
     """
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if in_autocast(x) else x.dtype
-    inputs, numbers = x.flatten(0, -2), None if uniform is None else uniform.flatten()
-    given = targets.flatten(), weights.expand_as(targets).flatten(), numbers
+    given = x.flatten(0, -2), head.weight, head.bias, targets.flatten(), weights.expand_as(targets).flatten()
     with without_autocast(kind):
-        total, *rest = _ChunkedHead.apply(inputs, head.weight, head.bias, *given, loss, dtype, torch.is_grad_enabled())
-    of_tokens: list[Any] = [None if each is None else each.view_as(targets) for each in rest]
-    return total, CodeLosses(*of_tokens)
+        total, entropy, clusters, correct = _ChunkedHead.apply(*given, loss, dtype, torch.is_grad_enabled())
+    clusters = None if clusters is None else clusters.view_as(targets)
+    return total, entropy.view_as(targets), clusters, correct.view_as(targets)
 
 
-def sampled_codes(logits: Tensor, uniform: Tensor) -> Tensor:
-    """A code (n,) for each row of logits (n, V), from its nucleus by inverting the distribution function.
-
-    uniform: (n,) in [0, 1).
-    """
-    return sample(filtered(logits.float(), SAMPLED_TOP_K, SAMPLED_TOP_P), uniform)
+@torch.no_grad()
+def sampled_codes(x: Tensor, head: nn.Linear, uniform: Tensor) -> Tensor:
+    """A code (...) of each token x (..., C), from the nucleus of what `head` predicts, by inverting the distribution
+    function at `uniform` (...) in [0, 1)."""
+    rows, numbers = x.detach().flatten(0, -2), uniform.flatten()
+    codes = [
+        sample(filtered(head(rows[part]).float(), SAMPLED_TOP_K, SAMPLED_TOP_P), numbers[part])
+        for part in _chunks(len(rows), head.out_features, x.device)
+    ]
+    return torch.cat(codes).view_as(uniform)
 
 
 class _ChunkedHead(torch.autograd.Function):
@@ -110,7 +103,6 @@ class _ChunkedHead(torch.autograd.Function):
         bias: Tensor,
         targets: Tensor,
         weights: Tensor,
-        uniform: Tensor | None,
         loss: CodeLoss,
         dtype: torch.dtype,
         train: bool,
@@ -124,20 +116,19 @@ class _ChunkedHead(torch.autograd.Function):
         for part in _chunks(x.shape[0], weight.shape[0], x.device):
             logits = F.linear(narrow[part], narrow_weight, narrow_bias)
             *found, gradient = loss(logits, targets[part], weights[part])
-            kept.append((*found, None if uniform is None else sampled_codes(logits, uniform[part])))
+            kept.append(found)
             if x_gradient is not None:
                 torch.mm(gradient, narrow_weight, out=x_gradient[part])
             if weight_gradient is not None:
                 weight_gradient += gradient.T @ narrow[part]
             if bias_gradient is not None:
                 bias_gradient += gradient.sum(dim=0, dtype=torch.float32)
-        entropies, cluster_entropies, corrects, sampled = zip(*kept, strict=True)
+        entropies, cluster_entropies, corrects = zip(*kept, strict=True)
         entropy, correct = torch.cat(entropies), torch.cat(corrects)
         cluster_entropy = None if loss.clusters is None else torch.cat(cluster_entropies)
-        codes = None if uniform is None else torch.cat(sampled)
         losses = entropy if cluster_entropy is None else entropy + loss.cluster_weight * cluster_entropy
         ctx.gradients = x_gradient, weight_gradient, bias_gradient
-        outputs = entropy, cluster_entropy, correct, codes
+        outputs = entropy, cluster_entropy, correct
         ctx.mark_non_differentiable(*(output for output in outputs if output is not None))
         return (losses * weights).sum(), *outputs
 
@@ -145,7 +136,7 @@ class _ChunkedHead(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         # in float32: what accumulation divides by would be rounded
-        return *(None if gradient is None else gradient.float() * total for gradient in ctx.gradients), *[None] * 6
+        return *(None if gradient is None else gradient.float() * total for gradient in ctx.gradients), *[None] * 5
 
 
 def _chunks(tokens: int, codes: int, device: torch.device) -> list[slice]:

@@ -8,8 +8,7 @@ Shapes: B batch, H W image, p q patches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hart.losses.config import GROUP_CHANNELS, AdversarialConfig
-from hart.tokenizer.hybrid_tokenizer import TrainingPass
 
 MAX_MULTIPLIER = 8
 """The width of the discriminator grows to at most this many times that of the first layer."""
@@ -99,30 +97,15 @@ def adaptive_weight(gradients: Tensor) -> Tensor:
     return (wanted / (given + WEIGHT_EPS)).clamp(max=MAX_WEIGHT)
 
 
-@dataclass(frozen=True)
-class AdversarialTerm:
-    """The adversarial term of the tokenizer's loss in one step.
-
-    discriminator: the module itself, not one wrapped for several processes; its parameters get no gradient here.
-    weight: factor on the adaptive weight.
-    adaptive: the detached adaptive weight, from a loss and the adversarial term.
-    """
-
-    discriminator: nn.Module
-    weight: float
-    adaptive: Callable[[Tensor, Tensor], Tensor]
-
-    def __call__(self, loss: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted term to add to `loss`, and its parts `adversarial` and `adaptive_weight`."""
-        adversarial = adversarial_loss(self.discriminator, reconstruction)
-        adaptive = self.adaptive(loss, adversarial)
-        return self.weight * adaptive * adversarial, {"adversarial": adversarial, "adaptive_weight": adaptive}
-
-
 def pixel_loss(
     image: Tensor, reconstruction: Tensor, perceptual: nn.Module | None, weights: Mapping[str, float]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of the terms that compare images, and the terms unweighted; see `tokenizer_loss`."""
+    """The weighted sum of the terms that compare images (B, 3, H, W), nominally in [-1, 1], and the terms unweighted.
+
+    weights: of `reconstruction` (L1), `squared` (L2; left out where it has no weight), `chroma` (squared error of the
+        differences between colour channels: it ignores brightness, and a wrong hue weighs more than many small errors)
+        and `perceptual`.
+    """
     error = reconstruction - image
     parts = {
         "reconstruction": error.abs().mean(),
@@ -133,30 +116,3 @@ def pixel_loss(
     if perceptual is not None:
         parts["perceptual"] = perceptual(reconstruction, image)
     return sum((weights[name] * value for name, value in parts.items()), start=image.new_zeros(())), parts
-
-
-def tokenizer_loss(
-    image: Tensor,
-    reconstruction: Tensor,
-    training_pass: TrainingPass,
-    perceptual: nn.Module | None,
-    weights: Mapping[str, float],
-    adversarial: AdversarialTerm | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of all terms, and the terms unweighted.
-
-    image, reconstruction: (B, 3, H, W), nominally in [-1, 1].
-    weights: of the terms `reconstruction` (L1), `squared` (L2; left out where it has no weight), `chroma` (squared
-        error of the differences between colour channels: it ignores brightness, and a wrong hue weighs more than many
-        small errors), `perceptual` and `quantizer` (codebook and commitment).
-    adversarial: adds the terms `adversarial` and `adaptive_weight`, which balances it against the terms that compare
-        images; None before the discriminator's start step, and without one.
-    """
-    on_pixels, parts = pixel_loss(image, reconstruction, perceptual, weights)
-    parts["quantizer"] = training_pass.quantizer_loss
-    total = on_pixels + weights["quantizer"] * training_pass.quantizer_loss
-    if adversarial is not None:
-        term, named = adversarial(on_pixels, reconstruction)
-        total = total + term
-        parts |= named
-    return total, parts

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hart.devices import sent
-from hart.losses.code_loss import CodeLoss, code_losses
+from hart.losses.code_loss import CodeLoss, code_losses, sampled_codes
 from hart.model import Hart, ResidualHead
 from hart.tokenizer.quantizer import with_given_codes
 from hart.transformer.transformer import gather_tokens
@@ -158,44 +158,30 @@ def transformer_loss(
     scale_weights: see `TransformerLossConfig`. code_loss: with clusters, the parts have `cluster_cross_entropy`.
     """
     output = hart(context, maps, last_positions)
-    batch, tokens, last = len(output.head_input), sum(output.segments), output.segments[-1]
-    weights = token_weights(scale_weights or (1.0,), output.segments) / (batch * tokens)
-    device = output.head_input.device
-    weights = sent(weights, device)
+    segments, head, device = output.segments, hart.transformer.head.linear, output.head_input.device
     last_codes, latent = maps.indices[-1], maps.last_scale_continuous
     if last_positions is not None:
         last_codes, latent = last_codes.gather(1, last_positions), gather_tokens(latent, last_positions)
-
-    noise = None if diffusion_noise is None else diffusion_noise.changed(lambda x: sent(x, device))
-    # the last scale by itself: its codes are sampled as well, unless the diffusion sees given ones
-    coarse, fine = output.head_input.split([tokens - last, last], dim=1)
-    head, code_loss = hart.transformer.head.linear, code_loss or CodeLoss()
-    total, coarse_losses = code_losses(coarse, head, torch.cat(maps.indices[:-1], dim=1), weights[:-last], code_loss)
-    predicted = torch.ones_like(last_codes) if maps.given is None else maps.given < 0
-    counted = _weights(predicted, 1 - maps.given_share)
-    uniform = None if noise is None or maps.given is not None else noise.codes
-    fine_total, fine_losses = code_losses(fine, head, last_codes, weights[-last:] * counted, code_loss, uniform)
-    total = total + fine_total
-
-    def together(coarse: Tensor, fine: Tensor) -> Tensor:
-        return torch.cat([coarse, fine * counted], dim=1)
-
-    entropies = together(coarse_losses.entropy, fine_losses.entropy)
-    parts = {"cross_entropy": entropies.mean()}
-    if coarse_losses.cluster_entropy is not None and fine_losses.cluster_entropy is not None:
-        cluster_entropies = together(coarse_losses.cluster_entropy, fine_losses.cluster_entropy)
-        parts["cluster_cross_entropy"] = cluster_entropies.mean()
-    correct = together(coarse_losses.correct, fine_losses.correct).float()
-    scales = zip(entropies.split(output.segments, dim=1), correct.split(output.segments, dim=1), strict=True)
-    for k, (entropy, accuracy) in enumerate(scales):
+    codes = torch.cat([*maps.indices[:-1], last_codes], dim=1)
+    counted = torch.ones(codes.shape, device=device)
+    if maps.given is not None:
+        counted[:, -segments[-1] :] = _weights(maps.given < 0, 1 - maps.given_share)
+    weights = sent(token_weights(scale_weights or (1.0,), segments) / codes.numel(), device)
+    code_loss = code_loss or CodeLoss()
+    total, entropies, clusters, right = code_losses(output.head_input, head, codes, weights * counted, code_loss)
+    parts = {"cross_entropy": (entropies * counted).mean()}
+    if clusters is not None:
+        parts["cluster_cross_entropy"] = (clusters * counted).mean()
+    of_scales = ((each * counted).split(segments, dim=1) for each in (entropies, right))
+    for k, (entropy, correct) in enumerate(zip(*of_scales, strict=True)):
         parts[f"cross_entropy_{k}"] = entropy.mean()
-        parts[f"accuracy_{k}"] = accuracy.mean()
+        parts[f"accuracy_{k}"] = correct.mean()
     if hart.residual is None:
         return total, parts
-    assert noise is not None
+    assert diffusion_noise is not None
+    noise = diffusion_noise.changed(lambda x: sent(x, device))
     if maps.given is None:
-        assert fine_losses.sampled is not None
-        codes = fine_losses.sampled
+        codes = sampled_codes(output.head_input[:, -segments[-1] :], head, noise.codes)
         diffused = torch.ones_like(codes)
     else:
         codes, diffused = maps.given.clamp(min=0), _weights(maps.given >= 0, maps.given_share)

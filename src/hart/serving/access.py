@@ -83,14 +83,14 @@ class Room:
         self.left = most
 
     def take(self, amount: int, full: Exception) -> None:
-        """Until it is added to what is left. Raises `full` where too little is."""
+        """Raises `full` where too little is left. Whoever takes gives it back: `left`."""
         if amount > self.left:
             raise full
         self.left -= amount
 
     @contextmanager
     def taken(self, amount: int, full: Exception) -> Iterator[None]:
-        """`take` until the context ends."""
+        """Taken until the context ends."""
         self.take(amount, full)
         try:
             yield

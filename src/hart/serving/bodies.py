@@ -121,7 +121,7 @@ class Bodies:
     ) -> AsyncIterator[Content]:
         """What `read` makes of a body of at most so many bytes. What has come counts, not what was announced: who sends
         slowly keeps nobody out."""
-        too_large, held = ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read"), 0
+        held, too_large = 0, ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
 
         async def chunks() -> Chunks:
             nonlocal held

@@ -61,10 +61,6 @@ class Order:
     credentials: ContentCredentials | None
 
     @property
-    def size(self) -> str:
-        return str(self.rows[0].size)
-
-    @property
     def form(self) -> str:
         """png, jpeg or webp."""
         return self.request.output_format or "png"
@@ -92,7 +88,7 @@ class Order:
 
     def common(self) -> dict[str, Any]:
         """What an answer and every event say alike."""
-        return {"size": self.size, "output_format": self.form, "model": self.model}
+        return {"size": str(self.rows[0].size), "output_format": self.form, "model": self.model}
 
 
 def encoded(image: Image.Image, made_by: ImageRecord, form: str, quality: int, *, preview: bool = False) -> bytes:

@@ -21,10 +21,9 @@ from hart.grids import Grid, ScaleSchedule, grid_of_scale
 from hart.layers.linear import without_autocast
 from hart.tokenizer.autoencoder import Decoder, Encoder
 from hart.tokenizer.quantizer import (
-    CodeCorruption,
+    Corruption,
     MultiScaleQuantizer,
     QuantizedLatent,
-    ResidualCorruption,
     next_scale_input,
     pool,
     to_map,
@@ -129,7 +128,7 @@ class HybridTokenizer(nn.Module):
         self,
         latent: Tensor,
         schedule: ScaleSchedule | None = None,
-        code_corruption: CodeCorruption | None = None,
+        code_corruption: Corruption | None = None,
         coarse: Sequence[Tensor] = (),
     ) -> TokenMaps:
         """The transformer's targets and teacher-forcing input for a continuous latent (B, D, h, w).
@@ -149,7 +148,7 @@ class HybridTokenizer(nn.Module):
         )
 
     def token_maps_of_image(
-        self, image: Tensor, schedule: ScaleSchedule | None = None, code_corruption: CodeCorruption | None = None
+        self, image: Tensor, schedule: ScaleSchedule | None = None, code_corruption: Corruption | None = None
     ) -> TokenMaps:
         """`token_maps` of an image (B, 3, H, W)."""
         return self.token_maps(self.encode(image), schedule, code_corruption, self.coarse_codes(image, schedule))
@@ -199,8 +198,8 @@ class HybridTokenizer(nn.Module):
         *,
         discrete: bool,
         schedule: ScaleSchedule | None = None,
-        code_corruption: CodeCorruption | None = None,
-        residual_corruption: ResidualCorruption | None = None,
+        code_corruption: Corruption | None = None,
+        residual_corruption: Corruption | None = None,
     ) -> TrainingPass:
         """Encode and quantise with gradients: straight through the codes, or the continuous latent itself.
 
@@ -229,12 +228,12 @@ class HybridTokenizer(nn.Module):
         self,
         latent: Tensor,
         quantized: QuantizedLatent,
-        code_corruption: CodeCorruption | None,
-        residual_corruption: ResidualCorruption,
+        code_corruption: Corruption | None,
+        residual_corruption: Corruption,
     ) -> Tensor:
         """A latent (B, D, h, w) with faults in codes and residual, such as a transformer's have."""
         missing, codes, final = quantized.last_residual, quantized.indices[-1], Grid(*latent.shape[-2:])
         if code_corruption is not None:
-            codes = code_corruption.replace(codes, self.quantizer.distances(next_scale_input(missing, final)))
+            codes = code_corruption.codes(codes, self.quantizer.distances(next_scale_input(missing, final)))
         discrete = to_map(self.quantizer.codebook(codes), final)
-        return latent - missing + discrete + residual_corruption.replace(missing - discrete)
+        return latent - missing + discrete + residual_corruption.residual(missing - discrete)

@@ -10,7 +10,7 @@ h w the latent's height and width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,45 +39,35 @@ class QuantizedLatent:
         return self.partial_sums[-1]
 
 
-@dataclass(frozen=True)
-class CodeCorruption:
-    """Wrong codes in training, like those that sampling makes, so that later scales learn to correct them.
+NEAR = 32
+"""A wrong code is one of this many nearest ones."""
 
-    max_rate: (A, 1), for each of A images; its rate of wrong codes is uniform between 0 and this.
+
+@dataclass(frozen=True)
+class Corruption:
+    """Wrong tokens in training, like those that are sampled: codes, which later scales or the decoder learn to correct,
+    or residual tokens.
+
+    max_share: (A, 1), for each of A images; its share of wrong tokens is uniform between 0 and this.
     generator: on the CPU, samples for all A images.
-    rows: those of the A images that are coded, so that an image's codes do not depend on how many are coded together.
-    among: a wrong code is one of this many nearest ones.
+    rows: those of the A images that are given, so that an image's tokens do not depend on how many are given together.
     """
 
-    max_rate: Tensor
+    max_share: Tensor
     generator: torch.Generator
-    rows: slice = field(default_factory=lambda: slice(None))
-    among: int = 32
+    rows: slice
 
-    def replace(self, index: Tensor, distances: Tensor) -> Tensor:
+    def codes(self, index: Tensor, distances: Tensor) -> Tensor:
         """Codes (B, N) with some replaced by a near one; distances: (B, N, V), to all codes."""
-        near = distances.topk(min(self.among, distances.shape[-1]), largest=False).indices
-        images, tokens = len(self.max_rate), index.shape[1]
-        chance = self.max_rate * torch.rand(images, 1, generator=self.generator)
+        near = distances.topk(min(NEAR, distances.shape[-1]), largest=False).indices
+        images, tokens = len(self.max_share), index.shape[1]
+        chance = self.max_share * torch.rand(images, 1, generator=self.generator)
         wrong = torch.rand(images, tokens, generator=self.generator) < chance
         choice = torch.randint(near.shape[-1], (images, tokens, 1), generator=self.generator)
         wrong, choice = (sampled[self.rows].to(index.device) for sampled in (wrong, choice))
         return torch.where(wrong, near.gather(-1, choice).squeeze(-1), index)
 
-
-@dataclass(frozen=True)
-class ResidualCorruption:
-    """Residual tokens in training that are partly others, like those that the diffusion samples: it cannot know them.
-
-    max_share: (A, 1), for each of A images; its share of other tokens is uniform between 0 and this.
-    generator, rows: as in `CodeCorruption`.
-    """
-
-    max_share: Tensor
-    generator: torch.Generator
-    rows: slice = field(default_factory=lambda: slice(None))
-
-    def replace(self, residual: Tensor) -> Tensor:
+    def residual(self, residual: Tensor) -> Tensor:
         """A map (B, D, h, w) mixed with the image's own at other positions, so that its variance stays the same."""
         images, tokens = len(self.max_share), residual.shape[2] * residual.shape[3]
         share = self.max_share * torch.rand(images, 1, generator=self.generator)
@@ -146,7 +136,7 @@ class MultiScaleQuantizer(nn.Module):
         self,
         latent: Tensor,
         schedule: ScaleSchedule,
-        code_corruption: CodeCorruption | None = None,
+        code_corruption: Corruption | None = None,
         known: Sequence[Tensor] = (),
     ) -> QuantizedLatent:
         """Quantise latent (B, D, h, w) scale by scale.
@@ -168,7 +158,7 @@ class MultiScaleQuantizer(nn.Module):
             given = k < len(known)
             distances = self.distances(self.codebook(known[k]) if given else next_scale_input(residual, grid))
             index = known[k] if given else distances.argmin(dim=-1)
-            summed = index if code_corruption is None else code_corruption.replace(index, distances)
+            summed = index if code_corruption is None else code_corruption.codes(index, distances)
             total = total + self.contribution(self.codebook(summed), k, schedule)
             indices.append(index)
             partial_sums.append(total)
@@ -228,17 +218,6 @@ def _averages(side: int, wide: int, like: Tensor) -> Tensor:
     return (covered.float() / covered.sum(dim=1, keepdim=True)).to(like.dtype)
 
 
-@dataclass(frozen=True)
-class CodebookUsage:
-    """used_share: (K,) in [0, 1], codes chosen at least once. perplexity: (K,) in [1, V], exp of the codes' entropy.
-
-    A perplexity of V means that all codes are chosen equally often; without tokens it is 1.
-    """
-
-    used_share: Tensor
-    perplexity: Tensor
-
-
 def code_counts(indices: Sequence[Tensor], codes: int) -> Tensor:
     """How often each scale chose each code: K maps of indices (B, N_k) to (K, V) int64."""
     flat = [index.flatten() for index in indices]
@@ -246,9 +225,10 @@ def code_counts(indices: Sequence[Tensor], codes: int) -> Tensor:
     return torch.stack([one.new_zeros(codes).index_add_(0, one, torch.ones_like(one)) for one in flat])
 
 
-def codebook_usage(counts: Tensor) -> CodebookUsage:
-    """Figures of counts (K, V), which may be summed over batches and processes."""
+def codebook_usage(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Of counts (K, V), which may be summed over batches and processes: the share of codes that were chosen (K,), and
+    the perplexity (K,), exp of the codes' entropy: V where all are chosen equally often, 1 without tokens."""
     counts = counts.double()
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     entropy = -torch.xlogy(shares, shares).sum(dim=1)
-    return CodebookUsage((counts > 0).double().mean(dim=1), entropy.exp())
+    return (counts > 0).double().mean(dim=1), entropy.exp()

@@ -29,7 +29,7 @@ from hart.grids import ScaleSchedule
 from hart.randomness import generator_for
 from hart.sizes import schedule_of_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.tokenizer.quantizer import CodeCorruption
+from hart.tokenizer.quantizer import Corruption
 from hart.training.conditions import CaptionEncoder, require_classes
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import EncodedImages, LoadedImages, MemoryImages, TrainingData, require_versions
@@ -164,7 +164,7 @@ class LiveTokens(TokenSource[LoadedImages]):
             return self.classes(require_classes(labels, self.recipe, lambda row: samples[row].key))
         return tuple(sample.captions[0] for sample in samples)
 
-    def _augmented(self, image: Tensor, microbatch: Microbatch) -> tuple[Tensor, CodeCorruption | None]:
+    def _augmented(self, image: Tensor, microbatch: Microbatch) -> tuple[Tensor, Corruption | None]:
         """Images (B, 3, H, W) in random versions, all but the first made anew, and the corruption of their codes."""
         if self.recipe.augmentations == 1:
             return image, None
@@ -173,7 +173,7 @@ class LiveTokens(TokenSource[LoadedImages]):
         moved = slightly_moved(image, torch.rand(4, microbatch.batch_size, generator=generator)[:, microbatch.rows])
         chosen = microbatch.mine(further).to(self.device)[..., None, None]
         largest = self.recipe.code_corruption
-        wrong = CodeCorruption(largest * further, generator, microbatch.rows) if largest else None
+        wrong = Corruption(largest * further, generator, microbatch.rows) if largest else None
         return torch.where(chosen, moved, image), wrong
 
 
@@ -195,7 +195,7 @@ class StoredTokens(TokenSource[EncodedImages]):
         if self.recipe.code_corruption:
             assert residual is not None  # `_require_fitting`
             largest = microbatch.same(self.recipe.code_corruption)
-            wrong = CodeCorruption(largest, microbatch.generator("view"), microbatch.rows)
+            wrong = Corruption(largest, microbatch.generator("view"), microbatch.rows)
             latent = self.tokenizer.latent_from_codes(indices, residual, batch.schedule)
             smaller = self.tokenizer.smaller(batch.schedule)
             coarse = () if smaller is None else indices[: len(smaller) - 1]
@@ -228,7 +228,7 @@ def encode_all(
     """Token maps of every image of a set, kept where its pixels are; the tokenizer runs on `device`.
 
     augmentations: versions of the set, one after the other: the images themselves, then `slightly_moved` ones.
-    code_corruption: largest share of wrong codes in a moved image, see `hart.tokenizer.quantizer.CodeCorruption`.
+    code_corruption: largest share of wrong codes in a moved image, see `hart.tokenizer.quantizer.Corruption`.
     """
     parts = []
     for augmentation in range(augmentations):
@@ -240,7 +240,7 @@ def encode_all(
             if augmentation:
                 image = slightly_moved(image, torch.rand(4, rows, generator=generator))
                 if code_corruption:
-                    wrong = CodeCorruption(torch.full((rows, 1), code_corruption), generator)
+                    wrong = Corruption(torch.full((rows, 1), code_corruption), generator, slice(None))
             parts.append(tokenizer.token_maps_of_image(image, schedule, wrong).to(data.pixels.device))
     return TokenMaps.cat(parts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,21 +18,19 @@ from hart.devices import convolution_layout
 from hart.grids import ScaleSchedule
 from hart.losses.config import PerceptualConfig
 from hart.losses.tokenizer_loss import (
-    AdversarialTerm,
     PatchDiscriminator,
     adaptive_weight,
     adversarial_loss,
     discriminator_loss,
     last_layer_gradients,
     pixel_loss,
-    tokenizer_loss,
 )
 from hart.networks.perceptual import perceptual_loss
 from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import schedule_of_size
 from hart.tokenizer.autoencoder import with_patch_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer, TrainingPass
-from hart.tokenizer.quantizer import CodeCorruption, ResidualCorruption, code_counts, codebook_usage, shared_phi_table
+from hart.tokenizer.quantizer import Corruption, code_counts, codebook_usage, shared_phi_table
 from hart.training.config import TokenizerRecipe
 from hart.training.image_sources import TrainingData, image_source, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
@@ -76,7 +74,8 @@ class TokenizerBatch:
     """Images (B, 3, H, W) in [-1, 1], which of the two latents the step decodes, and what the modules leave in it.
 
     schedule: of the images.
-    adversarial: the adversarial term of the tokenizer's loss; None before its start step, and without one.
+    adaptive_weight: of the adversarial term, from that and the terms that compare images; None before the
+    discriminator's start step, and without one.
     reconstruction: (B, 3, H, W) without gradient, which the discriminator's loss compares with the images.
     """
 
@@ -84,7 +83,7 @@ class TokenizerBatch:
     image: Tensor
     schedule: ScaleSchedule
     discrete: bool
-    adversarial: AdversarialTerm | None = None
+    adaptive_weight: Callable[[Tensor, Tensor], Tensor] | None = None
     reconstruction: Tensor | None = None
 
 
@@ -116,7 +115,7 @@ class TokenizerStage(Task):
                 self.module,
                 recipe.optimizer,
                 blocks,
-                before_losses=self.add_adversarial_term,
+                before_losses=self.add_adaptive_weight,
                 counters={"codes": self._counts},
             )
         }
@@ -128,6 +127,7 @@ class TokenizerStage(Task):
         self.discriminator: PatchDiscriminator | None = None
         if (adversarial := recipe.adversarial) is not None:
             generator = generator_for(recipe.trainer.seed, "weights of the discriminator")
+            self.weights["adversarial"] = adversarial.weight
             self.discriminator = PatchDiscriminator(adversarial, generator).to(device)
             optimized = OptimizedModule(self.discriminator, adversarial.optimizer, start_step=adversarial.start_step)
             self.optimized[DISCRIMINATOR] = optimized
@@ -140,37 +140,36 @@ class TokenizerStage(Task):
         """The frozen network of a perceptual loss, with its weights."""
         return perceptual_loss(config.kind, config.files)
 
-    def add_adversarial_term(self, batches: Sequence[TokenizerBatch], train_context: TrainContext) -> None:
-        """From the discriminator's start step on, give each microbatch its adversarial term.
+    def add_adaptive_weight(self, batches: Sequence[TokenizerBatch], train_context: TrainContext) -> None:
+        """From the discriminator's start step on, give each microbatch the adaptive weight of the whole batch.
 
-        All share the adaptive weight of the whole batch. It comes from the graph of the loss itself where a process
-        computes its rows at once; of several microbatches none can know it, and they are decoded once before, with a
-        graph for the last layer alone.
+        It comes from the graph of the loss itself where a process computes its rows at once; of several microbatches
+        none can know it, and they are decoded once before, with a graph for the last layer alone.
         """
         adversarial = self.recipe.adversarial
         if adversarial is None or batches[0].microbatch.step < adversarial.start_step:
             return
-        assert self.discriminator is not None
         last_layer = self.module.decoder.conv_out.weight
 
         def of_graph(loss: Tensor, scores: Tensor) -> Tensor:
             return adaptive_weight(train_context.mean(last_layer_gradients(loss, scores, last_layer)))
 
-        term = AdversarialTerm(self.discriminator, adversarial.weight, of_graph)
-        if len(batches) > 1:
-            gradients = [self._last_layer_gradients(batch, self.discriminator) for batch in batches]
-            known = adaptive_weight(train_context.mean(torch.stack(gradients).mean(dim=0)))
-            term = AdversarialTerm(self.discriminator, adversarial.weight, lambda loss, scores: known)
+        if len(batches) == 1:
+            batches[0].adaptive_weight = of_graph
+            return
+        gradients = torch.stack([self._last_layer_gradients(batch) for batch in batches])
+        known = adaptive_weight(train_context.mean(gradients.mean(dim=0)))
         for batch in batches:
-            batch.adversarial = term
+            batch.adaptive_weight = lambda loss, scores: known
 
-    def _last_layer_gradients(self, batch: TokenizerBatch, discriminator: nn.Module) -> Tensor:
+    def _last_layer_gradients(self, batch: TokenizerBatch) -> Tensor:
+        assert self.discriminator is not None
         decoder = self.module.decoder
         with torch.no_grad():
             features = decoder.features(self.module.post_quant_conv(self._training_pass(batch).latent))
         reconstruction = decoder.image(decoder.conv_out(features))
         loss, _ = pixel_loss(batch.image, reconstruction, self.perceptual, self.weights)
-        adversarial = adversarial_loss(discriminator, reconstruction)
+        adversarial = adversarial_loss(self.discriminator, reconstruction)
         return last_layer_gradients(loss, adversarial, decoder.conv_out.weight)
 
     def _training_pass(self, batch: TokenizerBatch) -> TrainingPass:
@@ -179,10 +178,10 @@ class TokenizerStage(Task):
         code_corruption = residual_corruption = None
         if recipe.residual_corruption and not batch.discrete:
             largest, generator = microbatch.same(recipe.residual_corruption), microbatch.generator("residual mistakes")
-            residual_corruption = ResidualCorruption(largest, generator, microbatch.rows)
+            residual_corruption = Corruption(largest, generator, microbatch.rows)
         if recipe.code_corruption and (batch.discrete or residual_corruption is not None):
             largest, generator = microbatch.same(recipe.code_corruption), microbatch.generator("mistakes")
-            code_corruption = CodeCorruption(largest, generator, microbatch.rows)
+            code_corruption = Corruption(largest, generator, microbatch.rows)
         return self.module.training_pass(
             batch.image,
             discrete=batch.discrete,
@@ -198,10 +197,15 @@ class TokenizerStage(Task):
             return discriminator_loss(self.discriminator, batch.image, batch.reconstruction)
         result = self._training_pass(batch)
         reconstruction = self.module.decode_unclamped(result.latent)
-        total, parts = tokenizer_loss(
-            batch.image, reconstruction, result, self.perceptual, self.weights, batch.adversarial
-        )
-        if batch.adversarial is not None:
+        on_pixels, parts = pixel_loss(batch.image, reconstruction, self.perceptual, self.weights)
+        parts["quantizer"] = result.quantizer_loss
+        total = on_pixels + self.weights["quantizer"] * result.quantizer_loss
+        if batch.adaptive_weight is not None:
+            assert self.discriminator is not None
+            adversarial = adversarial_loss(self.discriminator, reconstruction)
+            adaptive = batch.adaptive_weight(on_pixels, adversarial)
+            total = total + self.weights["adversarial"] * adaptive * adversarial
+            parts |= {"adversarial": adversarial, "adaptive_weight": adaptive}
             batch.reconstruction = reconstruction.detach()
         self._counts += code_counts(result.quantized.indices, self.module.config.codebook_size)
         self._residuals.append(result.quantized.last_residual)
@@ -218,8 +222,7 @@ class TokenizerStage(Task):
             return figures
         counts = train_context.sum(self._counts).to("cpu", copy=True)
         self._counts.zero_()
-        usage = codebook_usage(counts)
-        for k, (used, perplexity) in enumerate(zip(usage.used_share, usage.perplexity, strict=True)):
+        for k, (used, perplexity) in enumerate(zip(*codebook_usage(counts), strict=True)):
             figures |= {f"codes_used_{k}": float(used), f"perplexity_{k}": float(perplexity)}
         if window_ends and self.recipe.revive_every and not self.recipe.decoder_only:
             dead = (counts.sum(dim=0) == 0).nonzero().flatten()

@@ -35,7 +35,7 @@ from hart.model import Hart, ResidualHead
 from hart.randomness import CPU, generator_for, seed_of
 from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
-from hart.tokenizer.quantizer import CodeCorruption, MultiScaleQuantizer
+from hart.tokenizer.quantizer import Corruption, MultiScaleQuantizer
 from hart.training.conditions import drop_condition, open_caption_encoder, with_text_noise
 from hart.training.config import TransformerRecipe
 from hart.training.image_sources import MemoryImages, TrainingData, kept_data
@@ -193,8 +193,8 @@ class TransformerStage(Task):
         codes, generator = maps.indices[-1], microbatch.generator("given")
         given = sample_given(microbatch.batch_size, codes.shape[1], generator)
         if self.recipe.code_corruption:
-            wrong = CodeCorruption(microbatch.same(self.recipe.code_corruption), generator, microbatch.rows)
-            codes = wrong.replace(codes, self.quantizer.distances(maps.last_scale_continuous))
+            wrong = Corruption(microbatch.same(self.recipe.code_corruption), generator, microbatch.rows)
+            codes = wrong.codes(codes, self.quantizer.distances(maps.last_scale_continuous))
         mine = sent(microbatch.mine(given), self.device)
         share = given.float().mean().item() if share is None else share
         return with_given(maps, mine, codes, self.quantizer.codebook, share)

@@ -118,7 +118,7 @@ def text_encoder(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished encoder.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe, such as trainer.steps=10."),
+        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as trainer.steps=10."),
     ] = None,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Continue with another recipe, teacher or words than before.")

@@ -185,7 +185,7 @@ class ClassFolderReader(FolderReader):
 
     def facts(self, file: FolderImage) -> Listed:
         place = file.path.relative_to(self.root).parts
-        if len(place) < 2:
+        if len(place) < 2 or place[0] not in self._numbers:
             raise DamagedSample("lies outside the class folders")
         return Listed(self._numbers[place[0]])
 
@@ -197,10 +197,11 @@ class ClassFolderReader(FolderReader):
 
 
 def _classes(roots: Iterable[Path]) -> set[str]:
-    """The folders in some others whose names are text; a link that leads back is no class."""
+    """The folders in some others whose names are text; neither a link that leads back nor what macOS adds to archives,
+    which would shift the numbers of others."""
     folders = [(root, root / name) for root in roots for name, is_folder in list_folder(root).items() if is_folder]
     found = (folder for root, folder in folders if not root.resolve().is_relative_to(folder.resolve()))
-    return {folder.name for folder in found if not text_fault(folder.name)}
+    return {folder.name for folder in found if not text_fault(folder.name)} - {"__MACOSX"}
 
 
 def _images_among(place: Path, names: Sequence[str], fault: str) -> Iterator[FolderImage]:

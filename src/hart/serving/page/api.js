@@ -2,6 +2,8 @@
 
 let key = sessionStorage.getItem("hart-key") ?? "";
 
+export const GONE = "The server cannot be reached. Is hart serve still running?";
+
 export class ApiError extends Error {
   constructor(message, status) {
     super(message);
@@ -22,7 +24,7 @@ async function reached(work) {
     return await work;
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The server cannot be reached. Is hart serve still running?", 0);
+    throw new ApiError(GONE, 0);
   }
 }
 

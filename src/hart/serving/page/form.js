@@ -26,6 +26,8 @@ export async function watch(asks = true) {
     // what was known stays: a server that was started again tells it once the model is open
     models = (await api.models()).map((one) => ({ ...models.find(({ id }) => id === one.id), ...one }));
     if (offered() !== before) offer();
+    const [problem, status] = [at("problem"), at("status")];
+    if ([problem, status].every(({ textContent }) => textContent === api.GONE)) problem.textContent = ""; // it is back
     showState();
     if (model().state === "opening") pause = 500;
   } catch (error) {
