@@ -145,6 +145,19 @@ def test_floats_and_wide_integers_are_taken_by_their_range(values: list[float], 
 
 # --- bounds
 
+
+def test_a_packed_bmp_has_as_many_parts_as_it_needs() -> None:
+    width, height = 512, 300
+    rows = b"".join(bytes([2, x % 256]) for x in range(width // 2)) + b"\0\0"
+    content = rows * height + b"\0\1"
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(content), 0, 0, 256, 0)
+    palette = b"".join(bytes([grey, grey, grey, 0]) for grey in range(256))
+    start = 14 + len(header) + len(palette)
+    bmp = b"BM" + struct.pack("<IHHI", start + len(content), 0, 0, start) + header + palette + content
+    seen = np.asarray(decode_image(bmp).convert("L"))
+    assert (seen == np.arange(width // 2, dtype=np.uint8).repeat(2)).all()
+
+
 REFUSED = {
     "13,000 pixels a side": (huge_png(13_000, 13_000), "at most 67,108,864 pixels are decoded"),
     "9,000 pixels a side": (huge_png(9_000, 9_000), "at most 67,108,864 pixels are decoded"),

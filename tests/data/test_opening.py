@@ -124,6 +124,14 @@ def test_a_class_that_is_called_as_a_split_is_asked_about(tmp_path: Path) -> Non
     assert rows(open_source(tmp_path)).classes == ("bus",)
 
 
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_two_splits_are_splits_whatever_is_beside_them(other: str, tmp_path: Path) -> None:
+    for name in ("train", other, "unlabelled"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
+    assert len(rows(open_source(tmp_path))) == 1
+
+
 def test_the_folders_of_coco_are_no_classes(tmp_path: Path) -> None:
     for name in ("train2017", "val2017", "annotations"):
         (tmp_path / name).mkdir()

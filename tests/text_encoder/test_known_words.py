@@ -103,6 +103,7 @@ def test_full_width_letters_are_read_as_the_usual_ones(shipped: CompactTextEncod
         ("a red \ufb01sh\u2026", "a red fish..."),
         ("a cat\u2014a dog", "a cat - a dog"),
         ("a t\u2011shirt", "a t-shirt"),
+        ("a kitten\u2019s ball", "a kitten's ball"),
         ("a \U0001f468\u200d\U0001f469\u200d\U0001f467\u200b!", "a family with man, woman and girl !"),
     ],
 )

@@ -172,7 +172,8 @@ def _recognised(content: bytes, formats: Sequence[str]) -> Image.Image:
         if factory is None or (accepts is not None and accepts(content[:16]) is not True):
             continue
         with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what plugins raise for another format
-            return factory(_Counted(content), "")
+            # of a packed BMP the library reads every byte for itself
+            return factory((io.BytesIO if name == "BMP" else _Counted)(content), "")
     raise HartError("not an image that can be read: give PNG, JPEG or WebP")
 
 

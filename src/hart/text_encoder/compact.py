@@ -9,6 +9,7 @@ Shapes: B prompts, S text tokens, D width, E output width.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,6 +41,8 @@ PIECES_FILE = "word_pieces.json"
 MEANINGS_BATCH = 256
 USUAL = str.maketrans({"\u200b": " ", "\u2010": "-", "\u2013": " - ", "\u2014": " - ", "\u2015": " - "})
 """A space of no width and dashes -> what captions have in their place."""
+_APOSTROPHE = re.compile(r"(?<=\w)\u2019(?=\w)")
+"""Elsewhere it is a quotation mark."""
 
 
 def build_tokenizer(pieces: Sequence[str], tokens: int) -> Tokenizer:
@@ -204,9 +207,10 @@ class CompactTextEncoder(nn.Module):
 
 
 def _in_usual_characters(text: str) -> str:
-    """With the characters of captions: full-width letters, ligatures, dashes and dots as the usual ones. Nor can what
-    nobody sees, such as a soft hyphen or a form feed, part a word or join two, which the tokenizer would let it."""
-    usual = unicodedata.normalize("NFKC", text).translate(USUAL)
+    """With the characters of captions: full-width letters, ligatures, dashes, dots and apostrophes as the usual ones.
+    Nor can what nobody sees, such as a soft hyphen or a form feed, part a word or join two, which the tokenizer would
+    let it."""
+    usual = _APOSTROPHE.sub("'", unicodedata.normalize("NFKC", text).translate(USUAL))
     kinds = ((character, unicodedata.category(character)) for character in usual)
     return "".join(" " if kind == "Cc" else character for character, kind in kinds if kind != "Cf")
 

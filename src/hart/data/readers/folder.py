@@ -111,8 +111,12 @@ def class_or_split(path: Path, found: Mapping[str, Path]) -> bool:
         return not suffixes.isdisjoint(SUFFIXES) and suffixes.isdisjoint(NOTE_SUFFIXES)
 
     known = {"test", *found, *itertools.chain.from_iterable(SPLIT_NAMES.values())}
-    beside = (name for name, is_folder in list_folder(path).items() if is_folder and name.lower() not in known)
-    return len(found) == 1 and all(map(is_plain, found.values())) and any(is_plain(path / name) for name in beside)
+    folders = [name for name, is_folder in list_folder(path).items() if is_folder]
+    beside = [name for name in folders if name.lower() not in known]
+    if len(found) != 1 or len(folders) - len(beside) != 1:
+        return False
+    # those beside it first, of which there are usually none: a split may hold millions of images
+    return any(is_plain(path / name) for name in beside) and all(map(is_plain, found.values()))
 
 
 class FolderReader(Source):
