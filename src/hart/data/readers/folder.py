@@ -87,7 +87,8 @@ def split_folder(path: Path, split: str, *, classes: bool = False) -> Path | Non
     named = (_NUMBERED.fullmatch(name) for name, is_folder in list_folder(path).items() if is_folder and not classes)
     numbered = {match[1].lower(): match[0] for match in named if match}
     if len(numbered) > 1:
-        raise HartError(f"{path}: {' and '.join(numbered.values())} look like splits: give one of them as the data")
+        both = " and ".join(numbered.values())
+        raise HartError(f"{path}: {both} look like splits: give one of them as the data, or name the kind classes")
     return None
 
 
