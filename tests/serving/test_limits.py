@@ -41,6 +41,11 @@ def test_more_images_than_may_ever_wait_are_a_wrong_field() -> None:
         found = error(server.post(prompt="x", n=3), 400)
         assert found["param"] == "n" and "up to 2 (--queue-size)" in found["message"]
         assert server.post(prompt="x", n=2).status_code == 200
+        (model,) = server.http.get("/v1/models").json()["data"]
+        assert model["max_images"] == server.http.get(f"/v1/models/{model['id']}").json()["max_images"] == 2
+    with running(limits=Limits(queue_size=11)) as server:
+        assert server.http.get("/v1/models").json()["data"][0]["max_images"] == 10
+        assert server.post(prompt="x", n=10).status_code == 200
 
 
 def test_steps_are_bounded_by_the_server_or_the_models_own() -> None:

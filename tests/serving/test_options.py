@@ -37,6 +37,7 @@ from hart.serving.options import LOOPBACK, ServeOptions
         (["--api-key-file", "none"], "no such file"),
         (["--c2pa-key", "key.pem"], "--c2pa-certificate and --c2pa-key go together"),
         (["--rate-limit", "0"], "--rate-limit"),
+        (["--max-pixels", "100"], "--max-pixels 100: the model's own images have 16384: give at least that"),
     ],
 )
 def test_bad_options_are_one_line(arguments: list[str], message: str) -> None:

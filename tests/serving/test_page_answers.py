@@ -94,6 +94,32 @@ def test_the_page_is_about_the_chosen_model_whose_prompts_may_be_classes(page: A
     page.unroute("**/v1/models")
 
 
+def test_as_many_images_are_offered_as_the_server_takes(page: Any) -> None:
+    expect(page.locator("#count")).to_have_attribute("max", "8")
+    with urllib.request.urlopen(f"{page.url}v1/models") as answer:
+        models = json.load(answer)
+    models["data"][0]["max_images"] = 3
+    page.route("**/v1/models", lambda route: route.fulfill(json=models))
+    page.reload()
+    expect(page.locator("#count")).to_have_attribute("max", "3")
+    expect(page.locator("#count")).to_have_value("3")
+    page.unroute("**/v1/models")
+
+
+def test_a_drawing_that_another_one_stops_is_said_to_be_gone(page: Any) -> None:
+    page.locator("#prompt").fill("a red apple")
+    page.route("**/v1/images/**", lambda route: None)  # which is never answered
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator("#stop")).to_be_enabled()
+    expect(page.locator("#note")).to_be_empty()
+    page.unroute("**/v1/images/**")
+    page.locator("#count").fill("1")
+    page.locator("#prompt").press("Control+Enter")
+    expect(page.locator("#note")).to_contain_text("The drawing before was stopped")
+    page.locator("#gallery li").wait_for()
+    expect(page.locator("#note")).to_contain_text("The drawing before was stopped")
+
+
 def test_a_wrong_key_is_said_to_be_wrong(page: Any) -> None:
     refusal = {"error": {"message": "give a valid API key"}}
     page.route("**/v1/models", lambda route: route.fulfill(status=401, json=refusal))

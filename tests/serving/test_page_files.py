@@ -12,9 +12,9 @@ from PIL import Image, ImageStat
 
 from hart.checkpoint.loading import load_config
 from hart.generation.canvas import canvas_schedule
-from hart.generation.metadata import MixSettings, read_record, write_image
+from hart.generation.metadata import MixSettings, read_record, write_image, write_sheet
 from hart.sizes import size_of_schedule
-from page_actions import draw, drop, edit, expect, from_api
+from page_actions import draw, drop, edit, expect, from_api, pixels
 from serving_app import png
 
 PASTE = """([place, bytes, text]) => {
@@ -134,6 +134,61 @@ def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_
     page.get_by_label("What the whole image shows afterwards").fill("")
     page.get_by_role("button", name="Draw the edit").click()
     page.locator("#gallery li").nth(2).wait_for()
+
+
+def test_the_words_of_an_edit_are_not_those_of_the_form_and_those_of_a_variation_are_shown(
+    page: Any, tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "holiday.png")
+    page.locator("#open-file").set_input_files(tmp_path / "holiday.png")
+    expect(page.locator("#vary-words")).to_have_text("Drawn without words: the form has no prompt.")
+    expect(page.get_by_label("What to draw")).to_have_attribute("placeholder", "whatever fits")
+    page.get_by_role("button", name="Close").first.click()
+    draw(page, "a green turtle", seed=0)
+    page.locator("#open-file").set_input_files(tmp_path / "holiday.png")
+    expect(page.locator("#vary-words")).to_have_text("Drawn as “a green turtle”, the form's prompt.")
+    expect(page.get_by_label("What to draw")).to_have_attribute("placeholder", "a green turtle")
+    edit(page)
+    for label in ("What the image shows now", "What the whole image shows afterwards"):
+        expect(page.get_by_label(label)).to_have_value("")
+    page.get_by_label("What the whole image shows afterwards").fill("a red turtle")
+    expect(page.get_by_role("button", name="Draw the edit")).to_be_disabled()  # until somebody says what it shows
+    page.locator("#editor .close").click()
+    page.locator("#gallery .open").first.click()
+    expect(page.locator("#vary-words")).to_be_empty()  # the title says it
+    edit(page)
+    expect(page.get_by_label("What the image shows now")).to_have_value("a green turtle")
+
+
+def test_what_is_transparent_is_painted_over_from_the_start(page: Any, tmp_path: Path) -> None:
+    side = load_config("emoji").tokenizer.image_size
+    blue = Image.new("RGBA", (side, side), "blue")
+    blue.paste((0, 0, 0, 0), (0, 0, side, side // 2))
+    blue.save(tmp_path / "half.png")
+    page.locator("#count").fill("1")
+    page.locator("#open-file").set_input_files(tmp_path / "half.png")
+    edit(page)
+    draws = page.get_by_role("button", name="Draw the edit")
+    expect(draws).to_be_enabled()
+    page.get_by_role("button", name="Keep all").click()
+    expect(draws).to_be_disabled()
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("button", name="Undo")).to_be_disabled()
+    page.get_by_label("What the whole image shows afterwards").fill("a red apple")
+    draws.click()
+    page.locator("#gallery li").wait_for()
+    drawn = Image.frombytes("RGB", (side, side), pixels(page, "#gallery img"))
+    assert drawn.crop((0, side // 2, side, side)).getcolors() == [(side * side // 2, (0, 0, 255))]
+    assert any(least < 250 for least, _ in drawn.crop((0, 0, side, side // 2)).getextrema())  # and not white
+
+
+def test_a_contact_sheet_is_called_one(page: Any, address: str, tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(from_api(address, prompt="a red apple", seed=0))
+    record = read_record(tmp_path / "one.png")
+    write_sheet(tmp_path / "sheet.png", Image.new("RGB", (64, 32)), [record, replace(record, seed=1)])
+    drop(page, tmp_path / "sheet.png")
+    expect(page.get_by_role("alert")).to_have_text("sheet.png is a contact sheet: give one of its images.")
+    expect(page.get_by_role("dialog")).to_be_hidden()
 
 
 def test_a_file_dropped_on_the_editor_lends_its_colours_and_elsewhere_comes_to_the_front(

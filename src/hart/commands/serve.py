@@ -15,11 +15,13 @@ from typing import Any
 
 import typer
 
-from hart.checkpoint.folders import layout_of, local_folder, model_name
+from hart.checkpoint.folders import CONFIG_FILE, layout_of, local_folder, model_name
 from hart.commands.console import needs_extra
 from hart.commands.from_config import options_from_config
+from hart.config import HartConfig
 from hart.errors import HartError
 from hart.serving.checkers import is_model
+from hart.serving.engine import largest
 from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
 from hart.stopping import HANGUP, handled
 
@@ -37,7 +39,10 @@ def serve(options: ServeOptions) -> None:
         raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
     for source in options.models().values():
         if folder := _folder_of(source, elsewhere=options.ray):
-            layout_of(folder)
+            layout = layout_of(folder)
+            # what a published layout generates is in its weights, and shows when it is opened
+            if layout == "own" and options.max_pixels is not None:
+                largest(HartConfig.load(folder / CONFIG_FILE).tokenizer.image_size, options.max_pixels)
     if is_model(check := options.prompt_check):
         folder = _folder_of(check, elsewhere=options.ray)
         if folder is not None and not (folder / "config.json").is_file():

@@ -26,7 +26,7 @@ from hart.serving.models import Models, ServedModel
 from hart.serving.openapi import EDIT_FORM, FIGURES, HEALTH, IMAGES, JSON_BODY, NO_MODEL, STATUS, VARIATION_FORM
 from hart.serving.options import Limits
 from hart.serving.orders import Terms
-from hart.serving.schemas import ApiError, Edit, Generation, Variation
+from hart.serving.schemas import MAX_IMAGES, ApiError, Edit, Generation, Variation
 from hart.serving.server import Server
 
 if TYPE_CHECKING:
@@ -114,12 +114,12 @@ def _add_facts(app: APIRouter, server: Server) -> None:
     @app.get("/v1/models", responses=STATUS)
     async def models() -> dict[str, Any]:
         """The served models, the default first; of opened ones what they generate."""
-        return {"object": "list", "data": [_described(model) for model in server.models.all]}
+        return {"object": "list", "data": [_described(model, server.limits) for model in server.models.all]}
 
     @app.get("/v1/models/{name:path}", responses=NO_MODEL)
     async def one_model(name: str) -> dict[str, Any]:
         """One of them."""
-        return _described(server.models.named(name))
+        return _described(server.models.named(name), server.limits)
 
     @app.get("/metrics", response_class=Response, responses=FIGURES)
     async def metrics() -> Response:
@@ -165,8 +165,9 @@ def add_page(app: Starlette) -> None:
             app.add_route("/", show, ["GET"], include_in_schema=False)
 
 
-def _described(model: ServedModel) -> dict[str, Any]:
-    about: dict[str, Any] = {"state": model.state, "problem": model.failure}
+def _described(model: ServedModel, limits: Limits) -> dict[str, Any]:
+    most = min(MAX_IMAGES, limits.queue_size)
+    about: dict[str, Any] = {"state": model.state, "problem": model.failure, "max_images": most}
     if model.engine is not None:
         facts = model.engine.facts
         about |= vars(facts) | {"sizes": list(map(str, facts.sizes)), "sampling": facts.sampling.to_dict()}

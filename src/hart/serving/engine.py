@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hart.config import SamplingConfig
+from hart.errors import HartError
 from hart.sizes import ImageSize
 
 if TYPE_CHECKING:
@@ -19,8 +20,23 @@ if TYPE_CHECKING:
     from hart.generation.metadata import ImageRecord, ImageSettings
 
 
+LARGEST = 2
+"""Times the model's own number of pixels: larger images are made of the nearest size."""
+
+
 class OutOfMemory(Exception):
     """The device has no memory for this many rows at once."""
+
+
+def largest(side: int, max_pixels: int | None) -> int:
+    """Pixels of the largest image of a model whose own have this side: `max_pixels` if it is given. Raises `HartError`
+    where that is fewer than the own have."""
+    own = side**2
+    if max_pixels is None:
+        return LARGEST * own
+    if max_pixels < own:
+        raise HartError(f"--max-pixels {max_pixels}: the model's own images have {own}: give at least that")
+    return max_pixels
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,11 @@ from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.grids import grid_of_aspect
 from hart.inference.packing import treats_rows_alike
 from hart.pipeline import HartPipeline
-from hart.serving.engine import ModelFacts, OutOfMemory, Row, Source
+from hart.serving.engine import ModelFacts, OutOfMemory, Row, Source, largest
 from hart.serving.schemas import ApiError, Generation, RequestBody
 from hart.sizes import ImageSize, requested_schedule, size_of_grid, size_of_schedule, trained_sizes
 from hart.types import Context
 
-LARGEST = 2
-"""Times the model's own number of pixels: larger images are made of the nearest size."""
 KEPT_CONTEXTS = 64
 """Encoded prompts that are kept for the rows of a request."""
 
@@ -58,11 +56,7 @@ class PipelineEngine:
         than that one has.
         speed: the level that the pipeline was opened with, if one was asked for; images say it."""
         self.pipe = pipe
-        own = pipe.image_size**2
-        if max_pixels is None:
-            max_pixels = LARGEST * own
-        if max_pixels < own:
-            raise HartError(f"--max-pixels {max_pixels}: the model's own images have {own}: give at least that")
+        max_pixels = largest(pipe.image_size, max_pixels)
         self._exact = exact
         config = pipe.config
         if pipe.num_classes is None:

@@ -9,14 +9,14 @@ const EXTENSION = 1 / 4; // of the image, that the canvas grows by, in whole tok
 let image, edited, mask, offset, token, most, before, last, cursor, submit; // mask: opaque where the image is drawn again
 let lender; // a file whose colours are taken
 
-/** Open the editor on `bitmap`. of: whose it is; where that is the image of the last time, what was painted and written is still there, to be
- * changed and drawn once more. text: what it shows, if that is known. facts: the model's; onSubmit({image, mask, source, prompt, size,
+/** Open the editor on `bitmap`. What is transparent is painted over from the start. of: whose it is; where that is the image of the last time, what
+ * was painted and written is still there, to be changed and drawn once more. text: what it shows, if that is known, else "". facts: the model's; onSubmit({image, mask, source, prompt, size,
  * style, strength}) gets two PNG blobs, or in place of the mask what the image shows now, and in `style` the file whose colours are
  * taken, if there is one. */
 export function open(of, bitmap, text, facts, onSubmit) {
   [image, token, most, submit, last, cursor] = [bitmap, facts.token_size, facts.max_pixels, onSubmit, undefined, undefined];
   if (of !== edited) {
-    [edited, before, offset, mask] = [of, [], { x: 0, y: 0 }, blank(bitmap.width, bitmap.height)];
+    [edited, before, offset, mask] = [of, [], { x: 0, y: 0 }, seeThrough(bitmap)];
     source.value = prompt.value = text;
     brush.max = Math.ceil(Math.max(mask.width, mask.height) / 2);
     brush.value = Math.ceil(Math.max(mask.width, mask.height) / 8);
@@ -54,6 +54,17 @@ at("lend-file").addEventListener("change", (event) => {
 const blank = (width, height) => make("canvas", { width, height });
 
 const context = (of) => of.getContext("2d", { willReadFrequently: true });
+
+/** A mask of what is transparent, which an edit without a mask redraws everywhere; a half is the limit. */
+function seeThrough(bitmap) {
+  const made = blank(bitmap.width, bitmap.height);
+  const paint = context(made);
+  paint.drawImage(bitmap, 0, 0);
+  const pixels = paint.getImageData(0, 0, made.width, made.height);
+  for (let pixel = 0; pixel < pixels.data.length; pixel += 4) pixels.data.set([0, 0, 0, pixels.data[pixel + 3] < 128 ? 255 : 0], pixel);
+  paint.putImageData(pixels, 0, 0);
+  return made;
+}
 
 /** The mask's context, for the brush that is chosen: it adds to the mask or takes from it. */
 function tool() {

@@ -9,6 +9,7 @@ const form = at("form");
 let models = [];
 let watching;
 const EXAMPLES = ["a red apple", "a smiling sun", "a blue fish", "a birthday cake"];
+const MOST_IMAGES = 8; // of one drawing, where the server takes as many
 const ASPECTS = ["4:3", "3:4", "16:9", "9:16"]; // offered besides the sizes that a model was trained at
 
 // --- what the server offers ---
@@ -71,6 +72,8 @@ function offerModel() {
   const options = [...sizes.map((size) => new Option(shape(size), size)), ...ASPECTS.map((aspect) => new Option(aspect, aspect))];
   at("size").replaceChildren(...options);
   if (options.some(({ value }) => value === chosen)) at("size").value = chosen;
+  form.count.max = Math.min(MOST_IMAGES, facts?.max_images ?? MOST_IMAGES);
+  if (Number(form.count.value) > Number(form.count.max)) form.count.value = form.count.max;
   const style = chosenStyle();
   at("styles").replaceChildren(...(facts?.styles ?? []).map((value) => {
     const chip = make("button", { type: "button", value, textContent: value.replace(/ style$/, "") });

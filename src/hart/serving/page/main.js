@@ -5,7 +5,7 @@ import { at, make } from "./dom.js";
 import * as editor from "./editor.js";
 import { model, restore, roll, settings, watch } from "./form.js";
 import * as history from "./history.js";
-import { settingsOf } from "./png.js";
+import { isSheet, settingsOf } from "./png.js";
 import * as viewer from "./viewer.js";
 
 const form = at("form");
@@ -30,9 +30,10 @@ function hush() {
 
 /** Run one request and show its images as they come. fields: what the request holds besides `chosen` and the count. */
 async function run(path, chosen, count, fields = {}) {
+  hush();
+  if (running) say("note", "The drawing before was stopped, and what it had not finished is gone.");
   running?.abort();
   const mine = (running = new AbortController());
-  hush();
   forget();
   busy(true);
   for (const old of at("current").querySelectorAll("img")) URL.revokeObjectURL(old.src);
@@ -236,6 +237,7 @@ async function restoreFrom(file) {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close(); // or it would stand before what comes back
   const found = await settingsOf(file).catch(() => null);
   if (found) return say("note", restore(found));
+  if (await isSheet(file)) return say("problem", `${file.name} is a contact sheet: give one of its images.`);
   const bitmap = await createImageBitmap(file).catch(() => null);
   if (!bitmap) return say("problem", `${file.name} is not an image that this browser can show.`);
   bitmap.close();
@@ -284,7 +286,8 @@ async function edit(image) {
   if (!whole) return say("problem", "That file is not an image that this browser can show.");
   const size = canvasOf(whole, facts);
   if (!size) return say("problem", `That image has ${whole.width} × ${whole.height} px, and a canvas is at most ${WIDEST} times as long as wide: cut it first.`);
-  editor.open(image, await scaled(whole, size), image.settings.prompt, facts, async (work) => {
+  const shows = image.kind === "file" ? "" : image.settings.prompt; // a file's settings are the form's
+  editor.open(image, await scaled(whole, size), shows, facts, async (work) => {
     const colours = work.style && { style: await usable(work.style, facts), style_strength: work.strength };
     run("v1/images/edits", { ...settings(), ...single, aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
       image: work.image,

@@ -33,6 +33,12 @@ function takesOver(weights) {
   return weights.every((weight, scale) => weight === (scale < first ? 0 : 1)) ? first : undefined;
 }
 
+/** Whether a file is a contact sheet by HART, which has the settings of many images. */
+export async function isSheet(blob) {
+  const chunks = await textChunks(blob);
+  return chunks?.images !== undefined && chunks.settings !== undefined;
+}
+
 /** What to draw to get this image again, in the page's own terms, and what that lacks; null if the file does not say. */
 export async function settingsOf(blob) {
   const chunks = await textChunks(blob);

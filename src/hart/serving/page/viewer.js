@@ -43,6 +43,9 @@ export function open(image) {
   title.textContent = foreign ? image.blob.name : titleOf(image.settings);
   at("viewer-facts").replaceChildren(...(foreign ? [] : factsOf(image.settings)));
   for (const name of ["download", "reuse", "delete", "steps"]) at(name).hidden = foreign;
+  const words = image.settings.prompt;
+  at("vary-words").textContent = !foreign ? "" : words ? `Drawn as “${words}”, the form's prompt.` : "Drawn without words: the form has no prompt.";
+  at("colours-prompt").placeholder = words || "whatever fits"; // what is drawn where nothing else is written
   at("download").href = urls.at(-1);
   const name = titleOf(image.settings).replace(/[^\p{L}\p{N}\p{Extended_Pictographic}]+/gu, " ").slice(0, 60).trim().replaceAll(" ", "-");
   at("download").download = `${name || "image"}-${image.settings.seed}.png`;
