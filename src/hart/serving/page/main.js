@@ -237,7 +237,7 @@ async function restoreFrom(file) {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close(); // or it would stand before what comes back
   const found = await settingsOf(file).catch(() => null);
   if (found) return say("note", restore(found));
-  if (await isSheet(file)) return say("problem", `${file.name} is a contact sheet: give one of its images.`);
+  if (await isSheet(file).catch(() => false)) return say("problem", `${file.name} is a contact sheet: give one of its images.`);
   const bitmap = await createImageBitmap(file).catch(() => null);
   if (!bitmap) return say("problem", `${file.name} is not an image that this browser can show.`);
   bitmap.close();
