@@ -79,6 +79,17 @@ def test_a_text_encoder_that_is_not_there_is_said_before_the_set_is_listed(
     assert "text encoder 'someone/model' is not a folder" in refused(run(*call, "someone/model"))
 
 
+def test_captions_without_a_text_encoder_are_no_damage(text_model: Path, tmp_path: Path) -> None:
+    write_captioned_folder(tmp_path / "set", 6, damaged=(3,))
+    call = ("data", "encode", tmp_path / "set", tmp_path / "codes", "--tokenizer", text_model)
+    said = refused(run(*call), notes=True)
+    assert "no image has a class number" in said and "give --text-encoder to store captions" in said
+    assert "damaged" not in said and not list((tmp_path / "codes").glob("*.safetensors"))
+    for number in range(6):  # a class that only the notes of each image tell
+        (tmp_path / "set" / "train" / f"{number:04d}.cls").write_text("1")
+    assert "5 images, 0 captions, 1 damaged" in run(*call, "--max-damaged", 0.5).stdout
+
+
 def test_an_encoding_that_is_stopped_says_what_is_kept_and_goes_on(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -266,7 +266,7 @@ def test_classes_without_text_and_codes_without_residual(encoders: Encoders, tmp
 
 
 def test_captions_need_a_text_encoder(captioned_images: Path, encoders: Encoders, tmp_path: Path) -> None:
-    with pytest.raises(HartError, match=r"images are damaged.*no class number"):
+    with pytest.raises(HartError, match=r"no image has a class number.*give --text-encoder"):
         encode(captioned_images, replace(encoders, text_encoder=None), tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
 

@@ -22,6 +22,7 @@ from hart.data.readers.folder import (
     FolderReader,
     class_or_split,
     list_images,
+    loose_images,
     split_folder,
     split_folders,
 )
@@ -39,6 +40,7 @@ from hart.strict import printable
 
 METADATA = "metadata.jsonl"
 """In Hugging Face's ImageFolder, beside the images of each split."""
+NAME_KIND = "name one as its kind (--kind, or reading.kind of a recipe)"
 
 
 @listed_once()
@@ -124,8 +126,9 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
         return "huggingface"
     found = [kind for kind, form in FORMATS.items() if form.suffix and _files_within(path, form.suffix)]
     if len(found) > 1:
-        raise HartError(f"{path} can be read as {' and as '.join(found)}: name one as its kind")
+        raise HartError(f"{path} can be read as {' and as '.join(found)}: {NAME_KIND}")
     if found:
+        _require_alone(path, split, found[0])
         return found[0]
     root = split_folder(path, split) or path
     if root != path and class_or_split(path, {root.name: root}):
@@ -147,6 +150,20 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
     if not seen:
         raise HartError(f"{path} ({split}): no image could be read: looked for {_looked_for()}")
     return "classes"
+
+
+def _require_alone(path: Path, split: str, kind: Kind) -> None:
+    """Raises `HartError` where loose images beside files of a format may be what is meant.
+
+    Lines of JSON are about images, which may lie in folders beside them; metadata always is about those beside it.
+    """
+    of_lines = kind == "jsonl"
+    if of_lines and METADATA in list_folder(path):
+        return
+    if loose := loose_images(path, split, deep=not of_lines):
+        raise HartError(
+            f"{path} holds both *{FORMATS[kind].suffix} ({kind}) and {FORMATS[loose].looks_like} ({loose}): {NAME_KIND}"
+        )
 
 
 def _kind_of_pattern(name: str) -> Kind:

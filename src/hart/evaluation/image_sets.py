@@ -56,7 +56,9 @@ class ImageSet:
             total = len(source) + len(source.damaged)
             require_mostly_sound(source.damaged, total, MAX_DAMAGED, source.description)
         if self.total is not None:
-            require_images(self.total, least, f"{source.description}: the suite")
+            has_more = isinstance(source, Stream) or len(source) >= least
+            advice = "raise --limit" if has_more else "take --split all, or give a set of more"
+            require_images(self.total, least, f"{source.description}: the suite", advice)
 
     def said(self) -> list[Sample] | None:
         """What is said about the images, without their bytes, those with damaged notes left out. None for a stream,

@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,7 @@ from hart.data.encoded_files import (
 from hart.data.kinds import Condition
 from hart.data.order import shape_of
 from hart.data.read_ahead import read_ahead
-from hart.data.samples import Damage, Sample, require_mostly_sound
+from hart.data.samples import Damage, DamagedSample, Sample, require_mostly_sound
 from hart.data.sources import DamageCount, Source, Stream, read_row
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
@@ -106,8 +107,8 @@ def encode_dataset(
 
     aspects: shapes of the images, as in `ReadingConfig.aspects`, in place of the transform's size.
     note: told of shards that are there and cannot be kept.
-    Raises `HartError` when the folder holds shards that were made differently, when too many images are damaged, or
-    when features exceed the range of `options.dtype`.
+    Raises `HartError` when the folder holds shards that were made differently, when too many images are damaged, when
+    features exceed the range of `options.dtype`, or when there is no text encoder and no image has a class.
     """
     if transform.random:
         raise HartError("a set that is encoded once cannot have random crops or flips: leave crop and flip as they are")
@@ -137,6 +138,7 @@ def encode_dataset(
             f"{other} was made from another set, with other encoders or options, or by another version of this "
             "package: give an empty folder, or delete the shards there"
         )
+    _require_classes_or_text(source, encoders)
     missing = [number for number, own in enumerate(stamps) if own is None]
     if missing:
         # the index of an older set, or of this one before shards were deleted
@@ -163,6 +165,21 @@ def encode_dataset(
             done += 1
             progress(done, len(wanted), f"shard {chunk.shard + 1}/{total}")
     return _finish(index_file(folder, split), files, settings, source, options)
+
+
+def _require_classes_or_text(source: Source | Stream, encoders: Encoders) -> None:
+    """Raises `HartError` where only classes would be stored and a set that is listed has none: every image would count
+    as damaged, and none is."""
+    if encoders.text_encoder is not None or isinstance(source, Stream) or bool((source.labels >= 0).any()):
+        return
+    for row in range(len(source)):  # some formats tell the class only with the row
+        with suppress(DamagedSample):
+            if source.said(row).label is not None:
+                return
+    raise HartError(
+        f"{source.description}: no image has a class number, and without a text encoder only classes are stored: give "
+        "--text-encoder to store captions"
+    )
 
 
 def _settings(

@@ -111,8 +111,12 @@ def test_bad_input_is_one_line(text_model: Path, tmp_path: Path, given: tuple[st
 @pytest.mark.parametrize(
     ("suite", "given", "said"),
     [
-        ("tokenizer", ("--size", 16, "--scales", "1,2,4,8"), "needs at least 4 images, not 3"),
-        ("generation", (), "needs at least 4 images, not 3"),
+        (
+            "tokenizer",
+            ("--size", 16, "--scales", "1,2,4,8"),
+            "needs at least 4 images, not 3: take --split all, or give",
+        ),
+        ("generation", (), "needs at least 4 images, not 3: take --split all, or give a set of more"),
         ("generation", ("--limit", 9), "9 images asked for, the set has 5: lower --limit"),
     ],
 )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from pathlib import Path
+from typing import Literal
 
 from hart.data.digests import ABSENT, mark_image
 from hart.data.images import SUFFIXES
@@ -120,6 +122,29 @@ def class_or_split(path: Path, found: Mapping[str, Path]) -> bool:
     return any(is_plain(path / name) for name in beside) and all(map(is_plain, found.values()))
 
 
+def loose_images(path: Path, split: str, *, deep: bool) -> Literal["folder", "classes"] | None:
+    """As what the images in a folder could be read that holds files of another format too.
+
+    Only images with captions, or in two folders at least, since a preview may lie beside shards. Folders are looked at
+    one level deep, or not at all without `deep`; those of the splits are looked into.
+    """
+    classes = 0
+    splits = set(split_folders(path, split).values()) if deep else set()
+    inside = itertools.chain(_folders_in(path), *map(_folders_in, sorted(splits))) if deep else ()
+    for place in (path, *inside):
+        found = False
+        with suppress(OSError):  # what cannot be listed is an error only where it is read
+            names = [name for name, is_folder in list_folder(place).items() if not is_folder]
+            for image in _images_among(place, names, ""):
+                if image.notes:
+                    return "folder"
+                found = True
+        classes += found and place != path and place not in splits
+        if classes > 1:
+            return "classes"
+    return None
+
+
 class FolderReader(Source):
     """`image.png` with `image.txt`, `.json` or `.cls` beside it, at any depth."""
 
@@ -203,6 +228,12 @@ def _classes(roots: Iterable[Path]) -> set[str]:
     folders = [(root, root / name) for root in roots for name, is_folder in list_folder(root).items() if is_folder]
     found = (folder for root, folder in folders if not root.resolve().is_relative_to(folder.resolve()))
     return {folder.name for folder in found if not text_fault(folder.name)} - {"__MACOSX"}
+
+
+def _folders_in(path: Path) -> Iterator[Path]:
+    """Sorted by name; none where they cannot be listed."""
+    with suppress(OSError):
+        yield from sorted(path / name for name, is_folder in list_folder(path).items() if is_folder)
 
 
 def _images_among(place: Path, names: Sequence[str], fault: str) -> Iterator[FolderImage]:
