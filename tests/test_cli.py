@@ -44,6 +44,13 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("generate", "--prompts-file", blank, *model), "no prompt"),
         (("generate", "cat", "--no-such-option"), "--no-such-option"),
         (("generate", "-5 apples", *model), "No such option: -5; a text that begins with - goes last, after --; see"),
+        (("vary", "cat.png", "--best-of", 4), "No such option: --best-of; see --help"),
+        (("vary", "cat.png", "--grid"), "No such option: --grid; see --help"),
+        (("vary", "cat.png", "--sed", 3), "No such option: --sed (Possible options: --seed"),
+        (("generate", "--apples for 5"), "No such option: --apples for 5; a text that begins with - goes last, after"),
+        (("generate", "--like", "a.png", "--like", "b.png"), "'--like': takes one file, and is given more than once"),
+        (("edit", "cat.png", "--mask=a.png", "--mask=b.png"), "'--mask': takes one file, and is given more than once"),
+        (("generate", "cat", *model, "--lora", tmp_path, "--lora-scale", 50), "'--lora-scale': must be less than or"),
         (("reconstruct", tmp_path / "none.png", *model), "no such file"),
         (("reconstruct", *model), "Missing argument"),
         (("mix", "a cat"), "Missing argument 'second'; usage: "),
@@ -58,7 +65,10 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         ),
         (("generate", "cat", *model[:2], "--out", "cat.png", "--grid"), "this command writes more: give a folder"),
         (("generate", "--prompts-file", file, "--out", "cat.png"), "this command writes more: give a folder"),
-        (("mix", "cat", "dog", "--out", "cat.jpg"), "images are written as PNG: give cat.png, or a folder"),
+        *(
+            (("mix", "cat", "dog", "--out", f"cat.{kind}"), "images are written as PNG: give cat.png, or a folder")
+            for kind in ("jpg", "webp", "TIFF", "tif", "bmp", "gif", "avif")
+        ),
     ]
     given = set(tmp_path.iterdir())
     for arguments, message in cases:

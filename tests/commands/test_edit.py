@@ -48,7 +48,9 @@ def test_edit_writes_what_the_pipeline_draws_and_where_from(
         assert written.tobytes() == drawn.tobytes()
     source = read_record(lent).settings.edit
     assert source is not None and (source.style, source.style_strength) == ("mask.png", 1)
-    (wide,) = outputs(run("edit", image, "a dog", "--size", "16x8", *options))
+    larger = run("edit", image, "a dog", "--size", "16x8", *options)
+    (wide,) = outputs(larger, notes=True)
+    assert "at 16x8 things come out stretched" in larger.stderr, "under a mask too"
     with Image.open(wide) as written:
         assert written.size == (2 * SIDE, SIDE)
 
@@ -71,6 +73,10 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
     assert read_record(mixed).settings.mix == MixSettings("a dog", (0, 0.5, 1, 1))
     again = outputs(run("generate", "--like", mixed, "--out", tmp_path / "again"))
     assert again[0].read_bytes() == mixed.read_bytes()
+    assert [mixed.name, again[0].name] == ["002-a-cat-a-dog-2.png", "000-a-cat-a-dog-2.png"]
+    other = run("generate", "a hat", "--like", mixed, "--out", tmp_path / "other")
+    assert other.exit_code == 0
+    assert other.stderr == 'note: --like: the image mixes two prompts, and so do these: the second is "a dog"\n'
     smaller = run("mix", "a cat", "a dog", "--size", 4, "--model", text_model, "--out", tmp_path / "4")
     assert smaller.exit_code == 0 and "at 4x4 things come out stretched" in smaller.stderr
     picture(12, 8).save(tmp_path / "wide.png")
@@ -86,7 +92,8 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat")
     for more in ((), ("--prompts-file", prompts)):
-        said = refused(run("generate", "--like", mixed, "--size", 4, *more, "--out", tmp_path / "smaller"))
+        done = run("generate", "--like", mixed, "--size", 4, *more, "--out", tmp_path / "smaller")
+        said = refused(done, notes=bool(more))
         assert said.startswith("error: --like: the image mixes two prompts over 4 scales, and images of 4x4 have 2: ")
 
 

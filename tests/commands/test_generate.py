@@ -222,16 +222,19 @@ def test_a_single_image_may_have_a_name(text_model: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("prompt", "name"),
+    ("prompts", "name"),
     [
-        ("A red apple!", "a-red-apple"),
-        ("\U0001f438 in \u96ea", "frog-in-\u96ea"),
-        ("...", "image"),
-        ("x" * 99, "x" * 40),
+        (["A red apple!"], "a-red-apple"),
+        (["\U0001f438 in \u96ea"], "frog-in-\u96ea"),
+        (["..."], "image"),
+        (["x" * 99], "x" * 40),
+        (["an owl", "a penguin"], "an-owl-a-penguin"),
+        (["an owl", "a penguin in a tall black hat"], "an-owl-a-penguin-in-a-tall-black-hat"),
+        (["x" * 99, "y" * 99], f"{'x' * 19}-{'y' * 19}"),
     ],
 )
-def test_names_of_files_say_what_was_asked_for(prompt: str, name: str) -> None:
-    assert slug(prompt) == name
+def test_names_of_files_say_what_was_asked_for(prompts: list[str], name: str) -> None:
+    assert slug(*prompts) == name
 
 
 def test_files_that_others_put_there_meanwhile_are_passed_over(tmp_path: Path) -> None:

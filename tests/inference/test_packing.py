@@ -178,8 +178,8 @@ class Broken:
     ("kind", "reason"),
     [
         ("missing", "no attribute '_reorder_linear_weight'"),
-        ("refusing", "could not create a primitive"),
-        ("refusing to multiply", "could not create a primitive"),
+        ("refusing", "this processor has no packed products in float32"),
+        ("refusing to multiply", "this processor has no packed products in float32"),
         ("wrong", "differs from the plain one"),
     ],
 )

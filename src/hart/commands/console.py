@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from hart.generation.outputs import ScalePreview
 
 SLUG_LENGTH = 40
+JOB_FILE = "job.json"
+"""In the folder of a job, which `hart.commands.jobs.job` writes; other commands write nothing there."""
 Report = Callable[[int, int | None, str], None]
 """Called with (steps done, steps in all or None if unknown, what is being done)."""
 
@@ -105,7 +107,11 @@ def require_writable_file(path: Path) -> None:
 
 def is_image_file(out: Path) -> bool:
     """Whether --out names the file of one image, not a folder for any number."""
-    return out.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp") and not out.is_dir()
+    if not out.suffix or out.is_dir():
+        return False
+    from PIL import Image
+
+    return out.suffix.lower() in Image.registered_extensions()
 
 
 def require_output(out: Path, *, single: bool) -> None:
@@ -226,12 +232,17 @@ def _is_written_by(stream: TextIO | None, text: str) -> bool:
     return True
 
 
-def slug(text: str) -> str:
-    """A short piece of a file name: letters and digits of any script, emoji by name, all else as single dashes."""
+def slug(*texts: str) -> str:
+    """A short piece of a file name: letters and digits of any script, emoji by name, all else as single dashes. Of
+    several texts that are too long together, each gets an equal share."""
     from hart.text_encoder.emoji import named_emoji  # beside it is PyTorch
 
-    words = "".join(c if c.isalnum() else " " for c in named_emoji(text).lower()).split()
-    return "-".join(words)[:SLUG_LENGTH].strip("-") or "image"
+    spaced = ("".join(c if c.isalnum() else " " for c in named_emoji(text).lower()) for text in texts)
+    pieces = ["-".join(words.split()) for words in spaced]
+    if len("-".join(pieces)) > SLUG_LENGTH:
+        share = (SLUG_LENGTH + 1) // len(pieces) - 1  # beside a dash
+        pieces = [piece[:share].strip("-") for piece in pieces]
+    return "-".join(filter(None, pieces)) or "image"
 
 
 NUMBERED = re.compile(r"([0-9]{3,9})-.*\.png")
@@ -248,9 +259,11 @@ class NumberedFiles:
     def __init__(self, folder: Path, count: int) -> None:
         """folder: or FILE.png for one file. count: how many files are to come; numbers are as wide as the last one.
 
-        Raises `HartError` as `require_output`.
+        Raises `HartError` as `require_output`, and for the folder of a job.
         """
         require_output(folder, single=count == 1)
+        if (folder / JOB_FILE).exists():
+            raise HartError(f"--out {folder}: belongs to the job that its {JOB_FILE} describes: choose another folder")
         self._file = folder if is_image_file(folder) else None
         found = (NUMBERED.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ()))
         first = max((int(match[1]) + 1 for match in found if match is not None), default=0)

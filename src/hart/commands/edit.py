@@ -159,7 +159,7 @@ def _change(
         before = ImageSize(*upright(source).size)
         if made.size != str(before) and where == {"size": None, "aspect": None}:
             note(f"{image.name} has {before} px, the result {made.size}, about as many as the model's own images")
-        if made.redraw is None:  # all of it is generated
+        if made.redraw is None or made.redraw.any():  # a part that is redrawn comes out as stretched as a whole image
             note_size(pipe, canvas, of_image=True)
         amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
         writer.made_with["edit"] = EditSource(**facts, **of_image, **of_style, **amounts)

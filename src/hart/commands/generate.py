@@ -36,7 +36,7 @@ from hart.errors import HartError
 from hart.files import STANDARD_INPUT, read_standard_input, read_text, text_lines, user_path
 from hart.grids import ScaleSchedule
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_sizes, untrained_remark
-from hart.strict import counted, require
+from hart.strict import clipped, counted, require
 
 if TYPE_CHECKING:
     from hart.generation.edits import PromptMix
@@ -84,6 +84,8 @@ def generate(options: GenerateOptions, settings: SamplingSettings, how: RunOptio
     if record is not None:
         options, row = _like(record, options)
         sampling, mix = record.settings.sampling, record.settings.mix
+        if mix is not None and given.prompts:
+            note(f'--like: the image mixes two prompts, and so do these: the second is "{clipped(mix.prompt, 40)}"')
     if prompts_file is not None:
         from hart.commands.jobs.job import Job
         from hart.commands.jobs.running import run_job
@@ -282,7 +284,8 @@ class ImageWriter:
             settings = image_settings(pipe, self.options, batch.sampling[row], ImageSize(*image.size))
             settings = settings.replace(batch=place, **self.made_with)
             record = ImageRecord(prompt, seed, self._model, settings, __version__)
-            name = slug(prompt or (Path(settings.edit.image).stem if settings.edit is not None else ""))
+            of_image = Path(settings.edit.image).stem if settings.edit is not None else ""
+            name = slug(prompt or of_image, *([] if settings.mix is None else [settings.mix.prompt]))
             write = partial(write_image, image=image, record=record, credentials=self._credentials)
             print_path(self._files.write(f"{name}-{seed}", write))
             self.done += 1

@@ -54,8 +54,8 @@ class LoraOptions(Config, kw_only=True):
 
     lora: Listed[AbsolutePath] = ()
     """Folder of a LoRA adapter to merge; repeat it to add several."""
-    lora_scale: float | None = None
-    """Strength of the adapters; 1 is as trained."""
+    lora_scale: Annotated[float | None, Field(ge=-10, le=10)] = None
+    """Strength of the adapters; 1 is as trained, and far from that images are noise."""
 
     @property
     def strength(self) -> float:

@@ -17,6 +17,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Mapping
+from difflib import SequenceMatcher
 from functools import partial, wraps
 from pathlib import Path
 from pkgutil import resolve_name
@@ -60,9 +61,12 @@ class HartCommand(TyperCommand):
     MAY_BE_EMPTY = frozenset({"negative_prompt"})
     """Which means none, also for an image that had one."""
     READS_STANDARD_INPUT = frozenset({"prompts_file"})
+    ONE_FILE = frozenset({"like", "mask", "prompts_file", "style"})
+    """Which are refused a second time, since both files seem to be read. Of other options the last one counts, as in
+    other programs: a command may be called again with more behind it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        given, _, order = self.make_parser(ctx).parse_args(args=list(args))
         params: list[Any] = [] if given.get("help") else self.get_params(ctx)
         for param in params:
             value = given.get(param.name)
@@ -72,6 +76,8 @@ class HartCommand(TyperCommand):
                 raise typer.BadParameter("the text is empty: give a value", ctx=ctx, param=param)
             if STANDARD_STREAM in values and param.name not in self.READS_STANDARD_INPUT:
                 raise typer.BadParameter(ONE_READER, ctx=ctx, param=param)
+            if param.name in self.ONE_FILE and order.count(param) > 1:
+                raise typer.BadParameter("takes one file, and is given more than once", ctx=ctx, param=param)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -171,6 +177,8 @@ class HartGroup(LazyGroup):
             # errors of the argument parser format themselves
             say = getattr(error, "format_message", None)
             if say is not None:
+                if type(error).__name__ == "NoSuchOption":
+                    error.possibilities = _near(error)  # type: ignore[attr-defined]
                 # without pydantic's own words, which typer has from it
                 said = str(say()).replace(": Value error, ", ": ").replace(": Input should be ", ": must be ")
                 _fail(f"{said.rstrip('.')}{_help(error)}; see --help")
@@ -189,9 +197,21 @@ def _help(error: Any) -> str:
     kind = type(error).__name__
     if kind == "MissingParameter" and error.ctx is not None:
         return f"; usage: {error.ctx.command_path} {' '.join(error.ctx.command.collect_usage_pieces(error.ctx))}"
-    if kind == "NoSuchOption" and not error.possibilities:
+    # of a text such as "-5 apples" it has the first two characters
+    if kind == "NoSuchOption" and (" " in error.option_name or not error.option_name.startswith("--")):
         return "; a text that begins with - goes last, after --"
     return ""
+
+
+def _near(error: Any) -> list[str]:
+    """Of the options that the parser thinks near one that there is not, those whose letters are."""
+    likeness = SequenceMatcher(None, error.option_name.lstrip("-"))
+    near = []
+    for name in error.possibilities or ():
+        likeness.set_seq2(name.lstrip("-"))
+        if likeness.ratio() > 0.7:
+            near.append(name)
+    return near
 
 
 def _fail(message: str) -> NoReturn:

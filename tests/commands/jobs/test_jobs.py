@@ -265,6 +265,15 @@ def test_a_folder_holds_one_job(job: tuple[Any, ...], whole: dict[str, bytes], t
     assert images(out).keys() == whole.keys()
 
 
+@pytest.mark.parametrize("command", [("generate", "a cat"), ("edit", ""), ("vary", ""), ("mix", "a cat", "a dog")])
+def test_other_commands_write_nothing_into_the_folder_of_a_job(command: tuple[str, ...], finished: Path) -> None:
+    given = set(finished.iterdir())
+    words = [text or finished / NAMES[0] for text in command]
+    said = refused(run(*words, "--out", finished))
+    assert said == f"error: --out {finished}: belongs to the job that its job.json describes: choose another folder"
+    assert set(finished.iterdir()) == given
+
+
 def test_a_grid_shows_the_images_of_all_runs(job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "whole" / NAMES[3]).unlink()
     made, sheet = run(*job, tmp_path / "whole", "--grid").stdout.split()

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from hart import __version__
-from hart.commands.console import slug
+from hart.commands.console import JOB_FILE, slug
 from hart.commands.options import GenerateOptions
 from hart.config import SamplingConfig
 from hart.errors import HartError
@@ -24,7 +24,6 @@ from hart.files import read_json, write_json
 from hart.generation.metadata import ImageRecord, ImageSettings, MixSettings, read_record
 from hart.strict import clipped, shown
 
-JOB_FILE = "job.json"
 IMAGES = "[0-9]" * 5 + "*-*.png"
 WORK_FOLDER = ".job"
 """For files that are being written; nobody misses it after a stop."""
