@@ -158,11 +158,8 @@ def save_lora(hart: Hart, folder: AnyPath, *, base_model: str) -> None:
     write_text(folder / ADAPTER_CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def require_lora(folder: AnyPath, scale: float | None) -> None:
-    """Raise `HartError` for a folder without a LoRA adapter, a scale that is no number, or if peft is not installed;
-    loads neither. scale: None is that of training."""
-    if scale is not None:
-        finite_number("LoRA scale", scale)
+def require_lora(folder: AnyPath) -> None:
+    """Raise `HartError` for a folder without a LoRA adapter, or if peft is not installed; loads neither."""
     _values(user_path(folder))
 
 

@@ -109,9 +109,9 @@ def is_image_file(out: Path) -> bool:
     """Whether --out names the file of one image, not a folder for any number."""
     if not out.suffix or out.is_dir():
         return False
-    from PIL import Image
+    from hart.generation.metadata import is_image_name
 
-    return out.suffix.lower() in Image.registered_extensions()
+    return is_image_name(out)
 
 
 def require_output(out: Path, *, single: bool) -> None:

@@ -69,7 +69,7 @@ class LoraOptions(Config, kw_only=True):
             from hart.checkpoint.lora import require_lora
 
             for folder in self.lora:
-                require_lora(folder, self.lora_scale)
+                require_lora(folder)
 
 
 class ImageOptions(ModelOptions, LoraOptions, SigningOptions, kw_only=True):

@@ -125,6 +125,11 @@ def xmp(record: ImageRecord) -> str:
     )
 
 
+def is_image_name(path: Path) -> bool:
+    """Whether a name ends as that of an image does, in any format that Pillow knows."""
+    return path.suffix.lower() in Image.registered_extensions()
+
+
 def write_image(
     path: Path, image: Image.Image, record: ImageRecord, credentials: ContentCredentials | None = None
 ) -> None:
