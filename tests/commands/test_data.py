@@ -94,18 +94,8 @@ def test_an_encoding_that_is_stopped_says_what_is_kept_and_goes_on(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_captioned_folder(tmp_path / "set", 6)
-    call = (
-        "data",
-        "encode",
-        tmp_path / "set",
-        tmp_path / "codes",
-        "--tokenizer",
-        text_model,
-        "--text-encoder",
-        text_model,
-        "--shard-size",
-        2,
-    )
+    models = "--tokenizer", text_model, "--text-encoder", text_model
+    call = "data", "encode", tmp_path / "set", tmp_path / "codes", *models, "--shard-size", 2
     write = encoding.atomic_write
 
     def write_and_stop(path: Path, content: Any) -> None:

@@ -12,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from command_line import refused, run
 from hart.checkpoint.folders import ADAPTER_CONFIG
-from hart.commands.serve import _listen
+from hart.commands.serve import _listen, for_replicas
 from hart.errors import HartError
 from hart.serving.checkers import prompt_checker, word_list
 from hart.serving.options import LOOPBACK, ServeOptions
@@ -37,6 +37,7 @@ from hart.serving.options import LOOPBACK, ServeOptions
         (["--api-key-file", "none"], "no such file"),
         (["--c2pa-key", "key.pem"], "--c2pa-certificate and --c2pa-key go together"),
         (["--rate-limit", "0"], "--rate-limit"),
+        (["--replicas", "2"], "--ray"),
         (["--max-pixels", "100"], "--max-pixels 100: the model's own images have 16384: give at least that"),
     ],
 )
@@ -161,3 +162,20 @@ def test_a_list_that_would_refuse_nothing_is_refused(tmp_path: Path, lines: str,
 
 def test_a_folder_without_a_checker_is_said_at_the_start(tmp_path: Path) -> None:
     assert "no model here; expected config.json" in refused(run("serve", "--port", 0, "--prompt-check", tmp_path))
+
+
+def test_replicas_get_no_keys_and_paths_that_hold_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("words", "none", "mine.txt", "keys"):
+        (tmp_path / name).write_text("apple\n")
+    for name in ("emoji", "mine"):
+        (tmp_path / name).mkdir()
+    options = ServeOptions(
+        model=("emoji", "mine"), api_key=("k",), api_key_file=Path("keys"), host="0.0.0.0", c2pa_key=Path("key.pem")
+    )
+    found = for_replicas(options)
+    assert found.keys() == () and found.hosts() is None
+    assert found.c2pa_key == tmp_path / "key.pem"
+    assert found.models() == {"emoji": "emoji", "mine": str(tmp_path / "mine")}
+    for given, meant in (("words", "words"), ("none", "none"), ("mine.txt", str(tmp_path / "mine.txt"))):
+        assert for_replicas(options.replace(prompt_check=given)).prompt_check == meant

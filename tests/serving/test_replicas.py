@@ -21,8 +21,6 @@ from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
 import replica_processes
-from command_line import refused, run
-from hart.commands.serve import for_replicas
 from hart.errors import HartError
 from hart.serving import bodies
 from hart.serving.access import Access
@@ -344,27 +342,6 @@ def test_content_credentials_are_checked_before_replicas_start(tmp_path: Path) -
     for options in ({"c2pa_key": tmp_path / "key"}, {"c2pa_key": tmp_path / "key", "c2pa_certificate": tmp_path}):
         with pytest.raises(HartError):
             replicas().front_app(ServeOptions(public=True, **options), 1, lambda: None, lambda: None)
-
-
-def test_replicas_get_no_keys_and_paths_that_hold_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("words", "none", "mine.txt", "keys"):
-        (tmp_path / name).write_text("apple\n")
-    for name in ("emoji", "mine"):
-        (tmp_path / name).mkdir()
-    options = ServeOptions(
-        model=("emoji", "mine"), api_key=("k",), api_key_file=Path("keys"), host="0.0.0.0", c2pa_key=Path("key.pem")
-    )
-    found = for_replicas(options)
-    assert found.keys() == () and found.hosts() is None
-    assert found.c2pa_key == tmp_path / "key.pem"
-    assert found.models() == {"emoji": "emoji", "mine": str(tmp_path / "mine")}
-    for given, meant in (("words", "words"), ("none", "none"), ("mine.txt", str(tmp_path / "mine.txt"))):
-        assert for_replicas(options.replace(prompt_check=given)).prompt_check == meant
-
-
-def test_replicas_are_those_of_a_cluster() -> None:
-    assert "--ray" in refused(run("serve", "--replicas", 2))
 
 
 @pytest.mark.slow

@@ -9,10 +9,10 @@ const EXTENSION = 1 / 4; // of the image, that the canvas grows by, in whole tok
 let image, edited, mask, offset, token, most, before, last, cursor, submit; // mask: opaque where the image is drawn again
 let lender; // a file whose colours are taken
 
-/** Open the editor on `bitmap`. What is transparent is painted over from the start. of: whose it is; where that is the image of the last time, what
- * was painted and written is still there, to be changed and drawn once more. text: what it shows, if that is known, else "". facts: the model's; onSubmit({image, mask, source, prompt, size,
- * style, strength}) gets two PNG blobs, or in place of the mask what the image shows now, and in `style` the file whose colours are
- * taken, if there is one. */
+/** Open the editor on `bitmap`. What is transparent is painted over from the start. of: whose it is; where that is the image of the last
+ * time, what was painted and written is still there, to be changed and drawn once more. text: what it shows, if that is known, else "".
+ * facts: the model's; onSubmit({image, mask, source, prompt, size, style, strength}) gets two PNG blobs, or in place of the mask what the
+ * image shows now, and in `style` the file whose colours are taken, if there is one. */
 export function open(of, bitmap, text, facts, onSubmit) {
   [image, token, most, submit, last, cursor] = [bitmap, facts.token_size, facts.max_pixels, onSubmit, undefined, undefined];
   if (of !== edited) {
