@@ -27,6 +27,13 @@ def write_lines(path: Path, records: Sequence[Any]) -> None:
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
 
 
+def write_images(place: Path, *folders: str) -> None:
+    """A red image in each folder."""
+    for folder in folders:
+        (place / folder).mkdir(parents=True)
+        (place / folder / "x.png").write_bytes(encoded_image("red"))
+
+
 # --- folders
 
 
@@ -71,9 +78,7 @@ def test_images_of_every_format_that_can_be_decoded_are_found_by_their_names(kin
 
 def test_class_folders_are_numbered_in_the_order_of_their_names_over_all_splits(tmp_path: Path) -> None:
     (tmp_path / "train" / "__MACOSX").mkdir(parents=True)  # of an archive: it holds hidden files alone
-    for name in ("train/cat", "train/ant", "val/cat", "validation-notes", "test/bee", "test/cat"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
+    write_images(tmp_path, "train/cat", "train/ant", "val/cat", "validation-notes", "test/bee", "test/cat")
     assert detect_kind(str(tmp_path)) == "classes"
     train, val = (rows(open_source(tmp_path, split)) for split in ("train", "val"))
     assert train.classes == val.classes == ("ant", "cat")
@@ -97,9 +102,7 @@ def test_class_folders_without_split_folders_are_divided_by_name(tmp_path: Path)
 
 
 def test_split_folders_in_capitals_are_splits_where_there_are_two(tmp_path: Path) -> None:
-    for name in ("Train/cat", "VAL/cat", "Bus", "one/Train", "one/Car"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
+    write_images(tmp_path, "Train/cat", "VAL/cat", "Bus", "one/Train", "one/Car")
     assert [len(rows(open_source(tmp_path, split))) for split in ("train", "val")] == [1, 1]
     assert rows(open_source(tmp_path)).classes == ("cat",)
     assert rows(open_source(tmp_path / "one")).classes == ("Car", "Train")
@@ -108,9 +111,7 @@ def test_split_folders_in_capitals_are_splits_where_there_are_two(tmp_path: Path
 
 
 def test_a_class_that_is_called_as_a_split_is_asked_about(tmp_path: Path) -> None:
-    for name in ("bus", "car", "train"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
+    write_images(tmp_path, "bus", "car", "train")
     with pytest.raises(HartError, match="train may be a split, or a class like the folders beside it: give "):
         open_source(tmp_path)
     source = rows(open_source(tmp_path, None, kind="classes"))
@@ -126,16 +127,12 @@ def test_a_class_that_is_called_as_a_split_is_asked_about(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("other", ["val", "test"])
 def test_two_splits_are_splits_whatever_is_beside_them(other: str, tmp_path: Path) -> None:
-    for name in ("train", other, "unlabelled"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
+    write_images(tmp_path, "train", other, "unlabelled")
     assert len(rows(open_source(tmp_path))) == 1
 
 
 def test_the_folders_of_coco_are_no_classes(tmp_path: Path) -> None:
-    for name in ("train2017", "val2017", "annotations"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x.png").write_bytes(encoded_image("red"))
+    write_images(tmp_path, "train2017", "val2017", "annotations")
     with pytest.raises(HartError, match="train2017 and val2017 look like splits: give one of them as the data"):
         open_source(tmp_path)
     assert len(rows(open_source(tmp_path / "train2017"))) == 1

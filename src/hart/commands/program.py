@@ -17,10 +17,9 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Mapping
-from difflib import SequenceMatcher
 from functools import partial, wraps
+from importlib import import_module
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import typer
@@ -205,13 +204,11 @@ def _help(error: Any) -> str:
 
 def _near(error: Any) -> list[str]:
     """Of the options that the parser thinks near one that there is not, those whose letters are."""
-    likeness = SequenceMatcher(None, error.option_name.lstrip("-"))
-    near = []
-    for name in error.possibilities or ():
-        likeness.set_seq2(name.lstrip("-"))
-        if likeness.ratio() > 0.7:
-            near.append(name)
-    return near
+    from difflib import get_close_matches  # no other call of the program needs it
+
+    thought = {name.lstrip("-"): name for name in error.possibilities or ()}
+    near = get_close_matches(error.option_name.lstrip("-"), thought, n=len(thought) + 1, cutoff=0.7)
+    return [thought[bare] for bare in near]
 
 
 def _fail(message: str) -> NoReturn:
@@ -244,7 +241,8 @@ def single_command(name: str, function: Callable[..., Any], description: str | N
 
 
 def _imported(name: str, place: str) -> Any:
-    found = resolve_name(place)
+    module, _, variable = place.partition(":")
+    found = getattr(import_module(module), variable)
     if not isinstance(found, typer.Typer):
         return single_command(name, found)
     group = typer.main.get_command(found)

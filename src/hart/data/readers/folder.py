@@ -202,8 +202,11 @@ class ClassFolderReader(FolderReader):
     def __init__(self, path: Path, split: str) -> None:
         divided = split_folder(path, split, classes=True) is not None
         # those of training first: a split that has more does not shift them
-        every = (split_folders(path, name, classes=True) if divided else {"": path} for name in ("train", split))
-        classes = list(dict.fromkeys(name for roots in every for name in sorted(_classes(roots.values()))))
+        of_training, every = (
+            split_folders(path, name, classes=True).values() if divided else [path] for name in ("train", split)
+        )
+        more = [root for root in every if root not in of_training]
+        classes = list(dict.fromkeys([*sorted(_classes(of_training)), *sorted(_classes(more))]))
         if not classes:
             raise HartError(f"{path} ({split}): no class folders: put the images of each class in a folder")
         self._numbers = {name: number for number, name in enumerate(classes)}
