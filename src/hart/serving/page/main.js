@@ -41,7 +41,7 @@ async function run(path, chosen, count, fields = {}) {
   at("current").replaceChildren(...tiles.map(({ element }) => element));
   if (document.activeElement === document.body) at("stage").focus({ preventScroll: true }); // what had the focus is gone
   if (matchMedia("(max-width: 46rem)").matches) at("stage").scrollIntoView(); // below the form
-  const wanted = { ...chosen, ...fields, n: count, stream: true, partial_images: model(chosen.model)?.scales ?? 3, output_format: "png" };
+  const wanted = { ...chosen, ...fields, n: count, stream: true, output_format: "png" };
   for (const [name, value] of Object.entries(wanted)) if (value === "" || value === undefined) delete wanted[name];
   try {
     for await (const event of api.draw(path, fields.image ? multipart(wanted) : wanted, mine.signal)) {
@@ -107,9 +107,9 @@ function waitingTile(chosen) {
   return {
     element,
     show(event) {
-      partials.push(event.blob);
+      partials[event.scale - 1] = event.blob; // a slow connection leaves gaps
       bar.max = event.scales;
-      bar.value = partials.length;
+      bar.value = event.scale;
       put(event);
     },
     async finish(event, path) {

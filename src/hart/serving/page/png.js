@@ -63,13 +63,11 @@ export async function settingsOf(blob) {
     negative_prompt: stored.negative_prompt ?? "",
     seed: chunks.seed,
     model: chunks.model,
-    guidance_scale: sampling.guidance_scale,
+    ...sampling,
     top_k: sampling.top_k ?? 0,
     top_p: sampling.top_p ?? 1,
-    greedy_scales: sampling.greedy_scales ?? 0,
     lacks,
     speed: stored.speed,
-    sampling,
     size: typeof stored.size === "number" ? `${stored.size}x${stored.size}` : stored.size,
   };
 }
