@@ -92,10 +92,10 @@ class HartDiffusionPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """Arguments as everywhere in diffusers; a step is a scale.
 
-        guidance_scale: diffusers' convention, 1 is off; by default the model's own. generator: by default a new random
-            seed. callback_on_step_end: gets the latents so far (B, D, h, w) under "latents" after every scale; what it
-            returns is not read. settings: those of `HartPipeline` that diffusers has no name for, such as top_k, or a
-            seed in place of a generator.
+        guidance_scale: diffusers' convention, 1 is off; by default the model's own. generator: by default torch's own,
+            which `torch.manual_seed` seeds. callback_on_step_end: gets the latents so far (B, D, h, w) under "latents"
+            after every scale; what it returns is not read. settings: those of `HartPipeline` that diffusers has no name
+            for, such as top_k, or a seed in place of a generator.
         """
         if "num_inference_steps" in settings:
             raise HartError("num_inference_steps: the scales of the model are the steps: leave it out")
@@ -107,7 +107,7 @@ class HartDiffusionPipeline(DiffusionPipeline):
                 raise HartError("a negative prompt works through guidance: give a guidance_scale above 1")
             settings["guidance_scale"] = guidance_scale - 1
         if generator is None and settings.get("seed") is None:
-            generator = torch.Generator().manual_seed(torch.seed() % 2**62)
+            generator = torch.default_generator
 
         def on_scale(preview: ScalePreview) -> bool:
             if callback_on_step_end is not None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -70,12 +71,13 @@ class Server:
         is_charged: bool = getattr(request.state, "is_charged", False)
         if (asked.n or 1) > self.limits.queue_size:
             raise ApiError(400, f"n: this server takes up to {self.limits.queue_size} (--queue-size)", param="n")
-        if not is_charged:
-            self.rates.check(client)
         model = self.models.asked(asked.model, strict=bool(asked.strict))
         if asked.seed is None:
             asked = asked.model_copy(update={"seed": request.state.seed})
-        with self._coming.taken(asked.n or 1, QueueFull("many requests are being read: try again later")):
+        with (
+            nullcontext() if is_charged else self.rates.charged(client, asked.n or 1),
+            self._coming.taken(asked.n or 1, QueueFull("many requests are being read: try again later")),
+        ):
             async with in_time(seconds, DeadlinePassed(STILL_OPENING)):
                 engine = await while_here(request.receive, model.ready())
             threads = None if source is None else self._layout
@@ -83,11 +85,9 @@ class Server:
             ordering = asyncio.get_running_loop().run_in_executor(threads, work)
             async with in_time(deadline - self.scheduler.clock(), DeadlinePassed(TIME_IS_OVER)):
                 ordered = await while_here(request.receive, ordering)
-        events = Subscription()
-        queued = Job(engine, ordered.rows, client, deadline, events.deliver, ordered.previews())
-        self.scheduler.submit(queued)
-        if not is_charged:
-            self.rates.charge(client, len(ordered.rows))
+            events = Subscription()
+            queued = Job(engine, ordered.rows, client, deadline, events.deliver, ordered.previews())
+            self.scheduler.submit(queued)
         if asked.stream:
             return EventStream(self._events(ordered, events), lambda: self.scheduler.cancel(queued))
         try:
