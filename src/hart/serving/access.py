@@ -80,22 +80,27 @@ class RateLimit:
             raise
 
 
+def overloaded() -> ApiError:
+    said = "too many requests are being read or wait for an answer: try again later"
+    return ApiError(503, said, code="overloaded")
+
+
 class Room:
-    """For so much of something at once: requests, images, bytes."""
+    """For so much of something at once: requests, images, bytes. full: the error where too little is left."""
 
-    def __init__(self, most: int) -> None:
-        self.left = most
+    def __init__(self, most: int, full: Callable[[], ApiError] = overloaded) -> None:
+        self.left, self._full = most, full
 
-    def take(self, amount: int, full: Exception) -> None:
-        """Raises `full` where too little is left. Whoever takes gives it back: `left`."""
+    def take(self, amount: int) -> None:
+        """Raises `ApiError`. Whoever takes gives it back: `left`."""
         if amount > self.left:
-            raise full
+            raise self._full()
         self.left -= amount
 
     @contextmanager
-    def taken(self, amount: int, full: Exception) -> Iterator[None]:
+    def taken(self, amount: int) -> Iterator[None]:
         """Taken until the context ends."""
-        self.take(amount, full)
+        self.take(amount)
         try:
             yield
         finally:

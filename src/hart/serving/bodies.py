@@ -19,7 +19,6 @@ from starlette.requests import Request
 
 from hart.errors import HartError
 from hart.serving.access import Room
-from hart.serving.scheduler import Overloaded
 from hart.serving.schemas import ApiError, Edit, RequestBody, explained
 from hart.serving.streaming import in_time
 from hart.strict import clipped
@@ -131,7 +130,7 @@ class Bodies:
             async for chunk in request.stream():
                 if held + len(chunk) > limit:
                     raise too_large
-                self.room.take(len(chunk), Overloaded())
+                self.room.take(len(chunk))
                 held += len(chunk)
                 yield chunk
 

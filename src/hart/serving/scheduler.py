@@ -10,7 +10,7 @@ without threads.
 - **Leaving.** A row that is cancelled or past its deadline is left out before the next scale.
 - **Failing.** A batch that fails is done again in halves, down to one row, which gets the error; after a lack of memory
   later batches of its image size keep to the smaller number.
-- **Bounds.** `QueueFull` beyond `queue_size` waiting rows. What was accepted is answered exactly once.
+- **Bounds.** No more than `queue_size` rows wait. What was accepted is answered exactly once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from hart.serving.engine import OutOfMemory, Row
 from hart.serving.metrics import Metrics
-from hart.serving.schemas import RETRY_SECONDS, ApiError
+from hart.serving.schemas import ApiError, timed_out
 from hart.strict import counted
 
 if TYPE_CHECKING:
@@ -33,38 +33,8 @@ if TYPE_CHECKING:
 
     from hart.serving.pipeline_engine import Batch, PipelineEngine
 
-TIME_IS_OVER = "the time for this request is over: ask for less, or later"
 PACE_WEIGHT = 0.2
 """Of the newest batch in the running mean of seconds per row."""
-
-
-class QueueFull(ApiError):
-    """As many rows wait as may."""
-
-    def __init__(self, message: str, retry_after: int = RETRY_SECONDS) -> None:
-        super().__init__(429, message, code="queue_full", retry_after=retry_after)
-
-
-class Overloaded(ApiError):
-    """As many requests are being read or wait for an answer as may."""
-
-    def __init__(self) -> None:
-        said = "too many requests are being read or wait for an answer: try again later"
-        super().__init__(503, said, code="overloaded", retry_after=RETRY_SECONDS)
-
-
-class Closed(ApiError):
-    """The server is stopping."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(503, message, code="stopping", retry_after=RETRY_SECONDS)
-
-
-class DeadlinePassed(ApiError):
-    """The time of a request was over before its images were."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(504, message, code="timeout", retry_after=RETRY_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -186,13 +156,14 @@ class Scheduler:
         return min(60, max(1, math.ceil(self.waiting * self._seconds_a_row)))
 
     def submit(self, job: Job) -> None:
-        """Accept a job. Raises `QueueFull` or `Closed`."""
+        """Accept a job. Raises `ApiError` where the queue is full or closed."""
         with self._lock:
             if self._closed is not None:
-                raise Closed(self._closed)
+                raise ApiError(503, self._closed, code="stopping")
             if self.waiting + len(job.rows) > self._queue_size:
                 wanted = counted(len(job.rows), "more image")
-                raise QueueFull(f"the queue has no room for {wanted}: try again later", self.retry_after())
+                said = f"the queue has no room for {wanted}: try again later"
+                raise ApiError(429, said, code="queue_full", retry_after=self.retry_after())
             self._jobs[job] = None
             now = self.clock()
             queue = self._queues.setdefault(job.client, deque())
@@ -211,11 +182,11 @@ class Scheduler:
         self.wake()
 
     def abandon(self) -> None:
-        """Accept nothing more and end all that was accepted by `Closed`: whoever steps is gone."""
+        """Accept nothing more and end all that was accepted by an error: whoever steps is gone."""
         reason = "the server has failed and must be started again"
         self.close(reason)
         for job in list(self._jobs):
-            self._end(job, "failed", Closed(reason))
+            self._end(job, "failed", ApiError(503, reason, code="stopping"))
 
     def step(self) -> float | None:
         """Do the next piece of work. Returns 0 if there may be more at once, the seconds after which a batch can start
@@ -236,7 +207,7 @@ class Scheduler:
         with self._lock:
             late = [job for job in self._jobs if job.deadline <= now]
         for job in late:
-            self._end(job, "late", DeadlinePassed(TIME_IS_OVER))
+            self._end(job, "late", timed_out())
 
     def _end(self, job: Job, how: str, error: Exception | None = None) -> None:
         """End a job before its images are done; `error` is its answer, None if nobody waits for one."""

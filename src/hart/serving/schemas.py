@@ -39,23 +39,35 @@ KINDS = {
     **{500: "server_error", 503: "server_error", 504: "timeout_error"},
 }
 """Status of an error -> what OpenAI calls its `type`, where it is not the request's fault."""
+FOR_NOW = (429, 503, 504)
+"""Statuses of errors that pass."""
 
 
 class ApiError(Exception):
     """An answer that is not the one hoped for. param: the field that is wrong. retry_after: whole seconds after which
-    it is worth another try; 0 says nothing of it. `headers` go with the answer."""
+    it is worth another try, for statuses `FOR_NOW`; 0 where that cannot help. `headers` go with the answer."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int = 0
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int = RETRY_SECONDS,
     ) -> None:
         super().__init__(message)
-        self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
-        self.headers = {"Retry-After": str(retry_after)} if retry_after else {}
+        self.status, self.param, self.code = status, param, code
+        self.headers = {"Retry-After": str(retry_after)} if status in FOR_NOW and retry_after else {}
 
     def body(self) -> dict[str, Any]:
         """As OpenAI's clients read it."""
         kind = KINDS.get(self.status, "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+def timed_out(message: str = "the time for this request is over: ask for less, or later") -> ApiError:
+    return ApiError(504, message, code="timeout")
 
 
 def _text(prompt: str) -> str:
