@@ -271,7 +271,7 @@ def test_another_image_lends_its_colours(server: Running, route: str) -> None:
     assert edit(server, png(), mask, png((4, 4), colour="blue"), route, style_strength="2").status_code == 200
     source = server.engine.batches[-1][0].edit
     assert source is not None and source.style is not None and source.style_strength == 2
-    assert source.style.tobytes() == bytes([0, 0, 255]) * 16 and source.style_sha256 != source.sha256
+    assert source.style.tobytes() == bytes([0, 0, 255]) * 16 and source.files.style_sha256 != source.files.image_sha256
     assert (source.mask is None) == (route == "variations")
 
 

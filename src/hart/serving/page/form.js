@@ -116,10 +116,8 @@ function shape(size) {
 function setModelDefaults() {
   const sampling = model()?.sampling;
   if (!sampling) return;
-  form.guidance.value = sampling.guidance_scale;
-  form.top_k.value = sampling.top_k ?? 0;
-  form.top_p.value = sampling.top_p ?? 1;
-  form.greedy.value = sampling.greedy_scales;
+  const whole = { top_k: 0, top_p: 1 }; // null of a model, which keeps all codes
+  for (const name of OFFERED) form[name].value = sampling[name] ?? whole[name];
   showValues();
 }
 
@@ -145,7 +143,7 @@ export function settings() {
     model: form.model.value || undefined,
     [ASPECTS.includes(form.size.value) ? "aspect" : "size"]: form.size.value,
     // a model that is still being opened draws with its own settings
-    ...(model()?.sampling && Object.fromEntries(Object.entries(OFFERED).map(([name, { field }]) => [name, Number(form[field].value)]))),
+    ...(model()?.sampling && Object.fromEntries(OFFERED.map((name) => [name, Number(form[name].value)]))),
   };
 }
 
@@ -192,7 +190,7 @@ export function restore(stored) {
     if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(shape(stored.size), stored.size));
     form.size.value = stored.size;
   }
-  for (const [name, { field }] of Object.entries(OFFERED)) if (stored[name] !== undefined) form[field].value = stored[name];
+  for (const name of OFFERED) if (stored[name] !== undefined) form[name].value = stored[name];
   showValues();
   form.prompt.focus();
   return losses(stored);
