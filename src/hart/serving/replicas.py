@@ -199,20 +199,18 @@ class Front:
         a request."""
         self.figures = Metrics()
         self._bodies, self._deploy, self._timeout = Bodies(), deploy, timeout
-        self._deployed: asyncio.Future[Any] | None = None
 
     def _has_failed(self) -> bool:
         """Whether the replicas could not be made."""
-        return self._deployed is not None and self._deployed.done() and self._deployed.exception() is not None
+        return self._deployed.done() and self._deployed.exception() is not None
 
     def start(self) -> None:
         """Let the replicas be made, in the background."""
-        self._deployed = asyncio.ensure_future(asyncio.to_thread(self._deploy))
+        self._deployed: asyncio.Future[Any] = asyncio.ensure_future(asyncio.to_thread(self._deploy))
         self._deployed.add_done_callback(_log_failure)
 
     async def settled(self) -> None:
         """Once the replicas are made or cannot be, or the time of a request is over."""
-        assert self._deployed is not None
         await asyncio.wait({self._deployed}, timeout=self._timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -248,7 +246,6 @@ class Front:
 
     async def _replicas(self, seconds: float) -> Any:
         """Their handle, for which it waits."""
-        assert self._deployed is not None
         await asyncio.wait({self._deployed}, timeout=seconds)
         if self._has_failed():
             said = NOT_STARTED

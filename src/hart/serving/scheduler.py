@@ -113,10 +113,9 @@ class _Place:
 class _Running:
     """A batch that is being sampled. places: those that are left, by their place in it; k: scales done."""
 
-    batch: Batch
     places: dict[int, _Place]
-    scales: int
     started: float
+    batch: Batch | None = None
     k: int = 0
 
 
@@ -192,14 +191,17 @@ class Scheduler:
         """Do the next piece of work. Returns 0 if there may be more at once, the seconds after which a batch can start
         if nothing is to be done before, and None if nothing is left to do."""
         self._expire()
-        if self._running is not None:
-            self._advance(self._running)
-            return 0
-        with self._lock:
-            taken = self._take()
-        if not isinstance(taken, list):
-            return taken
-        self._start(taken)
+        if (run := self._running) is None:
+            with self._lock:
+                taken = self._take()
+            if not isinstance(taken, list):
+                return taken
+            run = self._running = self._begun(taken)
+        try:
+            self._advance(run)
+        except Exception as error:
+            self._running = None
+            self._failed(run.places, error)
         return 0
 
     def _expire(self) -> None:
@@ -257,65 +259,50 @@ class Scheduler:
         for turn in zip_longest(*by_client):
             yield from (place for place in turn if place is not None)
 
-    def _start(self, places: list[_Place]) -> None:
+    def _begun(self, places: list[_Place]) -> _Running:
         now = self.clock()
         self._metrics.batch.observe(len(places))
         for place in places:
             place.job.waited = now - place.arrival
             self._metrics.seconds.labels("queue").observe(place.job.waited)
-        engine, numbered = places[0].job.engine, dict(enumerate(places))
-        try:
-            batch = engine.start([place.row for place in places])
-        except Exception as error:
-            self._failed(numbered, error)
-        else:
-            self._running = _Running(batch, numbered, places[0].row.scales, now)
+        return _Running(dict(enumerate(places)), now)
 
     def _advance(self, run: _Running) -> None:
-        """One scale; rows whose clients have left are dropped before it."""
-        try:
-            images = self._sampled(run)
-        except Exception as error:
-            self._running = None
-            self._failed(run.places, error)
-            return
-        if run.k < run.scales:
-            for place, image in images:
-                place.job.shown[place.number] = run.k - 1
-                place.job.deliver(Preview(place.number, run.k - 1, image))
-            return
-        self._running = None
-        for place, image in images:
-            self._finished(place, image)
-        if images:
-            seconds = (self.clock() - run.started) / len(images)
-            self._seconds_a_row += (PACE_WEIGHT if self._seconds_a_row else 1.0) * (seconds - self._seconds_a_row)
-
-    def _sampled(self, run: _Running) -> list[tuple[_Place, Image.Image]]:
-        """Sample the next scale, and decode the rows that somebody wants to see now: all of them after the last."""
-        gone = [i for i, place in run.places.items() if place.job.over]
-        run.places = {i: place for i, place in run.places.items() if i not in gone}
-        if not run.places:
-            run.k = run.scales
-            return []
-        if gone:
+        """One scale. Rows whose clients have left are dropped before it; after it those are decoded that somebody wants
+        to see now, and after the last one all of them."""
+        first = next(iter(run.places.values()))
+        if run.batch is None:
+            run.batch = first.job.engine.start([place.row for place in run.places.values()])
+        if gone := [i for i, place in run.places.items() if place.job.over]:
+            run.places = {i: place for i, place in run.places.items() if i not in gone}
             run.batch.drop(gone)
-        began = self.clock()
-        run.batch.advance()
-        self._metrics.seconds.labels("sample").observe(self.clock() - began)
+        if not run.places:
+            self._running = None
+            return
+        with self._metrics.seconds.labels("sample").time():
+            run.batch.advance()
         k, run.k = run.k, run.k + 1
-        last = run.k == run.scales
+        last = run.k == first.row.scales
         wanted = [
             i
             for i, place in run.places.items()
             if last or (k in place.job.previews and k > place.job.shown.get(place.number, -1))
         ]
         if not wanted:
-            return []
-        began = self.clock()
-        images = run.batch.images(wanted)
-        self._metrics.seconds.labels("decode" if last else "preview").observe(self.clock() - began)
-        return [(run.places[i], image) for i, image in zip(wanted, images, strict=True)]
+            return
+        with self._metrics.seconds.labels("decode" if last else "preview").time():
+            images = run.batch.images(wanted)
+        for i, image in zip(wanted, images, strict=True):
+            place = run.places[i]
+            if last:
+                self._finished(place, image)
+            else:
+                place.job.shown[place.number] = k
+                place.job.deliver(Preview(place.number, k, image))
+        if last:
+            self._running = None
+            seconds = (self.clock() - run.started) / len(images)
+            self._seconds_a_row += (PACE_WEIGHT if self._seconds_a_row else 1.0) * (seconds - self._seconds_a_row)
 
     def _finished(self, place: _Place, image: Image.Image) -> None:
         job = place.job
