@@ -5,7 +5,7 @@ import { at, make } from "./dom.js";
 import * as editor from "./editor.js";
 import { model, restore, roll, settings, watch } from "./form.js";
 import * as history from "./history.js";
-import { isSheet, settingsOf } from "./png.js";
+import { settingsOf } from "./png.js";
 import * as viewer from "./viewer.js";
 
 const form = at("form");
@@ -236,8 +236,8 @@ function forget() {
 async function restoreFrom(file) {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close(); // or it would stand before what comes back
   const found = await settingsOf(file).catch(() => null);
+  if (found?.isSheet) return say("problem", `${file.name} is a contact sheet: give one of its images.`);
   if (found) return say("note", restore(found));
-  if (await isSheet(file).catch(() => false)) return say("problem", `${file.name} is a contact sheet: give one of its images.`);
   const bitmap = await createImageBitmap(file).catch(() => null);
   if (!bitmap) return say("problem", `${file.name} is not an image that this browser can show.`);
   bitmap.close();
