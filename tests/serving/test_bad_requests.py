@@ -46,7 +46,6 @@ def server() -> Iterator[Running]:
         ({"prompt": "x", "steps": 101}, "diffusion_steps", "this server takes up to 100"),
         ({"prompt": "x", "size": "big"}, "size", "must be like 512x512, or auto"),
         ({"prompt": "x", "size": "0x16"}, "size", "must be like 512x512, or auto"),
-        ({"prompt": "x", "size": "16x99999"}, "size", "no side may be longer"),
         ({"prompt": "x", "aspect": "1:0"}, "aspect", "must be like 16:9"),
         ({"prompt": "x", "aspect": "9:1"}, "aspect", "aspect '9:1': give width:height"),
         ({"prompt": "x", "aspect": "1:1", "size": "16x16"}, "aspect", "in place of a size"),

@@ -31,7 +31,6 @@ from hart.strict import clipped
 MAX_IMAGES = 10
 MAX_PROMPT = 4000
 """Characters."""
-MAX_SIDE = 8192
 RETRY_SECONDS = 5
 """After which another try may find room, or a server that was started again."""
 KINDS = {
@@ -136,26 +135,16 @@ class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made abo
 
     @model_validator(mode="before")
     @classmethod
-    def _one_number_of_steps(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and None not in (given.get("steps"), given.get("diffusion_steps")):
-            raise ValueError("steps is another name for diffusion_steps: leave one of the two out")
-        return given
-
-    @model_validator(mode="before")
-    @classmethod
-    def _none_of_another_request(cls, given: Any) -> Any:
+    def _read_whole(cls, given: Any) -> Any:
         """Keys that nobody knows are ignored; without one of another request something else would come out."""
+        if not isinstance(given, Mapping):
+            return given
+        if None not in (given.get("steps"), given.get("diffusion_steps")):
+            raise ValueError("steps is another name for diffusion_steps: leave one of the two out")
         for name, routes in FIELDS.items():
-            if cls.route not in routes and isinstance(given, Mapping) and given.get(name) not in (None, "", []):
+            if cls.route not in routes and given.get(name) not in (None, "", []):
                 raise ApiError(400, f"{name}: is a field of {' and '.join(routes)}: leave it out here", param=name)
         return given
-
-    @field_validator("size")
-    @classmethod
-    def _bounded(cls, size: str | None) -> str | None:
-        if size is not None and size != "auto" and max(map(int, size.split("x"))) > MAX_SIDE:
-            raise ValueError(f"no side may be longer than {MAX_SIDE}")
-        return size
 
     @field_validator("aspect")
     @classmethod
