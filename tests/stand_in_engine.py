@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from PIL import Image
 
 from hart.config import SamplingConfig
-from hart.generation.metadata import EditSource, ImageSettings, MixSettings
+from hart.generation.metadata import ImageSettings, MixSettings
 from hart.grids import grid_of_aspect
 from hart.serving.engine import ModelFacts, OutOfMemory, Row, Source
 from hart.serving.schemas import Generation, RequestBody
@@ -82,7 +82,7 @@ class StandInEngine:
             device="cpu",
             dtype="float32",
             negative_prompt=request.negative_prompt or None,
-            edit=None if source is None else EditSource("image", source.sha256),
+            edit=None if source is None else source.files,
             mix=mixed,
         )
         edit = None

@@ -81,6 +81,9 @@ def test_type_and_device_move_the_model(pipe: Any) -> None:
     assert pipe.dtype == torch.float32
     with pytest.raises(HartError, match=r"moved by to\(\): to\(torch\.float16\)"):
         pipe.hart.half()
+    for offload in (pipe.enable_model_cpu_offload, pipe.enable_sequential_cpu_offload):
+        with pytest.raises(HartError, match=r"moved whole: to\('cuda'\)"):  # it would have stayed on the CPU
+            offload(device="cuda")
 
 
 @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
@@ -88,9 +91,15 @@ def test_a_model_opens_in_the_type_that_is_asked_for(text_model: Path, name: str
     pytest.importorskip("diffusers")
     from hart.integrations.diffusers import HartModel
 
-    assert HartModel.from_pretrained(text_model, **{name: torch.bfloat16}).dtype == torch.bfloat16
+    opened = HartModel.from_pretrained(text_model, **{name: torch.bfloat16}, device_map="cpu")
+    assert (opened.dtype, opened.device) == (torch.bfloat16, torch.device("cpu"))
+    with pytest.raises(HartError, match="nowhere"):
+        HartModel.from_pretrained(text_model, device_map="nowhere")
 
 
-def test_without_a_generator_every_image_is_new(pipe: Any) -> None:
+def test_without_a_generator_every_image_is_new_as_torch_is_seeded(pipe: Any) -> None:
+    torch.manual_seed(0)
     first, second = (pipe("a red apple", output_type="np").images for _ in range(2))
     assert (first != second).any()
+    torch.manual_seed(0)
+    assert (pipe("a red apple", output_type="np").images == first).all()

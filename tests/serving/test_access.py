@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from hart.serving.access import Access
 from hart.serving.options import Limits
 from serving_app import error, running
+from stand_in_engine import StandInEngine
+from waiting import PATIENCE, until
 
 
 @pytest.mark.parametrize("given", [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic right"}])
@@ -42,12 +46,19 @@ def test_pages_of_others_cannot_use_a_server_on_this_machine() -> None:
 
 def test_a_rate_limit_is_a_clients_own() -> None:
     clock = [0.0]
-    with running(access=Access(("a", "b")), limits=Limits(rate_limit=6)) as server:
+    is_read = threading.Event()
+
+    class Reading(StandInEngine):
+        def remarks(self, prompt: str) -> list[str]:
+            assert prompt != "long" or is_read.wait(PATIENCE)
+            return super().remarks(prompt)
+
+    with running(Reading(), access=Access(("a", "b", "c")), limits=Limits(rate_limit=6)) as server:
         server.server.rates._clock = lambda: clock[0]
 
-        def ask(key: str, n: int) -> Any:
+        def ask(key: str, n: int, prompt: str = "x") -> Any:
             headers = {"authorization": f"Bearer {key}"}
-            return server.http.post("/v1/images/generations", json={"prompt": "x", "n": n}, headers=headers)
+            return server.http.post("/v1/images/generations", json={"prompt": prompt, "n": n}, headers=headers)
 
         assert [ask("a", n).status_code for n in (4, 4)] == [200, 200]
         refused = ask("a", 1)
@@ -55,3 +66,10 @@ def test_a_rate_limit_is_a_clients_own() -> None:
         assert ask("b", 1).status_code == 200
         clock[0] = 21
         assert ask("a", 1).status_code == 200
+        for _ in range(2):
+            error(ask("c", 10, "forbidden"), 400)  # what is refused costs nothing
+        with ThreadPoolExecutor(3) as pool:  # at once, while none is accepted yet
+            asked = [pool.submit(ask, "c", 10, "long") for _ in range(3)]
+            until(lambda: sum(answer.done() for answer in asked) == 2)
+            is_read.set()
+        assert sorted(answer.result().status_code for answer in asked) == [200, 429, 429]

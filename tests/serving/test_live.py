@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import random
 import socket
@@ -16,7 +15,8 @@ from starlette.responses import Response
 
 from hart.serving import bodies, streaming
 from hart.serving.options import Limits
-from hart.serving.orders import encoded
+from hart.serving.orders import Order
+from hart.serving.scheduler import Finished
 from hart.serving.schemas import Generation
 from live_server import Live, live
 from serving_app import application, png
@@ -151,7 +151,7 @@ def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
     engine.clock = [0.0]
     app = application(engine, limits=Limits(batch_size=8, queue_size=REQUESTS, timeout=3600.0))
     rows = [engine.row(Generation(prompt=f"prompt {seed}", seed=seed), SIZES[0]) for seed in range(KINDS)]
-    alone = [encoded(drawn(row, SCALES - 1), row.record("tiny"), "png", 100) for row in rows]
+    alone = Order(Generation(prompt="x"), "tiny", rows, [], None)
     rng = random.Random(0)
     work = [(rng.randrange(KINDS), rng.random() < 0.2, rng.random() < 0.3) for _ in range(REQUESTS)]
     done: list[int] = []
@@ -171,7 +171,7 @@ def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
                 (whole,) = [event["b64_json"] for event in events if event["type"].endswith("completed")]
             else:
                 whole = answer.json()["data"][0]["b64_json"]
-            assert base64.b64decode(whole) == alone[seed]
+            assert whole == alone.encoded(Finished(seed, drawn(rows[seed], SCALES - 1)))
             done.append(seed)
 
     async def crowd(server: Live) -> None:

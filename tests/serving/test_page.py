@@ -25,6 +25,24 @@ def test_an_image_appears_coarse_to_fine_and_is_that_of_the_api(page: Any, addre
     assert pixels(page, "#gallery img") == opened(from_api(address, prompt="a red apple", seed=7))
 
 
+def test_scales_keep_their_numbers_where_an_image_so_far_was_lost(page: Any) -> None:
+    def with_gap(route: Any) -> None:
+        events = route.fetch().text().split("\n\n")
+        route.fulfill(body="\n\n".join(events[:1] + events[2:]), content_type="text/event-stream")
+
+    opening = {"data": [{"id": "emoji", "state": "opening", "problem": None}]}
+    page.route("**/v1/models", lambda route: route.fulfill(json=opening))
+    page.reload()  # as long as a model is being opened, nobody knows its scales
+    page.route("**/v1/images/**", with_gap)
+    draw(page, "a red apple")
+    page.unroute_all()
+    page.locator("#gallery .open").first.click()
+    expect(page.locator("#kept-value")).to_have_text("3 of 6")
+    for kept, shown in ((1, 1), (2, 1), (3, 3), (6, None)):
+        page.locator("#kept").fill(str(kept))
+        expect(page.locator("#scale-value")).to_have_text(f"{shown} of 6" if shown else "finished")
+
+
 def test_another_shape_is_drawn_and_kept_in_the_settings(page: Any) -> None:
     page.get_by_label("Shape").select_option("16:9")
     draw(page, "a red apple", seed=1)
@@ -41,17 +59,20 @@ def test_two_prompts_are_mixed_and_come_back_with_the_settings(page: Any, addres
     page.get_by_text("Mix in a second prompt").click()
     page.get_by_label("Second prompt").fill("a penguin")
     page.locator("#switch").fill("2")
-    draw(page, "an owl", seed=1)
-    wanted = opened(from_api(address, prompt="an owl", second_prompt="a penguin", switch=2, seed=1))
-    assert pixels(page, "#gallery img") == wanted != opened(from_api(address, prompt="an owl", seed=1))
+    owl = "an owl, twemoji style"  # a style of the first prompt alone
+    draw(page, owl, seed=1)
+    wanted = opened(from_api(address, prompt=owl, second_prompt="a penguin", switch=2, seed=1))
+    assert pixels(page, "#gallery img") == wanted != opened(from_api(address, prompt=owl, seed=1))
     page.locator("#gallery .open").first.click()
-    expect(page.locator("#viewer-title")).to_have_text("an owl + a penguin")
+    expect(page.locator("#viewer-title")).to_have_text(f"{owl} + a penguin")
+    expect(page.locator("#vary-words")).to_have_text(f"Drawn as “{owl}”, the first prompt.")
     with page.expect_download() as download:
         page.get_by_role("link", name="Download PNG").click()
     page.get_by_role("button", name="Close").first.click()
     page.locator("#second").fill("")
     page.locator("#switch").fill("5")
     page.locator("#open-file").set_input_files(download.value.path())
+    expect(page.locator("#prompt")).to_have_value(owl)
     expect(page.locator("#second")).to_have_value("a penguin")
     expect(page.locator("#switch")).to_have_value("2")
     expect(page.locator("#note")).to_be_empty()

@@ -56,6 +56,12 @@ def test_a_file_restores_its_settings_dropped_or_chosen(page: Any, address: str,
             {"speed": "int8", "sampling": sampling},  # which are not the server's
             "not the speed int8, nor diffusion_steps 3: they",
         ),
+        (
+            "fine",
+            "emoji",
+            {"sampling": record.settings.sampling.replace(guidance_scale=15, top_p=0.72)},  # which no slider takes
+            "not guidance_scale 15, nor top_p 0.72: they draw another image.$",
+        ),
         ("else", "org/big", {}, "^They are of the model org/big, which this server does not have: emoji will draw"),
     ):
         settings = record.settings.replace(**changes)

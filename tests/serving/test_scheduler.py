@@ -13,18 +13,8 @@ from hypothesis import strategies as st
 
 from hart.serving.engine import OutOfMemory
 from hart.serving.metrics import OUTCOMES, Metrics
-from hart.serving.scheduler import (
-    Closed,
-    DeadlinePassed,
-    Event,
-    Failed,
-    Finished,
-    Job,
-    Preview,
-    QueueFull,
-    Scheduler,
-)
-from hart.serving.schemas import Generation
+from hart.serving.scheduler import Event, Failed, Finished, Job, Preview, Scheduler
+from hart.serving.schemas import ApiError, Generation
 from stand_in_engine import SCALES, SIZES, StandInEngine, drawn
 
 FAR = 1e9
@@ -155,9 +145,9 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     bench.ask(0, 1)
     bench.run()  # 4 scales of a second for 2 images: 2 seconds an image
     bench.ask(*range(4))
-    with pytest.raises(QueueFull, match="no room for 2 more images: try again later") as refused:
+    with pytest.raises(ApiError, match="no room for 2 more images: try again later") as refused:
         bench.ask(7, 8)
-    assert refused.value.retry_after == 8
+    assert refused.value.headers == {"Retry-After": "8"}
     bench.ask(9)
     bench.run()
     assert bench.outcomes == {"finished": 7}
@@ -166,7 +156,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
 def test_who_leaves_frees_the_queue_at_once_and_a_batch_before_the_next_scale() -> None:
     bench = Bench(batch_size=2, queue_size=2)
     gone, stays = bench.ask(0), bench.ask(1)
-    bench.run(2)
+    bench.run(1)
     waiting = bench.ask(2, 3, client="b")
     bench.scheduler.cancel(waiting)
     assert bench.scheduler.waiting == 0
@@ -182,13 +172,13 @@ def test_who_leaves_frees_the_queue_at_once_and_a_batch_before_the_next_scale() 
 def test_a_batch_that_everybody_left_ends() -> None:
     bench = Bench()
     job = bench.ask(0, 1)
-    bench.run(2)
+    bench.run(1)
     bench.scheduler.cancel(job)
     bench.run()
     assert len(bench.engine.sampled) == 1
 
 
-@pytest.mark.parametrize(("steps", "sampled"), [(0, 0), (3, 2)])
+@pytest.mark.parametrize(("steps", "sampled"), [(0, 0), (2, 2)])
 def test_a_deadline_ends_a_request_in_the_queue_and_in_a_batch(steps: int, sampled: int) -> None:
     bench = Bench()
     job = bench.ask(0, 1, deadline=10)
@@ -196,7 +186,7 @@ def test_a_deadline_ends_a_request_in_the_queue_and_in_a_batch(steps: int, sampl
     bench.engine.clock[0] = 10
     bench.run()
     (failed,) = bench.events[job]
-    assert isinstance(failed, Failed) and isinstance(failed.error, DeadlinePassed)
+    assert isinstance(failed, Failed) and "time" in str(failed.error)
     assert len(bench.engine.sampled) == sampled
     assert bench.outcomes == {"late": 2}
 
@@ -249,7 +239,7 @@ def test_closing_finishes_what_was_accepted() -> None:
     bench = Bench(join_seconds=5, batch_size=2)
     jobs = [bench.ask(0), bench.ask(1, 2)]
     bench.scheduler.close()
-    with pytest.raises(Closed):
+    with pytest.raises(ApiError, match="stopping"):
         bench.ask(3)
     bench.run()
     for job in jobs:
@@ -263,7 +253,7 @@ def test_when_the_sampling_thread_dies_everybody_is_told() -> None:
         bench.run()
     bench.scheduler.abandon()
     assert all(isinstance(bench.events[job][-1], Failed) and len(bench.events[job]) == 1 for job in jobs)
-    with pytest.raises(Closed):
+    with pytest.raises(ApiError, match="must be started again"):
         bench.ask(5)
 
 
@@ -294,7 +284,7 @@ def test_whatever_happens_each_row_is_answered_once_and_right(
             jobs.append(
                 bench.ask(*range(seed, seed + count), client=client, size=size, deadline=deadline, previews=(1,))
             )
-        except QueueFull:
+        except ApiError:
             assert bench.scheduler.waiting + count > 12
         seed += count
 
@@ -316,5 +306,5 @@ def test_whatever_happens_each_row_is_answered_once_and_right(
         elif isinstance(last[0], Finished):
             bench.answer(job)
         else:
-            assert isinstance(last[0], Failed) and isinstance(last[0].error, DeadlinePassed)
+            assert isinstance(last[0], Failed) and "time" in str(last[0].error)
     assert sum(bench.outcomes[how] for how in ("finished", "cancelled", "late")) == sum(len(job.rows) for job in jobs)

@@ -37,9 +37,10 @@ class HartModel(ModelMixin, ConfigMixin):
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Self:
         """What `HartPipeline.from_pretrained` opens. dtype, or by its old name torch_dtype: of the transformer;
-        diffusers' other options of loading (memory maps, variants, device maps) have no meaning for these files."""
+        device_map: a device, by default the CPU. diffusers' other options of loading (memory maps, variants) have no
+        meaning for these files."""
         dtype = options.get("dtype") or options.get("torch_dtype")
-        return cls(HartPipeline.from_pretrained(name, device="cpu", dtype=dtype))
+        return cls(HartPipeline.from_pretrained(name, device=options.get("device_map") or "cpu", dtype=dtype))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
         """What `HartPipeline.save_pretrained` writes."""
@@ -67,12 +68,18 @@ class HartModel(ModelMixin, ConfigMixin):
 class HartDiffusionPipeline(DiffusionPipeline):
     """Images from text by next-scale prediction, called like any pipeline of diffusers."""
 
-    model_cpu_offload_seq = "hart"
     hart: HartModel
 
     def __init__(self, hart: HartModel) -> None:
         super().__init__()
         self.register_modules(hart=hart)  # type: ignore[attr-defined]
+
+    def _not_in_parts(self, *arguments: Any, **options: Any) -> None:
+        """diffusers' hooks move tensors of a module, or a module whose `forward` is called: this one would stay on the
+        CPU and nobody would know."""
+        raise HartError("a HART model is moved whole: to('cuda')")
+
+    enable_model_cpu_offload = enable_sequential_cpu_offload = _not_in_parts
 
     def __call__(
         self,
@@ -92,10 +99,10 @@ class HartDiffusionPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """Arguments as everywhere in diffusers; a step is a scale.
 
-        guidance_scale: diffusers' convention, 1 is off; by default the model's own. generator: by default a new random
-            seed. callback_on_step_end: gets the latents so far (B, D, h, w) under "latents" after every scale; what it
-            returns is not read. settings: those of `HartPipeline` that diffusers has no name for, such as top_k, or a
-            seed in place of a generator.
+        guidance_scale: diffusers' convention, 1 is off; by default the model's own. generator: by default torch's own,
+            which `torch.manual_seed` seeds. callback_on_step_end: gets the latents so far (B, D, h, w) under "latents"
+            after every scale; what it returns is not read. settings: those of `HartPipeline` that diffusers has no name
+            for, such as top_k, or a seed in place of a generator.
         """
         if "num_inference_steps" in settings:
             raise HartError("num_inference_steps: the scales of the model are the steps: leave it out")
@@ -107,7 +114,7 @@ class HartDiffusionPipeline(DiffusionPipeline):
                 raise HartError("a negative prompt works through guidance: give a guidance_scale above 1")
             settings["guidance_scale"] = guidance_scale - 1
         if generator is None and settings.get("seed") is None:
-            generator = torch.Generator().manual_seed(torch.seed() % 2**62)
+            generator = torch.default_generator
 
         def on_scale(preview: ScalePreview) -> bool:
             if callback_on_step_end is not None:

@@ -53,45 +53,54 @@ class Access:
 
 
 class RateLimit:
-    """Images a minute for each client. Who has used more than its share waits until the debt is paid."""
+    """Images a minute for each client, by default any number. Who has used more than its share waits until the debt is
+    paid."""
 
     def __init__(self, images_per_minute: float | None, clock: Callable[[], float]) -> None:
-        self._rate = None if images_per_minute is None else images_per_minute / 60
+        self._seconds = 0 if images_per_minute is None else 60 / images_per_minute
         self._clock = clock
         self._free_at: dict[str, float] = {}
         """Client -> when it has its whole minute's share again."""
 
-    def check(self, client: str) -> None:
-        """Raises `ApiError` with Retry-After for a client that has to wait."""
-        if self._rate is not None and (wait := self._free_at.get(client, 0) - self._clock() - 60) >= 0:
+    @contextmanager
+    def charged(self, client: str, images: int) -> Iterator[None]:
+        """Images that a block tries to have accepted, at once: requests that come together count each other. They are
+        given back where it fails. Raises `ApiError` with Retry-After for a client that has to wait."""
+        now, cost = self._clock(), images * self._seconds
+        if (wait := self._free_at.get(client, 0) - now - 60) >= 0:
             said = "too many images a minute: wait a little"
             raise ApiError(429, said, code="rate_limit_exceeded", retry_after=math.floor(wait) + 1)
+        self._free_at[client] = max(self._free_at.get(client, 0), now) + cost
+        if len(self._free_at) > REMEMBERED:
+            self._free_at = {name: free for name, free in self._free_at.items() if free > now}
+        try:
+            yield
+        except BaseException:
+            self._free_at[client] = self._free_at.get(client, 0) - cost
+            raise
 
-    def charge(self, client: str, images: int) -> None:
-        """Images that were accepted."""
-        if self._rate is not None:
-            now = self._clock()
-            self._free_at[client] = max(self._free_at.get(client, 0), now) + images / self._rate
-            if len(self._free_at) > REMEMBERED:
-                self._free_at = {name: free for name, free in self._free_at.items() if free > now}
+
+def overloaded() -> ApiError:
+    said = "too many requests are being read or wait for an answer: try again later"
+    return ApiError(503, said, code="overloaded")
 
 
 class Room:
-    """For so much of something at once: requests, images, bytes."""
+    """For so much of something at once: requests, images, bytes. full: the error where too little is left."""
 
-    def __init__(self, most: int) -> None:
-        self.left = most
+    def __init__(self, most: int, full: Callable[[], ApiError] = overloaded) -> None:
+        self.left, self._full = most, full
 
-    def take(self, amount: int, full: Exception) -> None:
-        """Raises `full` where too little is left. Whoever takes gives it back: `left`."""
+    def take(self, amount: int) -> None:
+        """Raises `ApiError`. Whoever takes gives it back: `left`."""
         if amount > self.left:
-            raise full
+            raise self._full()
         self.left -= amount
 
     @contextmanager
-    def taken(self, amount: int, full: Exception) -> Iterator[None]:
+    def taken(self, amount: int) -> Iterator[None]:
         """Taken until the context ends."""
-        self.take(amount, full)
+        self.take(amount)
         try:
             yield
         finally:

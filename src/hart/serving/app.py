@@ -6,10 +6,9 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Security
 from fastapi.security import HTTPBearer
@@ -28,9 +27,6 @@ from hart.serving.options import Limits
 from hart.serving.orders import Terms
 from hart.serving.schemas import MAX_IMAGES, ApiError, Edit, Generation, Variation
 from hart.serving.server import Server
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 PAGE = Path(__file__).with_name("page")
 
@@ -89,10 +85,10 @@ def create_app(
 def _add_images(app: APIRouter, server: Server) -> None:
     async def change(request: Request, kind: type[Edit] | type[Variation]) -> Response:
         async with server.bodies.form(request) as form:
-            asked, image = from_form(form, kind), form.files.get("image", [b""])[0]
-            if not image:
+            asked = from_form(form, kind)
+            if not form.files.get("image", [b""])[0]:
                 raise ApiError(400, "image: is required, as a file", param="image")
-            return await server.answer(request, asked, partial(_source, image, form, asked))
+            return await server.answer(request, asked, partial(_source, form, asked))
 
     @app.post(Generation.route, responses=IMAGES, openapi_extra=JSON_BODY)
     async def generations(request: Request) -> Response:
@@ -175,31 +171,23 @@ def _described(model: ServedModel, limits: Limits) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", **about}
 
 
-def _source(image: bytes, form: Form, asked: Edit | Variation) -> Source:
-    """The image to start from. An edit redraws by the form's mask, or by the image's own transparency unless words say
+def _source(form: Form, asked: Edit | Variation) -> Source:
+    """The images to start from. An edit redraws by the form's mask, or by the image's own transparency unless words say
     what changes."""
-    picture = decoded(image, "image")
-    shown, holes = _rgb(picture), see_through(picture)
-    if holes is not None:  # what an edit shall not show as white
-        shown.putalpha(holes.point(lambda value: 255 - value))
-    source = Source(shown, _sha256(image))
-    for file in form.files.get("style", [])[:1]:
-        source = replace(source, style=_rgb(decoded(file, "style")), style_sha256=_sha256(file))
-    if isinstance(asked, Variation):
-        return source
-    for file in form.files.get("mask", [])[:1]:
-        return replace(source, mask=redrawn(decoded(file, "mask"), source.image.size), mask_sha256=_sha256(file))
-    return source if asked.source_prompt else replace(source, mask=holes)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _rgb(image: Image.Image) -> Image.Image:
     from hart.data.images import as_rgb
+    from hart.generation.metadata import EditSource
 
-    return as_rgb(image)
+    files = {name: form.files[name][0] for name in ("image", "mask", "style") if name in form.files}
+    images = {name: decoded(content, name) for name, content in files.items()}
+    image, holes = as_rgb(images["image"]), see_through(images["image"])
+    if holes is not None:  # what an edit shall not show as white
+        image.putalpha(holes.point(lambda value: 255 - value))
+    mask = redrawn(images["mask"], image.size) if "mask" in images else None
+    if mask is None and isinstance(asked, Edit) and not asked.source_prompt:
+        mask = holes
+    style = as_rgb(images["style"]) if "style" in images else None
+    digests = {f"{name}_sha256": hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return Source(image, mask, style, EditSource.from_dict({name: name for name in files} | digests))
 
 
 async def answer_error(_: Request, error: Exception) -> Response:

@@ -19,7 +19,6 @@ from starlette.requests import Request
 
 from hart.errors import HartError
 from hart.serving.access import Room
-from hart.serving.scheduler import Overloaded
 from hart.serving.schemas import ApiError, Edit, RequestBody, explained
 from hart.serving.streaming import in_time
 from hart.strict import clipped
@@ -131,7 +130,7 @@ class Bodies:
             async for chunk in request.stream():
                 if held + len(chunk) > limit:
                     raise too_large
-                self.room.take(len(chunk), Overloaded())
+                self.room.take(len(chunk))
                 held += len(chunk)
                 yield chunk
 
@@ -191,15 +190,12 @@ def decoded(content: bytes, param: str) -> Image.Image:
 
 
 def redrawn(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Where a mask says that an image of this size is redrawn: its alpha is 0. Mode L, 255 there and 0 elsewhere."""
+    """Where a mask says that an image of this size is redrawn, by alpha 0: mode L, 255 there and 0 elsewhere. Raises
+    `HartError`."""
     if mask.size != size:
-        raise ApiError(
-            400,
-            f"mask: is {mask.size[0]} x {mask.size[1]}, the image {size[0]} x {size[1]}: give the same",
-            param="mask",
-        )
+        raise HartError(f"mask: is {mask.width} x {mask.height}, the image {size[0]} x {size[1]}: give the same")
     if (holes := see_through(mask)) is None:
-        raise ApiError(400, "mask: has alpha 0 nowhere: what is redrawn must have it", param="mask")
+        raise HartError("mask: has alpha 0 nowhere: what is redrawn must have it")
     return holes
 
 

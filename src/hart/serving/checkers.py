@@ -62,7 +62,7 @@ def shield_gemma(source: str, device: str | None) -> PromptChecker:
         return ShieldGemma(source, resolve_device(device))
 
     def refusal(prompt: str) -> str | None:
-        from hart.serving.schemas import RETRY_SECONDS, ApiError
+        from hart.serving.schemas import ApiError
 
         with lock:
             try:
@@ -71,7 +71,7 @@ def shield_gemma(source: str, device: str | None) -> PromptChecker:
                 # not to clients: it may name paths of this machine
                 log.error("prompts cannot be checked: %s", error)
                 said = "prompts cannot be checked; the server's log says why"
-                raise ApiError(503, said, code="model_unavailable", retry_after=RETRY_SECONDS) from None
+                raise ApiError(503, said, code="model_unavailable") from None
         return None if about is None else f"{REFUSED}: {about}"
 
     return refusal

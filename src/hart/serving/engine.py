@@ -17,7 +17,7 @@ from hart.sizes import ImageSize
 if TYPE_CHECKING:
     from PIL import Image
 
-    from hart.generation.metadata import ImageRecord, ImageSettings
+    from hart.generation.metadata import EditSource, ImageRecord, ImageSettings
 
 
 LARGEST = 2
@@ -41,18 +41,17 @@ def largest(side: int, max_pixels: int | None) -> int:
 
 @dataclass(frozen=True)
 class Source:
-    """The images that an edit or a variation starts from, each with the SHA-256 of the file that it came in.
+    """The images that an edit or a variation starts from.
 
     image: RGB, or RGBA of alpha 0 and 255 where parts are transparent. mask: mode L of the image's size, 255 where it
     is redrawn; None for a variation, or with a source prompt. style: another RGB image, whose colours are taken.
+    files: that they came in, as a record says it.
     """
 
     image: Image.Image
-    sha256: str
-    mask: Image.Image | None = None
-    mask_sha256: str | None = None
-    style: Image.Image | None = None
-    style_sha256: str | None = None
+    mask: Image.Image | None
+    style: Image.Image | None
+    files: EditSource
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hart.errors import HartError
 from hart.generation.signing import SigningFailed
 from hart.serving.engine import OutOfMemory
 from hart.serving.models import ModelUnavailable
-from hart.serving.schemas import FIELDS, RETRY_SECONDS, ApiError
+from hart.serving.schemas import FIELDS, ApiError
 from hart.serving.streaming import ClientLeft
 from hart.serving.worker import where
 
@@ -34,12 +34,12 @@ def api_error(error: BaseException) -> ApiError:
             answer.headers |= error.headers or {}
             return answer
         case ModelUnavailable():
-            return ApiError(503, str(error), code="model_unavailable", retry_after=RETRY_SECONDS)
+            return ApiError(503, str(error), code="model_unavailable")
         case OutOfMemory():
-            return ApiError(503, str(error), code="out_of_memory", retry_after=RETRY_SECONDS)
+            return ApiError(503, str(error), code="out_of_memory")
         case SigningFailed():
             log.error("%s", error)
-            return ApiError(503, str(error), code="signing_failed")
+            return ApiError(503, str(error), code="signing_failed", retry_after=0)
         case HartError():
             said = " ".join(str(error).split())
             first = said.partition(" ")[0].rstrip(":")  # messages begin with the field that is wrong

@@ -12,7 +12,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hart.serving.access import Access, Room
 from hart.serving.errors import error_response
 from hart.serving.metrics import Metrics
-from hart.serving.scheduler import Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ class RequestMiddleware:
             state.setdefault("seed", secrets.randbelow(NEW_SEEDS))  # of a request that gives none
             with ExitStack() as open_request:
                 if method == "POST":  # with a body
-                    open_request.enter_context(self._posts.taken(1, Overloaded()))
+                    open_request.enter_context(self._posts.taken(1))
                     open_request.enter_context(self._metrics.posts.track_inprogress())
                 await self._app(scope, receive, noting)
         except Exception as error:

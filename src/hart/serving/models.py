@@ -102,21 +102,20 @@ class Models:
     """The served models; the first is the default."""
 
     def __init__(self, models: Mapping[str, OpenModel]) -> None:
-        self.all = [ServedModel(name, opener) for name, opener in models.items()]
+        self._by_name = {name: ServedModel(name, opener) for name, opener in models.items()}
+        self.all = list(self._by_name.values())
         self.default = self.all[0]
 
     def named(self, name: str) -> ServedModel:
         """Raises `ApiError` for one that is not served."""
-        for model in self.all:
-            if model.name == name:
-                return model
+        if name in self._by_name:
+            return self._by_name[name]
         said = f"no model is called {clipped(name)}: GET /v1/models lists them"
         raise ApiError(404, said, param="model", code="model_not_found")
 
     def asked(self, name: str | None, *, strict: bool) -> ServedModel:
         """Who answers a request for `name`: the default where it says none, and for OpenAI's unless it is `strict`.
         Raises `ApiError`."""
-        is_served = any(model.name == name for model in self.all)
-        if not name or (name.startswith(OPENAI_MODELS) and not is_served and not strict):
+        if not name or (name.startswith(OPENAI_MODELS) and name not in self._by_name and not strict):
             return self.default
         return self.named(name)

@@ -26,9 +26,6 @@ from hart.sizes import ImageSize, parsed_size, untrained_remark
 from hart.strict import clipped
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from hart.generation.metadata import ImageRecord
     from hart.serving.pipeline_engine import PipelineEngine
 
 TEXTS = ("prompt", "negative_prompt", "second_prompt", "source_prompt")
@@ -75,9 +72,17 @@ class Order:
 
     def encoded(self, event: Preview | Finished) -> str:
         """The event's image in base64."""
-        made_by = self.rows[event.row].record(self.model)
-        is_preview, quality = isinstance(event, Preview), self.request.output_compression
-        content = encoded(event.image, made_by, self.form, 100 if quality is None else quality, preview=is_preview)
+        from hart.generation.metadata import png_chunks, xmp
+
+        made_by, is_preview, file = self.rows[event.row].record(self.model), isinstance(event, Preview), io.BytesIO()
+        if self.form == "png":
+            level = PREVIEW_LEVEL if is_preview else LEVEL
+            event.image.save(file, "PNG", pnginfo=png_chunks(made_by), compress_level=level)
+        else:
+            quality = self.request.output_compression
+            quality = 100 if quality is None else quality
+            event.image.save(file, self.form.upper(), quality=quality, xmp=xmp(made_by).encode())
+        content = file.getvalue()
         if self.credentials is not None and not is_preview:
             content = self.credentials.signed(content, self.form, made_by)
         return base64.b64encode(content).decode()
@@ -89,18 +94,6 @@ class Order:
     def common(self) -> dict[str, Any]:
         """What an answer and every event say alike."""
         return {"size": str(self.rows[0].size), "output_format": self.form, "model": self.model}
-
-
-def encoded(image: Image.Image, made_by: ImageRecord, form: str, quality: int, *, preview: bool = False) -> bytes:
-    """form: png, jpeg or webp. quality: of the last two, 0 to 100."""
-    from hart.generation.metadata import png_chunks, xmp
-
-    file = io.BytesIO()
-    if form == "png":
-        image.save(file, "PNG", pnginfo=png_chunks(made_by), compress_level=PREVIEW_LEVEL if preview else LEVEL)
-    else:
-        image.save(file, form.upper(), quality=quality, xmp=xmp(made_by).encode())
-    return file.getvalue()
 
 
 def order(
@@ -194,16 +187,14 @@ class Subscription:
 async def answer(order: Order, events: Subscription, metrics: Metrics) -> ImagesAnswer:
     """All images at once. Raises what the job failed with."""
     done: dict[int, ImageData] = {}
-    while len(done) < len(order.rows):
-        event = await events.next()
-        if isinstance(event, Failed):
-            raise event.error
-        content = await _timed(metrics, order.encoded, event)
-        seed = order.rows[event.row].seed
+    async for event in stream(order, events, metrics):
+        assert event is not None  # which comes where it is asked for
+        content, seed = event["b64_json"], event["seed"]
         if order.request.response_format == "url":
-            done[event.row] = ImageData(url=f"data:image/{order.form};base64,{content}", seed=seed)
+            found = ImageData(url=f"data:image/{order.form};base64,{content}", seed=seed)
         else:
-            done[event.row] = ImageData(b64_json=content, seed=seed)
+            found = ImageData(b64_json=content, seed=seed)
+        done[event["image_index"]] = found
     return ImagesAnswer(
         created=int(time.time()),
         data=[done[row] for row in sorted(done)],
@@ -214,7 +205,7 @@ async def answer(order: Order, events: Subscription, metrics: Metrics) -> Images
 
 
 async def stream(
-    order: Order, events: Subscription, metrics: Metrics, still_here: float
+    order: Order, events: Subscription, metrics: Metrics, still_here: float | None = None
 ) -> AsyncIterator[dict[str, Any] | None]:
     """Events of OpenAI's API, with fields of this model; None every `still_here` seconds without one, so that the
     connection is not taken for dead. Raises what the job failed with."""
@@ -227,10 +218,12 @@ async def stream(
             continue
         if isinstance(event, Failed):
             raise event.error
+        with metrics.seconds.labels("encode").time():  # which takes long at large sizes: not in the event loop
+            content = await asyncio.to_thread(order.encoded, event)
         partial = isinstance(event, Preview)
         said = ImageEvent(
             type=f"{kind}.partial_image" if partial else f"{kind}.completed",
-            b64_json=await _timed(metrics, order.encoded, event),
+            b64_json=content,
             created_at=int(time.time()),
             **order.common(),
             image_index=event.row,
@@ -244,9 +237,3 @@ async def stream(
         sent[event.row] += partial
         left -= not partial
         yield said.model_dump(exclude_none=True)
-
-
-async def _timed(metrics: Metrics, encode: Callable[[Preview | Finished], str], event: Preview | Finished) -> str:
-    """Encoding takes long at large sizes: not in the event loop."""
-    with metrics.seconds.labels("encode").time():
-        return await asyncio.to_thread(encode, event)

@@ -20,7 +20,7 @@ from hart.generation.arguments import checked_settings
 from hart.generation.batch_settings import SHARED
 from hart.generation.canvas import canvas_schedule
 from hart.generation.edits import Edit, PromptMix, mix_weights
-from hart.generation.metadata import EditSource, ImageSettings, MixSettings
+from hart.generation.metadata import ImageSettings, MixSettings
 from hart.generation.next_scale import States
 from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.grids import grid_of_aspect
@@ -116,7 +116,12 @@ class PipelineEngine:
         edit = edited = mixed = None
         if source is not None:
             edit = self._edit(request, source, size)
-            edited = _recorded(request, source, edit)
+            edited = source.files.replace(
+                source_prompt=getattr(request, "source_prompt", None),
+                kept_scales=edit.kept_scales,
+                followed_scales=edit.followed_scales,
+                style_strength=edit.style_strength,
+            )
         schedule = requested_schedule(self.pipe.config, size=str(size))
         if isinstance(request, Generation) and request.second_prompt:
             weights = mix_weights(len(schedule), request.weights, request.switch)
@@ -233,22 +238,6 @@ class Batch:
             return [
                 image if edit is None else edit.finished(image) for image, edit in zip(generated, edits, strict=True)
             ]
-
-
-def _recorded(request: RequestBody, source: Source, edit: Edit) -> EditSource:
-    """What a record says of the image that a row starts from."""
-    return EditSource(
-        image="image",
-        image_sha256=source.sha256,
-        mask=None if source.mask_sha256 is None else "mask",
-        mask_sha256=source.mask_sha256,
-        source_prompt=getattr(request, "source_prompt", None),
-        kept_scales=edit.kept_scales,
-        followed_scales=edit.followed_scales,
-        style_strength=edit.style_strength,
-        style=None if source.style_sha256 is None else "style",
-        style_sha256=source.style_sha256,
-    )
 
 
 @contextmanager

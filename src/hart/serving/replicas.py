@@ -36,8 +36,7 @@ from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
 from hart.serving.options import ServeOptions
 from hart.serving.run import app_from_options, configure_logging
-from hart.serving.scheduler import DeadlinePassed
-from hart.serving.schemas import RETRY_SECONDS, ApiError
+from hart.serving.schemas import ApiError, timed_out
 from hart.serving.streaming import SEND_SECONDS, ClientLeft, event_bytes, in_time, while_here
 
 log = logging.getLogger(__name__)
@@ -200,20 +199,18 @@ class Front:
         a request."""
         self.figures = Metrics()
         self._bodies, self._deploy, self._timeout = Bodies(), deploy, timeout
-        self._deployed: asyncio.Future[Any] | None = None
 
     def _has_failed(self) -> bool:
         """Whether the replicas could not be made."""
-        return self._deployed is not None and self._deployed.done() and self._deployed.exception() is not None
+        return self._deployed.done() and self._deployed.exception() is not None
 
     def start(self) -> None:
         """Let the replicas be made, in the background."""
-        self._deployed = asyncio.ensure_future(asyncio.to_thread(self._deploy))
+        self._deployed: asyncio.Future[Any] = asyncio.ensure_future(asyncio.to_thread(self._deploy))
         self._deployed.add_done_callback(_log_failure)
 
     async def settled(self) -> None:
         """Once the replicas are made or cannot be, or the time of a request is over."""
-        assert self._deployed is not None
         await asyncio.wait({self._deployed}, timeout=self._timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -249,7 +246,6 @@ class Front:
 
     async def _replicas(self, seconds: float) -> Any:
         """Their handle, for which it waits."""
-        assert self._deployed is not None
         await asyncio.wait({self._deployed}, timeout=seconds)
         if self._has_failed():
             said = NOT_STARTED
@@ -257,7 +253,7 @@ class Front:
             return self._deployed.result()
         else:
             said = "the replicas are still being started: try again later"
-        raise ApiError(503, said, code="no_replica", retry_after=RETRY_SECONDS)
+        raise ApiError(503, said, code="no_replica")
 
     async def _passed_on(self, replicas: Any, scope: Scope, body: bytes, send: Send, seconds: float) -> None:
         """seconds: in which the request has to be done, however many replicas try."""
@@ -274,13 +270,13 @@ class Front:
                 return
             except LOST:
                 log.warning("a replica has died; what it had not answered goes to another")
-            except (DeadlinePassed, ray.exceptions.RayTaskError) as error:
+            except (ApiError, ray.exceptions.RayTaskError) as error:
                 await answer.fail(api_error(error))
                 return
             finally:
                 messages.cancel()
         said = f"{ATTEMPTS} replicas have died of this request, or of one that was sampled with it: try again later"
-        await answer.fail(ApiError(503, said, code="replicas_died", retry_after=RETRY_SECONDS))
+        await answer.fail(ApiError(503, said, code="replicas_died"))
 
 
 def _log_failure(deployed: asyncio.Future[Any]) -> None:
@@ -318,7 +314,7 @@ class _Answer:
     async def _next(self, messages: Any) -> Message:
         """Once the time is over, a replica may still say so, and what it had done before."""
         seconds = max(0.0, self._end - time.monotonic()) + GRACE_SECONDS
-        async with in_time(seconds, DeadlinePassed("no replica answers: try again later")):
+        async with in_time(seconds, timed_out("no replica answers: try again later")):
             found: Message = await anext(messages)
             return found
 

@@ -10,7 +10,7 @@ without threads.
 - **Leaving.** A row that is cancelled or past its deadline is left out before the next scale.
 - **Failing.** A batch that fails is done again in halves, down to one row, which gets the error; after a lack of memory
   later batches of its image size keep to the smaller number.
-- **Bounds.** `QueueFull` beyond `queue_size` waiting rows. What was accepted is answered exactly once.
+- **Bounds.** No more than `queue_size` rows wait. What was accepted is answered exactly once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from hart.serving.engine import OutOfMemory, Row
 from hart.serving.metrics import Metrics
-from hart.serving.schemas import RETRY_SECONDS, ApiError
+from hart.serving.schemas import ApiError, timed_out
 from hart.strict import counted
 
 if TYPE_CHECKING:
@@ -33,38 +33,8 @@ if TYPE_CHECKING:
 
     from hart.serving.pipeline_engine import Batch, PipelineEngine
 
-TIME_IS_OVER = "the time for this request is over: ask for less, or later"
 PACE_WEIGHT = 0.2
 """Of the newest batch in the running mean of seconds per row."""
-
-
-class QueueFull(ApiError):
-    """As many rows wait as may."""
-
-    def __init__(self, message: str, retry_after: int = RETRY_SECONDS) -> None:
-        super().__init__(429, message, code="queue_full", retry_after=retry_after)
-
-
-class Overloaded(ApiError):
-    """As many requests are being read or wait for an answer as may."""
-
-    def __init__(self) -> None:
-        said = "too many requests are being read or wait for an answer: try again later"
-        super().__init__(503, said, code="overloaded", retry_after=RETRY_SECONDS)
-
-
-class Closed(ApiError):
-    """The server is stopping."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(503, message, code="stopping", retry_after=RETRY_SECONDS)
-
-
-class DeadlinePassed(ApiError):
-    """The time of a request was over before its images were."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(504, message, code="timeout", retry_after=RETRY_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -143,10 +113,9 @@ class _Place:
 class _Running:
     """A batch that is being sampled. places: those that are left, by their place in it; k: scales done."""
 
-    batch: Batch
     places: dict[int, _Place]
-    scales: int
     started: float
+    batch: Batch | None = None
     k: int = 0
 
 
@@ -186,13 +155,14 @@ class Scheduler:
         return min(60, max(1, math.ceil(self.waiting * self._seconds_a_row)))
 
     def submit(self, job: Job) -> None:
-        """Accept a job. Raises `QueueFull` or `Closed`."""
+        """Accept a job. Raises `ApiError` where the queue is full or closed."""
         with self._lock:
             if self._closed is not None:
-                raise Closed(self._closed)
+                raise ApiError(503, self._closed, code="stopping")
             if self.waiting + len(job.rows) > self._queue_size:
                 wanted = counted(len(job.rows), "more image")
-                raise QueueFull(f"the queue has no room for {wanted}: try again later", self.retry_after())
+                said = f"the queue has no room for {wanted}: try again later"
+                raise ApiError(429, said, code="queue_full", retry_after=self.retry_after())
             self._jobs[job] = None
             now = self.clock()
             queue = self._queues.setdefault(job.client, deque())
@@ -211,24 +181,27 @@ class Scheduler:
         self.wake()
 
     def abandon(self) -> None:
-        """Accept nothing more and end all that was accepted by `Closed`: whoever steps is gone."""
+        """Accept nothing more and end all that was accepted by an error: whoever steps is gone."""
         reason = "the server has failed and must be started again"
         self.close(reason)
         for job in list(self._jobs):
-            self._end(job, "failed", Closed(reason))
+            self._end(job, "failed", ApiError(503, reason, code="stopping"))
 
     def step(self) -> float | None:
         """Do the next piece of work. Returns 0 if there may be more at once, the seconds after which a batch can start
         if nothing is to be done before, and None if nothing is left to do."""
         self._expire()
-        if self._running is not None:
-            self._advance(self._running)
-            return 0
-        with self._lock:
-            taken = self._take()
-        if not isinstance(taken, list):
-            return taken
-        self._start(taken)
+        if (run := self._running) is None:
+            with self._lock:
+                taken = self._take()
+            if not isinstance(taken, list):
+                return taken
+            run = self._running = self._begun(taken)
+        try:
+            self._advance(run)
+        except Exception as error:
+            self._running = None
+            self._failed(run.places, error)
         return 0
 
     def _expire(self) -> None:
@@ -236,7 +209,7 @@ class Scheduler:
         with self._lock:
             late = [job for job in self._jobs if job.deadline <= now]
         for job in late:
-            self._end(job, "late", DeadlinePassed(TIME_IS_OVER))
+            self._end(job, "late", timed_out())
 
     def _end(self, job: Job, how: str, error: Exception | None = None) -> None:
         """End a job before its images are done; `error` is its answer, None if nobody waits for one."""
@@ -286,65 +259,50 @@ class Scheduler:
         for turn in zip_longest(*by_client):
             yield from (place for place in turn if place is not None)
 
-    def _start(self, places: list[_Place]) -> None:
+    def _begun(self, places: list[_Place]) -> _Running:
         now = self.clock()
         self._metrics.batch.observe(len(places))
         for place in places:
             place.job.waited = now - place.arrival
             self._metrics.seconds.labels("queue").observe(place.job.waited)
-        engine, numbered = places[0].job.engine, dict(enumerate(places))
-        try:
-            batch = engine.start([place.row for place in places])
-        except Exception as error:
-            self._failed(numbered, error)
-        else:
-            self._running = _Running(batch, numbered, places[0].row.scales, now)
+        return _Running(dict(enumerate(places)), now)
 
     def _advance(self, run: _Running) -> None:
-        """One scale; rows whose clients have left are dropped before it."""
-        try:
-            images = self._sampled(run)
-        except Exception as error:
-            self._running = None
-            self._failed(run.places, error)
-            return
-        if run.k < run.scales:
-            for place, image in images:
-                place.job.shown[place.number] = run.k - 1
-                place.job.deliver(Preview(place.number, run.k - 1, image))
-            return
-        self._running = None
-        for place, image in images:
-            self._finished(place, image)
-        if images:
-            seconds = (self.clock() - run.started) / len(images)
-            self._seconds_a_row += (PACE_WEIGHT if self._seconds_a_row else 1.0) * (seconds - self._seconds_a_row)
-
-    def _sampled(self, run: _Running) -> list[tuple[_Place, Image.Image]]:
-        """Sample the next scale, and decode the rows that somebody wants to see now: all of them after the last."""
-        gone = [i for i, place in run.places.items() if place.job.over]
-        run.places = {i: place for i, place in run.places.items() if i not in gone}
-        if not run.places:
-            run.k = run.scales
-            return []
-        if gone:
+        """One scale. Rows whose clients have left are dropped before it; after it those are decoded that somebody wants
+        to see now, and after the last one all of them."""
+        first = next(iter(run.places.values()))
+        if run.batch is None:
+            run.batch = first.job.engine.start([place.row for place in run.places.values()])
+        if gone := [i for i, place in run.places.items() if place.job.over]:
+            run.places = {i: place for i, place in run.places.items() if i not in gone}
             run.batch.drop(gone)
-        began = self.clock()
-        run.batch.advance()
-        self._metrics.seconds.labels("sample").observe(self.clock() - began)
+        if not run.places:
+            self._running = None
+            return
+        with self._metrics.seconds.labels("sample").time():
+            run.batch.advance()
         k, run.k = run.k, run.k + 1
-        last = run.k == run.scales
+        last = run.k == first.row.scales
         wanted = [
             i
             for i, place in run.places.items()
             if last or (k in place.job.previews and k > place.job.shown.get(place.number, -1))
         ]
         if not wanted:
-            return []
-        began = self.clock()
-        images = run.batch.images(wanted)
-        self._metrics.seconds.labels("decode" if last else "preview").observe(self.clock() - began)
-        return [(run.places[i], image) for i, image in zip(wanted, images, strict=True)]
+            return
+        with self._metrics.seconds.labels("decode" if last else "preview").time():
+            images = run.batch.images(wanted)
+        for i, image in zip(wanted, images, strict=True):
+            place = run.places[i]
+            if last:
+                self._finished(place, image)
+            else:
+                place.job.shown[place.number] = k
+                place.job.deliver(Preview(place.number, k, image))
+        if last:
+            self._running = None
+            seconds = (self.clock() - run.started) / len(images)
+            self._seconds_a_row += (PACE_WEIGHT if self._seconds_a_row else 1.0) * (seconds - self._seconds_a_row)
 
     def _finished(self, place: _Place, image: Image.Image) -> None:
         job = place.job

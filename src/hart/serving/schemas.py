@@ -31,7 +31,6 @@ from hart.strict import clipped
 MAX_IMAGES = 10
 MAX_PROMPT = 4000
 """Characters."""
-MAX_SIDE = 8192
 RETRY_SECONDS = 5
 """After which another try may find room, or a server that was started again."""
 KINDS = {
@@ -39,23 +38,35 @@ KINDS = {
     **{500: "server_error", 503: "server_error", 504: "timeout_error"},
 }
 """Status of an error -> what OpenAI calls its `type`, where it is not the request's fault."""
+FOR_NOW = (429, 503, 504)
+"""Statuses of errors that pass."""
 
 
 class ApiError(Exception):
     """An answer that is not the one hoped for. param: the field that is wrong. retry_after: whole seconds after which
-    it is worth another try; 0 says nothing of it. `headers` go with the answer."""
+    it is worth another try, for statuses `FOR_NOW`; 0 where that cannot help. `headers` go with the answer."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int = 0
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int = RETRY_SECONDS,
     ) -> None:
         super().__init__(message)
-        self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
-        self.headers = {"Retry-After": str(retry_after)} if retry_after else {}
+        self.status, self.param, self.code = status, param, code
+        self.headers = {"Retry-After": str(retry_after)} if status in FOR_NOW and retry_after else {}
 
     def body(self) -> dict[str, Any]:
         """As OpenAI's clients read it."""
         kind = KINDS.get(self.status, "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+def timed_out(message: str = "the time for this request is over: ask for less, or later") -> ApiError:
+    return ApiError(504, message, code="timeout")
 
 
 def _text(prompt: str) -> str:
@@ -124,26 +135,16 @@ class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made abo
 
     @model_validator(mode="before")
     @classmethod
-    def _one_number_of_steps(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and None not in (given.get("steps"), given.get("diffusion_steps")):
-            raise ValueError("steps is another name for diffusion_steps: leave one of the two out")
-        return given
-
-    @model_validator(mode="before")
-    @classmethod
-    def _none_of_another_request(cls, given: Any) -> Any:
+    def _read_whole(cls, given: Any) -> Any:
         """Keys that nobody knows are ignored; without one of another request something else would come out."""
+        if not isinstance(given, Mapping):
+            return given
+        if None not in (given.get("steps"), given.get("diffusion_steps")):
+            raise ValueError("steps is another name for diffusion_steps: leave one of the two out")
         for name, routes in FIELDS.items():
-            if cls.route not in routes and isinstance(given, Mapping) and given.get(name) not in (None, "", []):
+            if cls.route not in routes and given.get(name) not in (None, "", []):
                 raise ApiError(400, f"{name}: is a field of {' and '.join(routes)}: leave it out here", param=name)
         return given
-
-    @field_validator("size")
-    @classmethod
-    def _bounded(cls, size: str | None) -> str | None:
-        if size is not None and size != "auto" and max(map(int, size.split("x"))) > MAX_SIDE:
-            raise ValueError(f"no side may be longer than {MAX_SIDE}")
-        return size
 
     @field_validator("aspect")
     @classmethod

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,8 @@ from hart.serving.metrics import Metrics
 from hart.serving.models import Models
 from hart.serving.options import Limits
 from hart.serving.orders import Order, Subscription, Terms, answer, order, stream
-from hart.serving.scheduler import TIME_IS_OVER, DeadlinePassed, Job, QueueFull, Scheduler
-from hart.serving.schemas import ApiError, RequestBody
+from hart.serving.scheduler import Job, Scheduler
+from hart.serving.schemas import ApiError, RequestBody, timed_out
 from hart.serving.streaming import EventStream, in_time, while_here
 from hart.serving.worker import Worker
 
@@ -29,6 +30,7 @@ JOIN_SECONDS = 0.004
 """In which a first image waits for others of a batch."""
 LAYOUTS_AT_ONCE = 2
 """Requests whose images are decoded at the same time, which takes some 400 MB where they are as large as may be."""
+COMING = "many requests are being read: try again later"
 STILL_OPENING = "the model is still being opened: try again later"
 STILL_HERE_SECONDS = 15.0
 """Between signs of life in a stream that has nothing to say."""
@@ -50,7 +52,8 @@ class Server:
             metrics=self.metrics,
         )
         self.worker = Worker(self.scheduler)
-        self._coming = Room(limits.queue_size)  # of requests that are not in the queue yet, which is as large as that
+        # of requests that are not in the queue yet, which is as large as that
+        self._coming = Room(limits.queue_size, partial(ApiError, 429, COMING, code="queue_full"))
         self._layout = ThreadPoolExecutor(LAYOUTS_AT_ONCE, "hart-layout")
 
     async def answer(
@@ -70,24 +73,23 @@ class Server:
         is_charged: bool = getattr(request.state, "is_charged", False)
         if (asked.n or 1) > self.limits.queue_size:
             raise ApiError(400, f"n: this server takes up to {self.limits.queue_size} (--queue-size)", param="n")
-        if not is_charged:
-            self.rates.check(client)
         model = self.models.asked(asked.model, strict=bool(asked.strict))
         if asked.seed is None:
             asked = asked.model_copy(update={"seed": request.state.seed})
-        with self._coming.taken(asked.n or 1, QueueFull("many requests are being read: try again later")):
-            async with in_time(seconds, DeadlinePassed(STILL_OPENING)):
+        with (
+            nullcontext() if is_charged else self.rates.charged(client, asked.n or 1),
+            self._coming.taken(asked.n or 1),
+        ):
+            async with in_time(seconds, timed_out(STILL_OPENING)):
                 engine = await while_here(request.receive, model.ready())
             threads = None if source is None else self._layout
             work = partial(order, asked, model, engine, self.terms, source)
             ordering = asyncio.get_running_loop().run_in_executor(threads, work)
-            async with in_time(deadline - self.scheduler.clock(), DeadlinePassed(TIME_IS_OVER)):
+            async with in_time(deadline - self.scheduler.clock(), timed_out()):
                 ordered = await while_here(request.receive, ordering)
-        events = Subscription()
-        queued = Job(engine, ordered.rows, client, deadline, events.deliver, ordered.previews())
-        self.scheduler.submit(queued)
-        if not is_charged:
-            self.rates.charge(client, len(ordered.rows))
+            events = Subscription()
+            queued = Job(engine, ordered.rows, client, deadline, events.deliver, ordered.previews())
+            self.scheduler.submit(queued)
         if asked.stream:
             return EventStream(self._events(ordered, events), lambda: self.scheduler.cancel(queued))
         try:

@@ -79,12 +79,12 @@ function toBlob(base64) {
   return new Blob([Uint8Array.from(atob(base64), (character) => character.charCodeAt(0))], { type: "image/png" });
 }
 
-/** Images of a request as they are drawn: {index, done, blob, size, scales, notes}. */
+/** Images of a request as they are drawn: {index, done, blob, size, scale, scales, notes}. */
 export async function* draw(path, body, signal) {
   for await (const event of events(await post(path, body, signal))) {
     const done = event.type.endsWith(".completed");
     if (!done && !event.type.endsWith(".partial_image")) continue;
-    const { size, scales, notes = [] } = event;
-    yield { index: event.image_index ?? 0, done, blob: toBlob(event.b64_json), size, scales, notes: notes.map(sentence).join(" ") };
+    const { image_index: index, size, scale, scales, notes = [] } = event;
+    yield { index, done, blob: toBlob(event.b64_json), size, scale, scales, notes: notes.map(sentence).join(" ") };
   }
 }

@@ -10,12 +10,13 @@ let image, edited, mask, offset, token, most, before, last, cursor, submit; // m
 let lender; // a file whose colours are taken
 
 /** Open the editor on `bitmap`. What is transparent is painted over from the start. of: whose it is; where that is the image of the last
- * time, what was painted and written is still there, to be changed and drawn once more. text: what it shows, if that is known, else "".
+ * time, at the same size, what was painted and written is still there, to be changed and drawn once more. text: what it shows, if that is known, else "".
  * facts: the model's; onSubmit({image, mask, source, prompt, size, style, strength}) gets two PNG blobs, or in place of the mask what the
  * image shows now, and in `style` the file whose colours are taken, if there is one. */
 export function open(of, bitmap, text, facts, onSubmit) {
+  const again = of === edited && bitmap.width === image.width && bitmap.height === image.height; // another model may have another size
   [image, token, most, submit, last, cursor] = [bitmap, facts.token_size, facts.max_pixels, onSubmit, undefined, undefined];
-  if (of !== edited) {
+  if (!again) {
     [edited, before, offset, mask] = [of, [], { x: 0, y: 0 }, seeThrough(bitmap)];
     source.value = prompt.value = text;
     brush.max = Math.ceil(Math.max(mask.width, mask.height) / 2);

@@ -116,10 +116,8 @@ function shape(size) {
 function setModelDefaults() {
   const sampling = model()?.sampling;
   if (!sampling) return;
-  form.guidance.value = sampling.guidance_scale;
-  form.top_k.value = sampling.top_k ?? 0;
-  form.top_p.value = sampling.top_p ?? 1;
-  form.greedy.value = sampling.greedy_scales;
+  const whole = { top_k: 0, top_p: 1 }; // null of a model, which keeps all codes
+  for (const name of OFFERED) form[name].value = sampling[name] ?? whole[name];
   showValues();
 }
 
@@ -145,7 +143,7 @@ export function settings() {
     model: form.model.value || undefined,
     [ASPECTS.includes(form.size.value) ? "aspect" : "size"]: form.size.value,
     // a model that is still being opened draws with its own settings
-    ...(model()?.sampling && Object.fromEntries(Object.entries(OFFERED).map(([name, { field }]) => [name, Number(form[field].value)]))),
+    ...(model()?.sampling && Object.fromEntries(OFFERED.map((name) => [name, Number(form[name].value)]))),
   };
 }
 
@@ -153,12 +151,14 @@ export function settings() {
 const rounding = (speed) => (["int8", "fp8", "draft"].includes(speed) ? speed : "exact");
 
 /** What is lost of stored settings, as sentences: what the image was also made of (stored.lacks), settings that the form
- * does not have (of stored.sampling), and a model that this server does not have. */
-function losses(stored, chosen) {
-  const own = chosen?.sampling ?? {};
-  const others = Object.keys(own).filter((name) => !(name in OFFERED) && name in (stored.sampling ?? {}) && stored.sampling[name] !== own[name]);
+ * does not have or cannot be set to, and a model that this server does not have. */
+function losses(stored) {
+  const chosen = model();
+  const now = { ...chosen?.sampling, ...settings() };
+  const names = [...Object.keys(chosen?.sampling ?? {}), "second_prompt", "switch", "negative_prompt"];
+  const others = names.filter((name) => stored[name] !== undefined && stored[name] !== now[name]);
   const speed = rounding(stored.speed) === rounding(chosen?.speed) ? [] : [`the speed ${stored.speed ?? "exact"}`];
-  const lost = [...(stored.lacks ?? []), ...speed, ...others.map((name) => `${name} ${stored.sampling[name]}`)];
+  const lost = [...(stored.lacks ?? []), ...speed, ...others.map((name) => `${name} ${stored[name]}`)];
   const said = [];
   if (lost.length) said.push(`The settings are back, but not ${lost.join(", nor ")}: they draw another image.`);
   if (stored.model && !served(stored.model)) said.push(`They are of the model ${stored.model}, which this server does not have: ${chosen?.id ?? "another one"} will draw another image.`);
@@ -178,9 +178,10 @@ export function restore(stored) {
     form.model.value = known.id;
     offerModel();
   }
-  const style = chips().map(({ value }) => value).find((value) => stored.prompt.endsWith(`, ${value}`)) ?? "";
-  const plain = (text) => (style && text.endsWith(`, ${style}`) ? text.slice(0, -style.length - 2) : text);
-  form.prompt.value = plain(stored.prompt);
+  const { prompt, second_prompt: second = prompt } = stored;
+  const style = chips().map(({ value }) => value).find((value) => [prompt, second].every((text) => text.endsWith(`, ${value}`))) ?? "";
+  const plain = (text) => (style ? text.slice(0, -style.length - 2) : text);
+  form.prompt.value = plain(prompt);
   form.second.value = plain(stored.second_prompt ?? "");
   if (stored.switch !== undefined) form.switch.value = stored.switch;
   at("mixing").open = form.second.value !== "";
@@ -189,10 +190,10 @@ export function restore(stored) {
     if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(shape(stored.size), stored.size));
     form.size.value = stored.size;
   }
-  for (const [name, { field }] of Object.entries(OFFERED)) if (stored[name] !== undefined) form[field].value = stored[name];
+  for (const name of OFFERED) if (stored[name] !== undefined) form[name].value = stored[name];
   showValues();
   form.prompt.focus();
-  return losses(stored, model());
+  return losses(stored);
 }
 
 export const roll = () => { form.seed.value = Math.floor(Math.random() * 2 ** 32); };

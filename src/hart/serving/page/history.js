@@ -1,4 +1,4 @@
-// Finished images, kept in this browser: {id, created, blob, partials, settings, kind}.
+// Finished images, kept in this browser: {id, created, blob, partials (by scale), scales, settings, kind}.
 
 export const KEPT = 400;
 

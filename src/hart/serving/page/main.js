@@ -5,7 +5,7 @@ import { at, make } from "./dom.js";
 import * as editor from "./editor.js";
 import { model, restore, roll, settings, watch } from "./form.js";
 import * as history from "./history.js";
-import { isSheet, settingsOf } from "./png.js";
+import { settingsOf } from "./png.js";
 import * as viewer from "./viewer.js";
 
 const form = at("form");
@@ -41,7 +41,7 @@ async function run(path, chosen, count, fields = {}) {
   at("current").replaceChildren(...tiles.map(({ element }) => element));
   if (document.activeElement === document.body) at("stage").focus({ preventScroll: true }); // what had the focus is gone
   if (matchMedia("(max-width: 46rem)").matches) at("stage").scrollIntoView(); // below the form
-  const wanted = { ...chosen, ...fields, n: count, stream: true, partial_images: model(chosen.model)?.scales ?? 3, output_format: "png" };
+  const wanted = { ...chosen, ...fields, n: count, stream: true, output_format: "png" };
   for (const [name, value] of Object.entries(wanted)) if (value === "" || value === undefined) delete wanted[name];
   try {
     for await (const event of api.draw(path, fields.image ? multipart(wanted) : wanted, mine.signal)) {
@@ -107,9 +107,9 @@ function waitingTile(chosen) {
   return {
     element,
     show(event) {
-      partials.push(event.blob);
+      partials[event.scale - 1] = event.blob; // a slow connection leaves gaps
       bar.max = event.scales;
-      bar.value = partials.length;
+      bar.value = event.scale;
       put(event);
     },
     async finish(event, path) {
@@ -236,8 +236,8 @@ function forget() {
 async function restoreFrom(file) {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close(); // or it would stand before what comes back
   const found = await settingsOf(file).catch(() => null);
+  if (found?.isSheet) return say("problem", `${file.name} is a contact sheet: give one of its images.`);
   if (found) return say("note", restore(found));
-  if (await isSheet(file).catch(() => false)) return say("problem", `${file.name} is a contact sheet: give one of its images.`);
   const bitmap = await createImageBitmap(file).catch(() => null);
   if (!bitmap) return say("problem", `${file.name} is not an image that this browser can show.`);
   bitmap.close();

@@ -3,7 +3,7 @@
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 
 /** Text chunks of a PNG as an object; null for other files. */
-export async function textChunks(blob) {
+async function textChunks(blob) {
   const bytes = new Uint8Array(await blob.arrayBuffer());
   if (!SIGNATURE.every((byte, place) => bytes[place] === byte)) return null;
   const view = new DataView(bytes.buffer);
@@ -33,15 +33,11 @@ function takesOver(weights) {
   return weights.every((weight, scale) => weight === (scale < first ? 0 : 1)) ? first : undefined;
 }
 
-/** Whether a file is a contact sheet by HART, which has the settings of many images. */
-export async function isSheet(blob) {
-  const chunks = await textChunks(blob);
-  return chunks?.images !== undefined && chunks.settings !== undefined;
-}
-
-/** What to draw to get this image again, in the page's own terms, and what that lacks; null if the file does not say. */
+/** What to draw to get this image again, in the page's own terms, and what that lacks; only `isSheet` of a contact sheet by HART, which has
+ * the settings of many images; null if the file does not say. */
 export async function settingsOf(blob) {
   const chunks = await textChunks(blob);
+  if (chunks?.images !== undefined && chunks.settings !== undefined) return { isSheet: true };
   if (chunks?.prompt === undefined || chunks.seed === undefined) return null; // an edit may have an empty prompt
   let stored = {};
   try {
@@ -63,13 +59,11 @@ export async function settingsOf(blob) {
     negative_prompt: stored.negative_prompt ?? "",
     seed: chunks.seed,
     model: chunks.model,
-    guidance_scale: sampling.guidance_scale,
+    ...sampling,
     top_k: sampling.top_k ?? 0,
     top_p: sampling.top_p ?? 1,
-    greedy_scales: sampling.greedy_scales ?? 0,
     lacks,
     speed: stored.speed,
-    sampling,
     size: typeof stored.size === "number" ? `${stored.size}x${stored.size}` : stored.size,
   };
 }

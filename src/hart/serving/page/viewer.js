@@ -5,7 +5,7 @@ import { model } from "./form.js";
 import * as snippets from "./snippets.js";
 
 const dialog = at("viewer");
-let shown, urls = [], facts, playing;
+let shown, steps = [], facts, playing; // steps: [scale, URL] of each image so far, then of the finished one
 
 export const url = (blob) => URL.createObjectURL(blob);
 
@@ -30,28 +30,29 @@ export function factsOf(settings) {
 
 function forgetUrls() {
   clearInterval(playing);
-  urls.forEach(URL.revokeObjectURL);
+  for (const [, address] of steps) URL.revokeObjectURL(address);
 }
 
 /** Open the viewer. */
 export function open(image) {
   forgetUrls();
   shown = image;
-  urls = [...image.partials, image.blob].map(url);
+  steps = [...Object.entries(image.partials).map(([k, blob]) => [Number(k) + 1, url(blob)]), [image.scales, url(image.blob)]];
   const foreign = image.kind === "file"; // its settings are those that the next drawing takes
   const title = at("viewer-title");
   title.textContent = foreign ? image.blob.name : titleOf(image.settings);
   at("viewer-facts").replaceChildren(...(foreign ? [] : factsOf(image.settings)));
   for (const name of ["download", "reuse", "delete", "steps"]) at(name).hidden = foreign;
   const words = image.settings.prompt;
-  at("vary-words").textContent = !foreign ? "" : words ? `Drawn as “${words}”, the form's prompt.` : "Drawn without words: the form has no prompt.";
+  const whose = foreign ? "the form's" : image.settings.second_prompt && "the first";
+  at("vary-words").textContent = !whose ? "" : words ? `Drawn as “${words}”, ${whose} prompt.` : "Drawn without words: the form has no prompt.";
   at("colours-prompt").placeholder = words || "whatever fits"; // what is drawn where nothing else is written
-  at("download").href = urls.at(-1);
+  at("download").href = steps.at(-1)[1];
   const name = titleOf(image.settings).replace(/[^\p{L}\p{N}\p{Extended_Pictographic}]+/gu, " ").slice(0, 60).trim().replaceAll(" ", "-");
   at("download").download = `${name || "image"}-${image.settings.seed}.png`;
-  at("scale").max = urls.length; // before its value, which it bounds
-  at("scale").value = urls.length;
-  at("scale").disabled = at("play").disabled = urls.length === 1;
+  at("scale").max = steps.length; // before its value, which it bounds
+  at("scale").value = steps.length;
+  at("scale").disabled = at("play").disabled = steps.length === 1;
   at("copy").hidden = image.kind !== "generations"; // the others also need the image that they began with
   at("copied").textContent = "";
   showScale();
@@ -72,10 +73,11 @@ function offer() {
 }
 
 function showScale() {
-  const scale = Number(at("scale").value);
-  at("viewer-image").src = urls[scale - 1];
-  at("viewer-image").alt = `${at("viewer-title").textContent}, ${scale === urls.length ? "finished" : `as it stood at step ${scale} of ${urls.length}`}`;
-  at("scale-value").textContent = scale === urls.length ? "finished" : `${scale} of ${urls.length}`;
+  const [scale, address] = steps[at("scale").value - 1];
+  const place = `${scale} of ${shown.scales}`, finished = at("scale").value === at("scale").max;
+  at("viewer-image").src = address;
+  at("viewer-image").alt = `${at("viewer-title").textContent}, ${finished ? "finished" : `as it stood at step ${place}`}`;
+  at("scale-value").textContent = finished ? "finished" : place;
 }
 
 function showKept() {
@@ -100,7 +102,7 @@ at("scale").addEventListener("input", () => { clearInterval(playing); showScale(
 for (const name of ["kept", "colours-strength"]) at(name).addEventListener("input", showKept);
 at("kept").addEventListener("input", () => { // shows what is kept
   clearInterval(playing);
-  at("scale").value = at("kept").value;
+  at("scale").value = steps.filter(([scale]) => scale <= at("kept").value).length;
   showScale();
 });
 dialog.addEventListener("close", forgetUrls);
