@@ -28,8 +28,6 @@ from hart.generation.metadata import save_png
 from hart.strict import explain
 
 PLAN_FILE = "plan.json"
-MODEL = "model"
-"""What plans of the first version do not have: their entries are taken whatever it is."""
 
 T = TypeVar("T")
 
@@ -146,8 +144,6 @@ def require_plan(folder: Path, plan: Mapping[str, Any]) -> bool:
     except FileError as error:
         raise HartError(f"{error}: choose another --out, or delete the folder") from None
     wanted = json.loads(json.dumps(plan))
-    if MODEL not in found:
-        wanted.pop(MODEL, None)
     if other := _differing({name: found.get(name) for name in wanted}, wanted):
         raise HartError(
             f"{folder}: holds results of another run, which differ in {', '.join(other)}: choose another --out, or "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,14 @@ def test_prompts_ask_for_what_training_has_seen_and_has_not(data: Path, emoji: E
             assert emoji.style_words[emoji.style[prompt.rendering]] in prompt.text
             assert emoji.slugs[prompt.accepted[0]].split("-")[-1] in prompt.text
             assert ("skin" in prompt.text) == (group.key == "tones")
+
+
+def test_a_set_that_has_been_damaged_is_refused(data: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data, tmp_path / "set")
+    shard = copy / "val-0000.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"RIFF", b"NONE", 1))
+    with pytest.raises(HartError, match=r"set: 1 image cannot be read .*: build it again"):
+        EmojiSet(copy, 16)
 
 
 def test_prompts_are_those_of_the_seed(emoji: EmojiSet) -> None:

@@ -76,17 +76,13 @@ def frechet_figure(
     real: features, or the statistics of a set without them; then only generated images are resampled.
     paired: rows of both belong together and are resampled together, as an image and its reconstruction.
     """
-    if isinstance(real, Gaussian):
-        return bootstrap(
-            lambda j: frechet_distance(real, Gaussian.of(generated[j])), [len(generated)], generator, resamples
-        )
-    counts = [len(real)] if paired else [len(real), len(generated)]
-    return bootstrap(
-        lambda i, *j: frechet_distance(Gaussian.of(real[i]), Gaussian.of(generated[j[0] if j else i])),
-        counts,
-        generator,
-        resamples,
-    )
+
+    def distance(*rows: Tensor) -> float:
+        of_real = real if isinstance(real, Gaussian) else Gaussian.of(real[rows[0]])
+        return frechet_distance(of_real, Gaussian.of(generated[rows[-1]]))
+
+    counts = [len(generated)] if paired or isinstance(real, Gaussian) else [len(real), len(generated)]
+    return bootstrap(distance, counts, generator, resamples, biased=True)
 
 
 def kernel_distance(

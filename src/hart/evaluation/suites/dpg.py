@@ -24,6 +24,7 @@ from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import DpgOptions
 from hart.evaluation.suites.judged_prompts import OVERALL, JudgedPrompts
+from hart.networks.pretrained import choices
 from hart.strict import Config, Listed, counted
 
 QUESTIONS = PublishedFile(
@@ -153,7 +154,7 @@ def run(context: Context[DpgOptions]) -> Result:
     prompts = read_questions(file)
     answerer = BlipAnswers(at_hand(options.vqa, options.data), context.device)
     asked = JudgedPrompts(context, QUESTIONS, prompts, [""] * len(prompts))
-    judges = {"answerer": f"{answerer.name} {answerer.weights}"}
+    judges = {"answerer": f"{answerer.name} {answerer.weights} {choices(answerer)}"}
 
     def verdict(number: int) -> Verdict:
         prompt, image = asked.each[number], asked.generated.image(number)

@@ -28,6 +28,7 @@ from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import GenevalOptions
 from hart.evaluation.suites.judged_prompts import OVERALL, JudgedPrompts
 from hart.files import parse_json
+from hart.networks.pretrained import choices
 from hart.strict import Config, Listed, counted, require
 
 PROMPTS = PublishedFile(
@@ -208,9 +209,9 @@ def run(context: Context[GenevalOptions]) -> Result:
     colours = ClipColours(at_hand(options.clip, options.data), context.device)
     asked = JudgedPrompts(context, PROMPTS, prompts, [prompt.tag for prompt in prompts])
     judges = {
-        "detector": f"{detector.name} {detector.weights}",
+        "detector": f"{detector.name} {detector.weights} {choices(detector)}",
         "detector_image_size": detector.image_size,
-        "colours": f"{colours.name} {colours.weights}",
+        "colours": f"{colours.name} {colours.weights} {choices(colours)}",
         "confidence": CONFIDENCE,
         "counting_confidence": COUNTING_CONFIDENCE,
         "most_objects": MOST_OBJECTS,

@@ -18,7 +18,7 @@ from PIL import Image
 
 from hart.data import DamagedSample, Listed, Located, Note, Source
 from hart_emoji.data.arrangement import centres, laid, related
-from hart_emoji.data.build import STYLES, layer_of, read_icons
+from hart_emoji.data.build import STYLES, layer_of, packages_of, read_icons
 from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_names, with_article
 from hart_emoji.data.catalogue import Icon
 from hart_emoji.data.ink import OVERSAMPLED, inked
@@ -114,7 +114,7 @@ class EmojiScenes(Source):
     def digest(self) -> str:
         """Rows follow from size and seed, the shares, the packages, whose versions are pinned, and what is barred. Not
         their number, so that an encoded set can be made longer."""
-        packages = [f"{style.package.name}@{style.package.version}" for style in STYLES.values()]
+        packages = [f"{package.name}@{package.version}" for package in packages_of(STYLES)]
         parts = [
             self._set,
             f"version {VERSION}",

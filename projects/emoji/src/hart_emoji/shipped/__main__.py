@@ -165,10 +165,13 @@ def job_of(parsed: argparse.Namespace, stage: str) -> Job:
 def pack(parsed: argparse.Namespace) -> None:
     from hart_emoji.shipped.pack import write_pack
 
-    sizes = write_pack(parsed.source, parsed.pack, split=parsed.split, size=parsed.size)
+    sizes, damaged = write_pack(parsed.source, parsed.pack, split=parsed.split, size=parsed.size)
     for name, size in sizes.items():
         sys.stdout.write(f"{size:>12,}  {name}\n")
     sys.stdout.write(f"{sum(sizes.values()) / 2**20:.1f} MiB in {parsed.pack}\n")
+    if damaged:
+        first = "; ".join(map(str, damaged[:3]))
+        sys.stderr.write(f"left out, since they cannot be read: {len(damaged)} images ({first})\n")
 
 
 def join_files(parsed: argparse.Namespace) -> None:

@@ -109,7 +109,7 @@ def run(context: Context[AgreementOptions]) -> Result:
         title=f"{counted(sum(counts.values()), 'image')}, {counted(len(emoji.slugs), 'concept')}",
         figures=figures,
         settings={"size": opened.pipe.image_size, **shared},
-        counts={**counts, "references": len(emoji), "concepts": len(emoji.slugs), "damaged": emoji.damaged},
+        counts={**counts, "references": len(emoji), "concepts": len(emoji.slugs)},
         extractor=extractor_facts(extractor),
         sheets=sheets,
     )

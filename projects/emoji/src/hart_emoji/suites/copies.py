@@ -96,7 +96,7 @@ def run(context: Context[CopiesOptions]) -> Result:
         title=f"{counted(len(names.prompts), 'image')} of names, {len(training):,} in training",
         figures={row: _figures(nearest, found[HELD_OUT], found[COPIES]) for row, nearest in found.items()},
         settings={"size": pipe.image_size, **generated[names.key].settings},
-        counts={**{key: len(images) for key, images in generated.items()}, "damaged": emoji.damaged},
+        counts={key: len(images) for key, images in generated.items()},
         extractor=extractor_facts(extractor),
         sheets={
             NEAREST_FILE: _nearest_sheet(emoji, names, generated[names.key], found[f"generated: {names.title}"]),

@@ -26,6 +26,7 @@ from hart.evaluation import (
     FeatureExtractor,
     Progress,
     SamplingOptions,
+    counted,
     extractor_facts,
     reconstruct,
 )
@@ -108,11 +109,13 @@ class EmojiSet:
     """
 
     def __init__(self, folder: Path, size: int) -> None:
-        """Reads all images at `size` px. Raises `HartError` for a folder that `hart-emoji data` did not build."""
+        """Reads all images at `size` px. Raises `HartError` for a folder that `hart-emoji data` did not build, or that
+        has been damaged since."""
         self.concepts = read_concepts(folder)
         known = _read(folder / "dataset.json", IndexEntry).styles
         self._splits = [open_dataset(folder, split, size) for split in ("train", "val")]
-        self.damaged = sum(len(split.damaged) for split in self._splits)
+        if damaged := [damage for split in self._splits for damage in split.damaged]:
+            raise HartError(f"{folder}: {counted(len(damaged), 'image')} cannot be read ({damaged[0]}): build it again")
         self.training = range(len(self._splits[0]))
         try:
             records = TypeAdapter(list[Record]).validate_python([r for split in self._splits for r in split.records])

@@ -105,7 +105,7 @@ def run(context: Context[AblationOptions]) -> Result:
         title=f"{counted(len(group.prompts), 'image')} of {pipe.image_size} px against {len(real):,}",
         figures={name: measure(name, known[name]) for name in known if not options.only or name in options.only},
         settings={"size": pipe.image_size, "weights": pipe.fingerprints(), "own": own.to_dict()},
-        counts={"generated of each": len(group.prompts), "references": len(real), "damaged": emoji.damaged},
+        counts={"generated of each": len(group.prompts), "references": len(real)},
         extractor=extractor_facts(comparing),
         notes=few_images_warning("FID", min(len(real), len(group.prompts))),
     )
@@ -130,7 +130,7 @@ class _Measure:
         facts = {"features": [self.judging.weights, self.comparing.weights], "resamples": options.resamples}
         kept: Cache[dict[str, Figure]] = self.context.cache(records(dict[str, Figure]), facts)
         asked = [asdict(prompt) for prompt in self.group.prompts]
-        key = kept.key(generated.settings, asked, self.real.pooled, self.judge.bank)
+        key = kept.key(generated.plan, asked, self.real.pooled, self.judge.bank)
         return kept.get(key, lambda: self._measured(name, generated, sampling))
 
     def _measured(self, name: str, generated: GeneratedImages, sampling: SamplingConfig) -> dict[str, Figure]:
