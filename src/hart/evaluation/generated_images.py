@@ -20,7 +20,7 @@ from hart.config import SamplingConfig
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
-from hart.evaluation.cache import IMAGES, Cache, require_plan
+from hart.evaluation.cache import IMAGES, Cache
 from hart.evaluation.judges.scores import Scorer
 from hart.evaluation.metrics.features import FeatureExtractor, Features
 from hart.evaluation.suites.base import Progress
@@ -55,13 +55,6 @@ def plan_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict[str
     }
 
 
-def checked_plan(pipe: HartPipeline, sampling: SamplingConfig, seed: int, out: Path) -> dict[str, Any]:
-    """`plan_of`, for a suite that learns its prompts late. Raises `HartError` where `out` has images of another."""
-    plan = plan_of(pipe, sampling, seed)
-    require_plan(out / IMAGES_FOLDER, plan)
-    return plan
-
-
 class GeneratedImages:
     """One image a prompt; image i has the seed `seed + i`. The files in `out`/images are the only state."""
 
@@ -74,7 +67,7 @@ class GeneratedImages:
         out: Path,
         plan: Mapping[str, Any] | None = None,
     ) -> None:
-        """plan: the `checked_plan`, where there is one: hashes of large weights take a while.
+        """plan: `plan_of` these, where it is known: hashes of large weights take a while.
 
         Raises `HartError` when `out` holds images of another plan, for a prompt that the model does not take, and when
         a class model is given text.
@@ -89,7 +82,7 @@ class GeneratedImages:
         self._sampling = sampling
         self._seed = checked_seed(seed, len(self._prompts))
         plan = plan or plan_of(pipe, sampling, seed)
-        self.settings = {name: value for name, value in plan.items() if name != "model"}
+        self.settings = {"size": pipe.image_size} | {name: plan[name] for name in plan if name != "model"}
         """For `Result.settings`."""
         self.plan = {**plan, "prompts": self._prompts}
         """All that decides the images, for the keys of what is measured of them."""

@@ -165,7 +165,7 @@ def run(context: Context[DpgOptions]) -> Result:
     return Result(
         title=f"DPG-Bench, {counted(len(asked.prompts), 'prompt')}, {counted(len(verdicts), 'image')}",
         figures=scores(verdicts, options.per_prompt, answerer.name, context.generator(), options.resamples),
-        settings={"questions": str(file), **asked.settings, **judges},
+        settings={"questions": str(file), **asked.generated.settings, **judges},
         counts={
             "prompts": len(asked.prompts),
             "generated": len(verdicts),

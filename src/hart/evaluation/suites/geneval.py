@@ -229,7 +229,7 @@ def run(context: Context[GenevalOptions]) -> Result:
     return Result(
         title=f"GenEval, {counted(len(asked.prompts), 'prompt')}, {counted(len(verdicts), 'image')}",
         figures=scores([p.tag for p in asked.prompts], right, judged_by, context.generator(), options.resamples),
-        settings={"prompts": str(file), **asked.settings, **judges},
+        settings={"prompts": str(file), **asked.generated.settings, **judges},
         counts={"prompts": len(asked.prompts), "generated": len(verdicts), "right": int(right.sum())},
         notes=(
             *asked.notes,

@@ -90,12 +90,12 @@ def run(context: Context[CopiesOptions]) -> Result:
         generated[group.key].generate(options.batch_size, progress)
         progress(0, None, "nearest training images")
         found[f"generated: {group.title}"] = bank.nearest(generated[group.key].pixels(range(len(group.prompts))))
-    found[HELD_OUT] = bank.nearest(emoji.pixels(_renderings(styles)))
-    found[COPIES] = bank.nearest(opened.reconstructed(emoji.pixels(_renderings(names)))["hybrid"])
+    found[HELD_OUT] = bank.nearest(emoji.pixels(styles.renderings))
+    found[COPIES] = bank.nearest(opened.reconstructed(emoji.pixels(names.renderings))["hybrid"])
     return Result(
         title=f"{counted(len(names.prompts), 'image')} of names, {len(training):,} in training",
         figures={row: _figures(nearest, found[HELD_OUT], found[COPIES]) for row, nearest in found.items()},
-        settings={"size": pipe.image_size, **generated[names.key].settings},
+        settings=generated[names.key].settings,
         counts={key: len(images) for key, images in generated.items()},
         extractor=extractor_facts(extractor),
         sheets={
@@ -148,10 +148,6 @@ def _figures(
         figures[f"{name}, nearer than {high:.0%} of held-out"] = Figure(float(nearer.double().mean()))
         figures[f"{name}, as near as {high:.0%} of copies"] = Figure(float(copied.double().mean()))
     return figures
-
-
-def _renderings(group: PromptGroup) -> list[int]:
-    return [prompt.rendering for prompt in group.prompts if prompt.rendering is not None]
 
 
 def _nearest_sheet(
