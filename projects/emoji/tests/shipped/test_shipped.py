@@ -129,6 +129,10 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, recipes: Path) -> None:
         program.main(options(tmp_path, recipes, **{"--minutes": "1", "--transformer": "trainer.stepz=3"}))
     with pytest.raises(SystemExit, match=r"^error: code_corruption is for augmented versions"):
         program.main(options(tmp_path, recipes, **{"--minutes": "1", "--transformer": "code_corruption=0.1"}))
+    with pytest.raises(
+        SystemExit, match=r"^error: .*pack: images of 8 px, and the recipe is for 32: pack with --size 32"
+    ):
+        program.main(options(tmp_path, recipes, **{"--minutes": "1"}))
     assert not (tmp_path / "work").exists()
 
 
