@@ -74,15 +74,10 @@ class Cache(Generic[T]):
         self.folder = folder
         self._form = form
         self._facts = json.dumps(facts, sort_keys=True)
-        if plan is not None:
-            self._require_plan(dict(plan))
-
-    def _require_plan(self, plan: dict[str, Any]) -> None:
-        if require_plan(self.folder, plan):
-            return
-        if any(self.folder.glob(f"*{self._form.suffix}")):
-            raise HartError(f"{self.folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
-        write_json(self.folder / PLAN_FILE, plan)
+        if plan is not None and not require_plan(folder, plan):
+            if any(folder.glob(f"*{form.suffix}")):
+                raise HartError(f"{folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
+            write_json(folder / PLAN_FILE, dict(plan))
 
     def key(self, *parts: object) -> str:
         """The name of an entry: a digest of the facts and of its own parts: bytes, tensors, JSON values."""

@@ -60,20 +60,16 @@ class DensePrompt:
 
 def read_questions(file: Path) -> list[DensePrompt]:
     """The published format: a question a row. Raises `HartError` that names the line."""
-    reader = csv.DictReader(io.StringIO(read_prompt_file(file), newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(read_prompt_file(file), newline=""), restval="", strict=True)
     prompts: dict[str, DensePrompt] = {}
     try:
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise HartError(f"{file}: has no column {', '.join(missing)}: fetch {QUESTIONS.address}")
+        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+            raise ValueError(f"there is no column {', '.join(missing)}")
         for row in reader:
             _take(row, prompts)
-    except (csv.Error, ValueError, AttributeError) as error:
-        if isinstance(error, HartError):
-            raise
-        reason = "a cell is missing" if isinstance(error, AttributeError) else error
+    except (csv.Error, ValueError) as error:
         raise HartError(
-            f"{file}, line {reader.line_num}: is no question of DPG-Bench ({reason}): see {QUESTIONS.address}"
+            f"{file}, line {reader.line_num}: is no question of DPG-Bench ({error}): see {QUESTIONS.address}"
         ) from None
     if not prompts:
         raise HartError(f"{file}: holds no questions: fetch {QUESTIONS.address}")

@@ -200,15 +200,11 @@ def read_icons(styles: Mapping[str, Style], cache: Path, report: Progress) -> li
     sets: dict[str, IconSet] = {}
     for name, style in styles.items():
         report(len(sets), len(styles), f"reading {name}")
-        icons, chars = read_json(archives[style.package], "icons.json", "chars.json")
-        if icons is None:
-            raise HartError(f"{archives[style.package]} has no icons.json: delete it and run again")
+        icons, chars = read_json(archives[style.package], "icons.json", optional=["chars.json"])
         sets[name] = IconSet(icons["icons"], icons.get("aliases", {}), chars or {}, icons)
-    files = ("en/data.json", *(f"en/shortcodes/{table}.json" for table in SHORT_CODES))
-    entries, *short_codes = read_json(archives[NAMES], *files)
+    tables = [f"en/shortcodes/{table}.json" for table in SHORT_CODES]
+    entries, *short_codes = read_json(archives[NAMES], "en/data.json", optional=tables)
     (keywords,) = read_json(archives[KEYWORDS], "dist/emoji-en-US.json")
-    if entries is None or keywords is None:
-        raise HartError(f"{archives[NAMES]} or {archives[KEYWORDS]} lacks its English data: delete both and run again")
     return catalogue(sets, entries, keywords, [table for table in short_codes if table])
 
 
