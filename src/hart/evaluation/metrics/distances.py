@@ -199,10 +199,10 @@ def ssim(image: Tensor, original: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure  # takes a second to import
 
     # in float32 the variance of a flat light area is rounding, which is not 0 on average; Apple GPUs have no float64
-    device = "cpu" if image.device.type == "mps" else image.device
-    exact = (images.to(device, torch.float64) for images in (image, original))
+    device = image.device if image.device.type == "cuda" else "cpu"
+    image, original = (images.to(device, torch.float64) for images in (image, original))
     _, similarity = structural_similarity_index_measure(
-        *exact, sigma=1.5, reduction="none", data_range=255.0, return_full_image=True
+        image, original, sigma=1.5, reduction="none", data_range=255.0, return_full_image=True
     )
     # over whole windows only, as published: torchmetrics' own mean includes windows of a mirrored border
     border = SSIM_WINDOW // 2
