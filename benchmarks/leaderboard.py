@@ -18,11 +18,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from running import run_program
 
+from hart import HartPipeline
 from hart.checkpoint.loading import load_config
 from hart.evaluation.metrics.figures import Figure
 from hart.evaluation.report import FIGURES_FILE, PublishedTable, Result, figures_table, published_tables
@@ -56,7 +58,8 @@ class Run:
         return words if self.data is None else [*words, "--data", self.data.path]
 
 
-EMOJI_SET = f"data/emoji{load_config('emoji').tokenizer.image_size}"
+SHIPPED = "emoji"
+EMOJI_SET = f"data/emoji{load_config(SHIPPED).tokenizer.image_size}"
 EMOJI = Data(EMOJI_SET, f"run hart-emoji data {EMOJI_SET} (projects/emoji)")
 PHOTOS = Data(
     "data/photos-256-val.tar",
@@ -159,12 +162,20 @@ def measured_table(name: str, values: Mapping[str, Any]) -> list[str]:
     return [f"### Measured: {name}", figures_table(result), "\n".join(f"- {fact}" for fact in facts)]
 
 
+@cache
+def shipped_weights() -> set[str]:
+    """Hashes of the parts of the model that comes with the package."""
+    return set(HartPipeline.from_pretrained(SHIPPED, device="cpu").fingerprints().values())
+
+
 def weights(settings: Mapping[str, Any]) -> str:
     """The model's name with the beginning of its weights' hashes, as far as the run recorded them."""
     found = settings.get("weights", settings.get("weights_sha256", "not recorded"))
     hashes = {"": found} if isinstance(found, str) else found
     shown = ", ".join(f"{part} {digest[:12]}".strip() for part, digest in hashes.items())
-    return f"{settings.get('model', settings.get('samples'))} ({shown})"
+    model = settings.get("model", settings.get("samples"))
+    earlier = model == SHIPPED and not shipped_weights().issuperset(hashes.values())
+    return f"{model} ({shown}){', **other weights than those shipped now**' if earlier else ''}"
 
 
 def missing(names: Sequence[str], root: Path = ROOT) -> list[str]:

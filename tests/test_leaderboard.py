@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from hart import HartPipeline
 from hart.checkpoint.loading import load_config
 from hart.cli import app
 from hart.evaluation.metrics.figures import Figure
@@ -99,6 +100,17 @@ def test_missing_data_is_said_before_anything_is_measured(
     with pytest.raises(SystemExit, match="tokenizer-photos: not there"):
         program.main(["--measure", "all"])
     assert not measured
+
+
+def test_rows_of_other_weights_than_those_shipped_are_marked(program: ModuleType) -> None:
+    shipped = HartPipeline.from_pretrained("emoji", device="cpu").fingerprints()
+    for settings, other in (
+        ({"model": "emoji", "weights": shipped}, False),
+        ({"model": "emoji", "weights_sha256": shipped["tokenizer"]}, False),
+        ({"model": "emoji", "weights": shipped | {"transformer": "0123"}}, True),
+        ({"model": "var-d16", "weights_sha256": "0123"}, False),
+    ):
+        assert ("other weights than those shipped" in program.weights(settings)) == other
 
 
 @pytest.mark.parametrize(("load", "busy"), [(1.5, False), (9.2, True), (None, False)])

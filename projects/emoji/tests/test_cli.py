@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hart_emoji.cli import app
-from hart_emoji.data.scenes import KINDS
+from hart_emoji.scene_options import KINDS
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,6 @@ from hart.generation.metadata import save_png
 from hart.strict import explain
 
 PLAN_FILE = "plan.json"
-MODEL = "model"
-"""What plans of the first version do not have: their entries are taken whatever it is."""
 
 T = TypeVar("T")
 
@@ -76,15 +74,10 @@ class Cache(Generic[T]):
         self.folder = folder
         self._form = form
         self._facts = json.dumps(facts, sort_keys=True)
-        if plan is not None:
-            self._require_plan(dict(plan))
-
-    def _require_plan(self, plan: dict[str, Any]) -> None:
-        if require_plan(self.folder, plan):
-            return
-        if any(self.folder.glob(f"*{self._form.suffix}")):
-            raise HartError(f"{self.folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
-        write_json(self.folder / PLAN_FILE, plan)
+        if plan is not None and not require_plan(folder, plan):
+            if any(folder.glob(f"*{form.suffix}")):
+                raise HartError(f"{folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
+            write_json(folder / PLAN_FILE, dict(plan))
 
     def key(self, *parts: object) -> str:
         """The name of an entry: a digest of the facts and of its own parts: bytes, tensors, JSON values."""
@@ -146,8 +139,6 @@ def require_plan(folder: Path, plan: Mapping[str, Any]) -> bool:
     except FileError as error:
         raise HartError(f"{error}: choose another --out, or delete the folder") from None
     wanted = json.loads(json.dumps(plan))
-    if MODEL not in found:
-        wanted.pop(MODEL, None)
     if other := _differing({name: found.get(name) for name in wanted}, wanted):
         raise HartError(
             f"{folder}: holds results of another run, which differ in {', '.join(other)}: choose another --out, or "

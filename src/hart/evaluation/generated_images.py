@@ -20,7 +20,7 @@ from hart.config import SamplingConfig
 from hart.data.transforms import pil_to_pixels
 from hart.devices import dtype_name
 from hart.errors import HartError
-from hart.evaluation.cache import IMAGES, MODEL, Cache, require_plan
+from hart.evaluation.cache import IMAGES, Cache
 from hart.evaluation.judges.scores import Scorer
 from hart.evaluation.metrics.features import FeatureExtractor, Features
 from hart.evaluation.suites.base import Progress
@@ -36,9 +36,10 @@ SHEET_FILE, SHEET_IMAGES = "generated.png", 36
 
 def plan_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
     """All that decides the images except the prompts: of the model, its weights, choices of its configuration that no
-    weight shows, and what its text encoder reads words as."""
+    weight shows, the number types that this machine is fast in, and what its text encoder reads words as."""
     config = pipe.config
     choices: dict[str, Any] = {part: getattr(config, part) for part in ("tokenizer", "transformer", "diffusion")}
+    choices["speed"] = pipe.speed
     model = {name: None if part is None else part.to_dict() for name, part in choices.items()}
     if config.transformer.text is not None:
         encoder = pipe.text_encoder
@@ -50,15 +51,8 @@ def plan_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict[str
         "dtype": dtype_name(pipe.dtype),
         "sampling": sampling.to_dict(),
         "seed": seed,
-        MODEL: model,
+        "model": model,
     }
-
-
-def checked_plan(pipe: HartPipeline, sampling: SamplingConfig, seed: int, out: Path) -> dict[str, Any]:
-    """`plan_of`, for a suite that learns its prompts late. Raises `HartError` where `out` has images of another."""
-    plan = plan_of(pipe, sampling, seed)
-    require_plan(out / IMAGES_FOLDER, plan)
-    return plan
 
 
 class GeneratedImages:
@@ -73,7 +67,7 @@ class GeneratedImages:
         out: Path,
         plan: Mapping[str, Any] | None = None,
     ) -> None:
-        """plan: the `checked_plan`, where there is one: hashes of large weights take a while.
+        """plan: `plan_of` these, where it is known: hashes of large weights take a while.
 
         Raises `HartError` when `out` holds images of another plan, for a prompt that the model does not take, and when
         a class model is given text.
@@ -87,11 +81,12 @@ class GeneratedImages:
         self._prompts = checked_prompts(prompts, pipe.num_classes)
         self._sampling = sampling
         self._seed = checked_seed(seed, len(self._prompts))
-        plan = dict(plan or plan_of(pipe, sampling, seed))
-        self.settings = {name: value for name, value in plan.items() if name != MODEL}
+        plan = plan or plan_of(pipe, sampling, seed)
+        self.settings = {"size": pipe.image_size} | {name: plan[name] for name in plan if name != "model"}
         """For `Result.settings`."""
-        plan["prompts"] = self._prompts
-        self._files: Cache[Image.Image] = Cache(out / IMAGES_FOLDER, IMAGES, plan=plan)
+        self.plan = {**plan, "prompts": self._prompts}
+        """All that decides the images, for the keys of what is measured of them."""
+        self._files: Cache[Image.Image] = Cache(out / IMAGES_FOLDER, IMAGES, plan=self.plan)
 
     def __len__(self) -> int:
         return len(self._prompts)

@@ -171,7 +171,7 @@ def _page(result: Result, command: str) -> str:
     parts = [f"# Suite {result.suite}", f"    {command}", figures_table(result)]
     figures = [figure for row in result.figures.values() for figure in row.values()]
     if any(figure.low is not None for figure in figures):
-        parts.append(f"In brackets: {LEVEL:.0%} interval by bootstrap over images.")
+        parts.append(f"In brackets: {LEVEL:.0%} interval by bootstrap.")
     if any(figure.deviation is not None for figure in figures):
         parts.append("± is the standard deviation over subsets.")
     parts += [f"**Note:** {note}." for note in result.notes]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -23,11 +25,26 @@ TRAINING_ONLY = ("criterion.",)
 class Frozen:
     """A network of others, and what identifies it. name: for column heads. weights: their SHA-256 in hex."""
 
-    def __init__(self, network: Any, name: str, device: torch.device) -> None:
+    def __init__(self, network: Any, name: str, device: torch.device, tokenizer: Any = None) -> None:
+        """tokenizer: of the texts that it reads, if any."""
         self.network = network.to(device)
         self.device = device
         self.name = name
         self.weights = fingerprint(self.network)
+        self.tokenizer = tokenizer
+
+
+def choices(judge: object) -> str:
+    """A digest of what decides a network's answers and no weight shows, for the keys of what is kept of them: its
+    configuration, with the names of classes, and its text tokenizer's words. The same for networks that have neither.
+    """
+    config = getattr(getattr(judge, "network", None), "config", None)
+    tokenizer = getattr(judge, "tokenizer", None)
+    found = [
+        {} if config is None else config.to_dict() | {"_name_or_path": ""},  # where it lies does not count
+        [] if tokenizer is None else sorted(tokenizer.get_vocab().items()),
+    ]
+    return hashlib.sha256(json.dumps(found, default=str).encode()).hexdigest()
 
 
 def load_frozen(kind: Any, source: str, role: str, dtype: torch.dtype = torch.float32) -> Any:

@@ -85,7 +85,7 @@ def test_the_published_format_is_read(tmp_path: Path) -> None:
         (("a1", "a hat", "1", "none", "entity - whole (hat)", "Is there?"), "line 2"),
         (("a1", "a hat", "1", "0", "(hat)", "Is there?"), "the tuple has no category"),
         (("a1", "a hat", "1", "0", "entity (hat)", ""), "must not be empty"),
-        (("a1", "a hat", "1"), "a cell is missing"),
+        (("a1", "a hat", "1"), "must not be empty"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: tuple[str, ...], said: str) -> None:
@@ -94,7 +94,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: tuple[str, ...], said: str) -> 
 
 
 def test_missing_columns_and_rows_are_said(tmp_path: Path) -> None:
-    with pytest.raises(HartError, match="has no column tuple, question_natural_language"):
+    with pytest.raises(HartError, match="there is no column tuple, question_natural_language"):
         read_questions(write(tmp_path / "x.csv", [row[:4] for row in ROWS], COLUMNS[:4]))
     with pytest.raises(HartError, match="holds no questions"):
         read_questions(write(tmp_path / "x.csv", []))

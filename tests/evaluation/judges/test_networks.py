@@ -130,7 +130,7 @@ def test_colours_are_the_nearest_words(tmp_path: Path) -> None:
         likeness = []
         for colour in COLOURS:
             texts = [wording.format(colour=colour, name="dog") for wording in WORDINGS]
-            tokens = [namer._tokenizer(text, return_tensors="pt")["input_ids"] for text in texts]
+            tokens = [namer.tokenizer(text, return_tensors="pt")["input_ids"] for text in texts]
             each = [model.get_text_features(word).pooler_output[0] for word in tokens]
             direction = torch.stack([vector / vector.norm() for vector in each]).mean(dim=0)
             likeness.append(torch.nn.functional.cosine_similarity(vectors, direction[None], dim=1))

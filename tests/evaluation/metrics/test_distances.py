@@ -155,6 +155,13 @@ def test_interval_of_a_mean_is_that_of_the_normal_law() -> None:
     assert figure.high == pytest.approx(figure.value + error, abs=0.2 * error)
 
 
+def test_interval_of_a_share_stays_within_what_is_possible() -> None:
+    right = (torch.arange(60) > 0).float()
+    for seed in range(20):
+        figure = bootstrap_mean(right, torch.Generator().manual_seed(seed))
+        assert figure.low is not None and figure.high is not None and 0 <= figure.low < figure.high <= 1
+
+
 def test_interval_of_a_biased_statistic_holds_its_value() -> None:
     """Resampling alone raises a Frechet distance far above its value at small counts."""
     x, y = random_tensor(40, 16, seed=1), random_tensor(40, 16, seed=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,14 @@ def test_geneval_end_to_end(models: Path, tmp_path: Path) -> None:
     before = (out / "verdicts.jsonl").stat().st_mtime_ns, (out / "images" / "000000.png").stat().st_mtime_ns
     assert figures(evaluate(*arguments), out)["figures"] == values["figures"]
     assert (out / "images" / "000000.png").stat().st_mtime_ns == before[1]
+    judged = len(list((out / "measured").iterdir()))
+    # the same weights with other names of classes say something else of an image
+    config = shutil.copytree(models / "mask2former-tiny", tmp_path / "mask2former-tiny") / "config.json"
+    values = json.loads(config.read_text())
+    values["id2label"] |= {"0": values["id2label"]["1"], "1": values["id2label"]["0"]}
+    config.write_text(json.dumps(values))
+    evaluate(*(config.parent if word == models / "mask2former-tiny" else word for word in arguments))
+    assert len(list((out / "measured").iterdir())) == 2 * judged
 
 
 def test_dpg_end_to_end(models: Path, tmp_path: Path) -> None:

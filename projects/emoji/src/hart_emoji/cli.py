@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from hart.commands import (
     counted,
     new_program,
     note,
+    options_from_config,
     owned,
     progress,
     require_writable,
@@ -21,6 +21,7 @@ from hart.commands import (
     suite_app,
 )
 from hart.files import readable_folder
+from hart_emoji.scene_options import SceneOptions
 
 SUITES = {name: f"hart_emoji.suites.{name}:SUITE" for name in ("agreement", "sampling", "copies", "scenes", "composed")}
 
@@ -58,54 +59,17 @@ def data(
 
 
 @app.command()
+@options_from_config
 def scenes(
     directory: Annotated[Path, typer.Argument(help="Folder to write; a stopped run continues.")],
-    count: Annotated[int, typer.Option(help="Images, a multiple of 1024; a larger count makes a set longer.")],
-    model: Annotated[str, typer.Option(help="Model whose tokenizer and text encoder are used.")] = "emoji",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
-    part: Annotated[str, typer.Option(metavar="I/N", help="Write every N-th shard, as one of N processes.")] = "1/1",
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Single emoji instead, under many wordings of their names.")
-    ] = False,
-    wordnet: Annotated[
-        Path | None, typer.Option(help="Folder of WordNet's files, whose nouns are further words with --plain.")
-    ] = None,
-    scales: Annotated[
-        str, typer.Option(metavar="1,2,...", help="Grid sizes of the scales; by default the model's own.")
-    ] = "",
-    kinds: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND=SHARE,...",
-            help="Only these of single, coloured, background, two, count, inked, such as two=0.75,count=0.25.",
-        ),
-    ] = "",
+    options: SceneOptions,
 ) -> None:
     """Compose images of several emoji, in other colours, on backgrounds, and encode them for training."""
-    from hart_emoji.data.bank import read_kinds, write_bank
-    from hart_emoji.data.scenes import KINDS
+    from hart_emoji.data.bank import write_bank
 
-    if wordnet is not None and not plain:
-        raise HartError("--wordnet gives words to single emoji: add --plain, or leave it out")
-    if scales and re.fullmatch(r"[0-9]+(,[0-9]+)*", scales) is None:
-        raise HartError(f"--scales {scales!r}: give grid sizes separated by commas, such as 1,2,3,4,5,6,8,10,13,16")
-    if kinds and plain:
-        raise HartError("--kinds chooses among scenes, and --plain makes none: leave out one of them")
-    shares = read_kinds(kinds) if kinds else KINDS
     require_writable(directory)
     with progress("scenes") as report:
-        summary = write_bank(
-            directory,
-            count,
-            model=model,
-            seed=seed,
-            part=part,
-            progress=report,
-            plain=plain,
-            wordnet=wordnet,
-            scales=tuple(map(int, filter(None, scales.split(",")))),
-            kinds=shares,
-        )
+        summary = write_bank(directory, options, report)
     typer.echo(
         f"{directory}: {counted(summary.images, 'image')}, {counted(summary.captions, 'caption')}, "
         f"{summary.damaged} could not be made"

@@ -10,11 +10,12 @@ from hart import HartError
 from hart.data import EncodedSet
 from hart_emoji.data import bank
 from hart_emoji.data.bank import write_bank
+from hart_emoji.scene_options import SceneOptions
 from tiny import save_model
 
 
 def write(folder: Path, model: Path, count: int, part: str = "1/1") -> int:
-    return write_bank(folder, count, model=str(model), seed=0, part=part, progress=lambda *_: None).images
+    return write_bank(folder, SceneOptions(count=count, model=str(model), part=part), lambda *_: None).images
 
 
 def test_scenes_are_encoded_and_the_set_can_be_made_longer(
@@ -30,7 +31,7 @@ def test_scenes_are_encoded_and_the_set_can_be_made_longer(
     assert write(tmp_path / "set", model, 12, "1/2") == 12
     assert first.stat().st_mtime_ns == before
     assert len(EncodedSet(tmp_path / "set", "train")) == 12
-    write_bank(tmp_path / "plain", 4, model=str(model), seed=0, part="1/1", progress=lambda *_: None, plain=True)
+    write_bank(tmp_path / "plain", SceneOptions(count=4, model=str(model), plain=True), lambda *_: None)
     mixed = EncodedSet(tmp_path / "plain", also=[tmp_path / "set"], parts=(0.6, 0.4))
     assert len(mixed) == 16, "both can be mixed in training"
     for count, part in ((5, "1/1"), (0, "1/1"), (4, "2"), (4, "3/2")):
@@ -42,8 +43,6 @@ def test_words_that_are_not_there_are_said_before_anything_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bank, "load_tokenizer", lambda _: pytest.fail("opened"))
+    words = SceneOptions(count=bank.SHARD, plain=True, wordnet=tmp_path / "none")
     with pytest.raises(HartError, match=r"index\.noun: not found; install WordNet"):
-        write_bank(
-            tmp_path / "set", bank.SHARD, model="emoji", seed=0, part="1/1", progress=lambda *_: None, plain=True,
-            wordnet=tmp_path / "none",
-        )  # fmt: skip
+        write_bank(tmp_path / "set", words, lambda *_: None)

@@ -8,7 +8,7 @@ import pytest
 
 from hart import HartError, HartPipeline
 from hart_emoji.data.captions import mentions
-from hart_emoji.data.plain import CAPTIONS, PlainEmoji, may_mean, nearest_nouns
+from hart_emoji.data.plain import PlainEmoji, may_mean, nearest_nouns
 
 
 def test_captions_are_of_the_set_and_of_its_further_words(cache: Path) -> None:
@@ -20,7 +20,7 @@ def test_captions_are_of_the_set_and_of_its_further_words(cache: Path) -> None:
     plain.nouns = {icon.concept.slug: ["moggy"] for icon in plain.icons}
     assert plain.digest() != before, "a set with other words is another set"
     samples = [plain.read(row) for row in range(60)]
-    assert all(sample.weight == 1 and len(sample.captions) == CAPTIONS for sample in samples)
+    assert all(sample.weight == 1 and len(sample.captions) == PlainEmoji.wordings for sample in samples)
     assert plain.weights.tolist() == [1.0] * 60
     texts = [text for sample in samples for text in sample.captions]
     assert any("moggy" in text for text in texts)

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image, ImageDraw
 
 from hart import HartError
-from hart_emoji.data.bank import read_kinds
 from hart_emoji.data.captions import Keywords
 from hart_emoji.data.catalogue import Concept
 from hart_emoji.data.recolour import COLOURS, background, own_colour, repainted
 from hart_emoji.data.rewriting import NUMBERS, PAIR, one_thing, plural, with_typo
-from hart_emoji.data.scenes import CAPTIONS, EmojiScenes
+from hart_emoji.data.scenes import EmojiScenes
 from hart_emoji.data.words import COMMON
+from hart_emoji.scene_options import SceneOptions
 
 
 @pytest.fixture
@@ -52,21 +52,21 @@ def test_a_row_is_a_function_of_the_seed(cache: Path, scenes: EmojiScenes) -> No
 
 def test_kinds_of_scenes_can_be_chosen(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hart_emoji.data.rewriting.TYPO_CHANCE", 0)
-    counted = EmojiScenes(cache, 40, size=24, kinds=read_kinds("count=2"))
+    counted = EmojiScenes(cache, 40, size=24, kinds={"count": 2})
     numbers = tuple(word for words in NUMBERS.values() for word in words)
     assert all(text.startswith(numbers) for row in range(40) for text in counted.read(row).captions)
     assert counted.digest() != EmojiScenes(cache, 40, size=24).digest()
-    assert read_kinds("two=0.75,count=0.25") == {"two": 0.75, "count": 0.25}
-    for wrong in ("", "two", "two=", "two=0", "two=-1", "two=nan", "pair=1", "two=1,two=2", "two=1,"):
+    assert SceneOptions(count=1024, kinds="two=0.75,count=0.25").shares == {"two": 0.75, "count": 0.25}
+    for wrong in ("two", "two=", "two=0", "two=-1", "two=nan", "pair=1", "two=1,two=2", "two=1,"):
         with pytest.raises(HartError, match="each once with its share"):
-            read_kinds(wrong)
+            SceneOptions(count=1024, kinds=wrong)
 
 
 def test_captions_are_of_the_set_and_bar_what_is_barred(cache: Path) -> None:
     barred = {"a pear", "pear", "red apple"}
     scenes = EmojiScenes(cache, 200, size=24, barred=barred)
     texts = [text for row in range(200) for text in scenes.read(row).captions]
-    assert len(texts) == 200 * CAPTIONS
+    assert len(texts) == 200 * EmojiScenes.wordings
     assert not {text.lower() for text in texts} & barred
     assert all(text == text.strip() and "  " not in text and "{" not in text for text in texts)
     assert not any(re.search(r"\ba [aeio]|\ban [^aeiouhAEFHILMNORSX]", text) for text in texts)

@@ -73,7 +73,8 @@ def toml(name: str, table: dict[str, Any]) -> str:
 
 def test_a_pack_holds_the_set(tmp_path: Path) -> None:
     save_images(tmp_path / "set", 5)
-    sizes = pack.write_pack(str(tmp_path / "set"), tmp_path / "pack", split="train", size=8)
+    sizes, damaged = pack.write_pack(str(tmp_path / "set"), tmp_path / "pack", split="train", size=8)
+    assert damaged == ()
     assert set(sizes) > {"images.safetensors", "perceptual.safetensors", "site/efficientnet_lite_pytorch/model.py"}
     assert sizes["perceptual.safetensors"] < 4e6
     ours, theirs = pack.read_pack(tmp_path / "pack"), pack.open_dataset(tmp_path / "set", "train", 8)
@@ -90,13 +91,17 @@ def test_images_of_a_concept_share_a_sheet(monkeypatch: pytest.MonkeyPatch) -> N
     assert pack.sheets(data) == ([1, 3, 2, 0], [[1], [3, 2], [0]])
 
 
-def test_vector_files_are_rendered(tmp_path: Path) -> None:
+def test_vector_files_are_rendered_and_what_is_left_out_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("resvg_py")
     circle = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><circle cx="4" cy="4" r="3" fill="red"/></svg>'
     (tmp_path / "red-dot.svg").write_text(circle)
     (tmp_path / "b.svg").write_text(circle.replace("red", "blue"))
     (tmp_path / "b.txt").write_text("a blue dot\nblue\n")
-    pack.write_pack(str(tmp_path), tmp_path / "pack", split="train", size=16)
+    (tmp_path / "nothing.svg").write_text(circle.replace("red", "white"))
+    program.main(["pack", str(tmp_path), str(tmp_path / "pack"), "--size", "16"])
+    assert "left out, since they cannot be read: 1 images (" in capsys.readouterr().err
     data = pack.read_pack(tmp_path / "pack")
     assert data.texts == (("a blue dot", "blue"), ("red dot",))
     assert data.pixels[1, :, 8, 8].tolist() == [255, 0, 0] and data.pixels[1, :, 0, 0].tolist() == [255] * 3
@@ -124,6 +129,10 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, recipes: Path) -> None:
         program.main(options(tmp_path, recipes, **{"--minutes": "1", "--transformer": "trainer.stepz=3"}))
     with pytest.raises(SystemExit, match=r"^error: code_corruption is for augmented versions"):
         program.main(options(tmp_path, recipes, **{"--minutes": "1", "--transformer": "code_corruption=0.1"}))
+    with pytest.raises(
+        SystemExit, match=r"^error: .*pack: images of 8 px, and the recipe is for 32: pack with --size 32"
+    ):
+        program.main(options(tmp_path, recipes, **{"--minutes": "1"}))
     assert not (tmp_path / "work").exists()
 
 

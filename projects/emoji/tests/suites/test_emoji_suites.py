@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from emoji_packages import unicode_concepts, write_packages
 from hart import HartError
 from hart.data import open_dataset
-from hart.evaluation import Features
+from hart.evaluation import Context, Features
 from hart_emoji.cli import app
 from hart_emoji.data import build_emoji, plan
 from hart_emoji.suites import emoji_set
-from hart_emoji.suites.emoji_set import EmojiSet
+from hart_emoji.suites.emoji_set import EmojiSet, Opened
 from hart_emoji.suites.prompts import (
     free_prompts,
     read_free_prompts,
@@ -89,6 +92,23 @@ def test_prompts_ask_for_what_training_has_seen_and_has_not(data: Path, emoji: E
             assert emoji.style_words[emoji.style[prompt.rendering]] in prompt.text
             assert emoji.slugs[prompt.accepted[0]].split("-")[-1] in prompt.text
             assert ("skin" in prompt.text) == (group.key == "tones")
+
+
+def test_a_set_that_has_been_damaged_is_refused(data: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data, tmp_path / "set")
+    shard = copy / "val-0000.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"RIFF", b"NONE", 1))
+    with pytest.raises(HartError, match=r"set: 1 image cannot be read .*: build it again"):
+        EmojiSet(copy, 16)
+
+
+@pytest.mark.parametrize(("size", "said"), [(16, 0), (24, 1)])
+def test_images_that_are_enlarged_for_a_model_are_said(data: Path, size: int, said: int) -> None:
+    notes: list[str] = []
+    pipe = SimpleNamespace(image_size=size, device=torch.device("cpu"))
+    options: Any = SimpleNamespace(pipeline=lambda: pipe, data=data, features="efficientnet-lite0")
+    Opened.by(Context(options, data, note=notes.append))
+    assert len(notes) == said and all("of 16 px and are enlarged" in note for note in notes)
 
 
 def test_prompts_are_those_of_the_seed(emoji: EmojiSet) -> None:

@@ -37,7 +37,7 @@ def test_counts_leave_specks_out() -> None:
     for number in range(5):
         image = discs(centres[:number], (200, 30, 30), WHITE)
         image.putpixel((48, 48), (0, 0, 0))
-        assert judge.blots_of(image) == number
+        assert len(judge.blots(image)) == number
 
 
 def test_drawings_are_without_colour_and_empty_or_full() -> None:

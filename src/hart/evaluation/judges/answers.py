@@ -24,8 +24,7 @@ class BlipAnswers(Frozen):
         from transformers import BlipForQuestionAnswering, BlipImageProcessorPil
 
         network = load_frozen(BlipForQuestionAnswering, source, "answerer")
-        super().__init__(network, short_name(source), device)
-        self._tokenizer = load_text_tokenizer(source, "answerer")
+        super().__init__(network, short_name(source), device, load_text_tokenizer(source, "answerer"))
         image_size = int(self.network.config.vision_config.image_size)
         self._images = BlipImageProcessorPil(size={"height": image_size, "width": image_size})
 
@@ -33,7 +32,7 @@ class BlipAnswers(Frozen):
     def __call__(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
         """One short answer, in lower case, to each question; greedy."""
         pixels = self._images(image, return_tensors="pt")["pixel_values"].to(self.device)
-        tokens: list[list[int]] = self._tokenizer(list(questions), truncation=True)["input_ids"]
+        tokens: list[list[int]] = self.tokenizer(list(questions), truncation=True)["input_ids"]
         answers = [""] * len(questions)
         # Only questions of one length go together: BLIP's decoder attends to padding.
         for length in {len(row) for row in tokens}:
@@ -45,6 +44,6 @@ class BlipAnswers(Frozen):
                 num_beams=1,
                 max_new_tokens=MOST_TOKENS,
             )
-            for number, text in zip(rows, self._tokenizer.batch_decode(out, skip_special_tokens=True), strict=True):
+            for number, text in zip(rows, self.tokenizer.batch_decode(out, skip_special_tokens=True), strict=True):
                 answers[number] = text.strip().lower()
         return answers

@@ -148,8 +148,8 @@ class ClipColours(Frozen):
         """Raises `HartError` for what cannot be loaded."""
         from transformers import CLIPImageProcessorPil, CLIPModel
 
-        super().__init__(load_frozen(CLIPModel, source, "clip"), short_name(source), device)
-        self._tokenizer = load_text_tokenizer(source, "clip")
+        network, tokenizer = load_frozen(CLIPModel, source, "clip"), load_text_tokenizer(source, "clip")
+        super().__init__(network, short_name(source), device, tokenizer)
         image_size = int(self.network.config.vision_config.image_size)
         self._images = CLIPImageProcessorPil(
             size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
@@ -168,7 +168,7 @@ class ClipColours(Frozen):
         """(10, D): the mean direction of the wordings for each colour of a class."""
         if name not in self._directions:
             texts = [wording.format(colour=colour, name=name) for colour in COLOURS for wording in WORDINGS]
-            tokens = self._tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
+            tokens = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
             out = self.network.get_text_features(tokens["input_ids"], attention_mask=tokens["attention_mask"])
             directions = F.normalize(out.pooler_output, dim=1).view(len(COLOURS), len(WORDINGS), -1)
             self._directions[name] = F.normalize(directions.mean(dim=1), dim=1)

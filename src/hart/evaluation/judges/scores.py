@@ -42,15 +42,15 @@ class ClipScore(Frozen):
         """source: folder or hub id with model and tokenizer. Raises `HartError` when it cannot be loaded."""
         from transformers import CLIPModel
 
-        super().__init__(load_frozen(CLIPModel, source, role), f"{role} ({short_name(source)})", device)
-        self._tokenizer = load_text_tokenizer(source, role)
+        network, tokenizer = load_frozen(CLIPModel, source, role), load_text_tokenizer(source, role)
+        super().__init__(network, f"{role} ({short_name(source)})", device, tokenizer)
         self._least = 0.0 if role == CLIP_SCORE else -100.0
         self._positions = int(self.network.config.text_config.max_position_embeddings)
         self.image_size = int(self.network.config.vision_config.image_size)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        tokens = self._tokenizer(
+        tokens = self.tokenizer(
             list(prompts), padding=True, truncation=True, max_length=self._positions, return_tensors="pt"
         ).to(self.device)
         out = self.network(
@@ -69,13 +69,13 @@ class ImageReward(Frozen):
     def __init__(self, file: Path, tokenizer: str, device: torch.device, network: RewardNetwork | None = None) -> None:
         """file: `ImageReward.pt`. tokenizer: folder or hub id of BERT's text tokenizer. network: one of other sizes,
         for the file's weights. Raises `HartError`."""
-        super().__init__(load_image_reward(file, network), "ImageReward", device)
-        self._tokenizer = load_text_tokenizer(tokenizer, self.name)
+        name = "ImageReward"
+        super().__init__(load_image_reward(file, network), name, device, load_text_tokenizer(tokenizer, name))
         self.image_size = int(self.network.vision.config.image_size)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        tokens = self._tokenizer(
+        tokens = self.tokenizer(
             list(prompts), padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt"
         ).to(self.device)
         seen = normalised(pixels.to(self.device).float() / 255, CLIP)

@@ -76,17 +76,13 @@ def frechet_figure(
     real: features, or the statistics of a set without them; then only generated images are resampled.
     paired: rows of both belong together and are resampled together, as an image and its reconstruction.
     """
-    if isinstance(real, Gaussian):
-        return bootstrap(
-            lambda j: frechet_distance(real, Gaussian.of(generated[j])), [len(generated)], generator, resamples
-        )
-    counts = [len(real)] if paired else [len(real), len(generated)]
-    return bootstrap(
-        lambda i, *j: frechet_distance(Gaussian.of(real[i]), Gaussian.of(generated[j[0] if j else i])),
-        counts,
-        generator,
-        resamples,
-    )
+
+    def distance(*rows: Tensor) -> float:
+        of_real = real if isinstance(real, Gaussian) else Gaussian.of(real[rows[0]])
+        return frechet_distance(of_real, Gaussian.of(generated[rows[-1]]))
+
+    counts = [len(generated)] if paired or isinstance(real, Gaussian) else [len(real), len(generated)]
+    return bootstrap(distance, counts, generator, resamples, biased=True)
 
 
 def kernel_distance(
@@ -202,8 +198,11 @@ def ssim(image: Tensor, original: Tensor) -> Tensor:
     """Structural similarity (B,) of 8-bit images (B, 3, H, W) of at least `SSIM_WINDOW` pixels a side."""
     from torchmetrics.functional.image import structural_similarity_index_measure  # takes a second to import
 
+    # in float32 the variance of a flat light area is rounding, which is not 0 on average; Apple GPUs have no float64
+    device = image.device if image.device.type == "cuda" else "cpu"
+    image, original = (images.to(device, torch.float64) for images in (image, original))
     _, similarity = structural_similarity_index_measure(
-        image.float(), original.float(), sigma=1.5, reduction="none", data_range=255.0, return_full_image=True
+        image, original, sigma=1.5, reduction="none", data_range=255.0, return_full_image=True
     )
     # over whole windows only, as published: torchmetrics' own mean includes windows of a mirrored border
     border = SSIM_WINDOW // 2

@@ -1,13 +1,6 @@
 """Feature extractors: images to vectors, by name. The name stands in every result; two are never mixed.
 
-| name | width | image size | weights |
-|---|---|---|---|
-| `efficientnet-lite0` | 1,280 | 224 | a package of the extra `evaluate`; no hub |
-| `efficientnet-lite2` | 1,280 | 260 | a package of its own; no hub |
-| `inception-v3:FILE` | 2,048 | 299, as TensorFlow resized | the FID weights: FILE, or fetched once without it |
-| `inception-v3-clean:FILE` | 2,048 | 299, as clean-fid resizes | the same |
-| `clip:SOURCE` | projection | the model's | a folder or hub id, through transformers |
-| `dinov2:SOURCE` | hidden | 224 | a folder or hub id, through transformers |
+`docs/evaluation.md` has a table of them.
 
 Shapes: B batch, D width, H W image.
 """
@@ -79,7 +72,7 @@ class FeatureExtractor(Protocol):
 
 
 def open_extractor(spec: str, device: torch.device, data: Path | None = None) -> FeatureExtractor:
-    """The extractor that `spec` names, see the table above, on `device`.
+    """The extractor that `spec` names (`FEATURES_HELP`), on `device`.
 
     data: a folder where public weights are looked for by their names before they are fetched (`at_hand`).
     Raises `HartError` for an unknown name, a missing file or source, or weights that cannot be loaded.

@@ -35,13 +35,15 @@ def bootstrap(
     counts: Sequence[int],
     generator: torch.Generator,
     resamples: int = RESAMPLES,
+    *,
+    biased: bool = False,
 ) -> Figure:
     """The statistic with an interval of `LEVEL` by resampling images with replacement.
 
     statistic: takes a tensor of row numbers for each set, int64. counts: rows of each set; sets whose images belong
     together (an image and its reconstruction) count as one. resamples: 0 leaves the interval out.
-    Resampled sets have fewer distinct images, which alone shifts a biased statistic such as FID: the interval is that
-    of the resamples, shifted so that their mean lies on the value.
+    biased: resampled sets have fewer distinct images, which alone shifts a statistic such as FID: the interval is
+    moved so that the mean of the resamples lies on the value. One of a mean stays as it is, within what is possible.
     """
     value = statistic(*(torch.arange(count) for count in counts))
     # one number of the generator, whatever the resamples: what is drawn after an interval does not depend on it
@@ -53,7 +55,7 @@ def bootstrap(
         dtype=torch.float64,
     )
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    low, high = ((resampled - resampled.mean()).quantile(tails) + value).tolist()
+    low, high = (resampled.quantile(tails) + (value - resampled.mean() if biased else 0)).tolist()
     return Figure(value, low, high)
 
 

@@ -24,6 +24,7 @@ from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import DpgOptions
 from hart.evaluation.suites.judged_prompts import OVERALL, JudgedPrompts
+from hart.networks.pretrained import choices
 from hart.strict import Config, Listed, counted
 
 QUESTIONS = PublishedFile(
@@ -59,20 +60,16 @@ class DensePrompt:
 
 def read_questions(file: Path) -> list[DensePrompt]:
     """The published format: a question a row. Raises `HartError` that names the line."""
-    reader = csv.DictReader(io.StringIO(read_prompt_file(file), newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(read_prompt_file(file), newline=""), restval="", strict=True)
     prompts: dict[str, DensePrompt] = {}
     try:
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise HartError(f"{file}: has no column {', '.join(missing)}: fetch {QUESTIONS.address}")
+        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+            raise ValueError(f"there is no column {', '.join(missing)}")
         for row in reader:
             _take(row, prompts)
-    except (csv.Error, ValueError, AttributeError) as error:
-        if isinstance(error, HartError):
-            raise
-        reason = "a cell is missing" if isinstance(error, AttributeError) else error
+    except (csv.Error, ValueError) as error:
         raise HartError(
-            f"{file}, line {reader.line_num}: is no question of DPG-Bench ({reason}): see {QUESTIONS.address}"
+            f"{file}, line {reader.line_num}: is no question of DPG-Bench ({error}): see {QUESTIONS.address}"
         ) from None
     if not prompts:
         raise HartError(f"{file}: holds no questions: fetch {QUESTIONS.address}")
@@ -153,7 +150,7 @@ def run(context: Context[DpgOptions]) -> Result:
     prompts = read_questions(file)
     answerer = BlipAnswers(at_hand(options.vqa, options.data), context.device)
     asked = JudgedPrompts(context, QUESTIONS, prompts, [""] * len(prompts))
-    judges = {"answerer": f"{answerer.name} {answerer.weights}"}
+    judges = {"answerer": f"{answerer.name} {answerer.weights} {choices(answerer)}"}
 
     def verdict(number: int) -> Verdict:
         prompt, image = asked.each[number], asked.generated.image(number)
@@ -164,7 +161,7 @@ def run(context: Context[DpgOptions]) -> Result:
     return Result(
         title=f"DPG-Bench, {counted(len(asked.prompts), 'prompt')}, {counted(len(verdicts), 'image')}",
         figures=scores(verdicts, options.per_prompt, answerer.name, context.generator(), options.resamples),
-        settings={"questions": str(file), **asked.settings, **judges},
+        settings={"questions": str(file), **asked.generated.settings, **judges},
         counts={
             "prompts": len(asked.prompts),
             "generated": len(verdicts),

@@ -11,7 +11,8 @@ from hart.data.kinds import Condition
 from hart.data.samples import Damage, DamagedSample, Sample, first_reasons
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform
-from hart.evaluation.generated_images import GeneratedImages, checked_plan
+from hart.evaluation.cache import require_plan
+from hart.evaluation.generated_images import IMAGES_FOLDER, GeneratedImages, plan_of
 from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
@@ -39,7 +40,8 @@ def run(context: Context[GenerationOptions]) -> Result:
     if (said := references.said()) is not None:
         for prompt in _prompts(said, condition, options):
             checked_prompt(prompt, pipe.num_classes, called="a caption of the set")
-    plan = checked_plan(pipe, sampling, options.seed, context.out)
+    plan = plan_of(pipe, sampling, options.seed)
+    require_plan(context.out / IMAGES_FOLDER, plan)
     extractor = open_extractor(options.features, context.device)
     # only captions and labels are needed from here on
     real, samples = features_of_set(
@@ -53,7 +55,7 @@ def run(context: Context[GenerationOptions]) -> Result:
     return Result(
         title=f"{counted(len(generated), 'image')} of {pipe.image_size} px against {len(real):,}",
         figures={"generated": all_figures(real, generated, extractor.name, context.generator(), options.resamples)},
-        settings={"set": source.description, "size": pipe.image_size, **generated_images.settings},
+        settings={"set": source.description, **generated_images.settings},
         counts={"generated": len(generated), "references": len(real), "damaged": len(references.damaged)},
         extractor=extractor_facts(extractor),
         notes=(

@@ -28,6 +28,7 @@ from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import GenevalOptions
 from hart.evaluation.suites.judged_prompts import OVERALL, JudgedPrompts
 from hart.files import parse_json
+from hart.networks.pretrained import choices
 from hart.strict import Config, Listed, counted, require
 
 PROMPTS = PublishedFile(
@@ -208,9 +209,9 @@ def run(context: Context[GenevalOptions]) -> Result:
     colours = ClipColours(at_hand(options.clip, options.data), context.device)
     asked = JudgedPrompts(context, PROMPTS, prompts, [prompt.tag for prompt in prompts])
     judges = {
-        "detector": f"{detector.name} {detector.weights}",
+        "detector": f"{detector.name} {detector.weights} {choices(detector)}",
         "detector_image_size": detector.image_size,
-        "colours": f"{colours.name} {colours.weights}",
+        "colours": f"{colours.name} {colours.weights} {choices(colours)}",
         "confidence": CONFIDENCE,
         "counting_confidence": COUNTING_CONFIDENCE,
         "most_objects": MOST_OBJECTS,
@@ -228,7 +229,7 @@ def run(context: Context[GenevalOptions]) -> Result:
     return Result(
         title=f"GenEval, {counted(len(asked.prompts), 'prompt')}, {counted(len(verdicts), 'image')}",
         figures=scores([p.tag for p in asked.prompts], right, judged_by, context.generator(), options.resamples),
-        settings={"prompts": str(file), **asked.settings, **judges},
+        settings={"prompts": str(file), **asked.generated.settings, **judges},
         counts={"prompts": len(asked.prompts), "generated": len(verdicts), "right": int(right.sum())},
         notes=(
             *asked.notes,

@@ -126,7 +126,7 @@ def _generate(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile
         notes.append(
             "HART's settings for ImageNet are not published: these are VAR's, with half of top-k at late scales"
         )
-    return SampleFile(context.out / SAMPLES_FILE), {"size": pipe.image_size, **generated.settings}, notes
+    return SampleFile(context.out / SAMPLES_FILE), generated.settings, notes
 
 
 def balanced_classes(count: int, classes: int, seed: int) -> list[int]:

@@ -34,7 +34,6 @@ class JudgedPrompts:
         texts = [prompt.prompt for prompt in self.each]
         self.generated = GeneratedImages(pipe, texts, options.sampling(pipe), options.seed, context.out)
         self.generated.generate(options.batch_size, context.progress)
-        self.settings = {"size": pipe.image_size, **self.generated.settings}
         self._context = context
         self.notes = self.generated.notes
         if (len(self.prompts), options.per_prompt) != (published.prompts, PER_PROMPT):

@@ -96,7 +96,6 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
         figures=figures,
         settings={
             "data": "public home" if options.data is None else str(options.data),
-            "size": pipe.image_size,
             "reference_size": benchmark.reference_size,
             "compared_size": benchmark.generated_size or pipe.image_size,
             **samples.settings,

@@ -32,6 +32,7 @@ from hart.generation.contact_sheet import contact_sheet
 from hart.generation.outputs import psnr
 from hart.grids import ScaleSchedule
 from hart.networks.perceptual import PerceptualDistance, perceptual_loss
+from hart.networks.pretrained import choices
 from hart.sizes import ImageSize, parsed_size, schedule_of_size
 from hart.strict import counted
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -132,8 +133,8 @@ class Measure:
 
     def facts(self) -> dict[str, object]:
         """What decides the numbers besides the tokenizer."""
-        distance = fingerprint(self.distance)
-        return {"features": extractor_facts(self.extractor), "distance": distance, "scores": self.scores}
+        features = extractor_facts(self.extractor) | {"choices": choices(self.extractor)}
+        return {"features": features, "distance": fingerprint(self.distance), "scores": self.scores}
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,74 +15,35 @@ from hart.text_encoder import find_text_encoder, load_text_encoder
 from hart.training import EncodedSummary, EncodeOptions, Encoders, encode_dataset
 from hart_emoji import RECIPES
 from hart_emoji.data.plain import PlainEmoji
-from hart_emoji.data.scenes import KINDS, EmojiScenes
+from hart_emoji.data.scenes import EmojiScenes
+from hart_emoji.scene_options import SceneOptions
 from hart_emoji.text.corpus import require_wordnet
 
 SHARD = 1024
 
 
-def write_bank(
-    folder: Path,
-    count: int,
-    *,
-    model: str,
-    seed: int,
-    part: str,
-    progress: Progress,
-    plain: bool = False,
-    wordnet: Path | None = None,
-    scales: tuple[int, ...] = (),
-    kinds: Mapping[str, float] = KINDS,
-) -> EncodedSummary:
-    """Write `count` scenes, or every N-th shard of them.
-
-    model: whose tokenizer and text encoder are used. part: "I/N". plain: single emoji instead, see `PlainEmoji`.
-    wordnet: folder of its files, from which these take further words. scales: in place of the model's own; the last
-    one decides the size of the images. kinds: of scenes, with their shares.
-
-    Raises `HartError`, also for a count that is no multiple of `SHARD`.
-    """
-    if count <= 0 or count % SHARD:
-        raise HartError(f"count {count}: give a multiple of {SHARD}")
-    if wordnet is not None:
-        require_wordnet(wordnet)
-    options = EncodeOptions(shard_size=SHARD, batch_size=64, part=part)
-    tokenizer = load_tokenizer(model)
-    tokenizer = (over_scales(tokenizer, scales) if scales else tokenizer).requires_grad_(False)
+def write_bank(folder: Path, chosen: SceneOptions, progress: Progress) -> EncodedSummary:
+    """Write scenes, or every N-th shard of them. Raises `HartError`, also for a count that `SHARD` does not divide."""
+    if chosen.count <= 0 or chosen.count % SHARD:
+        raise HartError(f"count {chosen.count}: give a multiple of {SHARD}")
+    if chosen.wordnet is not None:
+        require_wordnet(chosen.wordnet)
+    options = EncodeOptions(shard_size=SHARD, batch_size=64, part=chosen.part)
+    tokenizer = load_tokenizer(chosen.model)
+    tokenizer = (over_scales(tokenizer, chosen.scales) if chosen.scales else tokenizer).requires_grad_(False)
     tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # half the time on a CPU
-    config, source = find_text_encoder(model, tokens=0, instruction=False)
+    config, source = find_text_encoder(chosen.model, tokens=0, instruction=False)
     text_encoder = load_text_encoder(config, source)
     encoders = Encoders(tokenizer, text_encoder, torch.device("cpu"))
     size = tokenizer.config.image_size
     tables = read_toml(RECIPES / "free_prompts.toml")
     barred = {prompt.lower() for prompts in tables.values() for prompt in prompts}
-    images = (
-        PlainEmoji(default_cache(), count, size=size, seed=seed, barred=barred)
-        if plain
-        else EmojiScenes(default_cache(), count, size=size, seed=seed, barred=barred, kinds=kinds)
-    )
-    if isinstance(images, PlainEmoji) and wordnet is not None:
-        images.find_nouns(text_encoder, wordnet)
+    cache, count, seed = default_cache(), chosen.count, chosen.seed
+    images: EmojiScenes
+    if chosen.plain:
+        images = plain = PlainEmoji(cache, count, size=size, seed=seed, barred=barred)
+        if chosen.wordnet is not None:
+            plain.find_nouns(text_encoder, chosen.wordnet)
+    else:
+        images = EmojiScenes(cache, count, size=size, seed=seed, barred=barred, kinds=chosen.shares)
     return encode_dataset(images, ImageTransform(size), encoders, folder, "train", options, progress=progress)
-
-
-def read_kinds(text: str) -> dict[str, float]:
-    """Kinds of scenes with their shares, of any sum, from "two=0.75,count=0.25"; others are not made.
-
-    Raises `HartError` for kinds that are not in `KINDS`, or twice there, and for shares that are no positive numbers.
-    """
-    kinds: dict[str, float] = {}
-    for part in text.split(","):
-        kind, _, share = part.partition("=")
-        if (
-            kind not in KINDS
-            or kind in kinds
-            or not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", share)
-            or not float(share)
-        ):
-            raise HartError(
-                f"kinds of scenes {text!r}: give some of {', '.join(KINDS)}, each once with its share, such as "
-                "two=0.75,count=0.25"
-            )
-        kinds[kind] = float(share)
-    return kinds

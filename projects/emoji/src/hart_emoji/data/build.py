@@ -167,7 +167,7 @@ def render(svg: str, size: int) -> Image.Image | None:
 
 
 def _fingerprint(size: int, styles: Mapping[str, Style], splits: Sequence[str]) -> str:
-    packages = [f"{p.name}@{p.version}" for p in (*(style.package for style in styles.values()), NAMES, KEYWORDS)]
+    packages = [f"{package.name}@{package.version}" for package in packages_of(styles)]
     part = [] if "train" in splits else list(splits)
     return hashlib.sha256(json.dumps([BUILDER_VERSION, size, SEED, packages, *part]).encode()).hexdigest()[:16]
 
@@ -185,9 +185,14 @@ def _summary(directory: Path, index: Mapping[str, Any]) -> EmojiSummary:
     return EmojiSummary(directory, **numbers, reused=True)
 
 
+def packages_of(styles: Mapping[str, Style]) -> list[NpmPackage]:
+    """All that a set of these styles is made of."""
+    return [*(style.package for style in styles.values()), NAMES, KEYWORDS]
+
+
 def read_icons(styles: Mapping[str, Style], cache: Path, report: Progress) -> list[Icon]:
     """All icons of some styles, from the packages in `cache`, which are fetched where they are missing."""
-    packages = [*(style.package for style in styles.values()), NAMES, KEYWORDS]
+    packages = packages_of(styles)
     archives = {}
     for number, package in enumerate(packages):
         report(number, len(packages), f"fetching {package.name}")
@@ -195,15 +200,11 @@ def read_icons(styles: Mapping[str, Style], cache: Path, report: Progress) -> li
     sets: dict[str, IconSet] = {}
     for name, style in styles.items():
         report(len(sets), len(styles), f"reading {name}")
-        icons, chars = read_json(archives[style.package], "icons.json", "chars.json")
-        if icons is None:
-            raise HartError(f"{archives[style.package]} has no icons.json: delete it and run again")
+        icons, chars = read_json(archives[style.package], "icons.json", optional=["chars.json"])
         sets[name] = IconSet(icons["icons"], icons.get("aliases", {}), chars or {}, icons)
-    files = ("en/data.json", *(f"en/shortcodes/{table}.json" for table in SHORT_CODES))
-    entries, *short_codes = read_json(archives[NAMES], *files)
+    tables = [f"en/shortcodes/{table}.json" for table in SHORT_CODES]
+    entries, *short_codes = read_json(archives[NAMES], "en/data.json", optional=tables)
     (keywords,) = read_json(archives[KEYWORDS], "dist/emoji-en-US.json")
-    if entries is None or keywords is None:
-        raise HartError(f"{archives[NAMES]} or {archives[KEYWORDS]} lacks its English data: delete both and run again")
     return catalogue(sets, entries, keywords, [table for table in short_codes if table])
 
 

@@ -135,7 +135,8 @@ def _toned(name: str, tone: str, rng: random.Random) -> str:
     return rng.choice([f"{name} with {tone} skin tone", f"{name}, {tone} skin tone", f"{name} with {words} skin"])
 
 
-def _styled(text: str, style: str, rng: random.Random) -> str:
+def styled(text: str, style: str, rng: random.Random) -> str:
+    """A text that tells a style too, by its word."""
     return rng.choice([f"{text} in {style} style", f"{text}, {style} style", f"{text}, {style}"])
 
 
@@ -169,4 +170,4 @@ def captions(concept: Concept, style: str, tone: str | None, keywords: Keywords,
         listed = [*(_toned(text, tone, rng) for text in listed), f"{tone} skin tone {name} emoji"]
     if style == DEFAULT_STYLE:
         return listed
-    return [listed[0], *(text if style in text else _styled(text, style, rng) for text in listed[1:])]
+    return [listed[0], *(text if style in text else styled(text, style, rng) for text in listed[1:])]

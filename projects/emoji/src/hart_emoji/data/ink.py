@@ -79,7 +79,8 @@ def inked(
     """
     kind = rng.choice(("lines", "lines", "silhouette", "shades"))
     ink, colour, said, ground = _colours(rng)
-    mask = {"lines": line_drawing, "silhouette": _silhouette, "shades": _shades}[kind](large)
+    drawn = {"lines": line_drawing, "silhouette": lambda icon: icon.getchannel("A"), "shades": _shades}
+    mask = drawn[kind](large)
     factor = size / max(large.size)
     mask = mask.resize([max(1, round(side * factor)) for side in large.size], Image.Resampling.BOX)
     sprite = Image.new("RGBA", mask.size, colour)
@@ -119,10 +120,6 @@ def line_drawing(icon: Image.Image) -> Image.Image:
     )
     edges = ((lightest - darkest).max(axis=-1) > EDGE).astype(np.uint8) * 255
     return Image.fromarray(edges).filter(ImageFilter.MaxFilter(LINE))
-
-
-def _silhouette(icon: Image.Image) -> Image.Image:
-    return icon.getchannel("A")
 
 
 def _shades(icon: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,21 +62,25 @@ def fetch_package(package: NpmPackage, cache: Path) -> Path:
     return archive
 
 
-def read_json(archive: Path, *members: str) -> list[Any]:
-    """Parse JSON files of a package archive (paths below `package/`), in one pass; a missing one gives None.
+def read_json(archive: Path, *members: str, optional: Sequence[str] = ()) -> list[Any]:
+    """Parse JSON files of a package archive (paths below `package/`), in one pass; a missing optional one gives None.
 
-    Reads straight from the archive: nothing is unpacked to disk. Raises `HartError` for a damaged archive.
+    Reads straight from the archive: nothing is unpacked to disk. Raises `HartError` for an archive that is damaged, or
+    lacks one of the members.
     """
+    wanted = [*members, *optional]
     found: dict[str, Any] = {}
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for entry in tar:
                 name = entry.name.partition("/")[2]
-                stream = tar.extractfile(entry) if entry.isfile() and name in members else None
+                stream = tar.extractfile(entry) if entry.isfile() and name in wanted else None
                 if stream is not None:
                     found[name] = parse_json(stream.read(), f"{archive}: {name}")
-                    if len(found) == len(set(members)):
+                    if len(found) == len(wanted):
                         break
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise HartError(f"{archive} is damaged ({error}): delete it and run again") from error
-    return [found.get(member) for member in members]
+    if missing := [member for member in members if member not in found]:
+        raise HartError(f"{archive} has no {missing[0]}: delete it and run again")
+    return [found.get(member) for member in wanted]

@@ -11,6 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -24,13 +25,11 @@ from hart_emoji.data.build import STYLES
 from hart_emoji.data.captions import DEFAULT_STYLE, captions, head_of, mentions, plain_names, with_article
 from hart_emoji.data.catalogue import Icon
 from hart_emoji.data.recolour import OwnColour, own_colour
-from hart_emoji.data.rewriting import one_thing, sometimes_mistyped
-from hart_emoji.data.scenes import THINGS, TRIES, WHITE, EmojiScenes
+from hart_emoji.data.rewriting import one_thing
+from hart_emoji.data.scenes import THINGS, TRIES, WHITE, Describe, EmojiScenes
 from hart_emoji.data.words import COMMON
 from hart_emoji.text.corpus import read_wordnet
 
-CAPTIONS = 6
-"""Captions an image."""
 DEFAULT_SHARE = 0.42
 """Of images in the default style, which words without a style mean."""
 OTHER_WEIGHT = 0.5
@@ -48,6 +47,7 @@ class PlainEmoji(EmojiScenes):
     """Single emoji, half of them as the set has them, half slightly moved."""
 
     title = "plain emoji"
+    wordings = 6
 
     def __init__(
         self, cache: Path, count: int, *, size: int = 128, seed: int = 0, barred: Collection[str] = ()
@@ -71,8 +71,7 @@ class PlainEmoji(EmojiScenes):
         """Take nouns of WordNet, whose files are in a folder, as further words; raises as `nearest_nouns` does."""
         self.nouns = nearest_nouns(self.icons, encoder, wordnet, self._usable)
 
-    def scene(self, row: int) -> tuple[Image.Image, tuple[str, ...]]:
-        rng = self._generator(row)
+    def _made(self, rng: random.Random) -> tuple[Image.Image, Describe]:
         default = rng.random() < DEFAULT_SHARE
         icon, moved, sprite = self._drawn(self._default if default else self._other, rng)
         colour = own_colour(sprite) if icon.concept.group in THINGS else None
@@ -80,13 +79,7 @@ class PlainEmoji(EmojiScenes):
             sprite = sprite.rotate(rng.uniform(-5, 5), Image.Resampling.BICUBIC, expand=True)
         shift = 0.04 if moved else 0.0
         x, y = (0.5 + rng.uniform(-shift, shift) for _ in range(2))
-        image = laid(self.size, WHITE, [(sprite, x, y)])
-        texts: list[str] = []
-        while len(texts) < CAPTIONS:
-            text = self._told(icon, colour, rng)
-            if self._usable(text):
-                texts.append(sometimes_mistyped(text, rng))
-        return image, tuple(texts)
+        return laid(self.size, WHITE, [(sprite, x, y)]), partial(self._told, icon, colour)
 
     def _drawn(self, rows: Sequence[int], rng: random.Random) -> tuple[Icon, bool, Image.Image]:
         """An icon of some rows, whether it is to be moved, and its image."""
@@ -99,7 +92,7 @@ class PlainEmoji(EmojiScenes):
         raise DamagedSample("no icon that can be drawn was found")
 
     def _usable(self, text: str) -> bool:
-        return text.lower() not in self.barred and not mentions(text, self.keywords.held_out)
+        return super()._usable(text) and not mentions(text, self.keywords.held_out)
 
     def _told(self, icon: Icon, colour: OwnColour | None, rng: random.Random) -> str:
         """A caption of an icon; colour: its own, where it has one."""

@@ -9,6 +9,7 @@ import hashlib
 import io
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -18,19 +19,16 @@ from PIL import Image
 
 from hart.data import DamagedSample, Listed, Located, Note, Source
 from hart_emoji.data.arrangement import centres, laid, related
-from hart_emoji.data.build import STYLES, layer_of, read_icons
-from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_names, with_article
+from hart_emoji.data.build import STYLES, layer_of, packages_of, read_icons
+from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_names, styled, with_article
 from hart_emoji.data.catalogue import Icon
 from hart_emoji.data.ink import OVERSAMPLED, inked
 from hart_emoji.data.plan import held_out_keywords, plan_images, with_default_share
 from hart_emoji.data.recolour import COLOURS, OwnColour, background, colour_word, own_colour, repainted, without_colour
 from hart_emoji.data.rewriting import NUMBERS, PAIR, one_thing, plural, sometimes_mistyped
 from hart_emoji.data.words import COMMON, DIGEST
+from hart_emoji.scene_options import KINDS
 
-CAPTIONS = 3
-"""Captions an image."""
-KINDS = {"single": 0.1, "coloured": 0.2, "background": 0.1, "two": 0.25, "count": 0.15, "inked": 0.2}
-"""Kind of scene -> its share of the images."""
 DEFAULT_SHARE = 0.74
 """Of images in the default style, which words without a style mean."""
 THINGS = frozenset({"animals-nature", "food-drink", "travel-places", "activities", "objects"})
@@ -67,6 +65,8 @@ class EmojiScenes(Source):
     """`count` composed images of `size` pixels."""
 
     title = "scenes of emoji"
+    wordings = 3
+    """Captions of an image."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class EmojiScenes(Source):
     def digest(self) -> str:
         """Rows follow from size and seed, the shares, the packages, whose versions are pinned, and what is barred. Not
         their number, so that an encoded set can be made longer."""
-        packages = [f"{style.package.name}@{style.package.version}" for style in STYLES.values()]
+        packages = [f"{package.name}@{package.version}" for package in packages_of(STYLES)]
         parts = [
             self._set,
             f"version {VERSION}",
@@ -126,12 +126,21 @@ class EmojiScenes(Source):
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def _generator(self, row: int) -> random.Random:
-        return random.Random(f"{self.seed}|scene|{row}")
-
     def scene(self, row: int) -> tuple[Image.Image, tuple[str, ...]]:
         """The RGB image of a row and its captions. Raises `DamagedSample` where `TRIES` scenes could not be made."""
-        rng = self._generator(row)
+        rng = random.Random(f"{self.seed}|scene|{row}")
+        image, describe = self._made(rng)
+        texts: list[str] = []
+        while len(texts) < self.wordings:
+            text = describe(rng)
+            if self._usable(text):
+                texts.append(sometimes_mistyped(text, rng))
+        return image, tuple(texts)
+
+    def _usable(self, text: str) -> bool:
+        return text.lower() not in self.barred
+
+    def _made(self, rng: random.Random) -> tuple[Image.Image, Describe]:
         makers = {
             "single": self._single,
             "coloured": self._coloured,
@@ -141,19 +150,10 @@ class EmojiScenes(Source):
             "inked": self._inked,
         }
         kind = rng.choices(list(self.kinds), list(self.kinds.values()))[0]
-        for last in range(TRIES):
-            try:
-                image, describe = makers[kind](rng)
-                break
-            except DamagedSample:  # a blank icon
-                if last == TRIES - 1:
-                    raise
-        texts: list[str] = []
-        while len(texts) < CAPTIONS:
-            text = describe(rng)
-            if text.lower() not in self.barred:
-                texts.append(sometimes_mistyped(text, rng))
-        return image, tuple(texts)
+        for _ in range(TRIES - 1):
+            with suppress(DamagedSample):  # a blank icon
+                return makers[kind](rng)
+        return makers[kind](rng)
 
     def _single(self, rng: random.Random) -> tuple[Image.Image, Describe]:
         icon = self._chosen(range(len(self.icons)), rng)
@@ -357,8 +357,7 @@ class EmojiScenes(Source):
         """As in `captions`: words without a style mean the default one."""
         if rng.random() < (0.85 if style == DEFAULT_STYLE else 0.05):
             return text
-        word = STYLES[style].word
-        return rng.choice((f"{text} in {word} style", f"{text}, {word} style", f"{text}, {word}"))
+        return styled(text, STYLES[style].word, rng)
 
 
 def _another(colour: OwnColour, rng: random.Random) -> str:

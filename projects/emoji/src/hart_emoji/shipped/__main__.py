@@ -68,13 +68,18 @@ def train(parsed: argparse.Namespace) -> None:
 
 def check(parsed: argparse.Namespace) -> None:
     """Raises `HartError` for what a stage would end with, before the minutes are counted."""
+    from hart.checkpoint import read_safetensors
     from hart_emoji.shipped.pack import IMAGES
     from hart_emoji.shipped.stages import tokenizer_recipe, transformer_recipe
 
     if not (parsed.pack / IMAGES).is_file():
         raise HartError(f"{parsed.pack}: no pack is there: make one with python -m hart_emoji.shipped pack SET PACK")
-    tokenizer_recipe(job_of(parsed, "tokenizer"))
+    wanted = tokenizer_recipe(job_of(parsed, "tokenizer")).tokenizer.image_size
     transformer_recipe(job_of(parsed, "transformer"))
+    if (size := int(read_safetensors(parsed.pack / IMAGES)["size"])) != wanted:
+        raise HartError(
+            f"{parsed.pack}: images of {size} px, and the recipe is for {wanted}: pack with --size {wanted}"
+        )
 
 
 def run_stage(parsed: argparse.Namespace, stage: str, deadline: float) -> dict[str, Any]:
@@ -165,10 +170,13 @@ def job_of(parsed: argparse.Namespace, stage: str) -> Job:
 def pack(parsed: argparse.Namespace) -> None:
     from hart_emoji.shipped.pack import write_pack
 
-    sizes = write_pack(parsed.source, parsed.pack, split=parsed.split, size=parsed.size)
+    sizes, damaged = write_pack(parsed.source, parsed.pack, split=parsed.split, size=parsed.size)
     for name, size in sizes.items():
         sys.stdout.write(f"{size:>12,}  {name}\n")
     sys.stdout.write(f"{sum(sizes.values()) / 2**20:.1f} MiB in {parsed.pack}\n")
+    if damaged:
+        first = "; ".join(map(str, damaged[:3]))
+        sys.stderr.write(f"left out, since they cannot be read: {len(damaged)} images ({first})\n")
 
 
 def join_files(parsed: argparse.Namespace) -> None:

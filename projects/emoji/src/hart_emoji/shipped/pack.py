@@ -29,7 +29,7 @@ from torch import Tensor
 
 from hart import HartError
 from hart.checkpoint import read_safetensors, save_module, write_safetensors
-from hart.data import CaptionedImages, open_dataset
+from hart.data import CaptionedImages, Damage, open_dataset
 from hart.training import perceptual_loss
 
 IMAGES, PERCEPTUAL, SITE = "images.safetensors", "perceptual.safetensors", "site"
@@ -38,8 +38,11 @@ WIDEST = 100
 """Images of a sheet; WebP's sides end at 16,383 pixels."""
 
 
-def write_pack(source: str, pack: Path, *, split: str, size: int) -> dict[str, int]:
-    """Pack a split of any set that training reads, or a folder of vector files; the bytes of each part by name."""
+def write_pack(source: str, pack: Path, *, split: str, size: int) -> tuple[dict[str, int], tuple[Damage, ...]]:
+    """Pack a split of any set that training reads, or a folder of vector files.
+
+    Returns the bytes of each part by name, and the images that are left out since they cannot be read.
+    """
     vectors = sorted(Path(source).glob("**/*.svg")) if Path(source).is_dir() else []
     data = vector_images(vectors, size) if vectors else open_dataset(source, split, size)
     data.require_captions()
@@ -56,9 +59,8 @@ def write_pack(source: str, pack: Path, *, split: str, size: int) -> dict[str, i
     }
     write_safetensors(pack / IMAGES, tensors)
     write_perceptual(pack)
-    return {
-        path.relative_to(pack).as_posix(): path.stat().st_size for path in sorted(pack.rglob("*")) if path.is_file()
-    }
+    files = [path for path in sorted(pack.rglob("*")) if path.is_file()]
+    return {path.relative_to(pack).as_posix(): path.stat().st_size for path in files}, data.damaged
 
 
 def write_perceptual(pack: Path) -> None:
@@ -127,10 +129,11 @@ def vector_images(files: Sequence[Path], size: int) -> CaptionedImages:
     """Vector files as images. Captions are the lines of a `.txt` beside each, or the words of its name."""
     from hart_emoji.data.build import render
 
-    pixels, texts = [], []
+    pixels, texts, damaged = [], [], list[Damage]()
     for file in files:
         image = render(file.read_text(encoding="utf-8"), size)
         if image is None:
+            damaged.append(Damage(str(file), "cannot be rendered, or is blank"))
             continue
         beside = file.with_suffix(".txt")
         lines = beside.read_text(encoding="utf-8").splitlines() if beside.exists() else [file.stem.replace("-", " ")]
@@ -138,4 +141,5 @@ def vector_images(files: Sequence[Path], size: int) -> CaptionedImages:
         texts.append(tuple(line.strip() for line in lines if line.strip()))
     if not pixels:
         raise HartError("none of the vector files could be rendered")
-    return CaptionedImages(torch.stack(pixels), tuple(texts), torch.ones(len(texts)), ({},) * len(texts))
+    count = len(texts)
+    return CaptionedImages(torch.stack(pixels), tuple(texts), torch.ones(count), ({},) * count, tuple(damaged))

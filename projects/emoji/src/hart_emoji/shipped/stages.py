@@ -122,24 +122,22 @@ def common(job: Job) -> tuple[str, ...]:
     )
 
 
-class ExportedTokenizer(TokenizerTask):
+class Exported(Task):
     """Also exports what it saves."""
 
     out: Path
 
     def save(self, folder: Path, module: nn.Module) -> None:
-        super().save(folder, module)
+        super().save(folder, module)  # type: ignore[safe-super]  # of a stage
         export(folder, self.out)
 
 
-class ExportedTransformer(TransformerTask):
-    """Also exports what it saves, with the tokenizer."""
+class ExportedTokenizer(Exported, TokenizerTask):
+    """Exports the tokenizer."""
 
-    out: Path
 
-    def save(self, folder: Path, module: nn.Module) -> None:
-        super().save(folder, module)
-        export(folder, self.out)
+class ExportedTransformer(Exported, TransformerTask):
+    """Exports the transformer with the tokenizer."""
 
 
 def run_stage(job: Job, folder: Path, task: Task, recipe: Recipe, multiple: int = 0) -> None:

@@ -108,8 +108,8 @@ def run(context: Context[AgreementOptions]) -> Result:
     return Result(
         title=f"{counted(sum(counts.values()), 'image')}, {counted(len(emoji.slugs), 'concept')}",
         figures=figures,
-        settings={"size": opened.pipe.image_size, **shared},
-        counts={**counts, "references": len(emoji), "concepts": len(emoji.slugs), "damaged": emoji.damaged},
+        settings=shared,
+        counts={**counts, "references": len(emoji), "concepts": len(emoji.slugs)},
         extractor=extractor_facts(extractor),
         sheets=sheets,
     )
@@ -213,7 +213,7 @@ def chance_of_rank(top: int, accepted: int, concepts: int) -> float:
 
 def _described(opened: Opened, group: PromptGroup, context: Context[AgreementOptions]) -> dict[str, Looks]:
     """By kind: the images that the prompts describe; empty where they describe none."""
-    rows = [prompt.rendering for prompt in group.prompts if prompt.rendering is not None]
+    rows = group.renderings
     if len(rows) < len(group.prompts):
         return {}
     context.progress(0, None, "reconstructions")

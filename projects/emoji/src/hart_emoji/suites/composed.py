@@ -226,7 +226,7 @@ def run(context: Context[EmojiOptions]) -> Result:
     return Result(
         title=counted(len(generated), "image"),
         figures=figures,
-        settings={"size": opened.pipe.image_size, **generated.settings},
+        settings=generated.settings,
         counts={kind: sum(one.kind == kind for one in asked) for kind in KINDS},
         extractor=extractor_facts(opened.extractor),
         sheets=generated.sheet(texts),

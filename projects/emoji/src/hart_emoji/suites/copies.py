@@ -26,7 +26,6 @@ from torch import Tensor
 from hart import HartError
 from hart.evaluation import (
     Context,
-    FeatureExtractor,
     Figure,
     GeneratedImages,
     Result,
@@ -76,11 +75,18 @@ def run(context: Context[CopiesOptions]) -> Result:
     if not names.prompts or not styles.prompts:
         raise HartError("the set has no concepts to ask for, or no held-out styles: build a larger one")
     training = emoji.training
-    bank = _Bank(
-        F.normalize(emoji.features(extractor, progress)[: len(training)], dim=1),
-        torch.cat([reduced(emoji.pixels(training[i : i + CHUNK])) for i in range(0, len(training), CHUNK)]),
-        extractor,
-    )
+    features = F.normalize(emoji.features(extractor, progress)[: len(training)], dim=1)
+    pixels = torch.cat([reduced(emoji.pixels(training[i : i + CHUNK])) for i in range(0, len(training), CHUNK)])
+
+    def nearest(images: Tensor) -> dict[str, Nearest]:
+        """By distance, for images (N, 3, H, W)."""
+        cosine = (F.normalize(features_of(images, extractor), dim=1) @ features.T).max(dim=1)
+        apart = torch.cdist(reduced(images), pixels).min(dim=1)
+        return {
+            f"feature distance ({extractor.name})": Nearest(1 - cosine.values, cosine.indices),
+            f"pixel distance ({REDUCED_SIZE} px)": Nearest(apart.values / math.sqrt(pixels.shape[1]), apart.indices),
+        }
+
     generated = {
         group.key: GeneratedImages(pipe, group.texts, options.sampling(pipe), options.seed, context.out / group.key)
         for group in (names, styles)
@@ -89,40 +95,20 @@ def run(context: Context[CopiesOptions]) -> Result:
     for group in (names, styles):
         generated[group.key].generate(options.batch_size, progress)
         progress(0, None, "nearest training images")
-        found[f"generated: {group.title}"] = bank.nearest(generated[group.key].pixels(range(len(group.prompts))))
-    found[HELD_OUT] = bank.nearest(emoji.pixels(_renderings(styles)))
-    found[COPIES] = bank.nearest(opened.reconstructed(emoji.pixels(_renderings(names)))["hybrid"])
+        found[f"generated: {group.title}"] = nearest(generated[group.key].pixels(range(len(group.prompts))))
+    found[HELD_OUT] = nearest(emoji.pixels(styles.renderings))
+    found[COPIES] = nearest(opened.reconstructed(emoji.pixels(names.renderings))["hybrid"])
     return Result(
         title=f"{counted(len(names.prompts), 'image')} of names, {len(training):,} in training",
         figures={row: _figures(nearest, found[HELD_OUT], found[COPIES]) for row, nearest in found.items()},
-        settings={"size": pipe.image_size, **generated[names.key].settings},
-        counts={**{key: len(images) for key, images in generated.items()}, "damaged": emoji.damaged},
+        settings=generated[names.key].settings,
+        counts={key: len(images) for key, images in generated.items()},
         extractor=extractor_facts(extractor),
         sheets={
             NEAREST_FILE: _nearest_sheet(emoji, names, generated[names.key], found[f"generated: {names.title}"]),
             STYLES_FILE: _styles_sheet(opened, names, context),
         },
     )
-
-
-@dataclass(frozen=True)
-class _Bank:
-    """The training images: features (M, D) of length 1, and pixels (M, P)."""
-
-    features: Tensor
-    reduced: Tensor
-    extractor: FeatureExtractor
-
-    def nearest(self, pixels: Tensor) -> dict[str, Nearest]:
-        """By distance, for images (N, 3, H, W)."""
-        features = features_of(pixels, self.extractor)
-        cosine = (F.normalize(features, dim=1) @ self.features.T).max(dim=1)
-        apart = torch.cdist(reduced(pixels), self.reduced).min(dim=1)
-        rms = apart.values / math.sqrt(self.reduced.shape[1])
-        return {
-            f"feature distance ({self.extractor.name})": Nearest(1 - cosine.values, cosine.indices),
-            f"pixel distance ({REDUCED_SIZE} px)": Nearest(rms, apart.indices),
-        }
 
 
 def reduced(pixels: Tensor) -> Tensor:
@@ -148,10 +134,6 @@ def _figures(
         figures[f"{name}, nearer than {high:.0%} of held-out"] = Figure(float(nearer.double().mean()))
         figures[f"{name}, as near as {high:.0%} of copies"] = Figure(float(copied.double().mean()))
     return figures
-
-
-def _renderings(group: PromptGroup) -> list[int]:
-    return [prompt.rendering for prompt in group.prompts if prompt.rendering is not None]
 
 
 def _nearest_sheet(

@@ -26,6 +26,7 @@ from hart.evaluation import (
     FeatureExtractor,
     Progress,
     SamplingOptions,
+    counted,
     extractor_facts,
     reconstruct,
 )
@@ -72,6 +73,7 @@ class StyleEntry:
 class IndexEntry:
     """What they read of dataset.json."""
 
+    size: int
     styles: dict[str, StyleEntry]
 
 
@@ -102,17 +104,21 @@ def _read(file: Path, kind: type[T]) -> T:
 class EmojiSet:
     """What `hart-emoji data` built, in memory: 3 * size**2 bytes an image.
 
-    Images are numbered from 0, those of training first. slugs: concepts in the order of their numbers.
-    concepts: what concepts.json says of each slug. style_words: style -> what captions call it.
+    Images are numbered from 0, those of training first. built_size: pixels at which they were rendered.
+    slugs: concepts in the order of their numbers. concepts: what concepts.json says of each slug.
+    style_words: style -> what captions call it.
     concept, style, tone, held_out: of each image; the tone is None for images without, held_out for training ones.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
-        """Reads all images at `size` px. Raises `HartError` for a folder that `hart-emoji data` did not build."""
+        """Reads all images at `size` px. Raises `HartError` for a folder that `hart-emoji data` did not build, or that
+        has been damaged since."""
         self.concepts = read_concepts(folder)
-        known = _read(folder / "dataset.json", IndexEntry).styles
+        index = _read(folder / "dataset.json", IndexEntry)
+        self.built_size, known = index.size, index.styles
         self._splits = [open_dataset(folder, split, size) for split in ("train", "val")]
-        self.damaged = sum(len(split.damaged) for split in self._splits)
+        if damaged := [damage for split in self._splits for damage in split.damaged]:
+            raise HartError(f"{folder}: {counted(len(damaged), 'image')} cannot be read ({damaged[0]}): build it again")
         self.training = range(len(self._splits[0]))
         try:
             records = TypeAdapter(list[Record]).validate_python([r for split in self._splits for r in split.records])
@@ -184,7 +190,13 @@ class Opened:
         context.progress(0, None, "reading the set")
         size: Literal[0, 2] = 2 if context.options.features == "efficientnet-lite2" else 0
         extractor = EfficientNetLite(pipe.device, size, FEATURE_IMAGE_SIZE)
-        return Opened(pipe, EmojiSet(context.options.data, pipe.image_size), extractor)
+        emoji = EmojiSet(context.options.data, pipe.image_size)
+        if emoji.built_size < pipe.image_size:
+            context.note(
+                f"the set's images are of {emoji.built_size} px and are enlarged, which blurs them: for figures that "
+                f"compare, build it with --size {pipe.image_size}"
+            )
+        return Opened(pipe, emoji, extractor)
 
     def reconstructed(self, pixels: Tensor) -> Mapping[str, Tensor]:
         """Images (B, 3, H, W) uint8 through the tokenizer: "discrete", "hybrid"."""

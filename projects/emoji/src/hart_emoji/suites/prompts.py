@@ -48,6 +48,11 @@ class PromptGroup:
     def texts(self) -> list[str]:
         return [prompt.text for prompt in self.prompts]
 
+    @property
+    def renderings(self) -> list[int]:
+        """Images of the set that prompts describe in full."""
+        return [prompt.rendering for prompt in self.prompts if prompt.rendering is not None]
+
 
 def seen_names(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
     """Names of concepts, as training captions have them, chosen by `seed`. Their rendering is of the default style."""

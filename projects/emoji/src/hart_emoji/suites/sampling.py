@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated
 
 from pydantic import Field
@@ -20,7 +20,6 @@ from hart.evaluation import (
     LEAST_IMAGES,
     Cache,
     Context,
-    FeatureExtractor,
     Features,
     Figure,
     GeneratedImages,
@@ -37,7 +36,7 @@ from hart.evaluation import (
 )
 from hart_emoji.suites.agreement import Judge
 from hart_emoji.suites.emoji_set import BATCH, EmojiOptions, Opened, features_of, looks
-from hart_emoji.suites.prompts import PromptGroup, unseen_styles
+from hart_emoji.suites.prompts import unseen_styles
 
 OWN = "own"
 DIFFUSION_STEPS = (1, 2, 4, 8, 16)
@@ -78,7 +77,8 @@ def variants(config: HartConfig, own: SamplingConfig) -> dict[str, SamplingConfi
 
 
 def run(context: Context[AblationOptions]) -> Result:
-    """A row for each variant: FID, KID, precision, recall, agreement, and the seconds that an image takes.
+    """A row for each variant, measured once and kept: FID, KID, precision, recall, agreement, and the seconds that an
+    image takes.
 
     Raises `HartError` for an unknown variant or too few held-out images.
     """
@@ -96,53 +96,37 @@ def run(context: Context[AblationOptions]) -> Result:
         )
     everything = unseen_styles(emoji, len(emoji), options.seed, left_out=frozenset())
     progress(0, None, "features of the held-out images")
-    rows = [prompt.rendering for prompt in everything.prompts if prompt.rendering is not None]
     comparing = open_extractor(DEFAULT_FEATURES, pipe.device)
-    real = Features(features_of(emoji.pixels(rows), comparing))
+    real = Features(features_of(emoji.pixels(everything.renderings), comparing))
     judge = Judge(emoji, emoji.features(judging, progress), judging.name)
-    measure = _Measure(pipe, group, real, judge, judging, comparing, context)
+
+    def measured(name: str) -> dict[str, Figure]:
+        sampling, generator = known[name], context.generator()
+        generated = GeneratedImages(pipe, group.texts, sampling, options.seed, context.out / name)
+
+        def figures() -> dict[str, Figure]:
+            generated.generate(options.batch_size, lambda done, total, what: progress(done, total, f"{name}: {what}"))
+            compared = Features(generated.features(comparing, BATCH, progress).pooled)
+            found = all_figures(real, compared, comparing.name, generator, options.resamples)
+            seen = looks(generated.pixels(range(len(generated))), judging)
+            for column, values in judge.verdicts(seen, group).items():
+                found[column] = bootstrap_mean(values, generator, options.resamples)
+            found["seconds an image"] = Figure(_seconds(pipe, group.texts[:TIMED], sampling, options.seed))
+            return found
+
+        return kept.get(kept.key(generated.plan, asked, real.pooled, judge.bank), figures)
+
+    asked = [asdict(prompt) for prompt in group.prompts]
+    facts = {"features": [judging.weights, comparing.weights], "resamples": options.resamples}
+    kept: Cache[dict[str, Figure]] = context.cache(records(dict[str, Figure]), facts)
     return Result(
         title=f"{counted(len(group.prompts), 'image')} of {pipe.image_size} px against {len(real):,}",
-        figures={name: measure(name, known[name]) for name in known if not options.only or name in options.only},
+        figures={name: measured(name) for name in known if not options.only or name in options.only},
         settings={"size": pipe.image_size, "weights": pipe.fingerprints(), "own": own.to_dict()},
-        counts={"generated of each": len(group.prompts), "references": len(real), "damaged": emoji.damaged},
+        counts={"generated of each": len(group.prompts), "references": len(real)},
         extractor=extractor_facts(comparing),
         notes=few_images_warning("FID", min(len(real), len(group.prompts))),
     )
-
-
-@dataclass(frozen=True)
-class _Measure:
-    """What the variants share. judging: extractor for agreement; comparing: for the distances."""
-
-    pipe: HartPipeline
-    group: PromptGroup
-    real: Features
-    judge: Judge
-    judging: FeatureExtractor
-    comparing: FeatureExtractor
-    context: Context[AblationOptions]
-
-    def __call__(self, name: str, sampling: SamplingConfig) -> dict[str, Figure]:
-        """Figures of one variant, computed once and kept."""
-        options, out = self.context.options, self.context.out
-        generated = GeneratedImages(self.pipe, self.group.texts, sampling, options.seed, out / name)
-        facts = {"features": [self.judging.weights, self.comparing.weights], "resamples": options.resamples}
-        kept: Cache[dict[str, Figure]] = self.context.cache(records(dict[str, Figure]), facts)
-        asked = [asdict(prompt) for prompt in self.group.prompts]
-        key = kept.key(generated.settings, asked, self.real.pooled, self.judge.bank)
-        return kept.get(key, lambda: self._measured(name, generated, sampling))
-
-    def _measured(self, name: str, generated: GeneratedImages, sampling: SamplingConfig) -> dict[str, Figure]:
-        options, progress, generator = self.context.options, self.context.progress, self.context.generator()
-        generated.generate(options.batch_size, lambda done, total, what: progress(done, total, f"{name}: {what}"))
-        compared = Features(generated.features(self.comparing, BATCH, progress).pooled)
-        figures = all_figures(self.real, compared, self.comparing.name, generator, options.resamples)
-        seen = looks(generated.pixels(range(len(generated))), self.judging)
-        for column, values in self.judge.verdicts(seen, self.group).items():
-            figures[column] = bootstrap_mean(values, generator, options.resamples)
-        figures["seconds an image"] = Figure(_seconds(self.pipe, self.group.texts[:TIMED], sampling, options.seed))
-        return figures
 
 
 def _seconds(pipe: HartPipeline, prompts: Sequence[str], sampling: SamplingConfig, seed: int) -> float:

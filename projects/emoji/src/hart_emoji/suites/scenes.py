@@ -74,11 +74,6 @@ def blots(image: Image.Image) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def blots_of(image: Image.Image) -> int:
-    """How many separate things stand on white."""
-    return len(blots(image))
-
-
 def drawn_as(image: Image.Image) -> str | None:
     """ "line drawing" or "silhouette" where an image is one in black on white."""
     ink = np.asarray(image.convert("L")) < INK
@@ -92,7 +87,7 @@ def drawn_as(image: Image.Image) -> str | None:
     return DRAWN[0] if share < EMPTY else DRAWN[1] if share > FULL else None
 
 
-JUDGES = {"colour": colour_of, "background": background_of, "count": blots_of, "drawn": drawn_as}
+JUDGES = {"colour": colour_of, "background": background_of, "count": lambda image: len(blots(image)), "drawn": drawn_as}
 
 
 def run(context: Context[SamplingOptions]) -> Result:
@@ -112,7 +107,7 @@ def run(context: Context[SamplingOptions]) -> Result:
     return Result(
         title=counted(len(generated), "image"),
         figures=figures,
-        settings={"size": pipe.image_size, **generated.settings},
+        settings=generated.settings,
         counts={kind: len(found) for kind, found in right.items()},
         sheets=generated.sheet([text for _, text, _ in asked]),
     )

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from hart import HartError
 
@@ -65,8 +66,9 @@ class SentenceTeacher:
         order = sorted(range(len(texts)), key=lambda i: len(encodings[i].ids))
         for start in range(0, len(order), batch_size):
             chunk = order[start : start + batch_size]
-            ids, mask = _pad([encodings[i].ids for i in chunk])
-            sentence, state = self.states(ids, mask)
+            ids = pad_sequence([torch.tensor(encodings[i].ids) for i in chunk], batch_first=True)
+            lengths = torch.tensor([len(encodings[i].ids) for i in chunk])
+            sentence, state = self.states(ids, torch.arange(ids.shape[1]) < lengths[:, None])
             sentences[chunk] = sentence.half()
             rows, positions = [], []
             for row, i in enumerate(chunk):
@@ -91,11 +93,3 @@ def _teacher_folder(source: str) -> Path:
     if spec is None or spec.origin is None:
         raise HartError(f"teacher {source!r}: neither a folder nor an installed package; install it or give a folder")
     return Path(spec.origin).parent / "model"
-
-
-def _pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """ids (B, s) padded with 0, and the mask of real ones."""
-    length = max(map(len, sequences))
-    ids = torch.tensor([[*s, *[0] * (length - len(s))] for s in sequences])
-    lengths = torch.tensor([len(s) for s in sequences])
-    return ids, torch.arange(length) < lengths[:, None]

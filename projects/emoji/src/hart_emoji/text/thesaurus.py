@@ -102,8 +102,8 @@ def practice_words(concepts: Sequence[ConceptWords]) -> dict[str, list[int]]:
     for number, concept in enumerate(concepts):
         for word in concept.keywords:
             owners[word].append(number)
-    named = {word for concept in concepts for name in concept.names if (word := name)}
-    inside = {word for name in named for word in owners if mentions(name, frozenset({word}))}
+    names = {name for concept in concepts for name in concept.names}
+    inside = {word for name in names for word in owners if mentions(name, frozenset({word}))}
     return {word: numbers for word, numbers in owners.items() if word not in inside}
 
 
