@@ -18,12 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hart.inference.kernels import (
+    GPU_PRODUCTS,
     int8_range,
-    int_mm_product,
     kernel_refusal,
     packed_int8,
     packed_int8_product,
-    scaled_mm_product,
     shift_back,
     unsigned,
 )
@@ -73,10 +72,10 @@ def device_clock(device: torch.device) -> Clock:
 
     def mark() -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(device))
         return event
 
-    return Clock(mark, lambda start, end: start.elapsed_time(end) / 1000, torch.cuda.synchronize)
+    return Clock(mark, lambda start, end: start.elapsed_time(end) / 1000, partial(torch.cuda.synchronize, device))
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
@@ -160,8 +159,7 @@ def _products(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.dev
         return [plain, partial(packed_linear, x, pack_weight(weight), None)]
     scale, weight_scale = torch.ones(rows, 1, device=device), torch.ones(outputs, device=device)
     if device.type != "cpu":
-        product = int_mm_product if dtype == torch.int8 else scaled_mm_product
-        return [partial(product, x, scale, weight, weight_scale)]
+        return [partial(GPU_PRODUCTS[dtype], x, scale, weight, weight_scale)]
     # the kernel alone: activations are unsigned already
     largest = int8_range()
     packed = packed_int8(weight)

@@ -113,9 +113,7 @@ def timed(timer: GenerationTimer, batch: int, *, repeats: int, seconds: float, w
     generations = [timer.generate(batch)]
     while len(generations) < repeats and time.monotonic() - start + generations[-1].seconds < seconds:
         generations.append(timer.generate(batch))
-    most = peak()
-    work = part_work(timer, batch, whole_scales=generations[0].whole_scales)
-    return Timed(batch, generations, most, work, product_type(timer.pipe))
+    return Timed(batch, generations, peak(), part_work(timer, batch), product_type(timer.pipe))
 
 
 def figures(measured: Timed, ceilings: Ceilings) -> dict[str, Any]:

@@ -53,15 +53,16 @@ class Components(Coder):
     without_lora: Hart | None = None
 
     def plain(self) -> Components:
-        """These components with ordinary layers alone, whose weights can be seen and changed; themselves if so already.
+        """These components with ordinary layers alone, to be seen, changed and replaced; themselves if so already.
 
-        Weights of 8 bits become ordinary ones with the same values.
+        Weights of 8 bits become ordinary ones with the same values. Nothing is compiled or recorded any more.
         """
-        if not (is_packed(self.hart) or is_quantized(self.hart)):
+        recorded = self.speed.compile or self.speed.graphs
+        if not (recorded or is_packed(self.hart) or is_quantized(self.hart)):
             return self
         before = None if self.without_lora is None else _dequantized(self.without_lora, self.dtype)
-        hart, speed = _dequantized(self.hart, self.dtype), self.speed.replace(weights="plain")
-        return replace(self, hart=hart, without_lora=before, speed=speed)
+        speed = self.speed.replace(weights="plain", compile=False, graphs=False)
+        return replace(self, hart=_dequantized(self.hart, self.dtype), without_lora=before, speed=speed)
 
     def at_speed(self, speed: Speed) -> Components:
         """With the modules of another speed. Raises `HartError` where weights would need more bits than are left."""
