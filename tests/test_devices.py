@@ -13,6 +13,7 @@ import hart
 from device_checks import (
     CONFIGS,
     LARGEST_DIFFERENCE,
+    RECORDED,
     SHORT_DTYPES,
     contrast,
     difference,
@@ -78,6 +79,13 @@ def test_one_function_decides_what_an_apple_gpu_needs(word: str, places: set[str
 @devices
 def test_a_device_generates_the_images_of_the_cpu(device: str, kind: str) -> None:
     assert difference(kind, device) < LARGEST_DIFFERENCE
+
+
+@kinds
+@needs_cuda
+@pytest.mark.parametrize("speed", RECORDED)
+def test_recorded_scales_generate_the_images_of_the_cpu(kind: str, speed: str) -> None:
+    assert difference(kind, "cuda", speed=RECORDED[speed]) < LARGEST_DIFFERENCE
 
 
 @kinds

@@ -35,6 +35,10 @@ def run(cells: Cells, *, tiny: bool) -> None:
         if cells.device.type == "cuda":
             cells.cell(f"device {kind}, waits", lambda kind=kind: waits(kind), limit=60)
     cells.cell("device noise", lambda: noise(cells.device), limit=60)
+    if cells.device.type == "cuda":
+        for speed in ("graphs", "compiled"):
+            key = f"device text, {speed}"
+            cells.cell(key, lambda speed=speed: image_difference("text", cells.device, speed), limit=120)
 
 
 def golden(case: str, device: torch.device, dtype: str) -> Row:
@@ -58,10 +62,10 @@ def comparison_row(comparison: Comparison) -> Row:
     }
 
 
-def image_difference(kind: str, device: torch.device) -> Row:
-    from device_checks import LARGEST_DIFFERENCE, difference
+def image_difference(kind: str, device: torch.device, speed: str = "") -> Row:
+    from device_checks import EXACT, LARGEST_DIFFERENCE, RECORDED, difference
 
-    found = difference(kind, device.type)
+    found = difference(kind, device.type, speed=RECORDED.get(speed, EXACT))
     return {"mean_difference_of_255": found, "tolerance": LARGEST_DIFFERENCE, "passed": found < LARGEST_DIFFERENCE}
 
 
