@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from gpu_parts.cells import Cells, Row
-from hart.checkpoint.verification import GOLDEN_FILE, Comparison, verify
+from hart.checkpoint.verification import GOLDEN_FILE, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS, GOLDEN = ROOT / "tests", ROOT / "tests" / "golden"
 CPU = torch.device("cpu")
+COMPARED = ("difference", "tolerance", "passed", "remark")
 # the CPU's bfloat16 says how much of a difference is the number type's and not the device's
 RUNS = (("float32", False), ("bfloat16", False), ("bfloat16", True))
 
@@ -49,16 +50,7 @@ def golden(case: str, device: torch.device, dtype: str) -> Row:
         "device": str(device),
         "compared": len(comparisons),
         "failed": [c.name for c in comparisons if not c.passed],
-        "keys": {c.name: comparison_row(c) for c in comparisons},
-    }
-
-
-def comparison_row(comparison: Comparison) -> Row:
-    return {
-        "difference": comparison.difference,
-        "tolerance": comparison.tolerance,
-        "passed": comparison.passed,
-        "remark": comparison.remark,
+        "keys": {c.name: {name: getattr(c, name) for name in COMPARED} for c in comparisons},
     }
 
 
