@@ -20,7 +20,7 @@ from device_checks import (
     noise_difference,
     synchronizations,
 )
-from hart.devices import MPS_TORCH, convolution_layout, resolve_device, sent
+from hart.devices import MPS_TORCH, convolution_layout, exact_float32, resolve_device, sent
 from hart.errors import HartError
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -73,6 +73,19 @@ def test_one_function_decides_what_an_apple_gpu_needs(word: str, places: set[str
     """Elsewhere it would be forgotten, and the numbers wrong without an error."""
     code = Path(hart.__file__).parent
     assert {str(file.relative_to(code)) for file in code.rglob("*.py") if word in file.read_text("utf-8")} == places
+
+
+def test_float32_is_exact_whatever_was_asked_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings() -> list[str]:
+        backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends
+        return [backend.fp32_precision for backend in backends]  # type: ignore[attr-defined]
+
+    for everywhere in (settings()[-1], "tf32"):
+        monkeypatch.setattr(torch.backends, "fp32_precision", everywhere)
+        before = settings()
+        with exact_float32():
+            assert settings() == ["ieee", "ieee", everywhere]
+        assert settings() == before
 
 
 @kinds

@@ -151,13 +151,13 @@ def test_a_processor_has_no_products_of_8_bit_floats() -> None:
 def test_a_gpu_without_right_products_of_8_bits_is_found_by_multiplying(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    """Whatever its generation; here the operators' forms for processors stand in."""
+    """Whatever its generation."""
 
     def refusing(*given: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
 
     for product, refusal in (
-        (kernels.GPU_PRODUCTS[dtype], None),
+        (plain_product, None),
         (lambda *given: plain_product(*given) * 1.1, "its products differ from the plain ones"),
         (refusing, "CUBLAS_STATUS_NOT_SUPPORTED"),
     ):
