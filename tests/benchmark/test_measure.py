@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from command_line import refused, run
 from hart import HartPipeline
 from hart.benchmark import machine, measure
-from hart.benchmark.machine import host_clock, machine_facts, peak_memory, product_rate, product_refusal
+from hart.benchmark.machine import host_clock, machine_facts, peak_memory, product_rate
 from hart.benchmark.parts import GenerationTimer, Stopwatch, part_work
 from hart.benchmark.published import PublishedLoop, PublishedTimer
 from hart.benchmark.report import table
@@ -255,8 +255,6 @@ def test_rates_of_products_are_operations_per_second() -> None:
     times = iter([0.0, 0.5, 10.0, 10.25, 20.0, 20.5, 30.0, 30.5, 40.0, 40.5])
     clock = host_clock(lambda: next(times))
     assert product_rate((2, 3, 4), torch.float32, CPU, clock, seconds=1.0) == 2 * 2 * 3 * 4 / 0.25
-    assert product_refusal(torch.bfloat16, CPU) is None
-    assert product_refusal(torch.float8_e4m3fn, CPU)
 
 
 def test_what_the_machine_is() -> None:

@@ -20,7 +20,6 @@ from torch import Tensor
 from hart.inference.kernels import (
     GPU_PRODUCTS,
     int8_range,
-    kernel_refusal,
     packed_int8,
     packed_int8_product,
     shift_back,
@@ -118,7 +117,7 @@ def product_rate(
 ) -> float:
     """Best operations per second (2 a MAC) of a linear layer, by the fastest of its kernels, in about so many seconds.
 
-    shape: rows, inputs, outputs. dtype: one that `product_refusal` allows.
+    shape: rows, inputs, outputs. dtype: of 8 bits, one that `kernel_refusal` allows.
     """
     products = _products(shape, dtype, device)
     best = float("inf")
@@ -136,11 +135,6 @@ def square_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) 
     """`product_rate` of the smallest square: what a device can do, measured in little time."""
     size = SQUARES[device.type][0]
     return product_rate((size, size, size), dtype, device, device_clock(device), seconds)
-
-
-def product_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why products in a type are not measured on a device; None if they can be."""
-    return kernel_refusal(dtype, device) if dtype.itemsize == 1 else None
 
 
 def _products(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> list[Callable[[], Tensor]]:

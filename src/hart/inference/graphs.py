@@ -66,23 +66,18 @@ class Graph:
 
 
 class BlockGraphs:
-    """The graphs of one transformer on one device. A copy or a pickle has none yet."""
+    """The graphs of one transformer on one device."""
 
     def __init__(self, capture: Capture = cuda_capture) -> None:
         self.capture = capture
-        self.graphs: dict[int, dict[Hashable, Graph]] = {}  # by the place of the cache in memory
         self.free: dict[Hashable, list[KVCache]] = {}  # by kind, the last that was asked for at the end
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return BlockGraphs, (self.capture,)
 
     def lend(self, kind: Hashable, make: Callable[[], KVCache]) -> KVCache:
         """An empty cache of a kind, whose memory is lent again once the caller has dropped it."""
         with _alone:
             waiting = self.free[kind] = self.free.pop(kind, [])
             while len(self.free) > MOST_KINDS:
-                for cache in self.free.pop(next(iter(self.free))):
-                    self.graphs.pop(_place(cache), None)
+                del self.free[next(iter(self.free))]
             kept = waiting.pop() if waiting else make()
         lent = copy.copy(kept)
         weakref.finalize(lent, self._take_back, kind, kept)
@@ -92,23 +87,15 @@ class BlockGraphs:
         with _alone:
             if kind in self.free:
                 self.free[kind].append(cache)
-            else:
-                self.graphs.pop(_place(cache), None)
 
     def run(self, work: Work, inputs: Sequence[Tensor], cache: KVCache) -> Tensor:
         """What `work` makes of the inputs and of the tokens in the cache, to which it appends."""
         key = (cache.length, *(tuple(x.shape) for x in inputs))
         with _alone:
-            recorded = self.graphs.setdefault(_place(cache), {})
-            if (graph := recorded.get(key)) is None:
+            if (graph := cache.recorded.get(key)) is None:
                 own = [x.clone() for x in inputs]
-                pool = next((other.pool for other in recorded.values()), None)  # scales follow each other
-                graph = recorded[key] = Graph(own, *self.capture(lambda: work(own), own[0].device, pool))
+                pool = next((other.pool for other in cache.recorded.values()), None)  # scales follow each other
+                graph = cache.recorded[key] = Graph(own, *self.capture(lambda: work(own), own[0].device, pool))
             torch._foreach_copy_(graph.inputs, list(inputs))
             graph.replay()
             return graph.result.clone()
-
-
-def _place(cache: KVCache) -> int:
-    """The address of a cache's memory, which its first rows alone have too."""
-    return cache.numbers.data_ptr()

@@ -185,7 +185,7 @@ def decelerate(module: nn.Module) -> None:
     for parent, name in places(module, Packed):
         setattr(parent, name, getattr(parent, name).plain())
     if isinstance(module, Hart):
-        module.transformer.share, module.transformer.null_token, module.transformer.graphs = whole, None, None
+        module.transformer.share, module.transformer.null_token = whole, None
     for layer in module.modules():
         if isinstance(layer, Attention):
             layer.attend = attend
