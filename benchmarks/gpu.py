@@ -209,7 +209,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=5.0, help="for all parts together")
     parser.add_argument("--out", type=Path, help="folder for gpu.json, gpu.md and gpu.log")
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES))
-    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the program")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the program")
     parser.add_argument("--tiny", action="store_true", help="tiny models instead of the 0.7B model; always on a CPU")
     parser.add_argument("--commit", default="", help="the commit that runs, for a copy without git")
     parser.add_argument("--part", choices=SHARES, help=argparse.SUPPRESS)

@@ -32,6 +32,7 @@ from hart.benchmark.report import table
 from hart.commands import require_writable_file
 from hart.devices import dtype_name, is_out_of_memory, resolve_device, resolve_dtype
 from hart.evaluation.report import published_tables
+from hart.strict import reason
 
 FILE = Path(__file__).resolve().parent / "results" / "headline.json"
 REFERENCE = {512: "HART 0.7B", 1024: "HART 0.7B", 256: "HART-d30"}
@@ -80,9 +81,7 @@ def _timed(name: str, size: int, batch: int, setting: Setting, single: Row | Non
     try:
         return measured(name, size, batch, setting)
     except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return {"how": "out of memory"}
+        return {"how": "out of memory" if is_out_of_memory(error) else f"failed: {reason(error)}"}
 
 
 def key(name: str, size: int) -> str:

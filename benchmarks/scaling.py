@@ -4,14 +4,13 @@
 
 A narrow model with the parts and the scales of the published ones, so that a CPU reaches 2048 px. Along each row of
 points one size grows and the others stay; "growth" is how much faster than the counted operations the time has grown
-since the point before: at most 1, but for noise. A run replaces its own rows of points in the file.
+since the point before: at most 1, but for noise. The file is written after every row of points.
 Needs the extra `plots`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from hart.benchmark.report import table
 from hart.commands import require_writable_file
 from hart.config import HartConfig, ResidualDiffusionConfig, TextConditioning, TokenizerConfig, TransformerConfig
 from hart.devices import resolve_device
+from hart.files import write_json, write_text
 from hart.pipeline import HartPipeline
 from hart.presets import SCALES_256
 
@@ -144,10 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require_writable_file(file)
     device = resolve_device(options.device)
     words = sys.argv[1:] if arguments is None else arguments
-    results: dict[str, Any] = {"commands": {}, "series": {}}
-    if options.out.exists():
-        results = json.loads(options.out.read_text(encoding="utf-8"))
-    results["machine"] = machine_facts(device)
+    results: dict[str, Any] = {"machine": machine_facts(device), "commands": {}, "series": {}}
     for name in options.series:
         points = [point for point in SERIES[name] if int(point.size.split("x")[0]) <= options.largest]
         if not points:
@@ -155,9 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"{name}\n")
         results["commands"][name] = shlex.join(["python", "benchmarks/scaling.py", *words])
         results["series"][name] = [measured(point, device, options.seconds) for point in points]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    options.out.with_suffix(".md").write_text(page(results), encoding="utf-8")
+        write_json(options.out, results)
+        write_text(options.out.with_suffix(".md"), page(results))
     draw(results, options.plot)
     sys.stdout.write(page(results))
 

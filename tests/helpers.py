@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +30,9 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.config import OptimizerConfig, TrainerConfig, TransformerRecipe
 from hart.transformer.transformer import HartTransformer
 from hart.types import ClassContext, Context, TextContext
+
+if TYPE_CHECKING:
+    import pytest
 
 SCALES = (1, 2, 3, 4)
 CHANNELS = 4

@@ -171,12 +171,14 @@ def test_the_ablation_at_the_doubled_resolution_drops_what_the_paper_drops(tmp_p
 
 
 def test_a_row_of_points_that_are_all_too_large_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And none of an earlier run, which may have been on another machine, stands under this one's name."""
     scaling = import_module("scaling")
     monkeypatch.setattr(scaling, "measured", lambda point, *_: vars(point) | dict.fromkeys(
         ("tokens", "gflop", "seconds", "gib"), 1.0
     ))  # fmt: skip
     out = tmp_path / "scaling.json"
     options = ["--out", str(out), "--plot", str(tmp_path / "scaling.png"), "--device", "cpu", "--largest", "256"]
+    scaling.main([*options, "--series", "batch"])
     scaling.main([*options, "--series", "squares", "wide images"])
     results = json.loads(out.read_text())
     assert list(results["series"]) == ["squares"] and len(results["series"]["squares"]) == 1

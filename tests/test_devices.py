@@ -13,13 +13,14 @@ import hart
 from device_checks import (
     CONFIGS,
     LARGEST_DIFFERENCE,
+    RECORDED,
     SHORT_DTYPES,
     contrast,
     difference,
     noise_difference,
     synchronizations,
 )
-from hart.devices import MPS_TORCH, convolution_layout, resolve_device, sent
+from hart.devices import MPS_TORCH, convolution_layout, exact_float32, resolve_device, sent
 from hart.errors import HartError
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -74,10 +75,30 @@ def test_one_function_decides_what_an_apple_gpu_needs(word: str, places: set[str
     assert {str(file.relative_to(code)) for file in code.rglob("*.py") if word in file.read_text("utf-8")} == places
 
 
+def test_float32_is_exact_whatever_was_asked_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings() -> list[str]:
+        backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends
+        return [backend.fp32_precision for backend in backends]  # type: ignore[attr-defined]
+
+    for everywhere in (settings()[-1], "tf32"):
+        monkeypatch.setattr(torch.backends, "fp32_precision", everywhere)
+        before = settings()
+        with exact_float32():
+            assert settings() == ["ieee", "ieee", everywhere]
+        assert settings() == before
+
+
 @kinds
 @devices
 def test_a_device_generates_the_images_of_the_cpu(device: str, kind: str) -> None:
     assert difference(kind, device) < LARGEST_DIFFERENCE
+
+
+@kinds
+@needs_cuda
+@pytest.mark.parametrize("speed", RECORDED)
+def test_recorded_scales_generate_the_images_of_the_cpu(kind: str, speed: str) -> None:
+    assert difference(kind, "cuda", speed=RECORDED[speed]) < LARGEST_DIFFERENCE
 
 
 @kinds

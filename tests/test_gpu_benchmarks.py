@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,10 @@ class InThisProcess:
 
 def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = import_module("gpu")
+    for name in ("pytest", "hypothesis"):  # which that machine lacks
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("device_checks", "helpers"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(gpu, "subprocess", SimpleNamespace(Popen=InThisProcess, PIPE=None))
     gpu.main(["--minutes", "1000", "--out", str(tmp_path), "--device", "cpu"])
     state = json.loads((tmp_path / "gpu.json").read_text())
@@ -43,6 +48,7 @@ def test_all_parts_run_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not [row["failed"] for row in correct.values() if row.get("dtype") == "float32" and row["failed"]]
     assert all(row["passed"] for key, row in correct.items() if key.startswith("device"))
     cells = [generated[f"{size} px, batch {batch}"] for batch in (1, 8) for size in (256, 512, 1024)]
+    cells.append(generated["256 px, plain"])
     for row in cells:
         assert row["images_per_s"] == pytest.approx(row["batch"] / row["median_s"])
         assert row["ratio"] == pytest.approx(row["median_s"] / row["floor_s"])

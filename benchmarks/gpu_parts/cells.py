@@ -8,8 +8,9 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TextIO
 
 import torch
@@ -18,6 +19,8 @@ from hart.devices import is_out_of_memory
 
 BROKEN_DEVICE = 3
 """Exit status when a GPU no longer responds: another process can do the other measurements."""
+HANGING = 120.0
+"""Seconds that a measurement may take at least, whatever its share: a compiler takes one or two minutes."""
 Row = dict[str, Any]
 
 
@@ -77,6 +80,15 @@ class Cells:
         if self.device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
+
+    def share(self, works: Mapping[str, Callable[[float], Row]], *, least: float) -> None:
+        """Measurements that share the time that is left: each is told its seconds, and what it leaves goes to others.
+
+        least: seconds below which none is begun.
+        """
+        for place, (key, work) in enumerate(works.items()):
+            seconds = max(self.left / (len(works) - place), 5.0)
+            self.cell(key, partial(work, seconds), limit=max(3 * seconds, HANGING), least=least)
 
     def _broken(self) -> bool:
         if self.device.type != "cuda":

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from gpu_parts.cells import Cells, Row
-from hart.checkpoint.verification import GOLDEN_FILE, Comparison, verify
+from hart.checkpoint.verification import GOLDEN_FILE, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS, GOLDEN = ROOT / "tests", ROOT / "tests" / "golden"
 CPU = torch.device("cpu")
+COMPARED = ("difference", "tolerance", "passed", "remark")
 # the CPU's bfloat16 says how much of a difference is the number type's and not the device's
 RUNS = (("float32", False), ("bfloat16", False), ("bfloat16", True))
 
@@ -35,6 +36,10 @@ def run(cells: Cells, *, tiny: bool) -> None:
         if cells.device.type == "cuda":
             cells.cell(f"device {kind}, waits", lambda kind=kind: waits(kind), limit=60)
     cells.cell("device noise", lambda: noise(cells.device), limit=60)
+    if cells.device.type == "cuda":
+        for speed in ("graphs", "compiled"):
+            key = f"device text, {speed}"
+            cells.cell(key, lambda speed=speed: image_difference("text", cells.device, speed), limit=120)
 
 
 def golden(case: str, device: torch.device, dtype: str) -> Row:
@@ -45,23 +50,14 @@ def golden(case: str, device: torch.device, dtype: str) -> Row:
         "device": str(device),
         "compared": len(comparisons),
         "failed": [c.name for c in comparisons if not c.passed],
-        "keys": {c.name: comparison_row(c) for c in comparisons},
+        "keys": {c.name: {name: getattr(c, name) for name in COMPARED} for c in comparisons},
     }
 
 
-def comparison_row(comparison: Comparison) -> Row:
-    return {
-        "difference": comparison.difference,
-        "tolerance": comparison.tolerance,
-        "passed": comparison.passed,
-        "remark": comparison.remark,
-    }
+def image_difference(kind: str, device: torch.device, speed: str = "") -> Row:
+    from device_checks import EXACT, LARGEST_DIFFERENCE, RECORDED, difference
 
-
-def image_difference(kind: str, device: torch.device) -> Row:
-    from device_checks import LARGEST_DIFFERENCE, difference
-
-    found = difference(kind, device.type)
+    found = difference(kind, device.type, speed=RECORDED.get(speed, EXACT))
     return {"mean_difference_of_255": found, "tolerance": LARGEST_DIFFERENCE, "passed": found < LARGEST_DIFFERENCE}
 
 

@@ -5,17 +5,19 @@ Measured as `hart benchmark` does, see `hart.benchmark`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from gpu_parts.cells import Cells, Row
 from hart.benchmark.machine import SEED, SQUARES, device_clock
-from hart.benchmark.measure import Ceilings, figures, model_products, timed
+from hart.benchmark.measure import Ceilings, figures, model_products, product_type, timed
 from hart.benchmark.parts import GenerationTimer
 from hart.checkpoint.loading import random_model
 from hart.config import HartConfig, ResidualDiffusionConfig, TextConditioning, TokenizerConfig, TransformerConfig
+from hart.inference.speed import EXACT, Speed
 from hart.pipeline import HartPipeline
 from hart.presets import PRESETS
 from hart.text_encoder.base import RandomTextFeatures
@@ -23,6 +25,8 @@ from hart.text_encoder.base import RandomTextFeatures
 SIZES = (256, 512, 1024)
 BATCHES = (1, 4, 8)
 REPEATS = 5
+LEVELS = {"graphs": Speed(weights="plain", graphs=True), "int8": "int8", "fp8": "fp8", "compiled": "compiled"}
+"""Of speed, beside `exact`."""
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 
@@ -54,31 +58,36 @@ def run(cells: Cells, *, tiny: bool) -> None:
     cells.cell("ceilings", limits, limit=60)
     timers: dict[int, GenerationTimer] = {}
 
+    def opened(size: int, level: Speed | str = EXACT) -> GenerationTimer:
+        config = tiny_config(size) if tiny else PRESETS[f"hart-0.7b-{size}"]()
+        pipe = random_pipeline(config, device, dtype)
+        pipe.optimize(level)
+        return GenerationTimer(pipe, clock)
+
     def timer(size: int) -> GenerationTimer:
         if size not in timers:
-            config = tiny_config(size) if tiny else PRESETS[f"hart-0.7b-{size}"]()
-            timers[size] = GenerationTimer(random_pipeline(config, device, dtype), clock)
+            timers[size] = opened(size)
         return timers[size]
 
-    plan: list[tuple[str, int, int]] = [("time", size, 1) for size in SIZES]
-    plan += [("profile", size, 1) for size in (SIZES[:1] if tiny else (SIZES[0], SIZES[-1]))]
-    plan += [("time", size, batch) for batch in (BATCHES[-1:] if tiny else BATCHES[1:]) for size in SIZES]
-    for place, (what, size, batch) in enumerate(plan):
-        # what a measurement leaves goes to those after it
-        budget = max(cells.left / (len(plan) - place), 5.0)
-        key = f"{'profile, ' if what == 'profile' else ''}{size} px, batch {batch}"
+    def profiled(size: int, _: float) -> Row:
+        return profile(timer(size))
 
-        def work(what: str = what, size: int = size, batch: int = batch, budget: float = budget) -> Row:
-            if what == "profile":
-                return profile(timer(size))
-            if not ceilings.rates:  # an earlier process of this part measured them
-                limits()
-            one = timer(size)
-            ceilings.measure(dtype, model_products(one, batch), 0.02 if tiny else 0.3)
-            measured = timed(one, batch, repeats=1 if tiny else REPEATS, seconds=budget)
-            return {"size": size} | figures(measured, ceilings)
+    def latency(size: int, batch: int, level: Speed | str, seconds: float) -> Row:
+        one = timer(size) if level == EXACT else opened(size, level)
+        if not ceilings.bandwidth:  # an earlier process of this part measured them
+            limits()
+        ceilings.measure(product_type(one.pipe), model_products(one, batch), 0.02 if tiny else 0.3)
+        return {"size": size} | figures(timed(one, batch, repeats=1 if tiny else REPEATS, seconds=seconds), ceilings)
 
-        cells.cell(key, work, limit=max(cells.left, 5.0), least=5.0 if not tiny else 0.5)
+    some, batches = (SIZES[:1], BATCHES[-1:]) if tiny else ((SIZES[0], SIZES[-1]), BATCHES[1:])
+    levels: Mapping[str, Speed | str] = {"plain": "plain"} if tiny else LEVELS
+    plan: dict[str, Callable[[float], Row]] = {
+        f"{size} px, batch 1": partial(latency, size, 1, EXACT) for size in SIZES
+    }
+    plan |= {f"profile, {size} px, batch 1": partial(profiled, size) for size in some}
+    plan |= {f"{size} px, batch {batch}": partial(latency, size, batch, EXACT) for batch in batches for size in SIZES}
+    plan |= {f"{size} px, {name}": partial(latency, size, 1, levels[name]) for name in levels for size in some}
+    cells.share(plan, least=0.5 if tiny else 5.0)
     cells.cell("ceilings, at the end", limits, limit=60)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hart.benchmark.report import cell_text, part_table, table
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 State = Mapping[str, Any]
 
 
@@ -36,20 +36,10 @@ def correctness(rows: Mapping[str, Row]) -> list[str]:
         ([r["case"], r["dtype"], r["device"], r["compared"], len(r["failed"]), _worst(r)] for r in golden.values()),
     )
     lines += ["", "Images of tiny models; differences are means of a colour channel, of 255.", ""]
-    lines += table(
-        ["check", "passed", "against the CPU in float32", "the same type on the CPU", "remark"],
-        (
-            [
-                key,
-                row.get("passed"),
-                row.get("mean_difference_of_255"),
-                row.get("same_type_on_cpu"),
-                row.get("note", ""),
-            ]
-            for key, row in rows.items()
-            if "keys" not in row and "error" not in row
-        ),
-    )
+    figures = {"passed": "passed", "against the CPU in float32": "mean_difference_of_255"}
+    figures |= {"the same type on the CPU": "same_type_on_cpu", "remark": "note"}
+    checks = {key: row for key, row in rows.items() if "keys" not in row and "error" not in row}
+    lines += figures_table("check", checks, figures)
     for case in dict.fromkeys(row["case"] for row in golden.values()):
         of_case = [row for row in golden.values() if row["case"] == case]
         columns = [f"{row['dtype']}, {row['device']}" for row in of_case]
@@ -80,7 +70,7 @@ def _difference(key: Row | None) -> str:
 
 def generation(rows: Mapping[str, Row]) -> list[str]:
     ceilings = [row for key, row in rows.items() if key.startswith("ceilings") and "error" not in row]
-    timed = {key: row for key, row in rows.items() if "parts" in row}
+    timed = {key: row | {"calls": len(row["latencies_s"])} for key, row in rows.items() if "parts" in row}
     profiles = {key: row for key, row in rows.items() if "seconds_profiled" in row}
     lines = [
         f"- fastest product {cell_text(row['fastest_tflops'])} TFLOP/s (squares: {row['tflops']}), "
@@ -88,28 +78,12 @@ def generation(rows: Mapping[str, Row]) -> list[str]:
         for row in ceilings
     ]
     lines += ["", "From text features to pixels; the floor is the sum of the parts' floors.", ""]
-    lines += table(
-        ["images", "calls", "median s", "best s", "images/s", "floor s", "time / floor", "peak GiB"],
-        (
-            [
-                key,
-                len(row["latencies_s"]),
-                row["median_s"],
-                min(row["latencies_s"]),
-                row["images_per_s"],
-                row["floor_s"],
-                row["ratio"],
-                row["peak_gib"],
-            ]
-            for key, row in timed.items()
-        ),
-    )
+    figures = {"calls": "calls", "median s": "median_s", "best s": "best_s", "images/s": "images_per_s"}
+    figures |= {"floor s": "floor_s", "time / floor": "ratio", "peak GiB": "peak_gib"}
+    lines += figures_table("images", timed, figures)
     lines += ["", "Kernels of one image, under the profiler.", ""]
-    names = ["waits", "launches", "copies", "kernels", "kernels_s", "seconds_profiled"]
-    lines += table(
-        ["", "host waits", "launches", "copies", "kernels", "kernels s", "in all s"],
-        ([key, *(row.get(name) for name in names)] for key, row in profiles.items()),
-    )
+    figures = {name: name for name in ("waits", "launches", "copies", "kernels")}
+    lines += figures_table("", profiles, figures | {"kernels s": "kernels_s", "in all s": "seconds_profiled"})
     for key, row in timed.items():
         lines += ["", f"### {key}", ""]
         lines += part_table(row["parts"])
@@ -126,24 +100,14 @@ def training(rows: Mapping[str, Row]) -> list[str]:
         if key == "fastest product" and "error" not in row
     ]
     lines += ["", "Tokens are those that a step computes: text, and the scales with the kept part of the last.", ""]
-    lines += table(
-        ["step", "steps", "median s", "images/s", "tokens an image", "tokens/s", "MFU", "peak GiB"],
-        (
-            [
-                key,
-                row["steps"],
-                row["median_s"],
-                row["images_per_s"],
-                row["tokens_an_image"],
-                row["tokens_per_s"],
-                row["mfu"],
-                row["peak_gib"],
-            ]
-            for key, row in rows.items()
-            if "mfu" in row
-        ),
-    )
-    return [*lines, ""]
+    figures = {"steps": "steps", "median s": "median_s", "images/s": "images_per_s"}
+    figures |= {"tokens an image": "tokens_an_image", "tokens/s": "tokens_per_s", "MFU": "mfu", "peak GiB": "peak_gib"}
+    return [*lines, *figures_table("step", {key: row for key, row in rows.items() if "mfu" in row}, figures), ""]
+
+
+def figures_table(first: str, rows: Mapping[str, Row], figures: Mapping[str, str]) -> list[str]:
+    """A table of figures that rows have, by the names of its columns; the first column is the rows' own names."""
+    return table([first, *figures], ([key, *(row.get(name) for name in figures.values())] for key, row in rows.items()))
 
 
 SECTIONS = {"correctness": correctness, "generation": generation, "training": training}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -74,20 +75,12 @@ def run(cells: Cells, *, tiny: bool) -> None:
     def work(setting: Setting, budget: float) -> Row:
         if not peaks:
             peak()
-        return trained(
-            recipe_of(setting, cells.device, precision, tiny=tiny), setting, cells.device, peaks["rate"], budget
-        )
+        recipe = recipe_of(setting, cells.device, precision, tiny=tiny)
+        return trained(recipe, setting, cells.device, peaks["rate"], budget)
 
     cells.cell("fastest product", peak, limit=60)
     settings = (Setting(256, 2), Setting(512, 2, recompute=True)) if tiny else SETTINGS
-    for place, setting in enumerate(settings):
-        budget = max(cells.left / (len(settings) - place), 5.0)
-        cells.cell(
-            setting.key,
-            lambda setting=setting, budget=budget: work(setting, budget),
-            limit=max(cells.left, 5.0),
-            least=0.5 if tiny else 5.0,
-        )
+    cells.share({setting.key: partial(work, setting) for setting in settings}, least=0.5 if tiny else 5.0)
 
 
 def recipe_of(setting: Setting, device: torch.device, precision: str, *, tiny: bool) -> TransformerRecipe:

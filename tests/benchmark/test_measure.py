@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from threading import Barrier, Thread
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,14 @@ from torch import Tensor, nn
 from command_line import refused, run
 from hart import HartPipeline
 from hart.benchmark import machine, measure
-from hart.benchmark.machine import host_clock, machine_facts, peak_memory, product_rate, product_refusal
+from hart.benchmark.machine import host_clock, machine_facts, peak_memory, product_rate
 from hart.benchmark.parts import GenerationTimer, Stopwatch, part_work
 from hart.benchmark.published import PublishedLoop, PublishedTimer
 from hart.benchmark.report import table
 from hart.config import HartConfig
 from hart.generation.guidance_and_sampling import Candidates
 from hart.generation.noise import SeededNoise
+from hart.inference.graphs import BlockGraphs
 from hart.inference.speed import Speed
 from helpers import tiny_class_config, tiny_text_config
 
@@ -49,9 +52,9 @@ def timer_of(config: HartConfig, size: str | None = None) -> GenerationTimer:
 def test_fewer_bits_move_less(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hart.inference.speed.is_slow", lambda dtype, device: False)
     pipe = HartPipeline.from_config(TEXT, device=CPU)
-    exact = part_work(GenerationTimer(pipe, host_clock()), 1, whole_scales=False)
+    exact = part_work(GenerationTimer(pipe, host_clock()), 1)
     pipe.optimize(Speed(weights="plain", cache="int8", decoder="bfloat16", diffusion_steps=1))
-    less = part_work(GenerationTimer(pipe, host_clock()), 1, whole_scales=False)
+    less = part_work(GenerationTimer(pipe, host_clock()), 1)
     for part in ("context", "scale 4 (16 tokens)", "residual diffusion", "decoder"):
         assert less[part].moved < exact[part].moved
     assert less["residual diffusion"].flops < exact["residual diffusion"].flops
@@ -61,9 +64,8 @@ def test_fewer_bits_move_less(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_parts_are_the_whole(name: str, size: str | None) -> None:
     timer = timer_of(CONFIGS[name], size)
     generation = timer.generate(2)
-    work = part_work(timer, 2, whole_scales=False)
+    work = part_work(timer, 2)
     assert list(work) == list(generation.parts)
-    assert not generation.whole_scales
     assert sum(generation.parts.values()) == pytest.approx(generation.seconds)
     assert all(seconds >= 0 for seconds in generation.parts.values())
     needed = 4 * (timer.cost.total_macs - timer.cost.null_macs)
@@ -91,18 +93,26 @@ def test_calls_of_several_threads_at_once_are_one() -> None:
             assert watch.calls["layer"][call:] == [[2 * call, 2 * call + 1]]
 
 
-def test_scales_without_visible_modules_are_timed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when they are compiled or recorded as one."""
-    timer = timer_of(TEXT)
-    detailed = part_work(timer, 1, whole_scales=False)
-    transformer = timer.pipe.components.hart.transformer
-    for module in (transformer.blocks[0], transformer.blocks[-1]):
-        monkeypatch.setattr(module, "forward", module.forward)
-        for hooks in ("register_forward_pre_hook", "register_forward_hook"):
-            monkeypatch.setattr(module, hooks, nn.Identity().register_forward_hook)
-    generation = timer.generate()
-    work = part_work(timer, 1, whole_scales=generation.whole_scales)
-    assert generation.whole_scales and list(work) == list(generation.parts)
+def test_recorded_scales_are_timed_as_a_whole() -> None:
+    """Also the call that records them: a mark inside would belong to the recording."""
+    marks = list[float]()
+
+    def mark() -> float:
+        marks.append(perf_counter())
+        return marks[-1]
+
+    timer = GenerationTimer(HartPipeline.from_config(TEXT, device=CPU), host_clock(mark))
+    detailed = part_work(timer, 1)
+
+    def recorded(work: Callable[[], Tensor], *_: Any) -> tuple[Callable[[], object], Tensor, None]:
+        before = len(marks)
+        result = work()
+        assert len(marks) == before
+        return lambda: result.copy_(work()), result, None
+
+    timer.pipe.components.hart.transformer.graphs = BlockGraphs(recorded)
+    generation, work = timer.generate(), part_work(timer, 1)
+    assert list(work) == list(generation.parts)
     assert list(work) == ["context", *(f"scale {k} ({k * k} tokens)" for k in (2, 3, 4)), "decoder", "rest"]
     assert sum(generation.parts.values()) == pytest.approx(generation.seconds)
     for quantity in ("flops", "moved"):
@@ -245,8 +255,6 @@ def test_rates_of_products_are_operations_per_second() -> None:
     times = iter([0.0, 0.5, 10.0, 10.25, 20.0, 20.5, 30.0, 30.5, 40.0, 40.5])
     clock = host_clock(lambda: next(times))
     assert product_rate((2, 3, 4), torch.float32, CPU, clock, seconds=1.0) == 2 * 2 * 3 * 4 / 0.25
-    assert product_refusal(torch.bfloat16, CPU) is None
-    assert product_refusal(torch.float8_e4m3fn, CPU)
 
 
 def test_what_the_machine_is() -> None:

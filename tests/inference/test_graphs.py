@@ -17,12 +17,13 @@ from torch import Tensor
 from hart import HartPipeline, ImageRequest
 from hart.config import HartConfig, SamplingConfig
 from hart.inference.graphs import MOST_KINDS, BlockGraphs
+from hart.inference.speed import Speed
 from helpers import tiny_class_config, tiny_text_config
 
 RECORDED: list[int] = []
 
 
-def replaying(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+def replaying(work: Callable[[], Tensor], *_: object) -> tuple[Callable[[], None], Tensor, None]:
     """As CUDA graphs do: a replay reads and writes the memory of the recording, whatever was passed since."""
     result = work()
     RECORDED.append(len(result))
@@ -30,7 +31,7 @@ def replaying(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     def replay() -> None:
         result.copy_(work())
 
-    return replay, result
+    return replay, result, None
 
 
 MASKED = tiny_text_config(masked_last_scale=True).replace(sampling=SamplingConfig(maskgit_steps=2))
@@ -98,7 +99,7 @@ def test_memory_and_graphs_of_sizes_that_nobody_asks_for_any_more_are_freed() ->
     del states
     gc.collect()
     assert [len(waiting) for waiting in graphs.free.values()] == [1] * MOST_KINDS
-    assert len(graphs.graphs) == MOST_KINDS
+    assert all(cache.recorded for (cache,) in graphs.free.values())
     assert torch.equal(pipe("a cat", seed=3, output_type="latent").images, expected)
 
 
@@ -117,9 +118,37 @@ def test_two_batches_at_once_have_their_own_memory() -> None:
     assert again.numbers.data_ptr() in memory
 
 
-def test_copies_record_anew() -> None:
-    graphs = BlockGraphs(replaying)
-    for twin in (copy.deepcopy(graphs), pickle.loads(pickle.dumps(graphs))):
-        assert isinstance(twin, BlockGraphs)
-        assert twin.capture is replaying
-        assert not twin.graphs
+def test_copies_are_not_recorded() -> None:
+    """They may go to any device; a pipeline's own records anew."""
+    transformer = HartPipeline.from_config(tiny_text_config(), device="cpu").components.hart.transformer
+    transformer.graphs = BlockGraphs(replaying)
+    for twin in (copy.deepcopy(transformer), pickle.loads(pickle.dumps(transformer))):
+        assert twin.graphs is None
+
+
+def test_plain_modules_are_not_recorded() -> None:
+    """Whoever asks for them may replace layers, which a recording would not see."""
+    pipe = HartPipeline.from_config(tiny_text_config(), device="cpu", speed=Speed(weights="plain", graphs=True))
+    pipe.components.hart.transformer.graphs = BlockGraphs(replaying)
+    before = pipe("a cat", seed=3, output_type="latent").images
+    attention = pipe.hart.transformer.blocks[0].attention
+    assert pipe.hart is pipe.hart and not pipe.speed.graphs
+    attention.proj = torch.nn.Linear(attention.proj.in_features, attention.proj.out_features)
+    assert not torch.equal(pipe("a cat", seed=3, output_type="latent").images, before)
+
+
+def test_scales_of_a_cache_record_into_one_pool_and_those_of_others_do_not() -> None:
+    pools = list[object]()
+
+    def capture(work: Callable[[], Tensor], device: torch.device, pool: object) -> object:
+        assert device.type == "cpu"
+        pools.append(pool)
+        return *replaying(work)[:2], pool or object()
+
+    pipe = HartPipeline.from_config(tiny_text_config(), device="cpu")
+    pipe.components.hart.transformer.graphs = BlockGraphs(capture)  # type: ignore[arg-type]
+    for batch in (1, 2):
+        pools.clear()
+        pipe(["a cat"] * batch, batch_size=batch)
+        assert pools[0] is None and len(pools) == len(pipe.config.transformer.scales) - 1
+        assert None not in pools[1:] and len(set(pools[1:])) == 1

@@ -14,6 +14,7 @@ from hart.inference.kernels import (
     PackedInt8Linear,
     decelerate,
     give_kernels,
+    gpu_refusal,
     int8_range,
     int_mm_product,
     kernel_refusal,
@@ -144,6 +145,26 @@ def test_changing_the_type_of_a_model_leaves_8_bits_alone(dtype: torch.dtype) ->
 
 def test_a_processor_has_no_products_of_8_bit_floats() -> None:
     assert "no kernel on cpu" in (kernel_refusal(torch.float8_e4m3fn, CPU) or "")
+
+
+@pytest.mark.parametrize("dtype", LARGEST)
+def test_a_gpu_without_right_products_of_8_bits_is_found_by_multiplying(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """Whatever its generation."""
+
+    def refusing(*given: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+
+    for product, refusal in (
+        (plain_product, None),
+        (lambda *given: plain_product(*given) * 1.1, "its products differ from the plain ones"),
+        (refusing, "CUBLAS_STATUS_NOT_SUPPORTED"),
+    ):
+        monkeypatch.setitem(kernels.GPU_PRODUCTS, dtype, product)
+        gpu_refusal.cache_clear()
+        assert gpu_refusal(dtype, CPU) == refusal
+    gpu_refusal.cache_clear()
 
 
 @pytest.mark.parametrize(

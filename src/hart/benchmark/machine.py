@@ -18,12 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hart.inference.kernels import (
+    GPU_PRODUCTS,
     int8_range,
-    int_mm_product,
-    kernel_refusal,
     packed_int8,
     packed_int8_product,
-    scaled_mm_product,
     shift_back,
     unsigned,
 )
@@ -73,10 +71,10 @@ def device_clock(device: torch.device) -> Clock:
 
     def mark() -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(device))
         return event
 
-    return Clock(mark, lambda start, end: start.elapsed_time(end) / 1000, torch.cuda.synchronize)
+    return Clock(mark, lambda start, end: start.elapsed_time(end) / 1000, partial(torch.cuda.synchronize, device))
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
@@ -119,7 +117,7 @@ def product_rate(
 ) -> float:
     """Best operations per second (2 a MAC) of a linear layer, by the fastest of its kernels, in about so many seconds.
 
-    shape: rows, inputs, outputs. dtype: one that `product_refusal` allows.
+    shape: rows, inputs, outputs. dtype: of 8 bits, one that `kernel_refusal` allows.
     """
     products = _products(shape, dtype, device)
     best = float("inf")
@@ -139,11 +137,6 @@ def square_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) 
     return product_rate((size, size, size), dtype, device, device_clock(device), seconds)
 
 
-def product_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why products in a type are not measured on a device; None if they can be."""
-    return kernel_refusal(dtype, device) if dtype.itemsize == 1 else None
-
-
 def _products(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> list[Callable[[], Tensor]]:
     """A product by each kernel that linear layers may have."""
     rows, inputs, outputs = shape
@@ -160,8 +153,7 @@ def _products(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.dev
         return [plain, partial(packed_linear, x, pack_weight(weight), None)]
     scale, weight_scale = torch.ones(rows, 1, device=device), torch.ones(outputs, device=device)
     if device.type != "cpu":
-        product = int_mm_product if dtype == torch.int8 else scaled_mm_product
-        return [partial(product, x, scale, weight, weight_scale)]
+        return [partial(GPU_PRODUCTS[dtype], x, scale, weight, weight_scale)]
     # the kernel alone: activations are unsigned already
     largest = int8_range()
     packed = packed_int8(weight)

@@ -23,11 +23,11 @@ from hart.benchmark.machine import (
     machine_facts,
     peak_memory,
     product_rate,
-    product_refusal,
 )
 from hart.benchmark.parts import Generation, GenerationTimer, Work, part_work
 from hart.benchmark.published import PUBLISHED, PublishedTimer
 from hart.devices import dtype_name
+from hart.inference.kernels import kernel_refusal
 from hart.inference.speed import EIGHT_BITS
 from hart.pipeline import HartPipeline
 
@@ -56,9 +56,7 @@ class Ceilings:
 
     def measure(self, dtype: torch.dtype, shapes: Sequence[Shape], seconds: float = 0.3) -> None:
         """Products of these shapes; each keeps its best rate of all calls."""
-        if dtype in self.refusals:
-            return
-        if dtype not in self.rates and (refusal := product_refusal(dtype, self.device)) is not None:
+        if dtype.itemsize == 1 and (refusal := kernel_refusal(dtype, self.device)) is not None:
             self.refusals[dtype] = refusal
             return
         found = self.rates.setdefault(dtype, {})
@@ -113,9 +111,7 @@ def timed(timer: GenerationTimer, batch: int, *, repeats: int, seconds: float, w
     generations = [timer.generate(batch)]
     while len(generations) < repeats and time.monotonic() - start + generations[-1].seconds < seconds:
         generations.append(timer.generate(batch))
-    most = peak()
-    work = part_work(timer, batch, whole_scales=generations[0].whole_scales)
-    return Timed(batch, generations, most, work, product_type(timer.pipe))
+    return Timed(batch, generations, peak(), part_work(timer, batch), product_type(timer.pipe))
 
 
 def figures(measured: Timed, ceilings: Ceilings) -> dict[str, Any]:

@@ -51,15 +51,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Generation:
-    """One timed call: seconds in all, and of each part, which add up to it.
-
-    whole_scales: the modules inside a scale could not be told apart (compiled or recorded as one), so that a scale's
-    seconds are those of its blocks, head, sampling and diffusion together.
-    """
+    """One timed call: seconds in all, and of each part, which add up to it."""
 
     seconds: float
     parts: Mapping[str, float]
-    whole_scales: bool
 
 
 @contextmanager
@@ -140,6 +135,14 @@ class GenerationTimer:
         self.cost = model_cost(self.config, self.schedule, guided=sampling.guidance_scale > 0)
 
     @property
+    def whole_scales(self) -> bool:
+        """Whether blocks are compiled or recorded, and a mark among them would be too.
+
+        A scale's seconds are then those of its blocks, head, sampling and diffusion together.
+        """
+        return self.pipe.speed.compile or self.pipe.components.hart.transformer.graphs is not None
+
+    @property
     def image_size(self) -> ImageSize:
         return size_of_schedule(self.config, self.schedule)
 
@@ -173,13 +176,12 @@ class GenerationTimer:
     def _spans(self) -> dict[str, tuple[nn.Module, nn.Module]]:
         hart, decoder = self.pipe.components.hart, self.pipe.tokenizer.decoder
         transformer, residual = hart.transformer, hart.residual
-        spans: dict[str, tuple[nn.Module, nn.Module]] = {
-            BLOCKS: (transformer.blocks[0], transformer.blocks[-1]),
-            HEAD: (transformer.head, transformer.head),
-            DECODER: (decoder, decoder),
-        }
-        if residual is not None:
-            spans[DIFFUSION] = (residual.denoiser, residual.denoiser)
+        spans: dict[str, tuple[nn.Module, nn.Module]] = {DECODER: (decoder, decoder)}
+        if not self.whole_scales:
+            spans[BLOCKS] = transformer.blocks[0], transformer.blocks[-1]
+            spans[HEAD] = transformer.head, transformer.head
+            if residual is not None:
+                spans[DIFFUSION] = residual.denoiser, residual.denoiser
         if (encoder := text_module(self.pipe)) is not None:
             spans[TEXT_ENCODER] = (encoder, encoder)
         return spans
@@ -190,8 +192,7 @@ class GenerationTimer:
         found = {name: sum(watch.seconds(name)) for name in (TEXT_ENCODER, HEAD, DIFFUSION, DECODER)}
         parts = {TEXT_ENCODER: found[TEXT_ENCODER]} if text_module(self.pipe) is not None else {}
         marks, calls = [start, *(mark for mark, _ in ends)], [0, *(calls for _, calls in ends)]
-        whole_scales = any(before == after for before, after in pairwise(calls))
-        if whole_scales:
+        if self.whole_scales:
             steps = [self.clock.between(*pair) for pair in pairwise(marks)]
             steps[0] -= found[TEXT_ENCODER]
             parts |= dict(zip(names, steps, strict=True))
@@ -204,7 +205,7 @@ class GenerationTimer:
             all_scales = self.clock.between(watch.calls[BLOCKS][0][0], marks[-1])
             parts |= inside | {SAMPLING: all_scales - sum(inside.values()) - found[DIFFUSION]} | diffusion
         parts[DECODER] = found[DECODER]
-        return Generation(seconds, parts | {REST: seconds - sum(parts.values())}, whole_scales)
+        return Generation(seconds, parts | {REST: seconds - sum(parts.values())})
 
 
 def text_module(pipe: HartPipeline) -> nn.Module | None:
@@ -214,7 +215,7 @@ def text_module(pipe: HartPipeline) -> nn.Module | None:
     return encoder_module(pipe.text_encoder)
 
 
-def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict[str, Work]:
+def part_work(timer: GenerationTimer, batch: int) -> dict[str, Work]:
     """What a batch must compute and move, by the names of `Generation.parts`.
 
     Moved are weights once a step, keys and values once a scale, logits, and pixels. Other activations are left out:
@@ -254,7 +255,7 @@ def part_work(timer: GenerationTimer, batch: int, *, whole_scales: bool) -> dict
         weights = batch * sum(parameter.nbytes for parameter in encoder.parameters())
         parts[TEXT_ENCODER] = Work(2 * batch * cost.macs.get(TEXT_ENCODER, 0), weights)
     names = step_names(cost)
-    if whole_scales:
+    if timer.whole_scales:
         samples[-1] += diffusion
         parts |= {n: sum(w, Work()) for n, w in zip(names, zip(step_work, heads, samples, strict=True), strict=True)}
     else:

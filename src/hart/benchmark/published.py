@@ -45,7 +45,7 @@ class PublishedTimer(GenerationTimer):
             loop(self.pipe.encode_prompt(self.prompts(count)))
             end = self.clock.mark()
         self.clock.wait()
-        return Generation(self.clock.between(start, end), {}, whole_scales=False)
+        return Generation(self.clock.between(start, end), {})
 
 
 @dataclass(eq=False)

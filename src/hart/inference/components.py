@@ -10,10 +10,12 @@ import copy
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -53,15 +55,20 @@ class Components(Coder):
     without_lora: Hart | None = None
 
     def plain(self) -> Components:
-        """These components with ordinary layers alone, whose weights can be seen and changed; themselves if so already.
+        """These components with ordinary layers alone, to be seen, changed and replaced; themselves if so already.
 
-        Weights of 8 bits become ordinary ones with the same values.
+        Weights of 8 bits become ordinary ones with the same values. Nothing is compiled or recorded any more.
         """
-        if not (is_packed(self.hart) or is_quantized(self.hart)):
+        recorded = self.speed.compile or self.speed.graphs
+        if not (recorded or is_packed(self.hart) or is_quantized(self.hart)):
             return self
-        before = None if self.without_lora is None else _dequantized(self.without_lora, self.dtype)
-        hart, speed = _dequantized(self.hart, self.dtype), self.speed.replace(weights="plain")
-        return replace(self, hart=hart, without_lora=before, speed=speed)
+        speed = self.speed.replace(weights="plain", compile=False, graphs=False)
+        return self._with(partial(_dequantized, dtype=self.dtype), speed=speed)
+
+    def _with(self, change: Callable[[Hart], Hart], **others: Any) -> Components:
+        """With the model changed, the one from before adapters too; and with other fields."""
+        before = None if self.without_lora is None else change(self.without_lora)
+        return replace(self, hart=change(self.hart), without_lora=before, **others)
 
     def at_speed(self, speed: Speed) -> Components:
         """With the modules of another speed. Raises `HartError` where weights would need more bits than are left."""
@@ -75,19 +82,17 @@ class Components(Coder):
             tokenizer = prepared_tokenizer(
                 copied(self.tokenizer, self.device, torch.float32), self.device, self.dtype, speed
             )
-        before = None if self.without_lora is None else self._at_speed(self.without_lora, speed)
-        hart = self._at_speed(self.hart, speed)
         if self.text_encoder is not None and not speed.offload:
             self.text_encoder.to(self.device, text_encoder_dtype(self.dtype))
-        return replace(self, hart=hart, tokenizer=tokenizer, speed=speed, without_lora=before)
 
-    def _at_speed(self, hart: Hart, speed: Speed) -> Hart:
-        """A second tree of modules, whose layers are those of `hart` unless the speed has others."""
-        hart = _twin(hart)
-        if speed.weights != self.speed.weights:
-            decelerate(hart)
-        accelerate(hart, speed)
-        return hart
+        def fast(hart: Hart) -> Hart:
+            hart = _twin(hart)
+            if speed.weights != self.speed.weights:
+                decelerate(hart)
+            accelerate(hart, speed)
+            return hart
+
+        return self._with(fast, tokenizer=tokenizer, speed=speed)
 
     def adapted(self, folder: Path, scale: float, model: str) -> Components:
         """With a LoRA adapter merged into a copy of the weights; see `hart.checkpoint.lora.merge_lora`.
@@ -114,21 +119,18 @@ class Components(Coder):
         """Copies on another device or in another type; these components if nothing changes."""
         if (device, dtype) == (self.device, self.dtype):
             return self
-        moved = prepared(
-            copied(self.tokenizer, device, torch.float32),
-            copied(_decelerated(self.hart), device, dtype),
-            device,
-            dtype,
-            self.speed,
-        )
-        encoder, before = self.text_encoder, self.without_lora
+        encoder = self.text_encoder
         if encoder is not None:
             place = torch.device("cpu") if self.speed.offload else device
             encoder = copy.deepcopy(encoder).to(place, text_encoder_dtype(dtype))
-        if before is not None:
-            before = copied(_decelerated(before), device, dtype)
-            accelerate(before, self.speed)
-        return replace(moved, text_encoder=encoder, without_lora=before)
+
+        def moved(hart: Hart) -> Hart:
+            hart = copied(_decelerated(hart), device, dtype)
+            accelerate(hart, self.speed)
+            return hart
+
+        tokenizer = prepared_tokenizer(copied(self.tokenizer, device, torch.float32), device, dtype, self.speed)
+        return self._with(moved, tokenizer=tokenizer, device=device, dtype=dtype, text_encoder=encoder)
 
     def save(
         self,

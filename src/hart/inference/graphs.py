@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,21 +27,34 @@ MOST_KINDS = 8
 
 Work = Callable[[Sequence[Tensor]], Tensor]
 """From inputs, all on one device, to a result."""
-Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
-"""From work to what does it again, and the result that this fills."""
+Capture = Callable[[Callable[[], Tensor], torch.device, Any], tuple[Callable[[], None], Tensor, Any]]
+"""From work on a device, and the pool of memory of a graph that never runs at the same time (None: of no other), to
+what does the work again, the result that this fills, and the pool that it took memory from."""
+
+_alone = threading.RLock()
+"""The process records one graph at a time, a graph's own memory serves one call at a time, and a cache may come back at
+any time, in any thread."""
 
 
-def cuda_capture(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+def cuda_capture(work: Callable[[], Tensor], device: torch.device, pool: Any) -> tuple[Callable[[], None], Tensor, Any]:
     """A `Capture` on an NVIDIA GPU. The work runs once before, as kernels that choose or compile at first ask."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = work()
-    return graph.replay, result
+    # PyTorch records on the current device alone: the work of another would run and leave the graph empty
+    with torch.cuda.device(device):
+        stream, graph = _side_stream(device), torch.cuda.CUDAGraph()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            work()
+        torch.cuda.current_stream().wait_stream(stream)
+        # other threads may ask for memory meanwhile
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            result = work()
+    return graph.replay, result, graph.pool()
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: for each stream, cuBLAS keeps a workspace (32 MiB on Hopper)."""
+    return torch.cuda.Stream(device)
 
 
 @dataclass(frozen=True)
@@ -48,52 +62,40 @@ class Graph:
     inputs: list[Tensor]
     replay: Callable[[], None]
     result: Tensor
+    pool: Any
 
 
 class BlockGraphs:
-    """The graphs of one transformer on one device. A copy or a pickle has none yet."""
+    """The graphs of one transformer on one device."""
 
     def __init__(self, capture: Capture = cuda_capture) -> None:
         self.capture = capture
-        self.graphs: dict[int, dict[Hashable, Graph]] = {}  # by the place of the cache in memory
         self.free: dict[Hashable, list[KVCache]] = {}  # by kind, the last that was asked for at the end
-        self.lock = threading.RLock()  # a cache may come back at any time, in any thread
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return BlockGraphs, (self.capture,)
 
     def lend(self, kind: Hashable, make: Callable[[], KVCache]) -> KVCache:
         """An empty cache of a kind, whose memory is lent again once the caller has dropped it."""
-        with self.lock:
+        with _alone:
             waiting = self.free[kind] = self.free.pop(kind, [])
             while len(self.free) > MOST_KINDS:
-                for cache in self.free.pop(next(iter(self.free))):
-                    self.graphs.pop(_place(cache), None)
+                del self.free[next(iter(self.free))]
             kept = waiting.pop() if waiting else make()
         lent = copy.copy(kept)
         weakref.finalize(lent, self._take_back, kind, kept)
         return lent
 
     def _take_back(self, kind: Hashable, cache: KVCache) -> None:
-        with self.lock:
+        with _alone:
             if kind in self.free:
                 self.free[kind].append(cache)
-            else:
-                self.graphs.pop(_place(cache), None)
 
     def run(self, work: Work, inputs: Sequence[Tensor], cache: KVCache) -> Tensor:
         """What `work` makes of the inputs and of the tokens in the cache, to which it appends."""
         key = (cache.length, *(tuple(x.shape) for x in inputs))
-        with self.lock:  # a graph's own memory serves one at a time
-            recorded = self.graphs.setdefault(_place(cache), {})
-            if (graph := recorded.get(key)) is None:
+        with _alone:
+            if (graph := cache.recorded.get(key)) is None:
                 own = [x.clone() for x in inputs]
-                graph = recorded[key] = Graph(own, *self.capture(lambda: work(own)))
+                pool = next((other.pool for other in cache.recorded.values()), None)  # scales follow each other
+                graph = cache.recorded[key] = Graph(own, *self.capture(lambda: work(own), own[0].device, pool))
             torch._foreach_copy_(graph.inputs, list(inputs))
             graph.replay()
             return graph.result.clone()
-
-
-def _place(cache: KVCache) -> int:
-    """The address of a cache's memory, which its first rows alone have too."""
-    return cache.numbers.data_ptr()

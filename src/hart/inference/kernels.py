@@ -21,17 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hart.devices import dtype_name
 from hart.inference.packing import Packed
 from hart.layers.attention import Attention, attend
-from hart.layers.quantized import QuantizedLinear, places, plain_product, quantized_rows
+from hart.layers.quantized import Product, QuantizedLinear, places, plain_product, quantized_rows
 from hart.layers.sharing import whole
 from hart.model import Hart
+from hart.strict import reason
 
 ACTIVATION_BITS = (8, 7)
 SMALLEST_INT_MM_ROWS = 17
 """cuBLAS refuses integer products of fewer rows."""
-INT8_GPUS, FLOAT8_GPUS = (8, 0), (8, 9)
-"""Compute capabilities with kernels for products of 8 bits: Ampere, Ada."""
 SCORES = 2**20
 """Most scores of attention held at once, as products and as weights, so that they stay in the processor's cache."""
 
@@ -76,6 +76,9 @@ def int_mm_product(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: 
 def scaled_mm_product(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
     """A `Product` of 8-bit floats on NVIDIA GPUs from Ada on; in bfloat16, the only type that all of them give."""
     return torch._scaled_mm(values, weight.t(), scale_a=scale, scale_b=weight_scale[None], out_dtype=torch.bfloat16)
+
+
+GPU_PRODUCTS: dict[torch.dtype, Product] = {torch.int8: int_mm_product, torch.float8_e4m3fn: scaled_mm_product}
 
 
 @torch.inference_mode()
@@ -137,14 +140,27 @@ def int8_range() -> int:
 
 def kernel_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
     """Why products of an 8-bit type have no kernel of their own on a device; None if they have one."""
-    match device.type, dtype:
-        case "cpu", torch.int8:
-            return None if int8_range() else "this processor has no 8-bit kernels in this PyTorch"
-        case "cuda", torch.int8:
-            return None if torch.cuda.get_device_capability(device) >= INT8_GPUS else "GPUs before Ampere lack them"
-        case "cuda", torch.float8_e4m3fn:
-            return None if torch.cuda.get_device_capability(device) >= FLOAT8_GPUS else "GPUs before Ada lack them"
-    return f"{str(dtype).removeprefix('torch.')} has no kernel on {device.type}"
+    if device.type == "cuda":
+        return gpu_refusal(dtype, device)
+    if device.type == "cpu" and dtype == torch.int8:
+        return None if int8_range() else "this processor has no 8-bit kernels in this PyTorch"
+    return f"{dtype_name(dtype)} has no kernel on {device.type}"
+
+
+@cache
+def gpu_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
+    """`kernel_refusal` of a GPU. Found out once, by multiplying: some generations of GPUs have kernels for one scale a
+    matrix alone, or for some numbers of rows."""
+    weight, weight_scale = quantized_rows(torch.linspace(-1, 1, 96 * 64, device=device).view(96, 64), dtype)
+    try:
+        for rows in (1, 18, 50):
+            values, scale = quantized_rows(torch.linspace(-1, 1, rows * 64, device=device).view(rows, 64), dtype)
+            given = values, scale, weight, weight_scale.squeeze(-1)
+            if not torch.allclose(GPU_PRODUCTS[dtype](*given).float(), plain_product(*given), 2e-2, 2e-2):
+                return "its products differ from the plain ones"
+    except (RuntimeError, ValueError) as error:
+        return reason(error)
+    return None
 
 
 def give_kernels(module: nn.Module) -> None:
@@ -184,7 +200,7 @@ def with_kernel(layer: QuantizedLinear, device: torch.device) -> nn.Module:
         return layer
     if device.type == "cpu":
         return PackedInt8Linear(layer)
-    layer.product = int_mm_product if dtype == torch.int8 else scaled_mm_product
+    layer.product = GPU_PRODUCTS[dtype]
     return layer
 
 

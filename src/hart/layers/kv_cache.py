@@ -6,7 +6,9 @@ Shapes: L layers, B batch, H heads, N tokens, d head width; 2 stands for keys an
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +58,7 @@ class KVCache:
 
     stored: the numbers (L, 2, B, H, capacity, d); of those in 8 bits the scales too, (L, 2, B, H, capacity, 1) float32,
     one a token and head.
+    recorded: what is recorded on this memory, if anything; see `hart.inference.graphs`.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class KVCache:
         if kept == torch.int8:
             self.stored += (torch.empty((*shape[:-1], 1), dtype=torch.float32, device=device),)
         self.dtype, self.length, self.unkept = dtype, 0, unkept
+        self.recorded: dict[Hashable, Any] = {}
 
     @property
     def numbers(self) -> Tensor:

@@ -63,7 +63,7 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("weight_scale", weight_scale)
         self.bias = bias
-        self.product = plain_product
+        self.product: Product = plain_product
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles may go to any machine: they are plain."""

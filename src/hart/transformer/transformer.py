@@ -134,7 +134,7 @@ class HartTransformer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles may go to any machine, and their weights may change: they are plain."""
-        return super().__getstate__() | {"share": whole, "null_token": None}
+        return super().__getstate__() | {"share": whole, "null_token": None, "graphs": None}
 
     @property
     def head_width(self) -> int:
