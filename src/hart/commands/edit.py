@@ -75,7 +75,7 @@ def edit(image: ImageArgument, options: EditOptions, settings: SamplingSettings,
         made = pipe.prepare_edit(
             source,
             mask,
-            source_prompt=None if source_prompt is None else prompts_for(pipe, [source_prompt])[0],
+            source_prompt=None if source_prompt is None else prompts_for(pipe.config, [source_prompt])[0],
             kept_scales=options.kept_scales,
             followed_scales=options.followed_scales,
             **style,
@@ -124,8 +124,8 @@ def mix(
         from hart.generation.metadata import MixSettings
         from hart.generation.requests import checked_changes
 
-        both = prompts_for(pipe, [first, second])
-        schedule, size = asked_size(pipe, options)
+        both = prompts_for(pipe.config, [first, second])
+        schedule, size = asked_size(pipe.config, options)
         shares = mix_weights(len(schedule), options.weights or None, options.switch)
         checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
         check_size(pipe, schedule, options, writer.total, mixed=True, **settings)
@@ -163,7 +163,7 @@ def _change(
             note_size(pipe, canvas, of_image=True)
         amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
         writer.made_with["edit"] = EditSource(**facts, **of_image, **of_style, **amounts)
-        asked = None if prompt is None else prompts_for(pipe, [prompt])[0]
+        asked = None if prompt is None else prompts_for(pipe.config, [prompt])[0]
         pipe(asked, edit=made, size=made.size, **writer.arguments(pipe, report), **settings)
 
 
