@@ -173,7 +173,7 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
                     f"--like: the image was made by {record.model}, where no model is any more: give it with --model"
                 )
         recorded |= {"model": record.model, "random_weights": settings.random_weights}
-        if given.aspect is None:
+        if given.aspect is None or isinstance(settings.size, int):  # the square that an aspect is as large as
             recorded["size"] = settings.size
         if settings.loras and not given.lora:
             recorded |= {"lora": tuple(map(Path, settings.loras)), "lora_scale": settings.lora_scale}
