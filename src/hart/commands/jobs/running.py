@@ -24,7 +24,7 @@ from hart.commands.console import (
 from hart.commands.contact_sheets import require_one_sheet, write_grid
 from hart.commands.generate import RunOptions, asked_size, image_settings, prompts_for
 from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
-from hart.commands.jobs.workers import Event, Finished, Opened, Remark, Task, by_workers
+from hart.commands.jobs.workers import Event, Finished, Remark, Task, by_workers
 from hart.commands.options import GenerateOptions
 from hart.errors import HartError
 from hart.generation.metadata import ImageSettings, read_image
@@ -58,7 +58,7 @@ def run_job(
         with needs_extra("ray"):
             from hart.commands.ray_cluster import joined
         cluster = joined(options.device, how.workers, "--workers")
-        device = torch.device(options.device or ("cuda" if cluster.gpus else "cpu"))  # which others have
+        device = torch.device("cuda" if cluster.gpus else "cpu")
     else:
         device = resolve_device(options.device)
         places = environments(device, how.workers)
@@ -80,16 +80,15 @@ def run_job(
         if done:
             note(f"already in {out}: {done} of {counted(job.count, 'image')}")
         report(done, job.count, f"loading {job.options.model}")
-        with closing(_events(folder, list(missing.items()), places, cluster, report)) as events:
-            for event in events:
-                if isinstance(event, Finished):
-                    if event.names is None:
-                        absent = [image for image in missing[event.batch] if not (out / job.name(image)).exists()]
-                        left_out += map(job.prompt, absent)
-                        continue
-                    for name in event.names:
-                        print_path(out / name, to=stdout)
-                    done += len(missing[event.batch])
+        with closing(_batches(folder, list(missing.items()), places, cluster, report)) as batches:
+            for finished in batches:
+                if finished.names is None:
+                    absent = [image for image in missing[finished.batch] if not (out / job.name(image)).exists()]
+                    left_out += map(job.prompt, absent)
+                    continue
+                for name in finished.names:
+                    print_path(out / name, to=stdout)
+                done += len(missing[finished.batch])
                 report(done, job.count, f"{done} of {counted(job.count, 'image')}")
     if left_out:
         raise HartError(
@@ -138,13 +137,13 @@ def resolved(
     return Job(options.replace(**said), settings)
 
 
-def _events(
+def _batches(
     folder: JobFolder,
     tasks: list[Task],
     places: list[dict[str, str]],
     cluster: Cluster | None,
     report: Report,
-) -> Generator[Opened | Finished, None, None]:
+) -> Generator[Finished, None, None]:
     if not tasks:
         return
     if cluster is not None:
@@ -157,7 +156,7 @@ def _events(
         yield from _in_this_process(folder, tasks, report)
 
 
-def _noted(events: Generator[Event, None, None]) -> Iterator[Opened | Finished]:
+def _noted(events: Generator[Event, None, None]) -> Iterator[Finished]:
     """Remarks become notes, each said once, whoever comes upon it."""
     said = set[str]()
     with closing(events):
@@ -169,7 +168,7 @@ def _noted(events: Generator[Event, None, None]) -> Iterator[Opened | Finished]:
                 note(event.text)
 
 
-def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Iterator[Opened | Finished]:
+def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Iterator[Finished]:
     from hart.commands.jobs.generating import BatchGenerator
 
     finished = 0

@@ -35,11 +35,6 @@ Work = Callable[[Path, Job, Connection], None]
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The model is open."""
-
-
-@dataclass(frozen=True)
 class Finished:
     """A batch is done. names: of the files that were missing; None if too many processes died of it."""
 
@@ -54,7 +49,9 @@ class Remark:
     text: str
 
 
-Event = Opened | Finished | Remark
+Event = Finished | Remark
+OPENED = "opened"
+"""What a worker sends when it has a model."""
 
 
 def serve(folder: Path, job: Job, parent: Connection) -> None:
@@ -63,7 +60,7 @@ def serve(folder: Path, job: Job, parent: Connection) -> None:
 
     with notes_to(lambda text: parent.send(Remark(text))), prompt_notes():
         generator = BatchGenerator(folder, job)
-        parent.send(Opened())
+        parent.send(OPENED)
         while (given := parent.recv()) is not None:
             batch, missing = given
             parent.send(Finished(batch, generator.generate(batch, missing)))
@@ -151,9 +148,10 @@ def by_workers(
                     continue
                 if isinstance(message, Exception):
                     raise message
-                if isinstance(message, Opened):
+                if message == OPENED:
                     worker.opened, failed_starts = True, 0
-                elif isinstance(message, Finished):
+                    continue
+                if isinstance(message, Finished):
                     worker.task, left = None, left - 1
                 yield message
             for connection, worker in running.items():
