@@ -15,6 +15,7 @@ from hart.checkpoint.folders import local_folder, model_name
 from hart.commands.console import (
     NumberedFiles,
     Report,
+    hint_at_files,
     hint_at_quotes,
     importing,
     needs_extra,
@@ -101,6 +102,7 @@ def generate(options: GenerateOptions, settings: SamplingSettings, how: RunOptio
     with opened(writer) as (pipe, report):
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
+            hint_at_files(given.prompts)
         schedule, size = asked_size(pipe.config, options, mix)
         if grid:
             require_one_sheet(total, size)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, nullcontext, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from hart.commands.console import (
     progress,
     prompt_notes,
     says_when_stopped,
+    scale_reporter,
 )
 from hart.commands.contact_sheets import require_one_sheet, write_grid
 from hart.commands.generate import RunOptions, asked_size, image_settings, prompts_for
@@ -171,11 +173,10 @@ def _noted(events: Generator[Event, None, None]) -> Iterator[Finished]:
 def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Iterator[Finished]:
     from hart.commands.jobs.generating import BatchGenerator
 
-    finished = 0
+    finished, say_scale = 0, scale_reporter(report)
 
     def on_scale(preview: ScalePreview) -> None:
-        done, total = finished * preview.scales + preview.k + 1, len(tasks) * preview.scales
-        report(done, total, f"batch {finished + 1}/{len(tasks)}, scale {preview.k + 1}/{preview.scales}")
+        say_scale(replace(preview, batch=finished, batches=len(tasks)))
 
     generator = BatchGenerator(folder.path, folder.job, on_scale)
     for batch, missing in tasks:
