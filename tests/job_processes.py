@@ -15,7 +15,6 @@ from typing import Any
 from hart.commands.jobs import running
 from hart.commands.jobs.job import Job
 from hart.commands.jobs.workers import by_workers, serve
-from hart.generation.metadata import ImageSettings
 from processes import begin_ray
 
 VICTIM = 1
@@ -45,25 +44,25 @@ def _die_once(mark: Path) -> None:
         _die()
 
 
-def killed_once(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
+def killed_once(folder: Path, job: Job, parent: Connection) -> None:
     """The first worker that generates the victim is killed."""
     _at_the_victim(lambda: _die_once(folder.parent / "killed"), folder, job)
-    serve(folder, job, expected, parent)
+    serve(folder, job, parent)
 
 
-def killed_always(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
+def killed_always(folder: Path, job: Job, parent: Connection) -> None:
     """Every worker that generates the victim is killed."""
     _at_the_victim(_die, folder, job)
-    serve(folder, job, expected, parent)
+    serve(folder, job, parent)
 
 
-def stuck(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
+def stuck(folder: Path, job: Job, parent: Connection) -> None:
     """The worker that generates the victim does nothing any more."""
     _at_the_victim(lambda: threading.Event().wait(), folder, job)
-    serve(folder, job, expected, parent)
+    serve(folder, job, parent)
 
 
-def killed_at_start(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
+def killed_at_start(folder: Path, job: Job, parent: Connection) -> None:
     _die()
 
 

@@ -325,8 +325,8 @@ class SamplingConfig(Config):
     top_k: Annotated[int, Field(ge=0, le=2**20), AfterValidator(lambda count: count or None)] | None = 600
     """Sample among this many of the likeliest codes; hybrid models take half as many from the eighth scale on. 0 keeps
     all codes, and becomes None."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Sample among the likeliest codes that have this probability together. 1 keeps all codes, as None does."""
+    top_p: Annotated[float, Field(gt=0, le=1), AfterValidator(lambda share: share if share < 1 else None)] | None = None
+    """Sample among the likeliest codes that have this probability together. 1 keeps all codes, and becomes None."""
     gumbel_smoothing: bool = True
     """Mix the embeddings of all codes by Gumbel softmax instead of taking the sampled code's."""
     maskgit_steps: Tokens = 1

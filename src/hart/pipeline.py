@@ -124,8 +124,8 @@ class HartPipeline(Editing):
         size: of the images in pixels: 256 for a square, "1024x576" for a width and a height. height, width: the same
             as numbers. aspect: a shape such as "16:9", with as many tokens as the square. By default the size that the
             model was trained at; see `hart.sizes.requested_schedule`.
-        edit: what all images keep of another, see `prepare_edit`; they are PIL images or latents. mix: a second prompt
-            for all images. `edit`, `vary` and `mix` are calls with these.
+        edit: what all images keep of another, see `prepare_edit`; latents are without the pixels that it puts back.
+            mix: a second prompt for all images. `edit`, `vary` and `mix` are calls with these.
         batch_size: images generated together; by default see `default_batch`.
         callback_on_scale: called after every scale of every batch. If it returns False, the call ends with the images
             of this batch as they are.

@@ -35,6 +35,9 @@ def test_like_changes_what_is_given(text_model: Path, class_model: Path, tmp_pat
     more = outputs(run("generate", "--like", path, "-n", 2, "--out", tmp_path / "3"))
     assert [(read_record(p).prompt, read_record(p).seed) for p in more] == [("cat", 3), ("cat", 4)]
     assert more[0].read_bytes() == path.read_bytes()
+    (large,) = outputs(run("generate", "--like", path, "--size", 16, "--out", tmp_path / "5"), notes=True)
+    (wide,) = outputs(run("generate", "--like", large, "--aspect", "4:1", "--out", tmp_path / "5"), notes=True)
+    assert read_record(wide).settings.size == "32x8", "as large as that square"
     (moved,) = outputs(run("generate", "2", "--like", path, "--model", class_model, "--out", tmp_path / "4"))
     assert read_record(moved).model == str(class_model)
 

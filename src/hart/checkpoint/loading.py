@@ -131,6 +131,14 @@ def load_config(name: AnyPath) -> HartConfig:
     return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout, mapped=True)[0]
 
 
+def opens_in_8_bits(folder: Path) -> bool:
+    """Whether the model in a folder has layers that are stored in 8 bits and stay so. Raises `HartError`."""
+    if layout_of(folder) != "own" or HartConfig.load(folder / CONFIG_FILE).dequantize:
+        return False
+    tensors = read_tensors(folder / HART_FILE, mapped=True)
+    return any(tensor.dtype in (torch.int8, torch.float8_e4m3fn) for tensor in tensors.values())
+
+
 def save_model(
     folder: AnyPath,
     config: HartConfig,

@@ -180,6 +180,14 @@ def hint_at_quotes(prompts: Sequence[str]) -> None:
         note(f'these are {len(prompts)} prompts of one word each; to generate them as one: hart generate "{short}"')
 
 
+def hint_at_files(prompts: Sequence[str]) -> None:
+    """A note where a prompt is the name of a file, as when the shell has made several files of a pattern."""
+    for prompt in filter(os.path.isfile, prompts):
+        note(
+            f'"{clipped(prompt, 40)}" is a file, and is taken as a prompt: files are given one by one, by their options'
+        )
+
+
 @contextmanager
 def prompt_notes() -> Iterator[None]:
     """Turns the warnings about prompts and adapters into notes, each said once."""

@@ -38,6 +38,6 @@ def write_grid(images: Sequence[tuple[ImageRecord, Any]], options: ImageOptions)
     labels = [record.prompt for record in records[::each]]
     sheet = contact_sheet([drawn[i : i + each] for i in range(0, len(drawn), each)], labels)
     name = f"grid-{slug(labels[0])}-{records[0].seed}"
-    paths = (options.out / f"{name}{f'-{number}' if number > 1 else ''}.png" for number in itertools.count(1))
+    paths = (options.place / f"{name}{f'-{number}' if number > 1 else ''}.png" for number in itertools.count(1))
     write = partial(write_sheet, sheet=sheet, records=records, credentials=options.credentials())
     return write_new(paths, write)

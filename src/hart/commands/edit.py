@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hart.commands.console import note
+from hart.commands.console import hint_at_files, note
 from hart.commands.from_config import options_from_config
 from hart.commands.generate import ImageWriter, asked_size, check_size, note_size, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
@@ -75,7 +75,7 @@ def edit(image: ImageArgument, options: EditOptions, settings: SamplingSettings,
         made = pipe.prepare_edit(
             source,
             mask,
-            source_prompt=None if source_prompt is None else prompts_for(pipe, [source_prompt])[0],
+            source_prompt=None if source_prompt is None else prompts_for(pipe.config, [source_prompt])[0],
             kept_scales=options.kept_scales,
             followed_scales=options.followed_scales,
             **style,
@@ -124,8 +124,9 @@ def mix(
         from hart.generation.metadata import MixSettings
         from hart.generation.requests import checked_changes
 
-        both = prompts_for(pipe, [first, second])
-        schedule, size = asked_size(pipe, options)
+        hint_at_files([first, second])
+        both = prompts_for(pipe.config, [first, second])
+        schedule, size = asked_size(pipe.config, options)
         shares = mix_weights(len(schedule), options.weights or None, options.switch)
         checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
         check_size(pipe, schedule, options, writer.total, mixed=True, **settings)
@@ -163,8 +164,10 @@ def _change(
             note_size(pipe, canvas, of_image=True)
         amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
         writer.made_with["edit"] = EditSource(**facts, **of_image, **of_style, **amounts)
-        asked = None if prompt is None else prompts_for(pipe, [prompt])[0]
-        pipe(asked, edit=made, size=made.size, **writer.arguments(pipe, report), **settings)
+        said = [] if prompt is None else [prompt]
+        hint_at_files(said)
+        asked = prompts_for(pipe.config, said)
+        pipe(asked or None, edit=made, size=made.size, **writer.arguments(pipe, report), **settings)
 
 
 def _opened(path: Path | None, role: str) -> tuple[Any, dict[str, Any]]:

@@ -15,6 +15,7 @@ from hart.checkpoint.folders import local_folder, model_name
 from hart.commands.console import (
     NumberedFiles,
     Report,
+    hint_at_files,
     hint_at_quotes,
     importing,
     needs_extra,
@@ -29,9 +30,9 @@ from hart.commands.console import (
 )
 from hart.commands.contact_sheets import require_one_sheet, write_grid
 from hart.commands.from_config import options_from_config
-from hart.commands.options import GenerateOptions, ImageOptions, SamplingSettings
+from hart.commands.options import DEFAULT_FOLDER, GenerateOptions, ImageOptions, SamplingSettings
 from hart.commands.program import STANDARD_STREAM
-from hart.config import Config, SamplingConfig
+from hart.config import Config, HartConfig, SamplingConfig
 from hart.errors import HartError
 from hart.files import STANDARD_INPUT, read_standard_input, read_text, text_lines, user_path
 from hart.grids import ScaleSchedule
@@ -39,6 +40,8 @@ from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_
 from hart.strict import clipped, counted, require
 
 if TYPE_CHECKING:
+    import torch
+
     from hart.generation.edits import PromptMix
     from hart.generation.metadata import ImageRecord, ImageSettings, MixSettings
     from hart.generation.outputs import HartOutput
@@ -71,8 +74,11 @@ class RunOptions(Config, kw_only=True):
 def generate(options: GenerateOptions, settings: SamplingSettings, how: RunOptions) -> None:
     """Generate images and print their paths. Settings that are not given are the model's own."""
     prompts_file, grid = how.prompts_file, how.grid
+    if prompts_file is not None and options.out is None:
+        named = "standard-input" if prompts_file == STANDARD_STREAM else Path(prompts_file).stem
+        options = options.replace(out=DEFAULT_FOLDER / named)  # of its own: other commands write nothing there
     if grid or prompts_file is not None:
-        require_output(options.out, single=False)
+        require_output(options.place, single=False)
     if not options.prompts and prompts_file is None and how.like is None:
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
     # before prompts are waited for
@@ -80,33 +86,32 @@ def generate(options: GenerateOptions, settings: SamplingSettings, how: RunOptio
     options.credentials()
     if prompts_file is not None:
         options = options.replace(prompts=(*options.prompts, *read_prompts(prompts_file)))
-    sampling, row, given, mix = None, None, options, None
+    given, row, like, mix = options, None, None, None
     if record is not None:
         options, row = _like(record, options)
-        sampling, mix = record.settings.sampling, record.settings.mix
+        like, mix = record.settings, record.settings.mix
         if mix is not None and given.prompts:
             note(f'--like: the image mixes two prompts, and so do these: the second is "{clipped(mix.prompt, 40)}"')
     if prompts_file is not None:
-        from hart.commands.jobs.job import Job
         from hart.commands.jobs.running import run_job
 
-        options.require_files()  # before a model is opened
-        run_job(Job(options, settings, sampling, mix), workers=how.workers, ray=how.ray, grid=grid)
+        run_job(options, settings, how, like)
         return
-    total = 1 if row is not None else options.count
+    total, sampling = 1 if row is not None else options.count, None if like is None else like.sampling
     writer = ImageWriter(options, total, row, keep=grid, made_with={"mix": mix})
     with opened(writer) as (pipe, report):
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
-        schedule, size = asked_size(pipe, options, mix)
+            hint_at_files(given.prompts)
+        schedule, size = asked_size(pipe.config, options, mix)
         if grid:
             require_one_sheet(total, size)
         check_size(pipe, schedule, options, options.sampled, mixed=mix is not None, sampling=sampling, **settings)
         generator_of(pipe, options)(
-            prompts_for(pipe, options.prompts),
+            prompts_for(pipe.config, options.prompts),
             size=str(size),
             sampling=sampling,
-            mix=prompt_mix(pipe, mix),
+            mix=prompt_mix(pipe.config, mix),
             **writer.arguments(pipe, report),
             **settings,
         )
@@ -170,7 +175,7 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
                     f"--like: the image was made by {record.model}, where no model is any more: give it with --model"
                 )
         recorded |= {"model": record.model, "random_weights": settings.random_weights}
-        if given.aspect is None:
+        if given.aspect is None or isinstance(settings.size, int):  # the square that an aspect is as large as
             recorded["size"] = settings.size
         if settings.loras and not given.lora:
             recorded |= {"lora": tuple(map(Path, settings.loras)), "lora_scale": settings.lora_scale}
@@ -211,28 +216,28 @@ def generator_of(pipe: HartPipeline, options: GenerateOptions) -> Any:
     return lambda prompts, **arguments: best_of(pipe, prompts, options.best_of, scorer, **arguments)
 
 
-def prompts_for(pipe: HartPipeline, prompts: Sequence[str]) -> list[str | int]:
+def prompts_for(config: HartConfig, prompts: Sequence[str]) -> list[str | int]:
     """Text as it is; for a class model the numbers that it spells."""
-    if pipe.num_classes is None:
+    if config.num_classes is None:
         return list(prompts)
     try:
         return [int(prompt) for prompt in prompts]
     except ValueError:
         raise HartError(
-            f"this model generates classes by number: give 0 to {pipe.num_classes - 1}, not words"
+            f"this model generates classes by number: give 0 to {config.num_classes - 1}, not words"
         ) from None
 
 
-def negative_for(pipe: HartPipeline, options: ImageOptions) -> list[str | int] | None:
+def negative_for(config: HartConfig, options: ImageOptions) -> list[str | int] | None:
     """The negative prompt of the options, as a call takes it: an empty one is none, of a class model too."""
-    return prompts_for(pipe, [options.negative_prompt]) if options.negative_prompt else None
+    return prompts_for(config, [options.negative_prompt]) if options.negative_prompt else None
 
 
-def prompt_mix(pipe: HartPipeline, mix: MixSettings | None) -> PromptMix | None:
+def prompt_mix(config: HartConfig, mix: MixSettings | None) -> PromptMix | None:
     """A recorded mixture of prompts, as a call takes it."""
     from hart.generation.edits import PromptMix
 
-    return None if mix is None else PromptMix(prompts_for(pipe, [mix.prompt])[0], mix.weights)
+    return None if mix is None else PromptMix(prompts_for(config, [mix.prompt])[0], mix.weights)
 
 
 class ImageWriter:
@@ -252,7 +257,7 @@ class ImageWriter:
         made_with: `edit` and `mix` of `ImageSettings`. Raises `HartError` for credentials that cannot sign.
         """
         self.options, self.row, self.total, self.done = options, row, total, 0
-        self._files = NumberedFiles(options.out, total)
+        self._files = NumberedFiles(options.place, total)
         self._model = model_name(options.source)
         self._credentials = options.credentials()
         self.made_with = dict(made_with or {})
@@ -262,7 +267,7 @@ class ImageWriter:
     def arguments(self, pipe: HartPipeline, report: Report) -> dict[str, Any]:
         """What every call of a pipeline is given for the options, so that its images come here."""
         return {
-            "negative_prompt": negative_for(pipe, self.options),
+            "negative_prompt": negative_for(pipe.config, self.options),
             "num_images_per_prompt": self.options.images_per_prompt or 1,
             "seed": self.options.seed or 0,
             "batch_size": self.options.batch_size,
@@ -281,7 +286,7 @@ class ImageWriter:
             prompt = str(batch.prompts[row]) if batch.prompts else ""
             seed, image = batch.seeds[row], batch.images[row]
             place = BatchPlace(together, batch.seeds[0], row) if len(together) > 1 else None
-            settings = image_settings(pipe, self.options, batch.sampling[row], ImageSize(*image.size))
+            settings = image_settings(self.options, pipe.device, pipe.dtype, batch.sampling[row], image.size)
             settings = settings.replace(batch=place, **self.made_with)
             record = ImageRecord(prompt, seed, self._model, settings, __version__)
             of_image = Path(settings.edit.image).stem if settings.edit is not None else ""
@@ -298,7 +303,7 @@ def opened(writer: ImageWriter) -> Iterator[tuple[HartPipeline, Report]]:
     """The model of a writer's options. Ctrl-C and SIGTERM say how many images were written, and where."""
     options = writer.options
     with (
-        says_when_stopped(lambda: f"stopped: {writer.done} of {writer.total} in {options.out}"),
+        says_when_stopped(lambda: f"stopped: {writer.done} of {writer.total} in {options.place}"),
         progress(f"loading {options.source}") as report,
         prompt_notes(),
     ):
@@ -306,14 +311,14 @@ def opened(writer: ImageWriter) -> Iterator[tuple[HartPipeline, Report]]:
 
 
 def asked_size(
-    pipe: HartPipeline, options: ImageOptions, mix: MixSettings | None = None
+    config: HartConfig, options: ImageOptions, mix: MixSettings | None = None
 ) -> tuple[ScaleSchedule, ImageSize]:
     """Schedule and size of the images. mix: that of the image of `--like`.
 
     Raises `HartError` for sizes that the model cannot make, or that have other scales than the mixture.
     """
-    schedule = requested_schedule(pipe.config, size=options.size, aspect=options.aspect)
-    size = size_of_schedule(pipe.config, schedule)
+    schedule = requested_schedule(config, size=options.size, aspect=options.aspect)
+    size = size_of_schedule(config, schedule)
     if mix is not None and len(mix.weights) != len(schedule):
         raise HartError(
             f"--like: the image mixes two prompts over {counted(len(mix.weights), 'scale')}, and images of {size} have "
@@ -341,7 +346,7 @@ def note_size(pipe: HartPipeline, schedule: ScaleSchedule, *, of_image: bool = F
 
 
 def image_settings(
-    pipe: HartPipeline, options: ImageOptions, sampling: SamplingConfig, size: ImageSize
+    options: ImageOptions, device: torch.device, dtype: torch.dtype, sampling: SamplingConfig, size: tuple[int, int]
 ) -> ImageSettings:
     """The settings of an image that was generated alone, for its record."""
     from hart.devices import dtype_name
@@ -349,9 +354,9 @@ def image_settings(
 
     return ImageSettings(
         sampling=sampling,
-        size=size.stored,
-        device=str(pipe.device),
-        dtype=dtype_name(pipe.dtype),
+        size=ImageSize(*size).stored,
+        device=str(device),
+        dtype=dtype_name(dtype),
         speed=options.speed,
         cache=options.cache,
         negative_prompt=options.negative_prompt,

@@ -30,7 +30,7 @@ Size = Annotated[
 ]
 AspectRatio = Annotated[Aspect | None, Field(description=ASPECT_HELP, json_schema_extra={"metavar": "W:H"})]
 
-DEFAULT_MODEL = "emoji"
+DEFAULT_MODEL, DEFAULT_FOLDER = "emoji", Path("outputs")
 
 
 class ModelOptions(Config, kw_only=True):
@@ -40,13 +40,19 @@ class ModelOptions(Config, kw_only=True):
     """Shipped model, folder or Hugging Face id; by default emoji."""
     device: Device = None
     dtype: NumberType = None
-    out: Path = Path("outputs")
-    """Folder for the images, or FILE.png for a single one."""
+    out: Path | None = None
+    """Folder for the images, or FILE.png for a single one; by default outputs, and for a file of prompts a folder in
+    there that is named after it."""
 
     @property
     def source(self) -> str:
         """The model that is meant."""
         return DEFAULT_MODEL if self.model is None else self.model
+
+    @property
+    def place(self) -> Path:
+        """The folder or file that is meant."""
+        return DEFAULT_FOLDER if self.out is None else self.out
 
 
 class LoraOptions(Config, kw_only=True):

@@ -23,7 +23,7 @@ def reconstruct(
     from hart.data.images import open_image
     from hart.generation.metadata import save_png
 
-    files = NumberedFiles(options.out, len(images))
+    files = NumberedFiles(options.place, len(images))
     for path in images:
         open_image(path)
     from hart.checkpoint.loading import load_tokenizer

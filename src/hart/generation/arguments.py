@@ -132,11 +132,9 @@ def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
         known = classes.num_classes
         if not isinstance(value, ClassContext) or not isinstance(value.labels, Tensor) or value.num_classes != known:
             raise HartError(f"{name} must be a ClassContext of {counted(known, 'class')}, what encode_prompt returns")
-        labels = value.labels
-        if labels.dim() != 1 or labels.dtype != torch.int64 or not ((labels >= 0) & (labels <= known)).all():
+        of_rows = value.labels.dim() == 1 and len(value) > 0 and value.labels.dtype == torch.int64
+        if not of_rows or not ((value.labels >= 0) & (value.labels <= known)).all():
             raise HartError(f"{name}: give a row of int64 labels from 0 to {known}, which stands for no class")
-        if len(value) == 0:
-            raise HartError(f"{name} are empty: give a row for each prompt")
         return value
     assert text is not None
     if not isinstance(value, TextContext) or not all(

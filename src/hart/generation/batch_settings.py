@@ -87,7 +87,7 @@ def batch_settings(
             raise HartError(f"the images of a batch need the same {differing[0]}: generate these apart")
     scales, codes = range(len(schedule)), config.transformer.codebook_size
     kept = [[_kept(k, row, schedule, config) for row in rows] for k in scales]
-    top_p = [torch.inf if row.top_p in (None, 1) else row.top_p for row in rows]
+    top_p = [torch.inf if row.top_p is None else row.top_p for row in rows]
     smoothing = [row.gumbel_smoothing for row in rows]
     strength = [[row.guidance_scale * ratio_at(k, schedule, config) for row in rows] for k in scales]
     more = [[1 + g for g in one] for one in strength]

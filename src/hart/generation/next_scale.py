@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -114,7 +113,6 @@ class NextScaleGenerator:
             latent = state.latent
         return latent
 
-    @torch.inference_mode()
     def states(
         self, context: Context, null_context: Context | None = None, second: SecondPrompts | None = None
     ) -> States:
@@ -123,23 +121,23 @@ class NextScaleGenerator:
         context: of B images. null_context: what guidance steers away from, by default the null context of each.
         second: second prompts of some of them.
         """
-        # what is between two states is computed in whatever autocast the caller is then
-        own_types = partial(without_autocast, self.codebook.device.type)
-        with own_types():
-            rest, prefix, last = self, self._prefix(context, null_context, second), len(self.schedule) - 1
+        rest, rows = self, None
         unguided = first_unguided(len(self.schedule), self.settings.unguided_scales)
         shape = (len(context), self.codebook.shape[1], *self.schedule.final)
-        total = self.codebook.new_zeros(shape, dtype=torch.float32)
         for k in range(len(self.schedule)):
-            if k == unguided and prefix.guided:
-                prefix = prefix.unguided(len(total))
-            with own_types():
+            # for each state alone: between two of them the caller has modes of its own
+            with torch.inference_mode(), without_autocast(self.codebook.device.type):
+                if k == 0:
+                    prefix = self._prefix(context, null_context, second)
+                    total = self.codebook.new_zeros(shape, dtype=torch.float32)
+                elif rows is not None and list(rows) != list(range(len(total))):
+                    _check_rows(rows, len(total))
+                    rest, prefix = rest._of(rows), prefix.of(rows, len(total))
+                    total = total[row_index(rows, total.device)]
+                if k == unguided and prefix.guided:
+                    prefix = prefix.unguided(len(total))
                 total, steps = rest._scale(k, total, prefix)
             rows = yield ScaleState(k, len(self.schedule), total, steps)
-            if rows is not None and k < last and list(rows) != list(range(len(total))):
-                _check_rows(rows, len(total))
-                rest, prefix = rest._of(rows), prefix.of(rows, len(total))
-                total = total[row_index(rows, total.device)]
 
     def _of(self, rows: Sequence[int]) -> NextScaleGenerator:
         """For some images of the batch alone."""

@@ -244,13 +244,16 @@ def test_a_folder_holds_one_job(job: tuple[Any, ...], whole: dict[str, bytes], t
     out, prompts = tmp_path / "whole", tmp_path / "prompts.txt"
     for changed, said in (
         (("--seed", 4), "another job (seed: 3, now 4): choose another folder"),
-        (("--guidance", 1.5), "another job (settings: "),
+        (("--guidance", 1.5), "another job (guidance scale: "),
         (("--negative-prompt", "a cat"), "another job (negative prompt: None, now 'a cat')"),
         (("-n", 2), "another job (images per prompt: 1, now 2)"),
         (("--dtype", "bfloat16"), "another job (dtype: "),
     ):
         assert said in refused(run(*job, out, *changed))
-    assert run(*job, out, "-n", 1, "--batch-size", 1).exit_code == 0  # the defaults, said: nothing is generated anew
+    said = ("-n", 1, "--batch-size", 1, "--size", 8, "--aspect", "1:1", "--device", "cpu", "--dtype", "float32")
+    more = ("--speed", "exact", "--cache", "model", "--negative-prompt", "", "--top-p", 1, "--no-discrete-only")
+    done = run(*job, out, *said, *more)  # the defaults: nothing is generated anew
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"note: already in {out}: 6 of 6 images\n")
     for lines, said in (
         ((*PROMPTS[:-1], "a boat"), "another job (prompt 6: 'a hat', now 'a boat')"),
         ((*PROMPTS, "a boat"), "another job (number of prompts: 6, now 7)"),
@@ -272,6 +275,18 @@ def test_other_commands_write_nothing_into_the_folder_of_a_job(command: tuple[st
     said = refused(run(*words, "--out", finished))
     assert said == f"error: --out {finished}: belongs to the job that its job.json describes: choose another folder"
     assert set(finished.iterdir()) == given
+
+
+def test_without_a_folder_a_job_has_one_of_its_own_beside_other_images(
+    job: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = outputs(run(*job[:-1]))
+    assert {path.parent for path in named} == {Path("outputs/prompts")}
+    (sent,) = outputs(run("generate", "--prompts-file", "-", *job[3:-1], sent=b"a cat"))
+    assert sent.parent == Path("outputs/standard-input")
+    (other,) = outputs(run("generate", "a cat", *job[3:-1]))
+    assert other == Path("outputs/000-a-cat-3.png")
 
 
 def test_a_grid_shows_the_images_of_all_runs(job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path) -> None:
@@ -305,9 +320,9 @@ def test_what_every_worker_comes_upon_is_said_once(
 
 
 def test_the_best_of_several_is_named_after_the_first_of_their_seeds() -> None:
-    job = Job(GenerateOptions(prompts=PROMPTS[:2], model="emoji", seed=5, best_of=3), {})
-    assert [job.name(image) for image in range(job.count)] == ["00000-a-cat-5.png", "00001-a-dog-8.png"]
     settings = ImageSettings(sampling=SamplingConfig(), size=8, device="cpu", dtype="float32")
+    job = Job(GenerateOptions(prompts=PROMPTS[:2], model="emoji", seed=5, best_of=3), settings)
+    assert [job.name(image) for image in range(job.count)] == ["00000-a-cat-5.png", "00001-a-dog-8.png"]
     records = {seed: ImageRecord("a cat", seed, "emoji", settings, __version__) for seed in range(4, 10)}
     assert [seed for seed, record in records.items() if job.made(0, record)] == [5, 6, 7]
 

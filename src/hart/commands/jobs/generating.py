@@ -9,51 +9,32 @@ from pathlib import Path
 
 from hart import __version__
 from hart.commands.generate import (
-    asked_size,
     check_size,
     generator_of,
-    image_settings,
     negative_for,
     open_model,
     prompt_mix,
     prompts_for,
 )
 from hart.commands.jobs.job import MOST_ATTEMPTS, WORK_FOLDER, Job
-from hart.errors import HartError
 from hart.files import flush_folder, rename_to_new
-from hart.generation.arguments import checked_prompt, checked_seed, checked_settings
-from hart.generation.metadata import BatchPlace, ImageRecord, ImageSettings, write_image
+from hart.generation.metadata import BatchPlace, ImageRecord, write_image
 from hart.generation.outputs import ScalePreview
+from hart.sizes import requested_schedule
 
 
 class BatchGenerator:
     """Generates batches of a job, in any order, beside any number of others."""
 
-    def __init__(
-        self,
-        folder: Path,
-        job: Job,
-        expected: ImageSettings | None = None,
-        on_scale: Callable[[ScalePreview], object] | None = None,
-    ) -> None:
-        """Opens the model. expected: the settings of images that are there.
-
-        Raises `HartError` for what the model cannot do, and if it makes other images than before.
-        """
+    def __init__(self, folder: Path, job: Job, on_scale: Callable[[ScalePreview], object] | None = None) -> None:
+        """Opens the model. Raises `HartError` for what it cannot do."""
         self.folder, self.job, self._on_scale = folder, job, on_scale
         self._credentials = job.options.credentials()
         self.pipe = open_model(job.options)
-        # those of the last batch too, before the first is sampled
-        checked_seed(job.seed(0), job.options.sampled)
-        for place, prompt in enumerate(prompts_for(self.pipe, job.options.prompts), start=1):
-            checked_prompt(prompt, self.pipe.num_classes, called=f"prompt {place}")
         self._generate = generator_of(self.pipe, job.options)
-        schedule, self.size = asked_size(self.pipe, job.options, job.mix)
-        sampling = checked_settings(self.pipe.config, job.sampling or self.pipe.sampling, job.settings, schedule)
-        check_size(self.pipe, schedule, job.options, job.options.sampled, mixed=job.mix is not None, sampling=sampling)
-        self.settings = image_settings(self.pipe, job.options, sampling, self.size).replace(mix=job.mix)
-        if expected not in (None, self.settings):
-            raise HartError(f"{folder}: the model has changed since this job was begun: choose another folder")
+        schedule, mixed = requested_schedule(self.pipe.config, size=job.settings.size), job.settings.mix is not None
+        sampling = job.settings.sampling
+        check_size(self.pipe, schedule, job.options, job.options.sampled, mixed=mixed, sampling=sampling)
 
     def generate(self, batch: range, missing: Sequence[int]) -> list[str] | None:
         """Generate a batch and write those of its images that are missing; returns the names of their files.
@@ -72,18 +53,17 @@ class BatchGenerator:
             mark.unlink(missing_ok=True)
 
     def _written(self, batch: range, missing: Sequence[int]) -> Iterator[str]:
-        job = self.job
+        job, config = self.job, self.pipe.config
         prompts = [job.prompt(image) for image in batch]
         output = self._generate(
-            prompts_for(self.pipe, prompts),
-            negative_prompt=negative_for(self.pipe, job.options),
+            prompts_for(config, prompts),
+            negative_prompt=negative_for(config, job.options),
             seed=job.seed(batch.start),
-            size=str(self.size),
+            size=job.settings.size,
             batch_size=len(batch),
-            sampling=job.sampling,
-            mix=prompt_mix(self.pipe, job.mix),
+            sampling=job.settings.sampling,
+            mix=prompt_mix(config, job.settings.mix),
             callback_on_scale=self._on_scale,
-            **job.settings,
         )
         assert job.options.model is not None
         for row, image in enumerate(batch):
@@ -91,7 +71,7 @@ class BatchGenerator:
                 continue
             together = len(batch) > 1 and job.options.best_of is None
             place = BatchPlace(tuple(prompts), job.seed(batch.start), row) if together else None
-            settings = self.settings.replace(batch=place)
+            settings = job.settings.replace(batch=place)
             record = ImageRecord(prompts[row], output.seeds[row], job.options.model, settings, __version__)
             unfinished = self.folder / WORK_FOLDER / f"{secrets.token_hex(8)}.png"
             write_image(unfinished, output.images[row], record, self._credentials)

@@ -7,7 +7,6 @@ depend on these numbers alone. So the bytes of a file depend neither on who make
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,9 @@ from pydantic_core import to_jsonable_python
 from hart import __version__
 from hart.commands.console import JOB_FILE, slug
 from hart.commands.options import GenerateOptions
-from hart.config import SamplingConfig
 from hart.errors import HartError
 from hart.files import read_json, write_json
-from hart.generation.metadata import ImageRecord, ImageSettings, MixSettings, read_record
+from hart.generation.metadata import ImageRecord, ImageSettings, read_record
 from hart.strict import clipped, shown
 
 IMAGES = "[0-9]" * 5 + "*-*.png"
@@ -29,20 +27,16 @@ WORK_FOLDER = ".job"
 """For files that are being written; nobody misses it after a stop."""
 MOST_ATTEMPTS = 3
 """So many processes may die of a batch; then it is left out."""
-HIDDEN = ("out", "tiled", "offload", "c2pa_certificate", "c2pa_key")
-"""Options that do not decide images."""
+OF_IMAGES = ("model", "prompts", "images_per_prompt", "seed", "batch_size", "best_of", "scorer")
+"""Options that decide images beside `ImageSettings`."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """options: with prompts, seed, images per prompt and batch size. settings: of the sampling, those that are not None
-    override the model's own, or `sampling`."""
+    """options: with prompts, seed, images per prompt and batch size. settings: of all images, but for their batches."""
 
     options: GenerateOptions
-    settings: Mapping[str, Any]
-    sampling: SamplingConfig | None = None
-    mix: MixSettings | None = None
-    """What all prompts are mixed with."""
+    settings: ImageSettings
 
     @property
     def count(self) -> int:
@@ -66,7 +60,8 @@ class Job:
     def made(self, image: int, record: ImageRecord) -> bool:
         """Whether a record can be that of an image of this job."""
         seeds = range(self.seed(image), self.seed(image) + self._candidates)
-        return record.seed in seeds and (record.prompt, record.model) == (self.prompt(image), self.options.model)
+        theirs = record.prompt, record.model, record.settings.replace(batch=None)
+        return record.seed in seeds and theirs == (self.prompt(image), self.options.model, self.settings)
 
     def name(self, image: int) -> str:
         """The file of an image: the number of its prompt, some of its words, its seed."""
@@ -83,10 +78,10 @@ class Job:
 
     def facts(self) -> dict[str, Any]:
         """JSON values that two jobs share only if their images are the same."""
-        options = {name: value for name, value in self.options.to_dict().items() if name not in HIDDEN}
-        given = {name: value for name, value in self.settings.items() if value is not None}
+        options = {name: getattr(self.options, name) for name in OF_IMAGES}
+        settings = self.settings.to_dict()
         values: dict[str, Any] = to_jsonable_python(
-            {"version": __version__, **options, "sampling": self.sampling, "mix": self.mix, "settings": given}
+            {"version": __version__, **options, **settings.pop("sampling"), **settings}
         )
         return values
 
@@ -97,8 +92,6 @@ class JobFolder:
     def __init__(self, path: Path, job: Job) -> None:
         """Begins the job, or continues it. Raises `HartError` if the folder holds images of another one."""
         self.path, self.job = path, job
-        self.settings: ImageSettings | None = None
-        """Of all its images, as soon as there is one."""
         shutil.rmtree(path / WORK_FOLDER, ignore_errors=True)
         image = min(path.glob(IMAGES), default=None)
         if image is None:
@@ -122,8 +115,11 @@ class JobFolder:
         with ThreadPoolExecutor() as pool:
             records = list(pool.map(self._record, range(self.job.count)))
         for image, record in enumerate(records):
-            if record is not None:
-                self._require_own(image, record)
+            if record is not None and not self.job.made(image, record):
+                raise HartError(
+                    f"{self.path / self.job.name(image)}: was made with something else than this job: remove it, or "
+                    "choose another folder"
+                )
         absent = {batch: [image for image in batch if records[image] is None] for batch in self.job.batches()}
         return {batch: images for batch, images in absent.items() if images}
 
@@ -137,15 +133,6 @@ class JobFolder:
         except HartError:
             path.unlink()
             return None
-
-    def _require_own(self, image: int, record: ImageRecord) -> None:
-        settings = record.settings.replace(batch=None)
-        self.settings = self.settings or settings
-        if not self.job.made(image, record) or settings != self.settings:
-            raise HartError(
-                f"{self.path / self.job.name(image)}: was made with something else than this job: remove it, or choose "
-                "another folder"
-            )
 
     def _require_same(self, theirs: dict[str, Any]) -> None:
         ours = self.job.facts()

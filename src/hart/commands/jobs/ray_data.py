@@ -17,11 +17,9 @@ from ray.exceptions import RayTaskError
 
 from hart.commands.console import notes_to, prompt_notes
 from hart.commands.jobs.job import Job, JobFolder
-from hart.commands.jobs.workers import Event, Finished, Opened, Remark, Task
+from hart.commands.jobs.workers import Event, Finished, Remark, Task
 from hart.commands.ray_cluster import Cluster
 from hart.errors import HartError
-from hart.generation.metadata import ImageSettings
-from hart.sizes import parsed_size
 
 
 def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Generator[Event, None, None]:
@@ -31,14 +29,13 @@ def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Genera
     rows = [{"start": batch.start, "stop": batch.stop, "missing": missing} for batch, missing in tasks]
     finished = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         RayGenerator,  # type: ignore[arg-type]  # a class, whose objects are the workers
-        fn_constructor_args=(folder.path.resolve(), folder.job, folder.settings, cluster.on_a_machine),
+        fn_constructor_args=(folder.path.resolve(), folder.job, cluster.on_a_machine),
         compute=ray.data.ActorPoolStrategy(size=min(cluster.workers, len(rows))),
         num_gpus=1 if cluster.gpus else None,
     )
     try:
         for row in finished.iter_rows():
             yield from map(Remark, row["remarks"])
-            yield Opened(parsed_size(row["size"]))
             yield Finished(range(row["start"], row["stop"]), None if row["left_out"] else list(row["names"]))
     except RayTaskError as error:
         if isinstance(error.cause, HartError):
@@ -51,7 +48,7 @@ def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Genera
 class RayGenerator:
     """A worker of the cluster."""
 
-    def __init__(self, folder: Path, job: Job, expected: ImageSettings | None, on_a_machine: int) -> None:
+    def __init__(self, folder: Path, job: Job, on_a_machine: int) -> None:
         """on_a_machine: how many share a machine's processor."""
         import torch
 
@@ -61,7 +58,7 @@ class RayGenerator:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_a_machine))
         self._remarks = list[str]()
         with notes_to(self._remarks.append), prompt_notes():
-            self._generator = BatchGenerator(folder, job, expected)
+            self._generator = BatchGenerator(folder, job)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         with notes_to(self._remarks.append), prompt_notes():
@@ -72,6 +69,5 @@ class RayGenerator:
             "stop": row["stop"],
             "left_out": names is None,
             "names": names or [],
-            "size": str(self._generator.size),
             "remarks": remarks,
         }

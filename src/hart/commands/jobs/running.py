@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hart.checkpoint.folders import model_name
 from hart.commands.console import (
@@ -20,12 +21,16 @@ from hart.commands.console import (
     progress,
     prompt_notes,
     says_when_stopped,
+    scale_reporter,
 )
 from hart.commands.contact_sheets import require_one_sheet, write_grid
+from hart.commands.generate import RunOptions, asked_size, image_settings, prompts_for
 from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
-from hart.commands.jobs.workers import Event, Finished, Opened, Remark, Task, by_workers
+from hart.commands.jobs.workers import Event, Finished, Remark, Task, by_workers
+from hart.commands.options import GenerateOptions
 from hart.errors import HartError
-from hart.generation.metadata import read_image
+from hart.generation.metadata import ImageSettings, read_image
+from hart.sizes import parsed_size
 from hart.strict import clipped, counted
 
 if TYPE_CHECKING:
@@ -37,33 +42,31 @@ if TYPE_CHECKING:
 SHOWN_PROMPTS = 3
 
 
-def run_job(job: Job, *, workers: int | None = None, ray: bool = False, grid: bool = False) -> None:
+def run_job(
+    options: GenerateOptions, given: Mapping[str, Any], how: RunOptions, like: ImageSettings | None = None
+) -> None:
     """Generate the images that are not there yet, and print the paths of the new files.
 
-    workers: processes on this machine, or on the Ray cluster (ray); None is one a GPU, or one.
+    given: settings of sampling, None for what is not given. like: those of the image of `--like`.
     Raises `HartError` for a folder that holds another job, and at the end for images that killed their process.
     """
-    options, out = job.options, job.options.out
+    options.require_files()  # before a model is opened
     with importing():
+        import torch
+
         from hart.devices import resolve_device
-        from hart.pipeline import default_batch
     places, cluster = list[dict[str, str]](), None
-    if ray:
+    if how.ray:
         with needs_extra("ray"):
             from hart.commands.ray_cluster import joined
-        cluster = joined(options.device, workers, "--workers")
-        kind = "cuda" if cluster.gpus else "cpu"
+        cluster = joined(options.device, how.workers, "--workers")
+        device = torch.device("cuda" if cluster.gpus else "cpu")
     else:
         device = resolve_device(options.device)
-        places, kind = environments(device, workers), device.type
-    # a default that is given and one that is not are one job
-    said_or_not = {
-        "model": model_name(options.source),
-        "batch_size": options.batch_size or default_batch(kind),
-        "images_per_prompt": options.images_per_prompt or 1,
-        "seed": options.seed or 0,
-    }
-    job = replace(job, options=options.replace(**said_or_not))
+        places = environments(device, how.workers)
+    job, out = resolved(options, given, like, device), options.place
+    if how.grid:
+        require_one_sheet(job.count, parsed_size(str(job.settings.size)))
     left_out = list[str]()
     stdout = None if cluster is None else sys.stdout
     with (
@@ -79,35 +82,70 @@ def run_job(job: Job, *, workers: int | None = None, ray: bool = False, grid: bo
         if done:
             note(f"already in {out}: {done} of {counted(job.count, 'image')}")
         report(done, job.count, f"loading {job.options.model}")
-        with closing(_events(folder, list(missing.items()), places, cluster, report)) as events:
-            for event in events:
-                if isinstance(event, Opened):
-                    if grid:
-                        require_one_sheet(job.count, event.size)
-                elif event.names is None:
-                    absent = [image for image in missing[event.batch] if not (out / job.name(image)).exists()]
+        with closing(_batches(folder, list(missing.items()), places, cluster, report)) as batches:
+            for finished in batches:
+                if finished.names is None:
+                    absent = [image for image in missing[finished.batch] if not (out / job.name(image)).exists()]
                     left_out += map(job.prompt, absent)
-                else:
-                    for name in event.names:
-                        print_path(out / name, to=stdout)
-                    done += len(missing[event.batch])
+                    continue
+                for name in finished.names:
+                    print_path(out / name, to=stdout)
+                done += len(missing[finished.batch])
                 report(done, job.count, f"{done} of {counted(job.count, 'image')}")
     if left_out:
         raise HartError(
             f"{out}: lacks {len(left_out)} of {counted(job.count, 'image')}: {MOST_ATTEMPTS} processes each were "
             f"killed while they generated {_some(left_out)}; the others are there"
         )
-    if grid:
+    if how.grid:
         print_path(write_grid([read_image(out / job.name(image)) for image in range(job.count)], job.options))
 
 
-def _events(
+def resolved(
+    options: GenerateOptions, given: Mapping[str, Any], like: ImageSettings | None, device: torch.device
+) -> Job:
+    """The job of the arguments of `run_job`, with all defaults resolved: whether one is given makes no other job.
+
+    No weights are read. Raises `HartError` for what the model cannot do.
+    """
+    from hart.checkpoint.loading import load_config, opens_in_8_bits, resolve_model
+    from hart.devices import resolve_dtype
+    from hart.generation.arguments import checked_prompt, checked_seed, checked_settings
+    from hart.inference.speed import EXACT, LEVELS
+    from hart.pipeline import default_batch
+
+    model = options.source if options.random_weights else resolve_model(options.source)
+    config = load_config(model)
+    own_speed = "int8" if isinstance(model, Path) and opens_in_8_bits(model) else "exact"
+    speed = LEVELS.get(options.speed or own_speed, EXACT)  # whoever opens the model refuses others
+    mix, base = (like.mix, like.sampling) if like is not None else (None, speed.sampling(config))
+    schedule, size = asked_size(config, options, mix)
+    sampling = checked_settings(config, base, given, schedule)
+    checked_seed(options.seed or 0, options.sampled)
+    for place, prompt in enumerate(prompts_for(config, options.prompts), start=1):
+        checked_prompt(prompt, config.num_classes, called=f"prompt {place}")
+    settings = image_settings(options, device, resolve_dtype(options.dtype, device), sampling, size).replace(
+        speed=None if options.speed == own_speed else options.speed,
+        cache=None if options.cache == speed.cache else options.cache,
+        negative_prompt=options.negative_prompt or None,
+        mix=mix,
+    )
+    said = {
+        "model": model_name(options.source),
+        "batch_size": options.batch_size or default_batch(device.type),
+        "images_per_prompt": options.images_per_prompt or 1,
+        "seed": options.seed or 0,
+    }
+    return Job(options.replace(**said), settings)
+
+
+def _batches(
     folder: JobFolder,
     tasks: list[Task],
     places: list[dict[str, str]],
     cluster: Cluster | None,
     report: Report,
-) -> Generator[Opened | Finished, None, None]:
+) -> Generator[Finished, None, None]:
     if not tasks:
         return
     if cluster is not None:
@@ -120,7 +158,7 @@ def _events(
         yield from _in_this_process(folder, tasks, report)
 
 
-def _noted(events: Generator[Event, None, None]) -> Iterator[Opened | Finished]:
+def _noted(events: Generator[Event, None, None]) -> Iterator[Finished]:
     """Remarks become notes, each said once, whoever comes upon it."""
     said = set[str]()
     with closing(events):
@@ -132,17 +170,15 @@ def _noted(events: Generator[Event, None, None]) -> Iterator[Opened | Finished]:
                 note(event.text)
 
 
-def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Iterator[Opened | Finished]:
+def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Iterator[Finished]:
     from hart.commands.jobs.generating import BatchGenerator
 
-    finished = 0
+    finished, say_scale = 0, scale_reporter(report)
 
     def on_scale(preview: ScalePreview) -> None:
-        done, total = finished * preview.scales + preview.k + 1, len(tasks) * preview.scales
-        report(done, total, f"batch {finished + 1}/{len(tasks)}, scale {preview.k + 1}/{preview.scales}")
+        say_scale(replace(preview, batch=finished, batches=len(tasks)))
 
-    generator = BatchGenerator(folder.path, folder.job, folder.settings, on_scale)
-    yield Opened(generator.size)
+    generator = BatchGenerator(folder.path, folder.job, on_scale)
     for batch, missing in tasks:
         yield Finished(batch, generator.generate(batch, missing))
         finished += 1

@@ -24,8 +24,6 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from hart.commands.console import notes_to, prompt_notes
 from hart.commands.jobs.job import Job, JobFolder
 from hart.errors import HartError
-from hart.generation.metadata import ImageSettings
-from hart.sizes import ImageSize
 from hart.stopping import leave_to_the_parent
 
 CONTEXT = multiprocessing.get_context("spawn")
@@ -33,14 +31,7 @@ MOST_FAILED_STARTS = 3
 PATIENCE = 5.0
 """Seconds that a worker has to end in order."""
 
-Work = Callable[[Path, Job, ImageSettings | None, Connection], None]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """The model is open. size: of the images."""
-
-    size: ImageSize
+Work = Callable[[Path, Job, Connection], None]
 
 
 @dataclass(frozen=True)
@@ -58,35 +49,30 @@ class Remark:
     text: str
 
 
-Event = Opened | Finished | Remark
+Event = Finished | Remark
+OPENED = "opened"
+"""What a worker sends when it has a model."""
 
 
-def serve(folder: Path, job: Job, expected: ImageSettings | None, parent: Connection) -> None:
-    """The work of a worker: open the model, then generate what the parent gives. expected: see `BatchGenerator`."""
+def serve(folder: Path, job: Job, parent: Connection) -> None:
+    """The work of a worker: open the model, then generate what the parent gives."""
     from hart.commands.jobs.generating import BatchGenerator
 
     with notes_to(lambda text: parent.send(Remark(text))), prompt_notes():
-        generator = BatchGenerator(folder, job, expected)
-        parent.send(Opened(generator.size))
+        generator = BatchGenerator(folder, job)
+        parent.send(OPENED)
         while (given := parent.recv()) is not None:
             batch, missing = given
             parent.send(Finished(batch, generator.generate(batch, missing)))
 
 
-def _process(
-    work: Work,
-    folder: Path,
-    job: Job,
-    expected: ImageSettings | None,
-    parent: Connection,
-    environment: Mapping[str, str],
-) -> None:
+def _process(work: Work, folder: Path, job: Job, parent: Connection, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)  # PyTorch is not imported yet
     leave_to_the_parent()
     tqdm.set_lock(threading.RLock())  # its own is of the system, and would outlast a killed process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        work(folder, job, expected, parent)
+        work(folder, job, parent)
     except (EOFError, ConnectionError):  # the parent is gone
         return
     except Exception as error:
@@ -126,7 +112,7 @@ def by_workers(
 
     def start(environment: Mapping[str, str]) -> None:
         ours, theirs = CONTEXT.Pipe()
-        arguments = work, folder.path, folder.job, folder.settings, theirs, environment
+        arguments = work, folder.path, folder.job, theirs, environment
         process = CONTEXT.Process(target=_process, args=arguments, daemon=True)
         process.start()
         theirs.close()
@@ -162,9 +148,10 @@ def by_workers(
                     continue
                 if isinstance(message, Exception):
                     raise message
-                if isinstance(message, Opened):
+                if message == OPENED:
                     worker.opened, failed_starts = True, 0
-                elif isinstance(message, Finished):
+                    continue
+                if isinstance(message, Finished):
                     worker.task, left = None, left - 1
                 yield message
             for connection, worker in running.items():
