@@ -57,6 +57,9 @@ def test_a_caption_in_two_files_counts_once_and_one_repeated_in_a_list_as_often(
     record = b'{"captions": ["a cat", "a cat", "a dog"]}'
     write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red"), "a.json": record, "a.txt": b"a cat\na bird"})
     assert captions(open_source(tmp_path)) == [("a cat", "a cat", "a dog", "a bird")]
+    record = b'{"caption": "a cat\\non a wall"}'
+    write_tar(tmp_path / "train-0.tar", {"a.png": encoded_image("red"), "a.json": record, "a.txt": b"a cat\non a wall"})
+    assert captions(open_source(tmp_path)) == [("a cat\non a wall",)], "and no half of it"
 
 
 @pytest.mark.parametrize("kind", IMAGE_FORMATS)

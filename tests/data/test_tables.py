@@ -87,6 +87,10 @@ def test_hugging_face_set_saved_to_disk_with_class_names(tmp_path: Path, library
         open_source(tmp_path / "set", "test")
     with pytest.raises(HartError, match="hf: names no data set"):
         open_source("hf:")
+    table.save_to_disk(tmp_path / "alone")
+    assert len(rows(open_source(tmp_path / "alone"))) == len(rows(open_source(tmp_path / "alone", None))) == 3
+    with pytest.raises(HartError, match=r"no split 'val': it has train"):
+        open_source(tmp_path / "alone", "val")  # what was trained on is not held out too
     index = tmp_path / "set" / "train" / "state.json"
     (arrow,) = index.parent.glob("*.arrow")
     arrow.rename(tmp_path / "outside.arrow")

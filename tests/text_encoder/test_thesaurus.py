@@ -45,6 +45,7 @@ def reader(tmp_path: Path) -> WordReader:
         ("a red sail boat", "a red sailboat"),
         ("a tshirt", "a T-shirt"),
         ("two dogs, bells", "two dog, bell"),
+        ("a red-blue bell, well-blue", "a red blue bell, sailboat"),
     ],
 )
 def test_what_words_are_read_as(reader: WordReader, prompt: str, read: str) -> None:

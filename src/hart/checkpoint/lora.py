@@ -69,7 +69,7 @@ MERGED: Mapping[str, Any] = {
     "target_modules": Annotated[list[Layer], Field(min_length=1)],
     "rank_pattern": dict[Layer, Rank],
     "alpha_pattern": dict[Layer, Alpha],
-    **dict.fromkeys(("use_rslora", "use_dora", "lora_bias"), bool),
+    "use_rslora": bool,
 }
 # Entries about training or origin alone. All others must be as in peft's defaults.
 TRAINING = (

@@ -67,7 +67,8 @@ def save_module(path: AnyPath, module: nn.Module, dtype: torch.dtype | None = No
 
 
 def write_safetensors(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors on the CPU as one safetensors file, one by one: the library's own writer first copies them all."""
+    """Write tensors on the CPU as one safetensors file, one by one: the library's `save` first copies them all, and
+    only the owner can read what its `save_file` writes."""
     stored = {name: value.detach().contiguous() for name, value in tensors.items()}
     # the widest types first, so that every tensor is aligned
     order = sorted(stored, key=lambda name: (-stored[name].element_size(), name))
@@ -103,12 +104,8 @@ def _opened(path: Path, *, mapped: bool = False) -> Iterator[Any]:
     """
     require_regular(path)
     try:
-        try:
-            # of a mapped file all tensors that were read count as memory of the process while it is open
-            opened = safe_open(path, framework="pt", backend="mmap" if mapped else "pread")
-        except TypeError:  # safetensors before 0.8 maps all files
-            opened = safe_open(path, framework="pt")
-        with opened as file:
+        # of a mapped file all tensors that were read count as memory of the process while it is open
+        with safe_open(path, framework="pt", backend="mmap" if mapped else "pread") as file:
             yield file
     except (SafetensorError, OSError) as error:
         raise CheckpointError(

@@ -13,13 +13,14 @@ from typing import Any
 from hart.data.samples import DamagedSample, damaged_by, text_fault
 from hart.errors import HartError
 from hart.files import FileError, decode_text, parse_json, text_lines
+from hart.strict import shown
 
 NOTE_SUFFIXES = frozenset({"txt", "json", "cls"})
 NOTE_LIMIT = 2**24
 """Bytes of a note or of a line of JSON."""
 
 IMAGE_FIELDS = ("image", "file_name", "image_path", "path", "img", "jpg", "png", "webp")
-CAPTION_FIELDS = ("captions", "caption", "text", "prompt")
+CAPTION_FIELDS = ("captions", "caption", "text", "txt", "prompt")
 LABEL_FIELDS = ("label", "class", "cls")
 WEIGHT_FIELD = "weight"
 LARGEST_LABEL = 2**63 - 1
@@ -85,7 +86,10 @@ def read_notes(files: Mapping[str, bytes]) -> Note:
         raise DamagedSample("its .json holds no object")
     note = read_record(record, Columns().among(record))
     label = read_label(" ".join(cls))
-    # img2dataset writes one caption into .txt and .json; repeats within one list are meant: they are sampled more often
+    # img2dataset writes one caption into .txt and .json, line breaks too; repeats within one list are meant: they are
+    # sampled more often
+    if " ".join(txt) in {" ".join(text_lines(caption)) for caption in note.captions}:
+        txt = []
     captions = note.captions + tuple(caption for caption in _texts(txt) if caption not in note.captions)
     named = _texts(cls)  # the number of a class beside a caption says nothing about the image
     return Note(captions or named, note.label if label is None else label, note.weight, record)
@@ -105,7 +109,7 @@ def read_label(value: Any) -> int | str | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise DamagedSample(f"its class is {_kind(value)}: give a number from 0 up, or a name")
+        raise DamagedSample(f"its class is {shown(value)}: give a whole number from 0 up, or a name")
     if value == -1:
         return None
     if not 0 <= value <= LARGEST_LABEL:
@@ -139,14 +143,8 @@ def _texts(captions: Iterable[Any]) -> tuple[str, ...]:
     texts = []
     for caption in captions:
         if not isinstance(caption, str):
-            raise DamagedSample(f"a caption is {_kind(caption)}, not text")
+            raise DamagedSample(f"a caption is {shown(caption)}, not text")
         if fault := text_fault(caption):
             raise DamagedSample(f"a caption {fault}")
         texts.append(caption.strip())
     return tuple(text for text in texts if text)
-
-
-def _kind(value: Any) -> str:
-    """The type of a value, for messages."""
-    kinds = {bool: "true or false", int: "a number", float: "a number", dict: "a table", list: "a list"}
-    return "nothing" if value is None else kinds.get(type(value), f"of type {type(value).__name__}")

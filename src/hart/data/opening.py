@@ -285,7 +285,7 @@ def _named(name: str, split: str, suffix: str) -> list[str]:
         if not ours:
             raise HartError(
                 f"{path} has {suffix[1:]} files but none for the split '{split}': name them {split}-0000{suffix} "
-                "and so on"
+                f"and so on, or give {path / ('*' + suffix)}, which takes them all"
             )
         return ours
     names: list[str] = []

@@ -131,8 +131,8 @@ class Replaced(NamedTuple):
 class WordReader:
     """Puts a name in the place of words that are not known.
 
-    In turn: the name with the same letters, the known word of which one is a form, what the thesaurus says, and the
-    name nearest by the text encoder. Names are encoded when first needed.
+    In turn: the name with the same letters, the known word of which one is a form, what the thesaurus says, the
+    known words that hyphens join, and the name nearest by the text encoder. Names are encoded when first needed.
     """
 
     def __init__(self, known: KnownWords, thesaurus: Thesaurus | None, encode: Encode, tokens: int) -> None:
@@ -187,8 +187,10 @@ class WordReader:
         for one in self.known.bases(word):
             if one in self.known.words:
                 return one
-        listed = self._listed(word, alone)
-        return self._nearest(word) if listed is None else listed
+        if (listed := self._listed(word, alone)) is not None:
+            return listed
+        apart = word.replace("-", " ").strip()  # "dark-green" is no "green leaf"
+        return apart if apart != word and not self.known.unknown(apart) else self._nearest(word)
 
     def _listed(self, words: str, alone: bool) -> str | None:
         """What the thesaurus says: a name, "" to leave the words as they are, None if it does not have them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -100,8 +101,9 @@ def _load(name: str, split: str) -> Any:
             for index in Path(name).rglob("state.json"):
                 _require_inside(index)
             table = datasets.load_from_disk(name)
-            if isinstance(table, datasets.DatasetDict):
-                table = table[_choose_split(list(table), split, name)]
+            if not isinstance(table, datasets.DatasetDict):  # the split that it says it is, or may say "train[:10%]" of
+                table = {re.split(r"\W", str(table.split or "train"))[0]: table}
+            table = table[_choose_split(list(table), split, name)]
     except HartError:
         raise
     except Exception as error:  # the library raises whatever its builders and the network raise
