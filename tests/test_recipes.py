@@ -79,6 +79,7 @@ def test_the_tokenizer_recipe_tunes_the_decoder_of_the_released_sizes() -> None:
     assert recipe.decoder_only
     assert recipe.init_from
     assert recipe.discrete_probability == 0.5
+    assert (recipe.loss.squared, recipe.loss.reconstruction) == (1.0, 0.0), "as `compute_loss` of the published code"
     assert recipe.perceptual is not None
     assert (recipe.perceptual.kind, recipe.perceptual.weight) == ("lpips", 1.0)
     assert recipe.adversarial is not None

@@ -32,6 +32,7 @@ def test_training_starts_near_the_uniform_distribution(config: HartConfig) -> No
         denoiser = hart.residual.denoiser
         condition = denoiser.embed_condition(torch.ones(2, config.transformer.width))
         assert not denoiser(torch.ones(2, 4), torch.tensor([5, 9]), condition).any()
+        assert denoiser.time_embed.linear1.weight.std().item() == pytest.approx(0.02, rel=0.1), "as in MAR's code"
 
 
 VARIANTS = transformer_variants()

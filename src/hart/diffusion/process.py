@@ -87,12 +87,10 @@ class DiffusionProcess:
     def __len__(self) -> int:
         return len(self.kept)
 
-    def _of(self, name: str, step: Tensor | int) -> Tensor | float:
-        """The constant `name` at steps, or at one step as a number."""
-        return self._numbers[name][step] if isinstance(step, int) else self._at(name, step)
-
-    def _at(self, name: str, step: Tensor) -> Tensor:
-        """The constant `name` at steps (N,) as (N, 1) float32."""
+    def _at(self, name: str, step: Tensor | int) -> Tensor | float:
+        """The constant `name` at steps (N,) as (N, 1) float32, or at one step as a number."""
+        if isinstance(step, int):
+            return self._numbers[name][step]
         if (device := step.device) not in self._constants:
             with torch.inference_mode(False):  # training may follow generation
                 self._constants[device] = {
@@ -107,16 +105,16 @@ class DiffusionProcess:
 
     def predicted_x0(self, x: Tensor, step: Tensor | int, noise: Tensor) -> Tensor:
         """The clean tokens that x (N, D) and the predicted noise imply."""
-        return self._of("x0_from_x", step) * x - self._of("x0_from_noise", step) * noise
+        return self._at("x0_from_x", step) * x - self._at("x0_from_noise", step) * noise
 
     def posterior_mean(self, x0: Tensor, x: Tensor, step: Tensor | int) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x0)."""
-        return self._of("mean_from_x0", step) * x0 + self._of("mean_from_x", step) * x
+        return self._at("mean_from_x0", step) * x0 + self._at("mean_from_x", step) * x
 
     def log_variance(self, interpolation: Tensor, step: Tensor | int) -> Tensor:
         """f log beta + (1 - f) log posterior variance with f = (v + 1) / 2."""
         f = (interpolation + 1) / 2
-        return f * self._of("log_beta", step) + (1 - f) * self._of("log_variance", step)
+        return f * self._at("log_beta", step) + (1 - f) * self._at("log_variance", step)
 
     def loss(self, output: Tensor, x0: Tensor, x: Tensor, step: Tensor, noise: Tensor) -> DiffusionLoss:
         """Noise MSE plus the variational bound in bits, each a mean over D.
@@ -135,7 +133,7 @@ class DiffusionProcess:
         return DiffusionLoss(mse + bound, mse, bound)
 
 
-def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:
+def normal_kl(mean1: Tensor, log_variance1: Tensor | float, mean2: Tensor, log_variance2: Tensor) -> Tensor:
     """KL divergence of two diagonal normals in nats, elementwise."""
     difference = log_variance2 - log_variance1
     return 0.5 * (difference - 1 + (-difference).exp() + (mean1 - mean2).square() * (-log_variance2).exp())

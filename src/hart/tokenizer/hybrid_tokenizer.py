@@ -138,14 +138,9 @@ class HybridTokenizer(nn.Module):
         """
         schedule = schedule or self.config.schedule
         quantized = self.quantizer.encode(latent, schedule, code_corruption, coarse)
-        totals = zip(quantized.partial_sums[:-1], schedule.grids[1:], strict=True)
-        inputs = [next_scale_input(total, grid) for total, grid in totals]
-        return TokenMaps(
-            indices=quantized.indices,
-            teacher_forcing_input=torch.cat(inputs, dim=1),
-            last_scale_continuous=quantized.last_residual.flatten(2).transpose(1, 2),
-            schedule=schedule,
-        )
+        last = quantized.last_residual.flatten(2).transpose(1, 2)
+        inputs = _teacher_forcing_input(quantized.partial_sums[:-1], schedule)
+        return TokenMaps(quantized.indices, inputs, last, schedule)
 
     def token_maps_of_image(
         self, image: Tensor, schedule: ScaleSchedule | None = None, code_corruption: Corruption | None = None
@@ -164,10 +159,8 @@ class HybridTokenizer(nn.Module):
         Without it `last_scale_continuous` is the embeddings of the last scale's codes, so that the residual is zero.
         """
         schedule = schedule or self.config.schedule
-        totals = zip(self._totals(indices, schedule), schedule.grids[1:], strict=True)
-        inputs = [next_scale_input(total, grid) for total, grid in totals]
         last = self.quantizer.codebook(indices[-1]) if last_scale_continuous is None else last_scale_continuous
-        return TokenMaps(indices, torch.cat(inputs, dim=1), last, schedule)
+        return TokenMaps(indices, _teacher_forcing_input(self._totals(indices, schedule), schedule), last, schedule)
 
     def latent_from_codes(
         self, indices: tuple[Tensor, ...], last_scale_continuous: Tensor, schedule: ScaleSchedule
@@ -237,3 +230,9 @@ class HybridTokenizer(nn.Module):
             codes = code_corruption.codes(codes, self.quantizer.distances(next_scale_input(missing, final)))
         discrete = to_map(self.quantizer.codebook(codes), final)
         return latent - missing + discrete + residual_corruption.residual(missing - discrete)
+
+
+def _teacher_forcing_input(totals: Iterable[Tensor], schedule: ScaleSchedule) -> Tensor:
+    """See `TokenMaps`. totals: the running sums (B, D, h, w) after each scale but the last."""
+    inputs = zip(totals, schedule.grids[1:], strict=True)
+    return torch.cat([next_scale_input(total, grid) for total, grid in inputs], dim=1)

@@ -64,6 +64,7 @@ class OptimizerConfig(Config):
     """Weight decay of the last step, reached along half a cosine; None keeps `weight_decay` throughout."""
     beta1: Decay = 0.9
     beta2: Decay = 0.95
+    """AdamW's decay of squared gradients; also Muon's momentum."""
     gradient_clip: Weight = 1.0
     """Largest norm of the gradient; 0 does not clip."""
 

@@ -328,6 +328,8 @@ def repeated_blocks(hart: Hart) -> list[nn.Module]:
 
 # Factor on the initial weights of modulation that give scales and shifts (VAR).
 INITIAL_SCALE_AND_SHIFT = 0.5
+# Of the initial weights that embed the diffusion's timesteps (MAR).
+TIME_EMBED_STD = 0.02
 
 
 @torch.no_grad()
@@ -381,4 +383,6 @@ def _initialize_residual(residual: ResidualHead, generator: torch.Generator) -> 
             nn.init.xavier_uniform_(layer.weight, generator=generator)
         if isinstance(layer, SiluLinear):
             layer.linear.weight.zero_()
+    for layer in (denoiser.time_embed.linear1, denoiser.time_embed.linear2):
+        layer.weight.normal_(0, TIME_EMBED_STD, generator=generator)
     denoiser.linear_out.weight.zero_()
