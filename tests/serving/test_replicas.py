@@ -26,7 +26,7 @@ from hart.serving import bodies
 from hart.serving.access import Access
 from hart.serving.models import ModelUnavailable
 from hart.serving.options import Limits, ServeOptions
-from hart.serving.schemas import RETRY_SECONDS, ApiError
+from hart.serving.schemas import RETRY_AFTER, ApiError
 from processes import ON_RAY, require_ray, started
 from serving_app import application, png
 from waiting import PATIENCE, until
@@ -253,7 +253,7 @@ def test_bodies_that_wait_for_replicas_take_bounded_memory(monkeypatch: pytest.M
         held = client.submit(http.post, GENERATE, json={"prompt": "most of forty bytes"})
         assert reached.wait(PATIENCE)
         refusal = http.post(GENERATE, json={"prompt": "x"})
-        assert refusal.status_code == 503 and refusal.headers["Retry-After"] == str(RETRY_SECONDS)
+        assert refusal.status_code == 503 and refusal.headers["Retry-After"] == str(RETRY_AFTER)
         assert refusal.json()["error"]["code"] == "overloaded"
         going_on.set()
         assert held.result().status_code == 200

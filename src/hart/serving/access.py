@@ -69,7 +69,7 @@ class RateLimit:
         now, cost = self._clock(), images * self._seconds
         if (wait := self._free_at.get(client, 0) - now - 60) >= 0:
             said = "too many images a minute: wait a little"
-            raise ApiError(429, said, code="rate_limit_exceeded", retry_after=math.floor(wait) + 1)
+            raise ApiError(429, said, code="rate_limit_exceeded", wait=math.floor(wait) + 1)
         self._free_at[client] = max(self._free_at.get(client, 0), now) + cost
         if len(self._free_at) > REMEMBERED:
             self._free_at = {name: free for name, free in self._free_at.items() if free > now}

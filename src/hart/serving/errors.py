@@ -39,7 +39,7 @@ def api_error(error: BaseException) -> ApiError:
             return ApiError(503, str(error), code="out_of_memory")
         case SigningFailed():
             log.error("%s", error)
-            return ApiError(503, str(error), code="signing_failed", retry_after=0)
+            return ApiError(503, str(error), code="signing_failed", wait=0)
         case HartError():
             said = " ".join(str(error).split())
             first = said.partition(" ")[0].rstrip(":")  # messages begin with the field that is wrong

@@ -162,7 +162,7 @@ class Scheduler:
             if self.waiting + len(job.rows) > self._queue_size:
                 wanted = counted(len(job.rows), "more image")
                 said = f"the queue has no room for {wanted}: try again later"
-                raise ApiError(429, said, code="queue_full", retry_after=self.retry_after())
+                raise ApiError(429, said, code="queue_full", wait=self.retry_after())
             self._jobs[job] = None
             now = self.clock()
             queue = self._queues.setdefault(job.client, deque())

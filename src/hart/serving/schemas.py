@@ -31,7 +31,7 @@ from hart.strict import clipped
 MAX_IMAGES = 10
 MAX_PROMPT = 4000
 """Characters."""
-RETRY_SECONDS = 5
+RETRY_AFTER = 5
 """After which another try may find room, or a server that was started again."""
 KINDS = {
     **{401: "authentication_error", 408: "timeout_error", 429: "rate_limit_error"},
@@ -43,21 +43,15 @@ FOR_NOW = (429, 503, 504)
 
 
 class ApiError(Exception):
-    """An answer that is not the one hoped for. param: the field that is wrong. retry_after: whole seconds after which
+    """An answer that is not the one hoped for. param: the field that is wrong. wait: whole seconds after which
     it is worth another try, for statuses `FOR_NOW`; 0 where that cannot help. `headers` go with the answer."""
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: int = RETRY_SECONDS,
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, wait: int = RETRY_AFTER
     ) -> None:
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
-        self.headers = {"Retry-After": str(retry_after)} if status in FOR_NOW and retry_after else {}
+        self.headers = {"Retry-After": str(wait)} if status in FOR_NOW and wait else {}
 
     def body(self) -> dict[str, Any]:
         """As OpenAI's clients read it."""
