@@ -128,13 +128,21 @@ def exact_float32() -> Iterator[None]:
 
     PyTorch's default is TF32 for convolutions. Meanwhile this holds for the whole process.
     """
-    kinds = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    of = torch.backends
+    kinds = of.cuda.matmul, of.cudnn.conv, of.mkldnn.matmul  # type: ignore[attr-defined]
     before = [kind.fp32_precision for kind in kinds]
+    older = None
+    with suppress(RuntimeError):  # the older setting, unless only the newer one was used: products refuse a mixture
+        older = torch.get_float32_matmul_precision()
     try:
+        if older is not None:
+            torch.set_float32_matmul_precision("highest")
         for kind in kinds:
             kind.fp32_precision = "ieee"
         yield
     finally:
+        if older is not None:
+            torch.set_float32_matmul_precision(older)
         for kind, precision in zip(kinds, before, strict=True):
             kind.fp32_precision = precision
 

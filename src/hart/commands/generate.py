@@ -75,7 +75,7 @@ def generate(options: GenerateOptions, settings: SamplingSettings, how: RunOptio
     """Generate images and print their paths. Settings that are not given are the model's own."""
     prompts_file, grid = how.prompts_file, how.grid
     if prompts_file is not None and options.out is None:
-        named = "standard-input" if prompts_file == STANDARD_STREAM else Path(prompts_file).stem
+        named = "standard-input" if prompts_file == STANDARD_STREAM else Path(prompts_file).stem.strip(".") or "prompts"
         options = options.replace(out=DEFAULT_FOLDER / named)  # of its own: other commands write nothing there
     if grid or prompts_file is not None:
         require_output(options.place, single=False)

@@ -56,7 +56,7 @@ class KnownWords:
     @classmethod
     def of(cls, texts: Iterable[str], names: tuple[str, ...]) -> KnownWords:
         """With all words of the `texts`."""
-        return cls(frozenset(plain_words(word) for text in texts for word in _WORD.findall(_composed(text))), names)
+        return cls(frozenset(_plain(word) for text in texts for word in _WORD.findall(_composed(text))), names)
 
     @classmethod
     def load(cls, folder: Path) -> KnownWords | None:
@@ -79,21 +79,18 @@ class KnownWords:
 
     def unknown(self, text: str) -> list[str]:
         """Words of a text that captions do not have, in its order."""
-        return [word for word in _WORD.findall(_composed(text)) if plain_words(word) not in self.words]
+        return [word for word in _WORD.findall(_composed(text)) if _plain(word) not in self.words]
 
     def parts_in(self, text: str) -> dict[str, tuple[str, ...]]:
         """Those of `parts` in a text that has none of their others."""
-        words = [plain_words(word) for word in _WORD.findall(_composed(text))]
+        words = [_plain(word) for word in _WORD.findall(_composed(text))]
         found = {word: self.parts[word] for word in words if word in self.parts}
         return {word: others for word, others in found.items() if set(words).isdisjoint(others)}
 
-    def bases(self, word: str) -> list[str]:
-        """What a word may be the plural of, as English forms most, and what stands behind an elided article."""
+    def singulars(self, word: str) -> list[str]:
+        """What a word may be the plural of, as English forms most."""
         endings = (("ies", "y"), ("ves", "f"), ("es", ""), ("s", ""))
-        behind = re.findall(".'(..+)", word)
-        return behind + [
-            word.removesuffix(end) + one for end, one in endings if word.endswith(end) and len(word) > len(end) + 1
-        ]
+        return [word.removesuffix(end) + one for end, one in endings if word.endswith(end) and len(word) > len(end) + 1]
 
     def plural(self, name: str) -> str:
         """Of a name, where captions have it; else the name."""
@@ -103,7 +100,7 @@ class KnownWords:
 
     @cached_property
     def _lower_names(self) -> frozenset[str]:
-        return frozenset(map(plain_words, self.names))
+        return frozenset(map(_plain, self.names))
 
     @cached_property
     def _run_together(self) -> dict[str, str]:
@@ -131,7 +128,7 @@ class Replaced(NamedTuple):
 class WordReader:
     """Puts a name in the place of words that are not known.
 
-    In turn: the name with the same letters, the known word of which one is a form, what the thesaurus says, the
+    In turn: the name with the same letters, the known word of which one is the plural, what the thesaurus says, the
     known words that hyphens join, and the name nearest by the text encoder. Names are encoded when first needed.
     """
 
@@ -148,7 +145,7 @@ class WordReader:
         """The text as it is to be read, and its words that are not known, in their order, as far as it is read."""
         text = _composed(text)
         words = list(_WORD.finditer(text))
-        said_alone = sum(plain_words(match[0]) not in _ARTICLES for match in words)
+        said_alone = sum(_plain(match[0]) not in _ARTICLES for match in words)
         read, replaced, end, at = "", list[Replaced](), 0, 0
         for _ in range(self._tokens):
             if at == len(words):
@@ -167,7 +164,7 @@ class WordReader:
 
         said_alone: words of the whole text but for articles.
         """
-        first, *more = (plain_words(match[0]) for match in words)
+        first, *more = (_plain(match[0]) for match in words)
         beside = bool(more) and text[words[0].end() : words[1].start()].isspace()
         if beside and (pair := self._pair(first, more[0], said_alone == 2)):
             return 2, pair
@@ -182,35 +179,31 @@ class WordReader:
 
     def _word(self, word: str, alone: bool) -> str:
         """The name for a word that is not known; "" if there is none."""
-        if name := self.known.spelt(word) or self._said(word, alone):
+        if name := self.known.spelt(word):
             return name
-        for one in self.known.bases(word):
+        for one in self.known.singulars(word):
             if one in self.known.words:
                 return one
         if (listed := self._listed(word, alone)) is not None:
             return listed
-        apart = word.replace("-", " ").strip()  # "dark-green" is no "green leaf"
-        return apart if apart != word and not self.known.unknown(apart) else self._nearest(word)
+        apart = word.replace("-", " ")  # "dark-green" is no "green leaf"
+        joined = apart != word and not apart.endswith(" ")
+        return apart if joined and not self.known.unknown(apart) else self._nearest(word)
 
     def _listed(self, words: str, alone: bool) -> str | None:
         """What the thesaurus says: a name, "" to leave the words as they are, None if it does not have them."""
         if (lists := self.thesaurus) is None:
             return None
-        if name := self._said(words, alone):
-            return name
-        for one in self.known.bases(words):
+        if alone and words in lists.alone:
+            return lists.alone[words]
+        if words in lists.things:
+            return lists.things[words]
+        for one in self.known.singulars(words):
             if one in lists.things:
-                name = lists.things[one]
-                return name if words.endswith(one) else self.known.plural(name)
+                return self.known.plural(lists.things[one])
             if one in lists.left:
                 return ""
         return "" if words in lists.alone or words in lists.left else None
-
-    def _said(self, words: str, alone: bool) -> str:
-        """The name that the thesaurus has for just these words, or ""."""
-        if self.thesaurus is None:
-            return ""
-        return (alone and self.thesaurus.alone.get(words)) or self.thesaurus.things.get(words, "")
 
     def _nearest(self, word: str) -> str:
         """The name nearest to a word; empty if none is near."""
@@ -231,11 +224,11 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def plain_words(words: str) -> str:
-    """As the lists have them: in lower case, without accents, as the word pieces are: "Piñata" -> "pinata"."""
+def _plain(words: str) -> str:
+    """In lower case, without accents, as the word pieces are: "Piñata" -> "pinata"."""
     apart = unicodedata.normalize("NFD", words.lower())
     return "".join(letter for letter in apart if not unicodedata.combining(letter))
 
 
 def _letters(words: str) -> str:
-    return re.sub("[ '-]", "", plain_words(words))
+    return re.sub("[ '-]", "", _plain(words))

@@ -120,7 +120,7 @@ class NameTable:
         for entry in entries:
             concept = _concept(entry, keywords)
             self._by_code[_code(entry["hexcode"])] = match = (concept, None) if concept else None
-            self._by_name.setdefault(slug_of(entry), match)
+            self._by_name.setdefault(_slug_of(entry), match)
             for skin in entry.get("skins", ()):
                 tone = skin["tone"]
                 # Two people with two tones multiply the images and say little: left out.
@@ -266,7 +266,7 @@ def _concept(entry: Mapping[str, Any], keywords: Mapping[str, list[str]]) -> Con
     words = _clean(keywords.get(emoji) or keywords.get(emoji.replace("\ufe0f", "")) or ())
     agreed = tuple(word for word in tags if word in words)
     hints = tuple(word for word in dict.fromkeys([*words, *tags]) if word not in agreed)
-    return Concept(slug_of(entry), entry["label"], GROUPS[entry["group"]], agreed, hints)
+    return Concept(_slug_of(entry), entry["label"], GROUPS[entry["group"]], agreed, hints)
 
 
 def _code(hexcode: str) -> str:
@@ -280,8 +280,7 @@ def _clean(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(word for word in kept if re.fullmatch(r"[a-z][a-z' -]+[a-z]", word)))
 
 
-def slug_of(entry: Mapping[str, Any]) -> str:
-    """The slug of the concept that an entry of emojibase shows."""
+def _slug_of(entry: Mapping[str, Any]) -> str:
     label = entry["label"]
     if label.startswith("keycap: "):
         label = label.replace("#", "hash").replace("*", "asterisk")

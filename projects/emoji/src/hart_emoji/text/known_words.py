@@ -17,7 +17,6 @@ from hart_emoji.data.plain import PlainEmoji
 from hart_emoji.data.recolour import BACKGROUND_SHADES, COLOUR_WORDS
 from hart_emoji.data.rewriting import NUMBERS, ONE_THING, plural
 from hart_emoji.text.corpus import require_wordnet
-from hart_emoji.text.languages import add_languages
 from hart_emoji.text.parts import find_parts, only_modifies
 from hart_emoji.text.senses import Senses
 from hart_emoji.text.thesaurus import find_thesaurus
@@ -59,5 +58,4 @@ def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, The
     known = KnownWords.of([*anywhere, *texts], tuple(sorted(names)))
     known = replace(known, parts=find_parts(known, texts, anywhere, Senses(wordnet)))
     things = [concept for concept in concepts.values() if concept.group not in NOT_THINGS]
-    thesaurus = find_thesaurus(known, things, images.keywords, wordnet, teacher, WordVectors(default_cache()))
-    return known, add_languages(thesaurus, known, things, Senses(wordnet), default_cache())
+    return known, find_thesaurus(known, things, images.keywords, wordnet, teacher, WordVectors(default_cache()))

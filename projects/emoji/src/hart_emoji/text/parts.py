@@ -33,12 +33,12 @@ def find_parts(
             alone |= words
         for word in words:
             beside[word].update(words - {word})
-    alone.update([one for word in alone for one in known.bases(word)])
+    alone.update([one for word in alone for one in known.singulars(word)])
     return {
         word: tuple(sorted(others, key=lambda other: (-others[other], other)))
         for word, others in sorted(beside.items())
         if len(word) >= SHORTEST
-        and alone.isdisjoint([word, *known.bases(word)])
+        and alone.isdisjoint([word, *known.singulars(word)])
         and thing_share(senses(word)) >= THING_SHARE
     }
 

@@ -58,7 +58,7 @@ def find_thesaurus(
 
     def needed(word: str) -> bool:
         """Whether the reader can do nothing with a word without being told."""
-        forms = known.bases(word)
+        forms = known.singulars(word)
         plural = any(form in known.words for form in forms) or (
             thing_share(senses(word)) > 0 and any(form in rank for form in forms)
         )
