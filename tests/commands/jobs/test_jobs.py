@@ -287,6 +287,11 @@ def test_without_a_folder_a_job_has_one_of_its_own_beside_other_images(
     assert sent.parent == Path("outputs/standard-input")
     (other,) = outputs(run("generate", "a cat", *job[3:-1]))
     assert other == Path("outputs/000-a-cat-3.png")
+    (tmp_path / "dots").mkdir()
+    monkeypatch.chdir(tmp_path / "dots")
+    Path("...txt").write_text("a cat")
+    (unnamed,) = outputs(run("generate", "--prompts-file", "...txt", *job[3:-1]))
+    assert unnamed.parent == Path("outputs/prompts")
 
 
 def test_a_grid_shows_the_images_of_all_runs(job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path) -> None:
