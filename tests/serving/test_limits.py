@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import pytest
+import torch
+
 from hart.config import SamplingConfig
 from hart.serving.options import Limits
-from serving_app import error, running
+from serving_app import edit, error, png, running
 from stand_in_engine import FACTS, StandInEngine
 from waiting import PATIENCE, until
 
@@ -85,3 +88,26 @@ def test_what_comes_before_the_queue_is_bounded_too() -> None:
         for model in ("tiny", "other"):
             assert error(server.post(prompt="x", model=model), 504)["code"] == "timeout"
         is_answered.set()
+
+
+class ComputingEngine(StandInEngine):
+    """Notes with how many threads PyTorch would compute where requests are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.computes_with = list[int]()
+
+    def remarks(self, prompt: str) -> list[str]:
+        self.computes_with.append(torch.get_num_threads())
+        return super().remarks(prompt)
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_reading_requests_takes_no_threads_from_sampling(threads: int) -> None:
+    """Where several threads have threads of PyTorch's, those of sampling wait for a wake-up at every operation."""
+    with running(ComputingEngine()) as server:
+        assert server.post(prompt="x").status_code == 200
+        assert edit(server, png()).status_code == 200
+        assert isinstance(server.engine, ComputingEngine)
+        assert server.engine.computes_with == [1, 1]
+    assert torch.get_num_threads() == threads

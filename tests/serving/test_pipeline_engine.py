@@ -16,6 +16,7 @@ from command_line import run
 from hart.devices import MEMORY_SIGNS
 from hart.errors import HartError
 from hart.generation.metadata import EditSource, read_record
+from hart.inference.packing import treats_rows_alike
 from hart.inference.speed import Speed
 from hart.pipeline import HartPipeline
 from hart.serving.engine import OutOfMemory, Row, Source
@@ -38,6 +39,15 @@ def engine(text_model: Path) -> PipelineEngine:
 def server(engine: PipelineEngine) -> Iterator[Running]:
     with running(models={"tiny": lambda: engine}) as started:
         yield started
+
+
+def test_grouping_computes_nothing(text_model: Path) -> None:
+    """The event loop groups; what has to be tried first is, while the model opens."""
+    treats_rows_alike.cache_clear()
+    engine = PipelineEngine(HartPipeline.from_pretrained(text_model))
+    tried = treats_rows_alike.cache_info().misses
+    engine.group(row(engine, 0))
+    assert treats_rows_alike.cache_info().misses == tried
 
 
 def row(engine: PipelineEngine, seed: int, prompt: str = "a cat", **settings: Any) -> Row:

@@ -78,12 +78,15 @@ def begin_threads() -> None:
 
 
 @cache
-def single_threads(number: int) -> ThreadPoolExecutor:
+def single_threads(number: int, name: str = "hart-rows") -> ThreadPoolExecutor:
     """So many threads, in each of which PyTorch computes with one; they wait for work as long as the process lives.
 
-    PyTorch keeps the number of its threads for each thread of Python, and once more for those that will begin, which
+    A thread that computes with several keeps them, and where a process has more than cores, those of GNU's OpenMP sleep
+    between any two operations: a server's sampling took half as long again when others of its threads had some. PyTorch
+    keeps the number of its threads for each thread of Python, and once more for those that will begin, which
     is for a moment another here. Raises `HartError` if they cannot begin.
     """
+    before = torch.get_num_threads()
     begun, failed = Barrier(number + 1), list[BaseException]()
 
     def begin() -> None:
@@ -98,7 +101,7 @@ def single_threads(number: int) -> ThreadPoolExecutor:
             failed.append(error)
             begun.abort()
 
-    threads = ThreadPoolExecutor(number, "hart-rows", begin)
+    threads = ThreadPoolExecutor(number, name, begin)
     try:
         for _ in range(number):
             threads.submit(int)  # nothing; no thread is idle yet, so that each begins another
@@ -114,5 +117,5 @@ def single_threads(number: int) -> ThreadPoolExecutor:
             "threads, or set OMP_NUM_THREADS=1"
         ) from cause
     finally:
-        torch.set_num_threads(number)
+        torch.set_num_threads(before)
     return threads

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hart.errors import HartError
 from hart.serving.schemas import ApiError
-from hart.serving.worker import where
+from hart.serving.worker import order_threads, where
 from hart.strict import clipped
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class ServedModel:
         began = time.monotonic()
         try:
             engine = self.open()
+            order_threads()
         except HartError as error:
             opened.set_exception(self._unavailable(str(error), error))
         except BaseException as error:

@@ -61,6 +61,7 @@ class PipelineEngine:
         config = pipe.config
         if pipe.num_classes is None:
             _ = pipe.text_encoder
+        treats_rows_alike()  # which computes: in this thread, not in the one that groups rows
         # those that it was trained at, the square first
         sizes = dict.fromkeys([ImageSize(pipe.image_size, pipe.image_size), *trained_sizes(config)])
         self.facts = ModelFacts(

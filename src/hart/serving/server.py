@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -24,12 +23,10 @@ from hart.serving.orders import Order, Subscription, Terms, answer, order, strea
 from hart.serving.scheduler import Job, Scheduler
 from hart.serving.schemas import ApiError, RequestBody, timed_out
 from hart.serving.streaming import EventStream, in_time, while_here
-from hart.serving.worker import Worker
+from hart.serving.worker import Worker, order_threads
 
 JOIN_SECONDS = 0.004
 """In which a first image waits for others of a batch."""
-LAYOUTS_AT_ONCE = 2
-"""Requests whose images are decoded at the same time, which takes some 400 MB where they are as large as may be."""
 COMING = "many requests are being read: try again later"
 STILL_OPENING = "the model is still being opened: try again later"
 STILL_HERE_SECONDS = 15.0
@@ -54,7 +51,6 @@ class Server:
         self.worker = Worker(self.scheduler)
         # of requests that are not in the queue yet, which is as large as that
         self._coming = Room(limits.queue_size, partial(ApiError, 429, COMING, code="queue_full"))
-        self._layout = ThreadPoolExecutor(LAYOUTS_AT_ONCE, "hart-layout")
 
     async def answer(
         self,
@@ -82,7 +78,7 @@ class Server:
         ):
             async with in_time(seconds, timed_out(STILL_OPENING)):
                 engine = await while_here(request.receive, model.ready())
-            threads = None if source is None else self._layout
+            threads = order_threads().without_image if source is None else order_threads().with_image
             work = partial(order, asked, model, engine, self.terms, source)
             ordering = asyncio.get_running_loop().run_in_executor(threads, work)
             async with in_time(deadline - self.scheduler.clock(), timed_out()):

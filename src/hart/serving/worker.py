@@ -1,14 +1,22 @@
-"""The thread that samples, and what of an error may be logged."""
+"""The threads of a server beside its event loop: one samples, others read orders. What of an error may be logged."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import traceback
+from concurrent.futures import Executor
+from functools import cache
+from typing import NamedTuple
 
 from hart.serving.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
+
+ORDERS_AT_ONCE = 8
+"""Requests without an image whose prompts are read and judged at the same time."""
+LAYOUTS_AT_ONCE = 2
+"""Requests whose images are decoded at the same time, which takes some 400 MB where they are as large as may be."""
 
 
 class Worker:
@@ -51,3 +59,18 @@ class Worker:
 def where(error: BaseException) -> str:
     """The lines of code that an error came through, without its message, which may hold what a client sent."""
     return "".join(traceback.format_tb(error.__traceback__))
+
+
+class OrderThreads(NamedTuple):
+    """In which requests become orders, which may compute."""
+
+    without_image: Executor
+    with_image: Executor
+
+
+@cache
+def order_threads() -> OrderThreads:
+    """All at once, before sampling computes: see `hart.inference.threads.single_threads`, which also raises."""
+    from hart.inference.threads import single_threads  # PyTorch, which is there once a model is open
+
+    return OrderThreads(single_threads(ORDERS_AT_ONCE, "hart-order"), single_threads(LAYOUTS_AT_ONCE, "hart-layout"))
