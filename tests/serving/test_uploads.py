@@ -15,7 +15,7 @@ from hart.data.images import as_rgb, opacity
 from hart.serving import app
 from hart.serving.access import Room
 from hart.serving.options import Limits
-from hart.serving.server import LAYOUTS_AT_ONCE
+from hart.serving.worker import LAYOUTS_AT_ONCE
 from serving_app import Running, edit, error, png, running
 from waiting import PATIENCE, until
 
