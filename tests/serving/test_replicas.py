@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import signal
 import threading
@@ -31,7 +32,7 @@ from processes import ON_RAY, require_ray, started
 from serving_app import application, png
 from waiting import PATIENCE, until
 
-GENERATE = "/v1/images/generations"
+GENERATE, EDIT = "/v1/images/generations", "/v1/images/edits"
 LONG = {"prompt": "a cat", "n": 10, "stream": True}
 
 
@@ -159,25 +160,28 @@ def test_all_attempts_share_the_time_of_a_request() -> None:
     assert 50 >= left[0] > left[1] > left[2]
 
 
-def test_the_front_checks_who_comes_and_passes_on_all_else() -> None:
-    with fronted(api_key=("k",)) as (http, handle):
+def test_the_front_checks_who_comes_and_passes_on_what_is_for_a_model(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hart")
+    with fronted(api_key=("k",), log_requests=True) as (http, handle):
         assert http.get("/").status_code == http.get("/healthz").status_code == 200
         for refused_request in (http.post(GENERATE, json={"prompt": "x"}), http.get("/metrics")):
             assert refused_request.status_code == 401 and refused_request.json()["error"]["message"]
-        assert http.get("/none").json()["error"]["message"] == "there is nothing at this address"
-        assert handle.asked == 0
         http.headers["Authorization"] = "Bearer k"
+        for path in ("/none", "/v1/none"):
+            assert http.get(path).json()["error"]["message"] == "there is nothing at this address"
+        assert handle.asked == 0
         assert http.get("/v1/models").json()["data"][0]["id"] == "tiny"
         assert http.get("/v1/models/tiny").json()["id"] == "tiny" and http.get("/v1/models/x").status_code == 404
-        assert http.get("/v1/none").status_code == 404
         form = {"files": {"image": ("a.png", png(), "image/png")}, "data": {"prompt": "x"}}
-        answer = http.post("/v1/images/edits", **form)
+        answer = http.post(EDIT, **form)
         assert answer.status_code == 200
         assert len(answer.headers.get_list("content-security-policy")) == 1
         foreign = http.post(GENERATE, json={"prompt": "x"}, headers={"Origin": "https://other.example"})
         assert foreign.status_code == 200  # who has a key may be a page of another host
         assert {state["client"] for state in handle.states} == {"key 0"}
         assert not any(name in replicas().KEYS for scope in handle.scopes for name, _ in scope["headers"])
+    lines = [record.getMessage().split(" ", 1)[1] for record in caplog.records]
+    assert lines[-4:] == ["/v1/models/{name:path} 200", "/v1/models/{name:path} 404", f"{EDIT} 200", f"{GENERATE} 200"]
 
 
 def test_without_a_key_no_body_reaches_a_replica() -> None:

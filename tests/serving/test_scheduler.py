@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -176,6 +177,17 @@ def test_a_batch_that_everybody_left_ends() -> None:
     bench.scheduler.cancel(job)
     bench.run()
     assert len(bench.engine.sampled) == 1
+
+
+def test_an_image_that_everybody_left_during_its_last_scale_is_not_decoded() -> None:
+    bench = Bench()
+    job = bench.ask(0)
+    bench.run(SCALES - 1)
+    leaving: Any = SimpleNamespace(wait=lambda _: bench.scheduler.cancel(job) is None)
+    bench.engine.open_gate = leaving
+    bench.run()
+    assert len(bench.engine.sampled) == SCALES and bench.outcomes == {"cancelled": 1}
+    assert bench.metrics.registry.get_sample_value("hart_seconds_count", {"part": "decode"}) == 0
 
 
 @pytest.mark.parametrize(("steps", "sampled"), [(0, 0), (2, 2)])

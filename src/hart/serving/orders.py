@@ -110,9 +110,10 @@ def order(
     """
     assert request.seed is not None
     source = None if begun is None else begun()
-    texts = {name: getattr(request, name, None) or "" for name in TEXTS}
+    texts = {name: text for name in TEXTS if (text := getattr(request, name, None))}
     for param, text in texts.items():
-        if text and (why := terms.checker(text)) is not None:
+        # a negative prompt says what shall not be there: lists of what is refused are usual in it
+        if param != "negative_prompt" and (why := terms.checker(text)) is not None:
             raise ApiError(400, why, param=param, code="content_policy_violation")
     size, notes = _size(request, engine, source)
     if request.model and request.model != model.name:
@@ -124,7 +125,7 @@ def order(
     first = engine.row(request, size, source)
     rows = [replace(first, seed=request.seed + i) for i in range(request.n or 1)]
     for text in texts.values():
-        notes += engine.remarks(text) if text else []
+        notes += engine.remarks(text)
     return Order(request, model.name, rows, notes, terms.credentials)
 
 

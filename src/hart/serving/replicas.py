@@ -36,7 +36,7 @@ from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
 from hart.serving.options import ServeOptions
 from hart.serving.run import app_from_options, configure_logging
-from hart.serving.schemas import ApiError, timed_out
+from hart.serving.schemas import REQUESTS, ApiError, timed_out
 from hart.serving.streaming import SEND_SECONDS, ClientLeft, event_bytes, in_time, while_here
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ PASSED_ON = (
     "client", "server",
 )  # fmt: skip
 """What of a request's ASGI scope goes to a replica, but for the headers in `KEYS`."""
+PASSED_ON_PATHS = (*(kind.route for kind in REQUESTS), "/v1/models", "/v1/models/{name:path}")
+"""What goes to a replica, but for `/readyz`."""
 KEYS = (b"authorization", b"api-key")
 """Headers that nobody behind the front needs."""
 
@@ -176,7 +178,7 @@ def front_app(options: ServeOptions, count: int, deploy: Callable[[], Any], with
         Route("/metrics", front.metrics),
         Route("/openapi.json", lambda _: JSONResponse(one.openapi())),
         Route("/readyz", front, methods=["GET"]),  # without a key, so without a body
-        Route("/v1/{path:path}", front),
+        *(Route(path, front) for path in PASSED_ON_PATHS),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: answer_error})
     app.router.redirect_slashes = False

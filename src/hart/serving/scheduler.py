@@ -269,7 +269,7 @@ class Scheduler:
 
     def _advance(self, run: _Running) -> None:
         """One scale. Rows whose clients have left are dropped before it; after it those are decoded that somebody wants
-        to see now, and after the last one all of them."""
+        to see now, after the last one all for whom somebody still waits."""
         first = next(iter(run.places.values()))
         if run.batch is None:
             run.batch = first.job.engine.start([place.row for place in run.places.values()])
@@ -286,22 +286,21 @@ class Scheduler:
         wanted = [
             i
             for i, place in run.places.items()
-            if last or (k in place.job.previews and k > place.job.shown.get(place.number, -1))
+            if not place.job.over and (last or (k in place.job.previews and k > place.job.shown.get(place.number, -1)))
         ]
-        if not wanted:
-            return
-        with self._metrics.seconds.labels("decode" if last else "preview").time():
-            images = run.batch.images(wanted)
-        for i, image in zip(wanted, images, strict=True):
-            place = run.places[i]
-            if last:
-                self._finished(place, image)
-            else:
-                place.job.shown[place.number] = k
-                place.job.deliver(Preview(place.number, k, image))
+        if wanted:
+            with self._metrics.seconds.labels("decode" if last else "preview").time():
+                images = run.batch.images(wanted)
+            for i, image in zip(wanted, images, strict=True):
+                place = run.places[i]
+                if last:
+                    self._finished(place, image)
+                else:
+                    place.job.shown[place.number] = k
+                    place.job.deliver(Preview(place.number, k, image))
         if last:
             self._running = None
-            seconds = (self.clock() - run.started) / len(images)
+            seconds = (self.clock() - run.started) / len(run.places)
             self._seconds_a_row += (PACE_WEIGHT if self._seconds_a_row else 1.0) * (seconds - self._seconds_a_row)
 
     def _finished(self, place: _Place, image: Image.Image) -> None:
