@@ -28,17 +28,11 @@ export async function all() {
   return found;
 }
 
-/** Store an image; returns it with its id. */
-export async function add(image) {
-  const id = await within("readwrite", (store) => store.add(image));
+/** Store an image, one that was removed at its place; returns it with its id. */
+export async function put(image) {
+  const id = await within("readwrite", (store) => store.put(image));
   tabs.postMessage(id);
   return { ...image, id };
-}
-
-/** Store an image again that was removed, at its place. */
-export async function put(image) {
-  await within("readwrite", (store) => store.put(image));
-  tabs.postMessage(image.id);
 }
 
 export async function remove(id) {

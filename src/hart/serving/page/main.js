@@ -122,7 +122,7 @@ function waitingTile(chosen) {
       const made = { ...asked, speed: model(chosen.model)?.speed, size: event.size };
       const kind = path.split("/").at(-1);
       const image = { created: Date.now(), blob: event.blob, partials, scales: event.scales, settings: made, kind };
-      const kept = await history.add(image).catch(() => {
+      const kept = await history.put(image).catch(() => {
         unkept();
         return { ...image, id: `unkept-${Math.random()}` };
       });
