@@ -44,6 +44,24 @@ def test_pages_of_others_cannot_use_a_server_on_this_machine() -> None:
             assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("fe80::1%eth0", "fe80::2", True),
+        ("unknown", "unknown", True),
+    ],
+)
+def test_who_takes_another_address_of_its_network_is_the_same_client(one: str, other: str, same: bool) -> None:
+    def client(address: str) -> str:
+        return Access().client({"type": "http", "method": "POST", "path": "/", "headers": [], "client": (address, 1)})
+
+    assert (client(one) == client(other)) is same
+
+
 def test_a_rate_limit_is_a_clients_own() -> None:
     clock = [0.0]
     is_read = threading.Event()

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -28,7 +29,7 @@ class Access:
     hosts: Collection[str] | None = None
 
     def client(self, scope: Scope) -> str:
-        """Who asks: the number of the key, or the address. Raises `ApiError` for whoever may not."""
+        """Who asks: the number of the key, or the address (see `_household`). Raises `ApiError` for whoever may not."""
         headers = Headers(scope=scope)
         host = headers.get("host")
         if self.hosts is not None and _hostname(host or "") not in self.hosts:
@@ -41,7 +42,7 @@ class Access:
         address = scope["client"][0] if scope.get("client") else "unknown"
         path = scope["path"]
         if not self.keys or not (path.startswith("/v1/") or path in ("/v1", "/metrics")):
-            return str(address)
+            return _household(address)
         kind, _, given = headers.get("authorization", "").partition(" ")
         given = given.strip() if kind.lower() == "bearer" else headers.get("api-key", "")
         matching = [i for i, key in enumerate(self.keys) if hmac.compare_digest(key.encode(), given.encode())]
@@ -111,6 +112,16 @@ def _is_same_place(origin: str, host: str) -> bool:
     """Whether a page comes from the host that it asks. Some proxies add the port that browsers leave out."""
     scheme, _, place = origin.partition("://")
     return place != "" and place in (host, host.removesuffix(USUAL_PORTS.get(scheme, "")))
+
+
+def _household(address: str) -> str:
+    """An address of IPv4, also if it is written as IPv6; of IPv6 the network of 64 bits, in which a machine takes any
+    address that it likes."""
+    try:
+        found = IPv6Address(address)
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or IPv6Address(int(found) >> 64 << 64))
 
 
 def _hostname(host: str) -> str:
