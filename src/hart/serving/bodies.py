@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from hart.errors import HartError
 from hart.serving.access import Room
-from hart.serving.schemas import ApiError, Edit, RequestBody, explained
+from hart.serving.schemas import ApiError, RequestBody, explained
 from hart.serving.streaming import in_time
 from hart.strict import clipped
 
@@ -171,10 +171,9 @@ def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
         raise ApiError(400, f"{sent}: is a file: send it as text", param=sent)
     if form.fields.get("mask"):
         raise ApiError(400, "mask: is text: send it as a file", param="mask")
-    if "mask" in form.files and kind is not Edit:
-        raise ApiError(400, f"mask: is a file of {Edit.route}: leave it out here", param="mask")
+    given = {name: value for name, value in form.fields.items() if value != ""}
     try:
-        return kind.model_validate({name: value for name, value in form.fields.items() if value != ""})
+        return kind.model_validate(dict.fromkeys(form.files, "a file") | given)  # which may be of another request
     except ValidationError as error:
         raise explained(error) from None
 

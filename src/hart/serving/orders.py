@@ -190,12 +190,9 @@ async def answer(order: Order, events: Subscription, metrics: Metrics) -> Images
     done: dict[int, ImageData] = {}
     async for event in stream(order, events, metrics):
         assert event is not None  # which comes where it is asked for
-        content, seed = event["b64_json"], event["seed"]
+        found = done[event["image_index"]] = ImageData(b64_json=event["b64_json"], seed=event["seed"])
         if order.request.response_format == "url":
-            found = ImageData(url=f"data:image/{order.form};base64,{content}", seed=seed)
-        else:
-            found = ImageData(b64_json=content, seed=seed)
-        done[event["image_index"]] = found
+            found.url, found.b64_json = f"data:image/{order.form};base64,{found.b64_json}", None
     return ImagesAnswer(
         created=int(time.time()),
         data=[done[row] for row in sorted(done)],

@@ -63,8 +63,6 @@ PASSED_ON = (
     "client", "server",
 )  # fmt: skip
 """What of a request's ASGI scope goes to a replica, but for the headers in `KEYS`."""
-PASSED_ON_PATHS = (*(kind.route for kind in REQUESTS), "/v1/models", "/v1/models/{name:path}")
-"""What goes to a replica, but for `/readyz`."""
 KEYS = (b"authorization", b"api-key")
 """Headers that nobody behind the front needs."""
 
@@ -178,7 +176,8 @@ def front_app(options: ServeOptions, count: int, deploy: Callable[[], Any], with
         Route("/metrics", front.metrics),
         Route("/openapi.json", lambda _: JSONResponse(one.openapi())),
         Route("/readyz", front, methods=["GET"]),  # without a key, so without a body
-        *(Route(path, front) for path in PASSED_ON_PATHS),
+        *(Route(kind.route, front) for kind in REQUESTS),
+        *(Route(path, front) for path in ("/v1/models", "/v1/models/{name:path}")),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: answer_error})
     app.router.redirect_slashes = False
