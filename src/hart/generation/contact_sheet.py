@@ -40,8 +40,8 @@ def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]
     draw = ImageDraw.Draw(sheet)
     for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
         left, top, font = i % columns * width, i // columns * height, _font(label.isascii())
-        draw.text((left + GAP, top + GAP // 2), _fitting(label, font, width - 2 * GAP), "black", font)
         sheet.paste(row, (left, top + LABEL_HEIGHT))
+        draw.text((left + GAP, top + GAP // 2), _fitting(label, font, width - 2 * GAP), "black", font)
     return sheet
 
 
