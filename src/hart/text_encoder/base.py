@@ -108,7 +108,8 @@ class RandomTextFeatures:
         shape = (self.config.tokens, self.width)
         # modulo a prime just below the range of generators' seeds: no two seeds of a pipeline agree for all prompts
         seeds = [(self.config.seed * 2**32 + zlib.crc32(prompt.encode())) % (2**64 - 59) for prompt in listed(prompts)]
-        embeddings = [torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu") for seed in seeds]
+        generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+        embeddings = [torch.randn(shape, generator=one, dtype=torch.float32, device="cpu") for one in generators]
         return TextContext(torch.stack(embeddings), torch.ones(len(prompts), shape[0], dtype=torch.bool, device="cpu"))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> RandomTextFeatures:
