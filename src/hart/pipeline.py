@@ -199,12 +199,13 @@ class HartPipeline(Editing):
         size = whole_number("batch_size", size, 1, MAX_BATCH)
         require_memory(self.config.replace(sampling=sampling), parts, schedule, min(images, size), branches, savings)
 
+    @torch.inference_mode(False)
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:
         """Features of prompts, one row each: a `TextContext`, or the `ClassContext` of a class model.
 
         Each prompt is encoded by itself, so that the others do not affect it.
         """
-        # copies, which may be changed
+        # copies, ordinary tensors that may be changed, also in inference mode
         return Rows.cat(self._encoded(one) for one in checked_prompts(prompt, self.num_classes))
 
     @_in_own_types

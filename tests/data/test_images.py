@@ -1,4 +1,4 @@
-"""Opening image files: as a viewer shows them, upright and in 8 bits, within bounds."""
+"""Opening image files: as a viewer shows them, upright, in sRGB and in 8 bits, within bounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from hart.data.datasets import read_all as in_memory
@@ -143,6 +143,53 @@ def test_floats_and_wide_integers_are_taken_by_their_range(values: list[float], 
     as_rgb(decode_image(encoded(not_a_number, "TIFF")))
 
 
+# --- colours
+
+SRGB = {"r": (0.43607, 0.22249, 0.01392), "g": (0.38515, 0.71687, 0.09708), "b": (0.14307, 0.06061, 0.71410)}
+DISPLAY_P3 = {"r": (0.5151, 0.2412, -0.0011), "g": (0.2920, 0.6922, 0.0419), "b": (0.1571, 0.0666, 0.7841)}
+"""XYZ of the primaries, adapted to D50, as profiles hold them."""
+
+
+def profile(primaries: dict[str, tuple[float, ...]] = SRGB) -> bytes:
+    """That of sRGB with other primaries."""
+    content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for name, xyz in primaries.items():
+        (start,) = struct.unpack_from(">4xI", content, content.index(f"{name}XYZ".encode()))
+        content[start : start + 20] = b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(65536 * value) for value in xyz))
+    return bytes(content)
+
+
+def in_srgb(pixels: np.ndarray, primaries: dict[str, tuple[float, ...]]) -> np.ndarray:
+    """Pixels (..., 3) of other primaries in sRGB, in float64, by the formulas of IEC 61966-2-1."""
+    to_xyz, from_xyz = np.array([*primaries.values()]), np.linalg.inv(np.array([*SRGB.values()]))
+    shares = pixels / 255
+    light = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4) @ to_xyz @ from_xyz
+    light = light.clip(0, 1)
+    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def test_colours_are_those_of_the_profile_in_srgb() -> None:
+    drawn = np.random.default_rng(0).integers(256, size=(16, 12, 4), dtype=np.uint8)
+    colours, share = drawn[..., :3], drawn[..., 3:] / 255
+    expected = in_srgb(colours, DISPLAY_P3)
+    assert np.abs(expected - colours).max() > 60
+    for pixels, right in ((colours, expected), (drawn, expected * share + 255 * (1 - share))):
+        image = as_rgb(decode_image(encoded(Image.fromarray(pixels), "PNG", icc_profile=profile(DISPLAY_P3))))
+        assert np.abs(np.asarray(image) - right).max() < 2
+        assert as_rgb(image).tobytes() == image.tobytes()  # they are converted once
+    few = Image.fromarray(colours).quantize(8)
+    image = as_rgb(decode_image(encoded(few, "PNG", icc_profile=profile(DISPLAY_P3))))
+    assert np.abs(np.asarray(image) - in_srgb(np.asarray(few.convert("RGB")), DISPLAY_P3)).max() < 2
+
+
+@pytest.mark.parametrize("kept", [profile(), profile(DISPLAY_P3)[:200], b"none"], ids=["sRGB", "broken off", "none"])
+def test_a_profile_that_changes_nothing_leaves_all_bytes(kept: bytes) -> None:
+    drawn = Image.effect_noise((16, 16), 90)
+    for image in (Image.merge("RGB", (drawn, drawn.rotate(90), drawn.rotate(180))), drawn):
+        content = encoded(image, "PNG", icc_profile=kept)
+        assert as_rgb(decode_image(content)).tobytes() == image.convert("RGB").tobytes()
+
+
 # --- bounds
 
 
@@ -166,6 +213,7 @@ REFUSED = {
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
         "not an image that can be read: give PNG, JPEG or WebP",
     ),
+    "a large profile": (encoded(Image.new("L", (1, 1)), "TIFF", icc_profile=bytes(2**23 + 1)), "save it without"),
     "nothing": (b"", "not an image"),
     "half of one": (numbered(3, (64, 64))[:-40], "cannot be read as an image"),
 }

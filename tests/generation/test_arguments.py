@@ -188,9 +188,11 @@ def test_images_that_are_not_collected_are_handed_on(text: HartPipeline) -> None
     assert [batch.seeds for batch in seen] == [[0, 1], [2]]
 
 
-def test_parts_are_ordinary_tensors_however_they_were_loaded(text_model: Path) -> None:
+def test_parts_and_features_are_ordinary_tensors_however_they_were_made(text_model: Path) -> None:
     with torch.inference_mode():
         pipe = HartPipeline.from_pretrained(text_model, device="cpu")
+        features = pipe.encode_prompt("a cat")
+    assert isinstance(features, TextContext) and not features.embeddings.is_inference()
     pipe("a cat")
     for module in (pipe.hart, pipe.tokenizer, pipe.text_encoder):
         assert not any(parameter.is_inference() for parameter in module.parameters())  # type: ignore[union-attr]

@@ -28,8 +28,7 @@ from helpers import tiny_text_config
 META = torch.device("meta")
 
 
-@pytest.fixture
-def large() -> HartPipeline:
+def large(dtype: torch.dtype) -> HartPipeline:
     """As wide as the 0.7B model, without memory."""
     config: HartConfig = PRESETS["hart-0.7b-512"]()
     config = config.replace(transformer=config.transformer.replace(depth=2))
@@ -37,36 +36,40 @@ def large() -> HartPipeline:
         tokenizer, hart = build(config)
     assert config.transformer.text is not None
     encoder = RandomTextFeatures(config.transformer.text, 0)
-    return HartPipeline(config, tokenizer, hart, device=META, dtype=torch.float32, text_encoder=encoder)
+    return HartPipeline(config, tokenizer, hart, device=META, dtype=dtype, text_encoder=encoder)
 
 
-@pytest.mark.parametrize(("cache", "kept"), [("model", None), ("int8", torch.int8)])
-def test_the_estimate_is_what_pytorch_allocates(large: HartPipeline, cache: Any, kept: torch.dtype | None) -> None:
-    large.components.hart.transformer.cache_type = kept
-    schedule = requested_schedule(large.config, size=512)
+@pytest.mark.parametrize(
+    ("dtype", "cache", "kept"),
+    [(torch.float32, "model", None), (torch.float16, "model", None), (torch.float32, "int8", torch.int8)],
+)
+def test_the_estimate_is_what_pytorch_allocates(dtype: torch.dtype, cache: Any, kept: torch.dtype | None) -> None:
+    pipe = large(dtype)
+    pipe.components.hart.transformer.cache_type = kept
+    schedule = requested_schedule(pipe.config, size=512)
     with LiveBytes() as generating:
-        for state in large.generate_rows([ImageRequest("a picture", seed=0)], size=512):
+        for state in pipe.generate_rows([ImageRequest("a picture", seed=0)], size=512):
             latent = state.latent
     # either way to decode is measured once
-    tiled = large.tokenizer.in_strips = kept is not None
+    tiled = pipe.tokenizer.in_strips = kept is not None
     with LiveBytes() as decoding:
-        large.tokenizer.decode(latent)
-    found = image_memory(large.config, schedule, 2, 4, Speed(cache=cache, tiled=tiled))
+        pipe.tokenizer.decode(latent)
+    found = image_memory(pipe.config, pipe.components, schedule, 2, Speed(cache=cache, tiled=tiled))
     assert found.cache + found.scale == pytest.approx(generating.peak, rel=0.25)
     assert found.decoder == pytest.approx(decoding.peak, rel=0.05)
 
 
 @torch.no_grad()
 def test_patches_enlarge_images_not_the_decoder_s_maps() -> None:
-    config: HartConfig = PRESETS["hart-0.7b-512"]()
-    config = config.replace(tokenizer=config.tokenizer.replace(patch_size=2))
+    pipe = large(torch.float32)
+    config = pipe.config.replace(tokenizer=pipe.config.tokenizer.replace(patch_size=2))
     schedule = requested_schedule(config, size=1024)
     with without_memory():
         tokenizer, _ = build(config)
         with LiveBytes() as decoding:
             image = tokenizer.decode(torch.empty(1, config.tokenizer.latent_channels, *schedule.final))
     assert image.shape[2:] == (1024, 1024)
-    estimate = image_memory(config, schedule, 2, 4, Speed())
+    estimate = image_memory(config, pipe.components, schedule, 2, Speed())
     assert estimate.decoder == pytest.approx(decoding.peak, rel=0.05)
 
 
@@ -97,7 +100,8 @@ def test_memory_is_asked_for_the_rows_that_are_made(
         made = run("mix", "cat", "dog", *options, "--out", tmp_path / "like")
         Path(made.stdout.strip()).rename(tmp_path / "mixed.png")
     arguments = [*command.replace("{}", str(tmp_path)).split(), *options, "--out", tmp_path / "out"]
-    enough = image_memory(config, requested_schedule(config, size=16), rows, 4, Speed()).most
+    parts = HartPipeline.from_config(config, device="cpu").components
+    enough = image_memory(config, parts, requested_schedule(config, size=16), rows, Speed()).most
     free = enough - 1
     assert "px would take about" in refused(run(*arguments))
     assert not list((tmp_path / "out").glob("*.png"))
@@ -109,7 +113,8 @@ def test_memory_is_asked_for_the_rows_that_are_made(
 def test_a_benchmark_is_advised_what_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = tiny_text_config()
     (tmp_path / "config.json").write_text(config.to_json())
-    two_images = image_memory(config, requested_schedule(config), 4, 4, Speed()).most
+    parts = HartPipeline.from_config(config, device="cpu").components
+    two_images = image_memory(config, parts, requested_schedule(config), 4, Speed()).most
     monkeypatch.setattr(memory, "free_memory", lambda _: two_images)
     arguments = ["benchmark", tmp_path / "config.json", "--device", "cpu", "--batch-size", "3"]
     assert refused(run(*arguments)).endswith(": choose --batch-size 2 or a smaller --size")
@@ -118,7 +123,7 @@ def test_a_benchmark_is_advised_what_it_has(monkeypatch: pytest.MonkeyPatch, tmp
 def test_on_a_gpu_one_image_is_asked_for_one(monkeypatch: pytest.MonkeyPatch, text: HartPipeline) -> None:
     """Where four are made together, if there are as many."""
     schedule = requested_schedule(text.config)
-    two_images = image_memory(text.config, schedule, 4, 4, Speed()).most
+    two_images = image_memory(text.config, text.components, schedule, 4, Speed()).most
     monkeypatch.setattr("hart.pipeline.default_batch", lambda _: 4)
     monkeypatch.setattr(memory, "free_memory", lambda _: two_images)
     for images in (1, 2):
@@ -156,7 +161,7 @@ def test_the_advice_is_what_fits(
     for options in advice:
         batch = int(options.split()[1]) if "--batch-size" in options else images
         speed = Speed(cache="int8" if "--cache" in options else "model", tiled="--tiled" in options)
-        assert image_memory(config, schedule, 2 * batch, 4, speed).most <= free
+        assert image_memory(config, text.components, schedule, 2 * batch, speed).most <= free
 
 
 def test_memory_within_the_limit_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import logging
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from hart.inference import packing
-from hart.inference.kernels import decelerate
+from hart.inference.kernels import decelerate, int8_range
 from hart.inference.packing import (
     PACKED_DTYPES,
     PackedLinear,
@@ -35,10 +36,11 @@ needs_packing = pytest.mark.skipif(packing_refusal(torch.float32) is not None, r
 @pytest.fixture
 def asked_again() -> Iterator[None]:
     """The processor is asked anew, in a test and after it."""
-    for trial in (packing_refusal, treats_rows_alike):
+    trials = packing_refusal, treats_rows_alike, int8_range
+    for trial in trials:
         trial.cache_clear()
     yield
-    for trial in (packing_refusal, treats_rows_alike):
+    for trial in trials:
         trial.cache_clear()
 
 
@@ -53,13 +55,15 @@ def test_packed_equals_plain(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("asked_again")
-def test_the_trial_of_rows_does_not_depend_on_what_tensors_are_by_default() -> None:
-    expected, dtype = treats_rows_alike(), torch.get_default_dtype()
-    treats_rows_alike.cache_clear()
+@pytest.mark.parametrize("trial", [packing_refusal, treats_rows_alike, int8_range])
+def test_trials_of_the_processor_do_not_depend_on_what_tensors_are_by_default(trial: Any) -> None:
+    given = (torch.float32,) if trial is packing_refusal else ()
+    expected, dtype = trial(*given), torch.get_default_dtype()
+    trial.cache_clear()
     torch.set_default_device("meta")
     torch.set_default_dtype(torch.float64)
     try:
-        assert treats_rows_alike() == expected
+        assert trial(*given) == expected
     finally:
         torch.set_default_device(None)
         torch.set_default_dtype(dtype)

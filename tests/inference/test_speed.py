@@ -89,6 +89,9 @@ def test_the_decoder_is_in_bfloat16_where_the_processor_multiplies_that(
         assert dtype == (torch.bfloat16 if multiplied else torch.float32)
         assert any(remark.startswith("decoder not in bfloat16") for remark in pipe.speed_remarks()) != multiplied
         pipe.optimize(pipe.speed.replace(cache="int8"))
+    remarks = opened().optimize(Speed(decoder="bfloat16"))
+    assert any(remark.startswith("decoder not in bfloat16") for remark in remarks) != multiplied
+    assert not any("decoder" in remark for remark in opened().optimize(Speed(weights="int8")))
     for narrow in ("bfloat16", "float16"):
         remarks = HartPipeline.from_config(WIDE, device="cpu", dtype=narrow).speed_remarks()
         assert any(remark.startswith(f"{narrow} takes several times as long") for remark in remarks) != multiplied

@@ -119,7 +119,7 @@ def test_the_author_is_told(shipped: CompactTextEncoder) -> None:
     (remark,) = shipped.reading(["a yacht"])[0].remarks("a yacht")
     assert '"yacht"' in remark and '"sailboat"' in remark
     (remark,) = shipped.reading(["a red xqzkw"])[0].remarks("a red xqzkw")
-    assert 'did not learn the word "xqzkw", nor one like it' in remark
+    assert 'did not learn "xqzkw", nor one like it' in remark
     # an adapter's captions may have had it; a word that is read as another is so in its training too
     assert shipped.reading(["a red xqzkw"])[0].remarks("a red xqzkw", adapted=True) == []
     assert '"sailboat"' in shipped.reading(["a yacht"])[0].remarks("a yacht", adapted=True)[0]
@@ -131,7 +131,7 @@ def test_words_without_a_name_are_told_in_one_sentence_and_only_those_that_are_r
     prompt = "xqzkw xyzzy a cat and a dog on a table in the garden, a yacht, a blorpt"
     cut, plain = shipped.reading([prompt])[0].remarks(prompt)
     assert ', a yacht, a blorpt" is left out' in cut, "as it was written"
-    assert plain == 'the model did not learn the words "xqzkw", "xyzzy", nor any like them: they may change nothing'
+    assert plain == 'the model did not learn "xqzkw", "xyzzy", nor any like them: they may change nothing'
 
 
 def test_the_author_is_told_of_words_that_captions_have_only_beside_others(
@@ -145,9 +145,7 @@ def test_the_author_is_told_of_words_that_captions_have_only_beside_others(
     assert vocabulary_digest(encoder) == vocabulary_digest(shipped), "all is read as before"
     (reading,) = encoder.reading(["a Kitchen, a yacht"])
     remark = reading.remarks("a kitchen")[-1]
-    said = (
-        'the model learned the word "kitchen" only beside others ("knife", "spoon", "cook"): it may not draw it alone'
-    )
+    said = 'the model learned "kitchen" only beside others ("knife", "spoon", "cook"): it may not draw it alone'
     assert remark == said
     assert encoder.reading(["a kitchen knife", "a cook in the kitchen", "a cat"]) == [Reading()] * 3
     assert list(encoder.reading(["two Piñata"])[0].parts) == ["pinata"]

@@ -247,7 +247,7 @@ def part_work(timer: GenerationTimer, batch: int) -> dict[str, Work]:
         diffusion_steps * cost.parameters["residual diffusion"] * weight,
     )
     pixels = 3 * batch * timer.image_size.width * timer.image_size.height
-    decoded = 2 if speed.decoder == "bfloat16" else number
+    decoded = pipe.tokenizer.post_quant_conv.weight.dtype.itemsize
     encoder = text_module(pipe)
     parts = {}
     if encoder is not None:

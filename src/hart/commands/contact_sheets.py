@@ -32,10 +32,11 @@ def write_grid(images: Sequence[tuple[ImageRecord, Any]], options: ImageOptions)
     """A contact sheet of all images of a command, a group for every prompt, in the folder of the options."""
     from hart.generation.contact_sheet import contact_sheet
     from hart.generation.metadata import write_sheet
+    from hart.text_encoder.emoji import named_emoji
 
     each = options.images_per_prompt or 1
     records, drawn = zip(*images, strict=True)
-    labels = [record.prompt for record in records[::each]]
+    labels = [named_emoji(record.prompt) for record in records[::each]]
     sheet = contact_sheet([drawn[i : i + each] for i in range(0, len(drawn), each)], labels)
     name = f"grid-{slug(labels[0])}-{records[0].seed}"
     paths = (options.place / f"{name}{f'-{number}' if number > 1 else ''}.png" for number in itertools.count(1))

@@ -11,10 +11,11 @@ import io
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops, ImageCms
 
 from hart.errors import HartError, lacks_memory
 from hart.files import read_bytes
@@ -40,6 +41,9 @@ ones."""
 
 MAX_PROFILES = 16
 """Of colours in a PNG, which has one. Each may be a megabyte in 500 bytes."""
+
+MAX_PROFILE = 2**23
+"""Bytes of a profile of colours; those for printing, with tables, have a few million."""
 
 MAX_READS, BYTES_A_READ = 2**17, 2**10
 """So often, and once for so many bytes, the library may read from a file: several times for each part of it, and most
@@ -80,6 +84,8 @@ def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels
         if image.format in {"JPEG", "MPO"} and sum(map(content.count, _SCANS)) > MAX_SCANS:
             raise HartError(f"is drawn over more than {MAX_SCANS} times (scans): save it anew")
         image.load()
+        if len(image.info.get("icc_profile") or b"") > MAX_PROFILE:
+            raise HartError(f"has a colour profile of more than {MAX_PROFILE:,} bytes: save it without")
         if image.mode in {"I", "F"} and MAX_GREY < (largest := np.nanmax(np.asarray(image), initial=0)) < np.inf:
             raise HartError(f"has grey values up to {largest:g}: store it in 8 or 16 bits, up to {MAX_GREY:,}")
     return image
@@ -122,19 +128,40 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """RGB, upright, transparency on white, more than 8 bits scaled rather than clipped.
+    """RGB, upright, in sRGB, transparency on white, more than 8 bits scaled rather than clipped.
 
-    Grey of 32 bits or of floats is taken for 0 to 255, for 0 to 65,535 where values are above 255, and for 0 to 1
-    where floats are not above 1.
+    Colours are converted by the image's ICC profile, if that is whole and of its channels. Grey of 32 bits or of floats
+    is taken for 0 to 255, for 0 to 65,535 where values are above 255, and for 0 to 1 where floats are not above 1.
     """
     image = upright(image)
     if image.mode[0] in "IF":
-        image = _grey_of_8_bits(image)
-    elif image.has_transparency_data:
-        layer = image if image.mode == "RGBA" else image.convert("RGBA")
-        image = Image.new("RGBA", layer.size, "white")
+        return _grey_of_8_bits(image).convert("RGB")
+    if image.has_transparency_data or image.mode == "P":
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if (transform := _to_srgb(image.info.get("icc_profile"), image.mode)) is not None:
+        image = transform.apply(image)
+    if image.mode == "RGBA":
+        layer, image = image, Image.new("RGBA", image.size, "white")
         image.alpha_composite(layer)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@lru_cache(maxsize=16)
+def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """What converts pixels of an ICC profile; None for one that changes nothing, or that viewers do not follow either:
+    it is damaged, or of other channels."""
+    if not profile or mode not in {"L", "RGB", "RGBA", "CMYK"}:
+        return None
+    wanted = ImageCms.createProfile("sRGB")
+    try:
+        transform = ImageCms.buildTransform(io.BytesIO(profile), wanted, mode, "RGBA" if mode == "RGBA" else "RGB")
+    except ImageCms.PyCMSError:
+        return None
+    # sRGB has many names, and differs from itself by rounding
+    ramp = Image.linear_gradient("L")
+    colours = Image.merge("RGB", (ramp, ramp.rotate(90), Image.radial_gradient("L"))).convert(mode)
+    change = ImageChops.difference(transform.apply(colours).convert("RGB"), colours.convert("RGB"))
+    return transform if np.asarray(change).max() > 2 else None
 
 
 def opacity(image: Image.Image) -> Image.Image | None:

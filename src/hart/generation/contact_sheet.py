@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 GAP = 4
 LABEL_HEIGHT = 16
 FONT_SIZE = 12
+FONTS = ("DejaVuSans", "NotoSans-Regular", "Arial", "arial")
+"""Of systems, for labels with more letters than ASCII, of which Pillow's own font has few."""
 SMALLEST_SHOWN = 128
 """Sheets enlarge smaller images to about this size, by a whole factor, for labels and eyes."""
 
@@ -33,11 +37,11 @@ def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]
     width, height = max(row.width for row in rows), LABEL_HEIGHT + max(row.height for row in rows)
     columns = _columns(len(rows), math.sqrt(len(rows) * height / width))
     sheet = Image.new("RGB", (columns * width, math.ceil(len(rows) / columns) * height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
+    draw = ImageDraw.Draw(sheet)
     for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
-        left, top = i % columns * width, i // columns * height
-        draw.text((left + GAP, top + GAP // 2), _fitting(label, font, width - 2 * GAP), "black", font)
+        left, top, font = i % columns * width, i // columns * height, _font(label.isascii())
         sheet.paste(row, (left, top + LABEL_HEIGHT))
+        draw.text((left + GAP, top + GAP // 2), _fitting(label, font, width - 2 * GAP), "black", font)
     return sheet
 
 
@@ -45,6 +49,14 @@ def _columns(groups: int, square: float) -> int:
     """Columns for this many groups: the whole number next to `square` that leaves fewer places empty."""
     neighbours = {max(1, math.floor(square)), math.ceil(square)}
     return min(neighbours, key=lambda columns: (-groups % columns, abs(columns - square)))
+
+
+@cache
+def _font(is_ascii: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for name in () if is_ascii else FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, FONT_SIZE)
+    return ImageFont.load_default(FONT_SIZE)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -115,7 +115,7 @@ def prepared_tokenizer(
     The decoder computes in that type too, except in float16, whose range its activations may leave: then it computes in
     float32, as encoder and quantiser always do; the encoder's weights may rest in fewer bits.
     """
-    narrow = speed.decoder == "bfloat16"
+    narrow = speed.narrows_decoder(device)
     decoder_type = torch.bfloat16 if narrow else torch.float32 if dtype == torch.float16 else dtype
     resting_type = torch.bfloat16 if narrow else torch.float32
     types = {"encoder": resting_type, "post_quant_conv": decoder_type, "decoder": decoder_type}

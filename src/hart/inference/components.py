@@ -73,9 +73,10 @@ class Components(Coder):
     def at_speed(self, speed: Speed) -> Components:
         """With the modules of another speed. Raises `HartError` where weights would need more bits than are left."""
         rounded = is_quantized(self.hart) and speed.weights != self.speed.weights
-        if rounded or (self.speed.decoder != "model" and speed.decoder == "model"):
+        narrow, wanted = (each.narrows_decoder(self.device) for each in (self.speed, speed))
+        if rounded or (narrow and not wanted):
             raise HartError("this speed needs weights as they were before they got fewer bits: open the model again")
-        if speed.decoder == self.speed.decoder:
+        if narrow == wanted:
             tokenizer = copy.copy(self.tokenizer)  # over the same weights
             tokenizer.in_strips = speed.tiled
         else:

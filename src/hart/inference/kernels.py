@@ -122,7 +122,7 @@ def int8_range() -> int:
         largest = 2 ** (bits - 1) - 1
         weight, exact = torch.full((96, 64), 127, dtype=torch.int8, device="cpu"), True
         weight[1::2] = -127
-        scale = torch.ones(96, device="cpu")
+        scale = torch.ones(96, dtype=torch.float32, device="cpu")
         try:
             packed = packed_int8(weight)
             for rows in (1, 40):
@@ -151,10 +151,11 @@ def kernel_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
 def gpu_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
     """`kernel_refusal` of a GPU. Found out once, by multiplying: some generations of GPUs have kernels for one scale a
     matrix alone, or for some numbers of rows."""
-    weight, weight_scale = quantized_rows(torch.linspace(-1, 1, 96 * 64, device=device).view(96, 64), dtype)
+    numbers = torch.linspace(-1, 1, 96 * 64, dtype=torch.float32, device=device).view(96, 64)
+    weight, weight_scale = quantized_rows(numbers, dtype)
     try:
         for rows in (1, 18, 50):
-            values, scale = quantized_rows(torch.linspace(-1, 1, rows * 64, device=device).view(rows, 64), dtype)
+            values, scale = quantized_rows(numbers[:rows], dtype)
             given = values, scale, weight, weight_scale.squeeze(-1)
             if not torch.allclose(GPU_PRODUCTS[dtype](*given).float(), plain_product(*given), 2e-2, 2e-2):
                 return "its products differ from the plain ones"

@@ -50,8 +50,9 @@ class Memory:
         return max(self.cache + self.scale, self.decoder)
 
 
-def image_memory(config: HartConfig, schedule: ScaleSchedule, rows: int, number: int, speed: Speed) -> Memory:
-    """Of R rows together. number: bytes of a number of the model's type."""
+def image_memory(config: HartConfig, parts: Components, schedule: ScaleSchedule, rows: int, speed: Speed) -> Memory:
+    """Of R rows together, in the types of a model's parts."""
+    number, decoded = parts.dtype.itemsize, parts.tokenizer.post_quant_conv.weight.dtype.itemsize
     sizes = config.transformer
     seen = sizes.context_tokens + schedule.total_tokens - 1
     kept = rows * (seen - last_call(config, schedule, config.sampling.maskgit_steps)) * sizes.width
@@ -65,7 +66,6 @@ def image_memory(config: HartConfig, schedule: ScaleSchedule, rows: int, number:
     sampling = tokens * (number * (4 * sizes.width + diffusion) + FLOAT32 * 1.5 * sizes.codebook_size)
     places = schedule.final.tokens * config.tokenizer.map_downsampling**2
     maps = 2 * places + 3 * min(places, STRIP_PIXELS) if speed.tiled else 5 * places
-    decoded = 2 if speed.decoder == "bfloat16" else number
     return Memory(
         cache=round(2 * sizes.depth * kept * cached),
         scale=round(max(block, mlp, sampling)),
@@ -75,7 +75,7 @@ def image_memory(config: HartConfig, schedule: ScaleSchedule, rows: int, number:
 
 def require_memory(
     config: HartConfig,
-    components: Components,
+    parts: Components,
     schedule: ScaleSchedule,
     images: int,
     branches: int,
@@ -86,13 +86,12 @@ def require_memory(
     branches: rows an image. savings: those options that whoever asks has. Where a system does not say what is left,
     nothing is required.
     """
-    free = free_memory(components.device)
+    free = free_memory(parts.device)
     if free is None:
         return
-    speed, number = components.speed, components.dtype.itemsize
 
     def needed(images: int, **changes: object) -> Memory:
-        return image_memory(config, schedule, branches * images, number, speed.replace(**changes))
+        return image_memory(config, parts, schedule, branches * images, parts.speed.replace(**changes))
 
     need = needed(images)
     if need.most <= free:

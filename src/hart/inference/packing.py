@@ -97,13 +97,13 @@ def packing_refusal(dtype: torch.dtype) -> str | None:
         return "packing is for float32 and bfloat16"
     if not torch.backends.mkldnn.is_available():
         return "this PyTorch is built without oneDNN"
-    weight = torch.linspace(-1, 1, 96 * 64, device="cpu").view(96, 64).to(dtype)
+    weight = torch.linspace(-1, 1, 96 * 64, dtype=dtype, device="cpu").view(96, 64)
     bias = weight[:, 0].contiguous()
     try:
         packed = pack_weight(weight)
         agrees = torch.equal(packed.to_dense(), weight)
         for rows in (1, 40):
-            x = torch.linspace(-1, 1, rows * 64, device="cpu").view(1, rows, 64).to(dtype)
+            x = torch.linspace(-1, 1, rows * 64, dtype=dtype, device="cpu").view(1, rows, 64)
             agrees = agrees and torch.allclose(
                 packed_linear(x, packed, bias).float(), F.linear(x.float(), weight.float(), bias.float()), 2e-2, 2e-2
             )

@@ -65,6 +65,10 @@ class Speed(Config, kw_only=True):
         chosen = {"unguided_scales": self.unguided_scales, "diffusion_steps": steps}
         return config.sampling.replace(**{name: value for name, value in chosen.items() if value})
 
+    def narrows_decoder(self, device: torch.device) -> bool:
+        """Whether the decoder computes in bfloat16 on a device, whatever the model's type."""
+        return self.decoder == "bfloat16" and not is_slow(torch.bfloat16, device)
+
 
 EXACT = Speed()
 INT8 = Speed(weights="int8", decoder="bfloat16", cache="bfloat16")
@@ -81,7 +85,7 @@ LEVELS: Mapping[str, Speed] = MappingProxyType(
 
 
 def resolve_speed(level: Speed | str, device: torch.device, *, own: str = "") -> Speed:
-    """The options of a level, as far as they make the device faster.
+    """The options of a level.
 
     own: weights that the model has already, which may stay whatever the device multiplies. Raises `HartError` for an
     unknown level, and for one that the device cannot serve.
@@ -97,7 +101,7 @@ def resolve_speed(level: Speed | str, device: torch.device, *, own: str = "") ->
         raise HartError(f"speed: no {level.weights} products: {refusal}; choose exact")
     if level.compile and level.weights in EIGHT_BITS and device.type == "cpu":
         raise HartError("speed: PyTorch's compiler refuses the 8-bit kernels of processors: choose one or the other")
-    return level.replace(decoder="model") if is_slow(torch.bfloat16, device) else level
+    return level
 
 
 def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -134,11 +138,10 @@ def _of_number_types(speed: Speed, device: torch.device, dtype: torch.dtype) -> 
             lines.append(f"weights and activations of large layers in {speed.weights}{how}")
             if device.type == "cpu" and attends_narrowly():
                 lines.append("attention in bfloat16")
-            if is_slow(torch.bfloat16, device) and dtype == torch.float32:
-                lines.append(f"decoder not in bfloat16, which {SLOW}")
     lines += slow_remarks(dtype, device)
     if speed.decoder != "model":
-        lines.append(f"decoder in {speed.decoder}")
+        narrow = dtype == torch.bfloat16 or speed.narrows_decoder(device)
+        lines.append("decoder in bfloat16" if narrow else f"decoder not in bfloat16, which {SLOW}")
     if speed.cache != "model":
         lines.append(f"keys and values in {speed.cache}")
     return lines

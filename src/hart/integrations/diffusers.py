@@ -1,6 +1,8 @@
 """HART as a pipeline of diffusers: loaded, moved, called and stored as its users are used to.
 
-    pipe = DiffusionPipeline.from_pretrained("emoji-diffusers", custom_pipeline="integrations/diffusers")
+    pipe = DiffusionPipeline.from_pretrained(
+        "emoji-diffusers", custom_pipeline="integrations/diffusers", trust_remote_code=True
+    )
     image = pipe("a red apple", generator=torch.Generator().manual_seed(0)).images[0]
 
 `HartDiffusionPipeline(HartModel.from_pretrained("emoji")).save_pretrained("emoji-diffusers")` makes such a folder of

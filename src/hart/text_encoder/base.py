@@ -48,18 +48,13 @@ class Reading:
             found.append(f"{named}: the text encoder does not know {words}{more}, and reads all such words alike")
         others = {f'"{clipped(word, 40)}"': other for word, other in self.others.items() if other or not adapted}
         shown = list(others.items())[:SHOWN_WORDS]
-        for word, other in shown:
-            if other:
-                found.append(f'the model did not learn the word {word}: it is read as "{other}"')
-        plain = [word for word, other in shown if not other]
-        if len(plain) > 1:
-            words = ", ".join(plain)
-            found.append(f"the model did not learn the words {words}, nor any like them: they may change nothing")
-        elif plain:
-            found.append(f"the model did not learn the word {plain[0]}, nor one like it: it may change nothing")
+        found += [f'the model did not learn {word}: it is read as "{other}"' for word, other in shown if other]
+        if plain := [word for word, other in shown if not other]:
+            like, they = ("one like it", "it") if len(plain) == 1 else ("any like them", "they")
+            found.append(f"the model did not learn {', '.join(plain)}, nor {like}: {they} may change nothing")
         for word, beside in [] if adapted else list(self.parts.items())[:SHOWN_WORDS]:
             some = ", ".join(f'"{clipped(other, 40)}"' for other in beside[:SHOWN_OTHERS])
-            remark = f'the model learned the word "{clipped(word, 40)}" only beside others ({some})'
+            remark = f'the model learned "{clipped(word, 40)}" only beside others ({some})'
             found.append(f"{remark}: it may not draw it alone")
         return found
 
@@ -113,7 +108,8 @@ class RandomTextFeatures:
         shape = (self.config.tokens, self.width)
         # modulo a prime just below the range of generators' seeds: no two seeds of a pipeline agree for all prompts
         seeds = [(self.config.seed * 2**32 + zlib.crc32(prompt.encode())) % (2**64 - 59) for prompt in listed(prompts)]
-        embeddings = [torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu") for seed in seeds]
+        generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+        embeddings = [torch.randn(shape, generator=one, dtype=torch.float32, device="cpu") for one in generators]
         return TextContext(torch.stack(embeddings), torch.ones(len(prompts), shape[0], dtype=torch.bool, device="cpu"))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> RandomTextFeatures:

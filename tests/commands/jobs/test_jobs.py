@@ -243,7 +243,7 @@ def test_a_finished_job_opens_no_model(
 def test_a_folder_holds_one_job(job: tuple[Any, ...], whole: dict[str, bytes], tmp_path: Path) -> None:
     out, prompts = tmp_path / "whole", tmp_path / "prompts.txt"
     for changed, said in (
-        (("--seed", 4), "another job (seed: 3, now 4): choose another folder"),
+        (("--seed", 4), "another job (seed: 3, now 4): give another folder by --out"),
         (("--guidance", 1.5), "another job (guidance scale: "),
         (("--negative-prompt", "a cat"), "another job (negative prompt: None, now 'a cat')"),
         (("-n", 2), "another job (images per prompt: 1, now 2)"),

@@ -39,6 +39,15 @@ def test_other_things_in_an_image_do_not_change_its_tone() -> None:
     assert nearest_by_colours(pixels(drawn), renderings) == 4
 
 
-def test_a_blank_image_is_no_error() -> None:
+def test_how_much_white_a_rendering_has_does_not_count() -> None:
+    right, other = person(TONES[2]), person((191, 143, 120))
+    small = Image.new("RGB", right.size, "white")
+    small.paste(right.resize((16, 16), Image.Resampling.NEAREST), (24, 24))
+    assert nearest_by_colours(pixels(right), torch.stack([pixels(other), pixels(small)])) == 1
+
+
+def test_what_is_blank_is_no_error() -> None:
     white = torch.full((3, 64, 64), 255, dtype=torch.uint8)
-    assert nearest_by_colours(white, torch.stack([pixels(person(tone)) for tone in TONES])) in range(5)
+    renderings = torch.stack([white, *(pixels(person(tone)) for tone in TONES)])
+    assert nearest_by_colours(white, renderings) in range(6)
+    assert nearest_by_colours(pixels(person(TONES[1])), renderings) == 2

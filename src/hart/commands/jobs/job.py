@@ -99,7 +99,7 @@ class JobFolder:
         elif (path / JOB_FILE).exists():
             self._require_same(read_json(path / JOB_FILE))
         else:
-            raise HartError(f"{image}: there is no {JOB_FILE} that says what it was made with: choose another folder")
+            raise HartError(f"{image}: no {JOB_FILE} says what it was made with: give another folder by --out")
         (path / WORK_FOLDER).mkdir()
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class JobFolder:
             if record is not None and not self.job.made(image, record):
                 raise HartError(
                     f"{self.path / self.job.name(image)}: was made with something else than this job: remove it, or "
-                    "choose another folder"
+                    "give another folder by --out"
                 )
         absent = {batch: [image for image in batch if records[image] is None] for batch in self.job.batches()}
         return {batch: images for batch, images in absent.items() if images}
@@ -141,7 +141,7 @@ class JobFolder:
             there, given = (clipped(shown(value), 80) for value in values)
             raise HartError(
                 f"{self.path}: holds another job ({name.replace('_', ' ')}: {there}, now {given}): "
-                "choose another folder"
+                "give another folder by --out"
             )
 
 

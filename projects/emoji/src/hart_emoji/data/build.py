@@ -29,7 +29,7 @@ from hart_emoji.data.catalogue import Icon, IconSet, catalogue
 from hart_emoji.data.npm import NpmPackage, fetch_package, read_json
 from hart_emoji.data.plan import SEED, SPLIT_RULE, PlannedImage, held_out_keywords, plan_images
 
-BUILDER_VERSION = 3
+BUILDER_VERSION = 4
 """Part of the fingerprint: raised when the same packages and size give other files."""
 SHARD_SIZE = 1000
 

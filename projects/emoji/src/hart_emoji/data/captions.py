@@ -24,9 +24,11 @@ _PLAIN_QUOTES = {0x2019: "'", 0x201C: None, 0x201D: None, 0x229B: None}
 _KEYS = {"#": "hash", "*": "asterisk"}
 HEAD_ENDS = re.compile(r"\b(with|of|in|on|at|and|behind|from|over|to|for|between|holding|showing)\b")
 _AN = re.compile(
-    r"^(?:[aeiou](?!ne\b|uro|ni[cvt])|hour|[AEFHILMNORSX]\b|ATM|SOS|ID\b|UFO|NG\b|OK\b|MRI)", re.IGNORECASE
+    r"(?!eu|ewe|on(?:e|ce)\b|u(?:\b|[fv]|biq|ganda|k|nanim|ni(?!dent|mp|n[a-z])|r(?:[aeiou]|l\b)|s(?:[abdeu]|\b)|t[aeio]))"
+    r"[aeiou]|hour|heir|honou?r|honest|[fhlmnrsx]\b|SOS|NG\b|MRI",
+    re.IGNORECASE,
 )
-_A = re.compile(r"^(?:uni(?!mp|nt)|euro|ewe|one\b|once|us(?:e|a)|ut|[UT]\b)", re.IGNORECASE)
+"""How a word with the article "an" begins: a vowel that is spoken as one, a silent h, or a letter such as "ess"."""
 _COUNTRIES_WITH_THE = re.compile(
     "Island|Republic|United|Territor|Netherlands|Bahamas|Philippines|Emirates|Maldives|Gambia|Comoros|European Union|"
     "Isle of|Seychelles"
@@ -76,8 +78,12 @@ def with_article(name: str) -> str:
         return name
     if "o'clock" in name or name.endswith("-thirty") or name[0].isdigit():
         return name
-    an = (bool(_AN.match(first)) and not _A.match(first)) or first in {"A", "O", "M", "X", "OK!", "ON!"}
-    return f"{'an' if an else 'a'} {name}"
+    return f"{indefinite_article(first)} {name}"
+
+
+def indefinite_article(word: str) -> str:
+    """ "an" before "hourglass", "a" before "unicorn"."""
+    return "an" if _AN.match(word) else "a"
 
 
 def plain_names(concept: Concept) -> list[str]:

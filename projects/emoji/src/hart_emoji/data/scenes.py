@@ -40,7 +40,7 @@ LONGEST_NAME = 3
 SHORT_NAME_WEIGHT, LONG_NAME_WEIGHT = 0.15, 0.05
 """Chance of a thing, in scenes, that is not `COMMON`, with and without a name of one word, against one that is."""
 
-VERSION = 4
+VERSION = 5
 """Of what rows show and say: raised when that changes, so that an encoded set is not continued with other rows."""
 TRIES = 20
 
@@ -202,8 +202,8 @@ class EmojiScenes(Source):
         def describe(rng: random.Random) -> str:
             name = rng.choice(names)
             thing = (with_article(name) if rng.random() < 0.7 else name) + tone
-            where = rng.choice(("on a {} background", "on a {} background", "on {}", "against a {} background"))
-            where = where.format(said).replace("a orange", "an orange")
+            ground = with_article(f"{said} background")
+            where = rng.choice((f"on {ground}", f"on {ground}", f"on {said}", f"against {ground}"))
             text = rng.choice((f"{thing} {where}", f"{thing} {where}", f"{thing}, {said} background"))
             return self._styled(text, icon.style, rng)
 
@@ -240,7 +240,7 @@ class EmojiScenes(Source):
             texts = [with_article(f"{size} {name}".strip()) for size, name in zip(sizes, names, strict=True)]
             text = related(*texts, beside=beside, rng=rng)
             if said:
-                text = f"{text} on {rng.choice((said, f'a {said} background')).replace('a orange', 'an orange')}"
+                text = f"{text} on {rng.choice((said, with_article(f'{said} background')))}"
             return self._styled(text, style, rng)
 
         return image, describe

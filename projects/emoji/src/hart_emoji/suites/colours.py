@@ -28,7 +28,9 @@ def nearest_by_colours(image: Tensor, renderings: Tensor) -> int:
     seen = _bins(image)
     drawn = seen[seen != bins - 1]
     counts = torch.stack([torch.bincount(_bins(one), minlength=bins) for one in renderings])
-    spread = _blurred(counts.view(-1, LEVELS, LEVELS, LEVELS) / counts.sum(dim=1).view(-1, 1, 1, 1))
+    counts[:, -1] = 0
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)  # a rendering may be all white
+    spread = _blurred(shares.view(-1, LEVELS, LEVELS, LEVELS))
     likelihood = (spread.flatten(1) + RARE).log()
     return int(likelihood[:, drawn].sum(dim=1).argmax())
 

@@ -19,6 +19,7 @@ import pydantic
 
 from hart import HartError
 from hart_emoji.data.build import KEYWORDS, NAMES
+from hart_emoji.data.captions import indefinite_article
 from hart_emoji.data.npm import NpmPackage, fetch_package, read_json
 from hart_emoji.text.wordnet import explained_lemmas, lemmas, require_files
 
@@ -68,7 +69,7 @@ def with_article(name: str) -> str:
     """For "owl" gives "an owl"; names that look plural or already have an article stay."""
     if name.startswith(("a ", "an ", "the ")) or (name.endswith("s") and not name.endswith("ss")):
         return name
-    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
+    return f"{indefinite_article(name)} {name}"
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
