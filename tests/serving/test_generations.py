@@ -155,10 +155,17 @@ LIBRECHAT = {
 }
 
 
-@pytest.mark.parametrize("body", [OPEN_WEBUI, LIBRECHAT], ids=["Open WebUI", "LibreChat"])
-def test_what_other_programs_send(server: Running, body: dict[str, Any]) -> None:
+LANGCHAIN = {"model": "dall-e-3", "prompt": "a cat", "n": 1, "size": "1024x1024", "quality": "standard"}
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [(OPEN_WEBUI, "b64_json"), (LIBRECHAT, "b64_json"), (LANGCHAIN, "url")],
+    ids=["Open WebUI", "LibreChat", "LangChain"],
+)
+def test_what_other_programs_send(server: Running, body: dict[str, Any], where: str) -> None:
     answer = server.post(**body).json()
-    assert image_of(answer["data"][0]["b64_json"]).size == (16, 16)
+    assert image_of(answer["data"][0][where].removeprefix("data:image/png;base64,")).size == (16, 16)
     assert answer["model"] == "tiny"
     assert answer["notes"][0] == f"the model {body['model']} is not served: this is by tiny"
 

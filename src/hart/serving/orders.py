@@ -188,10 +188,13 @@ class Subscription:
 async def answer(order: Order, events: Subscription, metrics: Metrics) -> ImagesAnswer:
     """All images at once. Raises what the job failed with."""
     done: dict[int, ImageData] = {}
+    asked = order.request
+    # clients of OpenAI's older models read an address where they say nothing
+    kind = asked.response_format or ("url" if (asked.model or "").startswith("dall-e") else "b64_json")
     async for event in stream(order, events, metrics):
         assert event is not None  # which comes where it is asked for
         found = done[event["image_index"]] = ImageData(b64_json=event["b64_json"], seed=event["seed"])
-        if order.request.response_format == "url":
+        if kind == "url":
             found.url, found.b64_json = f"data:image/{order.form};base64,{found.b64_json}", None
     return ImagesAnswer(
         created=int(time.time()),

@@ -47,7 +47,7 @@ export function curl(settings, defaults) {
   return [
     `curl ${new URL("v1/images/generations", document.baseURI)} -H 'Content-Type: application/json'`,
     ...(hasKey() ? ['-H "Authorization: Bearer $HART_API_KEY"'] : []), // a key is not shown
-    `-d ${quoted(json({ prompt, second_prompt, ...rest }))} | python3 -c 'import base64, json, sys;`,
+    `-d ${quoted(json({ prompt, second_prompt, response_format: "b64_json", ...rest }))} | python3 -c 'import base64, json, sys;`,
     `open("image.png", "wb").write(base64.b64decode(json.load(sys.stdin)["data"][0]["b64_json"]))'`,
   ].join(" ");
 }
