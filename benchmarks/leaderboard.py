@@ -37,42 +37,35 @@ OUTPUTS = ROOT / "outputs" / "leaderboard"
 
 
 @dataclass(frozen=True)
-class Data:
-    """Images that rows are measured on. path: from the root of the repository. origin: how to get them."""
-
-    path: str
-    origin: str
-
-
-@dataclass(frozen=True)
 class Run:
-    """What `--measure` runs. words: the command. data: what it reads; None reads nothing."""
+    """What `--measure` runs. words: the command. data: images that it reads, from the root of the repository. origin:
+    how to get them."""
 
     words: str
-    data: Data | None = None
+    data: str = ""
+    origin: str = ""
 
     @property
     def command(self) -> list[str]:
         """The words one by one, data included."""
-        words = shlex.split(self.words)
-        return words if self.data is None else [*words, "--data", self.data.path]
+        return [*shlex.split(self.words), *(("--data", self.data) if self.data else ())]
 
 
 SHIPPED = "emoji"
 EMOJI_SET = f"data/emoji{load_config(SHIPPED).tokenizer.image_size}"
-EMOJI = Data(EMOJI_SET, f"run hart-emoji data {EMOJI_SET} (projects/emoji)")
-PHOTOS = Data(
+EMOJI = (EMOJI_SET, f"run hart-emoji data {EMOJI_SET} (projects/emoji)")
+PHOTOS = (
     "data/photos-256-val.tar",
     "the 201 photographs of the committed row cannot be passed on; put any tar of photographs there (docs/data.md, "
     "WebDataset form), whose figures are then its own, or name the other rows",
 )
 RUNS = {
-    "tokenizer-emoji": Run("hart evaluate tokenizer --model emoji", EMOJI),
-    "tokenizer-photos": Run("hart evaluate tokenizer --model emoji", PHOTOS),
-    "generation-emoji": Run("hart evaluate generation --model emoji", EMOJI),
+    "tokenizer-emoji": Run("hart evaluate tokenizer --model emoji", *EMOJI),
+    "tokenizer-photos": Run("hart evaluate tokenizer --model emoji", *PHOTOS),
+    "generation-emoji": Run("hart evaluate generation --model emoji", *EMOJI),
     "agreement-emoji": Run(
         "hart-emoji evaluate agreement --model emoji --free-prompts projects/emoji/recipes/free_prompts.toml",
-        EMOJI,
+        *EMOJI,
     ),
     "cost-emoji": Run("hart evaluate cost --model emoji"),
     "cost-0.7b-256": Run(
@@ -180,11 +173,10 @@ def weights(settings: Mapping[str, Any]) -> str:
 
 def missing(names: Sequence[str], root: Path = ROOT) -> list[str]:
     """A line for each of these rows whose data is not there: what it is and what to do."""
-    needed = {name: RUNS[name].data for name in names}
     return [
-        f"{name}: {data.path} is not there: {data.origin}"
-        for name, data in needed.items()
-        if data is not None and not (root / data.path).exists()
+        f"{name}: {run.data} is not there: {run.origin}"
+        for name, run in RUNS.items()
+        if name in names and run.data and not (root / run.data).exists()
     ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from hart.evaluation import REFERENCE_SIZE, SCORER_FILE, EfficientNetLite, Progress, write_references
 from hart_emoji.suites.emoji_set import EmojiSet
@@ -19,11 +18,6 @@ def write_scorer(folder: Path, data: Path, progress: Progress) -> int:
     """
     emoji = EmojiSet(data, REFERENCE_SIZE)
     features = emoji.features(EfficientNetLite(torch.device("cpu"), image_size=REFERENCE_SIZE), progress)
-    return references_of(emoji, features, folder / SCORER_FILE)
-
-
-def references_of(emoji: EmojiSet, features: Tensor, file: Path) -> int:
-    """As `write_scorer`, from a set and the features of its images."""
     rows = [row for row in emoji.training if emoji.tone[row] is None]
     named = [
         (name, row)
@@ -32,5 +26,5 @@ def references_of(emoji: EmojiSet, features: Tensor, file: Path) -> int:
         for name in emoji.entry(number).names
     ]
     names, places = zip(*named, strict=True)
-    write_references(file, names, features[list(places)], features[rows])
+    write_references(folder / SCORER_FILE, names, features[list(places)], features[rows])
     return len(names)

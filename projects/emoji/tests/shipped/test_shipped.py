@@ -107,6 +107,15 @@ def test_vector_files_are_rendered_and_what_is_left_out_is_said(
     assert data.pixels[1, :, 8, 8].tolist() == [255, 0, 0] and data.pixels[1, :, 0, 0].tolist() == [255] * 3
 
 
+def test_a_drawing_beside_other_images_does_not_take_their_place(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "set" / "a.png")
+    (tmp_path / "set" / "a.txt").write_text("red")
+    (tmp_path / "set" / "logo.svg").write_text("<svg/>")
+    pack.write_pack(str(tmp_path / "set"), tmp_path / "pack", split="all", size=16)
+    assert pack.read_pack(tmp_path / "pack").texts == (("red",),)
+
+
 def options(tmp_path: Path, recipes: Path, **more: str) -> list[str]:
     given = {
         "--out": tmp_path / "out",

@@ -191,7 +191,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(required=True)
     packing = commands.add_parser("pack", help="make a pack of a set")
-    packing.add_argument("source", help="any set that `hart train` reads, or a folder of vector files")
+    packing.add_argument("source", help="any set that `hart train` reads, or a folder of nothing but vector files")
     packing.add_argument("pack", type=Path, help="folder to write")
     packing.add_argument("--split", default="train", help="part of the set")
     packing.add_argument("--size", type=int, default=128, help="of the images, in pixels")

@@ -39,12 +39,15 @@ WIDEST = 100
 
 
 def write_pack(source: str, pack: Path, *, split: str, size: int) -> tuple[dict[str, int], tuple[Damage, ...]]:
-    """Pack a split of any set that training reads, or a folder of vector files.
+    """Pack a split of any set that training reads, or a folder of nothing but vector files and their captions.
 
     Returns the bytes of each part by name, and the images that are left out since they cannot be read.
     """
-    vectors = sorted(Path(source).glob("**/*.svg")) if Path(source).is_dir() else []
-    data = vector_images(vectors, size) if vectors else open_dataset(source, split, size)
+    # of other sets a drawing may be part, which hart does not read
+    files = sorted(path for path in Path(source).rglob("[!.]*.*") if path.is_file())
+    of_vectors = {path.suffix for path in files} in ({".svg"}, {".svg", ".txt"})
+    vectors = [path for path in files if path.suffix == ".svg"]
+    data = vector_images(vectors, size) if of_vectors else open_dataset(source, split, size)
     data.require_captions()
     order, groups = sheets(data)
     blobs = [encoded(data.pixels[rows]) for rows in groups]
@@ -59,8 +62,8 @@ def write_pack(source: str, pack: Path, *, split: str, size: int) -> tuple[dict[
     }
     write_safetensors(pack / IMAGES, tensors)
     write_perceptual(pack)
-    files = [path for path in sorted(pack.rglob("*")) if path.is_file()]
-    return {path.relative_to(pack).as_posix(): path.stat().st_size for path in files}, data.damaged
+    written = [path for path in sorted(pack.rglob("*")) if path.is_file()]
+    return {path.relative_to(pack).as_posix(): path.stat().st_size for path in written}, data.damaged
 
 
 def write_perceptual(pack: Path) -> None:

@@ -11,7 +11,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -49,7 +49,6 @@ class Plan:
     step_seconds: float = 0.0
     save_seconds: float = 0.0
     steps: int = 0
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ def build_corpus(emoji: EmojiWords, wordnet: WordNetWords, combinations: int, ge
         who = generator.choice([*_WORDS["people"], *(name for name in names if "person" in name or "man" in name)])
         tone = generator.choice(_WORDS["skin_tones"]) + " skin"
         return generator.choice(
-            (f"{who}, {tone} tone", f"{who} with {tone}", f"a {who} with {tone} tone", f"{tone} {who}")
+            (f"{who}, {tone} tone", f"{who} with {tone}", f"{with_article(who)} with {tone} tone", f"{tone} {who}")
         )
 
     def two() -> str:
