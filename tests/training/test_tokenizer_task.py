@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hart.checkpoint.loading import load_tokenizer, save_model, save_tokenizer, tokenizer_config
+from hart.checkpoint.loading import load_model, load_tokenizer, save_model, save_tokenizer, tokenizer_config
 from hart.config import ConfigError
 from hart.data.datasets import CaptionedImages
 from hart.data.transforms import to_signed
+from hart.errors import HartError
 from hart.losses.config import PerceptualConfig
 from hart.networks.perceptual import Lpips
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
@@ -198,6 +199,7 @@ def test_a_rehearsal_has_every_loss_and_needs_no_files() -> None:
 def test_the_decoder_of_a_published_tokenizer_is_tuned(tmp_path: Path, layout: str) -> None:
     source = load_tokenizer(GOLDEN / layout)
     assert tokenizer_config(GOLDEN / layout) == source.config
+    assert same_weights(source, load_model(GOLDEN / layout).tokenizer)
     recipe = ADVERSARIAL.replace(
         tokenizer=source.config.replace(commitment_weight=0.0),
         init_from=str(GOLDEN / layout),
@@ -277,6 +279,12 @@ def test_a_decoder_learns_from_latents_as_a_transformer_samples_them(start: str)
         recipe.replace(discrete_probability=1.0)
     with pytest.raises(ConfigError, match=r"trains the decoder of a tokenizer, .*: name it in init_from"):
         recipe.replace(init_from="")
+
+
+def test_images_of_another_size_are_refused() -> None:
+    larger = RECIPE.replace(tokenizer=RECIPE.tokenizer.replace(scales=(1, 2, 8)))
+    with pytest.raises(HartError, match=r"images of 8x8 px, and the recipe is for 16x16 px"):
+        TokenizerTask(larger, captioned_images()).batch(Microbatch(0, 0, 4, slice(0, 4)))
 
 
 def test_codes_that_nothing_chose_move_onto_the_data(tmp_path: Path) -> None:

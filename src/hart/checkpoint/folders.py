@@ -31,6 +31,8 @@ SCORER_FILE = "scorer.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_FOLDER = "model"
 """What a training run made, in the folder of the run: a model, a tokenizer or an adapter."""
+Layout = Literal["own", "hart", "var"]
+"""Of a model's folder: this project's, HART's or VAR's."""
 SHIPPED_MODELS = Path(__file__).parent.parent / "models"
 
 
@@ -64,8 +66,8 @@ def is_tokenizer_alone(folder: Path) -> bool:
     return all(file.is_file() for file in files) and not (folder / HART_FILE).exists()
 
 
-def layout_of(folder: Path, *, or_tokenizer: bool = False) -> Literal["own", "hart", "var"]:
-    """The layout of the model in a folder, of which nothing is read: this project's, HART's or VAR's.
+def layout_of(folder: Path, *, or_tokenizer: bool = False) -> Layout:
+    """The layout of the model in a folder, of which nothing is read.
 
     or_tokenizer: whether a tokenizer alone would do too, for which the caller has looked. Raises `CheckpointError` for
     a folder without a model, with what it holds instead.

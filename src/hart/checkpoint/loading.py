@@ -23,6 +23,7 @@ from hart.checkpoint.folders import (
     SHIPPED_MODELS,
     TOKENIZER_FILE,
     CheckpointError,
+    Layout,
     is_tokenizer_alone,
     layout_of,
     local_folder,
@@ -107,7 +108,7 @@ def load_model(
         fill_module(hart, folder / HART_FILE, dtype, eight_bits=eight_bits)
     else:
         for part, module, wanted in zip(weights, (tokenizer, hart), (tokenizer_dtype, dtype), strict=True):
-            fill_state(module, part.tensors, wanted, part.source, part.name_in_file)
+            _fill_published(module, part, wanted)
     return LoadedModel(config, tokenizer, hart, folder)
 
 
@@ -128,7 +129,7 @@ def load_config(name: AnyPath) -> HartConfig:
         return HartConfig.load(path)
     folder = resolve_model(name, or_sizes=True)
     layout = layout_of(folder)
-    return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout, mapped=True)[0]
+    return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout, read="sizes")[0]
 
 
 def opens_in_8_bits(folder: Path) -> bool:
@@ -165,23 +166,26 @@ def save_tokenizer(folder: AnyPath, tokenizer: HybridTokenizer) -> None:
 
 def load_tokenizer(name: AnyPath) -> HybridTokenizer:
     """A tokenizer in evaluation mode: one that `save_tokenizer` wrote, or that of any model (`resolve_model`), of which
-    in this project's layout nothing else is read.
+    nothing else is read.
 
     Raises `HartError`.
     """
-    folder, is_stored_apart = _with_tokenizer(name)
-    if not is_stored_apart:
-        return load_model(folder).tokenizer
+    folder, layout = _with_tokenizer(name)
+    if layout != "own":
+        config, (weights, _) = _published(folder, layout, read="tokenizer")
     with without_memory():
-        tokenizer = HybridTokenizer(tokenizer_config(folder)).eval()
-    fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
+        tokenizer = HybridTokenizer(tokenizer_config(folder) if layout == "own" else config.tokenizer).eval()
+    if layout == "own":
+        fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
+    else:
+        _fill_published(tokenizer, weights, torch.float32)
     return tokenizer
 
 
 def tokenizer_config(name: AnyPath) -> TokenizerConfig:
     """The configuration of what `load_tokenizer` opens."""
-    folder, is_stored_apart = _with_tokenizer(name)
-    if not is_stored_apart:
+    folder, layout = _with_tokenizer(name)
+    if layout != "own":
         return load_config(folder).tokenizer
     path = folder / CONFIG_FILE
     # beside a tokenizer that was copied out of a model lies the configuration of the whole model
@@ -189,14 +193,13 @@ def tokenizer_config(name: AnyPath) -> TokenizerConfig:
     return TokenizerConfig.load(path) if is_its_own else HartConfig.load(path).tokenizer
 
 
-def _with_tokenizer(name: AnyPath) -> tuple[Path, bool]:
-    """The folder of a tokenizer or of a model around it, and whether the tokenizer has a file of its own there. Raises
-    `HartError`."""
+def _with_tokenizer(name: AnyPath) -> tuple[Path, Layout]:
+    """The folder of a tokenizer or of a model around it, and its layout. Raises `HartError`."""
     folder = user_path(name)
     if is_tokenizer_alone(folder):
-        return folder, True
+        return folder, "own"
     folder = resolve_model(name)
-    return folder, layout_of(folder, or_tokenizer=True) == "own"
+    return folder, layout_of(folder, or_tokenizer=True)
 
 
 def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:
@@ -251,17 +254,24 @@ Published = tuple[HartConfig, tuple[PublishedWeights, PublishedWeights]]
 """A configuration, and the weights of tokenizer and model."""
 
 
-def _published(folder: Path, layout: Literal["hart", "var"], *, mapped: bool = False) -> Published:
-    """mapped: of the weights only sizes are asked, and they are not read."""
-    return (_hart_layout if layout == "hart" else _var_layout)(folder, mapped)
+def _published(
+    folder: Path, layout: Literal["hart", "var"], *, read: Literal["model", "tokenizer", "sizes"] = "model"
+) -> Published:
+    """read: whose weights; of others only the sizes are known."""
+    mapped = read == "sizes", read != "model"
+    return (_hart_layout if layout == "hart" else _var_layout)(folder, *mapped)
 
 
-def _hart_layout(folder: Path, mapped: bool) -> Published:
+def _fill_published(module: nn.Module, weights: PublishedWeights, dtype: torch.dtype | None) -> None:
+    fill_state(module, weights.tensors, dtype, weights.source, weights.name_in_file)
+
+
+def _hart_layout(folder: Path, tokenizer_mapped: bool, mapped: bool) -> Published:
     tokenizer_folder, llm = folder / "tokenizer", folder / "llm"
     tokenizer_config = hart_tokenizer_config(
         read_json(tokenizer_folder / CONFIG_FILE), str(tokenizer_folder / CONFIG_FILE)
     )
-    published_tokenizer, tokenizer_source = _read_weights(tokenizer_folder, mapped)
+    published_tokenizer, tokenizer_source = _read_weights(tokenizer_folder, tokenizer_mapped)
     published, source = _read_weights(llm, mapped)
     transformer, diffusion = hart_transformer_config(
         read_json(llm / CONFIG_FILE), published, tokenizer_config, str(llm / CONFIG_FILE)
@@ -280,9 +290,9 @@ def _hart_layout(folder: Path, mapped: bool) -> Published:
     return config, (ours, renamed(published, TRANSFORMER_NAMES, source))
 
 
-def _var_layout(folder: Path, mapped: bool) -> Published:
+def _var_layout(folder: Path, tokenizer_mapped: bool, mapped: bool) -> Published:
     vae, var = _only(folder, "vae*.pth"), _only(folder, "var*.pth")
-    published_tokenizer, published = (read_pickle(file, mapped=mapped) for file in (vae, var))
+    published_tokenizer, published = read_pickle(vae, mapped=tokenizer_mapped), read_pickle(var, mapped=mapped)
     case = folder / "case.json"
     scales = read_json(case).get("patch_nums") if os.path.lexists(case) else None
     tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, (str(vae), str(var)))

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hart.config import ConfigError
+from hart.config import ConfigError, TokenizerConfig
 from hart.data.datasets import CaptionedImages, read_all
 from hart.data.digests import SetDigest
 from hart.data.encoded import EncodedLoader, EncodedSet
@@ -31,6 +31,8 @@ from hart.data.sources import DamageCount, Source, Stream, iterate
 from hart.data.transforms import ImageTransform, to_signed
 from hart.errors import HartError
 from hart.files import listed_once, user_address
+from hart.grids import ScaleSchedule
+from hart.sizes import ImageSize, aspect_sizes, schedule_of_size
 from hart.strict import byte_count, counted
 from hart.training.conditions import require_classes
 from hart.training.config import ReadingConfig, Recipe, TransformerRecipe
@@ -236,6 +238,17 @@ def image_source(data: TrainingData) -> ImageSource:
     if isinstance(data, EncodedImages):
         raise HartError(f"{data.data.folder} holds codes and no images: give the set that it was encoded from")
     return data
+
+
+def schedule_of(image: Tensor, coder: TokenizerConfig, recipe: Recipe) -> ScaleSchedule:
+    """The scales of images (..., H, W). Raises `HartError` where their size is not one of the recipe's.
+
+    coder: a tokenizer with the recipe's scales.
+    """
+    size, sizes = ImageSize(image.shape[-1], image.shape[-2]), aspect_sizes(coder, recipe.reading.aspects)
+    if size not in sizes:
+        raise HartError(f"images of {size} px, and the recipe is for {' and '.join(map(str, sizes))} px")
+    return schedule_of_size(coder, size)
 
 
 def _in_memory(source: Source | Stream, transform: ImageTransform, recipe: Recipe) -> MemoryImages:

@@ -27,12 +27,18 @@ from hart.devices import sent
 from hart.errors import HartError
 from hart.grids import ScaleSchedule
 from hart.randomness import generator_for
-from hart.sizes import schedule_of_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import Corruption
 from hart.training.conditions import CaptionEncoder, require_classes
 from hart.training.config import TransformerRecipe
-from hart.training.image_sources import EncodedImages, LoadedImages, MemoryImages, TrainingData, require_versions
+from hart.training.image_sources import (
+    EncodedImages,
+    LoadedImages,
+    MemoryImages,
+    TrainingData,
+    require_versions,
+    schedule_of,
+)
 from hart.training.task import Microbatch
 from hart.types import ClassContext, Context, TextContext, TokenMaps
 
@@ -57,8 +63,8 @@ class TokenSource(ABC, Generic[D]):
         """Do what takes long, once, before the first step."""
 
     def schedule(self, image: Tensor) -> ScaleSchedule:
-        """The scales of images (..., H, W)."""
-        return schedule_of_size(self.tokenizer.config, (image.shape[-1], image.shape[-2]))
+        """The scales of images (..., H, W). Raises as `schedule_of`."""
+        return schedule_of(image, self.tokenizer.config, self.recipe)
 
     def classes(self, labels: Tensor) -> ClassContext:
         """The classes of images with these labels (N,) int64, which `require_classes` has passed."""

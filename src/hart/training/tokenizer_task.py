@@ -27,12 +27,11 @@ from hart.losses.tokenizer_loss import (
 )
 from hart.networks.perceptual import perceptual_loss
 from hart.randomness import CPU, generator_for, seed_of
-from hart.sizes import schedule_of_size
 from hart.tokenizer.autoencoder import with_patch_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer, TrainingPass
 from hart.tokenizer.quantizer import Corruption, code_counts, codebook_usage, shared_phi_table
 from hart.training.config import TokenizerRecipe
-from hart.training.image_sources import TrainingData, image_source, kept_data
+from hart.training.image_sources import TrainingData, image_source, kept_data, schedule_of
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 
 SAMPLES = 8
@@ -267,7 +266,7 @@ class TokenizerTask(TokenizerStage):
         )
 
     def _schedule(self, image: Tensor) -> ScaleSchedule:
-        return schedule_of_size(self.recipe.tokenizer, (image.shape[3], image.shape[2]))
+        return schedule_of(image, self.recipe.tokenizer, self.recipe)
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         figures = super().after_step(microbatch, train_context)
