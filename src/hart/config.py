@@ -196,7 +196,6 @@ class TransformerConfig(_Scaled):
             "modulation_pooling 'max' goes with modulation 'linear' only",
         )
         require(self.mlp_width >= 1, f"mlp_ratio must give the MLP a width of at least 1, not {self.mlp_ratio}")
-        require(not self.masked_last_scale or len(self.scales) > 1, "masked_last_scale needs two scales or more")
         require(
             not self.masked_last_scale or self.position == "rotary",
             "masked_last_scale goes with rotary positions only",

@@ -96,17 +96,13 @@ def trained_sizes(config: HartConfig) -> list[ImageSize]:
     return aspect_sizes(config.tokenizer, config.aspects)
 
 
-def untrained_remark(size: ImageSize, trained: Sequence[ImageSize], *, of_image: bool = False) -> str | None:
-    """What to expect of images of a size that a model was not trained at, and what to do; None for one that it was.
-
-    of_image: whether they have their shape from another image.
-    """
+def untrained_remark(size: ImageSize, trained: Sequence[ImageSize]) -> str | None:
+    """What to expect of images of a size that a model was not trained at, and what to do; None for one that it was."""
     if size in trained:
         return None
-    remedy = "cut or resize that image first" if of_image else "generate a trained size, then resize them"
     return (
         f"the model was trained at {', '.join(map(str, trained))} px only: at {size} things come out stretched or "
-        f"doubled, and far from that in pieces; for good images {remedy}"
+        f"doubled, and far from that in pieces; for good images keep to a trained size, and resize before or after"
     )
 
 

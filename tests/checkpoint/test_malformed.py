@@ -147,11 +147,11 @@ WORDS = "word_pieces.json"
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda model: model["vocab"].update(a=10**6), "numbered from 0"),
-        (lambda model: model["vocab"].update(a="3"), "no vocabulary"),
+        (lambda model: model["vocab"].update(a=10**6), "cuts words differently"),
+        (lambda model: model["vocab"].update(a="3"), "not a tokenizer file"),
         (lambda model: model["vocab"].update(new=len(model["vocab"])), "word pieces and the configuration says"),
         (lambda model: model["vocab"].clear(), "starts with"),
-        (lambda model: model.update(vocab=[["a", 0]]), "no vocabulary"),
+        (lambda model: model.update(vocab=[["a", 0]]), "not a tokenizer file"),
         (lambda model: model.update(unk_token="a"), "cuts words differently"),
         (lambda model: model.update(type="BPE"), "not a tokenizer file|cuts words differently"),
     ],

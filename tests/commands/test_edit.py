@@ -88,7 +88,7 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
     assert smaller.exit_code == 0 and f"photo.png has 24x24 px, the result {SIDE}x{SIDE}" in smaller.stderr
     picture(24, 16).save(tmp_path / "photo.png")
     wide = run("vary", tmp_path / "photo.png", "--model", text_model, "--out", tmp_path / "24x16")
-    assert "for good images cut or resize that image first" in wide.stderr
+    assert "for good images keep to a trained size, and resize before or after" in wide.stderr
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat")
     for more in ((), ("--prompts-file", prompts)):

@@ -84,7 +84,7 @@ def edit(image: ImageArgument, options: EditOptions, settings: SamplingSettings,
             note("the image stays as it is: no part of its mask is transparent or, without transparency, white")
         return made
 
-    _change(image, options, settings, prompt, prepared, facts | {"source_prompt": source_prompt})
+    _change(image, options, settings, prompt, prepared, source_prompt=source_prompt, **facts)
 
 
 @options_from_config
@@ -95,7 +95,7 @@ def vary(image: ImageArgument, options: VaryOptions, settings: SamplingSettings,
     def prepared(pipe: HartPipeline, source: Image.Image, **style: Any) -> Edit:
         return pipe.prepare_variation(source, kept_scales=options.kept_scales, **style)
 
-    _change(image, options, settings, prompt, prepared, {"source_prompt": None})
+    _change(image, options, settings, prompt, prepared)
 
 
 class MixOptions(ImageOptions, kw_only=True):
@@ -140,7 +140,7 @@ def _change(
     settings: dict[str, Any],
     prompt: str | None,
     prepared: Callable[..., Edit],
-    facts: dict[str, Any],
+    **facts: Any,
 ) -> None:
     """Write images of what `prepared` keeps of an image, with a prompt or none. facts: of their records."""
     writer = ImageWriter(options, options.images_per_prompt or 1)
@@ -154,14 +154,14 @@ def _change(
         where = {"size": options.size, "aspect": options.aspect}
         # before the image is laid on the canvas: gigabytes where that is large
         canvas = canvas_schedule(pipe.config, source, **where)
-        has_second = facts["source_prompt"] is not None
+        has_second = facts.get("source_prompt") is not None
         pipe.require_memory(canvas, writer.total, batch_size=options.batch_size, second_prompt=has_second, **settings)
         made = prepared(pipe, source, style=lent, style_strength=options.style_strength, **where)
         before = ImageSize(*upright(source).size)
         if made.size != str(before) and where == {"size": None, "aspect": None}:
             note(f"{image.name} has {before} px, the result {made.size}, about as many as the model's own images")
         if made.redraw is None or made.redraw.any():  # a part that is redrawn comes out as stretched as a whole image
-            note_size(pipe, canvas, of_image=True)
+            note_size(pipe, canvas)
         amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
         writer.made_with["edit"] = EditSource(**facts, **of_image, **of_style, **amounts)
         said = [] if prompt is None else [prompt]

@@ -338,10 +338,10 @@ def check_size(
     note_size(pipe, schedule)
 
 
-def note_size(pipe: HartPipeline, schedule: ScaleSchedule, *, of_image: bool = False) -> None:
-    """A note where the model was not trained at the size of this schedule. of_image: see `untrained_remark`."""
+def note_size(pipe: HartPipeline, schedule: ScaleSchedule) -> None:
+    """A note where the model was not trained at the size of this schedule."""
     size = size_of_schedule(pipe.config, schedule)
-    if (remark := untrained_remark(size, trained_sizes(pipe.config), of_image=of_image)) is not None:
+    if (remark := untrained_remark(size, trained_sizes(pipe.config))) is not None:
         note(remark)
 
 

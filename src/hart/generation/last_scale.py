@@ -24,12 +24,10 @@ def maskgit_step_sizes(tokens: int, maskgit_steps: int) -> list[int]:
 
 
 def last_call(config: HartConfig, schedule: ScaleSchedule, maskgit_steps: int) -> int:
-    """Tokens of the last call of the transformer, which no other call sees; 0 if the context is that call.
+    """Tokens of the last call of the transformer, which no other call sees.
 
     A masked last scale is computed anew in every call, and seen in no other.
     """
-    if len(schedule) == 1:
-        return 0
     tokens = schedule.final.tokens
     if config.transformer.masked_last_scale or not config.hybrid:
         return tokens

@@ -198,7 +198,7 @@ class NextScaleGenerator:
 
     def _is_masked(self, k: int) -> bool:
         """Whether each step of scale k sees the codes of those before."""
-        return k == len(self.schedule) - 1 and k > 0 and self.hart.config.transformer.masked_last_scale
+        return k == len(self.schedule) - 1 and self.hart.config.transformer.masked_last_scale
 
     def _given_first(self, k: int, known: Tensor | None, total: Tensor) -> Tensor | None:
         """Codes (B, N_k) that the first step of a masked scale k is given, -1 for those to sample: what edits keep."""

@@ -150,7 +150,7 @@ def _size(request: RequestBody, engine: PipelineEngine, source: Source | None) -
         raise ApiError(400, f"{param}: the model does not generate {said}: {why}", param=param)
     if size != wanted:
         notes.append(f"the model does not generate {said}: this is {size}")
-    if (remark := untrained_remark(size, sizes, of_image=source is not None)) is not None:
+    if (remark := untrained_remark(size, sizes)) is not None:
         notes.append(remark)
     return size, notes
 

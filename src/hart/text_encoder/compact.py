@@ -27,7 +27,7 @@ from hart.checkpoint.storage import fill_module, save_module
 from hart.config import TextEncoderConfig
 from hart.devices import without_memory
 from hart.errors import HartError
-from hart.files import parse_json, read_text, write_text
+from hart.files import read_text, write_text
 from hart.strict import reason
 from hart.text_encoder.base import Reading, listed
 from hart.text_encoder.emoji import named_emoji
@@ -249,18 +249,9 @@ def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:
     """`build_tokenizer` of a file's vocabulary. Raises `HartError` if the file's own tokenizer would differ."""
     text = read_text(path)
     try:
-        vocabulary = parse_json(text.encode(), str(path))["model"]["vocab"]
-        sound = all(type(number) is int for number in vocabulary.values())
-    except (AttributeError, KeyError, TypeError):
-        sound = False
-    if not sound:
-        raise HartError(f"{path}: not a tokenizer file: it holds no vocabulary of word pieces")
-    pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-    if [vocabulary[piece] for piece in pieces] != list(range(len(pieces))):
-        raise HartError(f"{path}: its word pieces must be numbered from 0 to {len(pieces) - 1}, each number once")
-    try:
-        tokenizer = build_tokenizer(pieces, tokens)
         stored = Tokenizer.from_str(text)
+        vocabulary = stored.get_vocab()
+        tokenizer = build_tokenizer(sorted(vocabulary, key=vocabulary.__getitem__), tokens)
     except HartError as error:
         raise HartError(f"{path}: {error}") from None
     except Exception as error:  # tokenizers raises plain Exception for every fault
