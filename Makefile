@@ -58,7 +58,7 @@ docs: install-dev
 
 carry: install
 	rm -rf build/carry
-	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --target build/carry --python-version 3.12 \
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile -c constraints.txt --target build/carry --python-version 3.12 \
 	  --platform manylinux_2_17_x86_64 --only-binary=:all: \
 	  pydantic pydantic-core annotated-types typing-inspection typing-extensions
 

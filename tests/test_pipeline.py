@@ -14,8 +14,10 @@ from torch import nn
 from hart import HartError, HartPipeline, ImageRequest, ScalePreview
 from hart.checkpoint.folders import TEXT_ENCODER_FILE
 from hart.config import SamplingConfig, TextConditioning
+from hart.inference.kernels import int8_range
+from hart.inference.packing import is_packed, packing_refusal, treats_rows_alike
 from hart.text_encoder.base import RandomTextFeatures
-from helpers import CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, tiny_text_config
+from helpers import CLASSES, SCALES, TEXT_TOKENS, TEXT_WIDTH, store_adapter, tiny_text_config
 from models import save_tiny_text_model
 
 PROMPTS = ["a red apple", "a cat"]
@@ -196,16 +198,24 @@ def test_the_type_and_place_of_tensors_that_torch_makes_matter_to_no_image(
         torch.set_default_device(None)
 
 
-def test_autocast_around_a_call_changes_no_image() -> None:
+def test_autocast_around_calls_and_opening_changes_no_image(tmp_path: Path) -> None:
     """As of programs for pipelines whose type is the program's; packed layers could not even run in it."""
-    pipe = HartPipeline.from_config(tiny_text_config(width=512, heads=4, depth=1), device="cpu")
-    source = Image.linear_gradient("L")
+    config, source = tiny_text_config(width=512, heads=4, depth=1), Image.linear_gradient("L")
+    kernels = int8_range() > 0
+    store_adapter(HartPipeline.from_config(config, device="cpu").hart, tmp_path / "lora", alpha=2.0, value=0.1)
 
     def called() -> list[Any]:
+        for trial in (packing_refusal, int8_range, treats_rows_alike):
+            trial.cache_clear()  # the processor is asked anew
+        pipe = HartPipeline.from_config(config, device="cpu")
+        pipe.load_lora(tmp_path / "lora")
         *_, last = pipe.generate_rows([ImageRequest("a cat", edit=pipe.prepare_variation(source))])
         latents = [last.latent, pipe.generate(pipe.encode_prompt("a cat"))]
         images = [*pipe("a cat").images, *pipe.vary(source).images, pipe.reconstruct(source).hybrid]
-        return [[latent.tolist() for latent in latents], pixels([*images, *pipe.decode(latents[0])])]
+        if kernels:
+            images += HartPipeline.from_config(config, device="cpu", speed="int8")("a cat").images
+        found = pixels([*images, *pipe.decode(latents[0])])
+        return [[latent.tolist() for latent in latents], found, is_packed(pipe.components.hart)]
 
     expected = called()
     with torch.autocast("cpu", torch.bfloat16):

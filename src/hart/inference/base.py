@@ -7,7 +7,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from hart.generation.arguments import checked_seed
 from hart.inference.components import Components, copied, prepared, text_encoder_dtype
 from hart.inference.kernels import with_kernel
 from hart.inference.speed import EXACT, INT8, Speed, described, is_quantized, resolve_speed
+from hart.layers.linear import without_autocast
 from hart.model import Hart
 from hart.strict import counted, has_members, shown
 from hart.text_encoder import RandomTextFeatures, TextEncoder, encoder_module, load_text_encoder
@@ -37,10 +38,19 @@ log = logging.getLogger(__name__)
 NO_TEXT = "this model generates classes by number: it takes no text encoder"
 
 
+@contextmanager
+def own_modes() -> Iterator[None]:
+    """Whatever modes the caller is in, parameters are ordinary tensors, and products in the types of their factors."""
+    with torch.inference_mode(False), ExitStack() as modes:
+        for kind in ("cpu", "cuda", "mps"):
+            modes.enter_context(without_autocast(kind))
+        yield
+
+
 class BasePipeline:
     """The modules of a model, and what changes them. Threads may share it: a call keeps the modules it began with."""
 
-    @torch.inference_mode(False)  # parameters are ordinary tensors, wherever they are made
+    @own_modes()
     def __init__(
         self,
         config: HartConfig,
@@ -79,7 +89,7 @@ class BasePipeline:
         return self
 
     @classmethod
-    @torch.inference_mode(False)
+    @own_modes()
     def from_pretrained(
         cls,
         name: AnyPath,
@@ -107,7 +117,7 @@ class BasePipeline:
         return cls.__new__(cls)._start(model.config, parts, model.folder, text_encoder)
 
     @classmethod
-    @torch.inference_mode(False)
+    @own_modes()
     def from_config(
         cls,
         config: HartConfig | AnyPath,
@@ -158,7 +168,7 @@ class BasePipeline:
         slower, by a seventh at 0.7B, since their layers are not packed (`hart.inference.packing`). A copy of the
         pipeline by its constructor packs them again, and so does `load_lora`.
         """
-        with self._lock, torch.inference_mode(False):
+        with self._lock, own_modes():
             plain = self._components.plain()
             if plain is not self._components:
                 log.info("the model's plain modules were asked for: from now on it samples with them, unpacked")
@@ -168,8 +178,7 @@ class BasePipeline:
     @property
     def text_encoder(self) -> TextEncoder:
         """The prompt encoder, loaded on first use. Raises `HartError` if the model has none."""
-        # ordinary tensors, also when a prompt loads them in inference mode
-        with self._lock, torch.inference_mode(False):
+        with self._lock, own_modes():
             encoder, dtype = self._components.text_encoder, text_encoder_dtype(self.dtype)
             if encoder is None:
                 if self.num_classes is not None:
@@ -218,7 +227,7 @@ class BasePipeline:
             if dtype is not None:
                 raise HartError(f"two number types: {device} and {dtype}")
             device, dtype = None, device
-        with self._lock, torch.inference_mode(False):
+        with self._lock, own_modes():
             place = self.device if device is None else resolve_device(device)
             self._components = self._components.moved(
                 place, self.dtype if dtype is None else resolve_dtype(dtype, place)
@@ -232,7 +241,7 @@ class BasePipeline:
         threads finish as they began. Raises `HartError` for an unknown level, one that the device cannot serve, and
         ordinary weights where only 8 bits are left.
         """
-        with self._lock, torch.inference_mode(False):
+        with self._lock, own_modes():
             self._components = self._components.at_speed(resolve_speed(speed, self.device, own=self.speed.weights))
             return self.speed_remarks()
 
@@ -261,7 +270,7 @@ class BasePipeline:
         it was trained on other weights. Raises `HartError` and changes nothing for an adapter that is damaged or does
         not fit the model.
         """
-        with self._lock, torch.inference_mode(False):
+        with self._lock, own_modes():
             self._components = self._components.adapted(user_path(folder), scale, str(self.folder or "this model"))
 
     def unload_lora(self) -> None:
@@ -325,7 +334,7 @@ class BasePipeline:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.RLock())
-        with torch.inference_mode(False):  # a copy of modules lacks what was compiled, and the kept null token
+        with own_modes():  # a copy of modules lacks what was compiled, and the kept null token
             self._components = self._components.at_speed(self.speed)
 
 
