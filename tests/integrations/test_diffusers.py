@@ -93,6 +93,8 @@ def test_a_model_opens_in_the_type_that_is_asked_for(text_model: Path, name: str
 
     opened = HartModel.from_pretrained(text_model, **{name: torch.bfloat16}, device_map="cpu")
     assert (opened.dtype, opened.device) == (torch.bfloat16, torch.device("cpu"))
+    parts = opened.pipeline.hart, opened.pipeline.tokenizer, opened.pipeline.text_encoder
+    assert opened.num_parameters() == sum(p.numel() for part in parts for p in part.parameters())
     with pytest.raises(HartError, match="nowhere"):
         HartModel.from_pretrained(text_model, device_map="nowhere")
 

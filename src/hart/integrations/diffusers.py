@@ -12,17 +12,19 @@ any model that hart opens.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin
 from diffusers.configuration_utils import ConfigMixin
+from torch import nn
 
 from hart.errors import HartError
 from hart.generation.arguments import OutputType, check_callbacks, finite_number
 from hart.generation.outputs import ScalePreview
 from hart.pipeline import HartPipeline
+from hart.text_encoder import encoder_module
 
 OnStepEnd = Callable[["HartDiffusionPipeline", int, int, dict[str, Any]], dict[str, Any]]
 
@@ -57,6 +59,17 @@ class HartModel(ModelMixin, ConfigMixin):
     def _apply(self, *arguments: Any, **options: Any) -> Self:
         """What `half` and `cuda` do with a module's own tensors: there are none, so nothing would change."""
         raise HartError("a HART model is moved by to(): to(torch.float16), to('cuda')")
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Of all parts, to be counted: a processor may sample with the same numbers in another order."""
+        parts = self.pipeline.components.plain()
+        modules: dict[str, nn.Module] = {"hart": parts.hart, "tokenizer": parts.tokenizer}
+        if self.pipeline.num_classes is None:
+            modules["text_encoder"] = encoder_module(self.pipeline.text_encoder)
+        for name, module in modules.items():
+            yield from module.named_parameters(f"{prefix}{'.' * bool(prefix)}{name}", recurse, remove_duplicate)
 
     @property
     def device(self) -> torch.device:
