@@ -171,13 +171,12 @@ def load_tokenizer(name: AnyPath) -> HybridTokenizer:
     Raises `HartError`.
     """
     folder, layout = _with_tokenizer(name)
-    if layout != "own":
-        config, (weights, _) = _published(folder, layout, read="tokenizer")
     with without_memory():
-        tokenizer = HybridTokenizer(tokenizer_config(folder) if layout == "own" else config.tokenizer).eval()
+        tokenizer = HybridTokenizer(tokenizer_config(folder)).eval()
     if layout == "own":
         fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
     else:
+        _, (weights, _) = _published(folder, layout, read="tokenizer")
         _fill_published(tokenizer, weights, torch.float32)
     return tokenizer
 

@@ -62,10 +62,6 @@ class TokenSource(ABC, Generic[D]):
     def prepare(self) -> None:
         """Do what takes long, once, before the first step."""
 
-    def schedule(self, image: Tensor) -> ScaleSchedule:
-        """The scales of images (..., H, W). Raises as `schedule_of`."""
-        return schedule_of(image, self.tokenizer.config, self.recipe)
-
     def classes(self, labels: Tensor) -> ClassContext:
         """The classes of images with these labels (N,) int64, which `require_classes` has passed."""
         assert self.recipe.num_classes is not None
@@ -125,7 +121,7 @@ class MemoryTokens(TokenSource[MemoryImages]):
         if self._maps is None:
             self._maps = encode_all(
                 self.tokenizer,
-                self.schedule(self.captioned.pixels),
+                schedule_of(self.captioned.pixels, self.tokenizer.config, self.recipe),
                 self.captioned,
                 self.device,
                 augmentations=self.recipe.augmentations,
@@ -158,7 +154,8 @@ class LiveTokens(TokenSource[LoadedImages]):
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
         image, wrong = self._augmented(batch.signed(self.device), microbatch)
-        maps = self.tokenizer.token_maps_of_image(image, self.schedule(image), wrong)
+        schedule = schedule_of(image, self.tokenizer.config, self.recipe)
+        maps = self.tokenizer.token_maps_of_image(image, schedule, wrong)
         if batch.labels is None:
             return maps, batch.captions
         return maps, self.classes(require_classes(batch.labels, self.recipe, batch.keys.__getitem__))

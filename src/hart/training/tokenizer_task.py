@@ -261,12 +261,8 @@ class TokenizerTask(TokenizerStage):
         image = self.images.images(microbatch, self.device)
         coin = torch.rand((), generator=microbatch.generator("which latent"))
         image = image.contiguous(memory_format=convolution_layout(self.device))
-        return TokenizerBatch(
-            microbatch, image, self._schedule(image), discrete=bool(coin < self.recipe.discrete_probability)
-        )
-
-    def _schedule(self, image: Tensor) -> ScaleSchedule:
-        return schedule_of(image, self.recipe.tokenizer, self.recipe)
+        schedule = schedule_of(image, self.recipe.tokenizer, self.recipe)
+        return TokenizerBatch(microbatch, image, schedule, discrete=bool(coin < self.recipe.discrete_probability))
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         figures = super().after_step(microbatch, train_context)
@@ -276,7 +272,8 @@ class TokenizerTask(TokenizerStage):
         """The first images, and their reconstructions from codes alone and with the exact residual."""
         assert isinstance(module, HybridTokenizer)
         image = self.images.first(SAMPLES).to(self.device)
-        return {"reconstructions": image_row(image, *module.reconstruct(image, self._schedule(image)))}
+        schedule = schedule_of(image, self.recipe.tokenizer, self.recipe)
+        return {"reconstructions": image_row(image, *module.reconstruct(image, schedule))}
 
     def save(self, folder: Path, module: nn.Module) -> None:
         assert isinstance(module, HybridTokenizer)
