@@ -130,7 +130,8 @@ def grid_of_size(size: ImageSize, downsampling: int) -> Grid:
     grid = Grid(size.height // downsampling, size.width // downsampling)
     if size_of_grid(grid, downsampling) == size and min(grid) >= 2 and max(grid) <= MAX_GRID_SIZE:
         return grid
-    sides = [{_within(side // downsampling), _within(-(-side // downsampling))} for side in size]
+    nearest = ((side // downsampling, -(-side // downsampling)) for side in size)
+    sides = [{min(max(side, 2), MAX_GRID_SIZE) for side in pair} for pair in nearest]
     near = [ImageSize(w * downsampling, h * downsampling) for w, h in itertools.product(*map(sorted, sides))]
     shown_near = list(map(str, near))
     if size.width == size.height:  # asked for as one number
@@ -139,10 +140,6 @@ def grid_of_size(size: ImageSize, downsampling: int) -> Grid:
         f"size {size.stored}: sides are multiples of {downsampling} px, from {2 * downsampling} to "
         f"{MAX_GRID_SIZE * downsampling}; near it: {', '.join(shown_near)}"
     )
-
-
-def _within(side: int) -> int:
-    return min(max(side, 2), MAX_GRID_SIZE)
 
 
 def size_of_grid(grid: Grid, downsampling: int) -> ImageSize:

@@ -7,7 +7,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,9 +41,7 @@ NO_TEXT = "this model generates classes by number: it takes no text encoder"
 @contextmanager
 def own_modes() -> Iterator[None]:
     """Whatever modes the caller is in, parameters are ordinary tensors, and products in the types of their factors."""
-    with torch.inference_mode(False), ExitStack() as modes:
-        for kind in ("cpu", "cuda", "mps"):
-            modes.enter_context(without_autocast(kind))
+    with torch.inference_mode(False), without_autocast("cpu"), without_autocast("cuda"), without_autocast("mps"):
         yield
 
 
