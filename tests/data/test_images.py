@@ -182,6 +182,62 @@ def test_colours_are_those_of_the_profile_in_srgb() -> None:
     assert np.abs(np.asarray(image) - in_srgb(np.asarray(few.convert("RGB")), DISPLAY_P3)).max() < 2
 
 
+def profile_of(space: bytes, tags: dict[bytes, bytes], connection: bytes = b"XYZ ") -> bytes:
+    """A profile of ICC's version 4 for colours in `space`, as its specification lays it out."""
+    head = bytearray(128)
+    head[8:24] = b"\x04\x20\0\0mntr" + space + connection
+    head[36:40] = b"acsp"
+    head[68:80] = struct.pack(">3i", *(round(65536 * value) for value in (0.9642, 1, 0.8249)))
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, content in tags.items():
+        table += name + struct.pack(">II", len(head) + 4 + 12 * len(tags) + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    whole = bytes(head) + table + body
+    return struct.pack(">I", len(whole)) + whole[4:]
+
+
+WHITE = {b"wtpt": b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(65536 * value) for value in (0.9642, 1, 0.8249)))}
+GREY = profile_of(b"GRAY", WHITE | {b"kTRC": b"curv\0\0\0\0" + struct.pack(">IH", 1, 512)})
+"""Its light is the square of its values."""
+
+
+def test_grey_is_that_of_the_profile_with_and_without_transparency() -> None:
+    ramp = Image.linear_gradient("L")
+    light = (np.asarray(ramp, np.float64) / 255) ** 2
+    right = 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    deep = Image.fromarray(np.asarray(ramp, np.uint16) * 257)
+    opaque = Image.merge("LA", (ramp, Image.new("L", ramp.size, 255)))
+    for image in (ramp, deep, opaque):
+        found = as_rgb(decode_image(encoded(image, "PNG", icc_profile=GREY)))
+        assert np.abs(np.asarray(found) - right[..., None]).max() < 2
+    # one of other channels says nothing, however often an image is converted
+    found = as_rgb(as_rgb(decode_image(encoded(opaque, "PNG", icc_profile=profile(DISPLAY_P3)))))
+    assert found.tobytes() == ramp.convert("RGB").tobytes()
+
+
+def test_inks_are_those_of_the_profile() -> None:
+    same = bytes(range(256))
+    lightness = bytes(byte for node in range(16) for byte in (255 * (node == 0), 128, 128))  # any ink is black
+    table = b"mft1\0\0\0\0\4\3\2\0" + struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    inks = profile_of(b"CMYK", WHITE | {b"A2B0": table + 4 * same + lightness + 3 * same}, b"Lab ")
+    for ink, right in (((255, 0, 0, 0), 0), ((0, 0, 0, 0), 255)):
+        image = Image.new("CMYK", (2, 2), ink)
+        found = as_rgb(decode_image(encoded(image, "TIFF", icc_profile=inks)))
+        assert np.abs(np.asarray(found).astype(int) - right).max() < 4
+
+
+def test_a_profile_with_endless_steps_is_left_out() -> None:
+    """300 bytes of a file could keep a server busy for minutes."""
+    curve = b"curf\0\0\0\0" + struct.pack(">HH", 1, 0) + b"parf\0\0\0\0" + struct.pack(">HH4f", 0, 0, 1.5, 1, 0, 0)
+    curves, steps = b"cvst\0\0\0\0" + struct.pack(">HH6I", 3, 3, *[36, len(curve)] * 3) + curve, 4000
+    places = struct.pack(">II", 16 + 8 * steps, len(curves)) * steps
+    endless = profile_of(
+        b"RGB ", WHITE | {b"D2B0": b"mpet\0\0\0\0" + struct.pack(">HHI", 3, 3, steps) + places + curves}
+    )
+    image = Image.merge("RGB", [Image.linear_gradient("L")] * 3)
+    assert as_rgb(decode_image(encoded(image, "PNG", icc_profile=endless))).tobytes() == image.tobytes()
+
+
 @pytest.mark.parametrize("kept", [profile(), profile(DISPLAY_P3)[:200], b"none"], ids=["sRGB", "broken off", "none"])
 def test_a_profile_that_changes_nothing_leaves_all_bytes(kept: bytes) -> None:
     drawn = Image.effect_noise((16, 16), 90)

@@ -48,7 +48,7 @@ def test_another_shape_is_drawn_and_kept_in_the_settings(page: Any) -> None:
     draw(page, "a red apple", seed=1)
     width, height = page.locator("#gallery img").first.evaluate("e => [e.naturalWidth, e.naturalHeight]")
     assert width > 1.5 * height
-    expect(page.locator("#note[role=status]")).to_contain_text("resize them.")  # the server's notes
+    expect(page.locator("#note[role=status]")).to_contain_text("resize before or after.")  # the server's notes
     expect(page.get_by_role("alert")).to_be_empty()
     page.locator("#gallery .open").first.click()
     page.get_by_role("button", name="Use these settings").click()

@@ -42,6 +42,9 @@ ones."""
 MAX_PROFILES = 16
 """Of colours in a PNG, which has one. Each may be a megabyte in 500 bytes."""
 
+CONVERTED = ("L", "RGB", "CMYK")
+"""Modes whose colours a profile says."""
+
 MAX_PROFILE = 2**23
 """Bytes of a profile of colours; those for printing, with tables, have a few million."""
 
@@ -134,33 +137,35 @@ def as_rgb(image: Image.Image) -> Image.Image:
     is taken for 0 to 255, for 0 to 65,535 where values are above 255, and for 0 to 1 where floats are not above 1.
     """
     image = upright(image)
+    profile = image.info.get("icc_profile")
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if image.mode[0] in "IF":
-        return _grey_of_8_bits(image).convert("RGB")
-    if image.has_transparency_data or image.mode == "P":
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if (transform := _to_srgb(image.info.get("icc_profile"), image.mode)) is not None:
-        image = transform.apply(image)
-    if image.mode == "RGBA":
-        layer, image = image, Image.new("RGBA", image.size, "white")
-        image.alpha_composite(layer)
-    return image if image.mode == "RGB" else image.convert("RGB")
+        image = _grey_of_8_bits(image)
+    elif image.mode not in CONVERTED:
+        image = image.convert("L" if image.mode[:2] in ("LA", "La") else "RGB")
+    transform = _to_srgb(profile, image.mode)
+    image = image.convert("RGB") if transform is None else transform.apply(image)
+    if alpha is not None:
+        layer, image = image, Image.new("RGB", image.size, "white")
+        image.paste(layer, mask=alpha)
+    image.info.pop("icc_profile", None)  # which is no longer that of these colours
+    return image
 
 
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
     """What converts pixels of an ICC profile; None for one that changes nothing, or that viewers do not follow either:
-    it is damaged, or of other channels."""
-    if not profile or mode not in {"L", "RGB", "RGBA", "CMYK"}:
+    it is damaged, of other channels, or has steps of its own ("mpet"), which may be as many as its author likes."""
+    if not profile or b"mpet" in profile or mode not in CONVERTED:
         return None
-    wanted = ImageCms.createProfile("sRGB")
     try:
-        transform = ImageCms.buildTransform(io.BytesIO(profile), wanted, mode, "RGBA" if mode == "RGBA" else "RGB")
+        transform = ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), mode, "RGB")
     except ImageCms.PyCMSError:
         return None
     # sRGB has many names, and differs from itself by rounding
     ramp = Image.linear_gradient("L")
     colours = Image.merge("RGB", (ramp, ramp.rotate(90), Image.radial_gradient("L"))).convert(mode)
-    change = ImageChops.difference(transform.apply(colours).convert("RGB"), colours.convert("RGB"))
+    change = ImageChops.difference(transform.apply(colours), colours.convert("RGB"))
     return transform if np.asarray(change).max() > 2 else None
 
 
