@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from hart.config import SamplingConfig
+from hart.inference.threads import single_threads
+from hart.serving import worker
 from hart.serving.options import Limits
 from serving_app import edit, error, png, running
 from stand_in_engine import FACTS, StandInEngine
@@ -111,3 +113,12 @@ def test_reading_requests_takes_no_threads_from_sampling(threads: int) -> None:
         assert isinstance(server.engine, ComputingEngine)
         assert server.engine.computes_with == [1, 1]
     assert torch.get_num_threads() == threads
+
+
+def test_models_that_open_together_begin_the_threads_once() -> None:
+    """While threads begin, PyTorch has another number of them, which those that begin meanwhile would keep."""
+    worker._order_threads.cache_clear()
+    single_threads.cache_clear()
+    with ThreadPoolExecutor(4) as openers:
+        begun = list(openers.map(lambda _: worker.order_threads(), range(4)))
+    assert len(set(map(id, begun))) == 1

@@ -26,8 +26,8 @@ from hart.files import AnyPath, user_path
 from hart.generation.arguments import checked_seed
 from hart.inference.components import Components, copied, prepared, text_encoder_dtype
 from hart.inference.kernels import with_kernel
+from hart.inference.modes import own_modes
 from hart.inference.speed import EXACT, INT8, Speed, described, is_quantized, resolve_speed
-from hart.layers.linear import without_autocast
 from hart.model import Hart
 from hart.strict import counted, has_members, shown
 from hart.text_encoder import RandomTextFeatures, TextEncoder, encoder_module, load_text_encoder
@@ -36,13 +36,6 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 log = logging.getLogger(__name__)
 
 NO_TEXT = "this model generates classes by number: it takes no text encoder"
-
-
-@contextmanager
-def own_modes() -> Iterator[None]:
-    """Whatever modes the caller is in, parameters are ordinary tensors, and products in the types of their factors."""
-    with torch.inference_mode(False), without_autocast("cpu"), without_autocast("cuda"), without_autocast("mps"):
-        yield
 
 
 class BasePipeline:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.devices import dtype_name
+from hart.inference.modes import own_modes
 from hart.inference.packing import Packed
 from hart.layers.attention import Attention, attend
 from hart.layers.quantized import Product, QuantizedLinear, places, plain_product, quantized_rows
@@ -111,6 +112,7 @@ def attends_narrowly() -> bool:
 
 
 @cache
+@own_modes()
 def int8_range() -> int:
     """The largest integer to which activations are rounded on this processor; 0 if it has no kernel.
 
@@ -148,6 +150,7 @@ def kernel_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
 
 
 @cache
+@own_modes()
 def gpu_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
     """`kernel_refusal` of a GPU. Found out once, by multiplying: some generations of GPUs have kernels for one scale a
     matrix alone, or for some numbers of rows."""

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.devices import dtype_name
+from hart.inference.modes import own_modes
 from hart.inference.threads import MOST_THREADS, begin_threads, single_threads
 from hart.layers.attention import Attention, attend
 from hart.layers.quantized import places
@@ -86,6 +87,7 @@ class PackedLinear(Packed):
 
 
 @cache
+@own_modes()
 def packing_refusal(dtype: torch.dtype) -> str | None:
     """Why weights of this type stay plain on this machine; None if packing works and is known to be faster.
 
@@ -116,6 +118,7 @@ def packing_refusal(dtype: torch.dtype) -> str | None:
 
 
 @cache
+@own_modes()
 def treats_rows_alike() -> bool:
     """Whether a row of a packed product in float32 is the same to the bit whatever rows stand beside it.
 

@@ -81,9 +81,10 @@ def begin_threads() -> None:
 def single_threads(number: int, name: str = "hart-rows") -> ThreadPoolExecutor:
     """So many threads, in each of which PyTorch computes with one; they wait for work as long as the process lives.
 
-    A thread that computes with several keeps them, and where a process has more than cores, those of GNU's OpenMP sleep
-    between any two operations: a server's sampling took half as long again when others of its threads had some. PyTorch
-    keeps the number of its threads for each thread of Python, and once more for those that will begin, which
+    A thread that computes with several keeps them. Where a process has more such threads than cores, GNU's OpenMP lets
+    them sleep between any two operations, and waking takes long: a server's sampling took half as long again.
+
+    PyTorch keeps the number of its threads for each thread of Python, and once more for those that will begin, which
     is for a moment another here. Raises `HartError` if they cannot begin.
     """
     before = torch.get_num_threads()

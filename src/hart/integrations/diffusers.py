@@ -24,7 +24,7 @@ from hart.errors import HartError
 from hart.generation.arguments import OutputType, check_callbacks, finite_number
 from hart.generation.outputs import ScalePreview
 from hart.pipeline import HartPipeline
-from hart.text_encoder import encoder_module
+from hart.text_encoder import RandomTextFeatures, encoder_module
 
 OnStepEnd = Callable[["HartDiffusionPipeline", int, int, dict[str, Any]], dict[str, Any]]
 
@@ -66,8 +66,9 @@ class HartModel(ModelMixin, ConfigMixin):
         """Of all parts, to be counted: a processor may sample with the same numbers in another order."""
         parts = self.pipeline.components.plain()
         modules: dict[str, nn.Module] = {"hart": parts.hart, "tokenizer": parts.tokenizer}
-        if self.pipeline.num_classes is None:
-            modules["text_encoder"] = encoder_module(self.pipeline.text_encoder)
+        encoder = None if self.pipeline.num_classes is not None else self.pipeline.text_encoder
+        if encoder is not None and not isinstance(encoder, RandomTextFeatures):  # which have none
+            modules["text_encoder"] = encoder_module(encoder)
         for name, module in modules.items():
             yield from module.named_parameters(f"{prefix}{'.' * bool(prefix)}{name}", recurse, remove_duplicate)
 

@@ -78,8 +78,8 @@ class ServedModel:
     def _open(self, opened: Future[PipelineEngine]) -> None:
         began = time.monotonic()
         try:
+            order_threads()  # while others begin, PyTorch has another number of threads
             engine = self.open()
-            order_threads()
         except HartError as error:
             opened.set_exception(self._unavailable(str(error), error))
         except BaseException as error:

@@ -193,9 +193,9 @@ async def answer(order: Order, events: Subscription, metrics: Metrics) -> Images
     kind = asked.response_format or ("url" if (asked.model or "").startswith("dall-e") else "b64_json")
     async for event in stream(order, events, metrics):
         assert event is not None  # which comes where it is asked for
-        found = done[event["image_index"]] = ImageData(b64_json=event["b64_json"], seed=event["seed"])
-        if kind == "url":
-            found.url, found.b64_json = f"data:image/{order.form};base64,{found.b64_json}", None
+        content, seed = event["b64_json"], event["seed"]
+        as_url = ImageData(url=f"data:image/{order.form};base64,{content}", seed=seed)
+        done[event["image_index"]] = as_url if kind == "url" else ImageData(b64_json=content, seed=seed)
     return ImagesAnswer(
         created=int(time.time()),
         data=[done[row] for row in sorted(done)],

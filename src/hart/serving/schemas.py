@@ -111,7 +111,7 @@ class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made abo
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     """Quality of jpeg and webp, by default 100."""
     response_format: Literal["url", "b64_json"] | None = None
-    """"url" gives a `data:` URL: images are not kept. By default b64_json; url if `model` begins with dall-e."""
+    """"url" gives a `data:` URL: images are not kept. Default: url where `model` begins with dall-e, else b64_json."""
     background: Literal["auto", "opaque"] | None = None
     """The model generates no transparency."""
     stream: bool | None = None

@@ -68,9 +68,17 @@ class OrderThreads(NamedTuple):
     with_image: Executor
 
 
-@cache
+_beginning = threading.Lock()
+
+
 def order_threads() -> OrderThreads:
-    """All at once, before sampling computes: see `hart.inference.threads.single_threads`, which also raises."""
-    from hart.inference.threads import single_threads  # PyTorch, which is there once a model is open
+    """Begun once, before any model is open: see `hart.inference.threads.single_threads`, which also raises."""
+    with _beginning:
+        return _order_threads()
+
+
+@cache
+def _order_threads() -> OrderThreads:
+    from hart.inference.threads import single_threads  # PyTorch, which takes a while
 
     return OrderThreads(single_threads(ORDERS_AT_ONCE, "hart-order"), single_threads(LAYOUTS_AT_ONCE, "hart-layout"))

@@ -34,6 +34,8 @@ CAT = Concept("cat-face", "cat face", "animals-nature", ("kitten",), ())
         ("UFO", "a UFO"),
         ("unidentified flying object", "an unidentified flying object"),
         ("Uganda flag", "a Uganda flag"),
+        ("UN flag", "a UN flag"),
+        ("UTC clock", "a UTC clock"),
         ("Uzbekistan flag", "an Uzbekistan flag"),
         ("eucalyptus", "a eucalyptus"),
         ("aurora", "an aurora"),

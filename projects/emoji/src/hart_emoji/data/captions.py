@@ -24,8 +24,8 @@ _PLAIN_QUOTES = {0x2019: "'", 0x201C: None, 0x201D: None, 0x229B: None}
 _KEYS = {"#": "hash", "*": "asterisk"}
 HEAD_ENDS = re.compile(r"\b(with|of|in|on|at|and|behind|from|over|to|for|between|holding|showing)\b")
 _AN = re.compile(
-    r"(?!eu|ewe|on(?:e|ce)\b|u(?:\b|[fv]|biq|ganda|k|nanim|ni(?!dent|mp|n[a-z])|r(?:[aeiou]|l\b)|s(?:[abdeu]|\b)|t[aeio]))"
-    r"[aeiou]|hour|heir|honou?r|honest|[fhlmnrsx]\b|SOS|NG\b|MRI",
+    r"(?!eu|ewe|on(?:e|ce)\b|u(?:n?\b|[fv]|biq|ganda|k|nanim|ni(?!dent|mag|mp|n[a-z])|r(?:[aeiou]|l\b)|s(?:[abdeu]|\b)"
+    r"|t(?:[aeio]|c\b)))[aeiou]|hour|heir|honou?r|honest|[fhlmnrsx]\b|SOS|NG\b|MRI",
     re.IGNORECASE,
 )
 """How a word with the article "an" begins: a vowel that is spoken as one, a silent h, or a letter such as "ess"."""

@@ -34,20 +34,21 @@ from hart.training import perceptual_loss
 
 IMAGES, PERCEPTUAL, SITE = "images.safetensors", "perceptual.safetensors", "site"
 NETWORK = "efficientnet_lite_pytorch"
+SET_SUFFIXES = (".tar", ".parquet", ".jsonl")
 WIDEST = 100
 """Images of a sheet; WebP's sides end at 16,383 pixels."""
 
 
 def write_pack(source: str, pack: Path, *, split: str, size: int) -> tuple[dict[str, int], tuple[Damage, ...]]:
-    """Pack a split of any set that training reads, or a folder of nothing but vector files and their captions.
+    """Pack a split of any set that training reads, or a folder of vector files and their captions.
 
     Returns the bytes of each part by name, and the images that are left out since they cannot be read.
     """
-    # of other sets a drawing may be part, which hart does not read
-    files = sorted(path for path in Path(source).rglob("[!.]*.*") if path.is_file())
-    of_vectors = {path.suffix for path in files} in ({".svg"}, {".svg", ".txt"})
-    vectors = [path for path in files if path.suffix == ".svg"]
-    data = vector_images(vectors, size) if of_vectors else open_dataset(source, split, size)
+    files = sorted(path for path in Path(source).rglob("*") if path.is_file())
+    vectors = [path for path in files if path.suffix.lower() == ".svg"]
+    # a drawing may lie beside the images of a set
+    is_set = any(path.suffix.lower() in {*Image.registered_extensions(), *SET_SUFFIXES} for path in files)
+    data = open_dataset(source, split, size) if is_set or not vectors else vector_images(vectors, size)
     data.require_captions()
     order, groups = sheets(data)
     blobs = [encoded(data.pixels[rows]) for rows in groups]
