@@ -24,6 +24,7 @@ from hart.serving.scheduler import Event, Failed, Finished, Preview
 from hart.serving.schemas import ApiError, ImageData, ImageEvent, ImagesAnswer, RequestBody, Usage
 from hart.sizes import ImageSize, parsed_size, untrained_remark
 from hart.strict import clipped
+from hart.text_encoder.emoji import named_emoji
 
 if TYPE_CHECKING:
     from hart.serving.pipeline_engine import PipelineEngine
@@ -113,7 +114,7 @@ def order(
     texts = {name: text for name in TEXTS if (text := getattr(request, name, None))}
     for param, text in texts.items():
         # a negative prompt says what shall not be there: lists of what is refused are usual in it
-        if param != "negative_prompt" and (why := terms.checker(text)) is not None:
+        if param != "negative_prompt" and (why := terms.checker(named_emoji(text))) is not None:
             raise ApiError(400, why, param=param, code="content_policy_violation")
     size, notes = _size(request, engine, source)
     if request.model and request.model != model.name:
