@@ -53,19 +53,19 @@ class Run:
 
 SHIPPED = "emoji"
 EMOJI_SET = f"data/emoji{load_config(SHIPPED).tokenizer.image_size}"
-EMOJI = (EMOJI_SET, f"run hart-emoji data {EMOJI_SET} (projects/emoji)")
-PHOTOS = (
-    "data/photos-256-val.tar",
-    "the 201 photographs of the committed row cannot be passed on; put any tar of photographs there (docs/data.md, "
-    "WebDataset form), whose figures are then its own, or name the other rows",
-)
+EMOJI = {"data": EMOJI_SET, "origin": f"run hart-emoji data {EMOJI_SET} (projects/emoji)"}
+PHOTOS = {
+    "data": "data/photos-256-val.tar",
+    "origin": "the 201 photographs of the committed row cannot be passed on; put any tar of photographs there "
+    "(docs/data.md, WebDataset form), whose figures are then its own, or name the other rows",
+}
 RUNS = {
-    "tokenizer-emoji": Run("hart evaluate tokenizer --model emoji", *EMOJI),
-    "tokenizer-photos": Run("hart evaluate tokenizer --model emoji", *PHOTOS),
-    "generation-emoji": Run("hart evaluate generation --model emoji", *EMOJI),
+    "tokenizer-emoji": Run("hart evaluate tokenizer --model emoji", **EMOJI),
+    "tokenizer-photos": Run("hart evaluate tokenizer --model emoji", **PHOTOS),
+    "generation-emoji": Run("hart evaluate generation --model emoji", **EMOJI),
     "agreement-emoji": Run(
         "hart-emoji evaluate agreement --model emoji --free-prompts projects/emoji/recipes/free_prompts.toml",
-        *EMOJI,
+        **EMOJI,
     ),
     "cost-emoji": Run("hart evaluate cost --model emoji"),
     "cost-0.7b-256": Run(

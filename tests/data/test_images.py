@@ -182,12 +182,16 @@ def test_colours_are_those_of_the_profile_in_srgb() -> None:
     assert np.abs(np.asarray(image) - in_srgb(np.asarray(few.convert("RGB")), DISPLAY_P3)).max() < 2
 
 
+D50 = struct.pack(">3i", *(round(65536 * value) for value in (0.9642, 1, 0.8249)))
+"""White, as profiles hold it."""
+
+
 def profile_of(space: bytes, tags: dict[bytes, bytes], connection: bytes = b"XYZ ") -> bytes:
     """A profile of ICC's version 4 for colours in `space`, as its specification lays it out."""
     head = bytearray(128)
     head[8:24] = b"\x04\x20\0\0mntr" + space + connection
     head[36:40] = b"acsp"
-    head[68:80] = struct.pack(">3i", *(round(65536 * value) for value in (0.9642, 1, 0.8249)))
+    head[68:80] = D50
     table, body = struct.pack(">I", len(tags)), b""
     for name, content in tags.items():
         table += name + struct.pack(">II", len(head) + 4 + 12 * len(tags) + len(body), len(content))
@@ -196,7 +200,7 @@ def profile_of(space: bytes, tags: dict[bytes, bytes], connection: bytes = b"XYZ
     return struct.pack(">I", len(whole)) + whole[4:]
 
 
-WHITE = {b"wtpt": b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(65536 * value) for value in (0.9642, 1, 0.8249)))}
+WHITE = {b"wtpt": b"XYZ \0\0\0\0" + D50}
 GREY = profile_of(b"GRAY", WHITE | {b"kTRC": b"curv\0\0\0\0" + struct.pack(">IH", 1, 512)})
 """Its light is the square of its values."""
 
