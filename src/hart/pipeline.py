@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
@@ -183,7 +183,7 @@ class HartPipeline(Editing):
         *,
         batch_size: int | None = None,
         second_prompt: bool = False,
-        savings: Iterable[str] = SAVING,
+        savings: Collection[str] = SAVING,
         sampling: SamplingConfig | None = None,
         **settings: Unpack[SamplingOptions],
     ) -> None:
