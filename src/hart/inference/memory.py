@@ -104,7 +104,7 @@ def require_memory(
         advice = "choose a smaller --size"
     asked = "an image" if images == 1 else f"{images} images together"
     raise HartError(
-        f"{asked} of {size_of_schedule(config, schedule)} px would take about {byte_count(need.most)} of memory besides "
-        f"the model ({byte_count(need.cache + need.scale)} for the tokens, {byte_count(need.cache)} of it keys and "
-        f"values, then {byte_count(need.decoder)} for the decoder), and {byte_count(free)} are free: {advice}"
+        f"{asked} of {size_of_schedule(config, schedule)} px would take about {byte_count(need.most)} of memory "
+        f"besides the model ({byte_count(need.cache + need.scale)} for the tokens, {byte_count(need.cache)} of it keys "
+        f"and values, then {byte_count(need.decoder)} for the decoder), and {byte_count(free)} are free: {advice}"
     )
