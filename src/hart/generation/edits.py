@@ -13,7 +13,7 @@ predict the same, the source's code comes out.
 A style reference is taken by its tokens, wherever they are: at the coarse scales codes are preferred by which a token
 comes near one of the reference's.
 
-Shapes: B images, M of them with a second prompt, K scales, N_k tokens of scale k, V codes, D latent channels, h w
+Shapes: B images, K scales, N_k tokens of scale k, V codes, D latent channels, h w
 latent, H W pixels, R tokens of a style reference.
 """
 
@@ -122,29 +122,18 @@ def mix_weights(scales: int, weights: Sequence[float] | None, switch: int | None
 
 
 @dataclass(frozen=True)
-class SecondPrompts:
-    """What a batch computes beside its own prompts.
+class SecondPrompts(Rows):
+    """What a batch computes beside its own prompts: for each image a second one, or its own again.
 
-    images: numbers of the M images that have a second prompt. rows: (M,) int64, the same on the device. context: of M
-    rows. weights: (K, B, 1, 1), or None if no image mixes.
+    context: of B rows. weights: (B, K), their share in the logits of each scale; None if no image mixes.
     """
 
-    images: tuple[int, ...]
-    rows: Tensor
     context: Context
     weights: Tensor | None
 
-    def of(self, rows: Sequence[int]) -> SecondPrompts | None:
-        """For some images of the batch alone."""
-        if not (places := [i for i, image in enumerate(self.images) if image in rows]):
-            return None
-        images, device = tuple(rows.index(self.images[i]) for i in places), self.rows.device
-        weights = None if self.weights is None else self.weights[:, row_index(rows, device)]
-        return SecondPrompts(images, row_index(images, device), self.context.rows(row_index(places, device)), weights)
-
     def mixed(self, k: int, own: Tensor, other: Tensor) -> Tensor:
         """Both (B, N, C) by their weights at scale k; `own` exactly where the weight is 0."""
-        return own if self.weights is None else torch.lerp(own, other, self.weights[k].to(own.dtype))
+        return own if self.weights is None else torch.lerp(own, other, self.weights[:, k, None, None].to(own.dtype))
 
 
 @dataclass(frozen=True)

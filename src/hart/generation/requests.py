@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
-from hart.devices import row_index, sent
+from hart.devices import sent
 from hart.errors import HartError
 from hart.generation.arguments import (
     MAX_BATCH,
@@ -162,16 +162,14 @@ def second_prompts(
     images: Sequence[ImageRequest], encode: Callable[[Prompt], Context], device: torch.device
 ) -> SecondPrompts | None:
     """The second prompts of a batch; None if there are none."""
-    given = [(i, image.second_prompt) for i, image in enumerate(images)]
-    found = [(i, context_of(prompt, encode, device)) for i, prompt in given if prompt is not None]
-    if not found:
+    if all(image.second_prompt is None for image in images):
         return None
+    prompts = [image.prompt if image.second_prompt is None else image.second_prompt for image in images]
     weights = None
-    if scales := max(len(image.mix.weights) if image.mix is not None else 0 for image in images):
+    if scales := max(0 if image.mix is None else len(image.mix.weights) for image in images):
         rows = [(0.0,) * scales if image.mix is None else image.mix.weights for image in images]
-        weights = sent(torch.tensor(rows, dtype=torch.float32, device="cpu").T[..., None, None], device)
-    numbers = tuple(i for i, _ in found)
-    return SecondPrompts(numbers, row_index(numbers, device), Rows.cat([context for _, context in found]), weights)
+        weights = sent(torch.tensor(rows, dtype=torch.float32, device="cpu"), device)
+    return SecondPrompts(Rows.cat([context_of(prompt, encode, device) for prompt in prompts]), weights)
 
 
 @dataclass(frozen=True)
