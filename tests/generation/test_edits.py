@@ -66,15 +66,6 @@ def test_an_empty_mask_gives_the_image_and_a_full_one_a_new_one(pipe: HartPipeli
     assert full.tobytes() == pipe(prompt, seed=4, **settings).images[0].tobytes()
 
 
-def test_the_latent_of_an_empty_mask_is_the_encoders(pipe: HartPipeline) -> None:
-    image = picture()
-    edit = pipe.prepare_edit(image, mask_of())
-    (latent,) = latents(pipe, [ImageRequest(prompts(pipe)[0], edit=edit)])
-    # without residual tokens it is that of the codes
-    expected = pipe.components.encode(edit.pixels) if pipe.num_classes is None else coded(pipe, image).latent[0]
-    assert torch.equal(latent, expected)
-
-
 def test_outside_the_mask_latent_and_pixels_stay(text: HartPipeline) -> None:
     image = picture()
     edit = text.prepare_edit(image, mask_of(*LEFT))

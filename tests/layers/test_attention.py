@@ -54,12 +54,6 @@ def test_segments_are_the_block_causal_mask(qk_norm: bool, segments: list[int]) 
     torch.testing.assert_close(layer(x, None, segments=segments), dense(layer, x, mask))
 
 
-def test_without_segments_all_tokens_see_each_other() -> None:
-    layer = attention(qk_norm=False)
-    x = random_tensor(2, 5, WIDTH)
-    torch.testing.assert_close(layer(x, None), dense(layer, x, torch.ones(5, 5, dtype=torch.bool)))
-
-
 def test_the_learned_gain_stops_at_100() -> None:
     layer = attention(qk_norm=True)
     assert layer.log_scale is not None

@@ -102,19 +102,6 @@ def test_tokens_stand_in_raster_order() -> None:
     assert torch.equal(next_scale_input(to_map(tokens, Grid(3, 3)), Grid(3, 3)), tokens)
 
 
-@given(schedule=schedules, seed=st.integers(0, 99))
-def test_a_transposed_latent_has_the_transposed_codes(schedule: ScaleSchedule, seed: int) -> None:
-    module, transposed, latent = quantizer(seed), quantizer(seed), latent_for(schedule, seed)
-    for phi in transposed.phis:
-        assert isinstance(phi, Phi)
-        phi.conv.weight.data = phi.conv.weight.data.transpose(2, 3)
-    codes = module.encode(latent, schedule).indices
-    turned = ScaleSchedule(tuple(Grid(grid.width, grid.height) for grid in schedule))
-    others = transposed.encode(latent.transpose(2, 3), turned).indices
-    for grid, ours, theirs in zip(schedule, codes, others, strict=True):
-        assert torch.equal(ours.view(-1, *grid).transpose(1, 2).flatten(1), theirs)
-
-
 @given(height=st.integers(1, 40), width=st.integers(1, 40), data=st.data())
 def test_pooling_is_area_interpolation(height: int, width: int, data: st.DataObject) -> None:
     grid = Grid(data.draw(st.integers(1, height)), data.draw(st.integers(1, width)))

@@ -16,7 +16,6 @@ from hart.transformer.transformer import HartTransformer, gather_tokens
 from hart.types import Context, Rows, TextContext
 from helpers import (
     CHANNELS,
-    alone,
     random_context,
     random_tensor,
     randomize,
@@ -221,15 +220,6 @@ def test_sinusoidal_levels_carry_over_to_longer_schedules() -> None:
         hidden = longer.eval()(context, random_tensor(1, larger.schedule.total_tokens - 1, 4)).hidden
     assert hidden.shape == (1, larger.schedule.total_tokens, 32)
     assert hidden.isfinite().all()
-
-
-def test_images_of_a_batch_do_not_mix() -> None:
-    config = tiny_text_config(modulation="linear")
-    module, context, teacher = build(config), random_context(config, 3), teacher_input(config, 3)
-    with torch.no_grad():
-        together = module(context, teacher).hidden
-        single = torch.cat([module(alone(context, i), teacher[i : i + 1]).hidden for i in range(3)])
-    torch.testing.assert_close(together, single, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["weights", "autocast"])
