@@ -236,7 +236,7 @@ class HartPipeline(Editing):
         schedule = requested_schedule(self.config, **size)
         parts = self._components
         checked = checked_images(self._config_of(parts), images, schedule)
-        return _states(checked, parts, self._encoded, _sources(parts, len(checked)), schedule)
+        return _states(checked, parts, self._encoded, lru_cache(4 * len(checked))(parts.encode), schedule)
 
     @torch.inference_mode()
     @own_types()
@@ -260,7 +260,7 @@ class HartPipeline(Editing):
     ) -> Iterator[tuple[list[ImageRequest], Tensor]]:
         """The images of every batch, and their latents."""
         # the images of a prompt or of an edit follow each other
-        encode, latent_of = lru_cache(2 * batch_size)(self._encoded), _sources(parts, 2 * batch_size)
+        encode, latent_of = lru_cache(2 * batch_size)(self._encoded), lru_cache(8 * batch_size)(parts.encode)
         count, scales = len(request.seeds), len(schedule)
         batches = -(-count // batch_size)
         with tqdm(total=batches * scales, **self._progress_bar) as bar:
@@ -294,11 +294,6 @@ class HartPipeline(Editing):
         return ClassContext(torch.tensor([prompt], device="cpu"), self.num_classes)
 
 
-def _sources(parts: Components, edits: int) -> Callable[..., Tensor]:
-    """`Components.encode`, which keeps latents for so many edits: of the source and its style, each also made small."""
-    return lru_cache(4 * edits)(parts.encode)
-
-
 def _states(
     images: Sequence[ImageRequest],
     parts: Components,
@@ -306,7 +301,10 @@ def _states(
     latent_of: Callable[..., Tensor],
     schedule: ScaleSchedule,
 ) -> States:
-    """The states of a batch of checked requests."""
+    """The states of a batch of checked requests.
+
+    latent_of: `Coder.encode`; it is asked for an edit's source and its style, each also made small, scale by scale.
+    """
     noise = SeededNoise([image.seed for image in images], parts.device)
     settings = [image.sampling for image in images if image.sampling is not None]
     quantizer, smaller = parts.tokenizer.quantizer, parts.tokenizer.smaller(schedule)

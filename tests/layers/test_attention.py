@@ -83,7 +83,7 @@ def test_a_cache_answers_as_one_pass_does(
     rotation = rotation_1d(torch.arange(8).expand(2, -1), WIDTH // HEADS)
     whole = layer(x, rotation, segments=segments)
     size = (1, 2, HEADS, 8 - unkept, WIDTH // HEADS)
-    cache = KVCache(*size, dtype=x.dtype, device=x.device, kept=kept, unkept=unkept)
+    cache = KVCache(size, dtype=x.dtype, device=x.device, kept=kept, unkept=unkept)
     parts, start = [], 0
     for length in segments:
         span = slice(start, start + length)
@@ -96,7 +96,7 @@ def test_a_cache_answers_as_one_pass_does(
 
 @pytest.mark.parametrize(("capacity", "unkept"), [(3, 0), (2, 1), (0, 2)])
 def test_a_full_cache_says_so(capacity: int, unkept: int) -> None:
-    cache = KVCache(1, 1, 1, capacity, 4, dtype=torch.float32, device=torch.device("cpu"), unkept=unkept)
+    cache = KVCache((1, 1, 1, capacity, 4), dtype=torch.float32, device=torch.device("cpu"), unkept=unkept)
     tokens = torch.zeros(1, 1, 2, 4)
     cache.layer(0).append(tokens, tokens)
     cache.advance(2)
