@@ -154,21 +154,6 @@ def test_keys_that_nobody_will_see_are_not_kept(maskgit_steps: int, last: int, m
     assert [(cache.capacity, cache.length) for cache in caches] == [(tokens - last, tokens)]
 
 
-@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
-def test_a_null_context_that_is_given_takes_the_unconditional_rows(config: HartConfig) -> None:
-    tokenizer, hart = tiny_model(config)
-    context, other = random_context(config, 2), random_context(config, 2, seed=1)
-
-    def latent(null: Context | None) -> Tensor:
-        return NextScaleGenerator(hart, tokenizer.quantizer, SETTINGS, BestCodes(2))(context, null)
-
-    torch.testing.assert_close(latent(context.null()), latent(None), rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(latent(other), latent(None), atol=1e-2)
-    # led away from the prompt itself, nothing is guided
-    unguided = generate(config, context, SETTINGS.replace(guidance_scale=0.0), BestCodes(2))
-    torch.testing.assert_close(latent(context), unguided, rtol=1e-2, atol=1e-2)
-
-
 @pytest.mark.parametrize(("guidance", "rows"), [(0.0, 2), (1.5, 4)])
 def test_without_guidance_only_the_conditional_half_is_computed(guidance: float, rows: int) -> None:
     tokenizer, hart = tiny_model(TEXT)
@@ -194,15 +179,6 @@ def test_the_residual_is_what_hybrid_adds_to_discrete() -> None:
     assert residual is not None
     torch.testing.assert_close(hybrid[3].latent - discrete[3].latent, to_map(residual, TEXT.transformer.schedule.final))
     assert 1e-3 < residual.abs().max() <= 0.6 + 1e-5, "x0 is clipped to [-1, 1] and times 0.6"
-
-
-def test_the_last_scale_has_a_step_a_round() -> None:
-    found = steps(TEXT, random_context(TEXT, 2), SETTINGS.replace(maskgit_steps=3), seeded(1, 2))
-    sizes = [1, 4, 9, *maskgit_step_sizes(16, 3)]
-    assert [tuple(step.logits.shape[:2]) for step in found] == [(2, n) for n in sizes]
-    assert [tuple(step.codes.shape) for step in found] == [(2, n) for n in sizes]
-    positions = torch.cat([step.positions for step in found if step.positions is not None], dim=1)
-    assert positions.sort(dim=1).values.equal(torch.arange(16).expand(2, 16))
 
 
 @pytest.mark.parametrize("gumbel_smoothing", [False, True])

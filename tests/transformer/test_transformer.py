@@ -234,10 +234,3 @@ def test_logits_are_computed_in_float32_in_a_bfloat16_model(autocast: bool) -> N
         h = modulate(head.norm(hidden), scale, shift).double()
     exact = h @ head.linear.weight.double().T + head.linear.bias.double()
     torch.testing.assert_close(logits, exact.float(), rtol=1e-5, atol=1e-5)
-
-
-def test_a_context_of_another_shape_is_refused() -> None:
-    config = tiny_text_config()
-    context = TextContext(torch.zeros(1, 3, 7), torch.ones(1, 3, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"\(3, 7\), the model takes \(12, 12\)"):
-        build(config)(context, teacher_input(config, 1))
