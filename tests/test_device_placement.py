@@ -178,8 +178,7 @@ def test_edits_wait_for_nothing_between_scales() -> None:
             pipe.tokenizer.quantizer,
             config.tokenizer.schedule,
         )
-        rows, weights = tuple(range(BATCH)), torch.zeros(scales, BATCH, 1, 1, device=DEVICE)
-        second = SecondPrompts(rows, torch.arange(BATCH, device=DEVICE), context, weights)
+        second = SecondPrompts(context, torch.zeros(BATCH, scales, device=DEVICE))
         settings, noise = config.sampling.replace(maskgit_steps=2), SeededNoise([3, 4], DEVICE)
         generator = NextScaleGenerator(pipe.hart, pipe.tokenizer.quantizer, settings, noise, edits=edits)
         before = traffic.waits, traffic.sent

@@ -14,7 +14,6 @@ from PIL import Image
 from hart import HartError, HartOutput, HartPipeline
 from hart.config import MAX_SEED
 from hart.errors import PromptWarning
-from hart.generation.arguments import checked_prompt
 from hart.types import ClassContext, TextContext
 from helpers import CHANNELS, CLASSES, TEXT_TOKENS, TEXT_WIDTH
 
@@ -197,9 +196,3 @@ def test_parts_and_features_are_ordinary_tensors_however_they_were_made(text_mod
     for module in (pipe.hart, pipe.tokenizer, pipe.text_encoder):
         assert not any(parameter.is_inference() for parameter in module.parameters())  # type: ignore[union-attr]
         module.load_state_dict(module.state_dict())  # type: ignore[union-attr]
-
-
-def test_a_locale_in_which_prompts_are_no_utf_8_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
-    with pytest.raises(HartError, match=r"in a locale that is, such as LC_ALL=C.UTF-8 \(this one is ascii\)"):
-        checked_prompt("caf\udcc3\udca9", None, called="prompt 1")

@@ -58,11 +58,6 @@ def test_kernels_of_8_bits_are_not_compiled_on_a_processor() -> None:
     assert pipe.speed == resolve_speed("int8", pipe.device)
 
 
-@pytest.mark.parametrize("level", ["plain", "exact"])
-def test_exact_levels_differ_by_rounding(level: str) -> None:
-    assert np.abs(image(opened(level)) - image(opened())).mean() < 2
-
-
 @needs_kernels
 @pytest.mark.parametrize("level", ["int8", "draft"])
 def test_levels_of_8_bits_say_so_and_cannot_be_undone(level: str) -> None:

@@ -59,12 +59,6 @@ def test_segments_are_the_block_causal_mask(qk_norm: bool, segments: list[int]) 
     torch.testing.assert_close(attended(layer, x, segments=segments), dense(layer, x, mask))
 
 
-def test_without_segments_all_tokens_see_each_other() -> None:
-    layer = attention(qk_norm=False)
-    x = random_tensor(2, 5, WIDTH)
-    torch.testing.assert_close(attended(layer, x), dense(layer, x, torch.ones(5, 5, dtype=torch.bool)))
-
-
 def test_the_learned_gain_stops_at_100() -> None:
     layer = attention(qk_norm=True)
     assert layer.log_scale is not None
@@ -94,7 +88,7 @@ def test_a_cache_answers_as_one_pass_does(
     rotation = rotation_1d(torch.arange(8).expand(2, -1), WIDTH // HEADS)
     whole = attended(layer, x, rotation, segments=segments)
     size = (1, 2, HEADS, 8 - unkept, WIDTH // HEADS)
-    cache = KVCache(*size, dtype=x.dtype, device=x.device, kept=kept, unkept=unkept)
+    cache = KVCache(size, dtype=x.dtype, device=x.device, kept=kept, unkept=unkept)
     parts, start = [], 0
     for length in segments:
         span = slice(start, start + length)
@@ -108,7 +102,7 @@ def test_a_cache_answers_as_one_pass_does(
 
 @pytest.mark.parametrize(("capacity", "unkept"), [(3, 0), (2, 1), (0, 2)])
 def test_a_full_cache_says_so(capacity: int, unkept: int) -> None:
-    cache = KVCache(1, 1, 1, capacity, 4, dtype=torch.float32, device=torch.device("cpu"), unkept=unkept)
+    cache = KVCache((1, 1, 1, capacity, 4), dtype=torch.float32, device=torch.device("cpu"), unkept=unkept)
     tokens = torch.zeros(1, 1, 2, 4)
     cache.layer(0).append(tokens, tokens)
     cache.advance(2)

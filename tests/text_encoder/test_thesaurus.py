@@ -70,7 +70,3 @@ def test_only_its_own_form_is_read(tmp_path: Path, content: bytes | None) -> Non
     (tmp_path / THESAURUS_FILE).write_bytes(b"no archive" if content is None else gzip.compress(content))
     with pytest.raises(HartError, match=rf"{THESAURUS_FILE}: .*copy the model again"):
         Thesaurus.load(tmp_path)
-
-
-def test_a_model_without_one_has_none(tmp_path: Path) -> None:
-    assert Thesaurus.load(tmp_path) is None

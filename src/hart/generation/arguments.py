@@ -75,13 +75,16 @@ def checked_seeds(seeds: object, count: int) -> Sequence[int]:
 
 def sampled_seeds(given: object, count: int) -> list[int]:
     """A seed for each image from generators: one for each image, or one that serves all in turn."""
-    generators = _generators(given, count)
-    each = count // len(generators)
-    return [
-        seed
-        for one in generators
-        for seed in torch.randint(MAX_SEED, (each,), generator=one, device=one.device).tolist()
-    ]
+    generators = [given] if isinstance(given, torch.Generator) else given
+    if not isinstance(generators, list | tuple) or not all(isinstance(one, torch.Generator) for one in generators):
+        raise HartError(f"generator must be a torch.Generator or a list of them, not {shown(given)}")
+    if len({id(one) for one in generators}) < len(generators):
+        raise HartError("generator: one is in the list twice; give each image its own, or one for all")
+    if len(generators) not in (1, count):
+        found = counted(len(generators), "generator")
+        raise HartError(f"{found} for {counted(count, 'image')}: give one for each image, or one for all")
+    numbers = (torch.randint(MAX_SEED, (count // len(generators),), generator=g, device=g.device) for g in generators)
+    return torch.cat([some.cpu() for some in numbers]).tolist()
 
 
 def checked_prompts(prompts: object, num_classes: int | None) -> list[Prompt]:
@@ -185,21 +188,6 @@ def check_output_type(value: object) -> None:
         raise HartError(f"output_type {shown(value)}: choose {', '.join(typing.get_args(OutputType))}")
 
 
-def _generators(given: object, count: int) -> list[torch.Generator]:
-    """One per image, or one that serves all of them in turn."""
-    if isinstance(given, torch.Generator):
-        return [given]
-    listed = given
-    if not isinstance(listed, list | tuple) or not all(isinstance(one, torch.Generator) for one in listed):
-        raise HartError(f"generator must be a torch.Generator or a list of them, not {shown(given)}")
-    if len({id(one) for one in listed}) < len(listed):
-        raise HartError("generator: one is in the list twice; give each image its own, or one for all")
-    if len(listed) != count:
-        found = counted(len(listed), "generator")
-        raise HartError(f"{found} for {counted(count, 'image')}: give one for each image, or one for all")
-    return list(listed)
-
-
 def _listed(prompts: object) -> list[object]:
     if isinstance(prompts, str) or as_index(prompts) is not None:
         return [prompts]
@@ -226,9 +214,7 @@ def checked_prompt(prompt: object, num_classes: int | None, *, called: str) -> P
         raise HartError(f"{called} has {len(prompt)} characters: give at most {MAX_PROMPT_LENGTH}")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         # bytes of the command line that are not in the locale's encoding arrive as halves of surrogate pairs
-        read = sys.getfilesystemencoding()
-        where = "" if read == "utf-8" else f", in a locale that is, such as LC_ALL=C.UTF-8 (this one is {read})"
-        raise HartError(f"{called} is not valid Unicode text: give it in UTF-8{where}")
+        raise HartError(f"{called} is not valid Unicode text: give it in UTF-8, in a locale that is")
     if "\0" in prompt:
         raise HartError(f"{called} holds a null byte: it is no text")
     if not prompt.strip():

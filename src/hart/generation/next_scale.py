@@ -206,7 +206,7 @@ class NextScaleGenerator:
             return None
         if self.edits is None or known is None:
             return torch.full((len(total), self.schedule.token_counts[k]), -1, device=total.device)
-        return known.masked_fill(self.edits.generated[k], -1)
+        return known.masked_fill(self.edits.generated(k), -1)
 
     def _positions(self, k: int) -> Iterator[Tensor | None]:
         """Which tokens each step of scale k samples, (B, N) in raster order; None: all at once."""
@@ -255,7 +255,7 @@ class NextScaleGenerator:
         to_sample, to_mix = self.noise.gumbel(k, places, candidates)
         codes, plain = sample_by_gumbel(candidates, to_sample), None
         if self.edits is not None and known is not None:
-            if (followed := self.edits.followed[k]) is not None:
+            if (followed := self.edits.followed(k)) is not None:
                 source = other if null is None else guided(other, null, guidance)
                 codes = torch.where(followed, self._followed(k, places, logits, source, candidates), codes)
             codes, sampled = self.edits.codes(k, positions, codes, known)
@@ -304,7 +304,7 @@ class NextScaleGenerator:
     ) -> Tensor:
         """Codes (B, N) at `places` of scale k that follow the source's."""
         assert self.edits is not None
-        own = self.edits.own_codes[k]
+        own = self.edits.own_codes(k)
         noise = self.noise.gumbel(k, places, Candidates(logits, None))
         return followed_codes(logits, source_logits, gather_tokens(own, places.expand(len(own), -1)), candidates, noise)
 

@@ -37,16 +37,6 @@ class Coder:
         image = to_signed(pixels).unsqueeze(0).to(self.device)
         return (self.tokenizer.encode(image) if grid is None else self.tokenizer.encode_small(image, grid))[0]
 
-    def discrete(self, pixels: Tensor) -> Tensor:
-        """The latent (D, h, w) that the codes of an image (3, H, W) uint8 stand for."""
-        return self.tokenizer.quantize_image(to_signed(pixels).unsqueeze(0).to(self.device)).latent[0]
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """One latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the CPU."""
-        image = self._decoded(latent)
-        self._require_finite(image.isfinite().all())
-        return image.cpu()
-
     def images(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
         """Latents (B, D, h, w), decoded one by one, as images of the given type.
 
@@ -63,23 +53,21 @@ class Coder:
             pixels = torch.stack([unit_to_pixels(image) for image in decoded]).cpu()
             self._require_finite(finite)
             return [pixels_to_pil(image) for image in pixels]
-        decoded = [self.decode(latent) for latent in latents]
+        decoded = [self._finite(self._decoded(latent)) for latent in latents]
         with torch.inference_mode(False):
             stacked = torch.stack(decoded)
         return stacked if output_type == "pt" else stacked.permute(0, 2, 3, 1).numpy()
 
     def _decoded(self, latent: Tensor) -> Tensor:
         """One latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the device."""
-        return (self.tokenizer.decode(latent.unsqueeze(0).to(self.device))[0].float() + 1) / 2
+        return _unit(self.tokenizer.decode(latent.unsqueeze(0).to(self.device)))
 
     @torch.inference_mode()
     def reconstruct(self, image: Image.Image) -> Reconstruction:
         """Encode and decode an image, cropped to a square and resized first."""
         pixels = pil_to_pixels(image, self.tokenizer.config.image_size)
-        latent = self.encode(pixels)
-        original = pixels.float() / 255
-        discrete = self.decode(self.discrete(pixels))
-        hybrid = self.decode(latent)
+        original, given = pixels.float() / 255, to_signed(pixels).unsqueeze(0).to(self.device)
+        discrete, hybrid = (self._finite(_unit(found)) for found in self.tokenizer.reconstruct(given))
         return Reconstruction(
             original=unit_to_pil(original),
             discrete=unit_to_pil(discrete),
@@ -87,6 +75,11 @@ class Coder:
             discrete_psnr=float(psnr(discrete, original)),
             hybrid_psnr=float(psnr(hybrid, original)),
         )
+
+    def _finite(self, image: Tensor) -> Tensor:
+        """The image on the CPU, if it is finite."""
+        self._require_finite(image.isfinite().all())
+        return image.cpu()
 
     def _require_finite(self, finite: Tensor) -> None:
         """The one look, at the end, for numbers that left their range anywhere on the way; the meta device has none."""
@@ -96,6 +89,11 @@ class Coder:
                 f"the image is not finite in {dtype_name(self.dtype)}: "
                 + ("use float32 or bfloat16" if narrow else "weights, an adapter or latents hold numbers far too large")
             )
+
+
+def _unit(images: Tensor) -> Tensor:
+    """The image (3, H, W) in [0, 1], float32, of one decoded by itself, (1, 3, H, W) in [-1, 1]."""
+    return (images[0].float() + 1) / 2
 
 
 def of_type(images: Sequence[Image.Image], output_type: OutputType) -> Any:

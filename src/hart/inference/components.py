@@ -20,11 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from hart.checkpoint.folders import (
-    CONFIG_FILE,
-    SCORER_FILE,
-    is_shipped,
-)
+from hart.checkpoint.folders import CONFIG_FILE, SCORER_FILE, is_shipped
 from hart.checkpoint.loading import save_model
 from hart.config import HartConfig
 from hart.errors import AdapterWarning, HartError
@@ -73,16 +69,10 @@ class Components(Coder):
     def at_speed(self, speed: Speed) -> Components:
         """With the modules of another speed. Raises `HartError` where weights would need more bits than are left."""
         rounded = is_quantized(self.hart) and speed.weights != self.speed.weights
-        narrow, wanted = (each.narrows_decoder(self.device) for each in (self.speed, speed))
-        if rounded or (narrow and not wanted):
+        if rounded or (self.speed.narrows_decoder(self.device) and not speed.narrows_decoder(self.device)):
             raise HartError("this speed needs weights as they were before they got fewer bits: open the model again")
-        if narrow == wanted:
-            tokenizer = copy.copy(self.tokenizer)  # over the same weights
-            tokenizer.in_strips = speed.tiled
-        else:
-            tokenizer = prepared_tokenizer(
-                copied(self.tokenizer, self.device, torch.float32), self.device, self.dtype, speed
-            )
+        copy_of_own = copied(self.tokenizer, self.device, torch.float32)
+        tokenizer = prepared_tokenizer(copy_of_own, self.device, self.dtype, speed)
         if self.text_encoder is not None and not speed.offload:
             self.text_encoder.to(self.device, text_encoder_dtype(self.dtype))
 
@@ -157,24 +147,18 @@ class Components(Coder):
                 "the model has LoRA adapters beside its weights: store them with save_lora, or load them merged"
             )
         hart = self.hart
-        if dtype is not None:
-            if dtype == torch.int8:
-                hart = _decelerated(hart)
-                round_weights(hart, dtype)
-                dtype = torch.bfloat16
-            else:
-                hart = _dequantized(hart, dtype)
+        if dtype == torch.int8:
+            hart, dtype = _decelerated(hart), torch.bfloat16
+            round_weights(hart, torch.int8)
+        elif dtype is not None:
+            hart = _dequantized(hart, dtype)
         try:
             with all_or_nothing(destination, CONFIG_FILE) as written:
-                described = store_text_encoder(
-                    config.text_encoder,
-                    self.text_encoder,
-                    folder,
-                    written,
-                    dtype,
-                    adapted=adapted or self.without_lora is not None,
+                merged = adapted or self.without_lora is not None
+                stored = store_text_encoder(
+                    config.text_encoder, self.text_encoder, folder, written, dtype, adapted=merged
                 )
-                config = config.replace(text_encoder=described)
+                config = config.replace(text_encoder=stored)
                 if folder is not None and (folder / SCORER_FILE).exists():
                     shutil.copyfile(folder / SCORER_FILE, written / SCORER_FILE)
                 save_model(written, config, self.tokenizer, hart, dtype)

@@ -1,4 +1,4 @@
-"""The modes of PyTorch in which models are prepared, whatever modes the caller is in."""
+"""The modes of PyTorch in which models are prepared and sampled with, whatever modes the caller is in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from hart.layers.linear import without_autocast
 
 
 @contextmanager
+def own_types() -> Iterator[None]:
+    """Products are in the types of their factors."""
+    with without_autocast("cpu"), without_autocast("cuda"), without_autocast("mps"):
+        yield
+
+
+@contextmanager
 def own_modes() -> Iterator[None]:
-    """Parameters that are made are ordinary tensors, and products are in the types of their factors."""
-    with torch.inference_mode(False), without_autocast("cpu"), without_autocast("cuda"), without_autocast("mps"):
+    """The same, and parameters that are made are ordinary tensors."""
+    with torch.inference_mode(False), own_types():
         yield
