@@ -113,9 +113,9 @@ def _opened(path: Path, *, mapped: bool = False) -> Iterator[Any]:
         ) from None
 
 
-def read_tensors(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, or of PyTorch's own; as `read_safetensors`."""
-    return (read_safetensors if path.suffix == ".safetensors" else read_pickle)(path, mapped=mapped)
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, or of PyTorch's own, as views of the file. Raises as `read_safetensors`."""
+    return read_safetensors(path, mapped=True) if path.suffix == ".safetensors" else read_pickle(path)
 
 
 RENAMED_TENSORS = {
@@ -167,19 +167,14 @@ def fill_state(
 ) -> None:
     """Give a module that was built `without_memory` its weights, in `dtype` or as they are; errors as in `load_state`.
 
-    Takes the tensors out of `state` one by one: they become the module's own if their type is the same, else they are
-    converted and freed, so that weights are held once.
+    Takes the tensors out of `state` one by one and copies them: they may be views of a file, or of one another.
     """
     kinds = {name: kind_of(value) for name, value in state.items()}
     _require_fitting(module, kinds, source, name_in_file)
-    taken: set[int] = set()
     for name in kinds:
         value = state.pop(name)
         require_finite(value, source, name_in_file(name))
-        # some formats store one tensor under two names, or a part of a larger one
-        alone = value.untyped_storage().nbytes() == value.nbytes and value.data_ptr() not in taken
-        taken.add(value.data_ptr())
-        _put(module, name, value if alone else value.clone(), dtype)
+        _put(module, name, value, dtype, copy=True)
 
 
 def fill_module(
@@ -267,13 +262,13 @@ def kind_of(value: Tensor) -> Kind:
     return value.shape, dtype_name(value.dtype)
 
 
-def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype | None) -> None:
-    """Make `value`, which nothing else writes to, the parameter or buffer `name` of a module."""
+def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype | None, *, copy: bool = False) -> None:
+    """Make `value`, or a copy where something else may write to it, the parameter or buffer `name` of a module."""
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     place: Tensor = getattr(owner, leaf)
     keeps_type = not place.is_floating_point() or (isinstance(owner, QuantizedLinear) and leaf != "bias")
-    value = value.detach().to(place.dtype if keeps_type else dtype).contiguous()
+    value = value.detach().to(place.dtype if keeps_type else dtype, copy=copy).contiguous()
     is_parameter = isinstance(place, nn.Parameter)
     setattr(owner, leaf, nn.Parameter(value, place.requires_grad) if is_parameter else value)
 
@@ -283,10 +278,11 @@ ADVICE = "ask for the weights as safetensors, or save a dictionary that holds te
 FOREIGN = re.compile(r"GLOBAL (\S+)|Unsupported class (\S+)|build instruction for (\S+)")
 
 
-def read_pickle(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
-    """The tensors of a file by name, as `read_safetensors`. Code in it is refused, not run (`weights_only`)."""
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of PyTorch's by name, as views of it. Raises as `read_safetensors`. Code in it is refused,
+    not run (`weights_only`)."""
     require_regular(path)
-    mapped = mapped and zipfile.is_zipfile(path)  # older files cannot be
+    mapped = zipfile.is_zipfile(path)  # older files cannot be
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats that are refused below

@@ -12,10 +12,9 @@ from itertools import compress
 from pathlib import Path
 from typing import Literal
 
-from hart.data.digests import ABSENT, mark_image
 from hart.data.images import SUFFIXES
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
-from hart.data.samples import DamagedSample, damaged_by, read_sample_image, text_fault
+from hart.data.samples import DamagedSample, ImageFile, damaged_by, text_fault
 from hart.data.sources import Listed, Located, Source
 from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
@@ -148,7 +147,6 @@ def loose_images(path: Path, split: str, *, deep: bool) -> Literal["folder", "cl
 class FolderReader(Source):
     """`image.png` with `image.txt`, `.json` or `.cls` beside it, at any depth."""
 
-    digest_kind = "captioned images"
     title = "folder"
 
     def __init__(self, path: Path, split: str, classes: tuple[str, ...] = ()) -> None:
@@ -176,16 +174,7 @@ class FolderReader(Source):
         return printable(str(place.path))
 
     def read_record(self, place: FolderImage) -> Located:
-        return place.read_notes(), partial(read_sample_image, place.path)
-
-    def mark(self, place: FolderImage, label: int | None) -> tuple[str | bytes, ...]:
-        notes: list[str | bytes] = []
-        for suffix, path in place.note_files().items():
-            try:
-                notes += [suffix, read_bytes(path, NOTE_LIMIT)]
-            except FileError:
-                notes += [suffix, ABSENT]
-        return place.path.relative_to(self.root).as_posix(), *notes, mark_image(place.path)
+        return place.read_notes(), ImageFile(place.path)
 
 
 class ClassFolderReader(FolderReader):
@@ -195,9 +184,7 @@ class ClassFolderReader(FolderReader):
     shift the others; those that only another split has come after them.
     """
 
-    digest_kind = "images by class"
     title = "class folders"
-    digests_classes = True
 
     def __init__(self, path: Path, split: str) -> None:
         divided = split_folder(path, split, classes=True) is not None
@@ -219,10 +206,7 @@ class ClassFolderReader(FolderReader):
         return Listed(self._numbers[place[0]])
 
     def read_record(self, place: FolderImage) -> Located:
-        return Note(), partial(read_sample_image, place.path)
-
-    def mark(self, place: FolderImage, label: int | None) -> tuple[str | bytes, ...]:
-        return place.path.relative_to(self.root).as_posix(), str(label), mark_image(place.path)
+        return Note(), ImageFile(place.path)
 
 
 def _classes(roots: Iterable[Path]) -> set[str]:

@@ -5,7 +5,6 @@ The library `webdataset` opens remote shards. Members are grouped alike however 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import re
@@ -19,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
-from hart.data.digests import ABSENT, SetDigest, mark_range
+from hart.data.digests import SetDigest
 from hart.data.images import MAX_FILE, SUFFIXES
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
-from hart.data.samples import DamagedSample, damaged_by, text_fault
+from hart.data.samples import DamagedSample, ImageFile, text_fault
 from hart.data.sources import Listed, Located, Read, Source, Stream
 from hart.errors import HartError
-from hart.files import FileError, open_regular
+from hart.files import open_regular
 from hart.strict import counted, printable, reason
 
 TWICE = "its name comes twice in the shard"
@@ -42,14 +41,11 @@ TAR_FAULTS = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zl
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An image inside a shard: where it lies, and what is said about it."""
+    """An image inside a shard: its name, where it lies, and what is said about it."""
 
-    shard: Path
     name: str
-    offset: int
-    size: int
+    image: ImageFile
     note: Note
-    notes_digest: bytes
 
 
 class TarReader(Source):
@@ -57,8 +53,6 @@ class TarReader(Source):
 
     A shard that breaks off counts as one damaged image; those before the break are used.
     """
-
-    digest_kind = "tar shards"
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self._shards = shards
@@ -69,22 +63,10 @@ class TarReader(Source):
             yield from _list_shard(shard)
 
     def name(self, place: Member | str) -> str:
-        return printable(place if isinstance(place, str) else f"{place.shard}:{place.name}")
+        return printable(place if isinstance(place, str) else f"{place.image.path}:{place.name}")
 
     def read_record(self, place: Member) -> Located:
-        return place.note, partial(self._read_image, place)
-
-    def _read_image(self, place: Member) -> bytes:
-        with damaged_by(FileError, OSError), open_regular(place.shard) as file:
-            file.seek(place.offset)
-            return file.read(place.size)
-
-    def mark(self, place: Member, label: int | None) -> tuple[str | bytes, ...]:
-        try:
-            with open_regular(place.shard) as file:
-                return place.name, place.notes_digest, mark_range(file, place.offset, place.size)
-        except (FileError, OSError):
-            return (ABSENT,)
+        return place.note, place.image
 
 
 class TarStream(Stream):
@@ -298,11 +280,8 @@ def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed
             yield f"{shard}:{name}", str(error)
             continue
         assert first.image is not None
-        digest = hashlib.sha256()
-        for suffix, content in sorted(first.notes.items()):
-            digest.update(f"{suffix} {len(content)} ".encode() + content)
-        place = first.image.offset_data, first.image.size
-        yield Member(shard, name, *place, note, digest.digest()), partial(Listed, note.label, note.weight)
+        image = ImageFile(shard, first.image.offset_data, first.image.size)
+        yield Member(name, image, note), partial(Listed, note.label, note.weight)
 
 
 def _within(member: tarfile.TarInfo, size: int) -> bytes:
