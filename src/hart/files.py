@@ -22,22 +22,12 @@ from typing import IO, Any, BinaryIO
 
 from hart.errors import HartError
 
+# fmt: off
 __all__ = [
-    "FileError",
-    "all_or_nothing",
-    "atomic_write",
-    "default_cache",
-    "parse_json",
-    "read_bytes",
-    "read_json",
-    "read_text",
-    "read_toml",
-    "readable_folder",
-    "text_lines",
-    "user_path",
-    "write_json",
-    "write_text",
+    "FileError", "all_or_nothing", "atomic_write", "default_cache", "parse_json", "read_bytes", "read_json",
+    "read_text", "read_toml", "readable_folder", "text_lines", "user_path", "write_json", "write_text",
 ]
+# fmt: on
 
 MEBIBYTE = 2**20
 TEXT_LIMIT = 64 * MEBIBYTE
@@ -73,11 +63,9 @@ def default_cache() -> Path:
 
 def user_path(name: AnyPath) -> Path:
     """A path as a person writes it: ~ is the home folder. Raises `FileError`."""
-    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
-        raise FileError(f"{name!r}: give a path, or the text of one")
-    with suppress(RuntimeError):  # nobody of that name
-        return Path(name).expanduser()
-    return Path(name)
+    if not (address := user_address(name)):
+        raise FileError(f"{name!r}: give a path")
+    return Path(address)
 
 
 def user_address(address: AnyPath) -> str:
@@ -133,11 +121,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def require_own_folder(folder: Path, own: str = "") -> None:
     """Raise `FileError` where a folder holds anything but hidden files and names that the pattern `own` matches fully:
     what writes a whole folder takes an empty one, its own, or a new one."""
-    entries = readable_folder(folder).iterdir() if folder.exists() else ()
+    names = list_folder(readable_folder(folder)) if folder.exists() else ()
     if os.path.realpath(folder) == os.path.realpath(os.path.expanduser("~")):  # noqa: PTH111  # a home may not be known
         raise FileError(f"{folder}: is your home folder: give an empty or a new folder")
-    foreign = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    foreign = [name for name in foreign if not re.fullmatch(own, name)]
+    foreign = sorted(name for name in names if not re.fullmatch(own, name))
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise FileError(f"{folder}: holds other files ({', '.join(foreign[:3])}{more}): give an empty or a new folder")
@@ -361,9 +348,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON value for people to read; see `atomic_write`."""
-    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
     # UTF-8 has no lone surrogates, which stand for the other bytes of a file's name; with a backslash they are JSON's
-    atomic_write(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+    text = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+    atomic_write(path, lambda file: file.write(text))
 
 
 def flush_folder(folder: Path) -> None:

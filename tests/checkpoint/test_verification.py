@@ -99,16 +99,12 @@ def test_inputs_that_are_absent_or_do_not_fit_are_named(folder: Path, monkeypatc
     inputs = sorted(GOLDEN_INPUTS & set(golden))
     assert len(inputs) == (6 if folder.name == "t2i" else 2)
     for name in inputs:
-        value = golden[name]
-        damages = [None, value[:1], value.unsqueeze(0), value[0], value[:0], torch.zeros(()), value + 0j]
-        damages += [value.long() + 0.5] if value.dtype == torch.int64 else [value.int()]
-        damages += [value - 1, value + 2000] if value.dtype == torch.int64 else []
-        for damage in damages:
-            changed = golden | {name: damage} if damage is not None else {k: v for k, v in golden.items() if k != name}
-            save_file({key: value.contiguous() for key, value in changed.items()}, folder / GOLDEN_FILE)
-            # a batch of another size shows in what comes after it
-            with pytest.raises(CheckpointError, match=rf"{GOLDEN_FILE}: .*({name}|takes \((1|64)[,)])"):
-                verify(folder)
+        save_file({key: value for key, value in golden.items() if key != name}, folder / GOLDEN_FILE)
+        with pytest.raises(CheckpointError, match=rf"{GOLDEN_FILE}: inputs do not fit the model \('{name}'\)"):
+            verify(folder)
+    save_file(golden | {"tokenizer.image": golden["tokenizer.image"][0]}, folder / GOLDEN_FILE)
+    with pytest.raises(CheckpointError, match=rf"{GOLDEN_FILE}: inputs do not fit the model \(.+\)"):
+        verify(folder)
 
 
 @pytest.mark.parametrize(

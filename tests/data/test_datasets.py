@@ -123,6 +123,10 @@ def test_weights_set_how_often_an_image_comes() -> None:
     counts = torch.bincount(seen, minlength=5) / len(seen)
     assert torch.allclose(counts, weights / weights.sum(), atol=0.01)
     assert counts[2] == counts[4] == 0
+    halves = SampleOrder(torch.tensor([0.5] * 8 + [1.5] * 8), 0)
+    epochs = [set(halves.batch(step, 16).tolist()) for step in range(200)]
+    # 4 of the 8 come in an epoch, whichever: two of them in 3 of 14
+    assert 25 < sum({0, 1} <= seen for seen in epochs) < 60
 
 
 @settings(max_examples=30, deadline=None)

@@ -163,7 +163,7 @@ def test_json_lines_with_captions_labels_and_weights(tmp_path: Path) -> None:
         [
             {"image": "images/0.png", "caption": "zero", "label": "odd"},
             {"image": str(tmp_path / "images/1.png"), "caption": ["one", "1"], "label": "even", "weight": 3},
-            {"image": "images/2.png", "label": "odd"},
+            {"image": "images/2.png", "label": "odd", "weight": None},
         ],
     )
     for path in (tmp_path, tmp_path / "train.jsonl"):

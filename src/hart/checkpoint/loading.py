@@ -31,7 +31,7 @@ from hart.checkpoint.folders import (
 from hart.checkpoint.hub import download
 from hart.checkpoint.released_names import TRANSFORMER_NAMES, PublishedWeights, renamed, tokenizer_names
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
-from hart.checkpoint.storage import fill_module, fingerprint, read_pickle, read_tensors, save_module
+from hart.checkpoint.storage import fill_module, fingerprint, read_tensors, save_module
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
@@ -281,7 +281,7 @@ def _hart_layout(folder: Path) -> tuple[HartConfig, Weights, Weights]:
 
 def _var_layout(folder: Path) -> tuple[HartConfig, Weights, Weights]:
     files, case = (_only(folder, "vae*.pth"), _only(folder, "var*.pth")), folder / "case.json"
-    vae, var = ((read_pickle(file), str(file)) for file in files)
+    vae, var = ((read_tensors(file), str(file)) for file in files)
     scales = read_json(case).get("patch_nums") if os.path.lexists(case) else None
     tokenizer, transformer = var_configs(vae[0], var[0], scales, (vae[1], var[1]))
     return HartConfig(tokenizer, transformer, sampling=VAR_SAMPLING), vae, var

@@ -114,8 +114,9 @@ def _opened(path: Path, *, mapped: bool = False) -> Iterator[Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, or of PyTorch's own, as views of the file. Raises as `read_safetensors`."""
-    return read_safetensors(path, mapped=True) if path.suffix == ".safetensors" else read_pickle(path)
+    """All tensors of a safetensors file, or of PyTorch's own, as views of the file, which nobody may write to
+    meanwhile. Raises as `read_safetensors`."""
+    return (read_safetensors if path.suffix == ".safetensors" else read_pickle)(path, mapped=True)
 
 
 RENAMED_TENSORS = {
@@ -278,11 +279,10 @@ ADVICE = "ask for the weights as safetensors, or save a dictionary that holds te
 FOREIGN = re.compile(r"GLOBAL (\S+)|Unsupported class (\S+)|build instruction for (\S+)")
 
 
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of PyTorch's by name, as views of it. Raises as `read_safetensors`. Code in it is refused,
-    not run (`weights_only`)."""
+def read_pickle(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
+    """The tensors of a file by name, as `read_safetensors`. Code in it is refused, not run (`weights_only`)."""
     require_regular(path)
-    mapped = zipfile.is_zipfile(path)  # older files cannot be
+    mapped = mapped and zipfile.is_zipfile(path)  # older files cannot be
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats that are refused below

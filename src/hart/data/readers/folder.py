@@ -149,9 +149,11 @@ class FolderReader(Source):
 
     title = "folder"
 
-    def __init__(self, path: Path, split: str, classes: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, split: str | None, classes: tuple[str, ...] = ()) -> None:
+        """split: None holds nothing out."""
         self.remark = f" of {counted(len(classes), 'class')}" if classes else ""
-        inside = split_folder(path, split, classes=bool(classes))
+        inside = split_folder(path, split or "train", classes=bool(classes))
+        split = split or (WHOLE if inside is None else "train")
         self.root = inside or path
         self._files = list(list_images(self.root))
         if inside is None:
@@ -186,18 +188,16 @@ class ClassFolderReader(FolderReader):
 
     title = "class folders"
 
-    def __init__(self, path: Path, split: str) -> None:
-        divided = split_folder(path, split, classes=True) is not None
+    def __init__(self, path: Path, split: str | None) -> None:
         # those of training first: a split that has more does not shift them
         of_training, every = (
-            split_folders(path, name, classes=True).values() if divided else [path] for name in ("train", split)
+            split_folders(path, name, classes=True).values() or [path] for name in ("train", split or "train")
         )
-        more = [root for root in every if root not in of_training]
-        classes = list(dict.fromkeys([*sorted(_classes(of_training)), *sorted(_classes(more))]))
+        classes = tuple(dict.fromkeys([*sorted(_classes(of_training)), *sorted(_classes(every))]))
         if not classes:
             raise HartError(f"{path} ({split}): no class folders: put the images of each class in a folder")
         self._numbers = {name: number for number, name in enumerate(classes)}
-        super().__init__(path, split, tuple(classes))
+        super().__init__(path, split, classes)
 
     def facts(self, file: FolderImage) -> Listed:
         place = file.path.relative_to(self.root).parts

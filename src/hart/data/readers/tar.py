@@ -28,6 +28,7 @@ from hart.files import open_regular
 from hart.strict import counted, printable, reason
 
 TWICE = "its name comes twice in the shard"
+BROKEN_OFF = "the shard cannot be read to its end ({})"
 DOTTED = "no image but {}: in shards a name ends at its first dot; rename it"
 MAX_MEMBER = 2**34
 """Bytes that a header may claim: the library would skip more for hours, and loop for ever on a negative number."""
@@ -91,7 +92,7 @@ class TarStream(Stream):
             if is_remote(shard):
                 _require_arrival(shard, stream, fault is not None)
         if fault is not None:
-            yield printable(shard), _broken_off(fault)
+            yield printable(shard), BROKEN_OFF.format(reason(fault))
 
     def digest(self) -> str:
         digest = SetDigest("stream")
@@ -236,10 +237,6 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, what: str) -> bytes:
     return content
 
 
-def _broken_off(error: Exception) -> str:
-    return f"the shard cannot be read to its end ({reason(error)})"
-
-
 def _first_of_each_name(shard: str, groups: Iterator[_Group]) -> Iterator[tuple[str, Callable[[], Read] | str]]:
     seen: dict[str, bool] = {}
     for group in groups:
@@ -256,13 +253,19 @@ def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed
     or a second note of one kind, only its first group counts, as in a stream.
     """
     groups: defaultdict[str, list[_Group]] = defaultdict(list)
+
+    def skipped(member: tarfile.TarInfo) -> bytes:
+        if member.offset_data + member.size > size:
+            raise tarfile.ReadError("it breaks off inside an image")
+        return b""
+
     try:
         with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader) as tar:
             size = os.fstat(file.fileno()).st_size
-            for group in _groups(tar, lambda member: _within(member, size)):
+            for group in _groups(tar, skipped):
                 groups[group.name] = [group] if group.dotted else [*groups[group.name], group]
     except TAR_FAULTS as error:
-        yield str(shard), _broken_off(error)
+        yield str(shard), BROKEN_OFF.format(reason(error))
     for name, (first, *later) in groups.items():
         if not any(group.is_image for group in (first, *later)):
             continue
@@ -282,13 +285,6 @@ def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed
         assert first.image is not None
         image = ImageFile(shard, first.image.offset_data, first.image.size)
         yield Member(name, image, note), partial(Listed, note.label, note.weight)
-
-
-def _within(member: tarfile.TarInfo, size: int) -> bytes:
-    """Reads nothing. Raises `tarfile.ReadError` for an image that extends beyond the shard."""
-    if member.offset_data + member.size > size:
-        raise tarfile.ReadError("it breaks off inside an image")
-    return b""
 
 
 def _opened(shard: str) -> BinaryIO | Any:
