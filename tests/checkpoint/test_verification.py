@@ -125,19 +125,3 @@ def test_a_case_without_its_settings_is_an_error(folder: Path, case: Any, messag
     (folder / CASE_FILE).write_text(json.dumps(case), encoding="utf-8")
     with pytest.raises(HartError, match=f"{CASE_FILE}: .*{message}"):
         verify(folder)
-
-
-@of("var-c2i")
-def test_golden_numbers_that_are_none_are_an_error(folder: Path) -> None:
-    (folder / GOLDEN_FILE).write_bytes(b"no safetensors")
-    with pytest.raises(CheckpointError, match=f"{GOLDEN_FILE}: not a readable safetensors file"):
-        verify(folder)
-
-
-@of("var-c2i")
-def test_an_unreadable_case_is_an_error(folder: Path) -> None:
-    save_file(read_safetensors(CASE / GOLDEN_FILE), folder / GOLDEN_FILE)
-    (folder / CASE_FILE).unlink()
-    (folder / CASE_FILE).write_bytes(b"{")
-    with pytest.raises(HartError, match=CASE_FILE):
-        verify(folder)

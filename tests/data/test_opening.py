@@ -142,15 +142,6 @@ def test_the_folders_of_coco_are_no_classes(tmp_path: Path) -> None:
     assert len(rows(open_source(tmp_path, None, kind="classes"))) == 3
 
 
-def test_the_whole_of_a_divided_set_is_refused(tmp_path: Path) -> None:
-    """Its folders would be taken for classes."""
-    for name in ("train/cat", "validation/cat"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "x.png").write_bytes(b"unread")
-    with pytest.raises(HartError, match="divided into folders: name one as the split: train, validation"):
-        open_source(tmp_path, "all")
-
-
 # --- JSON lines
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
 import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hart.checkpoint.folders import CheckpointError
 from hart.devices import dtype_name, is_out_of_memory
-from hart.files import AnyPath, atomic_write, require_regular, user_path
+from hart.files import AnyPath, require_regular, user_path, whole_file
 from hart.layers.quantized import LARGEST, QuantizedLinear
 from hart.strict import clipped, reason, shown
 
@@ -27,21 +28,6 @@ WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 WEIGHTS = tuple(map(dtype_name, WEIGHT_TYPES))
 EIGHT_BITS = {dtype_name(dtype): dtype for dtype in LARGEST}
 SHOWN_PROBLEMS = 8
-TYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""The names of tensor types in safetensors."""
-TORCH_NAMES = {name: dtype_name(dtype) for dtype, name in TYPE_NAMES.items()}
 
 SCALE = "_scale"
 """What the name of a weight of 8 bits is followed by in the name of its scales."""
@@ -67,26 +53,13 @@ def save_module(path: AnyPath, module: nn.Module, dtype: torch.dtype | None = No
 
 
 def write_safetensors(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors on the CPU as one safetensors file, one by one: the library's `save` first copies them all, and
-    only the owner can read what its `save_file` writes."""
+    """Write tensors on the CPU as one safetensors file; see `whole_file`."""
     stored = {name: value.detach().contiguous() for name, value in tensors.items()}
-    # the widest types first, so that every tensor is aligned
-    order = sorted(stored, key=lambda name: (-stored[name].element_size(), name))
-    header: dict[str, Any] = {}
-    end = 0
-    for name in order:
-        value, begin = stored[name], end
-        end += value.nbytes
-        header[name] = {"dtype": TYPE_NAMES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-
-    def write(file: BinaryIO) -> None:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(stored[name].flatten().view(torch.uint8).numpy().data)
-
-    atomic_write(user_path(path), write)
+    with whole_file(user_path(path)) as file:
+        try:
+            save_file(stored, file)
+        except SafetensorError as error:
+            raise OSError(errno.EIO, reason(error)) from None
 
 
 def read_safetensors(path: AnyPath, *, mapped: bool = False) -> dict[str, Tensor]:
@@ -193,19 +166,16 @@ def fill_module(
     mapped: a submodule whose weights are checked, but take no memory until it computes, if they are stored in their
     type: they stay in the file, which must not be written to in place as long as the module lives.
     """
-    with _opened(path) as file, nullcontext(file) if mapped is None else _opened(path, mapped=True) as resting:
-        kinds: dict[str, Kind] = {}
+    with _opened(path) as file, _opened(path, mapped=True) as views:
         stored = {RENAMED_TENSORS.get(name, name): name for name in file.keys()}  # noqa: SIM118 - no mapping
-        for name, first in stored.items():
-            header = file.get_slice(first)
-            kinds[name] = torch.Size(header.get_shape()), TORCH_NAMES.get(header.get_dtype(), header.get_dtype())
+        kinds = {name: kind_of(views.get_tensor(first)) for name, first in stored.items()}
         _quantize_as(module, kinds)
         _require_fitting(module, kinds, path, str)
         for name in sorted(kinds, key=lambda name: kinds[name][1] in EIGHT_BITS):  # after their scales and biases
             value = file.get_tensor(stored[name])
             require_finite(value, path, stored[name])
             if name.startswith(f"{mapped}."):
-                value = resting.get_tensor(stored[name])
+                value = views.get_tensor(stored[name])
             _put(module, name, value, dtype)
             owner = name.rpartition(".")[0]
             if kinds[name][1] in EIGHT_BITS and isinstance(layer := module.get_submodule(owner), QuantizedLinear):

@@ -36,15 +36,11 @@ class FolderImage:
     notes: tuple[str, ...] = ()
     fault: str = ""
 
-    def note_files(self) -> dict[str, Path]:
-        """By suffix."""
-        return {_parts(name)[1]: self.path.with_name(name) for name in self.notes}
-
     def read_notes(self, kinds: Collection[str] = NOTE_SUFFIXES) -> Note:
         """The notes of some kinds. Raises `DamagedSample`."""
+        files = {kind: self.path.with_name(name) for name in self.notes if (kind := _parts(name)[1]) in kinds}
         with damaged_by(FileError):
-            files = {kind: read_bytes(file, NOTE_LIMIT) for kind, file in self.note_files().items() if kind in kinds}
-        return read_notes(files)
+            return read_notes({kind: read_bytes(file, NOTE_LIMIT) for kind, file in files.items()}) if files else Note()
 
 
 def list_images(folder: Path) -> Iterator[FolderImage]:
@@ -127,21 +123,17 @@ def loose_images(path: Path, split: str, *, deep: bool) -> Literal["folder", "cl
     Only images with captions, or in two folders at least, since a preview may lie beside shards. Folders are looked at
     one level deep, or not at all without `deep`; those of the splits are looked into.
     """
+    splits = sorted(split_folders(path, split).values()) if deep else []
+    inside = itertools.chain.from_iterable(map(_folders_in, (path, *splits))) if deep else ()
     classes = 0
-    splits = set(split_folders(path, split).values()) if deep else set()
-    inside = itertools.chain(_folders_in(path), *map(_folders_in, sorted(splits))) if deep else ()
     for place in (path, *inside):
-        found = False
         with suppress(OSError):  # what cannot be listed is an error only where it is read
             names = [name for name, is_folder in list_folder(place).items() if not is_folder]
-            for image in _images_among(place, names, ""):
-                if image.notes:
-                    return "folder"
-                found = True
-        classes += found and place != path and place not in splits
-        if classes > 1:
-            return "classes"
-    return None
+            images = list(_images_among(place, names, ""))
+            if any(image.notes for image in images):
+                return "folder"
+            classes += bool(images) and place not in (path, *splits)
+    return "classes" if classes > 1 else None
 
 
 class FolderReader(Source):
@@ -170,7 +162,7 @@ class FolderReader(Source):
 
     def facts(self, file: FolderImage) -> Listed:
         # only a .json can hold a weight, and the order of a whole epoch needs all of them
-        return Listed(weight=file.read_notes({"json"}).weight if "json" in file.note_files() else 1.0)
+        return Listed(weight=file.read_notes({"json"}).weight)
 
     def name(self, place: FolderImage) -> str:
         return printable(str(place.path))
