@@ -54,13 +54,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reachable_hub: None) ->
     return Hub(monkeypatch, tmp_path, [*OTHERS, *LLM, *PLAIN, *TOKENIZER, "llm/ema_model.bin"])
 
 
-def test_the_hub_is_connected_to_once(hub: Hub, direct: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = list[str]()
-    monkeypatch.setattr("hart.hub._connect", lambda host, port: asked.append(host))
-    assert resolve_model("someone/model") == hub.folder
-    assert len(asked) == 1 and len(hub.downloads) == 1
-
-
 def test_plain_weights_are_not_fetched_where_averaged_ones_are(hub: Hub, tmp_path: Path) -> None:
     assert resolve_model("someone/model") == tmp_path
     (options,) = hub.downloads

@@ -80,7 +80,7 @@ def download(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
     needed = needed_files(repository, files)
-    with _errors(NOT_DOWNLOADED.format("model", repository), _remedy(repository)):
+    with _hub(NOT_DOWNLOADED.format("model", repository), _remedy(repository)):
         return Path(snapshot_download(repository, allow_patterns=needed))
 
 
@@ -92,11 +92,9 @@ def require_repository(repository: str, role: str = "model") -> None:
 
 
 def _files(repository: str, role: str = "model") -> list[str]:
-    failed, remedy = NOT_DOWNLOADED.format(role, repository), _remedy(repository)
-    _require_reachable(failed, remedy)
-    from huggingface_hub import list_repo_files
+    with _hub(NOT_DOWNLOADED.format(role, repository), _remedy(repository)):
+        from huggingface_hub import list_repo_files
 
-    with _errors(failed, remedy):
         return list(list_repo_files(repository))
 
 
@@ -117,24 +115,18 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
 
     token: None takes the one that `hf auth login` stored. Raises `CheckpointError` if the upload fails.
     """
-    failed, remedy = f"{repository!r} cannot be written to the Hugging Face hub", "check name, connection and token"
-    _require_reachable(failed, remedy)
-    from huggingface_hub import create_repo, upload_folder
+    with _hub(f"{repository!r} cannot be written to the Hugging Face hub", "check name, connection and token"):
+        from huggingface_hub import create_repo, upload_folder
 
-    with _errors(failed, remedy):
         name = create_repo(repository, private=private, token=token, exist_ok=True).repo_id
         return str(upload_folder(repo_id=name, folder_path=folder, token=token, commit_message=message).commit_url)
 
 
-def _require_reachable(failed: str, remedy: str) -> None:
-    """Raise `CheckpointError`, which begins and ends so, where the hub cannot be reached."""
+@contextmanager
+def _hub(failed: str, remedy: str) -> Iterator[None]:
+    """Where the hub cannot be reached, or the block fails, raises a `CheckpointError` that begins and ends so."""
     if (why := unreachable()) is not None:
         raise CheckpointError(f"{failed}, which cannot be reached ({why}): {remedy}")
-
-
-@contextmanager
-def _errors(failed: str, remedy: str) -> Iterator[None]:
-    """What fails is a `CheckpointError` that begins and ends so."""
     try:
         yield
     except Exception as error:  # the hub's own kinds, and those of the HTTP library below it

@@ -28,7 +28,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from hart.checkpoint.folders import ADAPTER_CONFIG, HART_FILE, MODEL_FOLDER
-from hart.checkpoint.storage import SCALE, kind_of, misfits, read_safetensors, require_finite, write_safetensors
+from hart.checkpoint.storage import SCALE, misfits, read_safetensors, require_finite, write_safetensors
 from hart.config import Config, LoraTarget, Rank
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package
@@ -324,8 +324,7 @@ def _check(
         except ValueError as error:  # the transformer has none of the layers
             raise HartError(f"{mismatch}: {error}") from None
     expected = peft.get_peft_model_state_dict(skeleton, adapter_name=ADAPTER, save_embedding_layers=False)
-    kinds, found = ({name: kind_of(value) for name, value in each.items()} for each in (expected, tensors))
-    if problems := misfits(kinds, found):
+    if problems := misfits(expected, tensors):
         raise HartError(f"{mismatch}: {problems}")
     for name, value in tensors.items():
         require_finite(value, folder / ADAPTER_FILE, name)

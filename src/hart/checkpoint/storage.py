@@ -25,15 +25,9 @@ from hart.strict import clipped, reason, shown
 
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types of stored weights. Those of 8 bits need a scale: see `hart.layers.quantized.QuantizedLinear`."""
-WEIGHTS = tuple(map(dtype_name, WEIGHT_TYPES))
-EIGHT_BITS = {dtype_name(dtype): dtype for dtype in LARGEST}
 SHOWN_PROBLEMS = 8
-
 SCALE = "_scale"
 """What the name of a weight of 8 bits is followed by in the name of its scales."""
-
-Kind = tuple[torch.Size, str]
-"""Shape and number type of a tensor, known without reading it."""
 
 
 def save_module(path: AnyPath, module: nn.Module, dtype: torch.dtype | None = None) -> None:
@@ -126,7 +120,7 @@ def load_state(
     Names, shapes and kinds of numbers must be the module's own; weights are of `WEIGHT_TYPES` and finite.
     source, name_in_file: the names of the file, and of a tensor in it, for errors.
     """
-    _require_fitting(module, {name: kind_of(value) for name, value in state.items()}, source, name_in_file)
+    _require_fitting(module, state, source, name_in_file)
     for name, value in state.items():
         require_finite(value, source, name_in_file(name))
     module.load_state_dict(dict(state))
@@ -143,9 +137,8 @@ def fill_state(
 
     Takes the tensors out of `state` one by one and copies them: they may be views of a file, or of one another.
     """
-    kinds = {name: kind_of(value) for name, value in state.items()}
-    _require_fitting(module, kinds, source, name_in_file)
-    for name in kinds:
+    _require_fitting(module, state, source, name_in_file)
+    for name in list(state):
         value = state.pop(name)
         require_finite(value, source, name_in_file(name))
         _put(module, name, value, dtype, copy=True)
@@ -168,27 +161,25 @@ def fill_module(
     """
     with _opened(path) as file, _opened(path, mapped=True) as views:
         stored = {RENAMED_TENSORS.get(name, name): name for name in file.keys()}  # noqa: SIM118 - no mapping
-        kinds = {name: kind_of(views.get_tensor(first)) for name, first in stored.items()}
-        _quantize_as(module, kinds)
-        _require_fitting(module, kinds, path, str)
-        for name in sorted(kinds, key=lambda name: kinds[name][1] in EIGHT_BITS):  # after their scales and biases
+        state = {name: views.get_tensor(first) for name, first in stored.items()}
+        _quantize_as(module, state)
+        _require_fitting(module, state, path, str)
+        for name in sorted(state, key=lambda name: state[name].dtype in LARGEST):  # after their scales and biases
             value = file.get_tensor(stored[name])
             require_finite(value, path, stored[name])
-            if name.startswith(f"{mapped}."):
-                value = views.get_tensor(stored[name])
-            _put(module, name, value, dtype)
+            _put(module, name, state[name] if name.startswith(f"{mapped}.") else value, dtype)
             owner = name.rpartition(".")[0]
-            if kinds[name][1] in EIGHT_BITS and isinstance(layer := module.get_submodule(owner), QuantizedLinear):
+            if value.dtype in LARGEST and isinstance(layer := module.get_submodule(owner), QuantizedLinear):
                 module.set_submodule(owner, eight_bits(layer))
 
 
-def _quantize_as(module: nn.Module, kinds: Mapping[str, Kind]) -> None:
+def _quantize_as(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give linear layers without memory the form of 8 bits where a file has their weights so."""
     for path, layer in list(module.named_modules()):
-        kind = kinds.get(f"{path}.weight", (torch.Size(), ""))[1]
-        if isinstance(layer, nn.Linear) and kind in EIGHT_BITS:
+        weight = state.get(f"{path}.weight")
+        if isinstance(layer, nn.Linear) and weight is not None and weight.dtype in LARGEST:
             scale = torch.empty(layer.out_features, dtype=torch.float32, device=layer.weight.device)
-            quantized = QuantizedLinear(type(layer), layer.weight.detach().to(EIGHT_BITS[kind]), scale, layer.bias)
+            quantized = QuantizedLinear(type(layer), layer.weight.detach().to(weight.dtype), scale, layer.bias)
             module.set_submodule(path, quantized.train(layer.training))
 
 
@@ -202,35 +193,27 @@ def require_finite(value: Tensor, source: Path | str, name: str) -> None:
 
 
 def _require_fitting(
-    module: nn.Module, kinds: Mapping[str, Kind], source: Path | str, name_in_file: Callable[[str], str]
+    module: nn.Module, state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str]
 ) -> None:
-    expected = {name: kind_of(value) for name, value in module.state_dict().items()}
-    if problems := misfits(expected, kinds, name_in_file):
+    if problems := misfits(module.state_dict(), state, name_in_file):
         raise CheckpointError(f"{source}: does not fit the configuration beside it: {problems}")
 
 
-def misfits(expected: Mapping[str, Kind], kinds: Mapping[str, Kind], name_in_file: Callable[[str], str] = str) -> str:
-    """How the tensors of a file differ from those that a model takes; empty if they do not."""
-    problems = [
-        *(f"missing {name_in_file(name)}" for name in expected if name not in kinds),
-        *(f"unexpected {name_in_file(name)}" for name in kinds if name not in expected),
-        *(
-            f"{name_in_file(name)} is {tuple(kinds[name][0])}, the model takes {tuple(shape)}"
-            for name, (shape, _) in expected.items()
-            if name in kinds and kinds[name][0] != shape
-        ),
-        *(
-            f"{name_in_file(name)} holds {kinds[name][1]}, not {' or '.join(allowed)}"
-            for name, (_, wanted) in expected.items()
-            if name in kinds and kinds[name][1] not in (allowed := WEIGHTS if wanted in WEIGHTS else (wanted,))
-        ),
-    ]
+def misfits(model: Mapping[str, Tensor], file: Mapping[str, Tensor], name_in_file: Callable[[str], str] = str) -> str:
+    """How the tensors of a file differ in name, shape or type from those that a model takes; empty if they do not."""
+    problems = [f"missing {name_in_file(name)}" for name in model if name not in file]
+    problems += [f"unexpected {name_in_file(name)}" for name in file if name not in model]
+    for name, ours in model.items():
+        theirs = file.get(name, ours)
+        if theirs.shape != ours.shape:
+            said = f"is {tuple(theirs.shape)}, the model takes {tuple(ours.shape)}"
+            problems.append(f"{name_in_file(name)} {said}")
+        allowed = WEIGHT_TYPES if ours.dtype in WEIGHT_TYPES else (ours.dtype,)
+        if theirs.dtype not in allowed:
+            said = f"holds {dtype_name(theirs.dtype)}, not {' or '.join(map(dtype_name, allowed))}"
+            problems.append(f"{name_in_file(name)} {said}")
     hidden = len(problems) - SHOWN_PROBLEMS
     return "; ".join(map(clipped, problems[:SHOWN_PROBLEMS])) + (f"; and {hidden} more" if hidden > 0 else "")
-
-
-def kind_of(value: Tensor) -> Kind:
-    return value.shape, dtype_name(value.dtype)
 
 
 def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype | None, *, copy: bool = False) -> None:
