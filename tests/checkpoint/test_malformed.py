@@ -222,6 +222,9 @@ ADAPTER = [
     ("init_lora_weights", "pissa", "'init_lora_weights' is 'pissa'"),
     ("peft_type", ["LORA"], "only LORA"),
     ("base_model_name_or_path", 3, "'base_model_name_or_path' is 3"),
+    # in training these would also act on biases, which are no part of the layers here
+    ("use_dora", True, "'use_dora' is True"),
+    ("lora_bias", True, "'lora_bias' is True"),
     ("unheard_of", {"a": 1}, "'unheard_of' is"),
 ]
 

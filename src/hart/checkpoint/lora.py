@@ -21,20 +21,18 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from hart.checkpoint.folders import ADAPTER_CONFIG, HART_FILE, MODEL_FOLDER
-from hart.checkpoint.storage import SCALE, kind_of, misfits, read_safetensors, require_finite
+from hart.checkpoint.storage import SCALE, misfits, read_safetensors, require_finite, write_safetensors
 from hart.config import Config, LoraTarget, Rank
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package
-from hart.files import AnyPath, atomic_write, read_json, user_path, write_text
+from hart.files import AnyPath, read_json, user_path, write_text
 from hart.generation.arguments import finite_number
 from hart.model import Hart
 from hart.strict import Listed, clipped, shown
@@ -138,6 +136,11 @@ def save_lora(hart: Hart, folder: AnyPath, *, base_model: str) -> None:
     if not has_lora(hart):
         raise HartError("the model has no LoRA adapters: add_lora puts them beside its weights")
     tensors = peft.get_peft_model_state_dict(hart.transformer, adapter_name=ADAPTER, save_embedding_layers=False)
+    write_safetensors(folder / ADAPTER_FILE, {FILE_PREFIX + name: value.cpu() for name, value in tensors.items()})
+    sampled = {
+        name: tuple(_sampled(layer.get_base_layer().weight).tolist()) for name, layer in _lora_layers(peft, hart)
+    }
+    write_text(folder / BASE_FILE, json.dumps(BaseWeights(sampled).to_dict()) + "\n")
     configs: Any = hart.transformer.peft_config
     config = configs[ADAPTER]
     values = config.to_dict() | {
@@ -145,15 +148,6 @@ def save_lora(hart: Hart, folder: AnyPath, *, base_model: str) -> None:
         "target_modules": sorted(config.target_modules),
         "inference_mode": True,
     }
-    stored = {FILE_PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    atomic_write(folder / ADAPTER_FILE, lambda file: file.write(save(stored, {"format": "pt"})))
-    layers: dict[str, Any] = {
-        name: layer.get_base_layer().weight
-        for name, layer in hart.transformer.named_modules()
-        if isinstance(layer, peft.tuners.lora.LoraLayer)
-    }
-    sampled = BaseWeights({name: tuple(_sampled(weight).tolist()) for name, weight in layers.items()})
-    write_text(folder / BASE_FILE, json.dumps(sampled.to_dict()) + "\n")
     # last, so that an unfinished folder is not taken for an adapter
     write_text(folder / ADAPTER_CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
@@ -176,13 +170,11 @@ def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str |
         stored = BaseWeights.load(folder / BASE_FILE)
     except HartError as error:
         raise HartError(f"{error}: delete this file, without which the adapter works") from None
-    there, here = list[float](), list[float]()
-    for name, weights in stored.layers.items():
-        try:
-            here += _sampled_of(hart.transformer.get_submodule(name))
-        except (AttributeError, KeyError):
-            return None  # of other sizes, which merging says
-        there += weights
+    there = [weight for weights in stored.layers.values() for weight in weights]
+    try:
+        here = [weight for name in stored.layers for weight in _sampled_of(hart.transformer.get_submodule(name))]
+    except (AttributeError, KeyError):
+        return None  # of other sizes, which merging says
     if len(there) != len(here):
         raise HartError(f"{folder / BASE_FILE}: has not {SAMPLED_WEIGHTS} weights of each layer: delete this file")
     theirs, ours = torch.tensor(there, device="cpu"), torch.tensor(here, device="cpu")
@@ -235,10 +227,8 @@ def merge_lora(hart: Hart, folder: AnyPath, scale: float = 1.0, *, model: str = 
 
 def scale_lora(hart: Hart, scale: float) -> None:
     """Let the adapters beside a model's weights act `scale` times as strongly as trained; 0: not at all."""
-    peft = _peft()
-    for module in hart.transformer.modules():
-        if isinstance(module, peft.tuners.lora.LoraLayer):
-            module.set_scale(ADAPTER, scale)
+    for _, layer in _lora_layers(_peft(), hart):
+        layer.set_scale(ADAPTER, scale)
 
 
 def has_lora(hart: Hart) -> bool:
@@ -254,12 +244,16 @@ def require_peft() -> None:
 
 def _peft() -> Any:
     """The library, imported when needed: it is an extra, and slow to load."""
-    try:
-        import peft
-    except ModuleNotFoundError as error:
-        raise missing_package(error.name, "lora") from None
-    module: ModuleType = peft
-    return module
+    require_peft()
+    import peft
+
+    return peft
+
+
+def _lora_layers(peft: Any, hart: Hart) -> list[tuple[str, Any]]:
+    """The adapted layers by name."""
+    kind = peft.tuners.lora.LoraLayer
+    return [(name, layer) for name, layer in hart.transformer.named_modules() if isinstance(layer, kind)]
 
 
 def _require_plain(hart: Hart) -> None:
@@ -284,13 +278,12 @@ def _values(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise HartError(f"{folder}: no such folder: give that of a LoRA adapter (download one of a hub first)")
     if not os.path.lexists(path):
+        said = f"no LoRA adapter here: expected {ADAPTER_CONFIG} and {ADAPTER_FILE}"
         if os.path.lexists(folder / HART_FILE):
-            raise HartError(f"{folder}: holds a model, not a LoRA adapter: give it as the model (--model)")
-        if os.path.lexists(folder / MODEL_FOLDER / ADAPTER_CONFIG):
-            raise HartError(
-                f"{folder}: no LoRA adapter here; the one of this training run is in {folder / MODEL_FOLDER}"
-            )
-        raise HartError(f"{folder}: no LoRA adapter here: expected {ADAPTER_CONFIG} and {ADAPTER_FILE}")
+            said = "holds a model, not a LoRA adapter: give it as the model (--model)"
+        elif os.path.lexists(folder / MODEL_FOLDER / ADAPTER_CONFIG):
+            said = f"no LoRA adapter here; the one of this training run is in {folder / MODEL_FOLDER}"
+        raise HartError(f"{folder}: {said}")
     values = read_json(path)
     if values.get("peft_type") != "LORA":
         raise HartError(f"{path}: an adapter of the kind {shown(values.get('peft_type'))}: only LORA can be merged")
@@ -331,8 +324,7 @@ def _check(
         except ValueError as error:  # the transformer has none of the layers
             raise HartError(f"{mismatch}: {error}") from None
     expected = peft.get_peft_model_state_dict(skeleton, adapter_name=ADAPTER, save_embedding_layers=False)
-    kinds, found = ({name: kind_of(value) for name, value in each.items()} for each in (expected, tensors))
-    if problems := misfits(kinds, found):
+    if problems := misfits(expected, tensors):
         raise HartError(f"{mismatch}: {problems}")
     for name, value in tensors.items():
         require_finite(value, folder / ADAPTER_FILE, name)

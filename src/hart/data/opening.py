@@ -9,7 +9,7 @@ import glob
 import itertools
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,6 @@ from hart.data.readers.folder import (
     list_images,
     loose_images,
     split_folder,
-    split_folders,
 )
 from hart.data.readers.hugging_face import PREFIX, HuggingFaceReader, is_saved_dataset
 from hart.data.readers.jsonl import JsonlReader
@@ -68,7 +67,6 @@ def open_source(
         raise HartError(f"kind is {kind!r}: give one of {', '.join(FORMATS)}")
     try:
         kind = kind or detect_kind(name, split or "train")
-        split = split or _whole_of(Path(name), kind)
         if columns not in (None, Columns()) and not FORMATS[kind].has_columns:
             raise HartError(f"{printable(name)} is read as {kind}, without columns: leave out those that are named")
         source = FORMATS[kind].open(name, split, columns or Columns())
@@ -79,8 +77,8 @@ def open_source(
     if not isinstance(source, Stream) and not len(source):
         reasons = f" ({first_reasons(source.damaged)})" if source.damaged else ""
         raise HartError(
-            f"{printable(name)} ({split}), read as {kind}: no image could be read, {len(source.damaged)} damaged"
-            f"{reasons}; looked for {_looked_for()}"
+            f"{source.description}, read as {kind}: no image could be read, {len(source.damaged)} damaged{reasons}; "
+            f"looked for {_looked_for()}"
         )
     return source
 
@@ -91,16 +89,6 @@ def require_outside(folder: Path, source: Source | Stream) -> None:
         raise HartError(
             f"{folder}: lies in {source.root}, where everything is read as part of the data: choose a folder outside"
         )
-
-
-def _whole_of(place: Path, kind: Kind) -> str:
-    """The split that holds nothing out: "all" of an undivided set, "train" of one that is divided."""
-    if kind in {"folder", "classes"}:
-        divided = bool(split_folders(place, "train", classes=kind == "classes"))
-    else:
-        files = _files(place, ".jsonl") if kind == "jsonl" and _found(place) == "folder" else []
-        divided = not files or _is_divided(files)
-    return "train" if divided else WHOLE
 
 
 @listed_once()
@@ -185,28 +173,27 @@ def _kind_of_suffix(name: str) -> Kind | None:
     return next((kind for kind, form in FORMATS.items() if form.suffix and form.suffix == suffix), None)
 
 
-def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
-    path = Path(name)
+def _open_jsonl(name: str, split: str | None, columns: Columns) -> Source:
+    path, asked = Path(name), split or "train"
     if not (found := _found(path)):
         raise HartError(f"{path} does not exist: give a .jsonl file or the folder that holds it")
     if found == "file":
         return JsonlReader(path, columns)
     files = _files(path, ".jsonl")
-    inside = None if files else split_folder(path, split)
-    if inside is not None and (inside / METADATA).is_file():
+    if not files and (inside := split_folder(path, asked)) is not None and (inside / METADATA).is_file():
         return JsonlReader(inside / METADATA, columns)
-    ours = [file for file in files if _has_word(file.name, split)]
+    ours = [file for file in files if _has_word(file.name, asked)]
     if len(ours) == 1:
         return JsonlReader(ours[0], columns)
-    if len(files) == 1 and not _is_divided(files):
-        require_hash_split(split, str(path), f"file {split}.jsonl")
-        return JsonlReader(files[0], columns, split)
+    if len(files) == 1 and not any(_has_word(files[0].name, word) for word in ("train", "val", "test")):
+        require_hash_split(asked, str(path), f"file {asked}.jsonl")
+        return JsonlReader(files[0], columns, split or WHOLE)
     raise HartError(
-        f"{path}: looked for {split}.jsonl or a single .jsonl, found {', '.join(file.name for file in files) or 'none'}"
+        f"{path}: looked for {asked}.jsonl or a single .jsonl, found {', '.join(file.name for file in files) or 'none'}"
     )
 
 
-def _shards(name: str, split: str) -> list[str]:
+def _shards(name: str, split: str | None) -> list[str]:
     """Raises `HartError` for local shards that are missing, or part of an unfinished set."""
     shards = _named(name, split, ".tar")
     paths = [local_path(shard) for shard in shards if not is_remote(shard)]
@@ -222,28 +209,28 @@ def _shards(name: str, split: str) -> list[str]:
     return shards
 
 
-def _local(shards: list[str]) -> list[Path]:
+def _open_shards(name: str, split: str | None) -> Source:
+    shards = _shards(name, split)
     if remote := [shard for shard in shards if is_remote(shard)]:
         raise HartError(f"{remote[0]} is not on this machine: read it with the kind 'stream'")
-    return [local_path(shard) for shard in shards]
+    return TarReader([local_path(shard) for shard in shards])
 
 
 @dataclass(frozen=True)
 class Format:
-    """open: from path, split and field names to the images. looks_like: what a folder of it holds, for people.
-
-    suffix: of the files that tell this format; empty where something else tells it. has_columns: whose fields may have
-    unusual names.
+    """open: from path, split (None: with nothing held out) and field names to the images. looks_like: what a folder of
+    it holds, for people. suffix: of the files that tell this format; empty where something else tells it. has_columns:
+    whose fields may have unusual names.
     """
 
-    open: Callable[[str, str, Columns], Source | Stream]
+    open: Callable[[str, str | None, Columns], Source | Stream]
     looks_like: str = ""
     suffix: str = ""
     has_columns: bool = False
 
 
 FORMATS: Mapping[Kind, Format] = {
-    "shards": Format(lambda name, split, columns: TarReader(_local(_shards(name, split))), "*.tar", ".tar"),
+    "shards": Format(lambda name, split, columns: _open_shards(name, split), "*.tar", ".tar"),
     "stream": Format(lambda name, split, columns: TarStream(_shards(name, split))),
     "parquet": Format(
         lambda name, split, columns: ParquetStream(list(map(Path, _named(name, split, ".parquet"))), columns),
@@ -252,7 +239,11 @@ FORMATS: Mapping[Kind, Format] = {
         has_columns=True,
     ),
     "jsonl": Format(_open_jsonl, "*.jsonl", ".jsonl", has_columns=True),
-    "huggingface": Format(HuggingFaceReader, "state.json or dataset_dict.json", has_columns=True),
+    "huggingface": Format(
+        lambda name, split, columns: HuggingFaceReader(name, split or "train", columns),
+        "state.json or dataset_dict.json",
+        has_columns=True,
+    ),
     "folder": Format(
         lambda name, split, columns: FolderReader(_folder(name), split), "images with captions beside them"
     ),
@@ -272,9 +263,9 @@ def _folder(name: str) -> Path:
     return Path(name)
 
 
-def _named(name: str, split: str, suffix: str) -> list[str]:
+def _named(name: str, split: str | None, suffix: str) -> list[str]:
     """The files of a split in a folder, or those that a path or a pattern names."""
-    path = Path(name)
+    path, split = Path(name), split or "train"
     if (found := _found(path)) == "file":
         return [name]
     if found == "folder":
@@ -310,10 +301,6 @@ def _files(folder: Path, suffix: str) -> list[Path]:
     """Files with a suffix, in upper or lower case, sorted by name."""
     names = (name for name, is_folder in list_folder(folder).items() if not is_folder)
     return sorted(folder / name for name in names if name.lower().endswith(suffix))
-
-
-def _is_divided(files: Sequence[Path]) -> bool:
-    return any(_has_word(file.name, split) for file in files for split in ("train", "val", "test"))
 
 
 def _has_word(name: str, split: str) -> bool:
