@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -20,6 +22,7 @@ from hart.config import (
     TransformerConfig,
 )
 from hart.data.kinds import Condition, Kind
+from hart.errors import HartError
 from hart.files import AnyPath, FileError, read_json, read_toml, user_path
 from hart.losses.config import (
     LARGEST,
@@ -46,6 +49,17 @@ RECIPE_LIMIT = 2**20
 """Most bytes of a recipe."""
 MAIN_TABLES = ("transformer", "tokenizer")
 """Stages whose recipes have a table of their own name, and none of the names after it."""
+
+
+@contextmanager
+def named_by(key: str) -> Iterator[None]:
+    """While what a key of the recipe names is opened: errors name the key, if they do not yet."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except HartError as error:
+        raise HartError(f"{key} of the recipe: {error}") from None
 
 
 class OptimizerConfig(Config):
