@@ -113,18 +113,18 @@ class Means:
     """Averages each figure over the steps that report it."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
+        self.totals: dict[str, tuple[float, int]] = {}
+        """Sum and number of each figure."""
 
     def add(self, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            total, count = self.totals.get(name, (0.0, 0))
+            self.totals[name] = total + value, count + 1
 
     def take(self) -> dict[str, float]:
         """The averages since the last call."""
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
-        self.sums, self.counts = {}, {}
+        means = {name: total / count for name, (total, count) in self.totals.items()}
+        self.totals = {}
         return means
 
 
