@@ -95,7 +95,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
         ("sampling.diffusion_steps", 1001, "diffusion_steps: 1001 are more than the 1000 of training"),
         ("sampling.unguided_scales", 5, "unguided_scales: 5 are more than the 4 scales of the image"),
         ("sampling.greedy_scales", 5, "greedy_scales: 5 are more than the 4 scales of the image"),
-        ("format_version", 99, "format_version must be 1, which this version of hart reads, not 99"),
+        ("format_version", 99, "format_version must be 1, not 99"),
         ("transformer.depth", 10**6, "transformer.depth must be at most 512, not 1000000"),
         ("transformer.scales", [1, *range(2, 10**5)], "scales: .* at most 64 scales, not 99999"),
         ("tokenizer.scales", [1, 10**9], "scales: the last grid size .* at most 1024, not 1000000000"),

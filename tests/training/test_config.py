@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hart.config import ConfigError, TokenizerConfig
-from hart.training.config import StageRecipe, TokenizerRecipe, TransformerRecipe
+from hart.config import ConfigError
+from hart.training.config import TokenizerRecipe, TransformerRecipe
 
 RECIPE = """
 data = "somewhere"
@@ -166,18 +166,3 @@ def test_a_recipe_of_another_stage_says_which_to_run(stage: str, wanted: Any) ->
         return
     with pytest.raises(ConfigError, match=rf"{stage}\.toml: this recipe is for stage {stage}: run hart train {stage}"):
         wanted.read(path)
-
-
-def test_a_stage_of_ones_own_refuses_the_recipes_of_hart_train(recipe: Path) -> None:
-    class Own(StageRecipe, kw_only=True):
-        stage = "own"
-
-    class WithTokenizer(Own, kw_only=True):
-        tokenizer: TokenizerConfig
-
-    with pytest.raises(ConfigError, match=r"this recipe is for stage tokenizer: run hart train tokenizer"):
-        Own.read(recipe)
-    with pytest.raises(
-        ConfigError, match=r"data: unknown key.* revive_every: unknown key"
-    ):  # the tokenizer is one that it knows
-        WithTokenizer.read(recipe)

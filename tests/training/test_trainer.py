@@ -212,14 +212,14 @@ def test_logs_are_means_over_the_steps_that_report(tmp_path: Path) -> None:
     assert all({"loss", "gradient_norm", "absolute", "learning_rate"} <= line.keys() for line in lines)
 
 
-def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
+def test_a_finished_run_writes_its_model_again_and_nothing_more(tmp_path: Path) -> None:
     Trainer(ToyTask(), recipe(), tmp_path).run()
     before = flat(state(tmp_path, 6))
     again, notes = ToyTask(), list[str]()
     Trainer(again, recipe(), tmp_path, on_note=notes.append).run()
     assert notes == ["the run has 6 steps: nothing is trained; for more give a larger trainer.steps"]
     assert flat(state(tmp_path, 6)) == before
-    assert not again.saved
+    assert again.saved == [tmp_path / "model"]
     assert not again.prepared
 
 

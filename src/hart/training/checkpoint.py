@@ -27,7 +27,7 @@ from hart.config import Config, ConfigError
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
 from hart.files import PARTIAL, atomic_write, require_regular
-from hart.strict import Listed, reason
+from hart.strict import reason
 from hart.training.task import Origin
 
 RECIPE_FILE = "recipe.json"
@@ -93,8 +93,6 @@ class Saved(Config, kw_only=True):
     """Figures since the last line of the log, as `Means.totals`."""
     weights: dict[str, Any]
     """As `Stepper.state_dict`."""
-    model: Listed[str]
-    """Names of the model's files."""
 
 
 class UnreadableError(HartError):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from torch import nn
 
 from hart.benchmark.machine import square_rate
 from hart.checkpoint.folders import MODEL_FOLDER
@@ -91,7 +90,6 @@ class Trainer:
             with self.run_folder.writing("the recipe"):
                 write_text(folder / RECIPE_FILE, recipe.to_json())
             self.run_folder.tidy()
-        self._model_files = () if state is None else state.model
 
     def _check(self, state: Saved, accept_changes: bool) -> None:
         """Raise `HartError` for a checkpoint of another run, `UnreadableError` for weights that do not fit this one."""
@@ -118,7 +116,7 @@ class Trainer:
         """
         if self.step >= self.config.steps:
             self._note(f"the run has {self.step} steps: nothing is trained; for more give a larger trainer.steps")
-            self._restore_model()
+            self._save_model()  # files of it may be gone
             return
         if self.config.precision == "bfloat16" and is_slow(torch.bfloat16, self.distributed.device):
             self._note(
@@ -215,31 +213,21 @@ class Trainer:
         # one process speaks for all
         raise Stopped("" if not self.distributed.main else f"stopped after step {self.step}; kept: {kept}", number)
 
-    def _restore_model(self) -> None:
-        """Write the model of a finished run again if any of its files is gone."""
-        folder = self.folder / MODEL_FOLDER
-        whole = folder.is_dir() and all((folder / name).exists() for name in self._model_files)
-        if self.distributed.largest(int(self.distributed.main and not whole)):
-            module = self.stepper.averaged_module()
-            if module is not None:
-                self._note(f"{folder} was incomplete: it is written again from the checkpoint")
-                self._save_model(module)
-
-    def _save_model(self, module: nn.Module) -> tuple[str, ...]:
-        """Names of its files."""
-        folder = self.folder / MODEL_FOLDER
-        with self.run_folder.writing("the model"):
-            self.task.save(folder, module)
-        return tuple(sorted(path.name for path in folder.glob("*")))
+    def _save_model(self) -> None:
+        """Write the averaged model. All processes must call it."""
+        module = self.stepper.averaged_module()
+        if module is not None:
+            with self.run_folder.writing("the model"):
+                self.task.save(self.folder / MODEL_FOLDER, module)
 
     def _save(self) -> None:
         # nothing is kept of a step whose loss was not finite
         self._read_figures(wait=True)
-        module, weights = self.stepper.averaged_module(), self.stepper.state_dict()
-        if module is not None:
-            # the model first: where a checkpoint says "finished", its model must exist
-            files = self._save_model(module)
-            saved = Saved(step=self.step, identity=self.identity, means=self.means.totals, weights=weights, model=files)
+        # the model first: where a checkpoint says "finished", its model must exist
+        self._save_model()
+        weights = self.stepper.state_dict()
+        if self.distributed.main:
+            saved = Saved(step=self.step, identity=self.identity, means=self.means.totals, weights=weights)
             self.run_folder.save(saved)
         self.saved = self.step
         self.distributed.wait()
