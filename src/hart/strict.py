@@ -194,6 +194,8 @@ def _line(kind: type, entry: ErrorDetails, source: str, called: Callable[[str], 
         names = named[1].split(".")
         if names[0] in _tables(table_at(kind, place)):
             place, said = (*place, *names), named[2]
+        elif place and names == [str(place[-1])]:  # the label names it already
+            said = f":{named[2].removeprefix(':')}"
     begin = source or kind.__name__
     if called and place:
         begin, place, source = called(str(place[0])), place[1:], ""

@@ -23,13 +23,11 @@ from hart.sizes import aspect_sizes, scales_of_size
 from hart.strict import byte_count, counted, rounded
 
 if TYPE_CHECKING:
-    from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
+    from hart.training.config import StagedRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.image_sources import TrainingData
     from hart.training.progress import StepReport
     from hart.training.task import Task
-
-    StagedRecipe = TokenizerRecipe | TransformerRecipe
 
 LARGE = 60_000_000
 """Above this many parameters a dry run times models of one and two blocks and extrapolates."""
@@ -176,7 +174,7 @@ def _data(recipe: StagedRecipe, out: Path, distributed: DistributedContext) -> I
 
 
 @contextmanager
-def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], None]]:
+def _progress(recipe: StagedRecipe, *, show: bool) -> Iterator[Callable[[StepReport], None]]:
     """A bar on stderr with speed, MFU and loss."""
     steps = recipe.trainer.steps
     with progress("training") if show else nullcontext(lambda *_: None) as report:
@@ -233,7 +231,7 @@ def _say_needs(recipe: StagedRecipe) -> None:
 
     tried = dry_run.at_a_size_to_try(recipe)
 
-    def measured(recipe: Recipe) -> float:
+    def measured(recipe: StagedRecipe) -> float:
         task = dry_run.rehearsed(recipe, distributed.device)
         return dry_run.measure(task, trainer, distributed, dry_run.tokens_of(recipe))
 
@@ -245,7 +243,8 @@ def _say_needs(recipe: StagedRecipe) -> None:
         with progress("timing a step of one block") as report:
             one = measured(shallow[0])
             report(1, 2, "timing a step of two blocks")
-            an_image = dry_run.deeper(one, measured(shallow[1]), tried.transformer.depth)
+            each = max(measured(shallow[1]) - one, 0.0)
+        an_image = one + (tried.transformer.depth - 1) * each
         how = "extrapolated from one and two blocks"
     if tried is not recipe:
         an_image *= work.flops / work_of(tried).flops

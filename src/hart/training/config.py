@@ -392,3 +392,7 @@ class TransformerRecipe(Recipe, kw_only=True):
             self.lora is None or bool(self.init_from),
             "lora trains adapters for the weights of a model: name it in init_from",
         )
+
+
+StagedRecipe = TokenizerRecipe | TransformerRecipe
+"""Of a stage of `hart train`."""
