@@ -290,14 +290,14 @@ def test_a_precomputed_set_runs_neither_encoder(encoded: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scales": [1, 2, 4]}, r"encoded at the scales \[1, 2, 4\].*--scales"),
-        ({"base_scales": [1, 2, 3]}, r"base scales \[1, 2, 3\], the tokenizer has \[\] .*encode it again"),
+        ({"scales": [1, 2, 4]}, r"has the scales \[1, 2, 4\].*--scales"),
+        ({"base_scales": [1, 2, 3]}, r"base scales \[1, 2, 3\], the recipe \[\]: encode it again"),
         ({"residual": False}, "without --no-residual"),
         ({"text_encoder": None}, "no text features.*--text-encoder"),
         ({"text_encoder": "other"}, "another text encoder"),
         ({"tokenizer": "other"}, "another tokenizer"),
-        ({"text_tokens": 9}, "and tokens 9"),
-        ({"text_instruction": True}, "encoded with the instruction"),
+        ({"text_tokens": 9}, "has the text tokens 9, the recipe 12: encode it again"),
+        ({"text_instruction": True}, "text_instruction True, the recipe False: set it"),
     ],
 )
 def test_a_set_that_was_encoded_otherwise_is_refused(encoded: Path, change: dict[str, Any], message: str) -> None:

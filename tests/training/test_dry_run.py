@@ -17,7 +17,6 @@ from hart.training.dry_run import (
     RehearsedTransformer,
     activation_bytes,
     checkpoint_bytes,
-    deeper,
     measure,
     memory_of_weights,
 )
@@ -26,10 +25,6 @@ from helpers import tiny_text_config, transformer_recipe
 from toy_training import OPTIMIZER, TRAINER, ToyTask
 
 CPU = torch.device("cpu")
-
-
-def test_each_further_block_adds_what_the_second_added() -> None:
-    assert deeper(1.0, 1.5, 24) == 1 + 23 * 0.5
 
 
 def test_memory_is_shared_out() -> None:

@@ -11,7 +11,6 @@ from hart.config import ConfigError
 from hart.model import Hart
 from hart.training.config import OptimizerConfig
 from hart.training.optimizer import (
-    CombinedOptimizer,
     Muon,
     build_optimizer,
     learning_rate,
@@ -82,18 +81,6 @@ def test_muon_steps_matrices_of_one_shape_together_as_one_by_one(
     monkeypatch.setattr("hart.training.optimizer.ONE_BY_ONE", frozenset())
     for together, one in zip(stepped(), alone, strict=True):
         torch.testing.assert_close(together, one, rtol=1e-5, atol=1e-5 if precision == torch.float32 else 1e-2)
-
-
-def test_an_optimiser_whose_runs_could_not_be_resumed_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    parameter = random_tensor(2, 3).requires_grad_()
-    sgd = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
-    with pytest.raises(ValueError, match="SGD: say in KEPT"):
-        CombinedOptimizer([sgd])
-    monkeypatch.setattr("hart.training.optimizer.KEPT", {torch.optim.SGD: frozenset({"momentum_buffer"})})
-    optimizer = CombinedOptimizer([sgd])
-    parameter.grad = torch.ones(2, 3)
-    optimizer.step()
-    optimizer.check(optimizer.state_dict(), "it")
 
 
 def test_muon_refuses_vectors() -> None:

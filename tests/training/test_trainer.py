@@ -183,11 +183,13 @@ def test_a_damaged_checkpoint_is_never_passed_over_silently(tmp_path: Path, dama
     else:
         assert content.count(weights) == 1
         path.write_bytes(content.replace(weights, weights[:-1] + bytes([weights[-1] ^ 1])))
-    with pytest.raises(HartError, match=r"0006\.pt is damaged .*; delete it to go on from .*step-00000003\.pt"):
+    with pytest.raises(
+        HartError, match=r"0006\.pt cannot be resumed from .*; delete it to go on from .*step-00000003\.pt"
+    ):
         Trainer(ToyTask(), recipe(), tmp_path)
     older = path.with_name("step-00000003.pt")
     older.write_bytes(older.read_bytes()[:100])
-    with pytest.raises(HartError, match="no older one can be read: start anew in another folder"):
+    with pytest.raises(HartError, match=r"no older one can be read: go on with .* or start anew in another folder"):
         Trainer(ToyTask(), recipe(), tmp_path)
 
 
@@ -210,14 +212,14 @@ def test_logs_are_means_over_the_steps_that_report(tmp_path: Path) -> None:
     assert all({"loss", "gradient_norm", "absolute", "learning_rate"} <= line.keys() for line in lines)
 
 
-def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
+def test_a_finished_run_writes_its_model_again_and_nothing_more(tmp_path: Path) -> None:
     Trainer(ToyTask(), recipe(), tmp_path).run()
     before = flat(state(tmp_path, 6))
     again, notes = ToyTask(), list[str]()
     Trainer(again, recipe(), tmp_path, on_note=notes.append).run()
     assert notes == ["the run has 6 steps: nothing is trained; for more give a larger trainer.steps"]
     assert flat(state(tmp_path, 6)) == before
-    assert not again.saved
+    assert again.saved == [tmp_path / "model"]
     assert not again.prepared
 
 

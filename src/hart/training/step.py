@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from accelerate.utils import gather, reduce
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from hart.errors import HartError
-from hart.training.checkpoint import require_tensors, table
+from hart.training.checkpoint import require_alike
 from hart.training.config import TrainerConfig
 from hart.training.distributed import DistributedContext, local, shard_like, synchronized
 from hart.training.optimizer import CombinedOptimizer, build_optimizer, learning_rate, weight_decay
@@ -188,42 +189,32 @@ class Stepper(TrainContext):
         module.load_state_dict(state, assign=True)
         return module.eval().requires_grad_(False)
 
+    def _state(self) -> dict[str, Any]:
+        """The tensors that a step changes, themselves."""
+        states = self.optimized.items()
+        return {
+            "modules": {name: state.optimized.module.state_dict() for name, state in states},
+            "optimizers": {name: state.optimizer.state_dict() for name, state in states},
+            "counters": {name: dict(state.optimized.counters) for name, state in states},
+            "average": self.average.weights,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """All that a step changes, whole and on the CPU, in the main process. All processes must call it."""
-        parts = {
-            name: {
-                "module": state.optimized.module.state_dict(),
-                "optimizer": state.optimizer.state_dict(),
-                "counters": {key: self.sum(value) for key, value in state.optimized.counters.items()},
-            }
-            for name, state in self.optimized.items()
-        }
-        return self.distributed.collect({"parts": parts, "average": self.average.weights})
+        state = self._state()
+        return self.distributed.collect(state | {"counters": tree_map(self.sum, state["counters"])})
 
     def check(self, saved: Any) -> None:
         """Raise `UnreadableError` unless `load_state_dict` can take this, wherever it is from."""
-        table(saved, "it", {"parts", "average"})
-        entries = table(saved["parts"], "it", set(self.optimized))
-        for name, state in self.optimized.items():
-            entry = table(entries[name], name, {"module", "optimizer", "counters"})
-            require_tensors(entry["module"], state.optimized.module.state_dict(), name)
-            state.optimizer.check(entry["optimizer"], f"the optimiser of {name}")
-            require_tensors(entry["counters"], state.optimized.counters, f"the counters of {name}")
-        require_tensors(saved["average"], self.average.weights, "the average")
+        require_alike(saved, self._state(), "weights")
 
+    @torch.no_grad()
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue from a state that passed `check`, of any number of processes."""
-        for name, state in self.optimized.items():
-            entry = saved["parts"][name]
-            present = state.optimized.module.state_dict()
-            state.optimized.module.load_state_dict(
-                {key: shard_like(value, present[key]) for key, value in entry["module"].items()}
-            )
-            state.optimizer.load_state_dict(entry["optimizer"])
-            for key, value in entry["counters"].items():
-                state.optimized.counters[key].copy_(value if self.distributed.main else torch.zeros_like(value))
-        for key, value in self.average.weights.items():
-            local(value).copy_(local(shard_like(saved["average"][key], value)))
+        state = self._state()
+        tree_map(lambda own, value: local(own).copy_(local(shard_like(value, own))), state, saved)
+        if not self.distributed.main:  # the sums are counted once
+            tree_map(Tensor.zero_, state["counters"])
 
 
 class _ModuleState:

@@ -258,37 +258,29 @@ def _require_fitting(
             f"augmentations is {recipe.augmentations}, but {encoded.folder} holds each image in one "
             "version: set augmentations = 1, or give the images that it was encoded from as data"
         )
-    if recipe.code_corruption and not there["residual"]:
+    if not there["residual"] and (recipe.diffusion is not None or recipe.code_corruption):
         raise HartError(
-            f"{encoded.folder} was encoded without residuals, which code_corruption needs: set code_corruption = 0"
+            f"{encoded.folder} was encoded without residuals, which [diffusion] and code_corruption need: encode it "
+            "without --no-residual"
         )
-    fault = ""
-    aspects, scales = recipe.reading.aspects, list(recipe.transformer.scales)
-    if there["scales"] != scales:
-        fault = f"was encoded at the scales {there['scales']}, the recipe has {scales}: encode it with --scales"
-    elif encoded.base_scales != (base := tokenizer.deciding_scales(encoded.schedules)):
-        fault = (
-            f"was encoded with the base scales {list(encoded.base_scales)}, the tokenizer has {list(base)} for such "
-            "images: encode it again with this tokenizer"
-        )
-    elif encoded.aspects != aspects:
-        fault = f"has the aspects {list(encoded.aspects)}, the recipe {list(aspects)}: set reading.aspects accordingly"
-    elif recipe.diffusion is not None and not there["residual"]:
-        fault = "was encoded without residuals, which [diffusion] learns: encode it without --no-residual"
-    elif text is not None and not encoded.has_text:
-        fault = "holds no text features: encode the set again with --text-encoder"
-    elif text is not None and there["text_instruction"] != recipe.text_instruction:
-        has = "with" if there["text_instruction"] else "without"
-        fault = (
-            f"was encoded {has} the instruction before captions: set text_instruction accordingly, or encode it again"
-        )
-    elif text is not None and (text.width, text.tokens) != (there["text_width"], there["text_tokens"]):
-        fault = (
-            f"has text of width {there['text_width']} and tokens {there['text_tokens']}, the recipe's transformer.text "
-            f"{text.width} and {text.tokens}: encode it again with the recipe's text encoder"
-        )
-    if fault:
-        raise HartError(f"{encoded.folder} {fault}")
+    if text is not None and not encoded.has_text:
+        raise HartError(f"{encoded.folder} holds no text features: encode the set again with --text-encoder")
+    base = tokenizer.deciding_scales(encoded.schedules)
+    compared = [
+        ("scales", there["scales"], list(recipe.transformer.scales), "encode it with --scales"),
+        ("base scales", list(encoded.base_scales), list(base), "encode it again with this tokenizer"),
+        ("aspects", list(encoded.aspects), list(recipe.reading.aspects), "set reading.aspects accordingly"),
+    ]
+    if text is not None:
+        again = "encode it again with the recipe's text encoder"
+        compared += [
+            ("text_instruction", there["text_instruction"], recipe.text_instruction, "set it accordingly"),
+            ("text width", there["text_width"], text.width, again),
+            ("text tokens", there["text_tokens"], text.tokens, again),
+        ]
+    for name, theirs, ours, advice in compared:
+        if theirs != ours:
+            raise HartError(f"{encoded.folder} has the {name} {theirs}, the recipe {ours}: {advice}")
     # a class-conditional model does not use the text, if there is any
     made_by = {"tokenizer": fingerprint(tokenizer, HybridTokenizer.DECODING)}
     if texts is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,6 +22,7 @@ from hart.training.checkpoint import SAMPLES_FOLDER
 from hart.training.config import StageRecipe
 
 LOG_FILE = "metrics.jsonl"
+LINE = re.compile(rb'\{"step": (?P<step>\d+)\b.*\}\n')
 EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
 """Tracker (and package) -> the extra that installs it."""
 
@@ -47,10 +49,10 @@ class RunLog:
     def _cut(self, step: int, note: Callable[[str], None]) -> None:
         with open_regular(self.path) as file:
             lines = file.readlines()
-        kept = [(line, _step_of(line)) for line in lines]
-        if broken := sum(found is None for _, found in kept[:-1]):
+        found = [LINE.fullmatch(line) for line in lines]
+        if broken := found[:-1].count(None):
             note(f"{self.path}: left out {counted(broken, 'damaged line')}")
-        whole = b"".join(line for line, found in kept if found is not None and found <= step)
+        whole = b"".join(line[0] for line in found if line and int(line["step"]) <= step)
         if whole != b"".join(lines):
             atomic_write(self.path, lambda file: file.write(whole))
 
@@ -97,13 +99,3 @@ def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int, note: Call
         write_text(known, uuid4().hex)
     name, number = folder.resolve().name, read_text(known).strip()
     return WandBTracker("hart", name=name, id=number, dir=folder, config=recipe.to_dict(), resume="allow")
-
-
-def _step_of(line: bytes) -> int | None:
-    """The step of a line of the log; None for a damaged line."""
-    try:
-        values = json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
-        return None
-    step = values.get("step") if isinstance(values, dict) else None
-    return step if type(step) is int else None

@@ -16,7 +16,6 @@ from hart.checkpoint.loading import load_model, load_tokenizer, over_scales, res
 from hart.checkpoint.lora import add_lora, save_lora, scale_lora
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
-from hart.data.datasets import CaptionedImages
 from hart.devices import convolution_layout, sent
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import SeededNoise
@@ -37,8 +36,8 @@ from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import Corruption, MultiScaleQuantizer
 from hart.training.conditions import drop_condition, open_caption_encoder, with_text_noise
-from hart.training.config import TransformerRecipe
-from hart.training.image_sources import MemoryImages, TrainingData, kept_data
+from hart.training.config import TransformerRecipe, named_by
+from hart.training.image_sources import GivenData, MemoryImages, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import Block, LinearModulation, TableModulation, deepened
@@ -92,10 +91,11 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     tokenizer: then the layers that read and write tokens, a table of levels and the residual diffusion keep their
     initial weights. So does the residual diffusion where the source has none. With `frozen`, nothing may. A span of
     positions stays, and so does a masked last scale. A deeper transformer begins as theirs, between whose blocks stand
-    others that add nothing yet. Raises `ConfigError`: see `require_start`.
+    others that add nothing yet. Raises `ConfigError`, naming the sizes that differ, for other models.
     """
-    source = load_model(resolve_model(name))
-    require_start(name, source.config, hart.config, frozen=frozen)
+    with named_by("init_from"):
+        source = load_model(resolve_model(name))
+    _require_start(name, source.config, hart.config, frozen=frozen)
     theirs, ours = source.config.transformer, hart.config.transformer
     if ours.depth > theirs.depth:
         source.hart.transformer.blocks = deepened(source.hart.transformer.blocks, ours.depth)
@@ -113,9 +113,7 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
         load_state(hart.residual, source.hart.residual.state_dict(), name)
 
 
-def require_start(name: str, there: HartConfig, here: HartConfig, *, frozen: bool) -> None:
-    """Raises `ConfigError`, naming the sizes that differ, where a model of the sizes `here` cannot start from the model
-    `name`, of the sizes `there`. For frozen, see `start_from`."""
+def _require_start(name: str, there: HartConfig, here: HartConfig, *, frozen: bool) -> None:
     theirs, ours = there.transformer, here.transformer
     span, asked = (sizes.position_span or sizes.scales[-1] for sizes in (theirs, ours))
     may_differ = {"scales", *TOKEN_SIZES}
@@ -217,11 +215,11 @@ class TransformerStage(Task):
 class TransformerTask(TransformerStage):
     """One optimisation step of the transformer, or of its adapters; see `hart.training.task.Task`."""
 
-    def __init__(
-        self, recipe: TransformerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
-    ) -> None:
+    def __init__(self, recipe: TransformerRecipe, data: GivenData, device: torch.device = CPU) -> None:
         # the model's scales also say which coarse codes `base_scales` decides
-        tokenizer = over_scales(load_tokenizer(recipe.tokenizer), recipe.transformer.scales).requires_grad_(False)
+        with named_by("tokenizer"):
+            tokenizer = load_tokenizer(recipe.tokenizer)
+        tokenizer = over_scales(tokenizer, recipe.transformer.scales).requires_grad_(False)
         # channels-last: a third less time to encode a set on a CPU
         self.tokenizer: HybridTokenizer = tokenizer.to(device, memory_format=convolution_layout(device))  # type: ignore[call-overload]
         self.texts = open_caption_encoder(recipe, device)

@@ -198,7 +198,7 @@ def test_the_published_format_is_read(tmp_path: Path) -> None:
         ({"prompt": " "}, "prompt: is empty"),
         ({"include": []}, "include: is empty"),
         ({"include": [{"class": "unicorn", "count": 1}]}, "unknown class 'unicorn'"),
-        ({"include": [{"class": "dog"}]}, "include[0]: missing key(s) count"),
+        ({"include": [{"class": "dog"}]}, "include[0].count: missing key"),
         ({"include": [{"class": "dog", "count": 0}]}, "include[0].count must be at least 1, not 0"),
         ({"include": [{"class": "dog", "count": 1, "color": "teal"}]}, "unknown colour 'teal'"),
         ({"include": [{"class": "dog", "count": 1, "position": ["near", 0]}]}, "unknown position 'near'"),
