@@ -94,7 +94,7 @@ def test_lpips_is_what_its_paper_says(
 
 def test_an_image_that_wakes_no_channel_has_a_finite_gradient() -> None:
     loss = Lpips()
-    torch.nn.init.constant_(loss.stages[0][0].bias, -100.0)
+    torch.nn.init.constant_(loss.features[0].bias, -100.0)
     image = random_image(1, size=16).requires_grad_()
     loss(image, random_image(1, size=16, seed=1)).backward()
     assert image.grad is not None and image.grad.isfinite().all()

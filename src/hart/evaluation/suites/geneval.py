@@ -8,7 +8,6 @@ Boxes: (left, top, right, bottom) in pixels, y down.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,12 +21,12 @@ from torch import Tensor
 from hart.errors import HartError
 from hart.evaluation.judges.objects import COLOURS, CONFIDENCE, OBJECTS, ClipColours, Found, Mask2FormerDetector
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
-from hart.evaluation.published_files import PublishedFile, at_hand, located, read_prompt_file
+from hart.evaluation.published_files import PublishedFile, at_hand, located
 from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import GenevalOptions
 from hart.evaluation.suites.judged_prompts import OVERALL, JudgedPrompts
-from hart.files import parse_json
+from hart.files import parse_json, read_text
 from hart.networks.pretrained import choices
 from hart.strict import Config, Listed, counted, require
 
@@ -100,7 +99,7 @@ ColoursOf = Callable[[str, Sequence[Found]], Sequence[str]]
 def read_prompts(file: Path) -> list[ObjectPrompt]:
     """The published format: a JSON object a line. Raises `HartError` that names the line."""
     prompts = []
-    for number, line in enumerate(read_prompt_file(file).split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
             try:
                 prompts.append(ObjectPrompt.from_dict(parse_json(line.encode(), "the line")))
@@ -129,15 +128,13 @@ def relations(box: Sequence[float], target: Sequence[float]) -> tuple[str, ...]:
     The distance of the centres is shortened by `POSITION_MARGIN` of both boxes along each axis; what is left must be
     more than half of the whole distance.
     """
-    offset, left = [], []
-    for low, high in ((0, 2), (1, 3)):
-        apart = (box[low] + box[high] - target[low] - target[high]) / 2
-        margin = POSITION_MARGIN * (abs(box[high] - box[low]) + abs(target[high] - target[low]))
-        offset.append(apart)
-        left.append(math.copysign(max(abs(apart) - margin, 0.0), apart))
-    if max(map(abs, left)) < 1e-3:  # of a pixel, as published
+    (left, top, right, bottom), (left_of, top_of, right_of, bottom_of) = box, target
+    apart = torch.tensor([left + right - left_of - right_of, top + bottom - top_of - bottom_of]).double() / 2
+    sizes = torch.tensor([right - left + right_of - left_of, bottom - top + bottom_of - top_of]).double()
+    rest = apart.sign() * (apart.abs() - POSITION_MARGIN * sizes).clamp(min=0)
+    if rest.abs().max() < 1e-3:  # of a pixel, as published
         return ()
-    x, y = (value / math.hypot(*offset) for value in left)
+    x, y = (rest / apart.norm()).tolist()
     holds = (x < -0.5, x > 0.5, y < -0.5, y > 0.5)
     return tuple(name for name, true in zip(RELATIONS, holds, strict=True) if true)
 
