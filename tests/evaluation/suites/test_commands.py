@@ -93,19 +93,17 @@ def test_generation_goes_on_after_a_stop(text_model: Path, tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--size", "17"), "sides are multiples of 2 px"),
-        (("--size", "16", "--scales", "1,x"), "--scales[1]"),
-        (("--size", "16", "--scales", "1,2,4,8", "--features", "vgg"), "unknown feature extractor 'vgg'"),
-        (("--size", "16", "--scales", "1,2,4,8", "--distance", "lpips"), "'lpips' needs weights"),
-        (("--size", "16", "--scales", "1,2,4,8", "--limit", "3", "--resamples", "0"), "'--limit': must be greater"),
+        (("--scales", "1,x"), "--scales[1]"),
+        (("--distance", "lpips"), "'lpips' needs weights"),
+        (("--limit", "3"), "'--limit': must be greater"),
     ],
 )
 def test_bad_input_is_one_line(text_model: Path, tmp_path: Path, given: tuple[str, ...], said: str) -> None:
     write_captioned_folder(tmp_path / "set", 4)
-    result = evaluate("tokenizer", "--model", text_model, "--data", tmp_path / "set", "--split", "train", *given,
-                 "--out", tmp_path / "out")  # fmt: skip
+    result = evaluate("tokenizer", "--model", text_model, "--data", tmp_path / "set", "--split", "train", "--size", 16,
+                      *given, "--out", tmp_path / "out")  # fmt: skip
     assert said in refused(result, notes=True)
-    assert "--limit" in given or not (tmp_path / "out").exists(), "a command that refuses leaves no folder"
+    assert not (tmp_path / "out").exists(), "a command that refuses leaves no folder"
 
 
 @pytest.mark.parametrize(

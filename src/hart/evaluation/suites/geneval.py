@@ -9,17 +9,17 @@ Boxes: (left, top, right, bottom) in pixels, y down.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import torch
 from PIL import Image
-from pydantic import AfterValidator, Field, Strict
+from pydantic import Field, Strict
 from torch import Tensor
 
 from hart.errors import HartError
-from hart.evaluation.judges.objects import COLOURS, CONFIDENCE, OBJECTS, ClipColours, Found, Mask2FormerDetector
+from hart.evaluation.judges.objects import CONFIDENCE, OBJECTS, ClipColours, Colour, Found, Mask2FormerDetector
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
 from hart.evaluation.published_files import PublishedFile, at_hand, located
 from hart.evaluation.report import Result, published_tables
@@ -36,17 +36,19 @@ PROMPTS = PublishedFile(
     "https://raw.githubusercontent.com/djghosh13/geneval/main/prompts/evaluation_metadata.jsonl",
     553,
 )
-COUNTING = "counting"
-TASKS = {
+Tag = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]
+COUNTING: Tag = "counting"
+TASKS: Mapping[Tag, str] = {
     "single_object": "single object",
     "two_object": "two objects",
-    COUNTING: "counting",
+    "counting": "counting",
     "colors": "colours",
     "position": "position",
     "color_attr": "colour attribution",
 }
 """Tag of a prompt -> row of the table, in the published order."""
-RELATIONS = ("left of", "right of", "above", "below")
+Relation = Literal["left of", "right of", "above", "below"]
+RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
 COUNTING_CONFIDENCE = 0.9
 """As `CONFIDENCE`, for counting, which asks for more: one object detected twice would be two."""
@@ -56,28 +58,22 @@ POSITION_MARGIN = 0.1
 """Share of both boxes' sizes by which their centres must differ before one is beside the other."""
 
 
-def _one_of(what: str, known: Container[str]) -> AfterValidator:
-    def check(name: str) -> str:
-        if name not in known:
-            raise ValueError(f"unknown {what} {name!r}")
-        return name
-
-    return AfterValidator(check)
-
-
 class Wanted(Config):
     """At least `count` objects `name`, in `colour`, each `position[0]` all objects of the clause `position[1]`."""
 
-    name: Annotated[str, _one_of("class", OBJECTS), Field(validation_alias="class")]
+    name: Annotated[str, Field(validation_alias="class")]
     count: Annotated[int, Field(ge=1)]
-    colour: Annotated[str, _one_of("colour", COLOURS)] | None = Field(None, validation_alias="color")
-    position: Annotated[tuple[Annotated[str, _one_of("position", RELATIONS)], int], Strict(False)] | None = None
+    colour: Colour | None = Field(None, validation_alias="color")
+    position: Annotated[tuple[Relation, int], Strict(False)] | None = None
+
+    def __post_init__(self) -> None:
+        require(self.name in OBJECTS, f"unknown class {self.name!r}")
 
 
 class ObjectPrompt(Config):
     """A line of the file. tag: its task. exclude: this many of an object, or more, are too many."""
 
-    tag: Annotated[str, _one_of("tag", TASKS)]
+    tag: Tag
     prompt: str
     include: Listed[Wanted]
     exclude: Listed[Wanted] = ()
