@@ -56,18 +56,15 @@ def run(options: argparse.Namespace) -> None:
             torch.set_num_threads(1)
         clock = host_clock(time.process_time) if processor else device_clock(device)
         setting = Setting(device, dtype, clock, options.seconds, options.blocks)
+        end = f"{dtype_name(dtype)}, {device.type}{', processor time' if processor else ''}"
         for batch, (name, size) in product(options.batch_size, chosen):
-
-            def label(batch: int, name: str = name, size: int = size) -> str:
-                clock = ", processor time" if processor else ""
-                return f"{key(name, size)}, batch {batch}, {dtype_name(dtype)}, {device.type}{clock}"
-
-            if options.resume and label(batch) in results["times"]:
+            label, single = (f"{key(name, size)}, batch {count}, {end}" for count in (batch, 1))
+            if options.resume and label in results["times"]:
                 continue
             say(f"timing {name}, {size} px, batch {batch}")
             row = {"batch": batch, "dtype": dtype_name(dtype), "clock": options.clock, **machine_facts(device)}
-            row |= _timed(name, size, batch, setting, results["times"].get(label(1)), options.longest)
-            results["times"][label(batch)] = row
+            row |= _timed(name, size, batch, setting, results["times"].get(single), options.longest)
+            results["times"][label] = row
             gc.collect()
             write(options.out, results)
 
