@@ -82,10 +82,8 @@ def open_extractor(spec: str, device: torch.device, data: Path | None = None) ->
     match kind:
         case "efficientnet-lite0" | "efficientnet-lite2" if source:
             raise HartError(f"{spec}: {kind} has its weights in a package: leave {':' + source} out")
-        case "efficientnet-lite0":
-            return EfficientNetLite(device)
-        case "efficientnet-lite2":
-            return EfficientNetLite(device, 2)
+        case "efficientnet-lite0" | "efficientnet-lite2":
+            return EfficientNetLite(device, 2 if kind.endswith("2") else 0)
         case "inception-v3" | "inception-v3-clean":
             source = source or at_hand(INCEPTION_ADDRESS, data)
             file = user_path(source)
