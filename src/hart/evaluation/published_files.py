@@ -137,14 +137,14 @@ class PublishedFiles:
             parts = ((member, member.split("/")) for member in self._zip.namelist())
             self._members = {"/".join(path[start:]): member for member, path in parts for start in range(len(path))}
 
-    def require(self, path: str) -> None:
-        """Raise `FileError` for a file that is not there, without opening it; `path` as in `read`."""
-        if not ((self.place / path).is_file() if self._zip is None else path in self._members):
-            raise FileError(f"{self.place}: no {path} in it")
+    def has(self, path: str) -> bool:
+        """Whether a file is there, without opening it; `path` as in `read`."""
+        return (self.place / path).is_file() if self._zip is None else path in self._members
 
     def read(self, path: str) -> bytes:
         """A file's content; `path` below the folder, with "/". Raises `FileError`."""
-        self.require(path)
+        if not self.has(path):
+            raise FileError(f"{self.place}: no {path} in it")
         if self._zip is None:
             return read_bytes(self.place / path, FILE_LIMIT)
         with self._readable():
@@ -171,20 +171,16 @@ class PublishedImages(Source):
         self._notes = notes
         super().__init__(str(files.place))
 
-    def records(self) -> Iterator[tuple[int, Callable[[], Listed]]]:
-        return ((row, partial(self._listed, row)) for row in range(len(self._paths)))
-
-    def _listed(self, row: int) -> Listed:
-        with damaged_by(FileError):
-            self._files.require(self._paths[row])
-        return Listed()
+    def records(self) -> Iterator[tuple[int, Callable[[], Listed] | str]]:
+        paths = enumerate(self._paths)
+        return ((row, Listed if self._files.has(path) else f"no {path} in it") for row, path in paths)
 
     def name(self, place: int) -> str:
         return f"{self._files.place}: {self._paths[place]}"
 
     def read_record(self, place: int) -> Located:
-        return Note(record={} if self._notes is None else self._notes[place]), partial(self._read_image, place)
+        def image() -> bytes:
+            with damaged_by(FileError):
+                return self._files.read(self._paths[place])
 
-    def _read_image(self, place: int) -> bytes:
-        with damaged_by(FileError):
-            return self._files.read(self._paths[place])
+        return Note(record={} if self._notes is None else self._notes[place]), image
