@@ -38,7 +38,7 @@ from gpu_parts.report import markdown
 
 from hart.devices import resolve_device
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import write_json, write_text
 
 SHARES = {"correctness": 0.25, "generation": 0.45, "training": 0.3}
 """The parts in order, with their shares of the time; what one leaves goes to the next."""
@@ -79,9 +79,8 @@ class Run:
             "minutes": self.parsed.minutes,
             "parts": {name: vars(part) for name, part in self.parts.items()},
         }
-        texts = {"gpu.json": json.dumps(state, indent=1), "gpu.md": markdown(state)}
-        for name, text in texts.items():
-            atomic_write(self.out / name, lambda file, text=text: file.write(text.encode()))
+        write_json(self.out / "gpu.json", state)
+        write_text(self.out / "gpu.md", markdown(state))
 
     def run(self) -> None:
         self.write()

@@ -67,10 +67,6 @@ class Ceilings:
         """size: bytes copied."""
         self.bandwidth = max(self.bandwidth, copy_bandwidth(self.device, self.clock, size))
 
-    def fastest(self, dtype: torch.dtype) -> float:
-        """Operations per second."""
-        return max(self.rates[dtype].values())
-
 
 def model_products(timer: GenerationTimer, batch: int = 1) -> list[Shape]:
     """(rows, inputs, outputs) of the large layers of a model at its last scale, guidance included."""
@@ -118,7 +114,7 @@ def figures(measured: Timed, ceilings: Ceilings) -> dict[str, Any]:
     """The figures of one batch size as JSON values; parts are those of the median call."""
     batch, calls = measured.batch, sorted(measured.generations, key=lambda call: call.seconds)
     middle = calls[(len(calls) - 1) // 2]
-    rate = ceilings.fastest(measured.products)
+    rate = max(ceilings.rates[measured.products].values())
     parts: dict[str, dict[str, Any]] = {}
     for name, work in measured.work.items():
         products, memory = work.flops / rate, work.moved / ceilings.bandwidth

@@ -22,7 +22,7 @@ from hart.data.notes import Note
 from hart.data.samples import damaged_by
 from hart.data.sources import Listed, Located, Source
 from hart.errors import HartError
-from hart.files import MEBIBYTE, FileError, atomic_write, default_cache, read_bytes, read_text, user_path
+from hart.files import MEBIBYTE, FileError, atomic_write, default_cache, read_bytes, user_path
 from hart.hub import is_on_hub, unreachable
 from hart.networks.pretrained import short_name
 from hart.strict import clipped, reason
@@ -116,14 +116,6 @@ def located(published: PublishedFile, given: Path | None) -> Path:
     return cached_file(published.address, f"fetch {published.name} elsewhere and give it with --data")
 
 
-def read_prompt_file(file: Path) -> str:
-    """The text of a file. Raises `HartError` for what is no UTF-8."""
-    try:
-        return read_text(file)
-    except FileError as error:
-        raise HartError(f"{error}: give the file as it is published") from None
-
-
 class PublishedFiles:
     """The files below `folder`/`name`, or else those of the archive `folder`/`archive`: `place` is which of both.
 
@@ -145,23 +137,18 @@ class PublishedFiles:
             parts = ((member, member.split("/")) for member in self._zip.namelist())
             self._members = {"/".join(path[start:]): member for member, path in parts for start in range(len(path))}
 
-    def require(self, path: str) -> None:
-        """Raise `FileError` for a file that is not there, without opening it; `path` as in `read`."""
-        if path.startswith("/") or "\\" in path or ".." in path.split("/"):
-            raise FileError(f"{self.place}: {path} is no place below it")
-        if not ((self.place / path).is_file() if self._zip is None else path in self._members):
-            raise FileError(f"{self.place}: no {path} in it")
+    def has(self, path: str) -> bool:
+        """Whether a file is there, without opening it; `path` as in `read`."""
+        return (self.place / path).is_file() if self._zip is None else path in self._members
 
     def read(self, path: str) -> bytes:
         """A file's content; `path` below the folder, with "/". Raises `FileError`."""
-        self.require(path)
+        if not self.has(path):
+            raise FileError(f"{self.place}: no {path} in it")
         if self._zip is None:
             return read_bytes(self.place / path, FILE_LIMIT)
         with self._readable():
-            member = self._zip.getinfo(self._members[path])
-            if member.file_size > FILE_LIMIT:
-                raise ValueError(f"{path} is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
-            return self._zip.read(member)
+            return self._zip.read(self._members[path])
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -184,20 +171,16 @@ class PublishedImages(Source):
         self._notes = notes
         super().__init__(str(files.place))
 
-    def records(self) -> Iterator[tuple[int, Callable[[], Listed]]]:
-        return ((row, partial(self._listed, row)) for row in range(len(self._paths)))
-
-    def _listed(self, row: int) -> Listed:
-        with damaged_by(FileError):
-            self._files.require(self._paths[row])
-        return Listed()
+    def records(self) -> Iterator[tuple[int, Callable[[], Listed] | str]]:
+        paths = enumerate(self._paths)
+        return ((row, Listed if self._files.has(path) else f"no {path} in it") for row, path in paths)
 
     def name(self, place: int) -> str:
         return f"{self._files.place}: {self._paths[place]}"
 
     def read_record(self, place: int) -> Located:
-        return Note(record={} if self._notes is None else self._notes[place]), partial(self._read_image, place)
+        def image() -> bytes:
+            with damaged_by(FileError):
+                return self._files.read(self._paths[place])
 
-    def _read_image(self, place: int) -> bytes:
-        with damaged_by(FileError):
-            return self._files.read(self._paths[place])
+        return Note(record={} if self._notes is None else self._notes[place]), image
