@@ -16,7 +16,6 @@ from PIL import Image
 
 from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
 from hart.serving.checkers import word_list
-from hart.serving.orders import Terms
 from hart.serving.schemas import MAX_PROMPT, ApiError
 from image_files import jpeg_of_exif, jpeg_of_scans, png_of_parts
 from serving_app import Running, edit, error, image_of, png, running
@@ -199,7 +198,7 @@ def test_a_refusal_is_said_and_nothing_is_drawn(server: Running, field: str) -> 
 
 
 def test_emoji_are_judged_by_their_names(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.server, "terms", Terms(word_list(["frog"])))
+    monkeypatch.setattr(server.server, "checker", word_list(["frog"]))
     for prompt in ("a frog", "a \N{FROG FACE}"):
         assert error(server.post(prompt=prompt), 400)["code"] == "content_policy_violation"
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from hart.generation.metadata import read_record
-from hart.serving.orders import UNREAD_PIXELS, Subscription, stream
+from hart.serving.orders import Subscription, stream
 from hart.serving.scheduler import Finished, Preview
 from hart.serving.schemas import Generation
 from serving_app import Running, image_of, png, running
@@ -117,28 +117,6 @@ def test_formats_say_how_the_image_was_made(server: Running, form: str, tmp_path
         assert record.settings.negative_prompt == "fog" and record.settings.batch is None
 
 
-@pytest.mark.parametrize(
-    ("given", "size", "noted"),
-    [
-        ({"size": "32x16"}, "32x16", False),
-        ({"size": "1024x512"}, "32x16", True),
-        ({"size": "512x512"}, "16x16", True),
-        ({"size": "auto"}, "16x16", False),
-        ({"aspect": "9:16"}, "16x32", False),
-        ({"aspect": "2:1"}, "32x16", False),
-    ],
-)
-def test_a_size_that_is_not_drawn_becomes_the_nearest(
-    server: Running, given: dict[str, str], size: str, noted: bool
-) -> None:
-    answer = server.post(prompt="a cat", **given).json()
-    assert answer["size"] == size
-    assert image_of(answer["data"][0]["b64_json"]).size == tuple(map(int, size.split("x")))
-    assert bool(answer["notes"]) == noted
-    refused = server.post(prompt="a cat", strict=True, **given)
-    assert refused.status_code == (400 if noted else 200)
-
-
 def test_notes_name_what_the_model_does_not_know(server: Running) -> None:
     assert server.post(prompt="xyzzy").json()["notes"] == ['"xyzzy": unknown words']
 
@@ -210,17 +188,19 @@ def test_models_are_listed_with_what_they_draw(server: Running) -> None:
     assert about["token_size"] == 8 and about["styles"] == ["blue style"]
 
 
-def test_a_slow_reader_gets_fewer_previews_and_holds_no_more_memory() -> None:
+def test_a_slow_reader_gets_the_newest_previews_and_holds_no_more_memory() -> None:
 
     async def read() -> list[Any]:
         events, large = Subscription(), Image.new("L", (4096, 1024))
-        for k in range(9):
+        for k in range(8):
             events.deliver(Preview(0, k, large))
+            events.deliver(Preview(1, k, large))
         events.deliver(Finished(0, large))
         await asyncio.sleep(0)
-        found = [await events.next()]
-        while not isinstance(found[-1], Finished):
-            found.append(await events.next())
-        return found
+        found = [await events.next(), await events.next()]
+        events.keep_newest()
+        return [*found, await events.next(), await events.next()]
 
-    assert [event.k for event in asyncio.run(read())[:-1]] == list(range(UNREAD_PIXELS // (4096 * 1024)))
+    one, other, *last = asyncio.run(read())
+    assert (one.row, other.row, one.k, other.k) == (0, 1, 6, 6)  # before came too many, of which these were the newest
+    assert [(type(event), event.row) for event in last] == [(Finished, 0), (Preview, 1)] and last[1].k == 7

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hart.serving.engine import OutOfMemory
 from hart.serving.metrics import OUTCOMES, Metrics
 from hart.serving.scheduler import Event, Failed, Finished, Job, Preview, Scheduler
 from hart.serving.schemas import ApiError, Generation
@@ -232,7 +231,7 @@ def test_one_image_too_large_for_the_memory_is_told_so() -> None:
     job = bench.ask(0)
     bench.run()
     (failed,) = bench.events[job]
-    assert isinstance(failed, Failed) and isinstance(failed.error, OutOfMemory)
+    assert isinstance(failed, Failed) and isinstance(failed.error, MemoryError)
 
 
 def test_a_row_that_fails_takes_no_other_with_it_and_repeats_no_preview() -> None:
@@ -261,9 +260,7 @@ def test_closing_finishes_what_was_accepted() -> None:
 def test_when_the_sampling_thread_dies_everybody_is_told() -> None:
     bench = Bench(batch_size=2)
     jobs = [bench.ask(seed, client=str(seed), prompt="fatal") for seed in range(4)]
-    with pytest.raises(SystemExit):
-        bench.run()
-    bench.scheduler.abandon()
+    bench.scheduler.run()  # which such a prompt ends
     assert all(isinstance(bench.events[job][-1], Failed) and len(bench.events[job]) == 1 for job in jobs)
     with pytest.raises(ApiError, match="must be started again"):
         bench.ask(5)

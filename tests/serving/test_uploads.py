@@ -14,15 +14,14 @@ from PIL import Image
 from hart.data.images import as_rgb, opacity
 from hart.serving import app
 from hart.serving.access import Room
-from hart.serving.options import Limits
-from hart.serving.worker import LAYOUTS_AT_ONCE
+from hart.serving.models import LAYOUTS_AT_ONCE
 from serving_app import Running, edit, error, png, running
 from waiting import PATIENCE, until
 
 
 @pytest.fixture
 def server() -> Iterator[Running]:
-    with running(limits=Limits(queue_size=6)) as server:
+    with running(queue_size=6) as server:
         yield server
 
 

@@ -26,6 +26,10 @@ from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
 from hart.stopping import HANGUP, handled
 
 OPEN_FILES = 2**16
+SEND_SECONDS = 60.0
+"""A client that takes no data for so long has left."""
+UNSENT_BYTES = 2**14
+"""Of a connection in the system's memory."""
 
 
 @options_from_config
@@ -152,15 +156,15 @@ def _open_many_files() -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that accepts connections from now on. Raises `HartError`."""
-    from hart.serving.streaming import SEND_SECONDS
-
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         both = host == "::" and socket.has_dualstack_ipv6()  # all addresses are those of IPv4, too
         listening = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections take it over
+        if sys.platform == "linux":  # connections take it over
             # an answer that nobody reads would stay in memory as long as its client likes
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * SEND_SECONDS))
+            # or a slow connection would have megabytes of partial images before it in the system's memory
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         return listening
     except OSError as error:
         # socket adds the address to what the system says

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,41 +16,34 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from hart.serving.access import Access
 from hart.serving.bodies import Form, decoded, from_form, redrawn, see_through
 from hart.serving.engine import Source
 from hart.serving.errors import error_response
 from hart.serving.middleware import RequestMiddleware
-from hart.serving.models import Models, ServedModel
+from hart.serving.models import Models, OpenModel, ServedModel
 from hart.serving.openapi import EDIT_FORM, FIGURES, HEALTH, IMAGES, JSON_BODY, NO_MODEL, STATUS, VARIATION_FORM
-from hart.serving.options import Limits
-from hart.serving.orders import Terms
-from hart.serving.schemas import MAX_IMAGES, ApiError, Edit, Generation, Variation
+from hart.serving.options import ServeOptions
+from hart.serving.schemas import FILES, MAX_IMAGES, ApiError, Edit, Generation, Variation
 from hart.serving.server import Server
 
 PAGE = Path(__file__).with_name("page")
 
 
-def create_app(
-    models: Models,
-    terms: Terms,
-    *,
-    access: Access | None = None,
-    limits: Limits | None = None,
-    log_requests: bool = False,
-) -> FastAPI:
-    """The application. The default model is opened when it starts, in the background; what was accepted is finished
-    before it stops. `app.state.server` is its `Server`."""
+def create_app(options: ServeOptions, models: Mapping[str, OpenModel]) -> FastAPI:
+    """The application of these models, the first the default, in place of those that the options name. The default one
+    is opened when it starts, in the background; what was accepted is finished before it stops. `app.state.server` is
+    its `Server`. Raises `HartError` for options that do not fit together."""
     from hart import __version__
 
-    server = Server(models, terms, access or Access(), limits or Limits())
+    server = Server(options, Models(models))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        server.worker.start()
-        models.default.begin()
+        server.sampling.start()
+        server.models.default.begin()
         yield
-        await asyncio.to_thread(server.worker.stop)
+        server.scheduler.close()
+        await asyncio.to_thread(server.sampling.join)
 
     app = FastAPI(
         title="hart",
@@ -76,8 +69,8 @@ def create_app(
         RequestMiddleware,
         access=server.access,
         metrics=server.metrics,
-        most_posts=server.limits.most_posts(),
-        log_requests=log_requests,
+        most_posts=options.most_posts(),
+        log_requests=options.log_requests,
     )
     return app
 
@@ -110,12 +103,12 @@ def _add_facts(app: APIRouter, server: Server) -> None:
     @app.get("/v1/models", responses=STATUS)
     async def models() -> dict[str, Any]:
         """The served models, the default first; of opened ones what they generate."""
-        return {"object": "list", "data": [_described(model, server.limits) for model in server.models.all]}
+        return {"object": "list", "data": [_described(model, server.options) for model in server.models.all]}
 
     @app.get("/v1/models/{name:path}", responses=NO_MODEL)
     async def one_model(name: str) -> dict[str, Any]:
         """One of them."""
-        return _described(server.models.named(name), server.limits)
+        return _described(server.models.named(name), server.options)
 
     @app.get("/metrics", response_class=Response, responses=FIGURES)
     async def metrics() -> Response:
@@ -144,7 +137,7 @@ def _add_health(app: FastAPI, server: Server) -> None:
 
 def _failure(server: Server) -> str | None:
     """Why a server has to be started again, as a sentence; None if it need not be."""
-    if not server.worker.alive:
+    if not server.sampling.is_alive():
         return "sampling has failed: start the server again"
     return server.models.default.failure
 
@@ -161,8 +154,8 @@ def add_page(app: Starlette) -> None:
             app.add_route("/", show, ["GET"], include_in_schema=False)
 
 
-def _described(model: ServedModel, limits: Limits) -> dict[str, Any]:
-    most = min(MAX_IMAGES, limits.queue_size)
+def _described(model: ServedModel, options: ServeOptions) -> dict[str, Any]:
+    most = min(MAX_IMAGES, options.queue_size)
     about: dict[str, Any] = {"state": model.state, "problem": model.failure, "max_images": most}
     if model.engine is not None:
         facts = model.engine.facts
@@ -177,7 +170,7 @@ def _source(form: Form, asked: Edit | Variation) -> Source:
     from hart.data.images import as_rgb
     from hart.generation.metadata import EditSource
 
-    files = {name: form.files[name][0] for name in ("image", "mask", "style") if name in form.files}
+    files = {name: form.files[name][0] for name in FILES if name in form.files}
     images = {name: decoded(content, name) for name, content in files.items()}
     image, holes = as_rgb(images["image"]), see_through(images["image"])
     if holes is not None:  # what an edit shall not show as white

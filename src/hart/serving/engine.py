@@ -24,10 +24,6 @@ LARGEST = 2
 """Times the model's own number of pixels: larger images are made of the nearest size."""
 
 
-class OutOfMemory(Exception):
-    """The device has no memory for this many rows at once."""
-
-
 def largest(side: int, max_pixels: int | None) -> int:
     """Pixels of the largest image of a model whose own have this side: `max_pixels` if it is given. Raises `HartError`
     where that is fewer than the own have."""

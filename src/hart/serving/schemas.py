@@ -59,6 +59,13 @@ class ApiError(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
+class ClientLeft(ApiError):
+    """Nobody waits for the answer any more, nor reads this one; figures and log have its status."""
+
+    def __init__(self) -> None:
+        super().__init__(499, "the client has left")
+
+
 def timed_out(message: str = "the time for this request is over: ask for less, or later") -> ApiError:
     return ApiError(504, message, code="timeout")
 
@@ -214,6 +221,8 @@ FIELDS = {
     name: [one.route for one in REQUESTS if name in one.model_fields] for kind in REQUESTS for name in kind.model_fields
 } | {"image": [Edit.route, Variation.route], "mask": [Edit.route]}
 """Each field of a request -> the routes that have it; also files, which other servers read from JSON."""
+FILES = ("image", "mask", "style")
+"""Of forms. `style` is one of OpenAI's fields, too, of requests that are JSON."""
 
 
 class TextTokens(BaseModel):
