@@ -82,7 +82,7 @@ def test_signs_of_life_are_no_events(server: Running, monkeypatch: pytest.Monkey
             yield event
             yield None
 
-    monkeypatch.setattr("hart.serving.server.stream", slow)
+    monkeypatch.setattr("hart.serving.app.stream", slow)
     events: Any = server.openai.images.generate(prompt="a dog", stream=True)
     assert [event.scale for event in events] == [1, 2, 3, SCALES]
 

@@ -20,7 +20,6 @@ from hart.commands.console import needs_extra
 from hart.commands.from_config import options_from_config
 from hart.config import HartConfig
 from hart.errors import HartError
-from hart.serving.checkers import is_model
 from hart.serving.engine import largest
 from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
 from hart.stopping import HANGUP, handled
@@ -47,10 +46,6 @@ def serve(options: ServeOptions) -> None:
             # what a published layout generates is in its weights, and shows when it is opened
             if layout == "own" and options.max_pixels is not None:
                 largest(HartConfig.load(folder / CONFIG_FILE).tokenizer.image_size, options.max_pixels)
-    if is_model(check := options.prompt_check):
-        folder = _folder_of(check, elsewhere=options.ray)
-        if folder is not None and not (folder / "config.json").is_file():
-            raise HartError(f"--prompt-check {check}: no model here; expected config.json, as of ShieldGemma")
     _check_device(options)
 
     class Server(uvicorn.Server):

@@ -5,6 +5,7 @@ What is wrong with them is an `ApiError`.
 
 from __future__ import annotations
 
+import hashlib
 from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -18,7 +19,8 @@ from starlette.requests import Request
 
 from hart.errors import HartError
 from hart.serving.access import Room
-from hart.serving.schemas import FILES, ApiError, RequestBody, explained
+from hart.serving.engine import Source
+from hart.serving.schemas import FILES, ApiError, Edit, RequestBody, Variation, explained
 from hart.serving.streaming import in_time
 from hart.strict import clipped
 
@@ -173,24 +175,28 @@ def decoded(content: bytes, param: str) -> Image.Image:
         raise ApiError(400, f"{param}: {error}", param=param) from None
 
 
-def redrawn(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Where a mask says that an image of this size is redrawn, by alpha 0: mode L, 255 there and 0 elsewhere. Raises
-    `HartError`."""
-    if mask.size != size:
-        raise HartError(f"mask: is {mask.width} x {mask.height}, the image {size[0]} x {size[1]}: give the same")
-    if (holes := see_through(mask)) is None:
-        raise HartError("mask: has alpha 0 nowhere: what is redrawn must have it")
-    return holes
-
-
-def see_through(image: Image.Image) -> Image.Image | None:
-    """Where an image has alpha 0: mode L, 255 there and 0 elsewhere; None if it has it nowhere."""
+def source(form: Form, asked: Edit | Variation) -> Source:
+    """The images to start from. An edit redraws by the form's mask, or by the image's own transparency unless words say
+    what changes."""
     from hart.data.images import opacity
+    from hart.generation.canvas import redrawn_area
+    from hart.generation.metadata import EditSource
 
-    if (alpha := opacity(image)) is None:
-        return None
-    holes = alpha.point(lambda value: 255 if value == 0 else 0)
-    return holes if holes.getbbox() else None
+    files = {name: form.files[name][0] for name in FILES if name in form.files}
+    images = {name: decoded(content, name) for name, content in files.items()}
+    image, mask = images["image"], images.get("mask")
+
+    def has_holes(given: Image.Image) -> bool:
+        return opacity(given) is not None and redrawn_area(given, given).getbbox() is not None
+
+    if mask is not None and mask.size != image.size:
+        raise HartError(f"mask: has {mask.width} x {mask.height} px, the image {image.width} x {image.height}")
+    if mask is not None and not has_holes(mask):
+        raise HartError("mask: is transparent nowhere: what is redrawn must be")
+    if mask is None and isinstance(asked, Edit) and not asked.source_prompt and has_holes(image):
+        mask = image
+    digests = {f"{name}_sha256": hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return Source(image, mask, images.get("style"), EditSource.from_dict({name: name for name in files} | digests))
 
 
 def _content_type(request: Request) -> str:

@@ -39,9 +39,9 @@ def largest(side: int, max_pixels: int | None) -> int:
 class Source:
     """The images that an edit or a variation starts from.
 
-    image: RGB, or RGBA of alpha 0 and 255 where parts are transparent. mask: mode L of the image's size, 255 where it
-    is redrawn; None for a variation, or with a source prompt. style: another RGB image, whose colours are taken.
-    files: that they came in, as a record says it.
+    image, style: upright, of any mode; the colours of the second are taken. mask: of the image's size, less than half
+    opaque where it is redrawn; None for a variation, or with a source prompt. files: that they came in, as a record
+    says it.
     """
 
     image: Image.Image

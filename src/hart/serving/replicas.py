@@ -29,9 +29,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hart.serving.app import add_page, answer_error
+from hart.serving.app import add_page
 from hart.serving.bodies import Bodies
-from hart.serving.errors import api_error
+from hart.serving.errors import api_error, error_response
 from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
 from hart.serving.options import ServeOptions
@@ -179,7 +179,8 @@ def front_app(options: ServeOptions, count: int, deploy: Callable[[], Any], with
         *(Route(kind.route, front) for kind in REQUESTS),
         *(Route(path, front) for path in ("/v1/models", "/v1/models/{name:path}")),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: answer_error})
+    handlers = {HTTPException: lambda _, error: error_response(error)}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
     add_page(app)
     app.add_middleware(
