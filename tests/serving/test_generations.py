@@ -14,7 +14,7 @@ from PIL import Image
 
 from hart.generation.metadata import read_record
 from hart.serving.orders import Subscription, stream
-from hart.serving.scheduler import Finished, Preview
+from hart.serving.scheduler import State
 from hart.serving.schemas import Generation
 from serving_app import Running, image_of, png, running
 from stand_in_engine import SCALES, SIZES, TOKENS, StandInEngine, drawn
@@ -193,14 +193,12 @@ def test_a_slow_reader_gets_the_newest_previews_and_holds_no_more_memory() -> No
     async def read() -> list[Any]:
         events, large = Subscription(), Image.new("L", (4096, 1024))
         for k in range(8):
-            events.deliver(Preview(0, k, large))
-            events.deliver(Preview(1, k, large))
-        events.deliver(Finished(0, large))
+            for row in (0, 1):
+                events.deliver(State(row, k, large, is_finished=k == 7 and row == 0))
         await asyncio.sleep(0)
-        found = [await events.next(), await events.next()]
+        first = await events.next()
         events.keep_newest()
-        return [*found, await events.next(), await events.next()]
+        return [first, await events.next(), await events.next()]
 
-    one, other, *last = asyncio.run(read())
-    assert (one.row, other.row, one.k, other.k) == (0, 1, 6, 6)  # before came too many, of which these were the newest
-    assert [(type(event), event.row) for event in last] == [(Finished, 0), (Preview, 1)] and last[1].k == 7
+    # five are too many: the newest are kept, at last those after the seventh scale, then one more of each image
+    assert [(event.row, event.k) for event in asyncio.run(read())] == [(0, 6), (1, 7), (0, 7)]

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from hart.commands import serve
 from hart.serving import bodies
 from hart.serving.orders import Order
-from hart.serving.scheduler import Finished
+from hart.serving.scheduler import State
 from hart.serving.schemas import Generation
 from live_server import Live, live
 from serving_app import application, png
@@ -172,7 +172,7 @@ def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
                 (whole,) = [event["b64_json"] for event in events if event["type"].endswith("completed")]
             else:
                 whole = answer.json()["data"][0]["b64_json"]
-            assert whole == alone.encoded(Finished(seed, drawn(rows[seed], SCALES - 1)))
+            assert whole == alone.encoded(State(seed, SCALES - 1, drawn(rows[seed], SCALES - 1), is_finished=True))
             done.append(seed)
 
     async def crowd(server: Live) -> None:

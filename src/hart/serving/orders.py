@@ -18,7 +18,7 @@ from typing import Any
 from hart.generation.signing import ContentCredentials
 from hart.serving.engine import Row
 from hart.serving.metrics import Metrics
-from hart.serving.scheduler import Event, Failed, Finished, Preview
+from hart.serving.scheduler import Event, State
 from hart.serving.schemas import ImageData, ImageEvent, ImagesAnswer, RequestBody, Usage
 
 UNREAD_PIXELS = 2**24
@@ -52,20 +52,20 @@ class Order:
         wanted = before_last if self.request.partial_images is None else min(self.request.partial_images, before_last)
         return tuple((2 * i + 1) * before_last // (2 * wanted) for i in range(wanted))
 
-    def encoded(self, event: Preview | Finished) -> str:
-        """The event's image in base64."""
+    def encoded(self, state: State) -> str:
+        """Its image in base64."""
         from hart.generation.metadata import png_chunks, xmp
 
-        made_by, is_preview, file = self.rows[event.row].record(self.model), isinstance(event, Preview), io.BytesIO()
+        made_by, file = self.rows[state.row].record(self.model), io.BytesIO()
         if self.form == "png":
-            level = PREVIEW_LEVEL if is_preview else LEVEL
-            event.image.save(file, "PNG", pnginfo=png_chunks(made_by), compress_level=level)
+            level = LEVEL if state.is_finished else PREVIEW_LEVEL
+            state.image.save(file, "PNG", pnginfo=png_chunks(made_by), compress_level=level)
         else:
             quality = self.request.output_compression
             quality = 100 if quality is None else quality
-            event.image.save(file, self.form.upper(), quality=quality, xmp=xmp(made_by).encode())
+            state.image.save(file, self.form.upper(), quality=quality, xmp=xmp(made_by).encode())
         content = file.getvalue()
-        if self.credentials is not None and not is_preview:
+        if self.credentials is not None and state.is_finished:
             content = self.credentials.signed(content, self.form, made_by)
         return base64.b64encode(content).decode()
 
@@ -106,7 +106,7 @@ class Subscription:
 
     def _put(self, event: Event) -> None:
         self._unread.append(event)
-        previews = [event.image for event in self._unread if isinstance(event, Preview)]
+        previews = [event.image for event in self._unread if isinstance(event, State) and not event.is_finished]
         if sum(image.width * image.height for image in previews) > UNREAD_PIXELS:
             self.keep_newest()
         self._news.set()
@@ -144,11 +144,11 @@ async def stream(
         except TimeoutError:
             yield None
             continue
-        if isinstance(event, Failed):
-            raise event.error
+        if isinstance(event, Exception):
+            raise event
         with metrics.seconds.labels("encode").time():  # which takes long at large sizes: not in the event loop
             content = await asyncio.to_thread(order.encoded, event)
-        partial = isinstance(event, Preview)
+        partial = not event.is_finished
         said = ImageEvent(
             type=f"{kind}.partial_image" if partial else f"{kind}.completed",
             b64_json=content,
@@ -156,7 +156,7 @@ async def stream(
             **order.common(),
             image_index=event.row,
             seed=order.rows[event.row].seed,
-            scale=event.k + 1 if isinstance(event, Preview) else order.rows[0].scales,
+            scale=event.k + 1,
             scales=order.rows[0].scales,
             partial_image_index=sent[event.row] if partial else None,
             usage=None if partial else order.usage(1),

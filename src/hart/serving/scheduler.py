@@ -42,30 +42,17 @@ PACE_WEIGHT = 0.2
 
 
 @dataclass(frozen=True)
-class Preview:
-    """Row `row` of a job after scale `k` (0-based)."""
+class State:
+    """Row `row` of a job after scale `k` (0-based), which may be the last one."""
 
     row: int
     k: int
     image: Image.Image
+    is_finished: bool
 
 
-@dataclass(frozen=True)
-class Finished:
-    """Row `row` of a job is done."""
-
-    row: int
-    image: Image.Image
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The job ends without the images that are missing."""
-
-    error: Exception
-
-
-Event = Preview | Finished | Failed
+Event = State | Exception
+"""An error ends a job without the images that are missing."""
 
 
 @dataclass(eq=False)
@@ -74,7 +61,7 @@ class Job:
 
     client: whose turn it takes. deadline: on the scheduler's clock. deliver: gets the job's events, in the thread that
     calls `step`; it must neither wait nor raise. previews: 0-based scales after which an image so far is delivered. The
-    last event is a `Failed`, or the `Finished` of the last row; after `cancel` there is none.
+    last event is an error, or the finished state of the last row; after `cancel` there is none.
     """
 
     engine: PipelineEngine
@@ -240,7 +227,7 @@ class Scheduler:
                 self._queues.pop(job.client, None)
         self._metrics.images.labels(how).inc(job.unfinished)
         if error is not None:
-            job.deliver(Failed(error))
+            job.deliver(error)
 
     def _take(self) -> list[_Place] | float | None:
         """The rows of the next batch; or seconds to wait for more of them; or None if there are none."""
@@ -308,28 +295,24 @@ class Scheduler:
             with self._metrics.seconds.labels("decode" if last else "preview").time():
                 images = run.batch.images(wanted)
             for i, image in zip(wanted, images, strict=True):
-                place = run.places[i]
-                if last:
-                    self._finished(place, image)
-                else:
-                    place.job.shown[place.number] = k
-                    place.job.deliver(Preview(place.number, k, image))
+                self._deliver(run.places[i].job, State(run.places[i].number, k, image, last))
         if last:
             self._running = None
             seconds = (self.clock() - run.started) / len(run.places)
             self._seconds_a_row += (PACE_WEIGHT if self._seconds_a_row else 1.0) * (seconds - self._seconds_a_row)
 
-    def _finished(self, place: _Place, image: Image.Image) -> None:
-        job = place.job
+    def _deliver(self, job: Job, state: State) -> None:
         with self._lock:
             if job.over:
                 return
-            job.unfinished -= 1
+            job.shown[state.row] = state.k
+            job.unfinished -= state.is_finished
             if job.unfinished == 0:
                 job.over = True
                 del self._jobs[job]
-        self._metrics.images.labels("finished").inc()
-        job.deliver(Finished(place.number, image))
+        if state.is_finished:
+            self._metrics.images.labels("finished").inc()
+        job.deliver(state)
 
     def _failed(self, places: dict[int, _Place], error: Exception) -> None:
         """Do a batch again in halves, or answer its only row with the error."""
