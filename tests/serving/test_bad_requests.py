@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from hart.generation.canvas import redrawn_area
 from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
 from hart.serving.checkers import word_list
-from hart.serving.orders import Terms
 from hart.serving.schemas import MAX_PROMPT, ApiError
 from image_files import jpeg_of_exif, jpeg_of_scans, png_of_parts
 from serving_app import Running, edit, error, image_of, png, running
@@ -118,13 +118,14 @@ def test_a_form_that_breaks_off_is_refused_rather_than_read_without_its_last_par
         assert error(answer, 400)["message"] == "the form cannot be read: its last boundary is missing"
 
 
-def test_a_text_that_is_a_file_and_a_mask_that_is_text_are_refused(server: Running) -> None:
+def test_a_text_that_is_a_file_and_a_file_that_is_text_are_refused(server: Running) -> None:
     files = {"image": ("a.png", png()), "prompt": ("prompt.txt", b"a red apple")}
     found = error(server.http.post("/v1/images/edits", files=files), 400)
     assert (found["param"], found["message"]) == ("prompt", "prompt: is a file: send it as text")
-    files = {"image": ("a.png", png())}
-    found = error(server.http.post("/v1/images/edits", data={"mask": "iVBORw0KGgo="}, files=files), 400)
-    assert (found["param"], found["message"]) == ("mask", "mask: is text: send it as a file")
+    texts = {"mask": "iVBORw0KGgo=", "image": "data:image/png;base64,", "style": "vivid"}
+    for name, text in texts.items():
+        found = error(server.http.post("/v1/images/edits", data={name: text}, files={"other": b"1"}), 400)
+        assert (found["param"], found["message"]) == (name, f"{name}: is text: send it as a file")
 
 
 def test_fields_of_another_request_are_not_dropped(server: Running) -> None:
@@ -199,7 +200,7 @@ def test_a_refusal_is_said_and_nothing_is_drawn(server: Running, field: str) -> 
 
 
 def test_emoji_are_judged_by_their_names(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.server, "terms", Terms(word_list(["frog"])))
+    monkeypatch.setattr(server.server, "checker", word_list(["frog"]))
     for prompt in ("a frog", "a \N{FROG FACE}"):
         assert error(server.post(prompt=prompt), 400)["code"] == "content_policy_violation"
 
@@ -241,9 +242,9 @@ HOLE = png((16, 16), "RGBA", (0, 0, 0, 0))
         (png_of_parts(b"iCCP", 17), None, "image", "has more than 16 colour profiles"),
         (png_of_parts(b"none", 70_000), None, "image", "has too many parts"),
         (b"\xff\xd8" + b"\xff" * 140_000, None, "image", "has too many parts"),
-        (png(), png(), "mask", "has alpha 0 nowhere"),
-        (png(), png((16, 16), "RGBA", (0, 0, 0, 1)), "mask", "has alpha 0 nowhere"),
-        (png(), png((8, 8), "RGBA", (0, 0, 0, 0)), "mask", "is 8 x 8, the image 16 x 16"),
+        (png(), png(), "mask", "is transparent nowhere"),
+        (png(), png((16, 16), "RGBA", (0, 0, 0, 128)), "mask", "is transparent nowhere"),
+        (png(), png((8, 8), "RGBA", (0, 0, 0, 0)), "mask", "has 8 x 8 px, the image 16 x 16"),
         (png(), b"\x89PNG\r\n\x1a\n", "mask", "not an image"),
     ],
 )
@@ -256,21 +257,18 @@ def test_hostile_files(server: Running, image: bytes | None, mask: bytes | None,
             assert found["param"] == "style" and message in found["message"]
 
 
-def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
+def test_a_mask_or_the_image_says_by_transparency_what_is_drawn_anew(server: Running) -> None:
     half = Image.new("RGBA", (16, 16), (0, 0, 0, 255))
-    half.paste((9, 9, 9, 0), (0, 0, 16, 4))
+    half.paste((9, 9, 9, 127), (0, 0, 16, 4))
     file = io.BytesIO()
     half.save(file, "PNG")
-    assert edit(server, png(), file.getvalue(), n="2", seed="4").status_code == 200
-    rows = server.engine.batches[-1]
-    assert [row.seed for row in rows] == [4, 5]
-    source = rows[0].edit
-    assert source is not None and source.mask is not None and source.kept_scales is None
-    assert source.image.tobytes() == bytes([255, 0, 0]) * 256
-    assert source.mask.tobytes() == b"\xff" * 64 + b"\0" * 192
-    edit(server, file.getvalue())  # its own alpha, if there is no mask
-    own = server.engine.batches[-1][0].edit
-    assert own is not None and own.mask is not None and own.mask.tobytes() == source.mask.tobytes()
+    for image, mask in ((png(), file.getvalue()), (file.getvalue(), None)):
+        assert edit(server, image, mask, n="2", seed="4").status_code == 200
+        rows = server.engine.batches[-1]
+        assert [row.seed for row in rows] == [4, 5]
+        source = rows[0].edit
+        assert source is not None and source.mask is not None and source.kept_scales is None
+        assert redrawn_area(source.image, source.mask).tobytes() == b"\xff" * 64 + b"\0" * 192
 
 
 @pytest.mark.parametrize("route", ["edits", "variations"])
@@ -283,7 +281,7 @@ def test_another_image_lends_its_colours(server: Running, route: str) -> None:
     assert (source.mask is None) == (route == "variations")
 
 
-@pytest.mark.parametrize("alpha", [1, 255])
+@pytest.mark.parametrize("alpha", [128, 255])
 def test_an_image_with_an_alpha_channel_and_without_a_hole_has_no_mask(server: Running, alpha: int) -> None:
     assert edit(server, png((16, 16), "RGBA", (9, 9, 9, alpha))).status_code == 200
     source = server.engine.batches[-1][0].edit

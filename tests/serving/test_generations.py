@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from hart.generation.metadata import read_record
-from hart.serving.orders import UNREAD_PIXELS, Subscription, stream
-from hart.serving.scheduler import Finished, Preview
+from hart.serving.orders import Subscription, stream
+from hart.serving.scheduler import State
 from hart.serving.schemas import Generation
 from serving_app import Running, image_of, png, running
 from stand_in_engine import SCALES, SIZES, TOKENS, StandInEngine, drawn
@@ -82,7 +82,7 @@ def test_signs_of_life_are_no_events(server: Running, monkeypatch: pytest.Monkey
             yield event
             yield None
 
-    monkeypatch.setattr("hart.serving.server.stream", slow)
+    monkeypatch.setattr("hart.serving.app.stream", slow)
     events: Any = server.openai.images.generate(prompt="a dog", stream=True)
     assert [event.scale for event in events] == [1, 2, 3, SCALES]
 
@@ -115,28 +115,6 @@ def test_formats_say_how_the_image_was_made(server: Running, form: str, tmp_path
         record = read_record(tmp_path / "a.png")
         assert (record.prompt, record.seed, record.model) == ("a cat", 3, "tiny")
         assert record.settings.negative_prompt == "fog" and record.settings.batch is None
-
-
-@pytest.mark.parametrize(
-    ("given", "size", "noted"),
-    [
-        ({"size": "32x16"}, "32x16", False),
-        ({"size": "1024x512"}, "32x16", True),
-        ({"size": "512x512"}, "16x16", True),
-        ({"size": "auto"}, "16x16", False),
-        ({"aspect": "9:16"}, "16x32", False),
-        ({"aspect": "2:1"}, "32x16", False),
-    ],
-)
-def test_a_size_that_is_not_drawn_becomes_the_nearest(
-    server: Running, given: dict[str, str], size: str, noted: bool
-) -> None:
-    answer = server.post(prompt="a cat", **given).json()
-    assert answer["size"] == size
-    assert image_of(answer["data"][0]["b64_json"]).size == tuple(map(int, size.split("x")))
-    assert bool(answer["notes"]) == noted
-    refused = server.post(prompt="a cat", strict=True, **given)
-    assert refused.status_code == (400 if noted else 200)
 
 
 def test_notes_name_what_the_model_does_not_know(server: Running) -> None:
@@ -210,17 +188,17 @@ def test_models_are_listed_with_what_they_draw(server: Running) -> None:
     assert about["token_size"] == 8 and about["styles"] == ["blue style"]
 
 
-def test_a_slow_reader_gets_fewer_previews_and_holds_no_more_memory() -> None:
+def test_a_slow_reader_gets_the_newest_previews_and_holds_no_more_memory() -> None:
 
     async def read() -> list[Any]:
         events, large = Subscription(), Image.new("L", (4096, 1024))
-        for k in range(9):
-            events.deliver(Preview(0, k, large))
-        events.deliver(Finished(0, large))
+        for k in range(8):
+            for row in (0, 1):
+                events.deliver(State(row, k, large, is_finished=k == 7 and row == 0))
         await asyncio.sleep(0)
-        found = [await events.next()]
-        while not isinstance(found[-1], Finished):
-            found.append(await events.next())
-        return found
+        first = await events.next()
+        events.keep_newest()
+        return [first, await events.next(), await events.next()]
 
-    assert [event.k for event in asyncio.run(read())[:-1]] == list(range(UNREAD_PIXELS // (4096 * 1024)))
+    # five are too many: the newest are kept, at last those after the seventh scale, then one more of each image
+    assert [(event.row, event.k) for event in asyncio.run(read())] == [(0, 6), (1, 7), (0, 7)]

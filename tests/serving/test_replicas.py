@@ -24,9 +24,8 @@ from starlette.testclient import TestClient
 import replica_processes
 from hart.errors import HartError
 from hart.serving import bodies
-from hart.serving.access import Access
 from hart.serving.models import ModelUnavailable
-from hart.serving.options import Limits, ServeOptions
+from hart.serving.options import ServeOptions
 from hart.serving.schemas import RETRY_AFTER, ApiError
 from processes import ON_RAY, require_ray, started
 from serving_app import application, png
@@ -92,9 +91,9 @@ class StandInAnswer:
 
 @contextmanager
 def fronted(
-    lives: Sequence[int] = (), limits: Limits | None = None, **options: Any
+    lives: Sequence[int] = (), rate_limit: float | None = None, **options: Any
 ) -> Iterator[tuple[TestClient, StandInReplicas]]:
-    app = application(limits=limits)
+    app = application(rate_limit=rate_limit)
     handle = StandInReplicas(app, list(lives))
     given = ServeOptions(public="api_key" not in options, **options)
     front = replicas().front_app(given, 1, lambda: handle, lambda: None)
@@ -138,7 +137,7 @@ def test_a_request_of_which_all_replicas_die_is_told_so() -> None:
 
 def test_a_second_replica_charges_nothing() -> None:
     body = {"prompt": "x", "n": 3, "stream": True}
-    with fronted([1], Limits(rate_limit=2)) as (http, handle):
+    with fronted([1], rate_limit=2) as (http, handle):
         whole = http.post(GENERATE, json=body)
         assert whole.status_code == 200 and "rate_limit" not in whole.text
         assert handle.asked == 2
@@ -194,9 +193,9 @@ def test_without_a_key_no_body_reaches_a_replica() -> None:
 
 
 def test_the_document_is_that_of_one_server_keys_included() -> None:
-    for access, options in ((None, {}), (Access(("k",)), {"api_key": ("k",)})):
+    for options in ({}, {"api_key": ("k",)}):
         with fronted(**options) as (http, handle):
-            assert http.get("/openapi.json").json() == application(access=access).openapi()
+            assert http.get("/openapi.json").json() == application(**options).openapi()
             assert handle.asked == 0
 
 

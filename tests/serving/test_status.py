@@ -17,10 +17,9 @@ from starlette.types import Message
 from hart.errors import HartError
 from hart.serving import options
 from hart.serving.access import Access
-from hart.serving.engine import OutOfMemory
 from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
-from hart.serving.options import Limits, ServeOptions
+from hart.serving.options import ServeOptions
 from serving_app import Running, error, running
 from stand_in_engine import StandInEngine
 from waiting import PATIENCE, until
@@ -57,7 +56,7 @@ def test_probes_and_figures_are_answered_when_no_more_requests_are_taken(monkeyp
     monkeypatch.setattr(options, "BESIDE_THE_QUEUE", 0)
     engine = StandInEngine()
     engine.open_gate.clear()
-    with running(engine, limits=Limits(queue_size=2)) as server, ThreadPoolExecutor(2) as clients:
+    with running(engine, queue_size=2) as server, ThreadPoolExecutor(2) as clients:
         accepted = [clients.submit(server.post, prompt="x") for _ in range(2)]
         until(lambda: figures(server)["hart_open_requests",] == 2)
         refused = server.post(prompt="x")
@@ -171,7 +170,7 @@ def test_the_log_of_requests_holds_nothing_that_a_client_wrote(caplog: pytest.Lo
 def test_a_lack_of_memory_says_when_to_come_again() -> None:
     class Small(StandInEngine):
         def start(self, rows: Any) -> Any:
-            raise OutOfMemory("the device has too little memory for this request")
+            raise MemoryError
 
     with running(Small()) as server:
         refused = server.post(prompt="x")

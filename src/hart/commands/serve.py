@@ -20,12 +20,15 @@ from hart.commands.console import needs_extra
 from hart.commands.from_config import options_from_config
 from hart.config import HartConfig
 from hart.errors import HartError
-from hart.serving.checkers import is_model
 from hart.serving.engine import largest
 from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
 from hart.stopping import HANGUP, handled
 
 OPEN_FILES = 2**16
+SEND_SECONDS = 60.0
+"""A client that takes no data for so long has left."""
+UNSENT_BYTES = 2**14
+"""Of a connection in the system's memory."""
 
 
 @options_from_config
@@ -43,10 +46,6 @@ def serve(options: ServeOptions) -> None:
             # what a published layout generates is in its weights, and shows when it is opened
             if layout == "own" and options.max_pixels is not None:
                 largest(HartConfig.load(folder / CONFIG_FILE).tokenizer.image_size, options.max_pixels)
-    if is_model(check := options.prompt_check):
-        folder = _folder_of(check, elsewhere=options.ray)
-        if folder is not None and not (folder / "config.json").is_file():
-            raise HartError(f"--prompt-check {check}: no model here; expected config.json, as of ShieldGemma")
     _check_device(options)
 
     class Server(uvicorn.Server):
@@ -152,15 +151,15 @@ def _open_many_files() -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that accepts connections from now on. Raises `HartError`."""
-    from hart.serving.streaming import SEND_SECONDS
-
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         both = host == "::" and socket.has_dualstack_ipv6()  # all addresses are those of IPv4, too
         listening = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections take it over
+        if sys.platform == "linux":  # connections take it over
             # an answer that nobody reads would stay in memory as long as its client likes
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * SEND_SECONDS))
+            # or a slow connection would have megabytes of partial images before it in the system's memory
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         return listening
     except OSError as error:
         # socket adds the address to what the system says

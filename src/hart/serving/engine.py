@@ -24,10 +24,6 @@ LARGEST = 2
 """Times the model's own number of pixels: larger images are made of the nearest size."""
 
 
-class OutOfMemory(Exception):
-    """The device has no memory for this many rows at once."""
-
-
 def largest(side: int, max_pixels: int | None) -> int:
     """Pixels of the largest image of a model whose own have this side: `max_pixels` if it is given. Raises `HartError`
     where that is fewer than the own have."""
@@ -43,9 +39,9 @@ def largest(side: int, max_pixels: int | None) -> int:
 class Source:
     """The images that an edit or a variation starts from.
 
-    image: RGB, or RGBA of alpha 0 and 255 where parts are transparent. mask: mode L of the image's size, 255 where it
-    is redrawn; None for a variation, or with a source prompt. style: another RGB image, whose colours are taken.
-    files: that they came in, as a record says it.
+    image, style: upright, of any mode; the colours of the second are taken. mask: of the image's size, less than half
+    opaque where it is redrawn; None for a variation, or with a source prompt. files: that they came in, as a record
+    says it.
     """
 
     image: Image.Image

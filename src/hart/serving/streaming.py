@@ -11,15 +11,11 @@ from typing import Any, TypeVar
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from hart.serving.schemas import ClientLeft
+
 T = TypeVar("T")
-SEND_SECONDS = 60.0
-"""A client that takes no data for so long has left."""
 STILL_HERE = b": still here\n"
 """A line of the next event: an empty one after it would be an event without data to OpenAI's client."""
-
-
-class ClientLeft(Exception):
-    """Nobody waits for the answer any more."""
 
 
 @asynccontextmanager
@@ -68,8 +64,7 @@ class EventStream(StreamingResponse):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for event in self._events:
             content = STILL_HERE if event is None else event_bytes(event)
-            async with in_time(SEND_SECONDS, ClientLeft()):
-                await send({"type": "http.response.body", "body": content, "more_body": True})
+            await send({"type": "http.response.body", "body": content, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
