@@ -118,13 +118,14 @@ def test_a_form_that_breaks_off_is_refused_rather_than_read_without_its_last_par
         assert error(answer, 400)["message"] == "the form cannot be read: its last boundary is missing"
 
 
-def test_a_text_that_is_a_file_and_a_mask_that_is_text_are_refused(server: Running) -> None:
+def test_a_text_that_is_a_file_and_a_file_that_is_text_are_refused(server: Running) -> None:
     files = {"image": ("a.png", png()), "prompt": ("prompt.txt", b"a red apple")}
     found = error(server.http.post("/v1/images/edits", files=files), 400)
     assert (found["param"], found["message"]) == ("prompt", "prompt: is a file: send it as text")
     files = {"image": ("a.png", png())}
-    found = error(server.http.post("/v1/images/edits", data={"mask": "iVBORw0KGgo="}, files=files), 400)
-    assert (found["param"], found["message"]) == ("mask", "mask: is text: send it as a file")
+    for name, text in (("mask", "iVBORw0KGgo="), ("style", "vivid")):
+        found = error(server.http.post("/v1/images/edits", data={name: text}, files=files), 400)
+        assert (found["param"], found["message"]) == (name, f"{name}: is text: send it as a file")
 
 
 def test_fields_of_another_request_are_not_dropped(server: Running) -> None:

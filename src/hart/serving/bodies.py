@@ -165,12 +165,12 @@ async def _parsed(request: Request, chunks: Chunks) -> Form:
 
 
 def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
-    """The fields of a form as a request; empty ones count as not given. A text that came as a file, a mask that came as
-    text, or one for a request without, is refused: without it something else would be generated."""
+    """The fields of a form as a request; empty ones count as not given. A text that came as a file, a mask or a style
+    that came as text, or one for a request without, is refused: without it something else would be generated."""
     if sent := next((name for name in kind.model_fields if name in form.files), None):
         raise ApiError(400, f"{sent}: is a file: send it as text", param=sent)
-    if form.fields.get("mask"):
-        raise ApiError(400, "mask: is text: send it as a file", param="mask")
+    if sent := next((name for name in ("mask", "style") if form.fields.get(name)), None):
+        raise ApiError(400, f"{sent}: is text: send it as a file", param=sent)
     given = {name: value for name, value in form.fields.items() if value != ""}
     try:
         return kind.model_validate(dict.fromkeys(form.files, "a file") | given)  # which may be of another request
