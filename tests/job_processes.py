@@ -22,16 +22,16 @@ VICTIM = 1
 
 
 def _at_the_victim(happens: Callable[[], object], folder: Path, job: Job) -> None:
-    from hart.commands.jobs import generating
+    from hart import files
 
-    rename = generating.rename_to_new  # type: ignore[attr-defined]
+    rename = files.rename_to_new
 
     def harmed(temporary: Path, path: Path) -> None:
         if path.name == job.name(VICTIM):
             happens()
         rename(temporary, path)
 
-    generating.rename_to_new = harmed  # type: ignore[attr-defined]
+    files.rename_to_new = harmed
 
 
 def _die() -> None:

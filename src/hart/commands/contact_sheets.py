@@ -34,10 +34,9 @@ def write_grid(images: Sequence[tuple[ImageRecord, Any]], options: ImageOptions)
     from hart.generation.metadata import write_sheet
     from hart.text_encoder.emoji import named_emoji
 
-    each = options.images_per_prompt or 1
     records, drawn = zip(*images, strict=True)
-    labels = [named_emoji(record.prompt) for record in records[::each]]
-    sheet = contact_sheet([drawn[i : i + each] for i in range(0, len(drawn), each)], labels)
+    labels = [named_emoji(record.prompt) for record in records[:: options.each]]
+    sheet = contact_sheet([drawn[i : i + options.each] for i in range(0, len(drawn), options.each)], labels)
     name = f"grid-{slug(labels[0])}-{records[0].seed}"
     paths = (options.place / f"{name}{f'-{number}' if number > 1 else ''}.png" for number in itertools.count(1))
     write = partial(write_sheet, sheet=sheet, records=records, credentials=options.credentials())

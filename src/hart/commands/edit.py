@@ -11,10 +11,10 @@ import typer
 
 from hart.commands.console import hint_at_files, note
 from hart.commands.from_config import options_from_config
-from hart.commands.generate import ImageWriter, asked_size, check_size, note_size, opened, prompts_for
+from hart.commands.generate import ImageWriter, check_size, note_size, opened, prompts_for
 from hart.commands.options import ImageOptions, SamplingSettings
 from hart.files import read_bytes
-from hart.sizes import ImageSize
+from hart.sizes import ImageSize, requested_schedule
 from hart.strict import Listed, require
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def mix(
     settings: SamplingSettings,
 ) -> None:
     """Generate images of two prompts: usually the form of the first in the look of the second."""
-    writer = ImageWriter(options, options.images_per_prompt or 1)
+    writer = ImageWriter(options, options.each)
     with opened(writer) as (pipe, report):
         from hart.generation.edits import PromptMix, mix_weights
         from hart.generation.metadata import MixSettings
@@ -126,12 +126,12 @@ def mix(
 
         hint_at_files([first, second])
         both = prompts_for(pipe.config, [first, second])
-        schedule, size = asked_size(pipe.config, options)
+        schedule = requested_schedule(pipe.config, **options.shape)
         shares = mix_weights(len(schedule), options.weights or None, options.switch)
         checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
         check_size(pipe, schedule, options, writer.total, mixed=True, **settings)
         writer.made_with["mix"] = MixSettings(second, shares)
-        pipe.mix(both, shares, size=str(size), **writer.arguments(pipe, report), **settings)
+        pipe.mix(both, shares, **options.shape, **writer.arguments(pipe, report), **settings)
 
 
 def _change(
@@ -143,7 +143,7 @@ def _change(
     **facts: Any,
 ) -> None:
     """Write images of what `prepared` keeps of an image, with a prompt or none. facts: of their records."""
-    writer = ImageWriter(options, options.images_per_prompt or 1)
+    writer = ImageWriter(options, options.each)
     source, of_image = _opened(image, "image")
     lent, of_style = _opened(options.style, "style")
     with opened(writer) as (pipe, report):
@@ -151,14 +151,13 @@ def _change(
         from hart.generation.canvas import canvas_schedule
         from hart.generation.metadata import EditSource
 
-        where = {"size": options.size, "aspect": options.aspect}
         # before the image is laid on the canvas: gigabytes where that is large
-        canvas = canvas_schedule(pipe.config, source, **where)
+        canvas = canvas_schedule(pipe.config, source, **options.shape)
         has_second = facts.get("source_prompt") is not None
         pipe.require_memory(canvas, writer.total, batch_size=options.batch_size, second_prompt=has_second, **settings)
-        made = prepared(pipe, source, style=lent, style_strength=options.style_strength, **where)
+        made = prepared(pipe, source, style=lent, style_strength=options.style_strength, **options.shape)
         before = ImageSize(*upright(source).size)
-        if made.size != str(before) and where == {"size": None, "aspect": None}:
+        if made.size != str(before) and (options.size, options.aspect) == (None, None):
             note(f"{image.name} has {before} px, the result {made.size}, about as many as the model's own images")
         if made.redraw is None or made.redraw.any():  # a part that is redrawn comes out as stretched as a whole image
             note_size(pipe, canvas)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from hart.checkpoint.folders import local_folder, model_name
+from hart.checkpoint.folders import model_name
 from hart.commands.console import (
     NumberedFiles,
     Report,
@@ -37,7 +37,7 @@ from hart.errors import HartError
 from hart.files import STANDARD_INPUT, read_standard_input, read_text, text_lines, user_path
 from hart.grids import ScaleSchedule
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_sizes, untrained_remark
-from hart.strict import clipped, counted, require
+from hart.strict import clipped, require
 
 if TYPE_CHECKING:
     import torch
@@ -97,25 +97,21 @@ def generate(options: GenerateOptions, settings: SamplingSettings, how: RunOptio
 
         run_job(options, settings, how, like)
         return
-    total, sampling = 1 if row is not None else options.count, None if like is None else like.sampling
-    writer = ImageWriter(options, total, row, keep=grid, made_with={"mix": mix})
+    writer = ImageWriter(options, 1 if row is not None else options.count, row, keep=grid)
+    writer.made_with["mix"] = mix
+    settings["sampling"] = None if like is None else like.sampling
     with opened(writer) as (pipe, report):
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
             hint_at_files(given.prompts)
-        schedule, size = asked_size(pipe.config, options, mix)
+        schedule = requested_schedule(pipe.config, **options.shape)
         if grid:
-            require_one_sheet(total, size)
-        check_size(pipe, schedule, options, options.sampled, mixed=mix is not None, sampling=sampling, **settings)
-        generator_of(pipe, options)(
-            prompts_for(pipe.config, options.prompts),
-            size=str(size),
-            sampling=sampling,
-            mix=prompt_mix(pipe.config, mix),
-            **writer.arguments(pipe, report),
-            **settings,
-        )
-    if grid:
+            require_one_sheet(writer.total, size_of_schedule(pipe.config, schedule))
+        check_size(pipe, schedule, options, options.count * options.candidates, mixed=mix is not None, **settings)
+        generate_images = generator_of(pipe, options)
+        prompts, second = prompts_for(pipe.config, options.prompts), prompt_mix(pipe.config, mix)
+        generate_images(prompts, mix=second, **options.shape, **writer.arguments(pipe, report), **settings)
+    if writer.kept is not None:
         print_path(write_grid(writer.kept, options))
 
 
@@ -125,8 +121,6 @@ def read_prompts(file: str) -> list[str]:
     sent, path = file == STANDARD_STREAM, user_path(file)
     if sent and sys.stdin is not None and sys.stdin.isatty():
         note("type prompts, one per line; Ctrl-D (on Windows Ctrl-Z and Enter) ends them")
-    if not sent and path.exists() and not path.is_file():
-        raise HartError(f"{path}: not a regular file: send prompts to standard input, with --prompts-file -")
     prompts = text_lines(read_standard_input() if sent else read_text(path))
     if not prompts:
         raise HartError(f"{STANDARD_INPUT if sent else path}: holds no prompt: write one per line")
@@ -157,23 +151,9 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
             if not 0 <= row < len(together):
                 raise HartError("--like: the image's settings name a row that its batch does not have")
             changes |= {"prompts": together, "seed": settings.batch.seed, "batch_size": len(together)}
-    recorded: dict[str, Any] = {
-        "prompts": (record.prompt,),
-        "negative_prompt": settings.negative_prompt,
-        "seed": record.seed,
-        "device": settings.device,
-        "dtype": settings.dtype,
-        "speed": settings.speed,
-        "cache": settings.cache,
-    }
+    recorded: dict[str, Any] = {"prompts": (record.prompt,), "seed": record.seed}
+    recorded |= {name: getattr(settings, name) for name in ("negative_prompt", "device", "dtype", "speed", "cache")}
     if given.model is None:
-        if not (settings.random_weights or local_folder(record.model)):
-            from hart.hub import is_hub_id
-
-            if not is_hub_id(record.model):
-                raise HartError(
-                    f"--like: the image was made by {record.model}, where no model is any more: give it with --model"
-                )
         recorded |= {"model": record.model, "random_weights": settings.random_weights}
         if given.aspect is None or isinstance(settings.size, int):  # the square that an aspect is as large as
             recorded["size"] = settings.size
@@ -189,12 +169,8 @@ def open_model(options: ImageOptions) -> HartPipeline:
         from hart.pipeline import HartPipeline
     options.require_files()
 
-    name = options.source
-    how: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "speed": options.speed}
-    if options.random_weights:
-        pipe = HartPipeline.from_config(name, **how)
-    else:
-        pipe = HartPipeline.from_pretrained(name, **how)
+    open_ = HartPipeline.from_config if options.random_weights else HartPipeline.from_pretrained
+    pipe = open_(options.source, device=options.device, dtype=options.dtype, speed=options.speed)
     changes = {"cache": options.cache, "tiled": options.tiled, "offload": options.offload}
     if changes := {name: value for name, value in changes.items() if value}:
         pipe.optimize(pipe.speed.replace(**changes))
@@ -243,32 +219,24 @@ def prompt_mix(config: HartConfig, mix: MixSettings | None) -> PromptMix | None:
 class ImageWriter:
     """Writes batches as they are generated and prints the paths: a run that is stopped keeps what it has done."""
 
-    def __init__(
-        self,
-        options: ImageOptions,
-        total: int,
-        row: int | None = None,
-        *,
-        keep: bool = False,
-        made_with: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, options: ImageOptions, total: int, row: int | None = None, *, keep: bool = False) -> None:
         """total: images to come. row: write only this one of the batch. keep: hold images for a contact sheet.
 
-        made_with: `edit` and `mix` of `ImageSettings`. Raises `HartError` for credentials that cannot sign.
+        Raises `HartError` for credentials that cannot sign.
         """
         self.options, self.row, self.total, self.done = options, row, total, 0
+        self.made_with = dict[str, Any]()
+        """`edit` and `mix` of `ImageSettings`."""
         self._files = NumberedFiles(options.place, total)
         self._model = model_name(options.source)
         self._credentials = options.credentials()
-        self.made_with = dict(made_with or {})
-        self.keep = keep
-        self.kept: list[tuple[ImageRecord, Any]] = []
+        self.kept: list[tuple[ImageRecord, Any]] | None = [] if keep else None
 
     def arguments(self, pipe: HartPipeline, report: Report) -> dict[str, Any]:
         """What every call of a pipeline is given for the options, so that its images come here."""
         return {
             "negative_prompt": negative_for(pipe.config, self.options),
-            "num_images_per_prompt": self.options.images_per_prompt or 1,
+            "num_images_per_prompt": self.options.each,
             "seed": self.options.seed or 0,
             "batch_size": self.options.batch_size,
             "callback_on_scale": scale_reporter(report),
@@ -294,7 +262,7 @@ class ImageWriter:
             write = partial(write_image, image=image, record=record, credentials=self._credentials)
             print_path(self._files.write(f"{name}-{seed}", write))
             self.done += 1
-            if self.keep:
+            if self.kept is not None:
                 self.kept.append((record, image))
 
 
@@ -308,23 +276,6 @@ def opened(writer: ImageWriter) -> Iterator[tuple[HartPipeline, Report]]:
         prompt_notes(),
     ):
         yield open_model(options), report
-
-
-def asked_size(
-    config: HartConfig, options: ImageOptions, mix: MixSettings | None = None
-) -> tuple[ScaleSchedule, ImageSize]:
-    """Schedule and size of the images. mix: that of the image of `--like`.
-
-    Raises `HartError` for sizes that the model cannot make, or that have other scales than the mixture.
-    """
-    schedule = requested_schedule(config, size=options.size, aspect=options.aspect)
-    size = size_of_schedule(config, schedule)
-    if mix is not None and len(mix.weights) != len(schedule):
-        raise HartError(
-            f"--like: the image mixes two prompts over {counted(len(mix.weights), 'scale')}, and images of {size} have "
-            f"{len(schedule)}: leave --size, --aspect and --model out, or mix the prompts anew with hart mix"
-        )
-    return schedule, size
 
 
 def check_size(

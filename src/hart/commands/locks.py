@@ -6,9 +6,7 @@ import errno
 import json
 import os
 import socket
-import stat
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -21,8 +19,6 @@ HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK})
 """Errors for a lock that another process holds; any other means a drive without locks."""
 WINDOWS_BYTE = 2**30
 """The byte that Windows locks: one beyond the content, which others can then still read."""
-SAYING_SECONDS = 1.0
-"""How long to look for the content, which a process writes just after it took the lock."""
 
 
 @contextmanager
@@ -63,9 +59,6 @@ def _taken(path: Path, what: str) -> tuple[int, bool]:
             handle = os.open(path, flags, 0o666)
         except OSError as error:
             raise HartError(f"{path}: cannot be opened as a lock ({error.strerror}): remove it") from None
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            os.close(handle)
-            raise HartError(f"{path}: not a regular file: remove it")
         try:
             _lock(handle)
         except OSError as error:
@@ -96,11 +89,9 @@ def _lock(handle: int) -> None:
 
 
 def _holder(path: Path) -> str:
-    end = time.monotonic() + SAYING_SECONDS
-    while time.monotonic() < end:
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            facts = json.loads(path.read_bytes()[:1000])
-            since = datetime.fromisoformat(facts["since"]).astimezone()
-            return f"process {int(facts['process'])} on {facts['host']} since {since:%Y-%m-%d %H:%M:%S}"
-        time.sleep(0.05)
+    # a process that has just taken the lock has not written who it is yet
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        facts = json.loads(path.read_bytes()[:1000])
+        since = datetime.fromisoformat(facts["since"]).astimezone()
+        return f"process {int(facts['process'])} on {facts['host']} since {since:%Y-%m-%d %H:%M:%S}"
     return "another process"

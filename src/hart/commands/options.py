@@ -12,7 +12,7 @@ from hart.commands.from_config import SomeOf
 from hart.config import Aspect, CacheType, Config, Device, NumberType, SamplingConfig
 from hart.errors import HartError
 from hart.generation.signing import AbsolutePath, SigningOptions
-from hart.sizes import parsed_size
+from hart.sizes import SizeOptions, parsed_size
 from hart.strict import Listed, require
 
 SIZE_HELP = "Image size in pixels: one number for a square, or width x height such as 1024x576."
@@ -105,6 +105,16 @@ class ImageOptions(ModelOptions, LoraOptions, SigningOptions, kw_only=True):
     random_weights: bool = False
     """Use random weights in place of the model's: for timings, not for images."""
 
+    @property
+    def each(self) -> int:
+        """Images of a prompt."""
+        return self.images_per_prompt or 1
+
+    @property
+    def shape(self) -> SizeOptions:
+        """How a call is asked for the size."""
+        return {"size": self.size, "aspect": self.aspect}
+
 
 class GenerateOptions(ImageOptions, kw_only=True):
     """What to generate. None is the default, or with --like what the image was made with."""
@@ -122,12 +132,12 @@ class GenerateOptions(ImageOptions, kw_only=True):
     @property
     def count(self) -> int:
         """How many images there will be."""
-        return len(self.prompts) * (self.images_per_prompt or 1)
+        return len(self.prompts) * self.each
 
     @property
-    def sampled(self) -> int:
-        """How many images are generated for these, the best of which are kept."""
-        return self.count * (self.best_of or 1)
+    def candidates(self) -> int:
+        """How many images are generated for each one, the best of which is kept."""
+        return self.best_of or 1
 
     def require_files(self) -> None:
         """The same, and for a scorer that is not there."""

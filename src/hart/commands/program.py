@@ -18,8 +18,8 @@ import stat
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import typer
@@ -60,12 +60,9 @@ class HartCommand(TyperCommand):
     MAY_BE_EMPTY = frozenset({"negative_prompt"})
     """Which means none, also for an image that had one."""
     READS_STANDARD_INPUT = frozenset({"prompts_file"})
-    ONE_FILE = frozenset({"like", "mask", "prompts_file", "style"})
-    """Which are refused a second time, since both files seem to be read. Of other options the last one counts, as in
-    other programs: a command may be called again with more behind it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         params: list[Any] = [] if given.get("help") else self.get_params(ctx)
         for param in params:
             value = given.get(param.name)
@@ -75,8 +72,6 @@ class HartCommand(TyperCommand):
                 raise typer.BadParameter("the text is empty: give a value", ctx=ctx, param=param)
             if STANDARD_STREAM in values and param.name not in self.READS_STANDARD_INPUT:
                 raise typer.BadParameter(ONE_READER, ctx=ctx, param=param)
-            if param.name in self.ONE_FILE and order.count(param) > 1:
-                raise typer.BadParameter("takes one file, and is given more than once", ctx=ctx, param=param)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -122,13 +117,10 @@ class LazyGroup(TyperGroup):
         super().__init__(**attributes)
         listed = {name: TyperCommand(name=name, help=said) for name, (_, said) in self.absent.items()}
         self.commands = {**listed, **self.commands}
-        self._absent = {name: make for name, (make, _) in self.absent.items()}
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if (make := self._absent.get(cmd_name)) is not None:
-            self.commands[cmd_name] = make()
-            del self._absent[cmd_name]
-        return super().get_command(ctx, cmd_name)
+        make, _ = self.absent.get(cmd_name, (None, None))
+        return super().get_command(ctx, cmd_name) if make is None else make()
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The list of commands with whole first sentences; of one that cannot be made, why."""
@@ -144,7 +136,7 @@ class LazyGroup(TyperGroup):
                 formatter.write_dl(found)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        self._absent = {}  # a process that completes names runs none of them
+        self.absent = {}  # a process that completes names runs none of them
         return super().shell_complete(ctx, incomplete)
 
 
@@ -176,8 +168,6 @@ class HartGroup(LazyGroup):
             # errors of the argument parser format themselves
             say = getattr(error, "format_message", None)
             if say is not None:
-                if type(error).__name__ == "NoSuchOption":
-                    error.possibilities = _near(error)  # type: ignore[attr-defined]
                 # without pydantic's own words, which typer has from it
                 said = str(say()).replace(": Value error, ", ": ").replace(": Input should be ", ": must be ")
                 _fail(f"{said.rstrip('.')}{_help(error)}; see --help")
@@ -200,15 +190,6 @@ def _help(error: Any) -> str:
     if kind == "NoSuchOption" and (" " in error.option_name or not error.option_name.startswith("--")):
         return "; a text that begins with - goes last, after --"
     return ""
-
-
-def _near(error: Any) -> list[str]:
-    """Of the options that the parser thinks near one that there is not, those whose letters are."""
-    from difflib import get_close_matches  # no other call of the program needs it
-
-    thought = {name.lstrip("-"): name for name in error.possibilities or ()}
-    near = get_close_matches(error.option_name.lstrip("-"), thought, n=len(thought) + 1, cutoff=0.7)
-    return [thought[bare] for bare in near]
 
 
 def _fail(message: str) -> NoReturn:
@@ -241,8 +222,7 @@ def single_command(name: str, function: Callable[..., Any], description: str | N
 
 
 def _imported(name: str, place: str) -> Any:
-    module, _, variable = place.partition(":")
-    found = getattr(import_module(module), variable)
+    found = resolve_name(place)
     if not isinstance(found, typer.Typer):
         return single_command(name, found)
     group = typer.main.get_command(found)

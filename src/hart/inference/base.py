@@ -251,7 +251,9 @@ class BasePipeline:
 
         chosen: whether somebody has asked for this speed; else nothing is said but that a number type is slow here.
         """
-        return described(self.speed, self.device, self.dtype) if chosen else slow_remarks(self.dtype, self.device)
+        if not chosen:
+            return slow_remarks(self.dtype, self.device)
+        return described(self.speed, self.device, self.dtype, self.config)
 
     def load_lora(self, folder: AnyPath, scale: float = 1.0) -> None:
         """Merge a LoRA adapter (see `hart.checkpoint.lora`) into a copy of the transformer's weights; several add up.

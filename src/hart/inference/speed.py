@@ -105,8 +105,8 @@ def resolve_speed(level: Speed | str, device: torch.device, *, own: str = "") ->
     return level
 
 
-def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[str]:
-    """What a pipeline does at this speed, a line each, and what its device cannot do."""
+def described(speed: Speed, device: torch.device, dtype: torch.dtype, config: HartConfig) -> list[str]:
+    """What a pipeline of a model does at this speed, a line each, and what its device cannot do."""
     lines = _of_number_types(speed, device, dtype)
     if speed.compile:
         lines.append("blocks compiled by PyTorch")
@@ -121,8 +121,9 @@ def described(speed: Speed, device: torch.device, dtype: torch.dtype) -> list[st
         lines.append(
             f"approximate unless asked otherwise: the last {counted(speed.unguided_scales, 'scale')} without guidance"
         )
-    if speed.diffusion_steps:
-        lines.append(f"approximate unless asked otherwise: {counted(speed.diffusion_steps, 'diffusion step')}")
+    steps = config.diffusion_steps(speed.sampling(config))
+    if steps != config.diffusion_steps(config.sampling):
+        lines.append(f"approximate unless asked otherwise: {counted(steps, 'diffusion step')}")
     return lines
 
 

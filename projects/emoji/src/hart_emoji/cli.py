@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from hart import HartError
 from hart.commands import (
     counted,
     new_program,
@@ -131,8 +130,6 @@ def names(
     """Write what the compact text encoder reads in place of an emoji: the names of the captions."""
     from hart_emoji.text.names import write_names
 
-    if not file.parent.is_dir():
-        raise HartError(f"{file}: no file can be written there: give that of a clone of hart")
     require_writable_file(file)
     write_names(file)
     typer.echo(file)

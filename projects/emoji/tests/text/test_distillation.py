@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import json
 import random
 import shutil
 import signal
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,12 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
+from emoji_packages import write_package, write_wordnet
 from hart import HartError
 from hart.text_encoder import TextEncoderConfig, encoder_module, find_text_encoder, load_text_encoder
 from hart.training import StepReport, Stopped, Trainer
 from hart_emoji import RECIPES
+from hart_emoji.data.build import KEYWORDS, NAMES
 from hart_emoji.text.corpus import build_corpus, read_emoji_words, read_wordnet, with_article
 from hart_emoji.text.distillation import DistillationTask, choose_pieces
 from hart_emoji.text.recipe import TextDistillationRecipe
@@ -34,47 +33,28 @@ TEACHER_TEXT = (
 TEACHER_PIECES = TEACHER_TEXT.split()
 
 
-def pack(folder: Path, archive: str, member: str, content: object) -> None:
-    data = json.dumps(content).encode()
-    with tarfile.open(folder / archive, "w:gz") as file:
-        info = tarfile.TarInfo(member)
-        info.size = len(data)
-        file.addfile(info, io.BytesIO(data))
-
-
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds emoji archives, WordNet files and a teacher."""
     folder = tmp_path_factory.mktemp("sources")
     dog = {"label": "Dog Face", "emoji": "\U0001f436", "tags": ["puppy"], "skins": []}
-    hand = {
-        "label": "hand",
-        "emoji": "\u270b",
-        "skins": [{"label": "hand: dark skin tone", "emoji": "\u270b\U0001f3ff"}],
-    }
+    dark = {"label": "hand: dark skin tone", "emoji": "\u270b\U0001f3ff"}
+    hand = {"label": "hand", "emoji": "\u270b", "skins": [dark]}
     flag = {"label": "regional indicator A", "emoji": "\U0001f1e6"}
-    pack(folder, "emojibase-data-17.0.0.tgz", "package/en/data.json", [dog, hand, flag])
-    pack(
-        folder,
-        "emojilib-4.0.3.tgz",
-        "package/dist/emoji-en-US.json",
-        {"\U0001f436": ["dog_face", "dog", "a_friend", ":3"]},
+    write_package(folder, NAMES, {"en/data.json": [dog, hand, flag]})
+    words = {"\U0001f436": ["dog_face", "dog", "a_friend", ":3"]}
+    write_package(folder, KEYWORDS, {"dist/emoji-en-US.json": words})
+    nouns = (
+        "00000001 05 n 02 puppy 0 pup 0 000 | a young dog; loved by all  \n"
+        "00000002 18 n 01 Paris 0 000 | a person of that name  \n"
+        "00000003 07 n 01 redness 0 000 | the property of being red  \n"
     )
-    licence = "  1 This database is free  \n"
-    (folder / "data.noun").write_text(
-        licence
-        + "00000001 05 n 02 puppy 0 pup 0 000 | a young dog; loved by all  \n"
-        + "00000002 18 n 01 Paris 0 000 | a person of that name  \n"
-        + "00000003 07 n 01 redness 0 000 | the property of being red  \n"
+    index = (
+        "puppy n 1 0 1 0 00000001  \npup n 1 0 1 0 00000001  \n"
+        "paris n 1 0 1 0 00000002  \nredness n 1 0 1 0 00000003  \n"
     )
-    (folder / "index.noun").write_text(
-        licence
-        + "puppy n 1 0 1 0 00000001  \npup n 1 0 1 0 00000001  \n"
-        + "paris n 1 0 1 0 00000002  \nredness n 1 0 1 0 00000003  \n"
-    )
-    (folder / "index.adj").write_text(licence + "red a 1 0 1 0 00000009  \n")
-    (folder / "index.verb").write_text(licence + "dog v 1 0 1 0 00000008  \n")
-
+    more = {"index.adj": "red a 1 0 1 0 00000009  \n", "index.verb": "dog v 1 0 1 0 00000008  \n"}
+    write_wordnet(folder, {"data.noun": nouns, "index.noun": index, **more})
     tokenizer = Tokenizer(models.WordPiece({p: i for i, p in enumerate(TEACHER_PIECES)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -205,7 +185,7 @@ def test_another_teacher_is_refused_until_it_is_accepted(sources: Path, tmp_path
 
 
 def test_missing_sources_are_named(tmp_path: Path) -> None:
-    pack(tmp_path, "emojibase-data-17.0.0.tgz", "package/other.json", [])
+    write_package(tmp_path, NAMES, {"other.json": []})
     with pytest.raises(HartError, match=r"emojibase-data.* has no en/data\.json"):
         read_emoji_words(tmp_path)
     with pytest.raises(HartError, match="wordnet-base"):
@@ -214,28 +194,6 @@ def test_missing_sources_are_named(tmp_path: Path) -> None:
         SentenceTeacher("no_such_teacher")
     with pytest.raises(HartError, match="cannot be loaded as a teacher"):
         SentenceTeacher(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("data.noun", "00000001 05\n", r"data\.noun, line 1: is none of WordNet's database"),
-        ("index.noun", "puppy n 1 0 1 0 00000077\n", "knows a sense 00000077 that data.noun lacks"),
-        ("index.noun", "puppy n x\n", r"index\.noun, line 1: is none"),
-    ],
-)
-def test_damaged_words_are_one_line(sources: Path, tmp_path: Path, name: str, content: str, said: str) -> None:
-    shutil.copytree(sources, tmp_path / "sources")
-    (tmp_path / "sources" / name).write_text(content)
-    with pytest.raises(HartError, match=said):
-        read_wordnet(tmp_path / "sources", {"dog": 0, "puppy": 1})
-
-
-@pytest.mark.parametrize("entries", [{}, [{"label": "x", "emoji": "y", "tags": "z"}]])
-def test_a_damaged_emoji_package_is_one_line(tmp_path: Path, entries: object) -> None:
-    pack(tmp_path, "emojibase-data-17.0.0.tgz", "package/en/data.json", entries)
-    with pytest.raises(HartError, match=r"en/data\.json is not as it is published: delete the archive"):
-        read_emoji_words(tmp_path)
 
 
 def test_recipes_are_read_strictly(sources: Path, tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from emoji_packages import write_wordnet
 from hart.text_encoder import KnownWords
 from hart_emoji.text.parts import find_parts, only_modifies
 from hart_emoji.text.senses import Senses
 
-LICENCE = "  1 This software and database is being provided to you\n"
 THINGS = ("kitchen", "knife", "owl", "barn", "bread", "cook")
 
 
@@ -23,9 +23,7 @@ def senses(tmp_path: Path) -> Senses:
         "data.adj": "00000009 00 s 01 smiling 0 000 | with a smile\n",
         "index.adj": "smiling a 1 0 1 0 00000009\n",
     }
-    for name, content in files.items():
-        (tmp_path / name).write_text(LICENCE + content)
-    return Senses(tmp_path)
+    return Senses(write_wordnet(tmp_path, files))
 
 
 def test_parts_are_things_that_no_caption_has_alone(senses: Senses) -> None:

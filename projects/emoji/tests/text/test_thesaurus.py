@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from emoji_packages import write_package, write_wordnet
 from hart import HartError
 from hart.text_encoder import KnownWords
 from hart_emoji.data.captions import Keywords
@@ -28,7 +27,6 @@ TOPICS = ("boat sail vessel yacht sails water", "dog barks puppy animal hound", 
 @pytest.fixture
 def wordnet(tmp_path: Path) -> Path:
     """Five words; "yacht" is a noun four times and a verb once, "verona" a name."""
-    licence = "  1 This software and database is being provided to you\n"
     files = {
         "data.noun": '00000001 06 n 01 yacht 0 000 | a vessel with sails; "two yachts"\n'
         "00000002 15 n 01 Verona 0 000 | a city\n00000003 05 n 01 hound 0 000 | a dog\n"
@@ -44,9 +42,7 @@ def wordnet(tmp_path: Path) -> Path:
         "noun.exc": "hounden hound\n",
         "cntlist.rev": "yacht%1:06:00:: 1 4\nyacht%2:38:00:: 1 0\nfurious%5:00:00:angry:00 1 2\n",
     }
-    for name, content in files.items():
-        (tmp_path / name).write_text(licence + content)
-    return tmp_path
+    return write_wordnet(tmp_path, files)
 
 
 @pytest.fixture
@@ -57,14 +53,8 @@ def vectors(tmp_path: Path) -> Path:
     for row, word in enumerate(words):
         topic = next((n for n, topic in enumerate(TOPICS) if word in topic.split()), 0)
         rows[row, topic * 4 : topic * 4 + 4] += 1
-    content = {
-        "words": words,
-        "vectors": {word: [*row.tolist(), 1.0, 0] for word, row in zip(words, rows, strict=True)},
-    }
-    file = tmp_path / FILE
-    file.write_text(json.dumps(content))
-    with tarfile.open(tmp_path / PACKAGE.archive_name, "w:gz") as tar:
-        tar.add(file, f"package/{FILE}")
+    of_words = {word: [*row.tolist(), 1.0, 0] for word, row in zip(words, rows, strict=True)}
+    write_package(tmp_path, PACKAGE, {FILE: {"words": words, "vectors": of_words}})
     return tmp_path
 
 
@@ -89,10 +79,7 @@ def test_senses_are_those_of_the_word_or_of_its_base(wordnet: Path) -> None:
     assert senses.used("yacht") and not senses.used("hound")
 
 
-def test_what_is_no_wordnet_is_refused(wordnet: Path) -> None:
-    (wordnet / "index.noun").write_text("yacht n 1 0 1 1 00000009\n")
-    with pytest.raises(HartError, match="install it again"):
-        Senses(wordnet)("yacht")
+def test_a_wordnet_that_is_not_whole_is_refused(wordnet: Path) -> None:
     (wordnet / "cntlist.rev").unlink()
     with pytest.raises(HartError, match="wordnet-base"):
         Senses(wordnet)

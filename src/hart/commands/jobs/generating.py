@@ -17,7 +17,6 @@ from hart.commands.generate import (
     prompts_for,
 )
 from hart.commands.jobs.job import MOST_ATTEMPTS, WORK_FOLDER, Job
-from hart.files import flush_folder, rename_to_new
 from hart.generation.metadata import BatchPlace, ImageRecord, write_image
 from hart.generation.outputs import ScalePreview
 from hart.sizes import requested_schedule
@@ -32,9 +31,9 @@ class BatchGenerator:
         self._credentials = job.options.credentials()
         self.pipe = open_model(job.options)
         self._generate = generator_of(self.pipe, job.options)
-        schedule, mixed = requested_schedule(self.pipe.config, size=job.settings.size), job.settings.mix is not None
-        sampling = job.settings.sampling
-        check_size(self.pipe, schedule, job.options, job.options.sampled, mixed=mixed, sampling=sampling)
+        schedule, settings = requested_schedule(self.pipe.config, size=job.settings.size), job.settings
+        images, mixed = job.count * job.options.candidates, settings.mix is not None
+        check_size(self.pipe, schedule, job.options, images, mixed=mixed, sampling=settings.sampling)
 
     def generate(self, batch: range, missing: Sequence[int]) -> list[str] | None:
         """Generate a batch and write those of its images that are missing; returns the names of their files.
@@ -73,10 +72,6 @@ class BatchGenerator:
             place = BatchPlace(tuple(prompts), job.seed(batch.start), row) if together else None
             settings = job.settings.replace(batch=place)
             record = ImageRecord(prompts[row], output.seeds[row], job.options.model, settings, __version__)
-            unfinished = self.folder / WORK_FOLDER / f"{secrets.token_hex(8)}.png"
-            write_image(unfinished, output.images[row], record, self._credentials)
             with suppress(FileExistsError):  # one who died later in this batch has written it
-                rename_to_new(unfinished, self.folder / job.name(image))
-            unfinished.unlink(missing_ok=True)
+                write_image(self.folder / job.name(image), output.images[row], record, self._credentials)
             yield job.name(image)
-        flush_folder(self.folder)

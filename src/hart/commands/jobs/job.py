@@ -18,17 +18,17 @@ from hart import __version__
 from hart.commands.console import JOB_FILE, slug
 from hart.commands.options import GenerateOptions
 from hart.errors import HartError
-from hart.files import read_json, write_json
+from hart.files import PARTIAL, read_json, write_json
 from hart.generation.metadata import ImageRecord, ImageSettings, read_record
 from hart.strict import clipped, shown
 
 IMAGES = "[0-9]" * 5 + "*-*.png"
 WORK_FOLDER = ".job"
-"""For files that are being written; nobody misses it after a stop."""
+"""For notes of workers to each other; nobody misses it after a stop."""
 MOST_ATTEMPTS = 3
 """So many processes may die of a batch; then it is left out."""
-OF_IMAGES = ("model", "prompts", "images_per_prompt", "seed", "batch_size", "best_of", "scorer")
-"""Options that decide images beside `ImageSettings`."""
+OF_IMAGES = ("model", "images_per_prompt", "seed", "batch_size", "best_of", "scorer")
+"""Options that decide images beside prompts and `ImageSettings`."""
 
 
 @dataclass(frozen=True)
@@ -42,30 +42,22 @@ class Job:
     def count(self) -> int:
         return self.options.count
 
-    @property
-    def _each(self) -> int:
-        return self.options.images_per_prompt or 1
-
     def prompt(self, image: int) -> str:
-        return self.options.prompts[image // self._each]
+        return self.options.prompts[image // self.options.each]
 
     def seed(self, image: int) -> int:
         """Of an image, or the first of those among which the best is chosen."""
-        return (self.options.seed or 0) + image * self._candidates
-
-    @property
-    def _candidates(self) -> int:
-        return self.options.best_of or 1
+        return (self.options.seed or 0) + image * self.options.candidates
 
     def made(self, image: int, record: ImageRecord) -> bool:
         """Whether a record can be that of an image of this job."""
-        seeds = range(self.seed(image), self.seed(image) + self._candidates)
+        seeds = range(self.seed(image), self.seed(image) + self.options.candidates)
         theirs = record.prompt, record.model, record.settings.replace(batch=None)
         return record.seed in seeds and theirs == (self.prompt(image), self.options.model, self.settings)
 
     def name(self, image: int) -> str:
         """The file of an image: the number of its prompt, some of its words, its seed."""
-        return f"{image // self._each:05d}-{slug(self.prompt(image))}-{self.seed(image)}.png"
+        return f"{image // self.options.each:05d}-{slug(self.prompt(image))}-{self.seed(image)}.png"
 
     def there(self, folder: Path) -> int:
         """How many files of the job a folder holds, read or not."""
@@ -80,9 +72,9 @@ class Job:
         """JSON values that two jobs share only if their images are the same."""
         options = {name: getattr(self.options, name) for name in OF_IMAGES}
         settings = self.settings.to_dict()
-        values: dict[str, Any] = to_jsonable_python(
-            {"version": __version__, **options, **settings.pop("sampling"), **settings}
-        )
+        prompts = {f"prompt {number}": prompt for number, prompt in enumerate(self.options.prompts, start=1)}
+        facts = {"version": __version__, **options, **settings.pop("sampling"), **settings}
+        values: dict[str, Any] = to_jsonable_python({**facts, "number of prompts": len(prompts), **prompts})
         return values
 
 
@@ -92,18 +84,21 @@ class JobFolder:
     def __init__(self, path: Path, job: Job) -> None:
         """Begins the job, or continues it. Raises `HartError` if the folder holds images of another one."""
         self.path, self.job = path, job
-        shutil.rmtree(path / WORK_FOLDER, ignore_errors=True)
-        image = min(path.glob(IMAGES), default=None)
-        if image is None:
-            write_json(path / JOB_FILE, job.facts())
-        elif (path / JOB_FILE).exists():
+        self._tidy()
+        if any(path.glob(IMAGES)):
             self._require_same(read_json(path / JOB_FILE))
         else:
-            raise HartError(f"{image}: no {JOB_FILE} says what it was made with: give another folder by --out")
+            write_json(path / JOB_FILE, job.facts())
         (path / WORK_FOLDER).mkdir()
 
-    def close(self) -> None:
+    def _tidy(self) -> None:
+        """Remove what processes that were killed have left."""
         shutil.rmtree(self.path / WORK_FOLDER, ignore_errors=True)
+        for unfinished in self.path.glob(f".*{PARTIAL}"):
+            unfinished.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self._tidy()
         if not any(self.path.glob(IMAGES)):  # then it says nothing of any
             (self.path / JOB_FILE).unlink(missing_ok=True)
 
@@ -137,19 +132,9 @@ class JobFolder:
     def _require_same(self, theirs: dict[str, Any]) -> None:
         ours = self.job.facts()
         if differing := [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]:
-            name, *values = _difference(differing[0], theirs.get(differing[0]), ours.get(differing[0]))
-            there, given = (clipped(shown(value), 80) for value in values)
+            name = differing[0]
+            there, given = (clipped(shown(facts.get(name)), 80) for facts in (theirs, ours))
             raise HartError(
                 f"{self.path}: holds another job ({name.replace('_', ' ')}: {there}, now {given}): "
                 "give another folder by --out"
             )
-
-
-def _difference(name: str, theirs: Any, ours: Any) -> tuple[str, Any, Any]:
-    """What differs between two jobs, and its two values; of their prompts, the number or the first that is another."""
-    if name == "prompts" and isinstance(theirs, list) and isinstance(ours, list):
-        if len(theirs) != len(ours):
-            return "number of prompts", len(theirs), len(ours)
-        at = next(at for at, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
-        return f"prompt {at + 1}", theirs[at], ours[at]
-    return name, theirs, ours

@@ -17,12 +17,12 @@ from ray.exceptions import RayTaskError
 
 from hart.commands.console import notes_to, prompt_notes
 from hart.commands.jobs.job import Job, JobFolder
-from hart.commands.jobs.workers import Event, Finished, Remark, Task
+from hart.commands.jobs.workers import Finished, Task
 from hart.commands.ray_cluster import Cluster
 from hart.errors import HartError
 
 
-def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Generator[Event, None, None]:
+def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Generator[Finished, None, None]:
     """As `by_workers`. Ray replaces workers and machines that are lost, and gives their batches to others."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -35,8 +35,8 @@ def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Genera
     )
     try:
         for row in finished.iter_rows():
-            yield from map(Remark, row["remarks"])
-            yield Finished(range(row["start"], row["stop"]), None if row["left_out"] else list(row["names"]))
+            names = None if row["left_out"] else list(row["names"])
+            yield Finished(range(row["start"], row["stop"]), names, list(row["remarks"]))
     except RayTaskError as error:
         if isinstance(error.cause, HartError):
             raise error.cause from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +24,13 @@ from hart.commands.console import (
     scale_reporter,
 )
 from hart.commands.contact_sheets import require_one_sheet, write_grid
-from hart.commands.generate import RunOptions, asked_size, image_settings, prompts_for
+from hart.commands.generate import RunOptions, image_settings, prompts_for
 from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
-from hart.commands.jobs.workers import Event, Finished, Remark, Task, by_workers
+from hart.commands.jobs.workers import Finished, Task, by_workers
 from hart.commands.options import GenerateOptions
 from hart.errors import HartError
 from hart.generation.metadata import ImageSettings, read_image
-from hart.sizes import parsed_size
+from hart.sizes import parsed_size, requested_schedule, size_of_schedule
 from hart.strict import clipped, counted
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def run_job(
         if done:
             note(f"already in {out}: {done} of {counted(job.count, 'image')}")
         report(done, job.count, f"loading {job.options.model}")
-        with closing(_batches(folder, list(missing.items()), places, cluster, report)) as batches:
+        with closing(_finished(folder, list(missing.items()), places, cluster, report)) as batches:
             for finished in batches:
                 if finished.names is None:
                     absent = [image for image in missing[finished.batch] if not (out / job.name(image)).exists()]
@@ -119,12 +119,13 @@ def resolved(
     own_speed = "int8" if isinstance(model, Path) and opens_in_8_bits(model) else "exact"
     speed = LEVELS.get(options.speed or own_speed, EXACT)  # whoever opens the model refuses others
     mix, base = (like.mix, like.sampling) if like is not None else (None, speed.sampling(config))
-    schedule, size = asked_size(config, options, mix)
+    schedule = requested_schedule(config, **options.shape)
     sampling = checked_settings(config, base, given, schedule)
-    checked_seed(options.seed or 0, options.sampled)
+    checked_seed(options.seed or 0, options.count * options.candidates)
     for place, prompt in enumerate(prompts_for(config, options.prompts), start=1):
         checked_prompt(prompt, config.num_classes, called=f"prompt {place}")
-    settings = image_settings(options, device, resolve_dtype(options.dtype, device), sampling, size).replace(
+    dtype, size = resolve_dtype(options.dtype, device), size_of_schedule(config, schedule)
+    settings = image_settings(options, device, dtype, sampling, size).replace(
         speed=None if options.speed == own_speed else options.speed,
         cache=None if options.cache == speed.cache else options.cache,
         negative_prompt=options.negative_prompt or None,
@@ -133,44 +134,41 @@ def resolved(
     said = {
         "model": model_name(options.source),
         "batch_size": options.batch_size or default_batch(device.type),
-        "images_per_prompt": options.images_per_prompt or 1,
+        "images_per_prompt": options.each,
         "seed": options.seed or 0,
     }
     return Job(options.replace(**said), settings)
 
 
-def _batches(
+def _finished(
     folder: JobFolder,
     tasks: list[Task],
     places: list[dict[str, str]],
     cluster: Cluster | None,
     report: Report,
 ) -> Generator[Finished, None, None]:
+    """Batches as they are done. Remarks become notes, each said once, whoever comes upon it."""
     if not tasks:
         return
     if cluster is not None:
         from hart.commands.jobs.ray_data import by_cluster
 
-        yield from _noted(by_cluster(folder, tasks, cluster))
+        events = by_cluster(folder, tasks, cluster)
     elif len(places) > 1:
-        yield from _noted(by_workers(folder, tasks, places))
+        events = by_workers(folder, tasks, places)
     else:
-        yield from _in_this_process(folder, tasks, report)
-
-
-def _noted(events: Generator[Event, None, None]) -> Iterator[Finished]:
-    """Remarks become notes, each said once, whoever comes upon it."""
+        events = _in_this_process(folder, tasks, report)
     said = set[str]()
     with closing(events):
-        for event in events:
-            if not isinstance(event, Remark):
-                yield event
-            elif event.text not in said:
-                said.add(event.text)
-                note(event.text)
+        for finished in events:
+            for remark in finished.remarks:
+                if remark not in said:
+                    note(remark)
+                    said.add(remark)
+            yield finished
 
 
-def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Iterator[Finished]:
+def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Generator[Finished, None, None]:
     from hart.commands.jobs.generating import BatchGenerator
 
     finished, say_scale = 0, scale_reporter(report)

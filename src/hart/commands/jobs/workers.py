@@ -36,20 +36,14 @@ Work = Callable[[Path, Job, Connection], None]
 
 @dataclass(frozen=True)
 class Finished:
-    """A batch is done. names: of the files that were missing; None if too many processes died of it."""
+    """A batch is done. names: of the files that were missing; None if too many processes died of it. remarks: what the
+    user should know, each time that a process comes upon it."""
 
     batch: range
     names: list[str] | None
+    remarks: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Remark:
-    """What the user should know, each time that a process comes upon it."""
-
-    text: str
-
-
-Event = Finished | Remark
 OPENED = "opened"
 """What a worker sends when it has a model."""
 
@@ -58,12 +52,14 @@ def serve(folder: Path, job: Job, parent: Connection) -> None:
     """The work of a worker: open the model, then generate what the parent gives."""
     from hart.commands.jobs.generating import BatchGenerator
 
-    with notes_to(lambda text: parent.send(Remark(text))), prompt_notes():
+    remarks = list[str]()
+    with notes_to(remarks.append), prompt_notes():
         generator = BatchGenerator(folder, job)
         parent.send(OPENED)
         while (given := parent.recv()) is not None:
             batch, missing = given
-            parent.send(Finished(batch, generator.generate(batch, missing)))
+            parent.send(Finished(batch, generator.generate(batch, missing), remarks))
+            remarks.clear()
 
 
 def _process(work: Work, folder: Path, job: Job, parent: Connection, environment: Mapping[str, str]) -> None:
@@ -101,10 +97,10 @@ class _Worker:
 
 def by_workers(
     folder: JobFolder, tasks: Sequence[Task], environments: Sequence[Mapping[str, str]], work: Work = serve
-) -> Generator[Event, None, None]:
+) -> Generator[Finished, None, None]:
     """Do all tasks in as many processes as there are environments, each with its own, such as the GPU that it sees.
 
-    Says what happens; when this iterator is closed, no worker is left. work: what a process does; see `serve`.
+    When this iterator is closed, no worker is left. work: what a process does; see `serve`.
     Raises what a worker raises, and `HartError` if workers die while they open the model.
     """
     pending, left, failed_starts = deque(tasks), len(tasks), 0
@@ -151,8 +147,7 @@ def by_workers(
                 if message == OPENED:
                     worker.opened, failed_starts = True, 0
                     continue
-                if isinstance(message, Finished):
-                    worker.task, left = None, left - 1
+                worker.task, left = None, left - 1
                 yield message
             for connection, worker in running.items():
                 if worker.opened and worker.task is None and pending:

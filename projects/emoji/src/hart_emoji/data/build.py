@@ -11,7 +11,7 @@ import json
 import random
 import tarfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,8 @@ STYLES: dict[str, Style] = {
 NAMES = NpmPackage("emojibase-data", "17.0.0")
 KEYWORDS = NpmPackage("emojilib", "4.0.3")
 WORD_LICENCES = {NAMES: "MIT", KEYWORDS: "MIT"}
+PACKAGES = [*(style.package for style in STYLES.values()), NAMES, KEYWORDS]
+"""All that the set is made of."""
 SHORT_CODES = ("github", "iamcal", "emojibase", "joypixels")
 
 
@@ -84,30 +86,26 @@ def build_emoji(
     size: int = 128,
     cache: Path | None = None,
     progress: Progress | None = None,
-    styles: Collection[str] = tuple(STYLES),
     held_out_only: bool = False,
 ) -> EmojiSummary:
     """Render the emoji sets into `directory`: `train-*.tar`, `val-*.tar`, `concepts.json`, `dataset.json`.
 
     size: of the images in pixels, 16 to 1024. cache: folder of the npm archives; by default `hart.files.default_cache`.
-    styles: names of `STYLES`. held_out_only: leave out the images to train on, for evaluation at another size.
+    held_out_only: leave out the images to train on, for evaluation at another size.
     A stopped build continues with the first missing shard; a complete one is only checked.
     Each shard member pair is `<key>.webp` (lossless) and `<key>.json` with captions, concept, style, skin_tone, group,
     weight and held_out (None, "style" or "tone"; see `hart_emoji.data.plan`).
-    Raises `HartError` for a bad size or style, for a directory with another data set, and where npm fails.
+    Raises `HartError` for a bad size, for a directory with another data set, and where npm fails.
     """
     if not 16 <= size <= 1024:
         raise HartError(f"size {size} is out of range: give 16 to 1024 pixels")
-    if unknown := sorted(set(styles) - set(STYLES)):
-        raise HartError(f"unknown emoji style(s) {', '.join(unknown)}: choose from {', '.join(STYLES)}")
-    chosen = {name: style for name, style in STYLES.items() if name in styles}
     report = progress or (lambda done, total, what: None)
     splits = ("val",) if held_out_only else ("train", "val")
-    fingerprint = _fingerprint(size, chosen, splits)
+    fingerprint = _fingerprint(size, splits)
     if (finished := begin_set(directory, fingerprint)) is not None:
         return _summary(directory, finished)
 
-    icons = read_icons(chosen, cache or default_cache(), report)
+    icons = read_icons(cache or default_cache(), report)
     concepts = {icon.concept.slug: icon.concept for icon in icons}
     withheld = held_out_keywords(concepts.values())
     keywords = Keywords(concepts.values(), withheld)
@@ -136,7 +134,7 @@ def build_emoji(
                     "author": style.author,
                     "images": sum(image.icon.style == name for image in images),
                 }
-                for name, style in chosen.items()
+                for name, style in STYLES.items()
             },
             "words": {p.name: {"version": p.version, "licence": licence} for p, licence in WORD_LICENCES.items()},
         },
@@ -166,40 +164,29 @@ def render(svg: str, size: int) -> Image.Image | None:
     return image if image.getcolors(maxcolors=1) is None else None
 
 
-def _fingerprint(size: int, styles: Mapping[str, Style], splits: Sequence[str]) -> str:
-    packages = [f"{package.name}@{package.version}" for package in packages_of(styles)]
+def _fingerprint(size: int, splits: Sequence[str]) -> str:
+    packages = [f"{package.name}@{package.version}" for package in PACKAGES]
     part = [] if "train" in splits else list(splits)
     return hashlib.sha256(json.dumps([BUILDER_VERSION, size, SEED, packages, *part]).encode()).hexdigest()[:16]
 
 
 def _summary(directory: Path, index: Mapping[str, Any]) -> EmojiSummary:
     """Of a finished set. Raises `HartError` where part of it is missing."""
-    counts = index.get("counts")
-    numbers: dict[str, Any] = {name: index.get(name) for name in ("skipped", "concepts")}
-    numbers |= {split: counts.get(split) if isinstance(counts, dict) else None for split in ("train", "val")}
-    if not all(isinstance(number, int) for number in numbers.values()):
-        raise HartError(f"{directory}: its dataset.json is damaged: delete it and run again")
-    for split in ("train", "val"):
-        if sum(_shard_length(path) for path in directory.glob(f"{split}-*.tar")) != numbers[split]:
+    for split, count in index["counts"].items():
+        if sum(_shard_length(path) for path in directory.glob(f"{split}-*.tar")) != count:
             raise HartError(f"{directory}: {split} shards are missing: delete dataset.json and run again")
-    return EmojiSummary(directory, **numbers, reused=True)
+    return EmojiSummary(directory, **index["counts"], skipped=index["skipped"], concepts=index["concepts"], reused=True)
 
 
-def packages_of(styles: Mapping[str, Style]) -> list[NpmPackage]:
-    """All that a set of these styles is made of."""
-    return [*(style.package for style in styles.values()), NAMES, KEYWORDS]
-
-
-def read_icons(styles: Mapping[str, Style], cache: Path, report: Progress) -> list[Icon]:
-    """All icons of some styles, from the packages in `cache`, which are fetched where they are missing."""
-    packages = packages_of(styles)
+def read_icons(cache: Path, report: Progress) -> list[Icon]:
+    """All icons, from the packages in `cache`, which are fetched where they are missing."""
     archives = {}
-    for number, package in enumerate(packages):
-        report(number, len(packages), f"fetching {package.name}")
+    for number, package in enumerate(PACKAGES):
+        report(number, len(PACKAGES), f"fetching {package.name}")
         archives[package] = fetch_package(package, cache)
     sets: dict[str, IconSet] = {}
-    for name, style in styles.items():
-        report(len(sets), len(styles), f"reading {name}")
+    for name, style in STYLES.items():
+        report(len(sets), len(STYLES), f"reading {name}")
         icons, chars = read_json(archives[style.package], "icons.json", optional=["chars.json"])
         sets[name] = IconSet(icons["icons"], icons.get("aliases", {}), chars or {}, icons)
     tables = [f"en/shortcodes/{table}.json" for table in SHORT_CODES]

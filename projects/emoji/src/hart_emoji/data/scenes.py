@@ -19,7 +19,7 @@ from PIL import Image
 
 from hart.data import DamagedSample, Listed, Located, Note, Source
 from hart_emoji.data.arrangement import centres, laid, related
-from hart_emoji.data.build import STYLES, layer_of, packages_of, read_icons
+from hart_emoji.data.build import PACKAGES, STYLES, layer_of, read_icons
 from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, captions, plain_names, styled, with_article
 from hart_emoji.data.catalogue import Icon
 from hart_emoji.data.ink import OVERSAMPLED, inked
@@ -56,10 +56,6 @@ class Thing:
     names: tuple[str, ...]
     sprite: Image.Image
 
-    def called(self, rng: random.Random) -> str:
-        """With its article."""
-        return with_article(rng.choice(self.names))
-
 
 class EmojiScenes(Source):
     """`count` composed images of `size` pixels."""
@@ -84,7 +80,7 @@ class EmojiScenes(Source):
         Raises `HartError` where the archives cannot be fetched.
         """
         self.kinds = kinds
-        icons = read_icons(STYLES, cache, lambda done, total, what: None)
+        icons = read_icons(cache, lambda done, total, what: None)
         concepts = {icon.concept.slug: icon.concept for icon in icons}
         # split and held-out words are those of the set that `hart-emoji data` writes
         self.keywords = Keywords(concepts.values(), held_out_keywords(concepts.values()))
@@ -114,7 +110,7 @@ class EmojiScenes(Source):
     def digest(self) -> str:
         """Rows follow from size and seed, the shares, the packages, whose versions are pinned, and what is barred. Not
         their number, so that an encoded set can be made longer."""
-        packages = [f"{package.name}@{package.version}" for package in packages_of(STYLES)]
+        packages = [f"{package.name}@{package.version}" for package in PACKAGES]
         parts = [
             self._set,
             f"version {VERSION}",

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from hart import HartError
+from hart.evaluation import contact_sheet
 from hart_emoji import RECIPES
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ REPORT = "train_shipped.json"
 def train(parsed: argparse.Namespace) -> None:
     """Run the stages one after the other, each in a process of its own, which is told its stage."""
     if parsed.stage is not None:
-        run_here(parsed)
+        sys.path.append(str(parsed.pack / "site"))  # the packed network is for machines that lack it
+        from hart_emoji.shipped import stages
+
+        stages.run_stage(job_of(parsed, parsed.stage), parsed.stage)
         return
     check(parsed)
     start = time.time()
@@ -130,23 +134,8 @@ def write_report(parsed: argparse.Namespace, record: dict[str, Any]) -> None:
     (parsed.out / REPORT).write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
     samples = [newest[-1] for stage in STAGES if (newest := sorted((parsed.work / stage / "samples").glob("*.png")))]
     if samples:
-        images = [Image.open(path).convert("RGB") for path in samples]
-        sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
-        top = 0
-        for image in images:
-            sheet.paste(image, (0, top))
-            top += image.height
-        sheet.save(parsed.out / "samples.png")
-
-
-def run_here(parsed: argparse.Namespace) -> None:
-    """Run one stage."""
-    # the packed network is for machines that lack it
-    sys.path.append(str(parsed.pack / "site"))
-    from hart_emoji.shipped.stages import tokenizer_stage, transformer_stage
-
-    stage = {"tokenizer": tokenizer_stage, "transformer": transformer_stage}[parsed.stage]
-    stage(job_of(parsed, parsed.stage))
+        images = [[Image.open(path).convert("RGB")] for path in samples]
+        contact_sheet(images, [path.parent.parent.name for path in samples]).save(parsed.out / "samples.png")
 
 
 def job_of(parsed: argparse.Namespace, stage: str) -> Job:

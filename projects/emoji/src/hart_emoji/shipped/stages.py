@@ -19,7 +19,6 @@ from torch import nn
 
 from hart.files import write_json
 from hart.training import (
-    Recipe,
     StepReport,
     Task,
     TokenizerRecipe,
@@ -82,14 +81,6 @@ def tokenizer_recipe(job: Job) -> TokenizerRecipe:
     return TokenizerRecipe.read(job.recipes / "tokenizer.toml", (*common(job), *changes, *job.overrides))
 
 
-def tokenizer_stage(job: Job) -> None:
-    """Writes `work/tokenizer/model`."""
-    recipe = tokenizer_recipe(job)
-    task = ExportedTokenizer(recipe, read_pack(job.pack), job.device)
-    task.out = job.out
-    run_stage(job, job.work / "tokenizer", task, recipe, recipe.revive_every)
-
-
 def transformer_recipe(job: Job) -> TransformerRecipe:
     """The recipe with all changes. Raises `HartError`, also for what hart finds only once it encodes the images."""
     changes = [f"tokenizer={json.dumps(str(job.work / 'tokenizer' / 'model'))}", 'text_encoder="emoji"']
@@ -98,14 +89,6 @@ def transformer_recipe(job: Job) -> TransformerRecipe:
     recipe = TransformerRecipe.read(job.recipes / "transformer.toml", (*common(job), *changes, *job.overrides))
     require_versions(recipe)
     return recipe
-
-
-def transformer_stage(job: Job) -> None:
-    """Writes `work/transformer/model`, from the tokenizer in `work/tokenizer/model`."""
-    recipe = transformer_recipe(job)
-    task = ExportedTransformer(recipe, read_pack(job.pack), job.device)
-    task.out = job.out
-    run_stage(job, job.work / "transformer", task, recipe)
 
 
 def common(job: Job) -> tuple[str, ...]:
@@ -139,11 +122,19 @@ class ExportedTransformer(Exported, TransformerTask):
     """Exports the transformer with the tokenizer."""
 
 
-def run_stage(job: Job, folder: Path, task: Task, recipe: Recipe, multiple: int = 0) -> None:
-    """Train until the job's time is over.
-
-    multiple: steps between checkpoints are a multiple of it, where it is not 0.
-    """
+def run_stage(job: Job, stage: str) -> None:
+    """Train until the job's time is over, and write `work/STAGE/model`; the transformer with the tokenizer in
+    `work/tokenizer/model`."""
+    data, folder = read_pack(job.pack), job.work / stage
+    recipe: TokenizerRecipe | TransformerRecipe
+    task: Exported
+    if stage == "tokenizer":
+        recipe = tokenizer_recipe(job)
+        task, multiple = ExportedTokenizer(recipe, data, job.device), recipe.revive_every
+    else:
+        recipe = transformer_recipe(job)
+        task, multiple = ExportedTransformer(recipe, data, job.device), 0
+    task.out = job.out
     plan_path = folder / PLAN
     plan = Plan(**json.loads(plan_path.read_text(encoding="utf-8"))) if plan_path.exists() else Plan()
     times: list[float] = []
@@ -179,6 +170,7 @@ def run_stage(job: Job, folder: Path, task: Task, recipe: Recipe, multiple: int 
 
 
 def whole_multiple(steps: int, of: int) -> int:
+    """So many steps or a few more, which `of` divides where it is not 0."""
     return steps if of == 0 else -(-steps // of) * of
 
 

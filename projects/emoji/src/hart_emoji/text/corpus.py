@@ -6,24 +6,17 @@ Sources: the npm archives `emojibase-data` and `emojilib` (MIT) and the WordNet 
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
 
-import pydantic
-
-from hart import HartError
 from hart_emoji.data.build import KEYWORDS, NAMES
 from hart_emoji.data.captions import indefinite_article
-from hart_emoji.data.npm import NpmPackage, fetch_package, read_json
+from hart_emoji.data.npm import fetch_package, read_json
 from hart_emoji.text.wordnet import explained_lemmas, lemmas, require_files
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,39 +65,21 @@ def with_article(name: str) -> str:
     return f"{indefinite_article(name)} {name}"
 
 
-@pydantic.dataclasses.dataclass(frozen=True)
-class _Entry:
-    """What is read of an entry of emojibase's list."""
-
-    label: str
-    emoji: str
-    tags: list[str] = dataclasses.field(default_factory=list)
-    skins: list[_Entry] = dataclasses.field(default_factory=list)
-
-
 def read_emoji_words(packages: Path) -> EmojiWords:
     """From the npm archives in `packages`, which are fetched there if need be; `HartError` when that fails."""
     names, keywords, symbols = [], [], []
-    for entry in _read_package(NAMES, packages, "en/data.json", list[_Entry]):
-        name = entry.label.lower()
+    (entries,) = read_json(fetch_package(NAMES, packages), "en/data.json")
+    for entry in entries:
+        name = entry["label"].lower()
         if "regional indicator" not in name:
             names.append(name)
-        keywords += [tag.lower() for tag in entry.tags]
-        symbols += [(variant.emoji, variant.label.lower()) for variant in (entry, *entry.skins)]
-    for words in _read_package(KEYWORDS, packages, "dist/emoji-en-US.json", dict[str, list[str]]).values():
-        keywords += [word.replace("_", " ").lower() for word in words]
+        keywords += [tag.lower() for tag in entry.get("tags", ())]
+        symbols += [(variant["emoji"], variant["label"].lower()) for variant in (entry, *entry.get("skins", ()))]
+    (listed,) = read_json(fetch_package(KEYWORDS, packages), "dist/emoji-en-US.json")
+    keywords += [word.replace("_", " ").lower() for words in listed.values() for word in words]
     known = set(names)
     keywords = [word for word in distinct(keywords) if word not in known and any(map(str.isalpha, word))]
     return EmojiWords(distinct(names), tuple(keywords), tuple(symbols))
-
-
-def _read_package(package: NpmPackage, packages: Path, member: str, kind: type[T]) -> T:
-    archive = fetch_package(package, packages)
-    (content,) = read_json(archive, member)
-    try:
-        return pydantic.TypeAdapter(kind).validate_python(content)
-    except pydantic.ValidationError:
-        raise HartError(f"{archive}: {member} is not as it is published: delete the archive and run again") from None
 
 
 def require_wordnet(folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart_emoji.text.wordnet import Synset, explained_lemmas, parsed_lines, require_files
+from hart_emoji.text.wordnet import Synset, explained_lemmas, lines, require_files
 
 PARTS_OF_SPEECH = {"noun": "1", "verb": "2", "adj": "3", "adv": "4"}
 """By the ending of a file's name, with their number in sense keys; adjective satellites have one of their own."""
@@ -35,7 +35,7 @@ class Senses:
     """Words in lower case -> their senses, the most used first. words: all that are explained."""
 
     def __init__(self, folder: Path) -> None:
-        """folder: of the database files. Raises `HartError` where they are not there, or are none of WordNet's."""
+        """folder: of the database files. Raises `HartError` where they are not there."""
         self._of: defaultdict[str, list[tuple[str, Synset]]] = defaultdict(list)
         self._bases: dict[str, str] = {}
         every = (f"{kind}.{part}" for part in PARTS_OF_SPEECH for kind in ("data", "index"))
@@ -44,8 +44,8 @@ class Senses:
             for lemma, synsets in explained_lemmas(folder, part):
                 self._of[lemma] += [(number, synset) for synset in synsets]
             if (folder / f"{part}.exc").is_file():
-                self._bases |= dict(parsed_lines(folder / f"{part}.exc", _exception))
-        self._uses = dict(parsed_lines(folder / "cntlist.rev", _uses))
+                self._bases |= dict(map(_exception, lines(folder / f"{part}.exc")))
+        self._uses = dict(map(_uses, lines(folder / "cntlist.rev")))
         self._counted = {word for (word, _, _), uses in self._uses.items() if uses}
 
     @property

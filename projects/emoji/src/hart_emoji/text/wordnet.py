@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from hart import HartError
 from hart.files import read_text
 
-T = TypeVar("T")
 FILE_LIMIT = 2**28
 """Bytes of one file."""
 DEPICTABLE = {"05", "06", "08", "12", "13", "17", "18", "19", "20", "25"}
@@ -33,31 +31,20 @@ def require_files(folder: Path, names: Sequence[str]) -> None:
             raise HartError(f"{folder / name}: not found; install WordNet (Debian: wordnet-base) or correct the path")
 
 
-def parsed_lines(path: Path, parse: Callable[[str], T]) -> Iterator[T]:
-    """Lines of a file without its licence, which is indented. Raises `HartError` that names the line."""
-    for number, line in enumerate(read_text(path, FILE_LIMIT).split("\n"), start=1):
-        if not line or line.startswith("  "):
-            continue
-        try:
-            yield parse(line)
-        except (IndexError, ValueError):
-            raise HartError(f"{path}, line {number}: is none of WordNet's database: install it again") from None
+def lines(path: Path) -> Iterator[str]:
+    """Of a file, without its licence, which is indented."""
+    return (line for line in read_text(path, FILE_LIMIT).split("\n") if line and not line.startswith("  "))
 
 
 def lemmas(folder: Path, part: str) -> Iterator[tuple[str, list[str]]]:
     """Words and phrases of a part of speech ("noun"), each with the offsets of its synsets, the most used first."""
-    return parsed_lines(folder / f"index.{part}", _lemma)
+    return map(_lemma, lines(folder / f"index.{part}"))
 
 
 def explained_lemmas(folder: Path, part: str) -> Iterator[tuple[str, list[Synset]]]:
     """The same with the synsets themselves."""
-    synsets: Mapping[str, Synset] = dict(parsed_lines(folder / f"data.{part}", _synset))
-    for lemma, offsets in lemmas(folder, part):
-        if unknown := [offset for offset in offsets if offset not in synsets]:
-            raise HartError(
-                f"{folder}: index.{part} knows a sense {unknown[0]} that data.{part} lacks: install it again"
-            )
-        yield lemma, [synsets[offset] for offset in offsets]
+    synsets = dict(map(_synset, lines(folder / f"data.{part}")))
+    return ((lemma, [synsets[offset] for offset in offsets]) for lemma, offsets in lemmas(folder, part))
 
 
 def _synset(line: str) -> tuple[str, Synset]:
@@ -69,7 +56,4 @@ def _synset(line: str) -> tuple[str, Synset]:
 
 def _lemma(line: str) -> tuple[str, list[str]]:
     fields = line.split()
-    count = int(fields[2])
-    if not 0 < count < len(fields):
-        raise ValueError(count)
-    return fields[0].replace("_", " "), fields[-count:]
+    return fields[0].replace("_", " "), fields[-int(fields[2]) :]
