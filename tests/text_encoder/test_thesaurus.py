@@ -46,6 +46,7 @@ def reader(tmp_path: Path) -> WordReader:
         ("a tshirt", "a T-shirt"),
         ("two dogs, bells", "two dog, bell"),
         ("a red-blue bell, well-blue", "a red blue bell, sailboat"),
+        ("a 'yacht'--a 'red' bell- dog", "a 'sailboat'--a 'red' bell- dog"),
     ],
 )
 def test_what_words_are_read_as(reader: WordReader, prompt: str, read: str) -> None:

@@ -31,7 +31,8 @@ LEAST_COSINE = 0.64
 KEPT_WORDS = 4096
 """Whose nearest names are remembered: a server reads the words of everybody."""
 _LETTER = "a-zß-öø-ɏ"
-_WORD = re.compile(rf"[{_LETTER}][{_LETTER}'-]*", re.IGNORECASE)
+_WORD = re.compile(rf"[{_LETTER}]+(?:['-][{_LETTER}]+)*", re.IGNORECASE)
+"""Marks at its ends are quotation marks and dashes."""
 _ARTICLES = frozenset({"a", "an", "the"})
 _JOINED = re.compile(r"\b(and|at|from|in|of|on|over|to|with)\b")
 """In names whose last word does not take the plural."""
@@ -187,8 +188,7 @@ class WordReader:
         if (listed := self._listed(word, alone)) is not None:
             return listed
         apart = word.replace("-", " ")  # "dark-green" is no "green leaf"
-        joined = apart != word and not apart.endswith(" ")
-        return apart if joined and not self.known.unknown(apart) else self._nearest(word)
+        return apart if apart != word and not self.known.unknown(apart) else self._nearest(word)
 
     def _listed(self, words: str, alone: bool) -> str | None:
         """What the thesaurus says: a name, "" to leave the words as they are, None if it does not have them."""

@@ -33,10 +33,6 @@ class SwiGLU(nn.Module):
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
-    @property
-    def output(self) -> nn.Linear:
-        return self.down
-
     def forward(self, x: Tensor) -> Tensor:
         return self.down(gated_silu(self.gate(x), self.up(x)))
 
@@ -48,10 +44,6 @@ class GeluMLP(nn.Module):
         super().__init__()
         self.linear1 = nn.Linear(width, hidden)
         self.linear2 = nn.Linear(hidden, width)
-
-    @property
-    def output(self) -> nn.Linear:
-        return self.linear2
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(F.gelu(self.linear1(x), approximate="tanh"))
@@ -79,7 +71,9 @@ class Block(nn.Module):
     @property
     def outputs(self) -> tuple[nn.Linear, nn.Linear]:
         """The layers whose results attention and MLP add to the residual stream."""
-        return self.attention.proj, self.mlp.output
+        *_, last = self.mlp.children()
+        assert isinstance(last, nn.Linear)
+        return self.attention.proj, last
 
     def forward(
         self,
