@@ -225,8 +225,3 @@ def test_a_folder_is_named_as_one_where_it_cannot_be_opened(tmp_path: Path, monk
     monkeypatch.setattr(os, "open", denied)
     with pytest.raises(FileError, match="is a folder: give a file"):
         read_bytes(tmp_path, 10)
-
-
-def test_a_name_that_is_too_long_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="cannot be opened"):
-        read_bytes(tmp_path / ("a" * 300), 10)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -19,29 +18,6 @@ from hart.data.sources import iterate
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from image_files import encoded_image, write_tar
-
-
-def test_shards_with_text_json_and_class_captions(tmp_path: Path) -> None:
-    record = {"captions": ["a red dot", "dot"], "weight": 0.25, "concept": "dot"}
-    write_tar(
-        tmp_path / "photos-train.tar",
-        {
-            "0.webp": encoded_image("red", kind="WEBP"),
-            "0.json": json.dumps(record).encode(),
-            "1.png": encoded_image("lime"),
-            "1.txt": "grün\n a green square \n".encode(),
-        },
-    )
-    write_tar(tmp_path / "train-0001.tar", {"2.jpg": encoded_image("blue", kind="JPEG"), "2.cls": b"7"})
-    write_tar(tmp_path / "val-0000.tar", {"3.png": encoded_image("white")})
-    data = open_dataset(tmp_path, "train", 8)
-    assert [data.texts[i] for i in range(len(data))] == [("a red dot", "dot"), ("grün", "a green square"), ("7",)]
-    assert data.weights.tolist() == [0.25, 1.0, 1.0]
-    assert data.records[0]["concept"] == "dot"
-    assert data.pixels[1].shape == (3, 8, 8)
-    assert data.pixels[1][:, 3, 3].tolist() == [0, 255, 0]
-    assert len(open_dataset(tmp_path, "val", 8)) == 1
-    assert len(open_dataset(tmp_path / "val-0000.tar", "train", 8)) == 1
 
 
 @pytest.mark.parametrize("kind", ["shards", "stream"])

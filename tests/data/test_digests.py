@@ -56,6 +56,8 @@ def test_class_folders_and_notes_of_several_files(tmp_path: Path) -> None:
         (tmp_path / "ant" / "0.txt").write_text(note)
         digests.append(open_source(tmp_path, "all").digest())
     assert len(set(digests)) == 4
+    (tmp_path / "ant").rename(tmp_path / "another")
+    assert open_source(tmp_path, "all").digest() == digests[-1], "names say nothing about images"
 
 
 @pytest.mark.parametrize("size", [WHOLE_IMAGE, 4 * WHOLE_IMAGE])

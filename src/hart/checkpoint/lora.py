@@ -99,7 +99,7 @@ def add_lora(
     alpha: they act with the factor alpha / rank. generator: for their starting weights. Raises `HartError` if peft is
     not installed, the numbers are out of range, or the model already has adapters.
     """
-    peft = _peft()
+    require_peft()
     if rank < 1 or alpha < 1:
         raise HartError(f"LoRA with rank {rank} and alpha {alpha}: both must be at least 1")
     if not targets or set(targets) - set(LAYERS):
@@ -107,9 +107,9 @@ def add_lora(
     _require_plain(hart)
     hart.requires_grad_(False)
     present = [f".{name}" for name, _ in hart.transformer.named_modules()]
-    asked = [f".{layer}" for target in targets for layer in LAYERS[target]]
-    layers = [layer[1:] for layer in asked if any(name.endswith(layer) for name in present)]
-    _inject(peft, hart.transformer, peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers))
+    asked = [layer for target in targets for layer in LAYERS[target]]
+    layers = [layer for layer in asked if any(name.endswith(f".{layer}") for name in present)]
+    _inject(hart.transformer, _peft().LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers))
     with torch.no_grad():
         for name, parameter in hart.transformer.named_parameters():
             if ".lora_A." in name:
@@ -132,14 +132,12 @@ def save_lora(hart: Hart, folder: AnyPath, *, base_model: str) -> None:
     base_model: folder or hub id of the model they were trained on, for whoever loads them. Raises `HartError` for a
     model without adapters.
     """
-    peft, folder = _peft(), user_path(folder)
+    folder = user_path(folder)
     if not has_lora(hart):
         raise HartError("the model has no LoRA adapters: add_lora puts them beside its weights")
-    tensors = peft.get_peft_model_state_dict(hart.transformer, adapter_name=ADAPTER, save_embedding_layers=False)
+    tensors = _adapter_state(hart.transformer)
     write_safetensors(folder / ADAPTER_FILE, {FILE_PREFIX + name: value.cpu() for name, value in tensors.items()})
-    sampled = {
-        name: tuple(_sampled(layer.get_base_layer().weight).tolist()) for name, layer in _lora_layers(peft, hart)
-    }
+    sampled = {name: tuple(_sampled(layer.get_base_layer().weight).tolist()) for name, layer in _lora_layers(hart)}
     write_text(folder / BASE_FILE, json.dumps(BaseWeights(sampled).to_dict()) + "\n")
     configs: Any = hart.transformer.peft_config
     config = configs[ADAPTER]
@@ -208,13 +206,11 @@ def merge_lora(hart: Hart, folder: AnyPath, scale: float = 1.0, *, model: str = 
     """
     scale, folder = finite_number("LoRA scale", scale), user_path(folder)
     _require_plain(hart)
-    values = _values(folder)
-    peft = _peft()
-    config = _read_config(peft, folder, values)
+    config = _read_config(folder, _values(folder))
     tensors = {name.removeprefix(FILE_PREFIX): t for name, t in read_safetensors(folder / ADAPTER_FILE).items()}
-    _check(peft, hart.transformer, config, tensors, folder, model)
-    tuner = _inject(peft, hart.transformer, config)
-    peft.set_peft_model_state_dict(hart.transformer, tensors, adapter_name=ADAPTER)
+    _check(hart.transformer, config, tensors, folder, model)
+    tuner = _inject(hart.transformer, config)
+    _peft().set_peft_model_state_dict(hart.transformer, tensors, adapter_name=ADAPTER)
     scale_lora(hart, scale)
     with torch.no_grad():
         tuner.merge_and_unload()
@@ -227,7 +223,7 @@ def merge_lora(hart: Hart, folder: AnyPath, scale: float = 1.0, *, model: str = 
 
 def scale_lora(hart: Hart, scale: float) -> None:
     """Let the adapters beside a model's weights act `scale` times as strongly as trained; 0: not at all."""
-    for _, layer in _lora_layers(_peft(), hart):
+    for _, layer in _lora_layers(hart):
         layer.set_scale(ADAPTER, scale)
 
 
@@ -250,9 +246,9 @@ def _peft() -> Any:
     return peft
 
 
-def _lora_layers(peft: Any, hart: Hart) -> list[tuple[str, Any]]:
+def _lora_layers(hart: Hart) -> list[tuple[str, Any]]:
     """The adapted layers by name."""
-    kind = peft.tuners.lora.LoraLayer
+    kind = _peft().tuners.lora.LoraLayer
     return [(name, layer) for name, layer in hart.transformer.named_modules() if isinstance(layer, kind)]
 
 
@@ -261,10 +257,17 @@ def _require_plain(hart: Hart) -> None:
         raise HartError("this model already has LoRA adapters: start from the plain one")
 
 
-def _inject(peft: Any, transformer: HartTransformer, config: Any) -> Any:
+def _adapter_state(transformer: HartTransformer) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = _peft().get_peft_model_state_dict(
+        transformer, adapter_name=ADAPTER, save_embedding_layers=False
+    )
+    return state
+
+
+def _inject(transformer: HartTransformer, config: Any) -> Any:
     """Put adapters beside the layers that `config` names, in float32; returns peft's tuner."""
     with torch.random.fork_rng(devices=[]):  # peft samples starting weights, which are all overwritten
-        tuner = peft.LoraModel(transformer, config, ADAPTER)
+        tuner = _peft().LoraModel(transformer, config, ADAPTER)
     for name, parameter in transformer.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.float()
@@ -292,9 +295,9 @@ def _values(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _read_config(peft: Any, folder: Path, values: Mapping[str, Any]) -> Any:
+def _read_config(folder: Path, values: Mapping[str, Any]) -> Any:
     """peft's own configuration, of checked values. Raises `HartError` naming the file and the entry."""
-    path = folder / ADAPTER_CONFIG
+    path, peft = folder / ADAPTER_CONFIG, _peft()
     plain = peft.LoraConfig().to_dict()
     for name, value in values.items():
         try:
@@ -311,20 +314,17 @@ def _read_config(peft: Any, folder: Path, values: Mapping[str, Any]) -> Any:
     )
 
 
-def _check(
-    peft: Any, transformer: HartTransformer, config: Any, tensors: Mapping[str, Tensor], folder: Path, model: str
-) -> None:
+def _check(transformer: HartTransformer, config: Any, tensors: Mapping[str, Tensor], folder: Path, model: str) -> None:
     """Compare the adapter with one for this transformer, made on a copy without memory."""
     source = shown(config.base_model_name_or_path or "another model").strip("'")
     mismatch = f"{folder}: this adapter was trained on {source} and does not fit {model}"
     with without_memory():
         skeleton = HartTransformer(transformer.config)
         try:
-            _inject(peft, skeleton, config)
+            _inject(skeleton, config)
         except ValueError as error:  # the transformer has none of the layers
             raise HartError(f"{mismatch}: {error}") from None
-    expected = peft.get_peft_model_state_dict(skeleton, adapter_name=ADAPTER, save_embedding_layers=False)
-    if problems := misfits(expected, tensors):
+    if problems := misfits(_adapter_state(skeleton), tensors):
         raise HartError(f"{mismatch}: {problems}")
     for name, value in tensors.items():
         require_finite(value, folder / ADAPTER_FILE, name)

@@ -20,7 +20,7 @@ from typing import Annotated, Any, NamedTuple, NotRequired
 
 import torch
 import torch.nn.functional as F
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import TypedDict
@@ -42,7 +42,7 @@ TEXT_MASK = "text_mask"  # (c, S) uint8
 TEXT_PLACE = "text_place"  # (c, 3) int64: first row in text_features, first token, number of tokens
 TEXT_FEATURES = "text_features"  # (T, E); the zero tokens around them are not stored
 FACTS = "hart"
-"""Entry of a shard's metadata: how it was made, and what was left out. The images are still called pictures there."""
+"""Entry of a shard's metadata: how it was made, and what was left out."""
 
 LARGEST = 2**20
 """The most that is believed of widths, lengths and numbers of tokens."""
@@ -103,7 +103,7 @@ def read_facts(path: Path) -> dict[str, Any]:
             facts = _facts(file, path)
     except (FileError, SafetensorError, OSError):
         return {}
-    counted = all(isinstance(facts.get(name), int) for name in ("pictures", "captions", "cut"))
+    counted = all(isinstance(facts.get(name), int) for name in ("images", "captions", "cut"))
     return facts if counted and isinstance(facts.get("damaged"), list) else {}
 
 
@@ -125,8 +125,8 @@ class _Settings(TypedDict):
     schedules: Annotated[list[list[list[int]]], Field(min_length=1, max_length=64)]
     tokenizer: str
     text_encoder: str | None
-    text_width: NotRequired[Annotated[int, Field(ge=1, le=LARGEST)] | None]
-    text_tokens: NotRequired[Annotated[int, Field(ge=1, le=LARGEST)] | None]
+    text_width: Annotated[int, Field(ge=1, le=LARGEST)] | None
+    text_tokens: Annotated[int, Field(ge=1, le=LARGEST)] | None
     text_instruction: bool
     vocabulary: NotRequired[str]
     classes: NotRequired[str]
@@ -151,7 +151,7 @@ def _plain_name(name: str) -> str:
 
 class _ShardEntry(TypedDict):
     file: Annotated[str, AfterValidator(_plain_name)]
-    pictures: Annotated[int, Field(ge=0, le=LARGEST**2)]
+    images: Annotated[int, Field(ge=0, le=LARGEST**2)]
 
 
 class _Index(TypedDict):
@@ -178,24 +178,15 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
     if index.get("format") != FORMAT:
         version = printable(str(index.get("format")))[:20]
         raise HartError(f"{path}: format {version}, this version reads {FORMAT}: encode the set again")
-    fault = ""
     try:
         TypeAdapter(_Index).validate_python(index, strict=True)
-        settings: dict[str, Any] = index["settings"]
-        if settings["text_encoder"] is not None and None in (settings.get("text_width"), settings.get("text_tokens")):
-            fault = "settings.text_width or settings.text_tokens is missing"
-        schedules_of(settings)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except (TypeError, ValueError) as error:
-        fault = f"settings.schedules: {error}"
-    if fault:
-        raise HartError(f"{path}: not the index of an encoded set ({printable(fault)}): encode it again")
+        schedules_of(index["settings"])
+    except (TypeError, ValueError) as error:  # pydantic's is one
+        raise HartError(f"{path}: not the index of an encoded set ({reason(error)}): encode it again") from None
     files = tuple(folder / shard["file"] for shard in index["shards"])
     if missing := [file.name for file in files if not file.exists()]:
         raise HartError(f"{folder}: missing shards: {', '.join(missing[:5])}: copy them there or encode them again")
-    return EncodedIndex(settings, files, tuple(shard["pictures"] for shard in index["shards"]))
+    return EncodedIndex(index["settings"], files, tuple(shard["images"] for shard in index["shards"]))
 
 
 def schedules_of(settings: Mapping[str, Any]) -> tuple[ScaleSchedule, ...]:

@@ -116,7 +116,11 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
     if len(found) > 1:
         raise HartError(f"{path} can be read as {' and as '.join(found)}: {NAME_KIND}")
     if found:
-        _require_alone(path, split, found[0])
+        # lines of JSON are about images, which may lie in folders beside them; metadata always is about those beside it
+        has_metadata = found == ["jsonl"] and METADATA in list_folder(path)
+        if not has_metadata and (loose := loose_images(path, split, deep=found != ["jsonl"])):
+            there = f"*{FORMATS[found[0]].suffix} ({found[0]}) and {FORMATS[loose].looks_like} ({loose})"
+            raise HartError(f"{path} holds both {there}: {NAME_KIND}")
         return found[0]
     root = split_folder(path, split) or path
     if root != path and class_or_split(path, {root.name: root}):
@@ -124,34 +128,16 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
             f"{path}: {root.name} may be a split, or a class like the folders beside it: give {root}, or name the kind "
             "classes"
         )
-    seen = False
-    for file in list_images(root):
-        if not (seen or file.notes or file.fault) and (root / METADATA).is_file():
-            return "jsonl"
-        if file.notes or file.path.parent == root:
-            return "folder"
-        seen = True
-    if not seen and is_encoded_set(path):
-        raise HartError(
-            f"{path}: an encoded set, which holds codes and no images: give the set that it was encoded from"
-        )
-    if not seen:
-        raise HartError(f"{path} ({split}): no image could be read: looked for {_looked_for()}")
-    return "classes"
-
-
-def _require_alone(path: Path, split: str, kind: Kind) -> None:
-    """Raises `HartError` where loose images beside files of a format may be what is meant.
-
-    Lines of JSON are about images, which may lie in folders beside them; metadata always is about those beside it.
-    """
-    of_lines = kind == "jsonl"
-    if of_lines and METADATA in list_folder(path):
-        return
-    if loose := loose_images(path, split, deep=not of_lines):
-        raise HartError(
-            f"{path} holds both *{FORMATS[kind].suffix} ({kind}) and {FORMATS[loose].looks_like} ({loose}): {NAME_KIND}"
-        )
+    images = list_images(root)
+    if (first := next(images, None)) is None:
+        said = f"{path} ({split}): no image could be read: looked for {_looked_for()}"
+        if is_encoded_set(path):
+            said = f"{path}: an encoded set, which holds codes and no images: give the set that it was encoded from"
+        raise HartError(said)
+    if not (first.notes or first.fault) and (root / METADATA).is_file():
+        return "jsonl"
+    are_loose = (image.notes or image.path.parent == root for image in itertools.chain([first], images))
+    return "folder" if any(are_loose) else "classes"
 
 
 def _kind_of_pattern(name: str) -> Kind:
@@ -198,10 +184,8 @@ def _shards(name: str, split: str | None) -> list[str]:
     shards = _named(name, split, ".tar")
     paths = [local_path(shard) for shard in shards if not is_remote(shard)]
     if missing := [str(path) for path in paths if not _found(path)]:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise HartError(
-            f"missing shards: {', '.join(missing[:5])}{more}: copy them there, or take them out of the pattern"
-        )
+        named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise HartError(f"missing shards: {named}: copy them there, or take them out of the pattern")
     for path in paths:
         require_regular(path)
     for folder in {path.parent for path in paths}:
@@ -244,23 +228,13 @@ FORMATS: Mapping[Kind, Format] = {
         "state.json or dataset_dict.json",
         has_columns=True,
     ),
-    "folder": Format(
-        lambda name, split, columns: FolderReader(_folder(name), split), "images with captions beside them"
-    ),
-    "classes": Format(
-        lambda name, split, columns: ClassFolderReader(_folder(name), split), "images in a folder per class"
-    ),
+    "folder": Format(lambda name, split, columns: FolderReader(name, split), "images with captions beside them"),
+    "classes": Format(lambda name, split, columns: ClassFolderReader(name, split), "images in a folder per class"),
 }
 
 
 def _looked_for() -> str:
     return ", ".join(f"{form.looks_like} ({kind})" for kind, form in FORMATS.items() if form.looks_like)
-
-
-def _folder(name: str) -> Path:
-    if _found(Path(name)) != "folder":
-        raise HartError(f"{name} is not a folder: give the folder that holds the images")
-    return Path(name)
 
 
 def _named(name: str, split: str | None, suffix: str) -> list[str]:

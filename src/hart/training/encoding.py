@@ -319,7 +319,7 @@ class _Shard:
             tensors[TEXT_PLACE][:, 0] = counts.cumsum(0) - counts
         facts = {
             "stamp": stamp,
-            "pictures": len(tensors[LABELS]),
+            "images": len(tensors[LABELS]),
             "captions": int(tensors[CAPTION_EDGES][-1]),
             "cut": self._cut,
             "damaged": [asdict(damage) for damage in self._damaged],
@@ -335,7 +335,7 @@ def _finish(
     shards = [(file.name, facts) for file in files if (facts := read_facts(file)).get("stamp") == stamp_of(settings)]
     damaged = [*source.damaged]
     damaged += [Damage(**entry) for _, facts in shards for entry in facts["damaged"]]
-    images, captions, cut = (sum(facts[what] for _, facts in shards) for what in ("pictures", "captions", "cut"))
+    images, captions, cut = (sum(facts[what] for _, facts in shards) for what in ("images", "captions", "cut"))
     finished = len(shards) == len(files)
     if finished:
         require_mostly_sound(damaged, images + len(damaged), options.max_damaged, source.description, "--max-damaged")
@@ -346,7 +346,7 @@ def _finish(
             "source": source.description,
             "settings": settings,
             "shards": [
-                {"file": name, **{what: facts[what] for what in ("pictures", "captions")}} for name, facts in shards
+                {"file": name, **{what: facts[what] for what in ("images", "captions")}} for name, facts in shards
             ],
             "damaged": [asdict(damage) for damage in damaged],
         }

@@ -18,7 +18,7 @@ from hart.data.samples import DamagedSample, ImageFile, damaged_by, text_fault
 from hart.data.sources import Listed, Located, Source
 from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
-from hart.files import FileError, list_folder, read_bytes
+from hart.files import FileError, list_folder, read_bytes, readable_folder
 from hart.strict import counted, printable
 
 _NUMBERED = re.compile(r"(train|val|test)[^a-z]+", re.IGNORECASE)
@@ -141,8 +141,9 @@ class FolderReader(Source):
 
     title = "folder"
 
-    def __init__(self, path: Path, split: str | None, classes: tuple[str, ...] = ()) -> None:
-        """split: None holds nothing out."""
+    def __init__(self, name: str, split: str | None, classes: tuple[str, ...] = ()) -> None:
+        """name: of the folder. split: None holds nothing out."""
+        path = readable_folder(Path(name))
         self.remark = f" of {counted(len(classes), 'class')}" if classes else ""
         inside = split_folder(path, split or "train", classes=bool(classes))
         split = split or (WHOLE if inside is None else "train")
@@ -180,16 +181,17 @@ class ClassFolderReader(FolderReader):
 
     title = "class folders"
 
-    def __init__(self, path: Path, split: str | None) -> None:
+    def __init__(self, name: str, split: str | None) -> None:
+        path = readable_folder(Path(name))
         # those of training first: a split that has more does not shift them
         of_training, every = (
-            split_folders(path, name, classes=True).values() or [path] for name in ("train", split or "train")
+            split_folders(path, each, classes=True).values() or [path] for each in ("train", split or "train")
         )
         classes = tuple(dict.fromkeys([*sorted(_classes(of_training)), *sorted(_classes(every))]))
         if not classes:
             raise HartError(f"{path} ({split}): no class folders: put the images of each class in a folder")
-        self._numbers = {name: number for number, name in enumerate(classes)}
-        super().__init__(path, split, classes)
+        self._numbers = {each: number for number, each in enumerate(classes)}
+        super().__init__(name, split, classes)
 
     def facts(self, file: FolderImage) -> Listed:
         place = file.path.relative_to(self.root).parts
