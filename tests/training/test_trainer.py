@@ -346,10 +346,6 @@ def test_weights_and_biases_get_figures_and_images(tmp_path: Path, monkeypatch: 
         Trainer(PicturingTask(), recipe(steps=7, trackers=("wandb",)), folder).run()
     first, resumed, other = (options["id"] for options in started)
     assert first == resumed != other, "another folder is another run, though of the same name"
-    (tmp_path / "wandb" / "id").unlink()
-    notes: list[str] = []
-    Trainer(PicturingTask(), recipe(steps=8, trackers=("wandb",)), tmp_path, on_note=notes.append).run()
-    assert any("a new run begins with step 8, since" in note and "wandb/id is not there" in note for note in notes)
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
