@@ -140,13 +140,11 @@ class RehearsedTransformer(TransformerStage):
         else:
             assert sizes.classes is not None
             context = ClassContext(numbers(sizes.classes.num_classes), sizes.classes.num_classes)
-        positions, tokens = None, counts[-1]
+        positions = None
         if self.recipe.drop_last_scale:
-            tokens = kept_tokens(self.kept, tokens)
-            positions = microbatch.mine(random_positions(rows, counts[-1], tokens, generator)).to(self.device)
-        if sizes.masked_last_scale:
-            maps = self.masked(maps, microbatch, share=0.5)  # without content, they cannot be counted
-        return TransformerBatch(context, maps, positions, self.diffusion_noise(microbatch, tokens, generator))
+            positions = random_positions(rows, counts[-1], kept_tokens(self.kept, counts[-1]), generator)
+        # given codes without content cannot be counted
+        return self.made(microbatch, context, maps, positions, share=0.5)
 
     def save(self, folder: Path, module: nn.Module) -> None: ...
 

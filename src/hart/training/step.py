@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather, reduce
@@ -156,16 +156,13 @@ class Stepper(TrainContext):
         return torch.autocast(self.distributed.device.type, torch.bfloat16, enabled=bfloat16)
 
     def sum(self, value: Tensor) -> Tensor:
-        summed: Tensor = reduce(value, "sum")
-        return summed
+        return cast(Tensor, reduce(value, "sum"))
 
     def mean(self, value: Tensor) -> Tensor:
-        mean: Tensor = reduce(value, "mean")
-        return mean
+        return cast(Tensor, reduce(value, "mean"))
 
     def gather(self, rows: Tensor) -> Tensor:
-        gathered: Tensor = gather(rows)
-        return gathered
+        return cast(Tensor, gather(rows))
 
     def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
         for state in self.optimized.values():

@@ -241,7 +241,7 @@ class TokenizerTask(TokenizerStage):
 
     def __init__(self, recipe: TokenizerRecipe, data: GivenData, device: torch.device = CPU) -> None:
         super().__init__(recipe, device)
-        self.images = image_source(kept_data(data, recipe, device))
+        self.images = image_source(kept_data(data, recipe.tokenizer, recipe, device))
 
     @property
     def sources(self) -> dict[str, Origin]:
