@@ -144,12 +144,6 @@ def test_another_recipe_is_said_before_its_set_is_read(tmp_path: Path, monkeypat
     assert "another recipe: trainer.batch_size (2 there, 4 now); choose" in refused(run(*moved, "trainer.batch_size=4"))
 
 
-def test_files_of_a_loss_of_weight_0_are_not_asked_for(tmp_path: Path) -> None:
-    given = ("perceptual={weight=0.0, kind='lpips', files=['none.pth']}", "trainer.steps=1")
-    result = run("train", "tokenizer", small_recipe(tmp_path), *given, "--out", tmp_path / "run")
-    assert result.exit_code == 0, result.output
-
-
 def test_a_missing_peft_is_named_before_a_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hart.training.image_sources.read_all", lambda *_: pytest.fail("read"))
     monkeypatch.setitem(sys.modules, "peft", None)

@@ -247,14 +247,6 @@ def test_codes_of_an_encoded_set_are_corrupted_anew_in_every_step(encoded: Path)
     torch.testing.assert_close(almost.last_scale_continuous, right.last_scale_continuous, rtol=1e-4, atol=1e-4)
 
 
-def test_code_corruption_needs_augmentations_of_images(encoded: Path) -> None:
-    given = tiny_transformer_recipe(recipe(data=str(encoded / "images")), encoded / "model").replace(
-        code_corruption=0.5
-    )
-    with pytest.raises(ConfigError, match=r"^code_corruption is for augmented .* to 2 or more"):
-        TransformerTask(given, opened(given))
-
-
 def test_every_source_gives_the_maps_of_its_images(encoded: Path) -> None:
     """Codes stored in float32 and images encoded in the step agree, images, captions and all."""
     given = tiny_transformer_recipe(recipe(data=str(encoded / "codes")), encoded / "model")

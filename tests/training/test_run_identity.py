@@ -84,39 +84,19 @@ def test_weights_that_do_not_fit_an_accepted_recipe_are_named(tmp_path: Path) ->
         Trainer(task, recipe(OPTIMIZER.replace(learning_rate=0.1)), tmp_path, accept_changes=True)
 
 
-def change_images(folder: Path, change: str) -> None:
-    first, second = folder / "train" / "0001.png", folder / "train" / "0002.png"
-    if change == "deleted":
-        first.unlink()
-    elif change == "added":
-        shutil.copy(first, folder / "train" / "9999.png")
-        shutil.copy(first.with_suffix(".txt"), folder / "train" / "9999.txt")
-    elif change == "swapped":
-        content = first.read_bytes()
-        first.write_bytes(second.read_bytes())
-        second.write_bytes(content)
-    else:
-        first.with_suffix(".txt").write_text("something else")
-
-
-@pytest.mark.parametrize(
-    ("change", "memory_gb"),
-    [("deleted", 4.0), ("added", 0.0), ("swapped", 0.0), ("caption", 4.0)],
-)
-def test_changed_images_are_noticed(tmp_path: Path, change: str, memory_gb: float) -> None:
+@pytest.mark.parametrize("memory_gb", [4.0, 0.0])
+def test_changed_images_are_noticed(tmp_path: Path, memory_gb: float) -> None:
     write_captioned_folder(tmp_path / "set", 6)
     given = tiny_tokenizer_recipe(recipe(data=str(tmp_path / "set"), steps=1))
     given = given.replace(reading=given.reading.replace(memory_gb=memory_gb))
-
-    def run() -> None:
-        reading_run(given, tmp_path / "run").run()
-
-    run()
-    if change == "deleted":
-        run()  # nothing has changed
-    change_images(tmp_path / "set", change)
+    reading_run(given, tmp_path / "run").run()
+    reading_run(given, tmp_path / "run").run()  # nothing has changed
+    first, second = tmp_path / "set" / "train" / "0001.png", tmp_path / "set" / "train" / "0002.png"
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
     with pytest.raises(HartError, match=r"run holds a run of other data or weights: data \(folder"):
-        run()
+        reading_run(given, tmp_path / "run").run()
 
 
 def test_frozen_networks_are_noticed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import signal
 import sys
@@ -85,9 +86,11 @@ def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(tmp_path: Path) -> N
     assert checkpoints(killed) == checkpoints(whole), "no half-written file is left"
 
 
-def test_training_lowers_the_loss_and_saves_the_average(tmp_path: Path) -> None:
-    task = ToyTask()
-    Trainer(task, recipe(steps=60), tmp_path).run()
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_training_lowers_the_loss_and_saves_the_average(tmp_path: Path, kind: str) -> None:
+    given = recipe(OPTIMIZER.replace(kind=kind), steps=60)
+    task = ToyTask(given.optimizer)
+    Trainer(task, given, tmp_path).run()
     first, *_, last = log_lines(tmp_path)
     assert last["loss"] < 0.2 * first["loss"]
     assert task.saved == [tmp_path / "model"] * 20
@@ -131,45 +134,27 @@ def test_figures_that_come_late_change_nothing_and_nothing_bad_is_kept(
     assert checkpoints(tmp_path / "faulty") == ["step-00000003.pt"]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_a_full_disk_is_said_and_keeps_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_a_full_disk_is_said_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = torch.save, []
 
     def failing(saved: Any, file: Any) -> None:
         calls.append(1)
+        file.write(b"a beginning")
         if len(calls) == 2:
-            real(saved, _FullDisk(file, code))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        file.seek(0)
         real(saved, file)
 
     monkeypatch.setattr(checkpoint.torch, "save", failing)
-    reason = "the disk is full" if code == errno.ENOSPC else "Input/output error"
-    with pytest.raises(HartError, match=rf"checkpoint of step 6 could not be written: {reason}; the last good.*0003"):
+    with pytest.raises(
+        HartError, match=r"checkpoint of step 6 could not be written: No space left .*; the last .*0003"
+    ):
         Trainer(ToyTask(), recipe(), tmp_path).run()
     assert checkpoints(tmp_path) == ["step-00000003.pt"], "the unfinished file must make room"
     monkeypatch.undo()
     resumed = Trainer(ToyTask(), recipe(), tmp_path)
     assert resumed.step == 3
     resumed.run()
-
-
-class _FullDisk:
-    """A file that takes 100 bytes."""
-
-    def __init__(self, file: Any, code: int) -> None:
-        self.file = file
-        self.code = code
-        self.room = 100
-
-    def write(self, content: Any) -> int:
-        self.room -= len(content)
-        if self.room < 0:
-            raise OSError(self.code, errno.errorcode[self.code] if self.code == errno.ENOSPC else "Input/output error")
-        return self.file.write(content)
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])
@@ -346,10 +331,6 @@ def test_weights_and_biases_get_figures_and_images(tmp_path: Path, monkeypatch: 
         Trainer(PicturingTask(), recipe(steps=7, trackers=("wandb",)), folder).run()
     first, resumed, other = (options["id"] for options in started)
     assert first == resumed != other, "another folder is another run, though of the same name"
-    (tmp_path / "wandb" / "id").unlink()
-    notes: list[str] = []
-    Trainer(PicturingTask(), recipe(steps=8, trackers=("wandb",)), tmp_path, on_note=notes.append).run()
-    assert any("a new run begins with step 8, since" in note and "wandb/id is not there" in note for note in notes)
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,8 @@ For `--dry-run`, memory is counted and printed at once, then time is measured.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,10 +15,10 @@ import typer
 
 from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, say
 from hart.commands.from_config import options_from_config
-from hart.config import Config, TokenizerConfig
+from hart.config import Config
 from hart.errors import HartError
 from hart.files import require_writable
-from hart.sizes import aspect_sizes, scales_of_size
+from hart.sizes import ImageSize, scales_of_size
 from hart.strict import byte_count, counted, rounded
 
 if TYPE_CHECKING:
@@ -81,8 +80,9 @@ def train(
 
 
 def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: TrainOptions) -> StagedRecipe:
-    """The recipe with all changes; the scales of another image size follow from the tokenizer's."""
-    from hart.training.config import TokenizerRecipe, TransformerRecipe
+    """The recipe with all changes; the scales of another image size follow from its own and the tokenizer."""
+    from hart.checkpoint.loading import tokenizer_config
+    from hart.training.config import TokenizerRecipe, TransformerRecipe, named_by
 
     kind = TokenizerRecipe if stage == "tokenizer" else TransformerRecipe
     for option, value, key in (
@@ -96,23 +96,13 @@ def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: Trai
     recipe = kind.read(path, overrides)
     if options.size is None:
         return recipe
-    coder = _coder(recipe)
-    scales = scales_of_size(coder.scales, coder.downsampling, options.size)
-    return kind.read(path, (*overrides, f"{stage}.scales={list(scales)}"))
-
-
-def _coder(recipe: StagedRecipe) -> TokenizerConfig:
-    """The tokenizer of a recipe's images; its scales are the recipe's, since a tokenizer serves any resolution.
-
-    Raises `HartError` that names the key of the recipe, since the model may be one that nobody typed.
-    """
-    from hart.checkpoint.loading import tokenizer_config
-    from hart.training.config import TokenizerRecipe, named_by
-
     if isinstance(recipe, TokenizerRecipe):
-        return recipe.tokenizer
-    with named_by("tokenizer"):
-        return tokenizer_config(recipe.tokenizer).replace(scales=recipe.transformer.scales)
+        own, coder = recipe.tokenizer.scales, recipe.tokenizer
+    else:
+        with named_by("tokenizer"):
+            own, coder = recipe.transformer.scales, tokenizer_config(recipe.tokenizer)
+    scales = scales_of_size(own, coder.downsampling, options.size)
+    return kind.read(path, (*overrides, f"{stage}.scales={list(scales)}"))
 
 
 def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
@@ -133,7 +123,8 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
     with ExitStack() as stack:
         if distributed.main:  # the processes of one run share it
             stack.enter_context(owned(out, "training"))
-        data = partial(stack.enter_context, _data(recipe, out, distributed))
+        # when all models are found to fit
+        data = lambda sizes: stack.enter_context(_data(recipe, sizes, out, distributed))  # noqa: E731
         if isinstance(recipe, TransformerRecipe):
             task: Task = TransformerTask(recipe, data, distributed.device)
         else:
@@ -155,12 +146,13 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
 
 
 @contextmanager
-def _data(recipe: StagedRecipe, out: Path, distributed: DistributedContext) -> Iterator[TrainingData]:
+def _data(
+    recipe: StagedRecipe, sizes: Sequence[ImageSize], out: Path, distributed: DistributedContext
+) -> Iterator[TrainingData]:
     """The recipe's data. Notes say what it is and, at the end, which images were damaged."""
     from hart.data.samples import first_reasons
     from hart.training.image_sources import open_training_data
 
-    sizes = aspect_sizes(_coder(recipe), recipe.reading.aspects)
     data = open_training_data(recipe, sizes, out=out, rank=distributed.rank, world=distributed.count)
     if distributed.main:
         note(f"data: {data.description}")

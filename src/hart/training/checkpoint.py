@@ -8,7 +8,6 @@ RUN/checkpoints/step-00000200.pt     what a run is after 200 steps (`Saved`)
 
 from __future__ import annotations
 
-import errno
 import pickle
 import re
 import zipfile
@@ -199,12 +198,9 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            why = "the disk is full" if full else error.strerror or error
-            advice = "make room" if full else "mend that"
+            where, why = error.filename or self.folder / place, error.strerror or error
             raise HartError(
-                f"{error.filename or self.folder / place}: {what} could not be written: {why}; {self.last_good()}; "
-                f"{advice} and run again"
+                f"{where}: {what} could not be written: {why}; {self.last_good()}; mend that and run again"
             ) from None
 
 

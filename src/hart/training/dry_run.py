@@ -49,8 +49,6 @@ MEASURED_TOKENS = 4096
 """A measured step has at most this many tokens, but at least one image."""
 LARGEST_IMAGE = 10_000
 """Images of more tokens, of more than 1,024 px, are tried at a smaller size: larger ones take minutes."""
-COUNTED_TOKENS = 2**20
-"""Activations of a batch of more tokens follow from those of two small ones."""
 LONG = 10.0
 """If the first step takes more seconds, no second one is needed: warming up is then a small part of it, unless it
 compiles."""
@@ -142,13 +140,11 @@ class RehearsedTransformer(TransformerStage):
         else:
             assert sizes.classes is not None
             context = ClassContext(numbers(sizes.classes.num_classes), sizes.classes.num_classes)
-        positions, tokens = None, counts[-1]
+        positions = None
         if self.recipe.drop_last_scale:
-            tokens = kept_tokens(self.kept, tokens)
-            positions = microbatch.mine(random_positions(rows, counts[-1], tokens, generator)).to(self.device)
-        if sizes.masked_last_scale:
-            maps = self.masked(maps, microbatch, share=0.5)  # without content, they cannot be counted
-        return TransformerBatch(context, maps, positions, self.diffusion_noise(microbatch, tokens, generator))
+            positions = random_positions(rows, counts[-1], kept_tokens(self.kept, counts[-1]), generator)
+        # given codes without content cannot be counted
+        return self.made(microbatch, context, maps, positions, share=0.5)
 
     def save(self, folder: Path, module: nn.Module) -> None: ...
 
@@ -175,13 +171,11 @@ def at_a_size_to_try(recipe: StagedRecipe) -> StagedRecipe:
 def activations_of(recipe: StagedRecipe, rows: int) -> int:
     """Bytes of `activation_bytes` for `rows` images of a recipe, in seconds: those of many are in proportion to those
     of a few, and those of large images to those of smaller ones."""
-    tried, tokens = at_a_size_to_try(recipe), tokens_of(recipe)
-    if tried is recipe and rows * tokens <= COUNTED_TOKENS:
-        return activation_bytes(at_its_largest(recipe), recipe.trainer, rows)
-    one = max(1, MEASURED_TOKENS // tokens_of(tried))
+    tried = at_a_size_to_try(recipe)
+    one = max(1, min(rows, MEASURED_TOKENS // tokens_of(tried)))
     few, many = (activation_bytes(at_its_largest(tried), recipe.trainer, count) for count in (one, 2 * one))
     # what is left of the few without their images does not grow: copies of weights, chunks of logits
-    grows = rows * tokens / (one * tokens_of(tried))
+    grows = rows * tokens_of(recipe) / (one * tokens_of(tried))
     return round(2 * few - many + grows * (many - few))
 
 

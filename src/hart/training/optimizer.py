@@ -57,8 +57,6 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        if any(p.dim() < 2 for group in self.param_groups for p in group["params"]):
-            raise ValueError("Muon is for matrices and kernels; give other parameters to AdamW")
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p][MUON_MOMENT] = torch.zeros_like(p)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather, reduce
@@ -81,7 +81,11 @@ class Stepper(TrainContext):
 
     def batches(self, step: int) -> list[Any]:
         """The batches of a step, one per microbatch. Changes no state and does not wait for other processes."""
-        return [self._batch(microbatch) for microbatch in self.microbatches(step, self.config.accumulate)]
+        try:
+            with torch.no_grad():
+                return [self.task.batch(microbatch) for microbatch in self.microbatches(step, self.config.accumulate)]
+        except OSError as error:
+            raise HartError(f"the data of a batch cannot be read: {error}; restore it and run again") from None
 
     def step(self, step: int, batches: Sequence[Any] | None = None) -> StepFigures:
         """Run step `step` (0-based) without waiting for the device. Its figures are the same in all processes.
@@ -104,13 +108,6 @@ class Stepper(TrainContext):
         self._require_gradients(*self.optimized)
         figures.know(self.task.after_step(self.microbatches(step, 1)[0], self))
         return figures
-
-    def _batch(self, microbatch: Microbatch) -> Any:
-        try:
-            with torch.no_grad():
-                return self.task.batch(microbatch)
-        except OSError as error:
-            raise HartError(f"the data of a batch cannot be read: {error}; restore it and run again") from None
 
     def _require_gradients(self, *names: str) -> None:
         """Let only the trained parameters of these modules have gradients."""
@@ -159,16 +156,13 @@ class Stepper(TrainContext):
         return torch.autocast(self.distributed.device.type, torch.bfloat16, enabled=bfloat16)
 
     def sum(self, value: Tensor) -> Tensor:
-        summed: Tensor = reduce(value, "sum")
-        return summed
+        return cast(Tensor, reduce(value, "sum"))
 
     def mean(self, value: Tensor) -> Tensor:
-        mean: Tensor = reduce(value, "mean")
-        return mean
+        return cast(Tensor, reduce(value, "mean"))
 
     def gather(self, rows: Tensor) -> Tensor:
-        gathered: Tensor = gather(rows)
-        return gathered
+        return cast(Tensor, gather(rows))
 
     def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
         for state in self.optimized.values():

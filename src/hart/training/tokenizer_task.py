@@ -169,19 +169,19 @@ class TokenizerStage(Task):
     def _training_pass(self, batch: TokenizerBatch) -> TrainingPass:
         """With the wrong codes and residual tokens that the recipe asks for, the same ones in each call."""
         recipe, microbatch = self.recipe, batch.microbatch
-        code_corruption = residual_corruption = None
-        if recipe.residual_corruption and not batch.discrete:
-            largest, generator = microbatch.same(recipe.residual_corruption), microbatch.generator("residual mistakes")
-            residual_corruption = Corruption(largest, generator, microbatch.rows)
-        if recipe.code_corruption and (batch.discrete or residual_corruption is not None):
-            largest, generator = microbatch.same(recipe.code_corruption), microbatch.generator("mistakes")
-            code_corruption = Corruption(largest, generator, microbatch.rows)
+
+        def corruption(largest: float, purpose: str) -> Corruption | None:
+            given = microbatch.same(largest), microbatch.generator(purpose), microbatch.rows
+            return Corruption(*given) if largest else None
+
+        wrong_residuals = 0.0 if batch.discrete else recipe.residual_corruption
+        wrong_codes = recipe.code_corruption if batch.discrete or wrong_residuals else 0.0
         return self.module.training_pass(
             batch.image,
             discrete=batch.discrete,
             schedule=batch.schedule,
-            code_corruption=code_corruption,
-            residual_corruption=residual_corruption,
+            code_corruption=corruption(wrong_codes, "mistakes"),
+            residual_corruption=corruption(wrong_residuals, "residual mistakes"),
         )
 
     def loss(self, name: str, batch: TokenizerBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -241,7 +241,7 @@ class TokenizerTask(TokenizerStage):
 
     def __init__(self, recipe: TokenizerRecipe, data: GivenData, device: torch.device = CPU) -> None:
         super().__init__(recipe, device)
-        self.images = image_source(kept_data(data, recipe, device))
+        self.images = image_source(kept_data(data, recipe.tokenizer, recipe, device))
 
     @property
     def sources(self) -> dict[str, Origin]:

@@ -33,8 +33,7 @@ class RunLog:
     def __init__(self, recipe: StageRecipe, folder: Path, step: int, note: Callable[[str], None]) -> None:
         """Drops damaged lines, and those after `step`, which the run is about to write again.
 
-        note: called with the number of damaged lines, unless it is only the last, cut short by a killed run; and where
-        the run of a tracker cannot go on.
+        note: called with the number of damaged lines, unless it is only the last, cut short by a killed run.
         Raises `HartError` for a tracker that is not installed.
         """
         self.folder = folder
@@ -42,7 +41,7 @@ class RunLog:
         if self.path.exists():
             self._cut(step, note)
         require_trackers(recipe.trainer.trackers)
-        self.trackers = [_tracker(name, recipe, folder, step, note) for name in recipe.trainer.trackers]
+        self.trackers = [_tracker(name, recipe, folder, step) for name in recipe.trainer.trackers]
         for tracker in self.trackers:
             tracker.start()
 
@@ -86,16 +85,11 @@ def require_trackers(names: Sequence[str]) -> None:
             raise missing_package(f'the tracker "{name}"', EXTRAS[name]) from None
 
 
-def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int, note: Callable[[str], None]) -> GeneralTracker:
+def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int) -> GeneralTracker:
     if name == "tensorboard":  # steps after `step` will be logged again
         return TensorBoardTracker("tensorboard", folder, purge_step=step + 1)
     known = folder / "wandb" / "id"  # of the folder, not of its name, which others may have too
     if not known.exists():
-        if step:
-            note(
-                f"Weights & Biases: a new run begins with step {step + 1}, since {known} is not there; to go on with "
-                "an earlier one, stop and write its id into that file"
-            )
         write_text(known, uuid4().hex)
     name, number = folder.resolve().name, read_text(known).strip()
     return WandBTracker("hart", name=name, id=number, dir=folder, config=recipe.to_dict(), resume="allow")

@@ -175,15 +175,32 @@ class TransformerStage(Task):
         blocks = repeated_blocks(module)
         self.optimized = {"model": OptimizedModule(module, recipe.optimizer, blocks, fused=[self.code_loss])}
 
-    def diffusion_noise(self, microbatch: Microbatch, tokens: int, generator: torch.Generator) -> DiffusionNoise | None:
-        """For the residual diffusion, if the model has one, of `tokens` tokens of the last scale."""
-        if self.module.residual is None:
-            return None
-        channels = self.recipe.transformer.latent_channels
-        noise = sample_diffusion_noise(self.module.residual, microbatch.batch_size, tokens, channels, generator)
-        return noise.rows(microbatch.rows)
+    def made(
+        self,
+        microbatch: Microbatch,
+        context: Context,
+        maps: TokenMaps,
+        positions: Tensor | None,
+        share: float | None = None,
+    ) -> TransformerBatch:
+        """The input of a step from context and maps of a microbatch, on the device.
 
-    def masked(self, maps: TokenMaps, microbatch: Microbatch, share: float | None = None) -> TokenMaps:
+        positions: (B, M) of the last scale's tokens that all images of the step compute; None computes all. share: as
+        in `_masked`.
+        """
+        tokens = maps.last_scale_continuous.shape[1]
+        if positions is not None:
+            positions, tokens = sent(microbatch.mine(positions), self.device), positions.shape[1]
+        if self.recipe.transformer.masked_last_scale:
+            maps = self._masked(maps, microbatch, share)
+        noise = None
+        if self.module.residual is not None:
+            channels, generator = maps.last_scale_continuous.shape[2], microbatch.generator("diffusion", self.device)
+            noise = sample_diffusion_noise(self.module.residual, microbatch.batch_size, tokens, channels, generator)
+            noise = noise.rows(microbatch.rows)
+        return TransformerBatch(context, maps, positions, noise)
+
+    def _masked(self, maps: TokenMaps, microbatch: Microbatch, share: float | None) -> TokenMaps:
         """With some codes of the last scale given, of which some are wrong, as those that generation samples are.
 
         share: of given codes in the batch; None counts them.
@@ -233,7 +250,7 @@ class TransformerTask(TransformerStage):
         super().__init__(recipe, with_adapters(hart, recipe).to(device), self.tokenizer.quantizer, device)
         # a modulation table is added outside its block, where FSDP2 keeps it in shards
         self.shardable = recipe.transformer.modulation != "table"
-        self.data = kept_data(data, recipe, device)
+        self.data = kept_data(data, self.tokenizer.config, recipe, device)
         self.tokens = token_source(self.data, recipe, self.tokenizer, self.texts, device)
 
     @property
@@ -266,19 +283,13 @@ class TransformerTask(TransformerStage):
             )
         dropped = torch.rand(microbatch.batch_size, generator=microbatch.generator("condition dropout"))
         context = drop_condition(context, microbatch.mine(dropped < self.recipe.condition_dropout))
-        tokens, positions = maps.last_scale_continuous.shape[1], None
+        positions, tokens = None, maps.last_scale_continuous.shape[1]
         if self.recipe.drop_last_scale:
-            positions = microbatch.mine(
-                sample_last_positions(microbatch.batch_size, tokens, microbatch.generator("last scale"))
-            )
-            positions, tokens = sent(positions, self.device), positions.shape[1]
-        if self.recipe.transformer.masked_last_scale:
-            maps = self.masked(maps, microbatch)
-        noise = self.diffusion_noise(microbatch, tokens, microbatch.generator("diffusion", self.device))
-        cut = None
+            positions = sample_last_positions(microbatch.batch_size, tokens, microbatch.generator("last scale"))
+        batch = self.made(microbatch, context, maps, positions)
         if self.texts is not None and not isinstance(given, Context):
-            cut = sent(torch.tensor(self.texts.cut_share(given)), self.device)
-        return TransformerBatch(context, maps, positions, noise, cut)
+            batch.captions_cut = sent(torch.tensor(self.texts.cut_share(given)), self.device)
+        return batch
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         return self.data.figures(microbatch, train_context, self.device)
