@@ -25,7 +25,7 @@ from hart.benchmark.machine import (
     product_rate,
 )
 from hart.benchmark.parts import Generation, GenerationTimer, Work, part_work
-from hart.benchmark.published import PUBLISHED, PublishedTimer
+from hart.benchmark.published import PUBLISHED, REMARK, PublishedTimer
 from hart.devices import dtype_name
 from hart.inference.kernels import kernel_refusal
 from hart.inference.speed import EIGHT_BITS
@@ -186,7 +186,8 @@ def benchmark(
             progress(f"{level}, batch {batch}")
             calls.append(timed(timer, batch, repeats=repeats, seconds=seconds, warm_up=warm_up))
         ceiling([product_type(pipe)])
-        measured.append(({"level": level, "does": timer.remarks(), "products": dtype_name(product_type(pipe))}, calls))
+        does = [REMARK] if level == PUBLISHED else pipe.speed_remarks()
+        measured.append(({"level": level, "does": does, "products": dtype_name(product_type(pipe))}, calls))
     return {
         "size": str(timer.image_size),
         "device": device.type,

@@ -154,10 +154,6 @@ class GenerationTimer:
         # the spaces make other prompts of them, each read by itself
         return [PROMPT + " " * i if classes is None else i % classes for i in range(count)]
 
-    def remarks(self) -> list[str]:
-        """What is done to be fast, a line each."""
-        return self.pipe.speed_remarks()
-
     def generate(self, count: int = 1) -> Generation:
         """Generate `count` images together."""
         watch, ends = Stopwatch(self.clock), list[tuple[Any, int]]()

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def environment() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "python": platform.python_version(),
         "hart": __version__,
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: next((found.version for found in distributions(name=name)), None) for name in PACKAGES},
     }
 
 
@@ -193,9 +193,3 @@ def figure_text(figure: Figure) -> str:
     if figure.deviation is not None:
         text += f" ± {figure.deviation:.{decimals}f}"
     return text
-
-
-def _version(package: str) -> str | None:
-    with suppress(PackageNotFoundError):
-        return version(package)
-    return None

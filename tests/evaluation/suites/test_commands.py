@@ -119,7 +119,7 @@ def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("tokenizer", ("--size", 16), "needs at least 4 images, not 3: take --split all, or give"),
         ("generation", (), "needs at least 4 images, not 3: take --split all, or give a set of more"),
-        ("generation", ("--limit", 9), "9 images asked for, the set has 5: lower --limit"),
+        ("generation", ("--limit", 9), "9 images asked for, the set has 5 with captions: lower --limit"),
     ],
 )
 @pytest.mark.usefixtures("unopened")

@@ -31,8 +31,6 @@ def run(context: Context[GenerationOptions]) -> Result:
     pipe = options.pipeline()
     references = ImageSet(source, ImageTransform(pipe.image_size, fit=options.fit))
     references.require(LEAST_IMAGES)
-    if options.limit is not None and references.total is not None:
-        require_available(options.limit, references.total)
     sampling = options.sampling(pipe)
 
     def images_for(samples: Sequence[Sample]) -> GeneratedImages:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -144,11 +145,7 @@ def faults(prompt: ObjectPrompt, objects: Mapping[str, Sequence[Found]], colours
     matched: list[Sequence[Found] | None] = []
     for wanted in prompt.include:
         chosen = objects.get(wanted.name, ())[: wanted.count]
-        if len(chosen) < wanted.count:
-            fault = f"expected {wanted.name}>={wanted.count}, found {len(chosen)}"
-        else:
-            fault = _colour_fault(wanted, chosen, colours_of) or _position_fault(wanted, chosen, matched)
-        if fault:
+        if fault := _fault(wanted, chosen, matched, colours_of):
             said.append(fault)
         matched.append(None if fault else chosen)
     for limit in prompt.exclude:
@@ -158,27 +155,24 @@ def faults(prompt: ObjectPrompt, objects: Mapping[str, Sequence[Found]], colours
     return said
 
 
-def _colour_fault(wanted: Wanted, chosen: Sequence[Found], colours_of: ColoursOf) -> str:
-    if wanted.colour is None:
-        return ""
-    colours = colours_of(wanted.name, chosen)
-    right = sum(colour == wanted.colour for colour in colours)
-    if right >= wanted.count:
-        return ""
-    return f"expected {wanted.colour} {wanted.name}>={wanted.count}, found {right}; they are {', '.join(colours)}"
-
-
-def _position_fault(wanted: Wanted, chosen: Sequence[Found], matched: Sequence[Sequence[Found] | None]) -> str:
-    if wanted.position is None:
-        return ""
-    relation, clause = wanted.position
-    targets = matched[clause]
-    if targets is None:
-        return f"no target for {wanted.name} to be {relation}"
-    for item in chosen:
-        for target in targets:
-            true = relations(item.box, target.box)
-            if relation not in true:
+def _fault(
+    wanted: Wanted, chosen: Sequence[Found], matched: Sequence[Sequence[Found] | None], colours_of: ColoursOf
+) -> str:
+    """What is not as one clause asks; empty for nothing. matched: what earlier clauses found, None for a fault."""
+    if len(chosen) < wanted.count:
+        return f"expected {wanted.name}>={wanted.count}, found {len(chosen)}"
+    if wanted.colour is not None:
+        colours = list(colours_of(wanted.name, chosen))
+        right, are = colours.count(wanted.colour), ", ".join(colours)
+        if right < wanted.count:
+            return f"expected {wanted.colour} {wanted.name}>={wanted.count}, found {right}; they are {are}"
+    if wanted.position is not None:
+        relation, clause = wanted.position
+        targets = matched[clause]
+        if targets is None:
+            return f"no target for {wanted.name} to be {relation}"
+        for item, target in product(chosen, targets):
+            if relation not in (true := relations(item.box, target.box)):
                 return f"expected {wanted.name} {relation} {target.name}, found {' and '.join(true) or 'neither side'}"
     return ""
 
