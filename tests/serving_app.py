@@ -72,9 +72,9 @@ def image_of(b64: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(b64)))
 
 
-def png(size: tuple[int, int] = (16, 16), mode: str = "RGB", colour: Any = "red") -> bytes:
+def png(size: tuple[int, int] = (16, 16), mode: str = "RGB", colour: Any = "red", kind: str = "PNG") -> bytes:
     file = io.BytesIO()
-    Image.new(mode, size, colour).save(file, "PNG")
+    Image.new(mode, size, colour).save(file, kind)
     return file.getvalue()
 
 

@@ -95,15 +95,8 @@ def test_an_error_within_a_stream_is_an_error_of_the_client(server: Running) -> 
 
 @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
 def test_formats_say_how_the_image_was_made(server: Running, form: str, tmp_path: Any) -> None:
-
-    fields = {
-        "output_format": form,
-        "response_format": "url",
-        "negative_prompt": "fog",
-        "seed": 3,
-        "output_compression": 90,
-    }
-    url = server.post(prompt="a cat", **fields).json()["data"][0]["url"]
+    fields = {"output_format": form, "negative_prompt": "fog", "seed": 3, "output_compression": 90}
+    url = server.post(prompt="a cat", response_format="url", **fields).json()["data"][0]["url"]
     kind, content = url.split(",")
     assert kind == f"data:image/{form};base64"
     image = image_of(content)
@@ -122,17 +115,7 @@ def test_notes_name_what_the_model_does_not_know(server: Running) -> None:
 
 
 OPEN_WEBUI = {"model": "dall-e-2", "prompt": "a cat", "n": 1, "size": "512x512", "response_format": "b64_json"}
-LIBRECHAT = {
-    "model": "gpt-image-1",
-    "prompt": "a cat",
-    "n": 1,
-    "background": "auto",
-    "output_format": "png",
-    "quality": "auto",
-    "size": "auto",
-}
-
-
+LIBRECHAT = {"model": "gpt-image-1", "prompt": "a cat", "n": 1, "background": "auto", "quality": "auto", "size": "auto"}
 LANGCHAIN = {"model": "dall-e-3", "prompt": "a cat", "n": 1, "size": "1024x1024", "quality": "standard"}
 
 

@@ -20,7 +20,7 @@ from hart.serving.orders import Order
 from hart.serving.scheduler import State
 from hart.serving.schemas import Generation
 from live_server import Live, live
-from serving_app import application, png
+from serving_app import application
 from stand_in_engine import SCALES, SIZES, StandInEngine, drawn
 from waiting import PATIENCE, until
 
@@ -189,18 +189,3 @@ def test_a_crowd_of_which_a_fifth_leaves_early() -> None:
         assert stay <= server.outcome("finished") + server.outcome("cancelled") <= REQUESTS
         assert server.outcome("failed") == server.outcome("late") == 0
         assert max(map(len, engine.batches)) <= 8
-
-
-def test_uploads_are_read_while_others_stall() -> None:
-    with live(application(StandInEngine())) as server:
-        stalled = [server.connect() for _ in range(40)]
-        for connection in stalled:
-            connection.sendall(
-                b"POST /v1/images/edits HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 20000000\r\n"
-                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
-            )
-        files = {"image": ("a.png", png(), "image/png")}
-        answer = httpx2.post(f"{server.url}/v1/images/edits", data={"prompt": "x"}, files=files, timeout=PATIENCE)
-        assert answer.status_code == 200
-        for connection in stalled:
-            connection.close()

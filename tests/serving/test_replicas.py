@@ -264,47 +264,6 @@ def test_bodies_that_wait_for_replicas_take_bounded_memory(monkeypatch: pytest.M
         assert http.post(GENERATE, json={"prompt": "x"}).status_code == 200
 
 
-def test_a_body_counts_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients that send slowly, more of them than there is room for."""
-    monkeypatch.setattr(bodies, "HELD_BYTES", 300)
-    sent = list[int]()
-    going_on = asyncio.Event()
-
-    async def client(front: Any, number: int) -> None:
-        parts = [b"x" * 50, b"x" * 50]
-
-        async def receive() -> Any:
-            if not parts:
-                await asyncio.Event().wait()
-            if len(parts) == 1:
-                await going_on.wait()
-            return {"type": "http.request", "body": parts.pop(), "more_body": bool(parts)}
-
-        async def send(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                sent.append(number)
-
-        scope = {"type": "http", "method": "POST", "path": GENERATE, "headers": []}
-        await front(scope | {"state": {"client": "x", "seed": 0}}, receive, send)
-
-    async def crowd() -> list[Any]:
-        front = replicas().Front(lambda: StandInReplicas(JSONResponse({}), []), 60)
-        front.start()
-        await front.settled()
-        clients = [asyncio.ensure_future(client(front, number)) for number in range(20)]
-        await asyncio.wait(clients[6:])
-        assert not any(one.done() for one in clients[:6])
-        going_on.set()
-        found = await asyncio.gather(*clients, return_exceptions=True)
-        await client(front, 20)  # there is room again
-        return found
-
-    found = asyncio.run(crowd())
-    refused = [error for error in found if error is not None]
-    assert {error.code for error in refused} == {"overloaded"}
-    assert len(sent) == 21 - len(refused) > 1 and sent[-1] == 20
-
-
 def test_no_body_is_read_before_there_are_replicas() -> None:
     def fail() -> Any:
         raise RuntimeError("no room")

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -41,11 +40,7 @@ def serve(options: ServeOptions) -> None:
     if options.replicas is not None and not options.ray:
         raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
     for source in options.models().values():
-        if folder := _folder_of(source, elsewhere=options.ray):
-            layout = layout_of(folder)
-            # what a published layout generates is in its weights, and shows when it is opened
-            if layout == "own" and options.max_pixels is not None:
-                largest(HartConfig.load(folder / CONFIG_FILE).tokenizer.image_size, options.max_pixels)
+        _check_model(source, options)
     _check_device(options)
 
     class Server(uvicorn.Server):
@@ -87,13 +82,16 @@ def _check_device(options: ServeOptions) -> None:
         resolve_speed(options.speed, device)
 
 
-def _folder_of(source: str, *, elsewhere: bool) -> Path | None:
-    """The folder of a model, if it is on this machine. Raises `HartError` for a model that is not there, before the
-    server says that it is; nothing is loaded. What other machines read (elsewhere) shows when it is opened. PyTorch is
-    imported for none that is a folder here."""
-    folder = local_folder(source)
-    if folder is not None or (elsewhere and "/" in source):
-        return folder
+def _check_model(source: str, options: ServeOptions) -> None:
+    """Raises `HartError` for a model that is not there, before the server says that it is; nothing is loaded. What
+    other machines read shows when it is opened. PyTorch is imported for none that is a folder here."""
+    if (folder := local_folder(source)) is not None:
+        # what a published layout generates is in its weights, and shows when it is opened
+        if layout_of(folder) == "own" and options.max_pixels is not None:
+            largest(HartConfig.load(folder / CONFIG_FILE).tokenizer.image_size, options.max_pixels)
+        return
+    if options.ray and "/" in source:
+        return
     from hart.checkpoint.hub import require_repository
     from hart.checkpoint.loading import resolve_model
     from hart.hub import is_hub_id
@@ -102,7 +100,6 @@ def _folder_of(source: str, *, elsewhere: bool) -> Path | None:
         require_repository(source)
     else:
         resolve_model(source)
-    return None
 
 
 def _replicated(options: ServeOptions, name: str) -> Any:

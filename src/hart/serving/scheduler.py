@@ -73,12 +73,9 @@ class Job:
     waited: float = field(default=0.0, init=False)
     """Seconds until the last of its rows was in a batch."""
     over: bool = field(default=False, init=False)
-    unfinished: int = field(init=False)
+    finished: int = field(default=0, init=False)
     shown: dict[int, int] = field(default_factory=dict, init=False)
     """Row -> the last scale that was shown of it: a batch that is done again repeats none."""
-
-    def __post_init__(self) -> None:
-        self.unfinished = len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -225,7 +222,7 @@ class Scheduler:
                 self._queues[job.client] = rest  # whose turn stays where it is
             else:
                 self._queues.pop(job.client, None)
-        self._metrics.images.labels(how).inc(job.unfinished)
+        self._metrics.images.labels(how).inc(len(job.rows) - job.finished)
         if error is not None:
             job.deliver(error)
 
@@ -306,8 +303,8 @@ class Scheduler:
             if job.over:
                 return
             job.shown[state.row] = state.k
-            job.unfinished -= state.is_finished
-            if job.unfinished == 0:
+            job.finished += state.is_finished
+            if job.finished == len(job.rows):
                 job.over = True
                 del self._jobs[job]
         if state.is_finished:
