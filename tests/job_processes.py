@@ -22,16 +22,16 @@ VICTIM = 1
 
 
 def _at_the_victim(happens: Callable[[], object], folder: Path, job: Job) -> None:
-    from hart import files
+    from hart.commands.jobs import generating
 
-    rename = files.rename_to_new
+    rename = generating.rename_to_new  # type: ignore[attr-defined]
 
     def harmed(temporary: Path, path: Path) -> None:
         if path.name == job.name(VICTIM):
             happens()
         rename(temporary, path)
 
-    files.rename_to_new = harmed
+    generating.rename_to_new = harmed  # type: ignore[attr-defined]
 
 
 def _die() -> None:

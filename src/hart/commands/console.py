@@ -151,11 +151,9 @@ def needs_extra(extra: str) -> Iterator[None]:
         raise missing_package(error.name, extra) from None
 
 
-def _on_stderr(message: str) -> None:
-    say(f"note: {message}", err=True)
-
-
-_listener: ContextVar[Callable[[str], object]] = ContextVar("listener", default=_on_stderr)
+_listener: ContextVar[Callable[[str], object]] = ContextVar(
+    "listener", default=lambda message: say(f"note: {message}", err=True)
+)
 
 
 def note(message: str) -> None:

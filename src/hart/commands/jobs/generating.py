@@ -17,6 +17,7 @@ from hart.commands.generate import (
     prompts_for,
 )
 from hart.commands.jobs.job import MOST_ATTEMPTS, WORK_FOLDER, Job
+from hart.files import flush_folder, rename_to_new
 from hart.generation.metadata import BatchPlace, ImageRecord, write_image
 from hart.generation.outputs import ScalePreview
 from hart.sizes import requested_schedule
@@ -72,6 +73,9 @@ class BatchGenerator:
             place = BatchPlace(tuple(prompts), job.seed(batch.start), row) if together else None
             settings = job.settings.replace(batch=place)
             record = ImageRecord(prompts[row], output.seeds[row], job.options.model, settings, __version__)
+            unfinished = self.folder / WORK_FOLDER / f"{secrets.token_hex(8)}.png"
+            write_image(unfinished, output.images[row], record, self._credentials)
             with suppress(FileExistsError):  # one who died later in this batch has written it
-                write_image(self.folder / job.name(image), output.images[row], record, self._credentials)
+                rename_to_new(unfinished, self.folder / job.name(image))
             yield job.name(image)
+        flush_folder(self.folder)

@@ -7,7 +7,9 @@ depend on these numbers alone. So the bytes of a file depend neither on who make
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,13 @@ from hart import __version__
 from hart.commands.console import JOB_FILE, slug
 from hart.commands.options import GenerateOptions
 from hart.errors import HartError
-from hart.files import PARTIAL, read_json, write_json
+from hart.files import read_json, write_json
 from hart.generation.metadata import ImageRecord, ImageSettings, read_record
 from hart.strict import clipped, shown
 
 IMAGES = "[0-9]" * 5 + "*-*.png"
 WORK_FOLDER = ".job"
-"""For notes of workers to each other; nobody misses it after a stop."""
+"""For files that are being written; nobody misses it after a stop."""
 MOST_ATTEMPTS = 3
 """So many processes may die of a batch; then it is left out."""
 OF_IMAGES = ("model", "images_per_prompt", "seed", "batch_size", "best_of", "scorer")
@@ -78,63 +80,58 @@ class Job:
         return values
 
 
-class JobFolder:
-    """The folder of a job, for one process; workers add images to it."""
+@contextmanager
+def begun(folder: Path, job: Job) -> Iterator[None]:
+    """Begin a job, or continue it, in a folder for this process alone; workers add images to it. Raises `HartError` if
+    the folder holds images of another one."""
+    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+    if any(folder.glob(IMAGES)):
+        _require_same(folder, job, read_json(folder / JOB_FILE))
+    else:
+        write_json(folder / JOB_FILE, job.facts())
+    (folder / WORK_FOLDER).mkdir()
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+        if not any(folder.glob(IMAGES)):  # then it says nothing of any
+            (folder / JOB_FILE).unlink(missing_ok=True)
 
-    def __init__(self, path: Path, job: Job) -> None:
-        """Begins the job, or continues it. Raises `HartError` if the folder holds images of another one."""
-        self.path, self.job = path, job
-        self._tidy()
-        if any(path.glob(IMAGES)):
-            self._require_same(read_json(path / JOB_FILE))
-        else:
-            write_json(path / JOB_FILE, job.facts())
-        (path / WORK_FOLDER).mkdir()
 
-    def _tidy(self) -> None:
-        """Remove what processes that were killed have left."""
-        shutil.rmtree(self.path / WORK_FOLDER, ignore_errors=True)
-        for unfinished in self.path.glob(f".*{PARTIAL}"):
-            unfinished.unlink(missing_ok=True)
+def _require_same(folder: Path, job: Job, theirs: dict[str, Any]) -> None:
+    ours = job.facts()
+    if differing := [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]:
+        name = differing[0]
+        there, given = (clipped(shown(facts.get(name)), 80) for facts in (theirs, ours))
+        raise HartError(
+            f"{folder}: holds another job ({name.replace('_', ' ')}: {there}, now {given}): "
+            "give another folder by --out"
+        )
 
-    def close(self) -> None:
-        self._tidy()
-        if not any(self.path.glob(IMAGES)):  # then it says nothing of any
-            (self.path / JOB_FILE).unlink(missing_ok=True)
 
-    def missing(self) -> dict[range, list[int]]:
-        """Batches with images that are not there -> those images. Damaged files are removed.
+def missing_images(folder: Path, job: Job) -> dict[range, list[int]]:
+    """Batches with images that are not there -> those images. Damaged files are removed.
 
-        Raises `HartError` for a file that was made with something else.
-        """
-        with ThreadPoolExecutor() as pool:
-            records = list(pool.map(self._record, range(self.job.count)))
-        for image, record in enumerate(records):
-            if record is not None and not self.job.made(image, record):
-                raise HartError(
-                    f"{self.path / self.job.name(image)}: was made with something else than this job: remove it, or "
-                    "give another folder by --out"
-                )
-        absent = {batch: [image for image in batch if records[image] is None] for batch in self.job.batches()}
-        return {batch: images for batch, images in absent.items() if images}
-
-    def _record(self, image: int) -> ImageRecord | None:
-        """What a file says of itself; None if there is none, or no readable one any more."""
-        path = self.path / self.job.name(image)
-        if not path.exists():
-            return None
-        try:
-            return read_record(path)
-        except HartError:
-            path.unlink()
-            return None
-
-    def _require_same(self, theirs: dict[str, Any]) -> None:
-        ours = self.job.facts()
-        if differing := [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]:
-            name = differing[0]
-            there, given = (clipped(shown(facts.get(name)), 80) for facts in (theirs, ours))
+    Raises `HartError` for a file that was made with something else.
+    """
+    with ThreadPoolExecutor() as pool:
+        records = list(pool.map(lambda image: _record(folder / job.name(image)), range(job.count)))
+    for image, record in enumerate(records):
+        if record is not None and not job.made(image, record):
             raise HartError(
-                f"{self.path}: holds another job ({name.replace('_', ' ')}: {there}, now {given}): "
+                f"{folder / job.name(image)}: was made with something else than this job: remove it, or "
                 "give another folder by --out"
             )
+    absent = {batch: [image for image in batch if records[image] is None] for batch in job.batches()}
+    return {batch: images for batch, images in absent.items() if images}
+
+
+def _record(path: Path) -> ImageRecord | None:
+    """What a file says of itself; None if there is none, or no readable one any more."""
+    if not path.exists():
+        return None
+    try:
+        return read_record(path)
+    except HartError:
+        path.unlink()
+        return None

@@ -16,20 +16,20 @@ import ray.data
 from ray.exceptions import RayTaskError
 
 from hart.commands.console import notes_to, prompt_notes
-from hart.commands.jobs.job import Job, JobFolder
+from hart.commands.jobs.job import Job
 from hart.commands.jobs.workers import Finished, Task
 from hart.commands.ray_cluster import Cluster
 from hart.errors import HartError
 
 
-def by_cluster(folder: JobFolder, tasks: list[Task], cluster: Cluster) -> Generator[Finished, None, None]:
+def by_cluster(folder: Path, job: Job, tasks: list[Task], cluster: Cluster) -> Generator[Finished, None, None]:
     """As `by_workers`. Ray replaces workers and machines that are lost, and gives their batches to others."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"start": batch.start, "stop": batch.stop, "missing": missing} for batch, missing in tasks]
     finished = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         RayGenerator,  # type: ignore[arg-type]  # a class, whose objects are the workers
-        fn_constructor_args=(folder.path.resolve(), folder.job, cluster.on_a_machine),
+        fn_constructor_args=(folder.resolve(), job, cluster.on_a_machine),
         compute=ray.data.ActorPoolStrategy(size=min(cluster.workers, len(rows))),
         num_gpus=1 if cluster.gpus else None,
     )

@@ -25,7 +25,7 @@ from hart.commands.console import (
 )
 from hart.commands.contact_sheets import require_one_sheet, write_grid
 from hart.commands.generate import RunOptions, image_settings, prompts_for
-from hart.commands.jobs.job import MOST_ATTEMPTS, Job, JobFolder
+from hart.commands.jobs.job import MOST_ATTEMPTS, Job, begun, missing_images
 from hart.commands.jobs.workers import Finished, Task, by_workers
 from hart.commands.options import GenerateOptions
 from hart.errors import HartError
@@ -72,17 +72,17 @@ def run_job(
     with (
         nullcontext() if cluster is None else redirect_stdout(sys.stderr),  # Ray prints what it does
         owned(out, "a job"),
-        closing(JobFolder(out, job)) as folder,
+        begun(out, job),
         says_when_stopped(lambda: f"stopped: {job.there(out)} of {job.count} in {out}; the same command continues"),
         progress("looking for images that are there") as report,
         prompt_notes(),
     ):
-        missing = folder.missing()
+        missing = missing_images(out, job)
         done = job.count - sum(map(len, missing.values()))
         if done:
             note(f"already in {out}: {done} of {counted(job.count, 'image')}")
         report(done, job.count, f"loading {job.options.model}")
-        with closing(_finished(folder, list(missing.items()), places, cluster, report)) as batches:
+        with closing(_finished(out, job, list(missing.items()), places, cluster, report)) as batches:
             for finished in batches:
                 if finished.names is None:
                     absent = [image for image in missing[finished.batch] if not (out / job.name(image)).exists()]
@@ -141,7 +141,8 @@ def resolved(
 
 
 def _finished(
-    folder: JobFolder,
+    folder: Path,
+    job: Job,
     tasks: list[Task],
     places: list[dict[str, str]],
     cluster: Cluster | None,
@@ -153,11 +154,11 @@ def _finished(
     if cluster is not None:
         from hart.commands.jobs.ray_data import by_cluster
 
-        events = by_cluster(folder, tasks, cluster)
+        events = by_cluster(folder, job, tasks, cluster)
     elif len(places) > 1:
-        events = by_workers(folder, tasks, places)
+        events = by_workers(folder, job, tasks, places)
     else:
-        events = _in_this_process(folder, tasks, report)
+        events = _in_this_process(folder, job, tasks, report)
     said = set[str]()
     with closing(events):
         for finished in events:
@@ -168,7 +169,7 @@ def _finished(
             yield finished
 
 
-def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Generator[Finished, None, None]:
+def _in_this_process(folder: Path, job: Job, tasks: list[Task], report: Report) -> Generator[Finished, None, None]:
     from hart.commands.jobs.generating import BatchGenerator
 
     finished, say_scale = 0, scale_reporter(report)
@@ -176,7 +177,7 @@ def _in_this_process(folder: JobFolder, tasks: list[Task], report: Report) -> Ge
     def on_scale(preview: ScalePreview) -> None:
         say_scale(replace(preview, batch=finished, batches=len(tasks)))
 
-    generator = BatchGenerator(folder.path, folder.job, on_scale)
+    generator = BatchGenerator(folder, job, on_scale)
     for batch, missing in tasks:
         yield Finished(batch, generator.generate(batch, missing))
         finished += 1

@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from hart.commands.console import notes_to, prompt_notes
-from hart.commands.jobs.job import Job, JobFolder
+from hart.commands.jobs.job import Job
 from hart.errors import HartError
 from hart.stopping import leave_to_the_parent
 
@@ -96,7 +96,7 @@ class _Worker:
 
 
 def by_workers(
-    folder: JobFolder, tasks: Sequence[Task], environments: Sequence[Mapping[str, str]], work: Work = serve
+    folder: Path, job: Job, tasks: Sequence[Task], environments: Sequence[Mapping[str, str]], work: Work = serve
 ) -> Generator[Finished, None, None]:
     """Do all tasks in as many processes as there are environments, each with its own, such as the GPU that it sees.
 
@@ -108,7 +108,7 @@ def by_workers(
 
     def start(environment: Mapping[str, str]) -> None:
         ours, theirs = CONTEXT.Pipe()
-        arguments = work, folder.path, folder.job, theirs, environment
+        arguments = work, folder, job, theirs, environment
         process = CONTEXT.Process(target=_process, args=arguments, daemon=True)
         process.start()
         theirs.close()
