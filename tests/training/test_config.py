@@ -130,7 +130,6 @@ def test_lists_need_no_quotes_and_brackets(recipe: Path, text: str) -> None:
         ("optimizer.beta1=1", r"optimizer\.beta1 must be below 1, not 1"),
         ("data.folder=x", "data is not a table"),
         ("perceptual.weight=1", r"perceptual\.kind: missing key"),
-        ("perceptual.kind=lpips", "'lpips' needs files"),
         ("adversarial.weight=1", r"adversarial\.optimizer: missing key"),
         (
             "adversarial={optimizer={learning_rate=1e-4, kind='muon'}}",
