@@ -197,8 +197,6 @@ def _add_images(app: APIRouter, server: Server) -> None:
     async def change(request: Request, kind: type[Edit] | type[Variation]) -> Response:
         async with server.bodies.form(request) as form:
             asked = from_form(form, kind)
-            if not form.files.get("image", [b""])[0]:
-                raise ApiError(400, "image: is required, as a file", param="image")
             return await server.answer(request, asked, partial(source, form, asked))
 
     @app.post(Generation.route, responses=IMAGES, openapi_extra=JSON_BODY)
@@ -278,5 +276,5 @@ def _described(model: ServedModel, options: ServeOptions) -> dict[str, Any]:
     if model.engine is not None:
         facts = model.engine.facts
         about |= vars(facts) | {"sizes": list(map(str, facts.sizes)), "sampling": facts.sampling.to_dict()}
-        about |= {"edits": facts.edits, "variations": facts.edits}
+        about |= dict.fromkeys(("edits", "variations"), facts.classes is None)
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", **about}

@@ -158,6 +158,8 @@ def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
         raise ApiError(400, f"{sent}: is a file: send it as text", param=sent)
     if sent := next((name for name in FILES if form.fields.get(name)), None):
         raise ApiError(400, f"{sent}: is text: send it as a file", param=sent)
+    if not form.files.get("image", [b""])[0]:
+        raise ApiError(400, "image: is required, as a file", param="image")
     given = {name: value for name, value in form.fields.items() if value != ""}
     try:
         return kind.model_validate(dict.fromkeys(form.files, "a file") | given)  # which may be of another request

@@ -79,7 +79,7 @@ class ModelFacts:
     """What a client may know of a model.
 
     sizes: that it was trained at, its own first. token_size: width of a token in pixels. styles: what prompts may end
-    with. classes: of a class model, whose prompts are numbers.
+    with. classes: of a class model, whose prompts are numbers, and which does not edit.
     """
 
     sizes: tuple[ImageSize, ...]
@@ -93,11 +93,6 @@ class ModelFacts:
     classes: int | None = None
     speed: str | None = None
     """The level that was asked for, if one was."""
-
-    @property
-    def edits(self) -> bool:
-        """Whether it edits and varies images."""
-        return self.classes is None
 
     def nearest(self, width: float, height: float) -> ImageSize:
         """The size whose shape, then whose area, comes nearest."""
