@@ -47,10 +47,10 @@ Chunks = AsyncGenerator[bytes, None]
 
 @dataclass(frozen=True)
 class Form:
-    """A multipart form: the last text of every name, and its files in their order."""
+    """A multipart form: the last text and the first file of every name."""
 
     fields: Mapping[str, str]
-    files: Mapping[str, list[bytes]]
+    files: Mapping[str, bytes]
 
 
 class _InMemory(MultiPartParser):
@@ -134,12 +134,12 @@ async def _parsed(request: Request, chunks: Chunks) -> Form:
     except MultiPartException as error:
         raise ApiError(400, f"the form cannot be read: {error.message}") from None
     fields: dict[str, str] = {}
-    files: dict[str, list[bytes]] = {}
+    files: dict[str, bytes] = {}
     for name, value in form.multi_items():
         if isinstance(value, str):
             fields[name] = value
         elif (content := await value.read()) or value.filename:  # a browser sends neither where no file was chosen
-            files.setdefault(name.removesuffix("[]"), []).append(content)
+            files.setdefault(name.removesuffix("[]"), content)
     await form.close()
     if not parser.is_whole:  # a part that breaks off was left out
         raise ApiError(400, "the form cannot be read: its last boundary is missing")
@@ -158,7 +158,7 @@ def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
         raise ApiError(400, f"{sent}: is a file: send it as text", param=sent)
     if sent := next((name for name in FILES if form.fields.get(name)), None):
         raise ApiError(400, f"{sent}: is text: send it as a file", param=sent)
-    if not form.files.get("image", [b""])[0]:
+    if not form.files.get("image"):
         raise ApiError(400, "image: is required, as a file", param="image")
     given = {name: value for name, value in form.fields.items() if value != ""}
     try:
@@ -184,7 +184,7 @@ def source(form: Form, asked: Edit | Variation) -> Source:
     from hart.generation.canvas import redrawn_area
     from hart.generation.metadata import EditSource
 
-    files = {name: form.files[name][0] for name in FILES if name in form.files}
+    files = {name: form.files[name] for name in FILES if name in form.files}
     images = {name: decoded(content, name) for name, content in files.items()}
     image, mask = images["image"], images.get("mask")
 
