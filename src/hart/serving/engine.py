@@ -17,7 +17,7 @@ from hart.sizes import ImageSize
 if TYPE_CHECKING:
     from PIL import Image
 
-    from hart.generation.metadata import EditSource, ImageRecord, ImageSettings
+    from hart.generation.metadata import EditSource, ImageSettings
 
 
 LARGEST = 2
@@ -65,13 +65,6 @@ class Row:
     """Over all scales."""
     edit: Any = None
     """What the engine made of the source."""
-
-    def record(self, model: str) -> ImageRecord:
-        """What its image says of itself. model: its name."""
-        from hart import __version__
-        from hart.generation.metadata import ImageRecord
-
-        return ImageRecord(self.prompt, self.seed, model, self.settings, __version__)
 
 
 @dataclass(frozen=True)
