@@ -22,7 +22,7 @@ from hart.serving.access import Access, RateLimit, Room
 from hart.serving.bodies import Bodies, from_form, source
 from hart.serving.checkers import prompt_checker
 from hart.serving.engine import Source
-from hart.serving.errors import api_error, error_response
+from hart.serving.errors import error_response
 from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
 from hart.serving.models import Models, OpenModel, ServedModel, order_threads
@@ -103,7 +103,8 @@ class Server:
             queued = Job(engine, order.rows, client, deadline, events.deliver, order.previews())
             self.scheduler.submit(queued)
         if asked.stream:
-            return EventStream(self._events(order, events), lambda: self.scheduler.cancel(queued))
+            told = stream(order, events, self.metrics, STILL_HERE_SECONDS)
+            return EventStream(told, lambda: self.scheduler.cancel(queued))
         try:
             result = await while_here(request.receive, answer(order, events, self.metrics))
         finally:
@@ -137,14 +138,6 @@ class Server:
         for text in texts.values():
             notes += engine.remarks(text)
         return Order(request, model.name, rows, notes, self.credentials)
-
-    async def _events(self, order: Order, events: Subscription) -> AsyncIterator[dict[str, Any] | None]:
-        """The stream, with an error as its last event if there is one."""
-        try:
-            async for event in stream(order, events, self.metrics, STILL_HERE_SECONDS):
-                yield event
-        except Exception as error:
-            yield api_error(error).body()
 
 
 def create_app(options: ServeOptions, models: Mapping[str, OpenModel]) -> FastAPI:

@@ -31,7 +31,6 @@ JSON_BYTES = 2**18
 UPLOAD_BYTES = 20 * 2**20
 """Largest form, all files together."""
 BODY_SECONDS = 60.0
-LATE = "the body of the request did not arrive in time"
 MAX_FIELDS = 64
 MAX_FILES = 17
 """OpenAI's: 16 images and a mask."""
@@ -115,7 +114,7 @@ class Bodies:
                 yield chunk
 
         try:
-            async with in_time(BODY_SECONDS, ApiError(408, LATE)):
+            async with in_time(BODY_SECONDS, ApiError(408, "the body of the request did not arrive in time")):
                 content = await read(chunks())
             yield content
         finally:

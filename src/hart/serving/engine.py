@@ -28,11 +28,10 @@ def largest(side: int, max_pixels: int | None) -> int:
     """Pixels of the largest image of a model whose own have this side: `max_pixels` if it is given. Raises `HartError`
     where that is fewer than the own have."""
     own = side**2
-    if max_pixels is None:
-        return LARGEST * own
-    if max_pixels < own:
-        raise HartError(f"--max-pixels {max_pixels}: the model's own images have {own}: give at least that")
-    return max_pixels
+    most = LARGEST * own if max_pixels is None else max_pixels
+    if most < own:
+        raise HartError(f"--max-pixels {most}: the model's own images have {own}: give at least that")
+    return most
 
 
 @dataclass(frozen=True)
