@@ -31,7 +31,6 @@ JSON_BYTES = 2**18
 UPLOAD_BYTES = 20 * 2**20
 """Largest form, all files together."""
 BODY_SECONDS = 60.0
-LATE = "the body of the request did not arrive in time"
 MAX_FIELDS = 64
 MAX_FILES = 17
 """OpenAI's: 16 images and a mask."""
@@ -47,10 +46,10 @@ Chunks = AsyncGenerator[bytes, None]
 
 @dataclass(frozen=True)
 class Form:
-    """A multipart form: the last text of every name, and its files in their order."""
+    """A multipart form: the last text and the first file of every name."""
 
     fields: Mapping[str, str]
-    files: Mapping[str, list[bytes]]
+    files: Mapping[str, bytes]
 
 
 class _InMemory(MultiPartParser):
@@ -115,7 +114,7 @@ class Bodies:
                 yield chunk
 
         try:
-            async with in_time(BODY_SECONDS, ApiError(408, LATE)):
+            async with in_time(BODY_SECONDS, ApiError(408, "the body of the request did not arrive in time")):
                 content = await read(chunks())
             yield content
         finally:
@@ -134,12 +133,12 @@ async def _parsed(request: Request, chunks: Chunks) -> Form:
     except MultiPartException as error:
         raise ApiError(400, f"the form cannot be read: {error.message}") from None
     fields: dict[str, str] = {}
-    files: dict[str, list[bytes]] = {}
+    files: dict[str, bytes] = {}
     for name, value in form.multi_items():
         if isinstance(value, str):
             fields[name] = value
         elif (content := await value.read()) or value.filename:  # a browser sends neither where no file was chosen
-            files.setdefault(name.removesuffix("[]"), []).append(content)
+            files.setdefault(name.removesuffix("[]"), content)
     await form.close()
     if not parser.is_whole:  # a part that breaks off was left out
         raise ApiError(400, "the form cannot be read: its last boundary is missing")
@@ -158,6 +157,8 @@ def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
         raise ApiError(400, f"{sent}: is a file: send it as text", param=sent)
     if sent := next((name for name in FILES if form.fields.get(name)), None):
         raise ApiError(400, f"{sent}: is text: send it as a file", param=sent)
+    if not form.files.get("image"):
+        raise ApiError(400, "image: is required, as a file", param="image")
     given = {name: value for name, value in form.fields.items() if value != ""}
     try:
         return kind.model_validate(dict.fromkeys(form.files, "a file") | given)  # which may be of another request
@@ -182,7 +183,7 @@ def source(form: Form, asked: Edit | Variation) -> Source:
     from hart.generation.canvas import redrawn_area
     from hart.generation.metadata import EditSource
 
-    files = {name: form.files[name][0] for name in FILES if name in form.files}
+    files = {name: form.files[name] for name in FILES if name in form.files}
     images = {name: decoded(content, name) for name, content in files.items()}
     image, mask = images["image"], images.get("mask")
 
