@@ -45,6 +45,7 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("generate", "--apples for 5"), "No such option: --apples for 5; a text that begins with - goes last, after"),
         (("generate", "cat", *model, "--lora", tmp_path, "--lora-scale", 50), "'--lora-scale': must be less than or"),
         (("reconstruct", tmp_path / "none.png", *model), "no such file"),
+        (("reconstruct", file, *model), "not an image"),
         (("reconstruct", *model), "Missing argument"),
         (("mix", "a cat"), "Missing argument 'second'; usage: "),
         (("mix", "cat", "dog", "-n", 2, "--out", "cat.png"), "this command writes more: give a folder"),

@@ -82,13 +82,10 @@ def test_images_carry_prompt_seed_model_and_settings(text_model: Path, tmp_path:
     }
 
 
-@pytest.mark.parametrize("name", ["prompts.txt", "./-"])
-def test_prompts_come_from_the_file_too(
-    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_prompts_come_from_the_file_too(text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path(name).write_text("\ufeffa dog\n\n  a house  \n", encoding="utf-8")
-    paths = outputs(run("generate", "a cat", "--prompts-file", name, "--model", text_model, "--out", "new/out"))
+    Path("./-").write_text("\ufeffa dog\n\n  a house  \n", encoding="utf-8")
+    paths = outputs(run("generate", "a cat", "--prompts-file", "./-", "--model", text_model, "--out", "new/out"))
     assert [read_record(path).prompt for path in paths] == ["a cat", "a dog", "a house"]
 
 
@@ -133,6 +130,12 @@ def test_a_wrong_option_is_said_by_its_name_before_prompts_are_waited_for(
 
     monkeypatch.setattr("hart.commands.generate.read_prompts", waited)
     assert said in refused(run("generate", "--prompts-file", "-", *options, "--out", tmp_path))
+
+
+def test_prompts_of_a_pipe_are_sent_to_standard_input(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    said = refused(run("generate", "--prompts-file", tmp_path / "pipe", "--out", tmp_path / "out"))
+    assert "not a regular file: send prompts to standard input, with --prompts-file -" in said
 
 
 def test_a_person_at_a_terminal_is_told_that_prompts_are_waited_for(
