@@ -177,27 +177,34 @@ def decoded(content: bytes, param: str) -> Image.Image:
 
 
 def source(form: Form, asked: Edit | Variation) -> Source:
-    """The images to start from. An edit redraws by the form's mask, or by the image's own transparency unless words say
-    what changes."""
-    from hart.data.images import opacity
-    from hart.generation.canvas import redrawn_area
+    """The images to start from. An edit redraws by the form's mask, or by the image's own holes unless words say what
+    changes."""
+    from hart.data.images import as_rgb
     from hart.generation.metadata import EditSource
 
     files = {name: form.files[name] for name in FILES if name in form.files}
     images = {name: decoded(content, name) for name, content in files.items()}
-    image, mask = images["image"], images.get("mask")
-
-    def has_holes(given: Image.Image) -> bool:
-        return opacity(given) is not None and redrawn_area(given, given).getbbox() is not None
-
-    if mask is not None and mask.size != image.size:
-        raise HartError(f"mask: has {mask.width} x {mask.height} px, the image {image.width} x {image.height}")
-    if mask is not None and not has_holes(mask):
-        raise HartError("mask: is transparent nowhere: what is redrawn must be")
-    if mask is None and isinstance(asked, Edit) and not asked.source_prompt and has_holes(image):
-        mask = image
+    image, redrawn = as_rgb(images["image"]), _holes(images["image"])
+    if redrawn is not None:  # what an edit shall not show as white
+        image.putalpha(redrawn.point(lambda value: 255 - value))
+    if (mask := images.get("mask")) is not None:
+        if mask.size != image.size:
+            raise HartError(f"mask: has {mask.width} x {mask.height} px, the image {image.width} x {image.height}")
+        if (redrawn := _holes(mask)) is None:
+            raise HartError("mask: has alpha 0 nowhere: what is redrawn must have it")
+    elif isinstance(asked, Variation) or asked.source_prompt:
+        redrawn = None
     digests = {f"{name}_sha256": hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    return Source(image, mask, images.get("style"), EditSource.from_dict({name: name for name in files} | digests))
+    return Source(image, redrawn, images.get("style"), EditSource.from_dict({name: name for name in files} | digests))
+
+
+def _holes(image: Image.Image) -> Image.Image | None:
+    """Where an image has alpha 0, by which OpenAI's API says what is redrawn: mode L, 255 there; None: nowhere."""
+    from hart.data.images import opacity
+
+    alpha = opacity(image)
+    holes = None if alpha is None else alpha.point(lambda value: 255 if value == 0 else 0)
+    return holes if holes is not None and holes.getbbox() else None
 
 
 def _content_type(request: Request) -> str:
