@@ -121,6 +121,7 @@ def test_lists_need_no_quotes_and_brackets(recipe: Path, text: str) -> None:
         ("trainer.peak_tflops=nan", r"trainer\.peak_tflops must be a finite number, not nan"),
         ("trainer.stepz=5", r"recipe\.toml: trainer\.stepz: unknown key \(is trainer\.steps meant"),
         ("max_damaged=0.5", r"max_damaged: unknown key \(is reading.max_damaged meant"),
+        ("tokenizer.scales=1,2,x", r"tokenizer\.scales\[2\]: expected a whole number, got 'x'"),
         ("trainer.steps=0", r"trainer\.steps must be at least 1, not 0"),
         ("trainer.trackers=['mlflow']", r"trainer\.trackers\[0\] must be 'tensorboard' or 'wandb', not 'mlflow'"),
         ("optimizer.learning_rate=-1e-3", r"recipe\.toml: optimizer\.learning_rate must be above 0, not -0\.001"),
