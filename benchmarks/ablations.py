@@ -33,6 +33,7 @@ from hart.commands import require_writable
 from hart.data.datasets import open_dataset
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import SUITES, GenerationOptions
+from hart.files import read_json, write_json
 from hart.losses.transformer_loss import sample_diffusion_noise, transformer_loss
 from hart.randomness import generator_for
 from hart.training.conditions import open_caption_encoder
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     require_writable(options.out)
     file = options.out / "results.json"
-    results: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    results: dict[str, dict[str, Any]] = read_json(file) if file.exists() else {}
     encoded: dict[int, TokenSource] = {}
     for variant in variants(options.small, options.large, options.steps, options.out):
         if variant.name not in options.runs:
@@ -176,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             **{name: loss for name, loss in losses.items() if name.startswith(("cross_entropy", "diffusion_mse"))},
             **generated(variant, folder, options.limit),
         }
-        file.write_text(json.dumps(results, indent=1))
+        write_json(file, results)
     typer.echo(markdown({name: results[name] for name in RUNS if name in results}))
 
 

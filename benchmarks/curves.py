@@ -9,7 +9,6 @@ out of its panel. Needs the extra `plots`.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,16 +17,15 @@ import typer
 from panels import panels
 from running import run_program
 
+from hart.errors import HartError
+from hart.files import parse_json, read_text, text_lines
 from hart.training.trackers import LOG_FILE
 
 
 def read(run: Path, figure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values (N,) of a run's figure; none where it has none. Exits when the run cannot be read."""
+    """Steps and values (N,) of a run's figure; none where it has none. Raises `HartError`."""
     file = run / LOG_FILE
-    try:
-        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"{file}: no readable figures ({error}): give folders that hart train wrote") from None
+    records = [parse_json(line.encode(), str(file)) for line in text_lines(read_text(file))]
     points = [(record["step"], record[figure]) for record in records if figure in record]
     steps, values = zip(*points, strict=True) if points else ((), ())
     return np.array(steps), np.array(values)
@@ -50,7 +48,7 @@ def draw(runs: Sequence[Path], figures: Sequence[str], smooth: int, out: Path) -
                 if len(steps):
                     panel.plot(steps, running_mean(values, smooth), label=run.name, linewidth=1.5)
             if not panel.lines:
-                raise SystemExit(f"none of the runs has the figure {figure!r}")
+                raise HartError(f"none of the runs has the figure {figure!r}")
             name = figure.replace("_", " ")
             panel.set_ylabel(name if smooth == 1 else f"{name}, mean of {smooth} log lines")
             panel.set_xlabel("step")

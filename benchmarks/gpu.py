@@ -18,7 +18,6 @@ import argparse
 import importlib
 import json
 import os
-import queue
 import shlex
 import signal
 import subprocess
@@ -29,7 +28,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 import torch
 from gpu_parts.cells import Cells, report_stream
@@ -38,7 +37,7 @@ from gpu_parts.report import markdown
 
 from hart.devices import resolve_device
 from hart.errors import HartError
-from hart.files import atomic_write
+from hart.files import write_json, write_text
 
 SHARES = {"correctness": 0.25, "generation": 0.45, "training": 0.3}
 """The parts in order, with their shares of the time; what one leaves goes to the next."""
@@ -79,9 +78,8 @@ class Run:
             "minutes": self.parsed.minutes,
             "parts": {name: vars(part) for name, part in self.parts.items()},
         }
-        texts = {"gpu.json": json.dumps(state, indent=1), "gpu.md": markdown(state)}
-        for name, text in texts.items():
-            atomic_write(self.out / name, lambda file, text=text: file.write(text.encode()))
+        write_json(self.out / "gpu.json", state)
+        write_text(self.out / "gpu.md", markdown(state))
 
     def run(self) -> None:
         self.write()
@@ -120,56 +118,47 @@ class Run:
             log.flush()
             log_start = log.tell()
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, process_group=0)
-            assert process.stdout is not None
-            messages = _lines_of(process.stdout)
-            status = self._follow(process, messages, part, end)
+            status = self._follow(process, part, end)
         if status != 0:
             part.stderr = _last_lines(log_path, log_start)
         return status
 
-    def _follow(
-        self, process: subprocess.Popen[bytes], messages: queue.Queue[bytes | None], part: Part, end: float
-    ) -> int | None:
-        begun, limit = "", end
-        while True:
-            try:
-                line = messages.get(timeout=max(min(limit, end) - time.monotonic(), 0.01))
-            except queue.Empty:
-                _kill(process)
-                while messages.get() is not None:  # to the end of its output
-                    pass
-                if begun:
-                    part.rows[begun] = {"error": "stopped: its time was over"}
-                return None
-            if line is None:
-                status = process.wait()
-                if begun:
-                    part.rows[begun] = {"error": f"the process died with status {status}"}
-                return status
-            message = json.loads(line)
-            if "begin" in message:
-                begun, limit = message["begin"], time.monotonic() + message["limit"]
-                continue
-            if "row" in message:
-                part.rows[message["row"]] = message["values"]
-                begun, limit = "", end
-            elif "fact" in message:
-                part.facts[message["fact"]] = message["value"]
-            self.write()
+    def _follow(self, process: subprocess.Popen[bytes], part: Part, end: float) -> int | None:
+        assert process.stdout is not None
+        begun, limit, stopped = "", end, threading.Event()
 
+        def stop() -> None:
+            stopped.set()
+            _kill(process)
 
-def _lines_of(stream: BinaryIO | Any) -> queue.Queue[bytes | None]:
-    """Lines as they come, then None."""
-    lines: queue.Queue[bytes | None] = queue.Queue()
+        def watched() -> threading.Timer:
+            timer = threading.Timer(min(limit, end) - time.monotonic(), stop)
+            timer.daemon = True
+            timer.start()
+            return timer
 
-    def read() -> None:
-        with stream:
-            for line in stream:
-                lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    return lines
+        timer = watched()
+        with process.stdout as lines:
+            for line in lines:
+                if stopped.is_set():  # what it was writing may break off
+                    break
+                timer.cancel()
+                message = json.loads(line)
+                if "begin" in message:
+                    begun, limit = message["begin"], time.monotonic() + message["limit"]
+                elif "row" in message:
+                    part.rows[message["row"]] = message["values"]
+                    begun, limit = "", end
+                else:
+                    part.facts[message["fact"]] = message["value"]
+                timer = watched()
+                self.write()
+        timer.cancel()
+        status = process.wait()
+        if begun:
+            said = "stopped: its time was over" if stopped.is_set() else f"the process died with status {status}"
+            part.rows[begun] = {"error": said}
+        return None if stopped.is_set() else status
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +31,7 @@ from hart.benchmark.report import table
 from hart.commands import require_writable_file
 from hart.devices import dtype_name, is_out_of_memory, resolve_device, resolve_dtype
 from hart.evaluation.report import published_tables
+from hart.files import read_json, write_json, write_text
 from hart.strict import reason
 
 FILE = Path(__file__).resolve().parent / "results" / "headline.json"
@@ -56,18 +56,15 @@ def run(options: argparse.Namespace) -> None:
             torch.set_num_threads(1)
         clock = host_clock(time.process_time) if processor else device_clock(device)
         setting = Setting(device, dtype, clock, options.seconds, options.blocks)
+        end = f"{dtype_name(dtype)}, {device.type}{', processor time' if processor else ''}"
         for batch, (name, size) in product(options.batch_size, chosen):
-
-            def label(batch: int, name: str = name, size: int = size) -> str:
-                clock = ", processor time" if processor else ""
-                return f"{key(name, size)}, batch {batch}, {dtype_name(dtype)}, {device.type}{clock}"
-
-            if options.resume and label(batch) in results["times"]:
+            label, single = (f"{key(name, size)}, batch {count}, {end}" for count in (batch, 1))
+            if options.resume and label in results["times"]:
                 continue
             say(f"timing {name}, {size} px, batch {batch}")
             row = {"batch": batch, "dtype": dtype_name(dtype), "clock": options.clock, **machine_facts(device)}
-            row |= _timed(name, size, batch, setting, results["times"].get(label(1)), options.longest)
-            results["times"][label(batch)] = row
+            row |= _timed(name, size, batch, setting, results["times"].get(single), options.longest)
+            results["times"][label] = row
             gc.collect()
             write(options.out, results)
 
@@ -89,16 +86,12 @@ def key(name: str, size: int) -> str:
 
 
 def read(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {"counts": {}, "times": {}}
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    return read_json(file) if file.exists() else {"counts": {}, "times": {}}
 
 
 def write(file: Path, results: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    file.with_suffix(".md").write_text(page(results), encoding="utf-8")
+    write_json(file, results)
+    write_text(file.with_suffix(".md"), page(results))
 
 
 def page(results: dict[str, Any]) -> str:

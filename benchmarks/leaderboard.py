@@ -36,42 +36,24 @@ RESULTS = ROOT / "benchmarks" / "results" / "suites"
 OUTPUTS = ROOT / "outputs" / "leaderboard"
 
 
-@dataclass(frozen=True)
-class Run:
-    """What `--measure` runs. words: the command. data: images that it reads, from the root of the repository. origin:
-    how to get them."""
-
-    words: str
-    data: str = ""
-    origin: str = ""
-
-    @property
-    def command(self) -> list[str]:
-        """The words one by one, data included."""
-        return [*shlex.split(self.words), *(("--data", self.data) if self.data else ())]
-
-
 SHIPPED = "emoji"
-EMOJI_SET = f"data/emoji{load_config(SHIPPED).tokenizer.image_size}"
-EMOJI = {"data": EMOJI_SET, "origin": f"run hart-emoji data {EMOJI_SET} (projects/emoji)"}
-PHOTOS = {
-    "data": "data/photos-256-val.tar",
-    "origin": "the 201 photographs of the committed row cannot be passed on; put any tar of photographs there "
+EMOJI_SET, PHOTOS = f"data/emoji{load_config(SHIPPED).tokenizer.image_size}", "data/photos-256-val.tar"
+ORIGINS = {
+    EMOJI_SET: f"run hart-emoji data {EMOJI_SET} (projects/emoji)",
+    PHOTOS: "the 201 photographs of the committed row cannot be passed on; put any tar of photographs there "
     "(docs/data.md, WebDataset form), whose figures are then its own, or name the other rows",
 }
+"""How to get the sets that are in no package, by their places from the root of the repository."""
 RUNS = {
-    "tokenizer-emoji": Run("hart evaluate tokenizer --model emoji", **EMOJI),
-    "tokenizer-photos": Run("hart evaluate tokenizer --model emoji", **PHOTOS),
-    "generation-emoji": Run("hart evaluate generation --model emoji", **EMOJI),
-    "agreement-emoji": Run(
-        "hart-emoji evaluate agreement --model emoji --free-prompts projects/emoji/recipes/free_prompts.toml",
-        **EMOJI,
-    ),
-    "cost-emoji": Run("hart evaluate cost --model emoji"),
-    "cost-0.7b-256": Run(
-        "hart evaluate cost --model hart-0.7b-256 --random-weights --batch-size 1 --warm-up 1 --repeats 3"
-    ),
+    "tokenizer-emoji": f"hart evaluate tokenizer --model emoji --data {EMOJI_SET}",
+    "tokenizer-photos": f"hart evaluate tokenizer --model emoji --data {PHOTOS}",
+    "generation-emoji": f"hart evaluate generation --model emoji --data {EMOJI_SET}",
+    "agreement-emoji": "hart-emoji evaluate agreement --model emoji --free-prompts "
+    f"projects/emoji/recipes/free_prompts.toml --data {EMOJI_SET}",
+    "cost-emoji": "hart evaluate cost --model emoji",
+    "cost-0.7b-256": "hart evaluate cost --model hart-0.7b-256 --random-weights --batch-size 1 --warm-up 1 --repeats 3",
 }
+"""What `--measure` runs."""
 
 HEAD = """# Leaderboard
 
@@ -174,16 +156,17 @@ def weights(settings: Mapping[str, Any]) -> str:
 def missing(names: Sequence[str], root: Path = ROOT) -> list[str]:
     """A line for each of these rows whose data is not there: what it is and what to do."""
     return [
-        f"{name}: {run.data} is not there: {run.origin}"
-        for name, run in RUNS.items()
-        if name in names and run.data and not (root / run.data).exists()
+        f"{name}: {data} is not there: {origin}"
+        for name in names
+        for data, origin in ORIGINS.items()
+        if data in RUNS[name].split() and not (root / data).exists()
     ]
 
 
 def measure(name: str) -> None:
     """Run a row of `RUNS` and keep its figures. Stops the program when the run fails."""
     out = OUTPUTS / name
-    program, *arguments = RUNS[name].command
+    program, *arguments = shlex.split(RUNS[name])
     command = [sys.executable, "-m", program.replace("-", "_"), *arguments, "--out", str(out.relative_to(ROOT))]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         sys.exit(f"{name}: {program} failed, see above; the page stays as it was")

@@ -9,7 +9,6 @@ result lacks stay empty.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,22 +16,20 @@ import typer
 from running import run_program
 
 from hart.benchmark.report import table
+from hart.errors import HartError
 from hart.evaluation.metrics.figures import Figure
 from hart.evaluation.report import FIGURES_FILE, figure_text
+from hart.files import read_json
 
 SUITE = "tokenizer"
 
 
 def read(folder: Path) -> dict[str, dict[str, str]]:
-    """The figures of a result by kind and column, as text. Exits when they cannot be read or are of another suite."""
+    """The figures of a result by kind and column, as text. Raises `HartError`, for those of another suite too."""
     file = folder / FIGURES_FILE
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        found = values["suite"]
-    except (OSError, ValueError, KeyError) as error:
-        raise SystemExit(f"{file}: no readable result ({error}): give what hart evaluate tokenizer wrote") from None
-    if found != SUITE:
-        raise SystemExit(f"{file}: of the suite {found}: give what hart evaluate tokenizer wrote")
+    values = read_json(file)
+    if values.get("suite") != SUITE:
+        raise HartError(f"{file}: of the suite {values.get('suite')}: give what hart evaluate tokenizer wrote")
     return {
         kind: {"px": str(values["settings"]["size"]), "images": str(values["counts"]["images"])}
         | {column: figure_text(Figure(**figure)) for column, figure in figures.items()}

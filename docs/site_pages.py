@@ -7,6 +7,7 @@ import posixpath
 import re
 import reprlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -199,14 +200,10 @@ def _parameter(parameter: Any) -> str:
     return f"| {', '.join(f'`{name}`' for name in names)} | {default} | {said} |"
 
 
-def _module(name: str) -> Callable[[], str]:
-    return lambda: module_page(name)
-
-
 PAGES: dict[str, Callable[[], str]] = {
     "index": reference_index,
     "commands": commands_page,
     "configuration": configuration_page,
     "suites": suites_page,
-    **{name: _module(name) for name in PUBLIC_MODULES},
+    **{name: partial(module_page, name) for name in PUBLIC_MODULES},
 }

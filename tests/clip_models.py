@@ -8,7 +8,7 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-IMAGE_SIZE, POSITIONS = 28, 16
+IMAGE_SIZE, POSITIONS = 28, 77
 
 
 def save_tiny_clip(folder: Path) -> Path:

@@ -10,8 +10,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BlipConfig,
     BlipForQuestionAnswering,
-    CLIPConfig,
-    CLIPModel,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     PreTrainedTokenizerFast,
@@ -57,14 +55,6 @@ def save_detector(folder: Path) -> Path:
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 TEXT = SMALL | {"vocab_size": len(PIECES), "pad_token_id": 0}
 VISION = SMALL | {"image_size": 16, "patch_size": 8}
-
-
-def save_clip(folder: Path) -> Path:
-    torch.manual_seed(0)
-    text = TEXT | {"max_position_embeddings": 60, "bos_token_id": 2, "eos_token_id": 3}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=8)).save_pretrained(folder)
-    save_text_tokenizer(folder)
-    return folder
 
 
 def save_answerer(folder: Path) -> Path:

@@ -12,8 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from hart.commands.serve import _listen
+from hart.serving.app import Server
 from hart.serving.run import web_config
-from hart.serving.server import Server
 from waiting import PATIENCE
 
 

@@ -13,12 +13,11 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
-from hart.serving.access import Access
+from hart.generation.signing import ContentCredentials
 from hart.serving.app import create_app
 from hart.serving.checkers import word_list
-from hart.serving.models import Models, OpenModel
-from hart.serving.options import Limits
-from hart.serving.orders import Terms
+from hart.serving.models import OpenModel
+from hart.serving.options import ServeOptions
 from live_server import Served
 from stand_in_engine import StandInEngine
 from waiting import until
@@ -48,27 +47,21 @@ class Running(Served):
 def application(
     engine: StandInEngine | None = None,
     models: dict[str, OpenModel] | None = None,
-    access: Access | None = None,
-    limits: Limits | None = None,
-    **terms: Any,
+    credentials: ContentCredentials | None = None,
+    **options: Any,
 ) -> FastAPI:
-    """With the model "tiny", and a word that is refused. terms: of `Terms`."""
-    found = models or {"tiny": lambda: engine or StandInEngine()}
-    return create_app(Models(found), Terms(word_list(["forbidden"]), **terms), access=access, limits=limits)
+    """With the model "tiny", and a word that is refused. options: of `ServeOptions`, by default for everybody."""
+    given = options if "api_key" in options or "host" in options else options | {"public": True}
+    app = create_app(ServeOptions(**given), models or {"tiny": lambda: engine or StandInEngine()})
+    app.state.server.checker, app.state.server.credentials = word_list(["forbidden"]), credentials
+    return app
 
 
 @contextmanager
-def running(
-    engine: StandInEngine | None = None,
-    *,
-    models: dict[str, OpenModel] | None = None,
-    access: Access | None = None,
-    limits: Limits | None = None,
-    **terms: Any,
-) -> Iterator[Running]:
-    """An application whose default model is opened. terms: of `Terms`."""
+def running(engine: StandInEngine | None = None, **given: Any) -> Iterator[Running]:
+    """An `application` whose default model is opened."""
     engine = engine or StandInEngine()
-    app = application(engine, models, access, limits, **terms)
+    app = application(engine, **given)
     with TestClient(app, raise_server_exceptions=False) as http:
         found = Running(app, engine, http)
         until(lambda: found.server.models.default.state in ("ready", "failed"))
@@ -79,9 +72,9 @@ def image_of(b64: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(b64)))
 
 
-def png(size: tuple[int, int] = (16, 16), mode: str = "RGB", colour: Any = "red") -> bytes:
+def png(size: tuple[int, int] = (16, 16), mode: str = "RGB", colour: Any = "red", kind: str = "PNG") -> bytes:
     file = io.BytesIO()
-    Image.new(mode, size, colour).save(file, "PNG")
+    Image.new(mode, size, colour).save(file, kind)
     return file.getvalue()
 
 

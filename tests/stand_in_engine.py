@@ -13,7 +13,7 @@ from PIL import Image
 from hart.config import SamplingConfig
 from hart.generation.metadata import ImageSettings, MixSettings
 from hart.grids import grid_of_aspect
-from hart.serving.engine import ModelFacts, OutOfMemory, Row, Source
+from hart.serving.engine import ModelFacts, Row, Source
 from hart.serving.schemas import Generation, RequestBody
 from hart.sizes import ImageSize
 from waiting import PATIENCE
@@ -55,19 +55,10 @@ class StandInEngine:
     def __post_init__(self) -> None:
         self.open_gate.set()
 
-    def nearest(self, width: int, height: int) -> ImageSize:
-        return self.facts.nearest(width, height)
-
-    def canvas(self, image: Image.Image) -> ImageSize:
-        return self.nearest(*image.size)
-
-    def misfit(self, width: int, height: int) -> str | None:
-        return None if (width, height) in self.facts.sizes else "it is another size"
-
-    def shaped(self, aspect: str) -> ImageSize:
-        grid_of_aspect(aspect, 16)  # refuses what models do
-        width, height = map(int, aspect.split(":"))
-        return self.facts.nearest(16 * width / height, 16)
+    def size(self, request: RequestBody, source: Source | None) -> tuple[ImageSize, list[str]]:
+        if request.aspect is not None:
+            grid_of_aspect(request.aspect, 16)  # refuses what models do
+        return self.facts.sizes[0], []
 
     def row(self, request: RequestBody, size: ImageSize, source: Source | None = None) -> Row:
         self.asked += 1
@@ -99,7 +90,7 @@ class StandInEngine:
     def start(self, rows: Sequence[Row]) -> StandInBatch:
         self.batches.append(list(rows))
         if len(rows) > self.capacity:
-            raise OutOfMemory("the device has too little memory")
+            raise MemoryError
         return StandInBatch(self, dict(enumerate(rows)))
 
 

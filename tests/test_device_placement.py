@@ -119,7 +119,7 @@ def test_figures_of_images_are_computed_on_one_device(tmp_path: Path, monkeypatc
         tokenizer = HybridTokenizer(config).eval().requires_grad_(False).to(DEVICE)
         distance = perceptual_loss("efficientnet_lite0", ()).to(DEVICE)
         lite = EfficientNetLite(DEVICE)
-        scores = Measure(tokenizer, config.schedule, DEVICE, lite, distance, ("psnr", "ssim", "distance"))(pixels)
+        scores = Measure(tokenizer, config.schedule, DEVICE, lite, distance, "distance")(pixels)
         assert {value.device for value in scores.values()} == {CPU}
         inception = FidInception().eval().to(DEVICE)
         assert inception(resize_like_tensorflow(pixels.to(DEVICE).float(), 299)).pooled.device == DEVICE
@@ -178,8 +178,7 @@ def test_edits_wait_for_nothing_between_scales() -> None:
             pipe.tokenizer.quantizer,
             config.tokenizer.schedule,
         )
-        rows, weights = tuple(range(BATCH)), torch.zeros(scales, BATCH, 1, 1, device=DEVICE)
-        second = SecondPrompts(rows, torch.arange(BATCH, device=DEVICE), context, weights)
+        second = SecondPrompts(context, torch.zeros(BATCH, scales, device=DEVICE))
         settings, noise = config.sampling.replace(maskgit_steps=2), SeededNoise([3, 4], DEVICE)
         generator = NextScaleGenerator(pipe.hart, pipe.tokenizer.quantizer, settings, noise, edits=edits)
         before = traffic.waits, traffic.sent

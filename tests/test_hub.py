@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
 import subprocess
 import sys
 
@@ -12,32 +10,6 @@ import pytest
 
 from hart.errors import HartError
 from hart.hub import unreachable
-
-
-def test_an_address_that_is_silent_is_asked_once(direct: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where another one, of a protocol that the network does not have, fails at once."""
-    asked = list[str]()
-
-    class Socket:
-        def __init__(self, family: int, *_: int) -> None:
-            self.family = family
-
-        def settimeout(self, seconds: float) -> None: ...
-
-        def connect(self, address: tuple[str, int]) -> None:
-            asked.append(address[0])
-            raise TimeoutError("timed out") if self.family == socket.AF_INET else OSError(errno.ENETUNREACH, "no route")
-
-        def close(self) -> None: ...
-
-    found = [
-        (family, socket.SOCK_STREAM, 0, "", (host, 443))
-        for family, host in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
-    ]
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_: found)
-    monkeypatch.setattr("socket.socket", Socket)
-    assert unreachable() == "timed out"
-    assert asked == ["192.0.2.1", "2001:db8::1"]
 
 
 def test_what_only_the_hubs_library_knows_is_left_to_it(direct: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_a_measured_row_says_command_weights_machine_and_features(program: Modul
 def test_its_commands_are_commands_of_hart(program: ModuleType) -> None:
     suites = commands()
     for run in program.RUNS.values():
-        program_name, *words = run.command
+        program_name, *words = run.split()
         if program_name == "hart":  # commands of projects are tested there
             suite, *options = words[1:]
             assert suites[suite].make_context(suite, options)

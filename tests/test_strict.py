@@ -68,15 +68,20 @@ def test_configurations_are_frozen_values() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"tokenizr": {}}, "HartConfig: unknown key(s) tokenizr (is tokenizer meant?)"),
-        ({"codebok_size": 3}, "codebok_size (is tokenizer.codebook_size or transformer.codebook_size meant?)"),
-        ({"gumbel_smoothing": True}, "gumbel_smoothing (is sampling.gumbel_smoothing meant?)"),
-        ({"sampling": {"topk": 3}}, "HartConfig.sampling: unknown key(s) topk (is sampling.top_k meant?)"),
-        ({"transformer": {"widht": 3, "abc": 3}}, "widht (is transformer.width meant?), abc; known are scales, "),
-        ({"sampling": {3: 4}}, "HartConfig.sampling: unknown key(s) 3; known are guidance_scale, "),
-        ({"\ud800": 1}, r"HartConfig: '\ud800' is not valid Unicode text"),
-        ({"a\x1b": 1}, r"HartConfig: unknown key(s) a\x1b; known are"),
-        ({}, "HartConfig: missing key(s) tokenizer, transformer"),
+        ({"tokenizr": {}}, "HartConfig.tokenizr: unknown key (is tokenizer meant?)"),
+        (
+            {"codebok_size": 3},
+            "codebok_size: unknown key (is tokenizer.codebook_size or transformer.codebook_size meant?)",
+        ),
+        ({"gumbel_smoothing": True}, "gumbel_smoothing: unknown key (is sampling.gumbel_smoothing meant?)"),
+        ({"sampling": {"topk": 3}}, "HartConfig.sampling.topk: unknown key (is sampling.top_k meant?)"),
+        (
+            {"transformer": {"widht": 3, "abc": 3}},
+            "widht: unknown key (is transformer.width meant?); HartConfig.transformer.abc: unknown key; known are s",
+        ),
+        ({"sampling": {3: 4}}, "HartConfig.sampling[3]: unknown key; known are guidance_scale, "),
+        ({"a\x1b": 1}, r"HartConfig.a\x1b: unknown key; known are"),
+        ({}, "HartConfig.tokenizer: missing key; HartConfig.transformer: missing key"),
         ([], "HartConfig: expected a table, got []"),
     ],
 )
@@ -111,10 +116,10 @@ def test_a_list_is_short_only_where_entries_are_missing(sizes: list[int], said: 
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda: SamplingConfig("4"), "SamplingConfig.guidance_scale: expected a number, got '4'"),
+        (lambda: SamplingConfig("4"), "SamplingConfig[0]: expected a number, got '4'"),
         (lambda: SamplingConfig(top_k=2.5), "SamplingConfig.top_k: expected a whole number, got 2.5"),
         (lambda: SamplingConfig().replace(maskgit_steps=0), "SamplingConfig.maskgit_steps must be at least 1, not 0"),
-        (lambda: TrainerConfig(steps=3), "TrainerConfig: missing key(s) batch_size"),
+        (lambda: TrainerConfig(steps=3), "TrainerConfig.batch_size: missing key"),
         (
             lambda: TransformerConfig((1, 2), heads=5, text=TextConditioning()),
             "TransformerConfig.width must be a multiple of heads (5), not 1536",

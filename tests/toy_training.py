@@ -167,7 +167,7 @@ def train_in_process(rank: int, world: int, rendezvous: str, runs: Any, results:
         run.run()
         state = run.stepper.state_dict()
         if rank == 0:
-            results.put((lines, {name: v.tolist() for name, v in state["parts"]["model"]["module"].items()}))
+            results.put((lines, {name: v.tolist() for name, v in state["modules"]["model"].items()}))
 
 
 def _keep(lines: list[Any], step: int, figures: dict[str, float]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate
@@ -102,15 +102,10 @@ def _counted_rival(rival: Rival, size: int) -> Row:
 def _mar_macs(network: mar.Mar) -> Macs:
     """All steps, whose numbers of known tokens differ, and the diffusion of all tokens."""
     classes = torch.zeros(2, dtype=torch.long, device=META)
-    sizes = mar.step_sizes()
-    steps = (macs(partial(network.hidden, _shapes(2, known, mar.CHANNELS), classes)) for known in _before(sizes))
+    known = accumulate(mar.step_sizes()[:-1], initial=0)
+    steps = (macs(partial(network.hidden, _shapes(2, count, mar.CHANNELS), classes)) for count in known)
     inputs = (_shapes(2, mar.CHANNELS), _shapes(2, mar.FREQUENCIES), _shapes(2, network.mask.shape[-1]))
     return sum(steps, Macs()) + macs(partial(network.head, *inputs)) * (mar.TOKENS * mar.DIFFUSION_STEPS)
-
-
-def _before(sizes: Sequence[int]) -> list[int]:
-    """The sums of all sizes before each."""
-    return list(accumulate(sizes, initial=0))[:-1]
 
 
 def _counted_ours(config: HartConfig) -> Row:
@@ -159,10 +154,6 @@ class Setting:
     budget: float
     blocks: int
 
-    @property
-    def in_full(self) -> bool:
-        return self.device.type == "cuda"
-
 
 @dataclass(frozen=True)
 class Best:
@@ -185,7 +176,7 @@ class Best:
 
 def measured(name: str, size: int, batch: int, setting: Setting) -> Row:
     """Seconds of a batch from text features to pixels, on a CPU added up from those of its parts."""
-    if setting.in_full:
+    if setting.device.type == "cuda":
         best = _in_full(name, size, batch, setting)
         return {"how": f"in full{best.how}", "latency_s": best.seconds, "call_s": best.call, "peak_gib": best.peak}
     if name in OURS:

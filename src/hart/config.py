@@ -11,24 +11,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from hart.grids import MAX_GRID_SIZE, MAX_SCALES, ScaleSchedule, parsed_aspect
-from hart.strict import Config, ConfigError, Listed, counted, require, shown
+from hart.strict import Config, ConfigError, Listed, counted, require
 
+# fmt: off
 __all__ = [
-    "ClassConditioning",
-    "Config",
-    "ConfigError",
-    "HartConfig",
-    "LoraTarget",
-    "ResidualDiffusionConfig",
-    "SamplingConfig",
-    "TextConditioning",
-    "TextEncoderConfig",
-    "TokenizerConfig",
-    "TransformerConfig",
-    "require",
+    "ClassConditioning", "Config", "ConfigError", "HartConfig", "LoraTarget", "ResidualDiffusionConfig",
+    "SamplingConfig", "TextConditioning", "TextEncoderConfig", "TokenizerConfig", "TransformerConfig", "require",
 ]
+# fmt: on
 
-FORMAT_VERSION = 1
 MAX_SEED = 2**63 - 1
 """Seeds from 0 to here serve every generator: NumPy's takes no negative ones, torch's none of more bits."""
 
@@ -63,12 +54,6 @@ def _odd(value: int) -> int:
 def _aspect(text: str) -> str:
     parsed_aspect(text)
     return text
-
-
-def _readable(version: int) -> int:
-    right = f"must be {FORMAT_VERSION}, which this version of hart reads, not {shown(version)}"
-    require(version == FORMAT_VERSION, right)
-    return version
 
 
 def _require_multiple(config: Config, name: str, of: str) -> None:
@@ -356,7 +341,8 @@ class HartConfig(Config):
     dequantize: bool = False
     """Layers that are stored in 8 bits become ordinary ones when the model opens, so that images are the same on all
     processors: they save room in files alone. Otherwise such a model opens at level `int8`."""
-    format_version: Annotated[int, AfterValidator(_readable)] = FORMAT_VERSION
+    format_version: Literal[1] = 1
+    """Of the file."""
 
     def __post_init__(self) -> None:
         for name in ("scales", "latent_channels", "codebook_size"):

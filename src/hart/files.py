@@ -14,7 +14,7 @@ import stat
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -22,22 +22,12 @@ from typing import IO, Any, BinaryIO
 
 from hart.errors import HartError
 
+# fmt: off
 __all__ = [
-    "FileError",
-    "all_or_nothing",
-    "atomic_write",
-    "default_cache",
-    "parse_json",
-    "read_bytes",
-    "read_json",
-    "read_text",
-    "read_toml",
-    "readable_folder",
-    "text_lines",
-    "user_path",
-    "write_json",
-    "write_text",
+    "FileError", "all_or_nothing", "atomic_write", "default_cache", "parse_json", "read_bytes", "read_json",
+    "read_text", "read_toml", "readable_folder", "text_lines", "user_path", "write_json", "write_text",
 ]
+# fmt: on
 
 MEBIBYTE = 2**20
 TEXT_LIMIT = 64 * MEBIBYTE
@@ -73,11 +63,9 @@ def default_cache() -> Path:
 
 def user_path(name: AnyPath) -> Path:
     """A path as a person writes it: ~ is the home folder. Raises `FileError`."""
-    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
-        raise FileError(f"{name!r}: give a path, or the text of one")
-    with suppress(RuntimeError):  # nobody of that name
-        return Path(name).expanduser()
-    return Path(name)
+    if not (address := user_address(name)):
+        raise FileError(f"{name!r}: give a path")
+    return Path(address)
 
 
 def user_address(address: AnyPath) -> str:
@@ -133,11 +121,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def require_own_folder(folder: Path, own: str = "") -> None:
     """Raise `FileError` where a folder holds anything but hidden files and names that the pattern `own` matches fully:
     what writes a whole folder takes an empty one, its own, or a new one."""
-    entries = readable_folder(folder).iterdir() if folder.exists() else ()
+    names = list_folder(readable_folder(folder)) if folder.exists() else ()
     if os.path.realpath(folder) == os.path.realpath(os.path.expanduser("~")):  # noqa: PTH111  # a home may not be known
         raise FileError(f"{folder}: is your home folder: give an empty or a new folder")
-    foreign = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    foreign = [name for name in foreign if not re.fullmatch(own, name)]
+    foreign = sorted(name for name in names if not re.fullmatch(own, name))
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise FileError(f"{folder}: holds other files ({', '.join(foreign[:3])}{more}): give an empty or a new folder")
@@ -263,12 +250,22 @@ def _parsed(parse: Callable[[str], Any], text: str, where: str, kind: str) -> An
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: bool = True) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk and rename it; missing folders are made.
+    """Let `write` fill a file that appears as `path` when it is whole; see `whole_file`.
+
+    write: gets the open file; its `name` is a path, for libraries that open one themselves.
+    """
+    with whole_file(path, overwrite=overwrite) as temporary, temporary.open("r+b") as file:
+        write(file)
+
+
+@contextmanager
+def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """An empty file beside `path`, or what a library puts in its place, is flushed to disk and renamed when the block
+    ends; missing folders are made.
 
     Readers see the old file or the whole new one. The temporary file has a random name, so that programs writing the
-    same file do not disturb each other. When `write` fails, the old file stays, nothing is left beside it, and the
+    same file do not disturb each other. When the block fails, the old file stays, nothing is left beside it, and the
     error is raised again; one of the system, such as a full disk, as an `OSError` that names `path`.
-    write: gets the open file; its `name` is a path, for libraries that open one themselves.
     overwrite: False raises `FileExistsError` if `path` exists, even if another program makes it meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,9 +274,11 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
     temporary = path.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
     try:
         # exclusive, so as not to write through a file or link that somebody put there
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(mode)  # some libraries write what only the owner can read
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         if overwrite:
             temporary.replace(path)
@@ -320,7 +319,8 @@ def all_or_nothing(folder: Path, last: str) -> Iterator[Path]:
     `FileExistsError`. Errors of the system name the path in `folder`.
     """
     there: list[Path] = []
-    with folder_if_used(folder):
+    with ExitStack() as made:
+        made.enter_context(folder_if_used(folder))
         try:
             with TemporaryDirectory(dir=folder, prefix=".", suffix=PARTIAL) as name:
                 written = Path(name)
@@ -331,27 +331,20 @@ def all_or_nothing(folder: Path, last: str) -> Iterator[Path]:
                         raise
                     named = folder / Path(error.filename).relative_to(written)
                     raise OSError(error.errno, error.strerror, str(named)) from None
-                for file in sorted(written.iterdir(), key=lambda file: (file.name == last, file.name)):
-                    _move(file, folder / file.name, there)
-            flush_folder(folder)
+                # file by file: Windows replaces no folder, not even an empty one
+                files = (file for file in written.rglob("*") if file.is_file())
+                for file in sorted(files, key=lambda file: (file == written / last, file)):
+                    target = folder / file.relative_to(written)
+                    made.enter_context(folder_if_used(target.parent))
+                    rename_to_new(file, target)
+                    there.append(target)
+            for place in {target.parent for target in there}:
+                flush_folder(place)
         except BaseException:
-            for path in reversed(there):
+            for target in there:
                 with suppress(OSError):
-                    path.rmdir() if path.is_dir() else path.unlink()
+                    target.unlink()
             raise
-
-
-def _move(source: Path, target: Path, there: list[Path]) -> None:
-    """Rename without overwriting anything. there: gets what was made, a folder before what is in it."""
-    if not source.is_dir():
-        rename_to_new(source, target)
-        there.append(target)
-        return
-    target.mkdir()  # file by file: Windows replaces no folder, not even an empty one, and a rename would not fail there
-    there.append(target)
-    for file in sorted(source.iterdir()):
-        _move(file, target / file.name, there)
-    flush_folder(target)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -361,9 +354,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON value for people to read; see `atomic_write`."""
-    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
     # UTF-8 has no lone surrogates, which stand for the other bytes of a file's name; with a backslash they are JSON's
-    atomic_write(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+    text = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+    atomic_write(path, lambda file: file.write(text))
 
 
 def flush_folder(folder: Path) -> None:

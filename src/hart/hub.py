@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -73,7 +71,7 @@ def unreachable() -> str | None:
             _connect(host, port)
         except OSError as error:
             why = error.strerror or reason(error)
-            if isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError):  # to ask it again takes as long
                 break
         else:
             return None
@@ -81,21 +79,5 @@ def unreachable() -> str | None:
 
 
 def _connect(host: str, port: int) -> None:
-    """Raises `OSError`, a `TimeoutError` if any of the host's addresses is silent: to ask it again takes as long."""
-    try:
-        socket.create_connection((host, port), CONNECT_TIMEOUT, all_errors=True).close()
-    except ExceptionGroup as failed:
-        raise max(failed.exceptions, key=lambda error: isinstance(error, TimeoutError)) from None
-
-
-@contextmanager
-def quiet_hub() -> Iterator[None]:
-    """Meanwhile the hub's library does not print its retries."""
-    from huggingface_hub.utils import logging as hub_logging
-
-    before = hub_logging.get_verbosity()
-    hub_logging.set_verbosity(max(before, logging.ERROR))
-    try:
-        yield
-    finally:
-        hub_logging.set_verbosity(before)
+    """Raises `OSError`."""
+    socket.create_connection((host, port), CONNECT_TIMEOUT).close()

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Unpack
 
 import torch
 from PIL import Image
@@ -50,11 +50,10 @@ from hart.generation.requests import (
     second_prompts,
 )
 from hart.grids import ScaleSchedule
-from hart.inference.coder import of_type
-from hart.inference.components import Components
+from hart.inference.components import Components, of_type
 from hart.inference.editing import Editing
 from hart.inference.memory import SAVING, require_memory
-from hart.layers.linear import without_autocast
+from hart.layers.linear import own_types
 from hart.sizes import SizeOptions, requested_schedule
 from hart.strict import whole_number
 from hart.types import ClassContext, Context, Rows
@@ -62,27 +61,13 @@ from hart.types import ClassContext, Context, Rows
 GPU_BATCH = 4
 
 OnScale = Callable[[ScalePreview], object]
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _in_own_types(
-    method: Callable[Concatenate[HartPipeline, P], T],
-) -> Callable[Concatenate[HartPipeline, P], T]:
-    """Without gradients, and in the pipeline's types, in whatever `torch.autocast` its caller is."""
-
-    @wraps(method)
-    def run(self: HartPipeline, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with torch.inference_mode(), without_autocast(self.device.type):
-            return method(self, *args, **kwargs)
-
-    return run
 
 
 class HartPipeline(Editing):
     """A whole model on one device. Call it with prompts, or its stages: `encode_prompt`, `generate`, `decode`."""
 
-    @_in_own_types
+    @torch.inference_mode()
+    @own_types()
     def __call__(
         self,
         prompt: Prompt | Iterable[Prompt] | None = None,
@@ -138,8 +123,6 @@ class HartPipeline(Editing):
         check_output_type(output_type)
         check_callbacks(callback_on_scale=callback_on_scale, callback_on_batch=callback_on_batch)
         components = self._components  # for the whole call, whatever is loaded meanwhile
-        if batch_size is None:
-            batch_size = default_batch(components.device.type)
         request = checked_request(
             self._config_of(components),
             prompt,
@@ -152,22 +135,21 @@ class HartPipeline(Editing):
             sampling=sampling,
             settings=settings,
             schedule=schedule,
-            batch_size=batch_size,
             edit=edit,
             mix=mix,
         )
+        batch_size = _checked_batch(batch_size, components)
         batches = []
-        for images, latents in self._sampled(request, components, callback_on_scale):
+        for images, latents in self._sampled(request, components, schedule, batch_size, callback_on_scale):
             if edit is None or output_type == "latent":
                 generated = components.images(latents, output_type)
             else:
                 generated = of_type([edit.finished(image) for image in components.images(latents)], output_type)
-            prompts = [request.image(i).prompt for i in images]
             batch = HartOutput(
                 generated,
-                [prompt for prompt in prompts if not isinstance(prompt, Context)],
-                [request.seeds[i] for i in images],
-                [request.sampling(i) for i in images],
+                [image.prompt for image in images if not isinstance(image.prompt, Context)],
+                [image.seed for image in images],
+                [image.sampling for image in images if image.sampling is not None],
                 batch_size,
             )
             if callback_on_batch is not None:
@@ -183,7 +165,7 @@ class HartPipeline(Editing):
         *,
         batch_size: int | None = None,
         second_prompt: bool = False,
-        savings: Iterable[str] = SAVING,
+        savings: Collection[str] = SAVING,
         sampling: SamplingConfig | None = None,
         **settings: Unpack[SamplingOptions],
     ) -> None:
@@ -195,9 +177,8 @@ class HartPipeline(Editing):
         parts = self._components
         sampling = checked_settings(self._config_of(parts), sampling, settings, schedule)
         branches = 1 + (sampling.guidance_scale > 0) + second_prompt
-        size = default_batch(parts.device.type) if batch_size is None else batch_size
-        size = whole_number("batch_size", size, 1, MAX_BATCH)
-        require_memory(self.config.replace(sampling=sampling), parts, schedule, min(images, size), branches, savings)
+        images = min(images, _checked_batch(batch_size, parts))
+        require_memory(self.config.replace(sampling=sampling), parts, schedule, images, branches, savings)
 
     @torch.inference_mode(False)
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:
@@ -208,7 +189,6 @@ class HartPipeline(Editing):
         # copies, ordinary tensors that may be changed, also in inference mode
         return Rows.cat(self._encoded(one) for one in checked_prompts(prompt, self.num_classes))
 
-    @_in_own_types
     def generate(
         self,
         prompt_embeds: Context,
@@ -225,23 +205,23 @@ class HartPipeline(Editing):
         **settings: Unpack[SamplingOptions],
     ) -> Tensor:
         """Latents (B, D, h, w) float32 of one batch, one for each row of `prompt_embeds`; see `__call__`."""
-        check_callbacks(callback_on_scale=callback_on_scale)
-        components = self._components
-        request = checked_request(
-            self._config_of(components),
-            embeds=prompt_embeds,
-            negative_embeds=negative_prompt_embeds,
+        where: SizeOptions = {"size": size, "height": height, "width": width, "aspect": aspect}
+        latents: Tensor = self(
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
             seed=seed,
             generator=generator,
+            output_type="latent",
             sampling=sampling,
-            settings=settings,
-            schedule=requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect),
-            batch_size=len(prompt_embeds) if isinstance(prompt_embeds, Context) else 1,
-        )
-        ((_, latents),) = self._sampled(request, components, callback_on_scale)
-        return components.images(latents, "latent")
+            batch_size=max(1, len(prompt_embeds)) if isinstance(prompt_embeds, Context) else 1,
+            callback_on_scale=callback_on_scale,
+            **where,
+            **settings,
+        ).images
+        return latents
 
-    @_in_own_types
+    @torch.inference_mode()
+    @own_types()
     def generate_rows(self, images: Sequence[ImageRequest], **size: Unpack[SizeOptions]) -> States:
         """One batch, for servers: the state of all its images after every scale, and the latents in the last one.
 
@@ -255,15 +235,17 @@ class HartPipeline(Editing):
         schedule = requested_schedule(self.config, **size)
         parts = self._components
         checked = checked_images(self._config_of(parts), images, schedule)
-        return _states(checked, parts, self._encoded, _sources(parts, len(checked)), schedule)
+        return _states(checked, parts, self._encoded, lru_cache(4 * len(checked))(parts.encode), schedule)
 
-    @_in_own_types
+    @torch.inference_mode()
+    @own_types()
     def decode(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
         """Images of latents (B, D, h, w); see `hart.generation.arguments.OutputType`."""
         check_output_type(output_type)
         return self._components.images(checked_latents(latents, self.config), output_type)
 
-    @_in_own_types
+    @torch.inference_mode()
+    @own_types()
     def reconstruct(self, image: Image.Image) -> Reconstruction:
         """Encode and decode an image with the tokenizer alone, cropped to a square and resized first."""
         return self._components.reconstruct(require_image("image", image))
@@ -272,21 +254,24 @@ class HartPipeline(Editing):
         """The model's configuration, with the settings that calls have at these components' speed."""
         return self.config.replace(sampling=parts.speed.sampling(self.config))
 
-    def _sampled(self, request: Request, parts: Components, on_scale: OnScale | None) -> Iterator[tuple[range, Tensor]]:
-        """For every batch: the numbers of its images in the call, and their latents."""
+    def _sampled(
+        self, request: Request, parts: Components, schedule: ScaleSchedule, batch_size: int, on_scale: OnScale | None
+    ) -> Iterator[tuple[list[ImageRequest], Tensor]]:
+        """The images of every batch, and their latents."""
         # the images of a prompt or of an edit follow each other
-        kept = 2 * request.batch_size
-        encode, latent_of = lru_cache(kept)(self._encoded), _sources(parts, kept)
-        batches, scales = -(-request.count // request.batch_size), len(request.schedule)
+        encode, latent_of = lru_cache(2 * batch_size)(self._encoded), lru_cache(8 * batch_size)(parts.encode)
+        count, scales = len(request.seeds), len(schedule)
+        batches = -(-count // batch_size)
         with tqdm(total=batches * scales, **self._progress_bar) as bar:
-            for number, images in enumerate(request.batches()):
-                rows, stopped = [request.image(i) for i in images], False
-                for state in _states(rows, parts, encode, latent_of, request.schedule):
+            for batch in range(batches):
+                numbers = range(batch * batch_size, min((batch + 1) * batch_size, count))
+                images, stopped = [request.image(i) for i in numbers], False
+                for state in _states(images, parts, encode, latent_of, schedule):
                     bar.update()
                     if on_scale is not None:
                         with torch.inference_mode(False):
                             latent = state.latent.clone()
-                        preview = ScalePreview(state.k, scales, number, batches, images, latent, parts.images)
+                        preview = ScalePreview(state.k, scales, batch, batches, numbers, latent, parts.images)
                         if stopped := plain(on_scale(preview)) is False:
                             break
                 latents = state.latent
@@ -295,7 +280,8 @@ class HartPipeline(Editing):
                 if stopped:
                     return
 
-    @_in_own_types
+    @torch.inference_mode()
+    @own_types()
     def _encoded(self, prompt: Prompt) -> Context:
         if isinstance(prompt, str):
             with self._working_text_encoder() as encoder:
@@ -307,11 +293,6 @@ class HartPipeline(Editing):
         return ClassContext(torch.tensor([prompt], device="cpu"), self.num_classes)
 
 
-def _sources(parts: Components, edits: int) -> Callable[..., Tensor]:
-    """`Components.encode`, which keeps latents for so many edits: of the source and its style, each also made small."""
-    return lru_cache(4 * edits)(parts.encode)
-
-
 def _states(
     images: Sequence[ImageRequest],
     parts: Components,
@@ -319,7 +300,10 @@ def _states(
     latent_of: Callable[..., Tensor],
     schedule: ScaleSchedule,
 ) -> States:
-    """The states of a batch of checked requests."""
+    """The states of a batch of checked requests.
+
+    latent_of: `Coder.encode`; it is asked for an edit's source and its style, each also made small, scale by scale.
+    """
     noise = SeededNoise([image.seed for image in images], parts.device)
     settings = [image.sampling for image in images if image.sampling is not None]
     quantizer, smaller = parts.tokenizer.quantizer, parts.tokenizer.smaller(schedule)
@@ -334,9 +318,13 @@ def default_batch(kind: str) -> int:
     return 1 if kind == "cpu" else GPU_BATCH
 
 
+def _checked_batch(size: int | None, parts: Components) -> int:
+    return whole_number("batch_size", default_batch(parts.device.type) if size is None else size, 1, MAX_BATCH)
+
+
 def _warn(message: str) -> None:
     """A `PromptWarning` that points at the line outside hart that called it."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in ("hart", "torch"):
+    level, frame, passed = 1, sys._getframe(), ("hart", "torch", "contextlib")
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in passed:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, PromptWarning, stacklevel=level)

@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import operator
+import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform, get_args
 
-from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, FailFast, Field, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.dataclasses import is_pydantic_dataclass
 
@@ -31,32 +32,38 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import CoreSchema, ErrorDetails
 
-SHOWN_NAMES = 8
 SHOWN_ERRORS = 3
-EXPECTED = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "path_type": "a path",
-    "tuple_type": "a list",
-    "dataclass_type": "a table",
-    "dict_type": "a table",
+UNKNOWN = ("unexpected_keyword_argument", "invalid_key")
+MISSING = ("missing", "missing_argument")
+MEANT = " meant?)"
+SAID = dict.fromkeys(UNKNOWN, ": unknown key") | dict.fromkeys(MISSING, ": missing key")
+SAID |= {
+    kind: f": expected {what}, got {{value}}"
+    for kind, what in (
+        ("int_type", "a whole number"),
+        ("float_type", "a number"),
+        ("bool_type", "true or false"),
+        ("string_type", "text"),
+        ("path_type", "a path"),
+        ("tuple_type", "a list"),
+        ("dataclass_type", "a table"),
+        ("dict_type", "a table"),
+    )
 }
-BOUNDS = {
-    "greater_than_equal": ("ge", "be at least {}"),
-    "greater_than": ("gt", "be above {}"),
-    "less_than_equal": ("le", "be at most {}"),
-    "less_than": ("lt", "be below {}"),
-    "too_short": ("min_length", "have {} or more entries"),
-    "too_long": ("max_length", "have {} or fewer entries"),
+SAID |= {
+    "greater_than_equal": " must be at least {ge}, not {value}",
+    "greater_than": " must be above {gt}, not {value}",
+    "less_than_equal": " must be at most {le}, not {value}",
+    "less_than": " must be below {lt}, not {value}",
+    "too_short": " must have {min_length} or more entries, not {actual_length}",
+    "too_long": " must have {max_length} or fewer entries, not {actual_length}",
 }
+"""Kinds of pydantic's errors -> what follows the key, where its own words are not plain."""
 LONGEST_KEY = 60
-"""Longest unknown key, in characters, for which another is suggested."""
 
 T = TypeVar("T")
-Listed = Annotated[tuple[T, ...], Strict(False)]
-"""A tuple; JSON and TOML hold it as a list."""
+Listed = Annotated[tuple[T, ...], Strict(False), FailFast()]
+"""A tuple; JSON and TOML hold it as a list. Its first wrong entry alone is named."""
 
 
 class ConfigError(HartError):
@@ -79,7 +86,7 @@ class Config:
     def __init_subclass__(cls, *, kw_only: bool = False) -> None:
         super().__init_subclass__()
         own = inspect.get_annotations(cls)
-        for name, text in _texts_under_fields(cls).items():
+        for name, text in _texts_under_fields(cls.__module__).get(cls.__name__, {}).items():
             if name in own and not str(own[name]).startswith("ClassVar"):
                 cls.__annotations__[name] = Annotated[own[name], Field(description=text)]
         options = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -130,33 +137,17 @@ class Config:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
-def _texts_under_fields(kind: type) -> dict[str, str]:
-    """Fields of a class -> the texts under them, from its source; empty if that is not at hand.
+@cache
+def _texts_under_fields(module: str) -> dict[str, dict[str, str]]:
+    """Classes of a module -> their fields -> the texts under them, from its source; empty if that is not at hand.
 
-    Pydantic can find them too, but not those of base classes. Each module is parsed once: `inspect` parses all of it
-    for every class, which doubles the time to import this package's settings.
+    Pydantic can find them too, but not those of base classes.
     """
     try:
-        source = inspect.getsource(sys.modules[kind.__module__])
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
     except (KeyError, OSError, TypeError):
         return {}
-    return _texts_by_class(source).get(kind.__qualname__, {})
-
-
-@cache
-def _texts_by_class(source: str) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
-
-    def look(parent: ast.AST, begin: str) -> None:
-        for node in ast.iter_child_nodes(parent):
-            if isinstance(node, ast.ClassDef):
-                found[f"{begin}{node.name}"] = _texts(node.body)
-                look(node, f"{begin}{node.name}.")
-            elif isinstance(node, ast.FunctionDef):
-                look(node, f"{begin}{node.name}.<locals>.")
-
-    look(ast.parse(source), "")
-    return found
+    return {node.name: _texts(node.body) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 
 
 def _texts(body: list[ast.stmt]) -> dict[str, str]:
@@ -178,24 +169,13 @@ def explain(error: ValidationError, kind: type, source: str = "", called: Callab
     with; if empty, the name of the class. called: the caller's name for a field of `kind`, such as an option, in place
     of source and key.
     """
-    found = [entry for entry in error.errors(include_url=False) if not _miscounted(entry, error)]
-    unknown = [entry for entry in found if entry["type"] in ("unexpected_keyword_argument", "invalid_key")]
-    missing = [entry for entry in found if entry["type"] in ("missing", "missing_argument")]
-    if entries := unknown or missing:
-        table = entries[0]["loc"][:-1]
-        keys = [entry["loc"][-1] for entry in entries if entry["loc"][:-1] == table]
-        said = _unknown_keys(kind, table, keys) if unknown else f"missing key(s) {', '.join(map(str, keys))}"
-        return f"{_label(kind, table, source, None)}: {said}"
-    lines = [_line(kind, entry, source, called) for entry in found[:SHOWN_ERRORS]]
+    found = error.errors(include_url=False)
+    unknown, missing = ([entry for entry in found if entry["type"] in kinds] for kinds in (UNKNOWN, MISSING))
+    found = (unknown or missing or found)[:SHOWN_ERRORS]
+    lines = [_line(kind, entry, source, called) for entry in found]
+    if unknown and not lines[-1].endswith(MEANT):
+        lines.append(f"known are {', '.join(_tables(table_at(kind, found[-1]['loc'][:-1])))}")
     return "; ".join([lines[0], *(line.removeprefix(f"{source}: ") for line in lines[1:])])
-
-
-def _miscounted(entry: ErrorDetails, error: ValidationError) -> bool:
-    """Whether a list is said to be too short because pydantic does not count its wrong entries, which are said too."""
-    place = entry["loc"]
-    return entry["type"] == "too_short" and any(
-        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in error.errors()
-    )
 
 
 def table_at(kind: Any, place: Place) -> Any:
@@ -207,76 +187,44 @@ def table_at(kind: Any, place: Place) -> Any:
 
 def _line(kind: type, entry: ErrorDetails, source: str, called: Callable[[str], str] | None) -> str:
     place, said = entry["loc"], _said(entry)
+    if entry["type"] in UNKNOWN:
+        said += _meant(kind, place)
     # a check across fields names the one that is wrong
-    field, _, message = said.removeprefix(": ").partition(" ")
-    names = field.rstrip(":").split(".")
-    if entry["type"] == "value_error" and names[0] in _tables(table_at(kind, place)):
-        place, said = (*place, *names), f"{':' * field.endswith(':')} {message}"
-    elif entry["type"] == "value_error" and place and names == [str(place[-1])]:  # the label names it already
-        said = f": {message}"
-    return _label(kind, place, source, called) + said
+    elif (named := re.fullmatch(r"(?:: )?([a-z_.]+)(:? .+)", said, re.DOTALL)) and entry["type"] == "value_error":
+        names = named[1].split(".")
+        if names[0] in _tables(table_at(kind, place)):
+            place, said = (*place, *names), named[2]
+        elif place and names == [str(place[-1])]:  # the label names it already
+            said = f":{named[2].removeprefix(':')}"
+    begin = source or kind.__name__
+    if called and place:
+        begin, place, source = called(str(place[0])), place[1:], ""
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{clipped(part, LONGEST_KEY)}" for part in place)
+    return (f"{source}: {key.removeprefix('.')}" if source and key else begin + key) + said
 
 
 def _said(entry: ErrorDetails) -> str:
     """What is wrong with a value, to follow its key."""
-    kind, context, value = entry["type"], entry.get("ctx", {}), shown(entry["input"])
-    if kind in BOUNDS:
-        bound, words = BOUNDS[kind]
-        return f" must {words.format(_number(context[bound]))}, not {context.get('actual_length', value)}"
-    if kind == "value_error":
+    context, value = entry.get("ctx", {}), shown(entry["input"])
+    if entry["type"] == "value_error":
         said = str(context["error"])
         return f" {said}" if said.startswith("must ") else f": {said}"
-    if kind == "literal_error":
-        return f" must be {context['expected']}, not {value}"
-    if kind == "string_unicode":
-        return f": {value} is not valid Unicode text"
-    if kind == "finite_number":
-        return f" must be a finite number, not {value}"
-    if kind == "float_type" and isinstance(entry["input"], int) and not isinstance(entry["input"], bool):
-        return f": {value} is too large"
-    if kind in EXPECTED:
-        return f": expected {EXPECTED[kind]}, got {value}"
+    if entry["type"] in SAID:
+        bounds = {name: _number(bound) for name, bound in context.items() if isinstance(bound, int | float)}
+        return SAID[entry["type"]].format(value=value, **bounds)
     return f" {entry['msg'].removeprefix('Input ').replace('should', 'must', 1)}, not {value}"
 
 
-def _label(kind: type, place: Place, source: str, called: Callable[[str], str] | None) -> str:
-    """What a line begins with: `TrainerConfig.steps`, `recipe.toml: trainer.steps`, `x.json: files[1]`, `--out`."""
-    if place and isinstance(place[0], int):  # an argument without its name
-        place = (*[name for number, name in enumerate(_tables(kind)) if number == place[0]], *place[1:])
-    if called and place:
-        place, source = (called(str(place[0])), *place[1:]), ""
-    else:
-        source = f"{source}: " if source and place else source or f"{kind.__name__}{'.' * bool(place)}"
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{clipped(part, LONGEST_KEY)}" for part in place)
-    return source + key.removeprefix(".")
-
-
-def _unknown_keys(kind: type, table: Place, keys: list[Any]) -> str:
-    """Unknown keys of a table, each with a suggestion if there is one, or else followed by all known keys."""
-    near = table_at(kind, table)
-    names = {}
-    for key in map(str, keys[:SHOWN_NAMES]):
-        names[clipped(key, LONGEST_KEY)] = _meant(key, kind, table) if len(key) <= LONGEST_KEY else []
-    said = [name + (f" (is {' or '.join(meant)} meant?)" if meant else "") for name, meant in names.items()]
-    known = "" if all(names.values()) else f"; known are {', '.join(_tables(near))}"
-    return f"unknown key(s) {', '.join(said)}{known}"
-
-
-def _meant(key: str, kind: type, table: Place) -> list[str]:
-    """The full keys that an unknown one may stand for."""
-    near = table_at(kind, table)
-    places = list(_keys(kind))
-    if elsewhere := [place for place in places if place[-1] == key]:
-        return [_dotted(place) for place in elsewhere]
-    siblings = get_close_matches(key, _tables(near), n=1)
-    if siblings:
-        return [_dotted((*table, siblings[0]))]
-    names = get_close_matches(key, {str(place[-1]) for place in places}, n=1, cutoff=0.8)
-    return [_dotted(place) for place in places if place[-1] in names]
-
-
-def _dotted(place: Place) -> str:
-    return ".".join(map(str, place))
+def _meant(kind: type, place: Place) -> str:
+    """What an unknown key may stand for."""
+    *table, key = (*place[:-1], clipped(place[-1], LONGEST_KEY))
+    siblings, everywhere = _tables(table_at(kind, tuple(table))), list(_keys(kind))
+    found = [other for other in everywhere if other[-1] == key]
+    found = found or [(*table, near) for near in get_close_matches(key, siblings, n=1)]
+    if not found:
+        names = get_close_matches(key, {str(other[-1]) for other in everywhere}, n=1, cutoff=0.8)
+        found = [other for other in everywhere if other[-1] in names]
+    return f" (is {' or '.join('.'.join(map(str, other)) for other in found)}{MEANT}" if found else ""
 
 
 def _tables(kind: Any) -> dict[str, Any]:

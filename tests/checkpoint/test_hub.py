@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging as std_logging
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.utils import logging
 
 from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.hub import from_transformers, needed_files, require_repository
@@ -54,13 +52,6 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reachable_hub: None) -> Hub:
     return Hub(monkeypatch, tmp_path, [*OTHERS, *LLM, *PLAIN, *TOKENIZER, "llm/ema_model.bin"])
-
-
-def test_the_hub_is_connected_to_once(hub: Hub, direct: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = list[str]()
-    monkeypatch.setattr("hart.hub._connect", lambda host, port: asked.append(host))
-    assert resolve_model("someone/model") == hub.folder
-    assert len(asked) == 1 and len(hub.downloads) == 1
 
 
 def test_plain_weights_are_not_fetched_where_averaged_ones_are(hub: Hub, tmp_path: Path) -> None:
@@ -115,22 +106,6 @@ def test_whether_a_model_is_there_is_known_without_a_download(hub: Hub, is_cache
         with pytest.raises(CheckpointError, match=r"'someone/model' .*404: no such repository\): check the name"):
             require_repository("someone/model")
     assert hub.downloads == [{"local_files_only": True}]
-
-
-def test_retries_are_not_told(hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def retry(repository: str) -> list[str]:
-        logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 1s")
-        raise RuntimeError("no route to host")
-
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", retry)
-    monkeypatch.setattr(std_logging.getLogger("huggingface_hub"), "propagate", True)
-    hub.is_cached, before = False, logging.get_verbosity()
-    with pytest.raises(CheckpointError, match="no route to host"):
-        resolve_model("someone/model")
-    with pytest.raises(HartError, match="no route to host"):
-        from_transformers(retry, "a model", "someone/model", "judge")
-    assert not caplog.records
-    assert logging.get_verbosity() == before
 
 
 @pytest.mark.parametrize("kind", [LocalEntryNotFoundError, RuntimeError], ids=["the hub's", "of the HTTP library"])

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hart import HartPipeline
-from hart.checkpoint.folders import CONFIG_FILE, HART_FILE, TOKENIZER_FILE, CheckpointError
+from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.loading import (
     LoadedModel,
     load_model,
@@ -73,13 +73,6 @@ def test_our_layout_comes_back_exactly(config: HartConfig, tmp_path: Path) -> No
     assert equal(loaded, LoadedModel(config, tokenizer, hart, tmp_path))
 
 
-def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path) -> None:
-    config = tiny_text_config()
-    save_model(tmp_path, config, *tiny_model(config), dtype=torch.bfloat16)
-    assert {value.dtype for value in read_safetensors(tmp_path / HART_FILE).values()} == {torch.bfloat16}
-    assert {value.dtype for value in states(load_model(tmp_path)).values()} == {torch.float32}
-
-
 def test_opening_reads_and_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> None:
         pytest.fail("opening a model hashes nothing, draws nothing and runs no layer")
@@ -95,6 +88,8 @@ def test_opening_reads_and_does_nothing_else(monkeypatch: pytest.MonkeyPatch) ->
 @of("t2i")
 def test_averaged_weights_are_preferred(copied: Path) -> None:
     averaged = load_model(copied)
+    encoder = averaged.config.text_encoder
+    assert encoder is not None and (encoder.kind, encoder.instruction) == ("qwen2", True)
     (copied / "llm" / "ema_model.bin").unlink()
     plain = load_model(copied)
     assert averaged.config == plain.config
@@ -102,40 +97,18 @@ def test_averaged_weights_are_preferred(copied: Path) -> None:
 
 
 @of("t2i-rounds")
-def test_the_released_text_encoder_is_named(copied: Path) -> None:
-    encoder = load_model(copied).config.text_encoder
-    assert encoder is not None
-    assert (encoder.kind, encoder.instruction) == ("qwen2", True)
-
-
-@of("t2i-rounds")
-def test_a_missing_shard_is_named(copied: Path) -> None:
-    shard = "pytorch_model-00002-of-00002.bin"
-    (copied / "llm" / shard).unlink()
-    with pytest.raises(CheckpointError, match=shard):
-        load_model(copied)
-
-
-@of("t2i-rounds")
-def test_an_index_without_its_map_is_named(copied: Path) -> None:
+def test_weights_that_are_not_all_there_are_named(copied: Path) -> None:
     index = copied / "llm" / "pytorch_model.bin.index.json"
+    (copied / "llm" / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"pytorch_model-00002-of-00002\.bin"):
+        load_model(copied)
     index.write_text("{}", encoding="utf-8")
     with pytest.raises(HartError, match=index.name):
         load_model(copied)
-
-
-@of("t2i")
-def test_no_weights_at_all_are_named(copied: Path) -> None:
     for file in (copied / "llm").glob("*model*"):
         file.unlink()
     with pytest.raises(CheckpointError, match=r"llm: no weights: expected ema_model\.bin, \*\.safetensors"):
         load_model(copied)
-
-
-def rewrite(path: Path, change: Any) -> None:
-    state = read_safetensors(path)
-    change(state)
-    save_file(state, path)
 
 
 @of("t2i-qknorm-adaln")
@@ -149,32 +122,11 @@ def rewrite(path: Path, change: Any) -> None:
     ids=["missing", "unexpected", "misshaped"],
 )
 def test_published_tensors_that_do_not_fit_are_named(copied: Path, change: Any, message: str) -> None:
-    rewrite(copied / "llm" / "model.safetensors", change)
+    path = copied / "llm" / "model.safetensors"
+    state = read_safetensors(path)
+    change(state)
+    save_file(state, path)
     with pytest.raises(CheckpointError, match=message):
-        load_model(copied)
-
-
-@of("t2i-qknorm-adaln")
-def test_a_published_tokenizer_that_does_not_fit_is_named(copied: Path) -> None:
-    path = copied / "tokenizer" / "model.safetensors"
-    whole = read_safetensors(path)
-    for name in (
-        "decoder.up.1.attn.2.proj_out.bias",
-        "encoder.down.1.block.1.conv2.weight",
-        "quantize.embedding.weight",
-    ):
-        rewrite(path, lambda s, name=name: s.pop(f"vae.{name}"))
-        with pytest.raises(CheckpointError, match=rf"tokenizer/model\.safetensors.*missing vae\.{name}$"):
-            load_model(copied)
-        save_file(whole, path)
-
-
-@of("t2i-qknorm-adaln")
-@pytest.mark.parametrize("file", ["llm/config.json", "tokenizer/config.json"])
-@pytest.mark.parametrize("content", [b"{", b"{}"], ids=["cut", "empty"])
-def test_a_published_configuration_that_is_none_is_named(copied: Path, file: str, content: bytes) -> None:
-    (copied / file).write_bytes(content)
-    with pytest.raises(HartError, match=file):
         load_model(copied)
 
 
@@ -243,18 +195,6 @@ def test_var_with_shared_adaln_is_the_same_as_a_linear_layer_a_block(copied: Pat
 
 
 @of("var-c2i")
-@pytest.mark.parametrize("name", ["shared_ada_lin.1.bias", "blocks.1.ada_gss"])
-def test_shared_adaln_must_be_whole(copied: Path, name: str) -> None:
-    state = read_pickle(copied / "var.pth")
-    state = {key: value for key, value in state.items() if "ada_lin" not in key or key.startswith("head_nm")}
-    state |= {f"blocks.{i}.ada_gss": torch.zeros(1, 1, 6, 48) for i in range(3)}
-    state |= {"shared_ada_lin.1.weight": torch.zeros(288, 48), "shared_ada_lin.1.bias": torch.zeros(288)}
-    torch.save({key: value for key, value in state.items() if key != name}, copied / "var.pth")
-    with pytest.raises(CheckpointError, match=rf"var\.pth: .*: missing [\w. ]*{name}$"):
-        load_model(copied)
-
-
-@of("var-c2i")
 def test_var_with_an_unknown_schedule_asks_for_it(copied: Path) -> None:
     (copied / "case.json").unlink()
     with pytest.raises(ConfigError, match="give patch_nums in"):
@@ -296,29 +236,6 @@ def test_damaged_pickles_are_errors(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"weights\.bin"):
             read_pickle(path)
-
-
-def test_an_absent_pickle_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(HartError, match="no such file"):
-        read_pickle(tmp_path / "weights.bin")
-
-
-@pytest.mark.parametrize("file", [TOKENIZER_FILE, HART_FILE])
-def test_our_layout_with_a_damaged_file_names_it(tmp_path: Path, file: str) -> None:
-    config = tiny_text_config()
-    save_model(tmp_path, config, *tiny_model(config))
-    content = (tmp_path / file).read_bytes()
-    (tmp_path / file).write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match=file):
-        load_model(tmp_path)
-
-
-def test_weights_of_another_configuration_are_refused(tmp_path: Path) -> None:
-    config = tiny_text_config()
-    save_model(tmp_path, config, *tiny_model(config))
-    (tmp_path / CONFIG_FILE).write_text(tiny_text_config(depth=3).to_json(), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=rf"{HART_FILE}.*missing transformer\.blocks\.2"):
-        load_model(tmp_path)
 
 
 def test_an_interrupted_save_is_not_taken_for_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

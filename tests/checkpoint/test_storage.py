@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import nn
 
 from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.storage import (
-    TYPE_NAMES,
+    WEIGHT_TYPES,
     fill_module,
     fill_state,
     load_state,
@@ -22,7 +21,6 @@ from hart.checkpoint.storage import (
     write_safetensors,
 )
 from hart.devices import without_memory
-from hart.errors import HartError
 from helpers import randomize, same_weights
 
 
@@ -52,17 +50,18 @@ def test_half_precision_is_for_numbers_with_a_point_only(tmp_path: Path) -> None
 
 def test_files_are_those_of_the_library(tmp_path: Path) -> None:
     values = torch.tensor([[0, 1, 2], [3, 4, 250]])
-    tensors = {f"a {dtype}": values.to(dtype) for dtype in TYPE_NAMES}
+    tensors = {
+        f"a {dtype}": values.to(dtype)
+        for dtype in (*WEIGHT_TYPES, torch.float8_e4m3fn, torch.int64, torch.int8, torch.uint8, torch.bool)
+    }
     tensors |= {"scalar": torch.tensor(3.5), "empty": torch.zeros(0, 4), "transposed": values.T, "é": torch.ones(1)}
     write_safetensors(tmp_path / "m.safetensors", tensors)
     content = (tmp_path / "m.safetensors").read_bytes()
     for loaded in (load(content), read_safetensors(tmp_path / "m.safetensors")):
         assert same_weights(loaded, tensors)
         assert all(value.dtype == tensors[name].dtype for name, value in loaded.items())
-    library = tmp_path / "library.safetensors"
-    library.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
-    assert abs(len(content) - library.stat().st_size) <= 8  # the order of types in the header decides its padding
-    assert (tmp_path / "m.safetensors").stat().st_mode == library.stat().st_mode
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 @pytest.mark.parametrize(
@@ -98,18 +97,6 @@ def test_every_truncation_is_an_error(tmp_path: Path) -> None:
         path.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match=r"m\.safetensors: not a readable safetensors file"):
             read_safetensors(path)
-
-
-@pytest.mark.parametrize("content", [b"PK\x03\x04 no safetensors", b"\xff" * 64, json.dumps({}).encode()])
-def test_other_files_are_an_error(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "m.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"m\.safetensors"):
-        read_safetensors(tmp_path / "m.safetensors")
-
-
-def test_an_absent_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(HartError, match=r"m\.safetensors: no such file"):
-        read_safetensors(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -99,16 +99,12 @@ def test_inputs_that_are_absent_or_do_not_fit_are_named(folder: Path, monkeypatc
     inputs = sorted(GOLDEN_INPUTS & set(golden))
     assert len(inputs) == (6 if folder.name == "t2i" else 2)
     for name in inputs:
-        value = golden[name]
-        damages = [None, value[:1], value.unsqueeze(0), value[0], value[:0], torch.zeros(()), value + 0j]
-        damages += [value.long() + 0.5] if value.dtype == torch.int64 else [value.int()]
-        damages += [value - 1, value + 2000] if value.dtype == torch.int64 else []
-        for damage in damages:
-            changed = golden | {name: damage} if damage is not None else {k: v for k, v in golden.items() if k != name}
-            save_file({key: value.contiguous() for key, value in changed.items()}, folder / GOLDEN_FILE)
-            # a batch of another size shows in what comes after it
-            with pytest.raises(CheckpointError, match=rf"{GOLDEN_FILE}: .*({name}|takes \((1|64)[,)])"):
-                verify(folder)
+        save_file({key: value for key, value in golden.items() if key != name}, folder / GOLDEN_FILE)
+        with pytest.raises(CheckpointError, match=rf"{GOLDEN_FILE}: inputs do not fit the model \('{name}'\)"):
+            verify(folder)
+    save_file(golden | {"tokenizer.image": golden["tokenizer.image"][0]}, folder / GOLDEN_FILE)
+    with pytest.raises(CheckpointError, match=rf"{GOLDEN_FILE}: inputs do not fit the model \(.+\)"):
+        verify(folder)
 
 
 @pytest.mark.parametrize(
@@ -128,20 +124,4 @@ def test_a_case_without_its_settings_is_an_error(folder: Path, case: Any, messag
     (folder / CASE_FILE).unlink()
     (folder / CASE_FILE).write_text(json.dumps(case), encoding="utf-8")
     with pytest.raises(HartError, match=f"{CASE_FILE}: .*{message}"):
-        verify(folder)
-
-
-@of("var-c2i")
-def test_golden_numbers_that_are_none_are_an_error(folder: Path) -> None:
-    (folder / GOLDEN_FILE).write_bytes(b"no safetensors")
-    with pytest.raises(CheckpointError, match=f"{GOLDEN_FILE}: not a readable safetensors file"):
-        verify(folder)
-
-
-@of("var-c2i")
-def test_an_unreadable_case_is_an_error(folder: Path) -> None:
-    save_file(read_safetensors(CASE / GOLDEN_FILE), folder / GOLDEN_FILE)
-    (folder / CASE_FILE).unlink()
-    (folder / CASE_FILE).write_bytes(b"{")
-    with pytest.raises(HartError, match=CASE_FILE):
         verify(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hart.data.digests import WHOLE_IMAGE, mark_bytes, mark_image
+from hart.data.digests import WHOLE_IMAGE, mark_bytes, mark_file
 from hart.data.opening import open_source
 from image_files import encoded_image, numbered, write_numbered_shards
 from set_formats import WRITERS, Entry, every_format, open_written
@@ -56,6 +56,8 @@ def test_class_folders_and_notes_of_several_files(tmp_path: Path) -> None:
         (tmp_path / "ant" / "0.txt").write_text(note)
         digests.append(open_source(tmp_path, "all").digest())
     assert len(set(digests)) == 4
+    (tmp_path / "ant").rename(tmp_path / "another")
+    assert open_source(tmp_path, "all").digest() == digests[-1], "names say nothing about images"
 
 
 @pytest.mark.parametrize("size", [WHOLE_IMAGE, 4 * WHOLE_IMAGE])
@@ -63,7 +65,7 @@ def test_the_mark_of_a_file_is_that_of_its_content(size: int, tmp_path: Path) ->
     content = bytearray(size)
     (tmp_path / "a").write_bytes(content)
     mark = mark_bytes(bytes(content))
-    assert mark_image(tmp_path / "a") == mark
+    assert mark_file(tmp_path / "a") == mark
     assert mark_bytes(bytes(content) + b"\0") != mark
     for place in (0, size // 2, size - 1):
         content[place] = 1

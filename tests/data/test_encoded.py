@@ -54,15 +54,20 @@ def change_shard(folder: Path, name: str, change: Callable[[Tensor], Tensor | No
     save_file(tensors, file, metadata)
 
 
-EVERY = ("codes", "last_scale", "labels", "weights", "caption_edges", "text_mask", "text_place", "text_features")
+FLAT = ("codes", "labels", "weights", "shapes", "caption_edges")
+DEEP = ("last_scale", "text_mask", "text_place", "text_features")
+EVERY = (*FLAT, *DEEP)
 CHANGES: dict[str, tuple[tuple[str, ...], Callable[[Tensor], Tensor | None]]] = {
     "missing": (EVERY, lambda tensor: None),
     "shorter": (EVERY, lambda tensor: tensor[:-1]),
     "empty": (EVERY, lambda tensor: tensor[:0]),
-    "flat": (tuple(name for name in EVERY if name not in {"labels", "weights", "caption_edges"}), torch.flatten),
+    "flat": (DEEP, torch.flatten),
     "of another type": (EVERY, lambda tensor: tensor.bool()),
-    "out of range": (("codes", "text_place"), lambda tensor: torch.full_like(tensor, 2**31 - 1)),
-    "negative": (("codes", "labels", "weights", "caption_edges", "text_place"), lambda tensor: tensor * 0 - 5),
+    "out of range": (("codes", "shapes", "text_place"), lambda tensor: torch.full_like(tensor, 2**31 - 1)),
+    "negative": (
+        ("codes", "labels", "weights", "shapes", "caption_edges", "text_place"),
+        lambda tensor: tensor * 0 - 5,
+    ),
     "not finite": (("weights", "last_scale", "text_features"), lambda tensor: tensor * float("nan")),
     "all nothing": (("caption_edges",), torch.zeros_like),
 }
@@ -109,15 +114,15 @@ def changed_index(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None
 INDEXES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a shard above": (lambda index: index["shards"][0].update(file="../train-00000.safetensors"), "not the name of "),
     "a shard in a stream": (lambda index: index["shards"][0].update(file="ab:c.safetensors"), "not the name "),
-    "a shard of no name": (lambda index: index["shards"][0].update(file=None), "shards.0.file: "),
+    "a shard of no name": (lambda index: index["shards"][0].update(file=None), "shards.0.file "),
     "a shard that is not there": (lambda index: index["shards"][0].update(file="a.safetensors"), "missing shards"),
-    "no number of images": (lambda index: index["shards"][0].update(pictures="3"), "shards.0.pictures: "),
-    "another number of images": (lambda index: index["shards"][1].update(pictures=2), "damaged .3 images"),
+    "no number of images": (lambda index: index["shards"][0].update(images="3"), "shards.0.images "),
+    "another number of images": (lambda index: index["shards"][1].update(images=2), "damaged .3 images"),
     "no shards": (lambda index: index.update(shards=[]), "no images"),
-    "another format": (lambda index: index.update(format=1), "format 1, this version reads 2 and 3: encode"),
-    "no settings": (lambda index: index.pop("settings"), "settings: "),
-    "no scales": (lambda index: index["settings"].pop("scales"), "settings.scales: "),
-    "scales without end": (lambda index: index["settings"].update(scales=[10**9]), "settings.scales.0: "),
+    "another format": (lambda index: index.update(format=1), "format 1, this version reads 4: encode"),
+    "no settings": (lambda index: index.pop("settings"), "settings Field required"),
+    "no scales": (lambda index: index["settings"].pop("scales"), "settings.scales Field required"),
+    "scales without end": (lambda index: index["settings"].update(scales=[10**9]), "settings.scales.0 "),
     "another text width": (lambda index: index["settings"].update(text_width=10**12), "settings.text_width"),
     "another tokenizer": (lambda index: index["settings"].update(tokenizer="x"), "made with other settings"),
 }
@@ -131,7 +136,7 @@ def test_an_index_that_says_what_cannot_be(change: Callable[[Any], Any], message
     assert "\n" not in str(error.value) and str(codes) in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b'{"format": 2}'])
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b'{"format": 4}'])
 def test_an_index_that_is_none(content: bytes, codes: Path) -> None:
     (codes / "train.json").write_bytes(content)
     assert encoded_splits(codes, "train") == {"train"}

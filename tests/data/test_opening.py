@@ -142,15 +142,6 @@ def test_the_folders_of_coco_are_no_classes(tmp_path: Path) -> None:
     assert len(rows(open_source(tmp_path, None, kind="classes"))) == 3
 
 
-def test_the_whole_of_a_divided_set_is_refused(tmp_path: Path) -> None:
-    """Its folders would be taken for classes."""
-    for name in ("train/cat", "validation/cat"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "x.png").write_bytes(b"unread")
-    with pytest.raises(HartError, match="divided into folders: name one as the split: train, validation"):
-        open_source(tmp_path, "all")
-
-
 # --- JSON lines
 
 
@@ -163,7 +154,7 @@ def test_json_lines_with_captions_labels_and_weights(tmp_path: Path) -> None:
         [
             {"image": "images/0.png", "caption": "zero", "label": "odd"},
             {"image": str(tmp_path / "images/1.png"), "caption": ["one", "1"], "label": "even", "weight": 3},
-            {"image": "images/2.png", "label": "odd"},
+            {"image": "images/2.png", "label": "odd", "weight": None},
         ],
     )
     for path in (tmp_path, tmp_path / "train.jsonl"):

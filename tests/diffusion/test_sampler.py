@@ -65,11 +65,6 @@ def test_a_perfect_denoiser_gives_the_clean_tokens() -> None:
     assert oracle.seen == [999, 856, 714, 571, 428, 285, 143, 0]
 
 
-def test_predictions_are_clipped() -> None:
-    result = sampled(Oracle(torch.full((TOKENS, CHANNELS), 3.0)), 0.0, None)
-    torch.testing.assert_close(result, torch.ones(TOKENS, CHANNELS))
-
-
 def test_guidance_leads_away_from_the_null_condition() -> None:
     """(1 + g) cond - g null, with a denoiser that answers with its condition."""
 

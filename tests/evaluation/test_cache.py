@@ -61,7 +61,7 @@ def test_what_is_no_entry_is_named(content: bytes, tmp_path: Path) -> None:
         kept.read(name)
 
 
-def test_a_stopped_run_computes_what_is_missing_in_batches_of_neighbours(tmp_path: Path) -> None:
+def test_a_stopped_run_computes_what_is_missing_in_batches(tmp_path: Path) -> None:
     kept = Cache(tmp_path, records(Place), {})
     names = [kept.key(number) for number in range(8)]
     batches: list[list[int]] = []
@@ -76,7 +76,7 @@ def test_a_stopped_run_computes_what_is_missing_in_batches_of_neighbours(tmp_pat
         kept.path(names[place]).unlink()
     batches.clear()
     assert kept.fill(names, compute, 3) == 5
-    assert batches == [[1, 2], [5]]
+    assert batches == [[1, 2, 5]]
     assert [kept.read(name).place for name in names] == list(range(8))
 
 

@@ -65,14 +65,3 @@ def test_records_that_are_damaged_before_any_image_is_read_count_too(tmp_path: P
     (tmp_path / "set.jsonl").write_text("\n".join([*lines, "no JSON"]))
     images = ImageSet(open_source(tmp_path / "set.jsonl", "all"), ImageTransform(8))
     assert len(numbers(images)) == 30 and len(images.damaged) == 1
-
-
-def test_a_higher_limit_is_advised_only_where_the_set_has_more(tmp_path: Path) -> None:
-    write_captioned_folder(tmp_path, 4)
-    source = open_source(tmp_path)
-    ImageSet(source, ImageTransform(8), limit=4).require(4)
-    with pytest.raises(HartError, match=r"needs at least 4 images, not 3: raise --limit$"):
-        ImageSet(source, ImageTransform(8), limit=3).require(4)
-    for limit in (None, 3):
-        with pytest.raises(HartError, match=r"needs at least 5 images, not [34]: take --split all, or give a set of"):
-            ImageSet(source, ImageTransform(8), limit=limit).require(5)

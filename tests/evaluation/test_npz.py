@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hart.errors import HartError
+from hart.evaluation import npz
 from hart.evaluation.npz import SampleFile, write_samples
 
 
@@ -50,23 +51,25 @@ def test_reads_what_numpy_writes(save: Any, tmp_path: Path) -> None:
     assert not file.has_statistics
 
 
-def test_statistics_of_a_reference_batch(tmp_path: Path) -> None:
+STATISTICS = {"mu": np.zeros(3), "sigma": np.eye(3), "mu_s": np.zeros(2), "sigma_s": np.eye(2)}
+
+
+def test_statistics_of_a_reference_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "POOLED", 6)
+    monkeypatch.setattr(npz, "SPATIAL", 3)
     features = np.random.default_rng(1).normal(size=(50, 6))
     values = {"mu": features.mean(axis=0), "sigma": np.cov(features, rowvar=False), "mu_s": np.zeros(3),
               "sigma_s": np.eye(3)}  # fmt: skip
     np.savez(tmp_path / "reference.npz", arr_0=images(), **values)
     file = SampleFile(tmp_path / "reference.npz")
     assert file.has_statistics
-    statistics = file.statistics()
+    found = file.statistics()
     for gaussian, mean, covariance in (
-        (statistics.pooled, values["mu"], values["sigma"]),
-        (statistics.spatial, values["mu_s"], values["sigma_s"]),
+        (found.pooled, values["mu"], values["sigma"]),
+        (found.spatial, values["mu_s"], values["sigma_s"]),
     ):
         np.testing.assert_allclose(gaussian.mean, mean)
         np.testing.assert_allclose(gaussian.factor.T @ gaussian.factor, covariance, atol=1e-12)
-
-
-GAUSSIANS = {"mu": np.zeros(3), "sigma": np.eye(3), "mu_s": np.zeros(2), "sigma_s": np.eye(2)}
 
 
 @pytest.mark.parametrize(
@@ -76,27 +79,35 @@ GAUSSIANS = {"mu": np.zeros(3), "sigma": np.eye(3), "mu_s": np.zeros(2), "sigma_
         ({"arr_0": images().astype(np.float32)}, "arr_0 holds float32 of 7 x 6 x 6 x 3"),
         ({"arr_0": images()[..., :1]}, "arr_0 holds uint8 of 7 x 6 x 6 x 1"),
         ({"arr_0": images()[:0]}, "arr_0 holds uint8 of 0 x"),
-        ({"arr_0": images(), "mu": np.zeros(3)}, "has no sigma"),
-        ({"arr_0": images()} | GAUSSIANS | {"sigma": np.eye(2)}, "sigma: it holds float64 of 2 x 2"),
-        ({"arr_0": images()} | GAUSSIANS | {"mu": np.full(3, np.nan)}, "mu: its values are not finite"),
-        ({"arr_0": images()} | GAUSSIANS | {"mu": np.array([None] * 3)}, "damaged .mu: .*objects"),
-        ({"arr_0": images()} | GAUSSIANS | {"mu": np.arange(3)}, "mu: it holds int64 of 3"),
-        ({"arr_0": images()} | GAUSSIANS | {"sigma": np.triu(np.ones((3, 3)))}, "sigma is no covariance"),
+        ({"mu": np.zeros(3)}, "cannot be read .*sigma is not a file in the archive"),
+        ({"mu": np.array([None] * 3)}, "cannot be read .*allow_pickle"),
+        *(
+            (STATISTICS | wrong, "are no means and covariances of Inception-v3's")
+            for wrong in (
+                {"sigma": np.eye(2)}, {"mu": np.full(3, np.nan)}, {"sigma": np.triu(np.ones((3, 3)))},
+                {"sigma_s": np.full((2, 2), np.inf)}, {"mu": np.zeros(4), "sigma": np.eye(4)},
+            )
+        ),
     ],
 )  # fmt: skip
-def test_other_forms_are_one_line(arrays: dict[str, np.ndarray], said: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "batch.npz", **arrays)
-    with pytest.raises(HartError, match=rf"batch\.npz: {said}"):
+def test_other_forms_are_one_line(
+    arrays: dict[str, np.ndarray], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npz, "POOLED", 3)
+    monkeypatch.setattr(npz, "SPATIAL", 2)
+    images_too = {} if "images" in arrays else {"arr_0": images()}
+    np.savez(tmp_path / "batch.npz", **images_too | arrays)
+    with pytest.raises(HartError, match=rf"batch\.npz: .*{said}"):
         SampleFile(tmp_path / "batch.npz").statistics()
 
 
-@pytest.mark.parametrize("shape", ["(999999999, 6, 6, 3)", "(7, 6, 6, -3)", "(((((("])
+@pytest.mark.parametrize("shape", ["(999999999, 6, 6, 3)", "(7, -6, -6, 3)", "(((((("])
 def test_what_a_header_declares_is_not_believed(tmp_path: Path, shape: str) -> None:
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(118) + b"\n"
     content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + images().tobytes()
     with zipfile.ZipFile(tmp_path / "batch.npz", "w") as archive:
         archive.writestr("arr_0.npy", content)
-    with pytest.raises(HartError, match=r"batch\.npz: damaged"):
+    with pytest.raises(HartError, match=r"batch\.npz: (cannot be read|arr_0 holds uint8 of 7 x -6)"):
         SampleFile(tmp_path / "batch.npz")
 
 
@@ -107,11 +118,11 @@ def test_damaged_files_are_one_line(tmp_path: Path) -> None:
     np.savez(path, images(200))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(HartError, match=r"no readable \.npz"):
+    with pytest.raises(HartError, match=r"batch\.npz: cannot be read .*not a zip file"):
         SampleFile(path)
     path.write_bytes(whole[:5000] + bytes(100) + whole[5100:])
     file = SampleFile(path)
-    with pytest.raises(HartError, match="damaged"):
+    with pytest.raises(HartError, match="cannot be read"):
         list(file.batches(16))
 
 

@@ -77,21 +77,6 @@ def test_where_public_weights_lie(tmp_path: Path) -> None:
         open_extractor("inception-v3", torch.device("cpu"), tmp_path)
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
-def test_files_are_read_from_a_folder_or_an_archive_alike(packed: bool, tmp_path: Path) -> None:
-    if packed:
-        with ZipFile(tmp_path / "set.zip", "w") as archive:
-            archive.writestr("wrapped/set/a/1.txt", "one")
-    else:
-        (tmp_path / "set" / "a").mkdir(parents=True)
-        (tmp_path / "set" / "a" / "1.txt").write_text("one")
-    files = PublishedFiles(tmp_path, "set", "set.zip", "https://home")
-    assert files.read("a/1.txt") == b"one"
-    for path in ("a/2.txt", "../1.txt", "/etc/passwd"):
-        with pytest.raises(FileError, match=rf"^{files.place}"):
-            files.read(path)
-
-
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "set.zip").write_bytes(b"no archive")
     with pytest.raises(FileError, match=r"set\.zip: .*not a zip file"):

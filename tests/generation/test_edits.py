@@ -16,7 +16,7 @@ from torch import Tensor
 from edited_images import LEFT, SIDE, mask_of, picture
 from hart import Edit, HartError, HartPipeline, ImageRequest, PromptMix
 from hart.data.transforms import to_signed
-from hart.generation.edits import MAX_STYLE, Style, batch_edits, followed_codes
+from hart.generation.edits import MAX_STYLE, ImageEdit, batch_edits, followed_codes
 from hart.generation.guidance_and_sampling import Candidates, filtered
 from hart.generation.noise import SeededNoise
 from hart.grids import ScaleSchedule
@@ -64,15 +64,6 @@ def test_an_empty_mask_gives_the_image_and_a_full_one_a_new_one(pipe: HartPipeli
     assert pipe.edit(image, mask_of(), prompt, **settings).images[0].tobytes() == image.tobytes()
     full = pipe.edit(image, mask_of(0, 0, SIDE, SIDE), prompt, seed=4, **settings).images[0]
     assert full.tobytes() == pipe(prompt, seed=4, **settings).images[0].tobytes()
-
-
-def test_the_latent_of_an_empty_mask_is_the_encoders(pipe: HartPipeline) -> None:
-    image = picture()
-    edit = pipe.prepare_edit(image, mask_of())
-    (latent,) = latents(pipe, [ImageRequest(prompts(pipe)[0], edit=edit)])
-    # without residual tokens it is that of the codes
-    expected = pipe.components.encode(edit.pixels) if pipe.num_classes is None else coded(pipe, image).latent[0]
-    assert torch.equal(latent, expected)
 
 
 def test_outside_the_mask_latent_and_pixels_stay(text: HartPipeline) -> None:
@@ -187,14 +178,14 @@ def test_a_style_is_that_of_the_image_alone_wherever_its_parts_are(text: HartPip
 
     def penalty(latent: Tensor) -> Tensor:
         made = batch_edits([edit], lambda _: latent, quantizer, schedule)
-        assert made is not None and made.styles[0] is not None
-        return made.styles[0].penalty(1, torch.zeros(4, len(latent)), quantizer)
+        assert made is not None
+        return made.images[0].penalty(1, torch.zeros(4, len(latent)), quantizer)
 
     assert torch.equal(penalty(latent), penalty(other))
     torch.testing.assert_close(penalty(latent.flip(1)), penalty(latent))
     edit = text.prepare_edit(picture(64, 1), style_strength=1, aspect="1:1")  # thinner than a token
     assert penalty(latent).std() > 0
-    style = Style(1.0, (quantizer.codebook.weight[[3, 5]],))
+    style = ImageEdit(latent, latent, (), strength=1.0, style=(quantizer.codebook.weight[[3, 5]],))
     costs = style.penalty(0, torch.zeros(1, len(latent)), quantizer)
     assert sorted(costs[0].topk(2, largest=False).indices.tolist()) == [3, 5]
 
@@ -383,6 +374,6 @@ def test_hidden_parts_of_a_source_do_not_leak_into_coarse_scales(
         edits = batch_edits([edit], lambda *_, latent=latent: latent, quantizer, schedule, smaller)
         assert edits is not None
         found.append(edits.known_codes(0, torch.zeros(1, 4, 4, 4), schedule.grids[0], quantizer))
-        assert not edits.generated[0].any()
+        assert not edits.generated(0).any()
     assert torch.equal(*found)
     assert torch.equal(found[0].flatten(), quantizer.nearest(torch.ones(1, 4)))

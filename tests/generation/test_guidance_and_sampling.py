@@ -17,7 +17,6 @@ from hart.generation.guidance_and_sampling import (
     gumbel_temperature,
     sample,
     sample_by_gumbel,
-    top_k_at,
 )
 from hart.generation.threefry import gumbel, key_of, threefry, uniform
 from helpers import random_tensor
@@ -81,12 +80,6 @@ def test_every_image_has_its_own_filters() -> None:
     assert together == [kept(one)[0] for one in alone]
 
 
-def test_late_scales_keep_half_of_the_codes() -> None:
-    assert [top_k_at(k, 600) for k in (0, 6, 7, 13)] == [600, 600, 300, 300]
-    assert top_k_at(9, 1) == 1
-    assert top_k_at(9, None) is None
-
-
 def test_guidance_extrapolates() -> None:
     conditional, unconditional = random_tensor(2, 3, 4, seed=1), random_tensor(2, 3, 4, seed=2)
     strength = torch.tensor([0.0, 2.0]).view(2, 1, 1)
@@ -117,12 +110,6 @@ def test_samples_have_the_frequencies_of_the_probabilities(by_gumbel: bool) -> N
 def test_codes_that_are_filtered_out_are_never_drawn(number: float) -> None:
     logits = torch.tensor([[[-torch.inf, 1.0, -torch.inf, 2.0, -torch.inf]]])
     assert sample(Candidates(logits, None), torch.tensor([[number]])).item() in (1, 3)
-
-
-def test_a_number_decides_by_inverting_the_distribution_function() -> None:
-    logits = torch.tensor([0.1, 0.2, 0.7]).log().view(1, 1, 3).expand(1, 5, 3)
-    uniform = torch.tensor([[0.05, 0.15, 0.29, 0.31, 0.99]])
-    assert sample(Candidates(logits, None), uniform).tolist() == [[0, 1, 1, 2, 2]]
 
 
 @pytest.mark.parametrize(("ratio", "temperature"), [(0.0, 0.27), (0.5, 0.14175), (1.0, 0.0135)])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hart.config import ConfigError, SamplingConfig
-from hart.generation.edits import BatchEdits
+from hart.generation.edits import BatchEdits, ImageEdit
 from hart.generation.next_scale import NextScaleGenerator, ScaleState
 from hart.generation.noise import SeededNoise
 from hart.losses.transformer_loss import sample_given, with_given
@@ -87,8 +87,7 @@ def test_what_an_edit_keeps_is_given_from_the_first_step(monkeypatch: pytest.Mon
     redraw = torch.ones(1, 1, 4, 4, dtype=torch.bool)
     redraw[..., :2, :] = False
     generated = (*(torch.ones(1, n, dtype=torch.bool) for n in (1, 4, 9)), redraw.flatten(1))
-    kept = torch.zeros(4, 1, 1, 1, 1, dtype=torch.bool)
-    edits = BatchEdits(torch.zeros(1, CHANNELS, 4, 4), redraw, generated, kept, None, (None,) * 4, (), (None,), ())
+    edits = BatchEdits((ImageEdit(torch.zeros(1, CHANNELS, 4, 4), redraw, generated),))
     noise = SeededNoise([0], torch.device("cpu"))
     NextScaleGenerator(hart, tokenizer.quantizer, SETTINGS, noise, edits=edits)(random_context(MASKED, 1))
     of_last = [given for given in seen if given is not None]

@@ -40,13 +40,6 @@ def test_an_image_has_its_numbers_alone_and_in_any_batch(kind: Callable[[SeededN
     assert not torch.equal(together[0], together[1])
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-def test_numbers_are_a_function(kind: Callable[[SeededNoise, int], Tensor]) -> None:
-    source, state = noise(8), torch.get_rng_state()
-    assert torch.equal(kind(source, 1), kind(source, 1))
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 def test_numbers_belong_to_a_token_and_a_code_wherever_they_stand() -> None:
     source, some = noise(1, 2), torch.tensor([[4, 1], [0, 5]])
     everywhere, _ = source.gumbel(3, ALL, candidates(2, None))
@@ -69,8 +62,3 @@ def test_purposes_and_scales_share_no_numbers() -> None:
 
 def test_an_order_holds_every_position_once() -> None:
     assert noise(0, 1).order(9).sort(dim=1).values.tolist() == [list(range(9))] * 2
-
-
-def test_no_seed_is_an_error() -> None:
-    with pytest.raises(ValueError, match="one for each image"):
-        SeededNoise([], CPU)

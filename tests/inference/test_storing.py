@@ -100,15 +100,6 @@ def test_the_scorer_of_best_of_n_goes_with_the_model(tmp_path: Path) -> None:
         opened(model).save_pretrained(tmp_path / "partial")
 
 
-def test_a_merged_model_in_half_precision_is_near(model: Path, adapter: Path, tmp_path: Path) -> None:
-    outputs(run("convert", model, tmp_path, "--lora", adapter, "--dtype", "bfloat16"))
-    assert {value.dtype for value in read_safetensors(tmp_path / HART_FILE).values()} == {torch.bfloat16}
-    merged, pipe = load_model(tmp_path), opened(model)
-    pipe.load_lora(adapter)
-    for name, value in pipe.hart.state_dict().items():
-        assert torch.equal(merged.hart.state_dict()[name], value.bfloat16().float()), name
-
-
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [("text", "float32"), ("class", "bfloat16"), ("random, packed", "float32"), ("random, packed", "bfloat16")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from hart.layers.attention import PUBLISHED_SCALE, Attention
 from hart.layers.kv_cache import KVCache
-from hart.layers.rope import rotation_1d
+from hart.layers.rope import Rotation, rotation_1d
 from helpers import random_tensor, randomize
 
 WIDTH, HEADS = 16, 2
@@ -22,6 +23,10 @@ def attention(*, qk_norm: bool) -> Attention:
     layer = Attention(WIDTH, HEADS, qk_norm=qk_norm)
     randomize(layer)
     return layer
+
+
+def attended(layer: Attention, x: Tensor, rotation: Rotation | None = None, **seen: Any) -> Tensor:
+    return layer.proj(layer.attended(*layer.project(x, rotation), **seen))
 
 
 def dense(layer: Attention, x: Tensor, mask: Tensor) -> Tensor:
@@ -51,13 +56,7 @@ def test_segments_are_the_block_causal_mask(qk_norm: bool, segments: list[int]) 
     x = random_tensor(2, sum(segments), WIDTH)
     group = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(segments))
     mask = group[:, None] >= group[None, :]
-    torch.testing.assert_close(layer(x, None, segments=segments), dense(layer, x, mask))
-
-
-def test_without_segments_all_tokens_see_each_other() -> None:
-    layer = attention(qk_norm=False)
-    x = random_tensor(2, 5, WIDTH)
-    torch.testing.assert_close(layer(x, None), dense(layer, x, torch.ones(5, 5, dtype=torch.bool)))
+    torch.testing.assert_close(attended(layer, x, segments=segments), dense(layer, x, mask))
 
 
 def test_the_learned_gain_stops_at_100() -> None:
@@ -65,9 +64,9 @@ def test_the_learned_gain_stops_at_100() -> None:
     assert layer.log_scale is not None
     x = random_tensor(1, 4, WIDTH)
     layer.log_scale.data.fill_(math.log(100))
-    at_limit = layer(x, None)
+    at_limit = attended(layer, x)
     layer.log_scale.data.fill_(50.0)
-    torch.testing.assert_close(layer(x, None), at_limit)
+    torch.testing.assert_close(attended(layer, x), at_limit)
 
 
 @pytest.mark.parametrize(
@@ -87,13 +86,14 @@ def test_a_cache_answers_as_one_pass_does(
     segments = [3, 1, 4]
     x = random_tensor(2, 8, WIDTH)
     rotation = rotation_1d(torch.arange(8).expand(2, -1), WIDTH // HEADS)
-    whole = layer(x, rotation, segments=segments)
+    whole = attended(layer, x, rotation, segments=segments)
     size = (1, 2, HEADS, 8 - unkept, WIDTH // HEADS)
-    cache = KVCache(*size, dtype=x.dtype, device=x.device, kept=kept, unkept=unkept)
+    cache = KVCache(size, dtype=x.dtype, device=x.device, kept=kept, unkept=unkept)
     parts, start = [], 0
     for length in segments:
         span = slice(start, start + length)
-        parts.append(layer(x[:, span], (rotation[0][:, :, span], rotation[1][:, :, span]), cache=cache.layer(0)))
+        turn = rotation[0][:, :, span], rotation[1][:, :, span]
+        parts.append(attended(layer, x[:, span], turn, cache=cache.layer(0)))
         cache.advance(length)
         start += length
     assert cache.length == cache.capacity + unkept
@@ -102,7 +102,7 @@ def test_a_cache_answers_as_one_pass_does(
 
 @pytest.mark.parametrize(("capacity", "unkept"), [(3, 0), (2, 1), (0, 2)])
 def test_a_full_cache_says_so(capacity: int, unkept: int) -> None:
-    cache = KVCache(1, 1, 1, capacity, 4, dtype=torch.float32, device=torch.device("cpu"), unkept=unkept)
+    cache = KVCache((1, 1, 1, capacity, 4), dtype=torch.float32, device=torch.device("cpu"), unkept=unkept)
     tokens = torch.zeros(1, 1, 2, 4)
     cache.layer(0).append(tokens, tokens)
     cache.advance(2)

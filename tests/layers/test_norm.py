@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hart.layers.norm import PlainLayerNorm, RMSNorm
+from hart.layers.norm import RMSNorm
 from helpers import random_tensor
 
 
@@ -14,11 +14,3 @@ def test_rms_norm_uses_the_weight_as_given() -> None:
     x = random_tensor(2, 3, 6)
     expected = x / (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() * norm.weight
     torch.testing.assert_close(norm(x), expected)
-
-
-def test_layer_norm_has_no_weights() -> None:
-    norm = PlainLayerNorm(6)
-    x = random_tensor(4, 6)
-    centred = x - x.mean(dim=-1, keepdim=True)
-    torch.testing.assert_close(norm(x), centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt())
-    assert not list(norm.parameters())

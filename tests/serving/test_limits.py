@@ -13,8 +13,7 @@ import torch
 
 from hart.config import SamplingConfig
 from hart.inference.threads import single_threads
-from hart.serving import worker
-from hart.serving.options import Limits
+from hart.serving.models import order_threads
 from serving_app import edit, error, png, running
 from stand_in_engine import FACTS, StandInEngine
 from waiting import PATIENCE, until
@@ -23,32 +22,25 @@ from waiting import PATIENCE, until
 def test_a_full_queue_says_when_to_come_again() -> None:
     engine = StandInEngine()
     engine.open_gate.clear()
-    with running(engine, limits=Limits(batch_size=1, queue_size=2)) as server:
-        stream = server.post  # the sampling thread stands at the gate: what is accepted stays in the queue
-        answers: list[Any] = []
-        threads = [threading.Thread(target=lambda: answers.append(stream(prompt="x"))) for _ in range(3)]
-        threads[0].start()
-        until(lambda: engine.batches)  # else all three might wait at once, which are too many
-        for thread in threads[1:]:
-            thread.start()
+    with running(engine, batch_size=1, queue_size=2) as server, ThreadPoolExecutor(3) as clients:
+        accepted = [clients.submit(server.post, prompt="x")]
+        until(lambda: engine.batches)  # the sampling thread stands at the gate: what is accepted stays in the queue
+        accepted += [clients.submit(server.post, prompt="x") for _ in range(2)]
         until(lambda: server.server.scheduler.waiting == 2)
         refused = server.post(prompt="x")
-        found = error(refused, 429)
-        assert found["code"] == "queue_full" and int(refused.headers["retry-after"]) >= 1
+        assert error(refused, 429)["code"] == "queue_full" and int(refused.headers["retry-after"]) >= 1
         engine.open_gate.set()
-        for thread in threads:
-            thread.join()
-        assert [answer.status_code for answer in answers] == [200] * 3
+        assert [answer.result().status_code for answer in accepted] == [200] * 3
 
 
 def test_more_images_than_may_ever_wait_are_a_wrong_field() -> None:
-    with running(limits=Limits(queue_size=2)) as server:
+    with running(queue_size=2) as server:
         found = error(server.post(prompt="x", n=3), 400)
         assert found["param"] == "n" and "up to 2 (--queue-size)" in found["message"]
         assert server.post(prompt="x", n=2).status_code == 200
         (model,) = server.http.get("/v1/models").json()["data"]
         assert model["max_images"] == server.http.get(f"/v1/models/{model['id']}").json()["max_images"] == 2
-    with running(limits=Limits(queue_size=11)) as server:
+    with running(queue_size=11) as server:
         assert server.http.get("/v1/models").json()["data"][0]["max_images"] == 10
         assert server.post(prompt="x", n=10).status_code == 200
 
@@ -67,7 +59,7 @@ def test_the_time_of_a_request_is_bounded() -> None:
     with running(engine) as server, ThreadPoolExecutor(1) as client:
         answer = client.submit(server.post, prompt="x")
         until(lambda: engine.batches)
-        late = time.monotonic() + server.server.limits.timeout
+        late = time.monotonic() + server.server.options.timeout
         server.server.scheduler.clock = lambda: late
         engine.open_gate.set()
         assert error(answer.result(), 504)["code"] == "timeout"
@@ -86,7 +78,7 @@ def test_what_comes_before_the_queue_is_bounded_too() -> None:
         assert is_answered.wait(PATIENCE)
         return StandInEngine()
 
-    with running(models={"tiny": Slow, "other": slow}, limits=Limits(timeout=0.01)) as server:
+    with running(models={"tiny": Slow, "other": slow}, timeout=0.01) as server:
         for model in ("tiny", "other"):
             assert error(server.post(prompt="x", model=model), 504)["code"] == "timeout"
         is_answered.set()
@@ -117,8 +109,7 @@ def test_reading_requests_takes_no_threads_from_sampling(threads: int) -> None:
 
 def test_models_that_open_together_begin_the_threads_once() -> None:
     """While threads begin, PyTorch has another number of them, which those that begin meanwhile would keep."""
-    worker._order_threads.cache_clear()
     single_threads.cache_clear()
     with ThreadPoolExecutor(4) as openers:
-        begun = list(openers.map(lambda _: worker.order_threads(), range(4)))
+        begun = list(openers.map(lambda _: order_threads(with_image=False), range(4)))
     assert len(set(map(id, begun))) == 1

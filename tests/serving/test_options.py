@@ -52,7 +52,8 @@ def test_a_line_that_is_no_key_is_named_by_its_file_and_not_shown(tmp_path: Path
 
 
 def test_a_folder_without_a_model_is_said_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no model here; expected config.json" in refused(run("serve", "--port", 0, "--model", tmp_path))
+    for option in ("--model", "--prompt-check"):
+        assert "no model here; expected config.json" in refused(run("serve", "--port", 0, option, tmp_path))
     (tmp_path / ADAPTER_CONFIG).write_text("{}")
     assert "holds a LoRA adapter, not a model" in refused(run("serve", "--port", 0, "--model", tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -158,10 +159,6 @@ def test_a_list_that_would_refuse_nothing_is_refused(tmp_path: Path, lines: str,
     words = tmp_path / "mine.txt"
     words.write_text(lines)
     assert said in refused(run("serve", "--port", 0, "--prompt-check", words))
-
-
-def test_a_folder_without_a_checker_is_said_at_the_start(tmp_path: Path) -> None:
-    assert "no model here; expected config.json" in refused(run("serve", "--port", 0, "--prompt-check", tmp_path))
 
 
 def test_replicas_get_no_keys_and_paths_that_hold_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

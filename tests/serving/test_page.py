@@ -283,7 +283,7 @@ def test_the_canvas_grows_and_variations_keep_the_coarse_scales(page: Any) -> No
     while (right := page.get_by_role("button", name="Right")).is_enabled():
         right.click()
     assert page.locator("#extend button:disabled").count() == 4
-    expect(page.locator("#canvas-size")).to_have_text(re.compile("px: this server draws nothing larger"))
+    expect(page.locator("#canvas-size")).to_have_text(re.compile("px: it grows no further"))
 
 
 def test_a_grown_canvas_has_no_line_where_it_begins(page: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from command_line import run
 from hart.errors import PromptWarning
-from page_actions import draw, edit, expect, from_api, opened, pixels
+from page_actions import draw, expect, from_api, opened, pixels
 
 
 def test_a_wrong_request_is_explained(page: Any) -> None:
@@ -189,23 +189,6 @@ def test_what_can_be_made_of_an_image_is_offered_once_the_model_of_the_form_is_o
     edits.click()
     page.get_by_role("button", name="Right").click()  # a token of this model
     expect(page.locator("#canvas-size")).to_have_text(re.compile(f"^{2 * side} . {side} px"))
-    page.unroute_all()
-
-
-def test_each_model_edits_the_same_image_on_a_canvas_of_its_own(page: Any) -> None:
-    with urllib.request.urlopen(f"{page.url}v1/models") as answer:
-        emoji = json.load(answer)["data"][0]
-    side = int(emoji["sizes"][0].split("x")[0])
-    small = {**emoji, "id": "small", "sizes": [f"{side // 2}x{side // 2}"], "max_pixels": side**2 // 2}
-    page.route("**/v1/models", lambda route: route.fulfill(json={"data": [emoji, small]}))
-    page.reload()
-    draw(page, "a red apple")
-    for name, wanted in (("emoji", side), ("small", side // 2), ("emoji", side)):
-        page.locator("#model").evaluate("(e, name) => { e.value = name; e.dispatchEvent(new Event('change')); }", name)
-        page.locator("#gallery .open").first.click()
-        edit(page)
-        expect(page.locator("#canvas-size")).to_have_text(re.compile(f"^{wanted} . {wanted} px"))
-        page.locator("#editor .close").click()
     page.unroute_all()
 
 

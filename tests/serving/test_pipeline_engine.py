@@ -13,19 +13,18 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from command_line import run
-from hart.devices import MEMORY_SIGNS
 from hart.errors import HartError
 from hart.generation.metadata import EditSource, read_record
 from hart.inference.packing import treats_rows_alike
 from hart.inference.speed import Speed
 from hart.pipeline import HartPipeline
-from hart.serving.engine import OutOfMemory, Row, Source
+from hart.serving.engine import Row, Source
 from hart.serving.options import ServeOptions
 from hart.serving.pipeline_engine import PipelineEngine
 from hart.serving.run import app_from_options
 from hart.serving.schemas import Edit, Generation, Variation
 from helpers import rows_computed
-from serving_app import Running, image_of, png, running
+from serving_app import Running, edit, error, image_of, png, running
 
 OWN: dict[str, Any] = {"guidance_scale": 2.0, "top_k": 5, "top_p": 0.9}
 
@@ -144,9 +143,6 @@ def test_an_edit_keeps_every_pixel_outside_its_mask_and_shares_a_batch(engine: P
     assert together[3] == engine.pipe.vary(image, "a cat", style_strength=2, seed=5).images[0].tobytes()
     assert together[4] == engine.pipe.edit(image, mask, "a cat", style=lent.style, seed=5).images[0].tobytes()
     assert together[4] != together[1]
-    again = engine.pipe.edit(image, None, "a cat", source_prompt="a dog", kept_scales=1, seed=5)
-    assert together[5] == again.images[0].tobytes()
-    assert together[6] == engine.pipe.mix(["a cat", "a dog"], switch=1, seed=5).images[0].tobytes()
     halves = engine.row(Variation(seed=5), size, plain).settings.edit
     assert halves is not None and halves.kept_scales == engine.facts.scales // 2
 
@@ -268,36 +264,13 @@ def test_a_class_model_takes_numbers(class_model: Path) -> None:
         assert "give 0 to 5" in server.post(prompt="a cat").json()["error"]["message"]
         (model,) = server.http.get("/v1/models").json()["data"]
         assert model["classes"] == 6
-
-
-def test_a_lack_of_memory_is_told_from_other_errors(engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = engine.start([row(engine, 0)])
-    batch.advance()
-    for error, kind in ((torch.OutOfMemoryError("x"), OutOfMemory), (RuntimeError(MEMORY_SIGNS[0]), OutOfMemory)):
-
-        def fail(*_: Any, error: Exception = error) -> None:
-            raise error
-
-        monkeypatch.setattr(type(engine.pipe.components), "images", fail)
-        with pytest.raises(kind):
-            batch.images([0])
-
-
-def test_where_memory_is_lacking_before_the_queue_a_sentence_says_so(
-    server: Running, engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise RuntimeError(MEMORY_SIGNS[0])
-
-    monkeypatch.setattr(engine.pipe, "prepare_variation", fail)
-    answer = server.http.post("/v1/images/variations", files={"image": ("a.png", png(), "image/png")})
-    assert answer.status_code == 503 and "too little memory" in answer.json()["error"]["message"]
+        assert error(edit(server, png()), 501)["code"] == "not_offered"
 
 
 def test_the_largest_image_is_bounded(engine: PipelineEngine) -> None:
     small = PipelineEngine(engine.pipe, max_pixels=64)
-    assert engine.nearest(10, 8) == (10, 8) and engine.nearest(16, 16) == (8, 8)
-    assert small.nearest(10, 8) == small.nearest(16, 16) == (8, 8)
+    for asked, sizes in (("10x8", ["10x8", "8x8"]), ("16x16", ["8x8", "8x8"])):
+        assert [str(one.size(Generation(prompt="x", size=asked))[0]) for one in (engine, small)] == sizes
     with running(models={"small": lambda: small}) as server:
         answer = server.post(prompt="x", aspect="2:1").json()
         assert answer["size"] == "8x8" and answer["notes"] == ["the model does not generate 2:1 as 12x6: this is 8x8"]
@@ -323,12 +296,14 @@ def test_why_a_model_cannot_be_opened_is_for_the_log_and_not_for_clients(
         return PipelineEngine(HartPipeline.from_pretrained(tmp_path / "none"))
 
     with running(models={"tiny": missing}) as server:
+        said = "the model tiny cannot be opened; the server's log says why"
+        health, ready = server.http.get("/healthz"), server.http.get("/readyz")
+        assert health.status_code == ready.status_code == 503
+        assert health.json() == {"status": "failed", "message": said}
+        assert ready.json() == {"ready": False, "message": said, "models": {"tiny": "failed"}}
         answer = server.post(prompt="x")
-        assert answer.status_code == 503
-        assert answer.json()["error"]["message"] == "the model tiny cannot be opened; the server's log says why"
-        ready = server.http.get("/readyz")
-        assert ready.status_code == 503 and ready.json()["models"] == {"tiny": "failed"}
-        assert "cannot be opened" in ready.json()["message"]
+        found = error(answer, 503)
+        assert (found["code"], found["message"]) == ("model_unavailable", said) and "retry-after" in answer.headers
         (listed,) = server.http.get("/v1/models").json()["data"]
         assert str(tmp_path) not in answer.text + ready.text + str(listed), "paths are of this machine"
     assert ("an error of the program" if is_ours else str(tmp_path / "none")) in caplog.text

@@ -22,11 +22,9 @@ from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
 import replica_processes
-from hart.errors import HartError
 from hart.serving import bodies
-from hart.serving.access import Access
 from hart.serving.models import ModelUnavailable
-from hart.serving.options import Limits, ServeOptions
+from hart.serving.options import ServeOptions
 from hart.serving.schemas import RETRY_AFTER, ApiError
 from processes import ON_RAY, require_ray, started
 from serving_app import application, png
@@ -92,9 +90,9 @@ class StandInAnswer:
 
 @contextmanager
 def fronted(
-    lives: Sequence[int] = (), limits: Limits | None = None, **options: Any
+    lives: Sequence[int] = (), rate_limit: float | None = None, **options: Any
 ) -> Iterator[tuple[TestClient, StandInReplicas]]:
-    app = application(limits=limits)
+    app = application(rate_limit=rate_limit)
     handle = StandInReplicas(app, list(lives))
     given = ServeOptions(public="api_key" not in options, **options)
     front = replicas().front_app(given, 1, lambda: handle, lambda: None)
@@ -138,7 +136,7 @@ def test_a_request_of_which_all_replicas_die_is_told_so() -> None:
 
 def test_a_second_replica_charges_nothing() -> None:
     body = {"prompt": "x", "n": 3, "stream": True}
-    with fronted([1], Limits(rate_limit=2)) as (http, handle):
+    with fronted([1], rate_limit=2) as (http, handle):
         whole = http.post(GENERATE, json=body)
         assert whole.status_code == 200 and "rate_limit" not in whole.text
         assert handle.asked == 2
@@ -194,9 +192,9 @@ def test_without_a_key_no_body_reaches_a_replica() -> None:
 
 
 def test_the_document_is_that_of_one_server_keys_included() -> None:
-    for access, options in ((None, {}), (Access(("k",)), {"api_key": ("k",)})):
+    for options in ({}, {"api_key": ("k",)}):
         with fronted(**options) as (http, handle):
-            assert http.get("/openapi.json").json() == application(access=access).openapi()
+            assert http.get("/openapi.json").json() == application(**options).openapi()
             assert handle.asked == 0
 
 
@@ -265,47 +263,6 @@ def test_bodies_that_wait_for_replicas_take_bounded_memory(monkeypatch: pytest.M
         assert http.post(GENERATE, json={"prompt": "x"}).status_code == 200
 
 
-def test_a_body_counts_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients that send slowly, more of them than there is room for."""
-    monkeypatch.setattr(bodies, "HELD_BYTES", 300)
-    sent = list[int]()
-    going_on = asyncio.Event()
-
-    async def client(front: Any, number: int) -> None:
-        parts = [b"x" * 50, b"x" * 50]
-
-        async def receive() -> Any:
-            if not parts:
-                await asyncio.Event().wait()
-            if len(parts) == 1:
-                await going_on.wait()
-            return {"type": "http.request", "body": parts.pop(), "more_body": bool(parts)}
-
-        async def send(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                sent.append(number)
-
-        scope = {"type": "http", "method": "POST", "path": GENERATE, "headers": []}
-        await front(scope | {"state": {"client": "x", "seed": 0}}, receive, send)
-
-    async def crowd() -> list[Any]:
-        front = replicas().Front(lambda: StandInReplicas(JSONResponse({}), []), 60)
-        front.start()
-        await front.settled()
-        clients = [asyncio.ensure_future(client(front, number)) for number in range(20)]
-        await asyncio.wait(clients[6:])
-        assert not any(one.done() for one in clients[:6])
-        going_on.set()
-        found = await asyncio.gather(*clients, return_exceptions=True)
-        await client(front, 20)  # there is room again
-        return found
-
-    found = asyncio.run(crowd())
-    refused = [error for error in found if error is not None]
-    assert {error.code for error in refused} == {"overloaded"}
-    assert len(sent) == 21 - len(refused) > 1 and sent[-1] == 20
-
-
 def test_no_body_is_read_before_there_are_replicas() -> None:
     def fail() -> Any:
         raise RuntimeError("no room")
@@ -339,12 +296,6 @@ def test_an_application_that_ends_without_an_answer_keeps_nobody_waiting() -> No
     for app, error in ((silent, RuntimeError), (failing, KeyError)):
         with pytest.raises(error):
             asyncio.run(asyncio.wait_for(read(app), 60))
-
-
-def test_content_credentials_are_checked_before_replicas_start(tmp_path: Path) -> None:
-    for options in ({"c2pa_key": tmp_path / "key"}, {"c2pa_key": tmp_path / "key", "c2pa_certificate": tmp_path}):
-        with pytest.raises(HartError):
-            replicas().front_app(ServeOptions(public=True, **options), 1, lambda: None, lambda: None)
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from hart.serving.access import Access
 from live_server import live
 from serving_app import application
 
@@ -24,7 +23,7 @@ def test_the_document_refers_to_nothing_that_it_lacks_and_asks_a_form_for_no_nul
 
 def test_the_document_says_where_a_key_is_needed() -> None:
     for keys in ((), ("key",)):
-        paths = application(access=Access(keys)).openapi()["paths"]
+        paths = application(**({"api_key": keys} if keys else {})).openapi()["paths"]
         asked = {path for path, methods in paths.items() for about in methods.values() if about.get("security")}
         assert asked == ({path for path in paths if path.startswith("/v1/")} | {"/metrics"} if keys else set())
 

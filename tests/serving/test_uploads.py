@@ -11,18 +11,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from hart.data.images import as_rgb, opacity
-from hart.serving import app
+from hart.generation.canvas import redrawn_area
+from hart.serving import bodies
 from hart.serving.access import Room
-from hart.serving.options import Limits
-from hart.serving.worker import LAYOUTS_AT_ONCE
+from hart.serving.models import LAYOUTS_AT_ONCE
 from serving_app import Running, edit, error, png, running
 from waiting import PATIENCE, until
 
 
 @pytest.fixture
 def server() -> Iterator[Running]:
-    with running(limits=Limits(queue_size=6)) as server:
+    with running(queue_size=6) as server:
         yield server
 
 
@@ -42,23 +41,23 @@ def test_image_and_mask_of_a_camera_held_upright_are_turned_once(server: Running
             assert edit(server, image, mask).status_code == 200
             source = server.engine.batches[-1][0].edit
             assert source is not None and source.mask is not None
-            assert source.image.size == as_rgb(source.image).size == (16, 32)
-            assert source.mask.tobytes() == opacity(source.image).point(lambda value: 255 - value).tobytes()
-            assert source.mask.tobytes() == b"\xff" * 64 + b"\0" * 448
+            assert source.image.size == (16, 32)
+            for given in (source.image, source.mask):
+                assert redrawn_area(source.image, given).tobytes() == b"\xff" * 64 + b"\0" * 448
 
 
 def test_few_images_are_decoded_at_once_and_no_more_wait_than_in_the_queue(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert edit(server, png()).status_code == 200  # the model is open
-    decode, gate, begun = app.decoded, threading.Event(), threading.Semaphore(0)
+    decode, gate, begun = bodies.decoded, threading.Event(), threading.Semaphore(0)
 
     def decoded(*given: Any) -> Image.Image:
         begun.release()
         assert gate.wait(PATIENCE)
         return decode(*given)
 
-    monkeypatch.setattr(app, "decoded", decoded)
+    monkeypatch.setattr(bodies, "decoded", decoded)
     with ThreadPoolExecutor(3) as clients:
         answers = [clients.submit(edit, server, png(), n="2") for _ in range(3)]
         for _ in range(LAYOUTS_AT_ONCE):

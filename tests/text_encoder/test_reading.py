@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hart import HartPipeline
-from hart.config import TextConditioning
 from hart.text_encoder import Reading
-from hart.text_encoder.base import RandomTextFeatures, TextEncoder
+from hart.text_encoder.base import TextEncoder
 from hart.text_encoder.emoji import named_emoji
 
 TABLE = "a red apple on a wooden table in the kitchen next to a blue cup"
@@ -49,11 +48,6 @@ def test_remarks_are_lines_that_name_the_words() -> None:
     assert max(map(len, Reading("x " * 10**5, ("y" * 10**5,)).remarks("z" * 10**5))) < 250
 
 
-def test_random_features_read_everything() -> None:
-    encoder = RandomTextFeatures(TextConditioning(width=4, tokens=5), seed=0)
-    assert encoder.reading(["\u043a\u043e\u0442 " * 100]) == [Reading()]
-
-
 @pytest.mark.parametrize(
     ("text", "read"),
     [
@@ -76,8 +70,3 @@ def test_random_features_read_everything() -> None:
 )  # fmt: skip
 def test_emoji_are_read_as_their_names(text: str, read: str) -> None:
     assert named_emoji(text) == read
-
-
-def test_an_emoji_and_its_name_are_one_prompt(shipped: TextEncoder) -> None:
-    one, other = shipped.encode(["a \U0001f438", "a frog"]).embeddings
-    assert bool((one == other).all())

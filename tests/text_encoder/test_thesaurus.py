@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from hart import HartError
-from hart.text_encoder.known_words import KnownWords, WordReader
-from hart.text_encoder.thesaurus import THESAURUS_FILE, Thesaurus
+from hart.text_encoder.known_words import THESAURUS_FILE, KnownWords, Thesaurus, WordReader
 
 NAMES = (
     *("sailboat", "ice cream", "hamster", "angry face", "fire engine", "T-shirt", "glass of milk", "peach"),
@@ -46,6 +45,7 @@ def reader(tmp_path: Path) -> WordReader:
         ("a tshirt", "a T-shirt"),
         ("two dogs, bells", "two dog, bell"),
         ("a red-blue bell, well-blue", "a red blue bell, sailboat"),
+        ("a 'yacht'--a 'red' bell- dog", "a 'sailboat'--a 'red' bell- dog"),
     ],
 )
 def test_what_words_are_read_as(reader: WordReader, prompt: str, read: str) -> None:
@@ -70,7 +70,3 @@ def test_only_its_own_form_is_read(tmp_path: Path, content: bytes | None) -> Non
     (tmp_path / THESAURUS_FILE).write_bytes(b"no archive" if content is None else gzip.compress(content))
     with pytest.raises(HartError, match=rf"{THESAURUS_FILE}: .*copy the model again"):
         Thesaurus.load(tmp_path)
-
-
-def test_a_model_without_one_has_none(tmp_path: Path) -> None:
-    assert Thesaurus.load(tmp_path) is None

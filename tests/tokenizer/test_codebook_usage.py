@@ -16,13 +16,6 @@ def test_share_and_perplexity_of_each_scale() -> None:
     assert perplexity.tolist() == pytest.approx([1.0, 4.0, entropy.exp().item()])
 
 
-def test_counts_add_up_over_batches() -> None:
-    generator = torch.Generator().manual_seed(0)
-    indices = [torch.randint(5, (6, size * size), generator=generator) for size in (1, 2, 3)]
-    parts = [code_counts([index[rows] for index in indices], 5) for rows in (slice(0, 2), slice(2, 6))]
-    assert torch.equal(parts[0] + parts[1], code_counts(indices, 5))
-
-
 def test_nothing_counted_is_no_code_used() -> None:
     used_share, perplexity = codebook_usage(torch.zeros(2, 4, dtype=torch.int64))
     assert used_share.tolist() == [0, 0]

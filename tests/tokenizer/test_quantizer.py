@@ -12,7 +12,6 @@ from hart.grids import Grid, ScaleSchedule
 from hart.tokenizer.quantizer import (
     Corruption,
     MultiScaleQuantizer,
-    Phi,
     next_scale_input,
     pool,
     shared_phi_table,
@@ -95,42 +94,11 @@ def test_the_first_of_equal_codes_is_taken() -> None:
     assert module.nearest(module.codebook.weight.data[[7]]).tolist() == [3]
 
 
-def test_tokens_stand_in_raster_order() -> None:
-    tokens = torch.arange(9.0).view(1, 9, 1)
-    assert to_map(tokens, Grid(3, 3))[0, 0].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    assert to_map(tokens, Grid(1, 9))[0, 0].tolist() == [list(range(9))]
-    assert torch.equal(next_scale_input(to_map(tokens, Grid(3, 3)), Grid(3, 3)), tokens)
-
-
-@given(schedule=schedules, seed=st.integers(0, 99))
-def test_a_transposed_latent_has_the_transposed_codes(schedule: ScaleSchedule, seed: int) -> None:
-    module, transposed, latent = quantizer(seed), quantizer(seed), latent_for(schedule, seed)
-    for phi in transposed.phis:
-        assert isinstance(phi, Phi)
-        phi.conv.weight.data = phi.conv.weight.data.transpose(2, 3)
-    codes = module.encode(latent, schedule).indices
-    turned = ScaleSchedule(tuple(Grid(grid.width, grid.height) for grid in schedule))
-    others = transposed.encode(latent.transpose(2, 3), turned).indices
-    for grid, ours, theirs in zip(schedule, codes, others, strict=True):
-        assert torch.equal(ours.view(-1, *grid).transpose(1, 2).flatten(1), theirs)
-
-
 @given(height=st.integers(1, 40), width=st.integers(1, 40), data=st.data())
 def test_pooling_is_area_interpolation(height: int, width: int, data: st.DataObject) -> None:
     grid = Grid(data.draw(st.integers(1, height)), data.draw(st.integers(1, width)))
     x = random_tensor(2, CHANNELS, height, width, seed=width)
     torch.testing.assert_close(pool(x, grid), F.interpolate(x, size=grid, mode="area"), rtol=1e-5, atol=1e-6)
-
-
-def test_phi_mixes_the_map_with_its_convolution() -> None:
-    phi, h = Phi(CHANNELS, 0.25), random_tensor(1, CHANNELS, 3, 3)
-    torch.testing.assert_close(phi(h), 0.75 * h + 0.25 * phi.conv(h))
-
-
-def test_a_coarse_contribution_is_resized_and_smoothed() -> None:
-    module, embeddings = quantizer(), random_tensor(1, 4, CHANNELS)
-    resized = F.interpolate(to_map(embeddings, Grid(2, 2)), size=(4, 4), mode="bicubic")
-    torch.testing.assert_close(module.contribution(embeddings, 1, TINY), module.phis[1](resized))
 
 
 def test_loss_is_the_mean_over_scales_of_codebook_and_commitment_terms() -> None:

@@ -106,9 +106,3 @@ def test_encoded_sets_that_number_other_classes_are_not_mixed(tmp_path: Path) ->
     assert len(EncodedSet(folders[0], also=folders[1:2])) == 8
     with pytest.raises(HartError, match=r"other differs from .*one in classes: encode both in the same way"):
         EncodedSet(folders[0], also=folders[2:])
-    # sets of the first version do not say it
-    for file in folders[2].iterdir():
-        file.unlink()
-    source.classes = ()
-    encode_dataset(source, ImageTransform(8), Encoders(tokenizer, None, CPU), folders[2], "train", EncodeOptions())
-    assert len(EncodedSet(folders[0], also=folders[2:])) == 8

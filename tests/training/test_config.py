@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hart.config import ConfigError, TokenizerConfig
-from hart.training.config import StageRecipe, TokenizerRecipe, TransformerRecipe
+from hart.config import ConfigError
+from hart.training.config import TokenizerRecipe, TransformerRecipe
 
 RECIPE = """
 data = "somewhere"
@@ -115,23 +115,17 @@ def test_lists_need_no_quotes_and_brackets(recipe: Path, text: str) -> None:
     ("override", "message"),
     [
         ("trainer.steps", "'trainer.steps' is not of the form key=value"),
-        ("=3", "is not of the form key=value"),
         ("trainer.steps=5\nx=3", r"trainer\.steps: expected a whole number"),
         ("trainer.steps=" + "[" * 100_000, "is nested too deeply"),
         ("trainer.steps=" + "9" * 5000, r"trainer\.steps: expected a whole number"),
-        ("trainer.steps=99999999999999999999", r"trainer\.steps must be at most 1,000,000,000, not 9{20}"),
         ("trainer.peak_tflops=nan", r"trainer\.peak_tflops must be a finite number, not nan"),
-        ("optimizer.learning_rate=1e300", r"optimizer\.learning_rate must be at most 1,000,000,000, not 1e\+300"),
-        ("trainer.stepz=5", r"recipe\.toml: trainer: unknown key.* stepz \(is trainer\.steps meant"),
-        ("max_damaged=0.5", r"max_damaged \(is reading.max_damaged meant"),
+        ("trainer.stepz=5", r"recipe\.toml: trainer\.stepz: unknown key \(is trainer\.steps meant"),
+        ("max_damaged=0.5", r"max_damaged: unknown key \(is reading.max_damaged meant"),
         ("trainer.steps=0", r"trainer\.steps must be at least 1, not 0"),
         ("trainer.trackers=['mlflow']", r"trainer\.trackers\[0\] must be 'tensorboard' or 'wandb', not 'mlflow'"),
         ("optimizer.learning_rate=-1e-3", r"recipe\.toml: optimizer\.learning_rate must be above 0, not -0\.001"),
-        ("optimizer.beta1=1", r"optimizer\.beta1 must be below 1, not 1"),
         ("data.folder=x", "data is not a table"),
-        ("perceptual.weight=1", "perceptual: missing key.* kind"),
-        ("perceptual.kind=lpips", "'lpips' needs files"),
-        ("adversarial.weight=1", "adversarial: missing key.* optimizer"),
+        ("perceptual.weight=1", r"perceptual\.kind: missing key"),
         (
             "adversarial={optimizer={learning_rate=1e-4, kind='muon'}}",
             "adversarial.optimizer.kind must be 'adamw'",
@@ -166,16 +160,3 @@ def test_a_recipe_of_another_stage_says_which_to_run(stage: str, wanted: Any) ->
         return
     with pytest.raises(ConfigError, match=rf"{stage}\.toml: this recipe is for stage {stage}: run hart train {stage}"):
         wanted.read(path)
-
-
-def test_a_stage_of_ones_own_refuses_the_recipes_of_hart_train(recipe: Path) -> None:
-    class Own(StageRecipe, kw_only=True):
-        stage = "own"
-
-    class WithTokenizer(Own, kw_only=True):
-        tokenizer: TokenizerConfig
-
-    with pytest.raises(ConfigError, match=r"this recipe is for stage tokenizer: run hart train tokenizer"):
-        Own.read(recipe)
-    with pytest.raises(ConfigError, match=r"unknown key.* data, revive_every"):  # the tokenizer is one that it knows
-        WithTokenizer.read(recipe)

@@ -22,6 +22,7 @@ from processes import CONTEXT
 from toy_training import OPTIMIZER, TASKS, TRAINER, recipe, tiny_encoded_set, train_in_process
 from waiting import PATIENCE
 
+LAUNCH = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29999"}
 Run = tuple[list[Any], dict[str, Any]]
 """Log lines and final weights."""
 
@@ -130,13 +131,11 @@ def test_parts_of_a_batch_give_what_the_whole_gives(tmp_path: Path) -> None:
         ({}, {"distributed": "fsdp2"}, "only one was started: torchrun"),
         ({}, {"accumulate": 3}, "batch_size 4 / accumulate 3 cannot be shared evenly by 1 process: change one"),
         ({}, {"device": "tpu"}, "unknown device 'tpu': choose cpu, cuda, cuda:<number> or mps"),
-        ({"WORLD_SIZE": "2"}, {"distributed": "none"}, 'several processes were launched: set it to "auto"'),
-        ({"WORLD_SIZE": "2"}, {"device": "cuda:1"}, "each process takes its own GPU"),
-        ({"WORLD_SIZE": "x"}, {}, "WORLD_SIZE is 'x', not a number up to .*: start several processes with torchrun"),
-        ({"RANK": "7"}, {}, "RANK is 7 of 1 process:"),
+        (LAUNCH, {"distributed": "none"}, 'several processes were launched: set it to "auto"'),
+        (LAUNCH, {"device": "cuda:1"}, "each process takes its own GPU"),
+        ({"WORLD_SIZE": "x"}, {}, "WORLD_SIZE is 'x', not a number: start several processes with torchrun"),
         ({"WORLD_SIZE": "2"}, {}, "RANK is not set: start several processes with torchrun"),
         ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, {}, "MASTER_ADDR is not set"),
-        ({"MASTER_PORT": "70000"}, {}, "MASTER_PORT is '70000', not a number up to 65535"),
     ],
 )
 def test_a_launch_that_does_not_fit_is_refused(

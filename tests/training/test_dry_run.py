@@ -17,7 +17,6 @@ from hart.training.dry_run import (
     RehearsedTransformer,
     activation_bytes,
     checkpoint_bytes,
-    deeper,
     measure,
     memory_of_weights,
 )
@@ -26,10 +25,6 @@ from helpers import tiny_text_config, transformer_recipe
 from toy_training import OPTIMIZER, TRAINER, ToyTask
 
 CPU = torch.device("cpu")
-
-
-def test_each_further_block_adds_what_the_second_added() -> None:
-    assert deeper(1.0, 1.5, 24) == 1 + 23 * 0.5
 
 
 def test_memory_is_shared_out() -> None:
@@ -96,10 +91,9 @@ def test_blocks_that_are_computed_again_hold_less() -> None:
     assert held(TRAINER.replace(activation_checkpointing=True)) < 0.7 * held(TRAINER)
 
 
-def test_many_images_hold_what_a_few_let_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_hold_what_a_few_let_expect() -> None:
     recipe = tiny_recipe(TRAINER, depth=1)
-    counted = dry_run.activations_of(recipe, 256)
-    monkeypatch.setattr(dry_run, "COUNTED_TOKENS", 255 * dry_run.tokens_of(recipe))
+    counted = activation_bytes(dry_run.at_its_largest(recipe), TRAINER, 256)
     assert dry_run.activations_of(recipe, 256) == pytest.approx(counted, rel=0.02)
 
 

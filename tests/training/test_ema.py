@@ -25,16 +25,6 @@ def test_the_average_follows_its_formula_and_leaves_the_model_alone() -> None:
     torch.testing.assert_close(average.weights["weight"], expected)
 
 
-def test_rows_can_start_anew() -> None:
-    module = nn.Linear(2, 3)
-    average = WeightAverage(module, decay=0.9)
-    before = average.weights["weight"].clone()
-    module.weight.data += 1
-    average.restart("weight", module.weight, torch.tensor([2]))
-    assert torch.equal(average.weights["weight"][2], module.weight[2])
-    assert torch.equal(average.weights["weight"][:2], before[:2])
-
-
 def test_frozen_weights_are_not_averaged() -> None:
     module = nn.Linear(2, 2)
     module.weight.requires_grad_(False)

@@ -51,24 +51,14 @@ def test_the_generator_decides_the_weights(config: HartConfig) -> None:
     assert all(name.startswith("residual.") and name.endswith(of_zeros) for name in same - constant), same - constant
 
 
-def test_the_gain_of_gates_is_the_recipe_s() -> None:
+@pytest.mark.parametrize("modulation", ["linear", "shared"])
+def test_the_gain_of_gates_is_the_recipe_s(modulation: str) -> None:
     def weights(gain: float) -> torch.Tensor:
-        hart = Hart(tiny_class_config())
+        hart = Hart(tiny_class_config(modulation=modulation))
         initialize(hart, torch.Generator().manual_seed(0), gate_gain=gain)
-        return hart.transformer.blocks[0].modulation.project.linear.weight.detach()
+        own = hart.transformer.blocks[0].modulation
+        return (own.table if modulation == "shared" else own.project.linear.weight.unflatten(0, (6, -1))).detach()
 
     one, small = weights(1.0), weights(1e-4)
-    gates = 2 * tiny_class_config().transformer.width
-    torch.testing.assert_close(small[:gates], 1e-4 * one[:gates])
-    assert torch.equal(small[gates:], one[gates:]), "scales and shifts are not gains"
-
-
-def test_the_gain_of_gates_reaches_the_tables_of_a_shared_layer() -> None:
-    def table(gain: float) -> torch.Tensor:
-        hart = Hart(tiny_class_config(modulation="shared"))
-        initialize(hart, torch.Generator().manual_seed(0), gate_gain=gain)
-        return hart.transformer.blocks[0].modulation.table.detach()
-
-    one, small = table(1.0), table(1e-4)
     torch.testing.assert_close(small[:2], 1e-4 * one[:2])
     assert torch.equal(small[2:], one[2:]), "scales and shifts are not gains"

@@ -11,7 +11,6 @@ from hart.config import ConfigError
 from hart.model import Hart
 from hart.training.config import OptimizerConfig
 from hart.training.optimizer import (
-    CombinedOptimizer,
     Muon,
     build_optimizer,
     learning_rate,
@@ -82,42 +81,6 @@ def test_muon_steps_matrices_of_one_shape_together_as_one_by_one(
     monkeypatch.setattr("hart.training.optimizer.ONE_BY_ONE", frozenset())
     for together, one in zip(stepped(), alone, strict=True):
         torch.testing.assert_close(together, one, rtol=1e-5, atol=1e-5 if precision == torch.float32 else 1e-2)
-
-
-def test_an_optimiser_whose_runs_could_not_be_resumed_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    parameter = random_tensor(2, 3).requires_grad_()
-    sgd = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
-    with pytest.raises(ValueError, match="SGD: say in KEPT"):
-        CombinedOptimizer([sgd])
-    monkeypatch.setattr("hart.training.optimizer.KEPT", {torch.optim.SGD: frozenset({"momentum_buffer"})})
-    optimizer = CombinedOptimizer([sgd])
-    parameter.grad = torch.ones(2, 3)
-    optimizer.step()
-    optimizer.check(optimizer.state_dict(), "it")
-
-
-def test_muon_refuses_vectors() -> None:
-    with pytest.raises(ValueError, match="Muon is for matrices"):
-        Muon([torch.zeros(3, requires_grad=True)], lr=0.1, momentum=0.9, weight_decay=0.0)
-
-
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_steps_lower_a_loss(kind: str) -> None:
-    def run(steps: int) -> torch.Tensor:
-        module = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(4, 4)])})
-        torch.nn.init.constant_(module["blocks"][0].weight, 0.1)
-        torch.nn.init.zeros_(module["blocks"][0].bias)
-        wrapped = torch.nn.ModuleDict({"m": module})
-        optimizer = build_optimizer(wrapped, CONFIG.replace(kind=kind))
-        x, wanted = random_tensor(16, 4, seed=1), random_tensor(16, 4, seed=2)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            loss = (module["blocks"][0](x) - wanted).square().mean()
-            loss.backward()
-            optimizer.step()
-        return loss.detach()
-
-    assert run(30) < run(1)
 
 
 def test_the_rate_warms_up_and_decays() -> None:

@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import pytest
 
-from hart.training.progress import Means, Speed, Work
+from hart.training.progress import Speed, Work
 from toy_training import TRAINER
 
 
@@ -27,11 +27,3 @@ def test_slow_steps_count_as_long_as_they_take() -> None:
     speed = Speed(TRAINER, None, peak=1.0, clock=lambda: next(times))
     reports = [speed.step(i, {}) for i in range(1, 41)]
     assert reports[-1].images_per_second == pytest.approx(TRAINER.batch_size)
-
-
-def test_averages_count_only_the_steps_that_report() -> None:
-    means = Means()
-    for figures in ({"loss": 1.0}, {"loss": 3.0, "rare": 5.0}):
-        means.add(figures)
-    assert means.take() == {"loss": 2.0, "rare": 5.0}
-    assert means.take() == {}

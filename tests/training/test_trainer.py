@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import signal
 import sys
@@ -17,20 +18,19 @@ from torch import Tensor, nn
 
 from hart.errors import HartError
 from hart.training import checkpoint
-from hart.training.config import OptimizerConfig
 from hart.training.progress import StepFigures, StepReport, Work
 from hart.training.task import Microbatch
 from hart.training.trainer import Trainer
 from processes import exit_code
 from toy_training import OPTIMIZER, AdversarialTask, ToyTask, recipe, train_and_die
-from training_state import checkpoints, flat, log_lines, state
+from training_state import assert_resumes, checkpoints, flat, log_lines, state
 
 
 class FaultyTask(ToyTask):
     """Something goes wrong in one step."""
 
-    def __init__(self, fault: str, step: int, optimizer: OptimizerConfig = OPTIMIZER) -> None:
-        super().__init__(optimizer)
+    def __init__(self, fault: str, step: int) -> None:
+        super().__init__()
         self.fault = fault
         self.step = step
 
@@ -38,8 +38,6 @@ class FaultyTask(ToyTask):
         self.failing = microbatch.step == self.step
         if self.failing and self.fault == "shard":
             raise FileNotFoundError(errno.ENOENT, "No such file", "train-0007.tar")
-        if self.failing and self.fault == "interrupt":
-            raise KeyboardInterrupt
         return super().batch(microbatch)
 
     def loss(self, name: str, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -55,15 +53,7 @@ class FaultyTask(ToyTask):
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(tmp_path: Path, kind: str) -> None:
     given = recipe(OPTIMIZER.replace(kind=kind))
-    Trainer(ToyTask(given.optimizer), given, tmp_path / "whole").run()
-    broken = FaultyTask("interrupt", 5, given.optimizer)
-    with pytest.raises(KeyboardInterrupt):
-        Trainer(broken, given, tmp_path / "broken").run()
-    resumed = Trainer(ToyTask(given.optimizer), given, tmp_path / "broken")
-    assert resumed.step == 3
-    resumed.run()
-    assert flat(state(tmp_path / "whole", 6)) == flat(state(tmp_path / "broken", 6))
-    assert log_lines(tmp_path / "broken") == log_lines(tmp_path / "whole"), "each line once, averages included"
+    assert_resumes(lambda out: Trainer(ToyTask(given.optimizer), given, out), tmp_path, 6)
 
 
 def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(tmp_path: Path) -> None:
@@ -85,9 +75,11 @@ def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(tmp_path: Path) -> N
     assert checkpoints(killed) == checkpoints(whole), "no half-written file is left"
 
 
-def test_training_lowers_the_loss_and_saves_the_average(tmp_path: Path) -> None:
-    task = ToyTask()
-    Trainer(task, recipe(steps=60), tmp_path).run()
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_training_lowers_the_loss_and_saves_the_average(tmp_path: Path, kind: str) -> None:
+    given = recipe(OPTIMIZER.replace(kind=kind), steps=60)
+    task = ToyTask(given.optimizer)
+    Trainer(task, given, tmp_path).run()
     first, *_, last = log_lines(tmp_path)
     assert last["loss"] < 0.2 * first["loss"]
     assert task.saved == [tmp_path / "model"] * 20
@@ -131,45 +123,27 @@ def test_figures_that_come_late_change_nothing_and_nothing_bad_is_kept(
     assert checkpoints(tmp_path / "faulty") == ["step-00000003.pt"]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_a_full_disk_is_said_and_keeps_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_a_full_disk_is_said_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = torch.save, []
 
     def failing(saved: Any, file: Any) -> None:
         calls.append(1)
+        file.write(b"a beginning")
         if len(calls) == 2:
-            real(saved, _FullDisk(file, code))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        file.seek(0)
         real(saved, file)
 
     monkeypatch.setattr(checkpoint.torch, "save", failing)
-    reason = "the disk is full" if code == errno.ENOSPC else "Input/output error"
-    with pytest.raises(HartError, match=rf"checkpoint of step 6 could not be written: {reason}; the last good.*0003"):
+    with pytest.raises(
+        HartError, match=r"checkpoint of step 6 could not be written: No space left .*; the last .*0003"
+    ):
         Trainer(ToyTask(), recipe(), tmp_path).run()
     assert checkpoints(tmp_path) == ["step-00000003.pt"], "the unfinished file must make room"
     monkeypatch.undo()
     resumed = Trainer(ToyTask(), recipe(), tmp_path)
     assert resumed.step == 3
     resumed.run()
-
-
-class _FullDisk:
-    """A file that takes 100 bytes."""
-
-    def __init__(self, file: Any, code: int) -> None:
-        self.file = file
-        self.code = code
-        self.room = 100
-
-    def write(self, content: Any) -> int:
-        self.room -= len(content)
-        if self.room < 0:
-            raise OSError(self.code, errno.errorcode[self.code] if self.code == errno.ENOSPC else "Input/output error")
-        return self.file.write(content)
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])
@@ -183,11 +157,13 @@ def test_a_damaged_checkpoint_is_never_passed_over_silently(tmp_path: Path, dama
     else:
         assert content.count(weights) == 1
         path.write_bytes(content.replace(weights, weights[:-1] + bytes([weights[-1] ^ 1])))
-    with pytest.raises(HartError, match=r"0006\.pt is damaged .*; delete it to go on from .*step-00000003\.pt"):
+    with pytest.raises(
+        HartError, match=r"0006\.pt cannot be resumed from .*; delete it to go on from .*step-00000003\.pt"
+    ):
         Trainer(ToyTask(), recipe(), tmp_path)
     older = path.with_name("step-00000003.pt")
     older.write_bytes(older.read_bytes()[:100])
-    with pytest.raises(HartError, match="no older one can be read: start anew in another folder"):
+    with pytest.raises(HartError, match=r"no older one can be read: go on with .* or start anew in another folder"):
         Trainer(ToyTask(), recipe(), tmp_path)
 
 
@@ -210,14 +186,14 @@ def test_logs_are_means_over_the_steps_that_report(tmp_path: Path) -> None:
     assert all({"loss", "gradient_norm", "absolute", "learning_rate"} <= line.keys() for line in lines)
 
 
-def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
+def test_a_finished_run_writes_its_model_again_and_nothing_more(tmp_path: Path) -> None:
     Trainer(ToyTask(), recipe(), tmp_path).run()
     before = flat(state(tmp_path, 6))
     again, notes = ToyTask(), list[str]()
     Trainer(again, recipe(), tmp_path, on_note=notes.append).run()
     assert notes == ["the run has 6 steps: nothing is trained; for more give a larger trainer.steps"]
     assert flat(state(tmp_path, 6)) == before
-    assert not again.saved
+    assert again.saved == [tmp_path / "model"]
     assert not again.prepared
 
 
@@ -297,17 +273,6 @@ def test_rows_set_anew_lose_their_moments_and_restart_their_average(tmp_path: Pa
     assert (run.stepper.average.weights["first.weight"] == 9.0).all(dim=1).tolist() == [False, True, False, True]
 
 
-def test_sample_images_write_through_no_link(tmp_path: Path) -> None:
-    (tmp_path / "run" / "samples").mkdir(parents=True)
-    own = tmp_path / "own.txt"
-    own.write_text("mine")
-    (tmp_path / "run" / "samples" / "step-00000006-dot.png").symlink_to(own)
-    Trainer(PicturingTask(), recipe(sample_every=6), tmp_path / "run").run()
-    assert own.read_text() == "mine"
-    with Image.open(tmp_path / "run" / "samples" / "step-00000006-dot.png") as image:
-        assert image.size == (6, 2)
-
-
 class PicturingTask(ToyTask):
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
         assert module is not self.module
@@ -344,10 +309,6 @@ def test_weights_and_biases_get_figures_and_images(tmp_path: Path, monkeypatch: 
         Trainer(PicturingTask(), recipe(steps=7, trackers=("wandb",)), folder).run()
     first, resumed, other = (options["id"] for options in started)
     assert first == resumed != other, "another folder is another run, though of the same name"
-    (tmp_path / "wandb" / "id").unlink()
-    notes: list[str] = []
-    Trainer(PicturingTask(), recipe(steps=8, trackers=("wandb",)), tmp_path, on_note=notes.append).run()
-    assert any("a new run begins with step 8, since" in note and "wandb/id is not there" in note for note in notes)
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from hart.transformer.transformer import HartTransformer, gather_tokens
 from hart.types import Context, Rows, TextContext
 from helpers import (
     CHANNELS,
-    alone,
     random_context,
     random_tensor,
     randomize,
@@ -223,15 +222,6 @@ def test_sinusoidal_levels_carry_over_to_longer_schedules() -> None:
     assert hidden.isfinite().all()
 
 
-def test_images_of_a_batch_do_not_mix() -> None:
-    config = tiny_text_config(modulation="linear")
-    module, context, teacher = build(config), random_context(config, 3), teacher_input(config, 3)
-    with torch.no_grad():
-        together = module(context, teacher).hidden
-        single = torch.cat([module(alone(context, i), teacher[i : i + 1]).hidden for i in range(3)])
-    torch.testing.assert_close(together, single, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("autocast", [False, True], ids=["weights", "autocast"])
 def test_logits_are_computed_in_float32_in_a_bfloat16_model(autocast: bool) -> None:
     dtype = torch.float32 if autocast else torch.bfloat16
@@ -244,10 +234,3 @@ def test_logits_are_computed_in_float32_in_a_bfloat16_model(autocast: bool) -> N
         h = modulate(head.norm(hidden), scale, shift).double()
     exact = h @ head.linear.weight.double().T + head.linear.bias.double()
     torch.testing.assert_close(logits, exact.float(), rtol=1e-5, atol=1e-5)
-
-
-def test_a_context_of_another_shape_is_refused() -> None:
-    config = tiny_text_config()
-    context = TextContext(torch.zeros(1, 3, 7), torch.ones(1, 3, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"\(3, 7\), the model takes \(12, 12\)"):
-        build(config)(context, teacher_input(config, 1))

@@ -186,12 +186,11 @@ def peak_memory(device: torch.device) -> Callable[[], float | None]:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: the largest size begins anew
     except OSError:
         return lambda: None
-    return _largest_size
 
+    def largest() -> float | None:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**20
+        return None
 
-def _largest_size() -> float | None:
-    """GiB of main memory that this process has taken at most, as Linux counts it."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 2**20
-    return None
+    return largest

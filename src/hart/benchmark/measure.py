@@ -25,7 +25,7 @@ from hart.benchmark.machine import (
     product_rate,
 )
 from hart.benchmark.parts import Generation, GenerationTimer, Work, part_work
-from hart.benchmark.published import PUBLISHED, PublishedTimer
+from hart.benchmark.published import PUBLISHED, REMARK, PublishedTimer
 from hart.devices import dtype_name
 from hart.inference.kernels import kernel_refusal
 from hart.inference.speed import EIGHT_BITS
@@ -66,10 +66,6 @@ class Ceilings:
     def copy(self, size: int | None = None) -> None:
         """size: bytes copied."""
         self.bandwidth = max(self.bandwidth, copy_bandwidth(self.device, self.clock, size))
-
-    def fastest(self, dtype: torch.dtype) -> float:
-        """Operations per second."""
-        return max(self.rates[dtype].values())
 
 
 def model_products(timer: GenerationTimer, batch: int = 1) -> list[Shape]:
@@ -118,7 +114,7 @@ def figures(measured: Timed, ceilings: Ceilings) -> dict[str, Any]:
     """The figures of one batch size as JSON values; parts are those of the median call."""
     batch, calls = measured.batch, sorted(measured.generations, key=lambda call: call.seconds)
     middle = calls[(len(calls) - 1) // 2]
-    rate = ceilings.fastest(measured.products)
+    rate = max(ceilings.rates[measured.products].values())
     parts: dict[str, dict[str, Any]] = {}
     for name, work in measured.work.items():
         products, memory = work.flops / rate, work.moved / ceilings.bandwidth
@@ -190,7 +186,8 @@ def benchmark(
             progress(f"{level}, batch {batch}")
             calls.append(timed(timer, batch, repeats=repeats, seconds=seconds, warm_up=warm_up))
         ceiling([product_type(pipe)])
-        measured.append(({"level": level, "does": timer.remarks(), "products": dtype_name(product_type(pipe))}, calls))
+        does = [REMARK] if level == PUBLISHED else pipe.speed_remarks()
+        measured.append(({"level": level, "does": does, "products": dtype_name(product_type(pipe))}, calls))
     return {
         "size": str(timer.image_size),
         "device": device.type,

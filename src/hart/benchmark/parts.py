@@ -21,7 +21,7 @@ from torch import nn
 
 from hart.benchmark.machine import SEED, Clock
 from hart.checkpoint.loading import build
-from hart.config import HartConfig
+from hart.config import HartConfig, SamplingConfig
 from hart.devices import without_memory
 from hart.errors import PromptWarning
 from hart.generation.arguments import Prompt
@@ -123,13 +123,15 @@ class GenerationTimer:
     size: int | str | None = None
     """Of the images in pixels, as `hart.sizes.parsed_size` reads it; by default the model's own."""
     aspect: str | None = None
+    sampling: SamplingConfig | None = None
+    """By default the pipeline's own."""
     config: HartConfig = field(init=False)
-    """The model's, with the settings of the pipeline's speed."""
+    """The model's, with these settings."""
     schedule: ScaleSchedule = field(init=False)
     cost: ModelCost = field(init=False)
 
     def __post_init__(self) -> None:
-        sampling = self.pipe.sampling
+        sampling = self.sampling or self.pipe.sampling
         self.config = self.pipe.config.replace(sampling=sampling)
         self.schedule = requested_schedule(self.config, size=self.size, aspect=self.aspect)
         self.cost = model_cost(self.config, self.schedule, guided=sampling.guidance_scale > 0)
@@ -152,10 +154,6 @@ class GenerationTimer:
         # the spaces make other prompts of them, each read by itself
         return [PROMPT + " " * i if classes is None else i % classes for i in range(count)]
 
-    def remarks(self) -> list[str]:
-        """What is done to be fast, a line each."""
-        return self.pipe.speed_remarks()
-
     def generate(self, count: int = 1) -> Generation:
         """Generate `count` images together."""
         watch, ends = Stopwatch(self.clock), list[tuple[Any, int]]()
@@ -167,6 +165,7 @@ class GenerationTimer:
                 batch_size=count,
                 size=self.size,
                 aspect=self.aspect,
+                sampling=self.config.sampling,
                 callback_on_scale=lambda _: ends.append((self.clock.mark(), len(watch.calls[BLOCKS]))),
             )
             end = self.clock.mark()

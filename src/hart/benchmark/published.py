@@ -28,15 +28,12 @@ from hart.transformer.block import Block, SwiGLU
 from hart.transformer.transformer import Conditioning
 from hart.types import Context, Rows
 
-PUBLISHED = "published"
-"""The name of this manner in the place of a level of speed."""
+PUBLISHED, REMARK = "published", "an eager loop in the manner of the published program"
+"""The name of this manner in the place of a level of speed, and what is said of it."""
 
 
 class PublishedTimer(GenerationTimer):
     """Times a pipeline at level "plain" that generates in the published manner; the parts are not told apart."""
-
-    def remarks(self) -> list[str]:
-        return ["an eager loop in the manner of the published program"]
 
     def generate(self, count: int = 1) -> Generation:
         loop = PublishedLoop(self)

@@ -79,16 +79,15 @@ def layout_of(folder: Path, *, or_tokenizer: bool = False) -> Layout:
     if list(folder.glob("var*.pth")):
         return "var"
     if (folder / ADAPTER_CONFIG).is_file():
-        raise CheckpointError(
-            f"{folder}: holds a LoRA adapter, not a model: add it to its model (--lora, load_lora), or write both as "
-            "one (hart convert)"
+        said = (
+            "holds a LoRA adapter, not a model: add it to its model (--lora, load_lora), or write both (hart convert)"
         )
-    if is_tokenizer_alone(folder):
-        raise CheckpointError(f"{folder}: holds a tokenizer alone: a model has {HART_FILE} besides")
-    if (folder / MODEL_FOLDER).is_dir():
-        raise CheckpointError(f"{folder}: no model here; what a training run made is in {folder / MODEL_FOLDER}")
-    alone = f"{CONFIG_FILE} and {TOKENIZER_FILE} (a tokenizer alone), " if or_tokenizer else ""
-    raise CheckpointError(
-        f"{folder}: no model here; expected {alone}{CONFIG_FILE} and {HART_FILE} (this project), llm/ and tokenizer/ "
-        "(HART), or vae*.pth and var*.pth (VAR)"
-    )
+    elif is_tokenizer_alone(folder):
+        said = f"holds a tokenizer alone: a model has {HART_FILE} besides"
+    elif (folder / MODEL_FOLDER).is_dir():
+        said = f"no model here; what a training run made is in {folder / MODEL_FOLDER}"
+    else:
+        alone = f"{CONFIG_FILE} and {TOKENIZER_FILE} (a tokenizer alone), " if or_tokenizer else ""
+        own = f"{CONFIG_FILE} and {HART_FILE} (this project)"
+        said = f"no model here; expected {alone}{own}, llm/ and tokenizer/ (HART), or vae*.pth and var*.pth (VAR)"
+    raise CheckpointError(f"{folder}: {said}")

@@ -13,7 +13,7 @@ from hart.checkpoint.released_weights import WEIGHT_FILES
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
 from hart.files import user_path
-from hart.hub import hub_address, is_hub_name, quiet_hub, unreachable
+from hart.hub import hub_address, is_hub_name, unreachable
 from hart.strict import reason
 
 T = TypeVar("T")
@@ -37,10 +37,8 @@ def folder_or_id(source: str, role: str) -> str:
 
 
 def _remedy(source: str, instead: str = "") -> str:
-    instead = instead or "give the folder with its files in its place"
-    return (
-        f"check the name and the connection, or fetch it elsewhere from https://huggingface.co/{source} and {instead}"
-    )
+    elsewhere = f"fetch it elsewhere from https://huggingface.co/{source}"
+    return f"check the name and the connection, or {elsewhere} and {instead or 'give the folder with its files'}"
 
 
 def from_transformers(load: Callable[[str], T], what: str, source: str, role: str, instead: str = "") -> T:
@@ -53,25 +51,19 @@ def from_transformers(load: Callable[[str], T], what: str, source: str, role: st
     place = folder_or_id(source, role)
     from_hub = not user_path(source).is_dir()
     if from_hub and (why := unreachable()) is not None:
-        copy = _copy(place)
-        if copy is None:
-            raise CheckpointError(
-                f"{role} {source!r}: is no folder, and the Hugging Face hub cannot be reached ({why}): "
-                f"{_remedy(source, instead)}"
-            )
+        if (copy := _copy(place)) is None:
+            failed = f"{role} {source!r}: is no folder, and the Hugging Face hub cannot be reached ({why})"
+            raise CheckpointError(f"{failed}: {_remedy(source, instead)}")
         place = str(copy)
     try:
-        with quiet_hub():
-            return load(place)
+        return load(place)
     except Exception as error:  # transformers raises many kinds
         if is_out_of_memory(error):
             raise
-        remedy = "give a hub id or a folder with its configuration, weights and tokenizer"
-        if from_hub:
-            remedy = _remedy(source, instead)
-        raise HartError(
-            f"{role} {source!r}: transformers cannot load it as {what} ({reason(error)}): {remedy}"
-        ) from None
+        of_folder = "give a hub id or a folder with its configuration, weights and tokenizer"
+        remedy = _remedy(source, instead) if from_hub else of_folder
+        said = f"{role} {source!r}: transformers cannot load it as {what} ({reason(error)}): {remedy}"
+        raise HartError(said) from None
 
 
 def download(repository: str) -> Path:
@@ -88,7 +80,7 @@ def download(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
     needed = needed_files(repository, files)
-    with _errors(NOT_DOWNLOADED.format("model", repository), _remedy(repository)):
+    with _hub(NOT_DOWNLOADED.format("model", repository), _remedy(repository)):
         return Path(snapshot_download(repository, allow_patterns=needed))
 
 
@@ -100,11 +92,9 @@ def require_repository(repository: str, role: str = "model") -> None:
 
 
 def _files(repository: str, role: str = "model") -> list[str]:
-    failed, remedy = NOT_DOWNLOADED.format(role, repository), _remedy(repository)
-    _require_reachable(failed, remedy)
-    from huggingface_hub import list_repo_files
+    with _hub(NOT_DOWNLOADED.format(role, repository), _remedy(repository)):
+        from huggingface_hub import list_repo_files
 
-    with _errors(failed, remedy):
         return list(list_repo_files(repository))
 
 
@@ -125,27 +115,20 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
 
     token: None takes the one that `hf auth login` stored. Raises `CheckpointError` if the upload fails.
     """
-    failed, remedy = f"{repository!r} cannot be written to the Hugging Face hub", "check name, connection and token"
-    _require_reachable(failed, remedy)
-    from huggingface_hub import create_repo, upload_folder
+    with _hub(f"{repository!r} cannot be written to the Hugging Face hub", "check name, connection and token"):
+        from huggingface_hub import create_repo, upload_folder
 
-    with _errors(failed, remedy):
         name = create_repo(repository, private=private, token=token, exist_ok=True).repo_id
         return str(upload_folder(repo_id=name, folder_path=folder, token=token, commit_message=message).commit_url)
 
 
-def _require_reachable(failed: str, remedy: str) -> None:
-    """Raise `CheckpointError`, which begins and ends so, where the hub cannot be reached."""
+@contextmanager
+def _hub(failed: str, remedy: str) -> Iterator[None]:
+    """Where the hub cannot be reached, or the block fails, raises a `CheckpointError` that begins and ends so."""
     if (why := unreachable()) is not None:
         raise CheckpointError(f"{failed}, which cannot be reached ({why}): {remedy}")
-
-
-@contextmanager
-def _errors(failed: str, remedy: str) -> Iterator[None]:
-    """What fails is a `CheckpointError` that begins and ends so."""
     try:
-        with quiet_hub():
-            yield
+        yield
     except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
         raise CheckpointError(f"{failed} ({reason(error)}): {remedy}") from None
 

@@ -31,13 +31,13 @@ from hart.checkpoint.folders import (
 from hart.checkpoint.hub import download
 from hart.checkpoint.released_names import TRANSFORMER_NAMES, PublishedWeights, renamed, tokenizer_names
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
-from hart.checkpoint.storage import fill_module, fill_state, fingerprint, read_pickle, read_tensors, save_module
+from hart.checkpoint.storage import fill_module, fingerprint, read_tensors, save_module
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from hart.devices import dtype_name, give_memory, machine_memory, without_memory
 from hart.errors import HartError
 from hart.files import AnyPath, is_file_name, read_json, readable_folder, user_path, write_text
 from hart.hub import is_hub_id
-from hart.layers.quantized import QuantizedLinear
+from hart.layers.quantized import LARGEST, QuantizedLinear
 from hart.model import Hart
 from hart.presets import PRESETS, RELEASED_TEXT_ENCODER, VAR_SAMPLING
 from hart.strict import clipped, shown
@@ -97,18 +97,18 @@ def load_model(
     """
     folder = readable_folder(user_path(folder))
     layout = layout_of(folder)
-    config, weights = (HartConfig.load(folder / CONFIG_FILE), ()) if layout == "own" else _published(folder, layout)
+    config, weights = (HartConfig.load(folder / CONFIG_FILE), None) if layout == "own" else _published(folder, layout)
     with without_memory():
         tokenizer, hart = build(config)
-    if layout == "own":
+    if weights is None:
         at_rest = "encoder" if tokenizer_dtype is None else None  # images are made without it
         fill_module(tokenizer, folder / TOKENIZER_FILE, tokenizer_dtype, mapped=at_rest)
         if eight_bits is None or config.dequantize:
             eight_bits = partial(_ordinary, dtype=dtype)
         fill_module(hart, folder / HART_FILE, dtype, eight_bits=eight_bits)
     else:
-        for part, module, wanted in zip(weights, (tokenizer, hart), (tokenizer_dtype, dtype), strict=True):
-            _fill_published(module, part, wanted)
+        weights[0].fill(tokenizer, tokenizer_dtype)
+        weights[1].fill(hart, dtype)
     return LoadedModel(config, tokenizer, hart, folder)
 
 
@@ -129,15 +129,14 @@ def load_config(name: AnyPath) -> HartConfig:
         return HartConfig.load(path)
     folder = resolve_model(name, or_sizes=True)
     layout = layout_of(folder)
-    return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout, read="sizes")[0]
+    return HartConfig.load(folder / CONFIG_FILE) if layout == "own" else _published(folder, layout)[0]
 
 
 def opens_in_8_bits(folder: Path) -> bool:
     """Whether the model in a folder has layers that are stored in 8 bits and stay so. Raises `HartError`."""
     if layout_of(folder) != "own" or HartConfig.load(folder / CONFIG_FILE).dequantize:
         return False
-    tensors = read_tensors(folder / HART_FILE, mapped=True)
-    return any(tensor.dtype in (torch.int8, torch.float8_e4m3fn) for tensor in tensors.values())
+    return any(tensor.dtype in LARGEST for tensor in read_tensors(folder / HART_FILE).values())
 
 
 def save_model(
@@ -176,8 +175,7 @@ def load_tokenizer(name: AnyPath) -> HybridTokenizer:
     if layout == "own":
         fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
     else:
-        _, (weights, _) = _published(folder, layout, read="tokenizer")
-        _fill_published(tokenizer, weights, torch.float32)
+        _published(folder, layout)[1][0].fill(tokenizer, torch.float32)
     return tokenizer
 
 
@@ -253,51 +251,40 @@ Published = tuple[HartConfig, tuple[PublishedWeights, PublishedWeights]]
 """A configuration, and the weights of tokenizer and model."""
 
 
-def _published(
-    folder: Path, layout: Literal["hart", "var"], *, read: Literal["model", "tokenizer", "sizes"] = "model"
-) -> Published:
-    """read: whose weights; of others only the sizes are known."""
-    mapped = read == "sizes", read != "model"
-    return (_hart_layout if layout == "hart" else _var_layout)(folder, *mapped)
+def _published(folder: Path, layout: Literal["hart", "var"]) -> Published:
+    """The weights are views of their files: of those that are not used nothing is read."""
+    config, (vae, vae_source), (model, source) = (_hart_layout if layout == "hart" else _var_layout)(folder)
+    tokenizer = renamed(vae, tokenizer_names(config.tokenizer, vae), vae_source)
+    return config, (tokenizer, renamed(model, TRANSFORMER_NAMES, source))
 
 
-def _fill_published(module: nn.Module, weights: PublishedWeights, dtype: torch.dtype | None) -> None:
-    fill_state(module, weights.tensors, dtype, weights.source, weights.name_in_file)
+Weights = tuple[dict[str, Tensor], str]
+"""Published tensors, and their file."""
 
 
-def _hart_layout(folder: Path, tokenizer_mapped: bool, mapped: bool) -> Published:
-    tokenizer_folder, llm = folder / "tokenizer", folder / "llm"
-    tokenizer_config = hart_tokenizer_config(
-        read_json(tokenizer_folder / CONFIG_FILE), str(tokenizer_folder / CONFIG_FILE)
-    )
-    published_tokenizer, tokenizer_source = _read_weights(tokenizer_folder, tokenizer_mapped)
-    published, source = _read_weights(llm, mapped)
-    transformer, diffusion = hart_transformer_config(
-        read_json(llm / CONFIG_FILE), published, tokenizer_config, str(llm / CONFIG_FILE)
-    )
+def _hart_layout(folder: Path) -> tuple[HartConfig, Weights, Weights]:
+    vae, llm = _read_weights(folder / "tokenizer"), _read_weights(folder / "llm")
+    vae_file, llm_file = folder / "tokenizer" / CONFIG_FILE, folder / "llm" / CONFIG_FILE
+    tokenizer = hart_tokenizer_config(read_json(vae_file), str(vae_file))
+    transformer, diffusion = hart_transformer_config(read_json(llm_file), llm[0], tokenizer, str(llm_file))
     assert transformer.text is not None
     config = HartConfig(
-        tokenizer=tokenizer_config.replace(scales=transformer.scales),
+        tokenizer=tokenizer.replace(scales=transformer.scales),
         transformer=transformer,
         diffusion=diffusion,
         text_encoder=TextEncoderConfig(
             kind="qwen2", tokens=transformer.text.tokens, source=RELEASED_TEXT_ENCODER, instruction=True
         ),
     )
-    names = tokenizer_names(tokenizer_config, published_tokenizer)
-    ours = renamed(published_tokenizer, names, tokenizer_source)
-    return config, (ours, renamed(published, TRANSFORMER_NAMES, source))
+    return config, vae, llm
 
 
-def _var_layout(folder: Path, tokenizer_mapped: bool, mapped: bool) -> Published:
-    vae, var = _only(folder, "vae*.pth"), _only(folder, "var*.pth")
-    published_tokenizer, published = read_pickle(vae, mapped=tokenizer_mapped), read_pickle(var, mapped=mapped)
-    case = folder / "case.json"
+def _var_layout(folder: Path) -> tuple[HartConfig, Weights, Weights]:
+    files, case = (_only(folder, "vae*.pth"), _only(folder, "var*.pth")), folder / "case.json"
+    vae, var = ((read_tensors(file), str(file)) for file in files)
     scales = read_json(case).get("patch_nums") if os.path.lexists(case) else None
-    tokenizer_config, transformer = var_configs(published_tokenizer, published, scales, (str(vae), str(var)))
-    config = HartConfig(tokenizer_config, transformer, sampling=VAR_SAMPLING)
-    ours = renamed(published_tokenizer, tokenizer_names(tokenizer_config, published_tokenizer), str(vae))
-    return config, (ours, renamed(published, TRANSFORMER_NAMES, str(var)))
+    tokenizer, transformer = var_configs(vae[0], var[0], scales, (vae[1], var[1]))
+    return HartConfig(tokenizer, transformer, sampling=VAR_SAMPLING), vae, var
 
 
 def _only(folder: Path, pattern: str) -> Path:
@@ -307,14 +294,14 @@ def _only(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def _read_weights(folder: Path, mapped: bool) -> tuple[dict[str, Tensor], str]:
+def _read_weights(folder: Path) -> Weights:
     """The tensors of a published folder and their source: averaged weights, else safetensors, else .bin."""
     for pattern in WEIGHT_FILES:
         files = _shards(folder, pattern)
         if files:
             state: dict[str, Tensor] = {}
             for file in files:
-                tensors = read_tensors(file, mapped=mapped)
+                tensors = read_tensors(file)
                 if twice := sorted(tensors.keys() & state.keys()):
                     raise CheckpointError(f"{file}: {twice[0]} is also in another file of {folder}")
                 state |= tensors

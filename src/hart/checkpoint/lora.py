@@ -21,20 +21,18 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from hart.checkpoint.folders import ADAPTER_CONFIG, HART_FILE, MODEL_FOLDER
-from hart.checkpoint.storage import SCALE, kind_of, misfits, read_safetensors, require_finite
+from hart.checkpoint.storage import SCALE, misfits, read_safetensors, require_finite, write_safetensors
 from hart.config import Config, LoraTarget, Rank
 from hart.devices import without_memory
 from hart.errors import HartError, missing_package
-from hart.files import AnyPath, atomic_write, read_json, user_path, write_text
+from hart.files import AnyPath, read_json, user_path, write_text
 from hart.generation.arguments import finite_number
 from hart.model import Hart
 from hart.strict import Listed, clipped, shown
@@ -101,7 +99,7 @@ def add_lora(
     alpha: they act with the factor alpha / rank. generator: for their starting weights. Raises `HartError` if peft is
     not installed, the numbers are out of range, or the model already has adapters.
     """
-    peft = _peft()
+    require_peft()
     if rank < 1 or alpha < 1:
         raise HartError(f"LoRA with rank {rank} and alpha {alpha}: both must be at least 1")
     if not targets or set(targets) - set(LAYERS):
@@ -109,9 +107,9 @@ def add_lora(
     _require_plain(hart)
     hart.requires_grad_(False)
     present = [f".{name}" for name, _ in hart.transformer.named_modules()]
-    asked = [f".{layer}" for target in targets for layer in LAYERS[target]]
-    layers = [layer[1:] for layer in asked if any(name.endswith(layer) for name in present)]
-    _inject(peft, hart.transformer, peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers))
+    asked = [layer for target in targets for layer in LAYERS[target]]
+    layers = [layer for layer in asked if any(name.endswith(f".{layer}") for name in present)]
+    _inject(hart.transformer, _peft().LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers))
     with torch.no_grad():
         for name, parameter in hart.transformer.named_parameters():
             if ".lora_A." in name:
@@ -134,10 +132,13 @@ def save_lora(hart: Hart, folder: AnyPath, *, base_model: str) -> None:
     base_model: folder or hub id of the model they were trained on, for whoever loads them. Raises `HartError` for a
     model without adapters.
     """
-    peft, folder = _peft(), user_path(folder)
+    folder = user_path(folder)
     if not has_lora(hart):
         raise HartError("the model has no LoRA adapters: add_lora puts them beside its weights")
-    tensors = peft.get_peft_model_state_dict(hart.transformer, adapter_name=ADAPTER, save_embedding_layers=False)
+    tensors = _adapter_state(hart.transformer)
+    write_safetensors(folder / ADAPTER_FILE, {FILE_PREFIX + name: value.cpu() for name, value in tensors.items()})
+    sampled = {name: tuple(_sampled(layer.get_base_layer().weight).tolist()) for name, layer in _lora_layers(hart)}
+    write_text(folder / BASE_FILE, json.dumps(BaseWeights(sampled).to_dict()) + "\n")
     configs: Any = hart.transformer.peft_config
     config = configs[ADAPTER]
     values = config.to_dict() | {
@@ -145,15 +146,6 @@ def save_lora(hart: Hart, folder: AnyPath, *, base_model: str) -> None:
         "target_modules": sorted(config.target_modules),
         "inference_mode": True,
     }
-    stored = {FILE_PREFIX + name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    atomic_write(folder / ADAPTER_FILE, lambda file: file.write(save(stored, {"format": "pt"})))
-    layers: dict[str, Any] = {
-        name: layer.get_base_layer().weight
-        for name, layer in hart.transformer.named_modules()
-        if isinstance(layer, peft.tuners.lora.LoraLayer)
-    }
-    sampled = BaseWeights({name: tuple(_sampled(weight).tolist()) for name, weight in layers.items()})
-    write_text(folder / BASE_FILE, json.dumps(sampled.to_dict()) + "\n")
     # last, so that an unfinished folder is not taken for an adapter
     write_text(folder / ADAPTER_CONFIG, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
@@ -176,13 +168,11 @@ def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str |
         stored = BaseWeights.load(folder / BASE_FILE)
     except HartError as error:
         raise HartError(f"{error}: delete this file, without which the adapter works") from None
-    there, here = list[float](), list[float]()
-    for name, weights in stored.layers.items():
-        try:
-            here += _sampled_of(hart.transformer.get_submodule(name))
-        except (AttributeError, KeyError):
-            return None  # of other sizes, which merging says
-        there += weights
+    there = [weight for weights in stored.layers.values() for weight in weights]
+    try:
+        here = [weight for name in stored.layers for weight in _sampled_of(hart.transformer.get_submodule(name))]
+    except (AttributeError, KeyError):
+        return None  # of other sizes, which merging says
     if len(there) != len(here):
         raise HartError(f"{folder / BASE_FILE}: has not {SAMPLED_WEIGHTS} weights of each layer: delete this file")
     theirs, ours = torch.tensor(there, device="cpu"), torch.tensor(here, device="cpu")
@@ -216,13 +206,11 @@ def merge_lora(hart: Hart, folder: AnyPath, scale: float = 1.0, *, model: str = 
     """
     scale, folder = finite_number("LoRA scale", scale), user_path(folder)
     _require_plain(hart)
-    values = _values(folder)
-    peft = _peft()
-    config = _read_config(peft, folder, values)
+    config = _read_config(folder, _values(folder))
     tensors = {name.removeprefix(FILE_PREFIX): t for name, t in read_safetensors(folder / ADAPTER_FILE).items()}
-    _check(peft, hart.transformer, config, tensors, folder, model)
-    tuner = _inject(peft, hart.transformer, config)
-    peft.set_peft_model_state_dict(hart.transformer, tensors, adapter_name=ADAPTER)
+    _check(hart.transformer, config, tensors, folder, model)
+    tuner = _inject(hart.transformer, config)
+    _peft().set_peft_model_state_dict(hart.transformer, tensors, adapter_name=ADAPTER)
     scale_lora(hart, scale)
     with torch.no_grad():
         tuner.merge_and_unload()
@@ -235,10 +223,8 @@ def merge_lora(hart: Hart, folder: AnyPath, scale: float = 1.0, *, model: str = 
 
 def scale_lora(hart: Hart, scale: float) -> None:
     """Let the adapters beside a model's weights act `scale` times as strongly as trained; 0: not at all."""
-    peft = _peft()
-    for module in hart.transformer.modules():
-        if isinstance(module, peft.tuners.lora.LoraLayer):
-            module.set_scale(ADAPTER, scale)
+    for _, layer in _lora_layers(hart):
+        layer.set_scale(ADAPTER, scale)
 
 
 def has_lora(hart: Hart) -> bool:
@@ -254,12 +240,16 @@ def require_peft() -> None:
 
 def _peft() -> Any:
     """The library, imported when needed: it is an extra, and slow to load."""
-    try:
-        import peft
-    except ModuleNotFoundError as error:
-        raise missing_package(error.name, "lora") from None
-    module: ModuleType = peft
-    return module
+    require_peft()
+    import peft
+
+    return peft
+
+
+def _lora_layers(hart: Hart) -> list[tuple[str, Any]]:
+    """The adapted layers by name."""
+    kind = _peft().tuners.lora.LoraLayer
+    return [(name, layer) for name, layer in hart.transformer.named_modules() if isinstance(layer, kind)]
 
 
 def _require_plain(hart: Hart) -> None:
@@ -267,10 +257,17 @@ def _require_plain(hart: Hart) -> None:
         raise HartError("this model already has LoRA adapters: start from the plain one")
 
 
-def _inject(peft: Any, transformer: HartTransformer, config: Any) -> Any:
+def _adapter_state(transformer: HartTransformer) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = _peft().get_peft_model_state_dict(
+        transformer, adapter_name=ADAPTER, save_embedding_layers=False
+    )
+    return state
+
+
+def _inject(transformer: HartTransformer, config: Any) -> Any:
     """Put adapters beside the layers that `config` names, in float32; returns peft's tuner."""
     with torch.random.fork_rng(devices=[]):  # peft samples starting weights, which are all overwritten
-        tuner = peft.LoraModel(transformer, config, ADAPTER)
+        tuner = _peft().LoraModel(transformer, config, ADAPTER)
     for name, parameter in transformer.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.float()
@@ -284,13 +281,12 @@ def _values(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise HartError(f"{folder}: no such folder: give that of a LoRA adapter (download one of a hub first)")
     if not os.path.lexists(path):
+        said = f"no LoRA adapter here: expected {ADAPTER_CONFIG} and {ADAPTER_FILE}"
         if os.path.lexists(folder / HART_FILE):
-            raise HartError(f"{folder}: holds a model, not a LoRA adapter: give it as the model (--model)")
-        if os.path.lexists(folder / MODEL_FOLDER / ADAPTER_CONFIG):
-            raise HartError(
-                f"{folder}: no LoRA adapter here; the one of this training run is in {folder / MODEL_FOLDER}"
-            )
-        raise HartError(f"{folder}: no LoRA adapter here: expected {ADAPTER_CONFIG} and {ADAPTER_FILE}")
+            said = "holds a model, not a LoRA adapter: give it as the model (--model)"
+        elif os.path.lexists(folder / MODEL_FOLDER / ADAPTER_CONFIG):
+            said = f"no LoRA adapter here; the one of this training run is in {folder / MODEL_FOLDER}"
+        raise HartError(f"{folder}: {said}")
     values = read_json(path)
     if values.get("peft_type") != "LORA":
         raise HartError(f"{path}: an adapter of the kind {shown(values.get('peft_type'))}: only LORA can be merged")
@@ -299,9 +295,9 @@ def _values(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _read_config(peft: Any, folder: Path, values: Mapping[str, Any]) -> Any:
+def _read_config(folder: Path, values: Mapping[str, Any]) -> Any:
     """peft's own configuration, of checked values. Raises `HartError` naming the file and the entry."""
-    path = folder / ADAPTER_CONFIG
+    path, peft = folder / ADAPTER_CONFIG, _peft()
     plain = peft.LoraConfig().to_dict()
     for name, value in values.items():
         try:
@@ -318,21 +314,17 @@ def _read_config(peft: Any, folder: Path, values: Mapping[str, Any]) -> Any:
     )
 
 
-def _check(
-    peft: Any, transformer: HartTransformer, config: Any, tensors: Mapping[str, Tensor], folder: Path, model: str
-) -> None:
+def _check(transformer: HartTransformer, config: Any, tensors: Mapping[str, Tensor], folder: Path, model: str) -> None:
     """Compare the adapter with one for this transformer, made on a copy without memory."""
     source = shown(config.base_model_name_or_path or "another model").strip("'")
     mismatch = f"{folder}: this adapter was trained on {source} and does not fit {model}"
     with without_memory():
         skeleton = HartTransformer(transformer.config)
         try:
-            _inject(peft, skeleton, config)
+            _inject(skeleton, config)
         except ValueError as error:  # the transformer has none of the layers
             raise HartError(f"{mismatch}: {error}") from None
-    expected = peft.get_peft_model_state_dict(skeleton, adapter_name=ADAPTER, save_embedding_layers=False)
-    kinds, found = ({name: kind_of(value) for name, value in each.items()} for each in (expected, tensors))
-    if problems := misfits(kinds, found):
+    if problems := misfits(_adapter_state(skeleton), tensors):
         raise HartError(f"{mismatch}: {problems}")
     for name, value in tensors.items():
         require_finite(value, folder / ADAPTER_FILE, name)

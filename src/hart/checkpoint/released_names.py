@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from functools import cache
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from hart.checkpoint.folders import CheckpointError
+from hart.checkpoint.storage import fill_state
 from hart.config import TokenizerConfig
 from hart.strict import clipped, counted
 
@@ -162,6 +164,10 @@ class PublishedWeights:
     """Our names -> those in the file."""
     table: NameTable
     source: str
+
+    def fill(self, module: nn.Module, dtype: torch.dtype | None) -> None:
+        """Give a module without memory these weights, see `fill_state`."""
+        fill_state(module, self.tensors, dtype, self.source, self.name_in_file)
 
     def name_in_file(self, ours: str) -> str:
         """The name in the file of one of our tensors, or the one that it should have."""

@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
 import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hart.checkpoint.folders import CheckpointError
 from hart.devices import dtype_name, is_out_of_memory
-from hart.files import AnyPath, atomic_write, require_regular, user_path
+from hart.files import AnyPath, require_regular, user_path, whole_file
 from hart.layers.quantized import LARGEST, QuantizedLinear
 from hart.strict import clipped, reason, shown
 
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types of stored weights. Those of 8 bits need a scale: see `hart.layers.quantized.QuantizedLinear`."""
-WEIGHTS = tuple(map(dtype_name, WEIGHT_TYPES))
-EIGHT_BITS = {dtype_name(dtype): dtype for dtype in LARGEST}
 SHOWN_PROBLEMS = 8
-TYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""The names of tensor types in safetensors."""
-TORCH_NAMES = {name: dtype_name(dtype) for dtype, name in TYPE_NAMES.items()}
-
 SCALE = "_scale"
 """What the name of a weight of 8 bits is followed by in the name of its scales."""
-
-Kind = tuple[torch.Size, str]
-"""Shape and number type of a tensor, known without reading it."""
 
 
 def save_module(path: AnyPath, module: nn.Module, dtype: torch.dtype | None = None) -> None:
@@ -67,26 +47,13 @@ def save_module(path: AnyPath, module: nn.Module, dtype: torch.dtype | None = No
 
 
 def write_safetensors(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors on the CPU as one safetensors file, one by one: the library's `save` first copies them all, and
-    only the owner can read what its `save_file` writes."""
+    """Write tensors on the CPU as one safetensors file; see `whole_file`."""
     stored = {name: value.detach().contiguous() for name, value in tensors.items()}
-    # the widest types first, so that every tensor is aligned
-    order = sorted(stored, key=lambda name: (-stored[name].element_size(), name))
-    header: dict[str, Any] = {}
-    end = 0
-    for name in order:
-        value, begin = stored[name], end
-        end += value.nbytes
-        header[name] = {"dtype": TYPE_NAMES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-
-    def write(file: BinaryIO) -> None:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(stored[name].flatten().view(torch.uint8).numpy().data)
-
-    atomic_write(user_path(path), write)
+    with whole_file(user_path(path)) as file:
+        try:
+            save_file(stored, file)
+        except SafetensorError as error:
+            raise OSError(errno.EIO, reason(error)) from None
 
 
 def read_safetensors(path: AnyPath, *, mapped: bool = False) -> dict[str, Tensor]:
@@ -113,9 +80,10 @@ def _opened(path: Path, *, mapped: bool = False) -> Iterator[Any]:
         ) from None
 
 
-def read_tensors(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, or of PyTorch's own; as `read_safetensors`."""
-    return (read_safetensors if path.suffix == ".safetensors" else read_pickle)(path, mapped=mapped)
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, or of PyTorch's own, as views of the file, which nobody may write to
+    meanwhile. Raises as `read_safetensors`."""
+    return (read_safetensors if path.suffix == ".safetensors" else read_pickle)(path, mapped=True)
 
 
 RENAMED_TENSORS = {
@@ -152,7 +120,7 @@ def load_state(
     Names, shapes and kinds of numbers must be the module's own; weights are of `WEIGHT_TYPES` and finite.
     source, name_in_file: the names of the file, and of a tensor in it, for errors.
     """
-    _require_fitting(module, {name: kind_of(value) for name, value in state.items()}, source, name_in_file)
+    _require_fitting(module, state, source, name_in_file)
     for name, value in state.items():
         require_finite(value, source, name_in_file(name))
     module.load_state_dict(dict(state))
@@ -167,19 +135,13 @@ def fill_state(
 ) -> None:
     """Give a module that was built `without_memory` its weights, in `dtype` or as they are; errors as in `load_state`.
 
-    Takes the tensors out of `state` one by one: they become the module's own if their type is the same, else they are
-    converted and freed, so that weights are held once.
+    Takes the tensors out of `state` one by one and copies them: they may be views of a file, or of one another.
     """
-    kinds = {name: kind_of(value) for name, value in state.items()}
-    _require_fitting(module, kinds, source, name_in_file)
-    taken: set[int] = set()
-    for name in kinds:
+    _require_fitting(module, state, source, name_in_file)
+    for name in list(state):
         value = state.pop(name)
         require_finite(value, source, name_in_file(name))
-        # some formats store one tensor under two names, or a part of a larger one
-        alone = value.untyped_storage().nbytes() == value.nbytes and value.data_ptr() not in taken
-        taken.add(value.data_ptr())
-        _put(module, name, value if alone else value.clone(), dtype)
+        _put(module, name, value, dtype, copy=True)
 
 
 def fill_module(
@@ -197,32 +159,27 @@ def fill_module(
     mapped: a submodule whose weights are checked, but take no memory until it computes, if they are stored in their
     type: they stay in the file, which must not be written to in place as long as the module lives.
     """
-    with _opened(path) as file, nullcontext(file) if mapped is None else _opened(path, mapped=True) as resting:
-        kinds: dict[str, Kind] = {}
+    with _opened(path) as file, _opened(path, mapped=True) as views:
         stored = {RENAMED_TENSORS.get(name, name): name for name in file.keys()}  # noqa: SIM118 - no mapping
-        for name, first in stored.items():
-            header = file.get_slice(first)
-            kinds[name] = torch.Size(header.get_shape()), TORCH_NAMES.get(header.get_dtype(), header.get_dtype())
-        _quantize_as(module, kinds)
-        _require_fitting(module, kinds, path, str)
-        for name in sorted(kinds, key=lambda name: kinds[name][1] in EIGHT_BITS):  # after their scales and biases
+        state = {name: views.get_tensor(first) for name, first in stored.items()}
+        _quantize_as(module, state)
+        _require_fitting(module, state, path, str)
+        for name in sorted(state, key=lambda name: state[name].dtype in LARGEST):  # after their scales and biases
             value = file.get_tensor(stored[name])
             require_finite(value, path, stored[name])
-            if name.startswith(f"{mapped}."):
-                value = resting.get_tensor(stored[name])
-            _put(module, name, value, dtype)
+            _put(module, name, state[name] if name.startswith(f"{mapped}.") else value, dtype)
             owner = name.rpartition(".")[0]
-            if kinds[name][1] in EIGHT_BITS and isinstance(layer := module.get_submodule(owner), QuantizedLinear):
+            if value.dtype in LARGEST and isinstance(layer := module.get_submodule(owner), QuantizedLinear):
                 module.set_submodule(owner, eight_bits(layer))
 
 
-def _quantize_as(module: nn.Module, kinds: Mapping[str, Kind]) -> None:
+def _quantize_as(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give linear layers without memory the form of 8 bits where a file has their weights so."""
     for path, layer in list(module.named_modules()):
-        kind = kinds.get(f"{path}.weight", (torch.Size(), ""))[1]
-        if isinstance(layer, nn.Linear) and kind in EIGHT_BITS:
+        weight = state.get(f"{path}.weight")
+        if isinstance(layer, nn.Linear) and weight is not None and weight.dtype in LARGEST:
             scale = torch.empty(layer.out_features, dtype=torch.float32, device=layer.weight.device)
-            quantized = QuantizedLinear(type(layer), layer.weight.detach().to(EIGHT_BITS[kind]), scale, layer.bias)
+            quantized = QuantizedLinear(type(layer), layer.weight.detach().to(weight.dtype), scale, layer.bias)
             module.set_submodule(path, quantized.train(layer.training))
 
 
@@ -236,44 +193,36 @@ def require_finite(value: Tensor, source: Path | str, name: str) -> None:
 
 
 def _require_fitting(
-    module: nn.Module, kinds: Mapping[str, Kind], source: Path | str, name_in_file: Callable[[str], str]
+    module: nn.Module, state: Mapping[str, Tensor], source: Path | str, name_in_file: Callable[[str], str]
 ) -> None:
-    expected = {name: kind_of(value) for name, value in module.state_dict().items()}
-    if problems := misfits(expected, kinds, name_in_file):
+    if problems := misfits(module.state_dict(), state, name_in_file):
         raise CheckpointError(f"{source}: does not fit the configuration beside it: {problems}")
 
 
-def misfits(expected: Mapping[str, Kind], kinds: Mapping[str, Kind], name_in_file: Callable[[str], str] = str) -> str:
-    """How the tensors of a file differ from those that a model takes; empty if they do not."""
-    problems = [
-        *(f"missing {name_in_file(name)}" for name in expected if name not in kinds),
-        *(f"unexpected {name_in_file(name)}" for name in kinds if name not in expected),
-        *(
-            f"{name_in_file(name)} is {tuple(kinds[name][0])}, the model takes {tuple(shape)}"
-            for name, (shape, _) in expected.items()
-            if name in kinds and kinds[name][0] != shape
-        ),
-        *(
-            f"{name_in_file(name)} holds {kinds[name][1]}, not {' or '.join(allowed)}"
-            for name, (_, wanted) in expected.items()
-            if name in kinds and kinds[name][1] not in (allowed := WEIGHTS if wanted in WEIGHTS else (wanted,))
-        ),
-    ]
+def misfits(model: Mapping[str, Tensor], file: Mapping[str, Tensor], name_in_file: Callable[[str], str] = str) -> str:
+    """How the tensors of a file differ in name, shape or type from those that a model takes; empty if they do not."""
+    problems = [f"missing {name_in_file(name)}" for name in model if name not in file]
+    problems += [f"unexpected {name_in_file(name)}" for name in file if name not in model]
+    for name, ours in model.items():
+        theirs = file.get(name, ours)
+        if theirs.shape != ours.shape:
+            said = f"is {tuple(theirs.shape)}, the model takes {tuple(ours.shape)}"
+            problems.append(f"{name_in_file(name)} {said}")
+        allowed = WEIGHT_TYPES if ours.dtype in WEIGHT_TYPES else (ours.dtype,)
+        if theirs.dtype not in allowed:
+            said = f"holds {dtype_name(theirs.dtype)}, not {' or '.join(map(dtype_name, allowed))}"
+            problems.append(f"{name_in_file(name)} {said}")
     hidden = len(problems) - SHOWN_PROBLEMS
     return "; ".join(map(clipped, problems[:SHOWN_PROBLEMS])) + (f"; and {hidden} more" if hidden > 0 else "")
 
 
-def kind_of(value: Tensor) -> Kind:
-    return value.shape, dtype_name(value.dtype)
-
-
-def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype | None) -> None:
-    """Make `value`, which nothing else writes to, the parameter or buffer `name` of a module."""
+def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype | None, *, copy: bool = False) -> None:
+    """Make `value`, or a copy where something else may write to it, the parameter or buffer `name` of a module."""
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     place: Tensor = getattr(owner, leaf)
     keeps_type = not place.is_floating_point() or (isinstance(owner, QuantizedLinear) and leaf != "bias")
-    value = value.detach().to(place.dtype if keeps_type else dtype).contiguous()
+    value = value.detach().to(place.dtype if keeps_type else dtype, copy=copy).contiguous()
     is_parameter = isinstance(place, nn.Parameter)
     setattr(owner, leaf, nn.Parameter(value, place.requires_grad) if is_parameter else value)
 

@@ -50,8 +50,7 @@ PLAIN = (bool, int, float, str, Path)
 def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
     """A command with every parameter that is a configuration replaced by one option per field.
 
-    A value that a field does not allow is a `HartError` naming the option. Raises `TypeError` at once if two
-    parameters have the same name.
+    A value that a field does not allow is a `HartError` naming the option.
     """
     hints = typing.get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -67,8 +66,6 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
             parameters += [_unset(some, name, field) for name, field in config_fields(some.config).items()]
         else:
             parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
-    if len({parameter.name for parameter in parameters}) < len(parameters):
-        raise TypeError(f"{command.__name__}: two options have one name")
 
     @wraps(command)
     def run(**given: Any) -> T:
@@ -80,6 +77,7 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
             given[name] = config_from_options(config, {field: given.pop(field) for field in config_fields(config)})
         return command(**given)  # type: ignore[call-arg]
 
+    # which refuses two of one name
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run

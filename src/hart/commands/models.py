@@ -36,7 +36,7 @@ def reconstruct(
     from hart.checkpoint.loading import load_tokenizer
     from hart.devices import resolve_device, resolve_dtype, slow_remarks
     from hart.generation.contact_sheet import side_by_side
-    from hart.inference.coder import Coder, prepared_tokenizer
+    from hart.inference.components import Coder, prepared_tokenizer
     from hart.inference.speed import EXACT
 
     device = resolve_device(options.device)

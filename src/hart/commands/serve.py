@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,12 +19,15 @@ from hart.commands.console import needs_extra
 from hart.commands.from_config import options_from_config
 from hart.config import HartConfig
 from hart.errors import HartError
-from hart.serving.checkers import is_model
 from hart.serving.engine import largest
 from hart.serving.options import BUILT_IN_CHECKS, ServeOptions
 from hart.stopping import HANGUP, handled
 
 OPEN_FILES = 2**16
+SEND_SECONDS = 60.0
+"""A client that takes no data for so long has left."""
+UNSENT_BYTES = 2**14
+"""Of a connection in the system's memory."""
 
 
 @options_from_config
@@ -38,15 +40,7 @@ def serve(options: ServeOptions) -> None:
     if options.replicas is not None and not options.ray:
         raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
     for source in options.models().values():
-        if folder := _folder_of(source, elsewhere=options.ray):
-            layout = layout_of(folder)
-            # what a published layout generates is in its weights, and shows when it is opened
-            if layout == "own" and options.max_pixels is not None:
-                largest(HartConfig.load(folder / CONFIG_FILE).tokenizer.image_size, options.max_pixels)
-    if is_model(check := options.prompt_check):
-        folder = _folder_of(check, elsewhere=options.ray)
-        if folder is not None and not (folder / "config.json").is_file():
-            raise HartError(f"--prompt-check {check}: no model here; expected config.json, as of ShieldGemma")
+        _check_model(source, options)
     _check_device(options)
 
     class Server(uvicorn.Server):
@@ -88,13 +82,16 @@ def _check_device(options: ServeOptions) -> None:
         resolve_speed(options.speed, device)
 
 
-def _folder_of(source: str, *, elsewhere: bool) -> Path | None:
-    """The folder of a model, if it is on this machine. Raises `HartError` for a model that is not there, before the
-    server says that it is; nothing is loaded. What other machines read (elsewhere) shows when it is opened. PyTorch is
-    imported for none that is a folder here."""
-    folder = local_folder(source)
-    if folder is not None or (elsewhere and "/" in source):
-        return folder
+def _check_model(source: str, options: ServeOptions) -> None:
+    """Raises `HartError` for a model that is not there, before the server says that it is; nothing is loaded. What
+    other machines read shows when it is opened. PyTorch is imported for none that is a folder here."""
+    if (folder := local_folder(source)) is not None:
+        # what a published layout generates is in its weights, and shows when it is opened
+        if layout_of(folder) == "own" and options.max_pixels is not None:
+            largest(HartConfig.load(folder / CONFIG_FILE).tokenizer.image_size, options.max_pixels)
+        return
+    if options.ray and "/" in source:
+        return
     from hart.checkpoint.hub import require_repository
     from hart.checkpoint.loading import resolve_model
     from hart.hub import is_hub_id
@@ -103,7 +100,6 @@ def _folder_of(source: str, *, elsewhere: bool) -> Path | None:
         require_repository(source)
     else:
         resolve_model(source)
-    return None
 
 
 def _replicated(options: ServeOptions, name: str) -> Any:
@@ -152,15 +148,16 @@ def _open_many_files() -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that accepts connections from now on. Raises `HartError`."""
-    from hart.serving.streaming import SEND_SECONDS
-
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         both = host == "::" and socket.has_dualstack_ipv6()  # all addresses are those of IPv4, too
         listening = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections take it over
+        if sys.platform == "linux":  # connections take it over
             # an answer that nobody reads would stay in memory as long as its client likes
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * SEND_SECONDS))
+            with suppress(OSError):  # of sandboxes that do not know it
+                # or a slow connection would have megabytes of partial images before it in the system's memory
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         return listening
     except OSError as error:
         # socket adds the address to what the system says

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,20 +15,18 @@ import typer
 
 from hart.commands.console import needs_extra, note, owned, progress, prompt_notes, say
 from hart.commands.from_config import options_from_config
-from hart.config import Config, ConfigError, TokenizerConfig
+from hart.config import Config
 from hart.errors import HartError
-from hart.files import require_regular, require_writable
-from hart.sizes import ImageSize, aspect_sizes, scales_of_size
+from hart.files import require_writable
+from hart.sizes import ImageSize, scales_of_size
 from hart.strict import byte_count, counted, rounded
 
 if TYPE_CHECKING:
-    from hart.training.config import Recipe, TokenizerRecipe, TransformerRecipe
+    from hart.training.config import StagedRecipe
     from hart.training.distributed import DistributedContext
     from hart.training.image_sources import TrainingData
     from hart.training.progress import StepReport
     from hart.training.task import Task
-
-    StagedRecipe = TokenizerRecipe | TransformerRecipe
 
 LARGE = 60_000_000
 """Above this many parameters a dry run times models of one and two blocks and extrapolates."""
@@ -82,8 +80,9 @@ def train(
 
 
 def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: TrainOptions) -> StagedRecipe:
-    """The recipe with all changes; the scales of another image size follow from the tokenizer's."""
-    from hart.training.config import TokenizerRecipe, TransformerRecipe
+    """The recipe with all changes; the scales of another image size follow from its own and the tokenizer."""
+    from hart.checkpoint.loading import tokenizer_config
+    from hart.training.config import TokenizerRecipe, TransformerRecipe, named_by
 
     kind = TokenizerRecipe if stage == "tokenizer" else TransformerRecipe
     for option, value, key in (
@@ -97,68 +96,13 @@ def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: Trai
     recipe = kind.read(path, overrides)
     if options.size is None:
         return recipe
-    coder = _coder(recipe)
-    scales = scales_of_size(coder.scales, coder.downsampling, options.size)
-    return kind.read(path, (*overrides, f"{stage}.scales={list(scales)}"))
-
-
-def _coder(recipe: StagedRecipe) -> TokenizerConfig:
-    """The tokenizer of a recipe's images; its scales are the recipe's, since a tokenizer serves any resolution.
-
-    Raises `HartError` that names the key of the recipe, since the model may be one that nobody typed.
-    """
-    from hart.checkpoint.loading import tokenizer_config
-    from hart.training.config import TokenizerRecipe
-
     if isinstance(recipe, TokenizerRecipe):
-        return recipe.tokenizer
-    try:
-        coder = tokenizer_config(recipe.tokenizer)
-    except HartError as error:
-        raise HartError(
-            f"tokenizer of the recipe: {error}; train it first, or give another by tokenizer=MODEL"
-        ) from None
-    return coder.replace(scales=recipe.transformer.scales)
-
-
-def _require_named(recipe: StagedRecipe, coder: TokenizerConfig) -> None:
-    """Raises `HartError`, with the key of the recipe, for a model, a file or a package that it needs and that is not
-    there or of other sizes: found before the set is read, which may take minutes. coder: see `_coder`."""
-    from hart.checkpoint.loading import load_config, resolve_model, tokenizer_config
-    from hart.checkpoint.lora import require_peft
-    from hart.text_encoder import require_text_encoder
-    from hart.training.conditions import require_text_sizes
-    from hart.training.config import TransformerRecipe
-    from hart.training.tokenizer_task import require_start as require_tokenizer_start
-    from hart.training.trackers import require_trackers
-    from hart.training.transformer_task import model_config, require_start
-
-    key = "init_from"
-    try:
-        if isinstance(recipe, TransformerRecipe):
-            config = model_config(recipe, coder)  # whose parts may not fit together
-            if name := recipe.init_from:
-                require_start(name, load_config(resolve_model(name)), config, frozen=recipe.lora is not None)
-            key, text = "text_encoder", recipe.transformer.text
-            if text is not None:
-                name, how = recipe.text_encoder, recipe.text_instruction
-                encoder, _ = require_text_encoder(name, tokens=text.tokens, instruction=how)
-                if encoder.kind == "compact":  # of others the configuration does not say
-                    require_text_sizes(text, encoder.output_width, encoder.tokens)
-        else:
-            if recipe.init_from:
-                require_tokenizer_start(recipe.init_from, tokenizer_config(recipe.init_from), coder)
-            if recipe.perceptual is not None and recipe.perceptual.weight:  # at 0 they are not read
-                key = "perceptual.files"
-                for file in recipe.perceptual.files:
-                    require_regular(Path(file))
-    except ConfigError:  # names its key itself
-        raise
-    except HartError as error:
-        raise HartError(f"{key} of the recipe: {error}") from None
-    if isinstance(recipe, TransformerRecipe) and recipe.lora is not None:
-        require_peft()
-    require_trackers(recipe.trainer.trackers)
+        own, coder = recipe.tokenizer.scales, recipe.tokenizer
+    else:
+        with named_by("tokenizer"):
+            own, coder = recipe.transformer.scales, tokenizer_config(recipe.tokenizer)
+    scales = scales_of_size(own, coder.downsampling, options.size)
+    return kind.read(path, (*overrides, f"{stage}.scales={list(scales)}"))
 
 
 def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
@@ -168,41 +112,42 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
     from hart.training.distributed import DistributedContext
     from hart.training.progress import work_of
     from hart.training.tokenizer_task import TokenizerTask
+    from hart.training.trackers import require_trackers
     from hart.training.trainer import Trainer
     from hart.training.transformer_task import TransformerTask
 
-    coder = _coder(recipe)
-    _require_named(recipe, coder)
+    require_trackers(recipe.trainer.trackers)
     if not accept_changes:
         RunFolder(out, recipe.trainer.keep_checkpoints).require_settings(type(recipe).stage, recipe)
     distributed = DistributedContext(recipe.trainer)
-    with (
-        # the processes of one run share it
-        owned(out, "training") if distributed.main else nullcontext(),
-        _data(recipe, aspect_sizes(coder, recipe.reading.aspects), out, distributed) as data,
-    ):
+    with ExitStack() as stack:
+        if distributed.main:  # the processes of one run share it
+            stack.enter_context(owned(out, "training"))
+        # when all models are found to fit
+        data = lambda sizes: stack.enter_context(_data(recipe, sizes, out, distributed))  # noqa: E731
         if isinstance(recipe, TransformerRecipe):
             task: Task = TransformerTask(recipe, data, distributed.device)
         else:
             task = TokenizerTask(recipe, data, distributed.device)
-        with _progress(recipe, show=distributed.main) as on_step, prompt_notes():
-            Trainer(
-                task,
-                recipe,
-                out,
-                distributed,
-                work=work_of(recipe),
-                on_step=on_step,
-                on_log=_print_figures,
-                on_note=note,
-                accept_changes=accept_changes,
-            ).run()
+        on_step = stack.enter_context(_progress(recipe, show=distributed.main))
+        stack.enter_context(prompt_notes())
+        Trainer(
+            task,
+            recipe,
+            out,
+            distributed,
+            work=work_of(recipe),
+            on_step=on_step,
+            on_log=_print_figures,
+            on_note=note,
+            accept_changes=accept_changes,
+        ).run()
     return distributed.main
 
 
 @contextmanager
 def _data(
-    recipe: Recipe, sizes: Sequence[ImageSize], out: Path, distributed: DistributedContext
+    recipe: StagedRecipe, sizes: Sequence[ImageSize], out: Path, distributed: DistributedContext
 ) -> Iterator[TrainingData]:
     """The recipe's data. Notes say what it is and, at the end, which images were damaged."""
     from hart.data.samples import first_reasons
@@ -221,7 +166,7 @@ def _data(
 
 
 @contextmanager
-def _progress(recipe: Recipe, *, show: bool) -> Iterator[Callable[[StepReport], None]]:
+def _progress(recipe: StagedRecipe, *, show: bool) -> Iterator[Callable[[StepReport], None]]:
     """A bar on stderr with speed, MFU and loss."""
     steps = recipe.trainer.steps
     with progress("training") if show else nullcontext(lambda *_: None) as report:
@@ -278,20 +223,18 @@ def _say_needs(recipe: StagedRecipe) -> None:
 
     tried = dry_run.at_a_size_to_try(recipe)
 
-    def measured(recipe: Recipe) -> float:
+    def measured(recipe: StagedRecipe) -> float:
         task = dry_run.rehearsed(recipe, distributed.device)
         return dry_run.measure(task, trainer, distributed, dry_run.tokens_of(recipe))
 
-    if parameters <= LARGE or not isinstance(tried, TransformerRecipe):
-        with progress("timing a step"):
+    with progress("timing a step"):
+        if parameters <= LARGE or not isinstance(tried, TransformerRecipe):
             an_image, how = measured(tried), "measured"
-    else:
-        shallow = [tried.replace(transformer=tried.transformer.replace(depth=blocks)) for blocks in (1, 2)]
-        with progress("timing a step of one block") as report:
-            one = measured(shallow[0])
-            report(1, 2, "timing a step of two blocks")
-            an_image = dry_run.deeper(one, measured(shallow[1]), tried.transformer.depth)
-        how = "extrapolated from one and two blocks"
+        else:
+            sizes = tried.transformer
+            one, two = (measured(tried.replace(transformer=sizes.replace(depth=blocks))) for blocks in (1, 2))
+            an_image = one + (sizes.depth - 1) * max(two - one, 0.0)
+            how = "extrapolated from one and two blocks"
     if tried is not recipe:
         an_image *= work.flops / work_of(tried).flops
         how += f", on images of {counted(dry_run.tokens_of(tried), 'token')}, in proportion to the operations"

@@ -1,9 +1,9 @@
 """The content of a set of images as one number, so that a run can tell whether its data has changed.
 
-A digest covers, in the order of the rows, the name of each image within the set, what is said about it (captions,
-label, weight, all of its notes) and a mark of its file: the size and the content, or three blocks of the content where
-the file is larger than `WHOLE_IMAGE` bytes. Adding, removing or swapping an image and editing a caption change the
-digest; moving the set or touching its files does not.
+A digest covers, in the order of the rows, what is said about each image (captions, label, weight, all of its notes) and
+a mark of its file: the size and the content, or three blocks of the content where the file is larger than `WHOLE_IMAGE`
+bytes. Adding, removing or swapping an image and editing a caption change the digest; moving the set, renaming or
+touching its files does not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WHOLE_SHARD, SHARD_BLOCKS = 256 * 2**20, 1024
 BLOCK = 16 * 2**10
 """Bytes of a block, where a file is too large to be read whole."""
 ABSENT = b"absent"
-"""The mark of a file that cannot be read."""
+"""The mark of an image that cannot be read."""
 
 
 class SetDigest:
@@ -42,25 +42,26 @@ class SetDigest:
 
 def mark_bytes(image: bytes) -> bytes:
     """The mark of an image in memory: that of its file."""
-    return mark_range(io.BytesIO(image), 0, len(image))
-
-
-def mark_image(path: Path, whole: int = WHOLE_IMAGE, blocks: int = IMAGE_BLOCKS) -> bytes:
-    """The mark of an image file; `ABSENT` for one that cannot be read."""
-    try:
-        with open_regular(path) as file:
-            return mark_range(file, 0, file.seek(0, io.SEEK_END), whole, blocks)
-    except (FileError, OSError):
-        return ABSENT
+    return _mark(io.BytesIO(image), 0, len(image), WHOLE_IMAGE, IMAGE_BLOCKS)
 
 
 def mark_shard(path: Path) -> bytes:
     """The mark of a file of many images: all of it up to `WHOLE_SHARD` bytes, `SHARD_BLOCKS` blocks of a larger one."""
-    return mark_image(path, WHOLE_SHARD, SHARD_BLOCKS)
+    return mark_file(path, whole=WHOLE_SHARD, blocks=SHARD_BLOCKS)
 
 
-def mark_range(file: BinaryIO, start: int, size: int, whole: int = WHOLE_IMAGE, blocks: int = IMAGE_BLOCKS) -> bytes:
-    """The mark of an image inside a larger file, from byte `start` on."""
+def mark_file(
+    path: Path, start: int = 0, size: int | None = None, *, whole: int = WHOLE_IMAGE, blocks: int = IMAGE_BLOCKS
+) -> bytes:
+    """The mark of an image: a file, or `size` bytes of one from `start` on. `ABSENT` if it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return _mark(file, start, file.seek(0, io.SEEK_END) if size is None else size, whole, blocks)
+    except (FileError, OSError):
+        return ABSENT
+
+
+def _mark(file: BinaryIO, start: int, size: int, whole: int, blocks: int) -> bytes:
     digest = hashlib.sha256(str(size).encode())
     if size <= whole:
         file.seek(start)

@@ -3,8 +3,10 @@
     train.json                      the index: settings, shards and their sizes; written last, when all shards exist
     train-00000.safetensors ...     `TENSORS` of some images each
 
-Shapes: n images and c captions of a shard, L tokens of all scales, N_K tokens of the last, D latent channels, S text
-tokens, E text width, T stored rows of text features.
+Codes and residuals are stored image after image, since images may have different shapes.
+
+Shapes: n images and c captions of a shard, L tokens of all its images, N_K of them of last scales, D latent channels, S
+text tokens, E text width, T stored rows of text features.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NotRequired
 
 import torch
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+import torch.nn.functional as F
+from pydantic import AfterValidator, Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import TypedDict
@@ -28,10 +31,9 @@ from hart.files import FileError, is_file_name, list_folder, parse_json, read_js
 from hart.grids import Grid, ScaleSchedule
 from hart.strict import printable, reason
 
-FORMAT, FORMAT_OF_SHAPES = 2, 3
-CODES = "codes"  # (n, L) int32, all scales concatenated
-LAST_SCALE = "last_scale"  # (n, N_K, D), the latent left for the last scale; absent where only codes are stored
-# only in a set of several shapes, whose codes are (T,) and last_scale (T_K, D), image after image:
+FORMAT = 4
+CODES = "codes"  # (L,) int32, all scales of an image one after the other
+LAST_SCALE = "last_scale"  # (N_K, D), the latent left for the last scale; absent where only codes are stored
 SHAPES = "shapes"  # (n,) int64, which of the settings' schedules an image has
 LABELS = "labels"  # (n,) int64, -1 for none
 WEIGHTS = "weights"  # (n,) float32
@@ -40,7 +42,7 @@ TEXT_MASK = "text_mask"  # (c, S) uint8
 TEXT_PLACE = "text_place"  # (c, 3) int64: first row in text_features, first token, number of tokens
 TEXT_FEATURES = "text_features"  # (T, E); the zero tokens around them are not stored
 FACTS = "hart"
-"""Entry of a shard's metadata: how it was made, and what was left out. The images are still called pictures there."""
+"""Entry of a shard's metadata: how it was made, and what was left out."""
 
 LARGEST = 2**20
 """The most that is believed of widths, lengths and numbers of tokens."""
@@ -101,7 +103,7 @@ def read_facts(path: Path) -> dict[str, Any]:
             facts = _facts(file, path)
     except (FileError, SafetensorError, OSError):
         return {}
-    counted = all(isinstance(facts.get(name), int) for name in ("pictures", "captions", "cut"))
+    counted = all(isinstance(facts.get(name), int) for name in ("images", "captions", "cut"))
     return facts if counted and isinstance(facts.get("damaged"), list) else {}
 
 
@@ -120,11 +122,11 @@ class _Settings(TypedDict):
     base_scales: NotRequired[_Scales]
     """Those of the tokenizer, where they decide codes of these images."""
     aspects: NotRequired[list[str]]
-    schedules: NotRequired[Annotated[list[list[list[int]]], Field(min_length=1, max_length=64)]]
+    schedules: Annotated[list[list[list[int]]], Field(min_length=1, max_length=64)]
     tokenizer: str
     text_encoder: str | None
-    text_width: NotRequired[Annotated[int, Field(ge=1, le=LARGEST)] | None]
-    text_tokens: NotRequired[Annotated[int, Field(ge=1, le=LARGEST)] | None]
+    text_width: Annotated[int, Field(ge=1, le=LARGEST)] | None
+    text_tokens: Annotated[int, Field(ge=1, le=LARGEST)] | None
     text_instruction: bool
     vocabulary: NotRequired[str]
     classes: NotRequired[str]
@@ -149,7 +151,7 @@ def _plain_name(name: str) -> str:
 
 class _ShardEntry(TypedDict):
     file: Annotated[str, AfterValidator(_plain_name)]
-    pictures: Annotated[int, Field(ge=0, le=LARGEST**2)]
+    images: Annotated[int, Field(ge=0, le=LARGEST**2)]
 
 
 class _Index(TypedDict):
@@ -173,33 +175,22 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
         advice = "it was not finished: run the same hart data encode again" if begun else "run hart data encode"
         raise HartError(f"{path}: not found; {advice}")
     index = read_json(path)
-    if index.get("format") not in (FORMAT, FORMAT_OF_SHAPES):
-        version, known = printable(str(index.get("format")))[:20], f"{FORMAT} and {FORMAT_OF_SHAPES}"
-        raise HartError(f"{path}: format {version}, this version reads {known}: encode the set again")
-    fault = ""
+    if index.get("format") != FORMAT:
+        version = printable(str(index.get("format")))[:20]
+        raise HartError(f"{path}: format {version}, this version reads {FORMAT}: encode the set again")
     try:
         TypeAdapter(_Index).validate_python(index, strict=True)
-        settings: dict[str, Any] = index["settings"]
-        if settings["text_encoder"] is not None and None in (settings.get("text_width"), settings.get("text_tokens")):
-            fault = "settings.text_width or settings.text_tokens is missing"
-        schedules_of(settings)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except (TypeError, ValueError) as error:
-        fault = f"settings.schedules: {error}"
-    if fault:
-        raise HartError(f"{path}: not the index of an encoded set ({printable(fault)}): encode it again")
+        schedules_of(index["settings"])
+    except (TypeError, ValueError) as error:  # pydantic's is one
+        raise HartError(f"{path}: not the index of an encoded set ({reason(error)}): encode it again") from None
     files = tuple(folder / shard["file"] for shard in index["shards"])
     if missing := [file.name for file in files if not file.exists()]:
         raise HartError(f"{folder}: missing shards: {', '.join(missing[:5])}: copy them there or encode them again")
-    return EncodedIndex(settings, files, tuple(shard["pictures"] for shard in index["shards"]))
+    return EncodedIndex(index["settings"], files, tuple(shard["images"] for shard in index["shards"]))
 
 
 def schedules_of(settings: Mapping[str, Any]) -> tuple[ScaleSchedule, ...]:
     """The schedules of a set's images. Raises `TypeError` or `ValueError` for ones that are none."""
-    if "schedules" not in settings:
-        return (ScaleSchedule.square(settings["scales"]),)
     return tuple(ScaleSchedule(tuple(Grid(*grid) for grid in grids)) for grids in settings["schedules"])
 
 
@@ -217,32 +208,27 @@ class Shard:
             raise self.damaged(reason(error)) from None
         if stamp != stamp_of(settings):
             raise self.damaged("it was made with other settings than the index says")
+        schedules = schedules_of(settings)
         (count,) = self._declare(LABELS, {"I64"}, None)
         self._declare(WEIGHTS, {"F32"}, count)
+        self._declare(SHAPES, {"I64"}, count)
         self._declare(CAPTION_EDGES, {"I64"}, count + 1)
-        self.labels, self.weights, self.edges = map(self._whole, (LABELS, WEIGHTS, CAPTION_EDGES))
+        whole = map(self._whole, (LABELS, WEIGHTS, SHAPES, CAPTION_EDGES))
+        self.labels, self.weights, self.shapes, self.edges = whole
         if self.labels.lt(-1).any():
             raise self.damaged("labels below -1")
         if not (self.weights.isfinite() & self.weights.ge(0)).all():
             raise self.damaged("weights that are negative or not finite")
         if self.edges[0] != 0 or self.edges.diff().lt(0).any():
             raise self.damaged("caption edges that do not rise from 0")
-        schedules, self.shapes = schedules_of(settings), torch.zeros(count, dtype=torch.int64)
+        if not (self.shapes.ge(0) & self.shapes.lt(len(schedules))).all():
+            raise self.damaged("shapes that the index does not have")
+        # where the codes and the residual of each image begin, and the last ones end
         sizes = torch.tensor([[schedule.total_tokens, schedule.final.tokens] for schedule in schedules])
-        self._flat = len(schedules) > 1
-        if self._flat:
-            self._declare(SHAPES, {"I64"}, count)
-            self.shapes = self._whole(SHAPES)
-            if count and not (self.shapes.min() >= 0 and self.shapes.max() < len(schedules)):
-                raise self.damaged("shapes that the index does not have")
-        # where the codes and the residual of each image end
-        self._ends = sizes[self.shapes].cumsum(0)
-        whole = [int(end) for end in self._ends[-1]] if count else [0, 0]
-        self._declare(CODES, {"I32"}, *([whole[0]] if self._flat else [count, int(sizes[0, 0])]))
-        self.channels: int | None = None
-        if settings["residual"]:
-            shape = [whole[1]] if self._flat else [count, int(sizes[0, 1])]
-            self.channels = self._declare(LAST_SCALE, _FLOATS, *shape, None)[-1]
+        self._edges = F.pad(sizes[self.shapes].cumsum(0), (0, 0, 1, 0))
+        codes, tokens = self._edges[-1].tolist()
+        self._declare(CODES, {"I32"}, codes)
+        self.channels = self._declare(LAST_SCALE, _FLOATS, tokens, None)[-1] if settings["residual"] else None
         if settings["text_encoder"] is not None:
             captions = int(self.edges[-1])
             if count and self.edges.diff().min() < 1:
@@ -255,14 +241,14 @@ class Shard:
         return HartError(f"{self.path}: damaged ({what}): delete it and encode again")
 
     def codes(self, row: int, count: int) -> Tensor:
-        """(L,) int64, from 0 to `count` - 1."""
+        """(L,) int64 of an image, from 0 to `count` - 1."""
         codes: Tensor = self._of_image(CODES, row, 0).long()
         if codes.min() < 0 or codes.max() >= count:
             raise self.damaged(f"codes outside 0 to {count - 1}, the codebook of the tokenizer")
         return codes
 
     def last_scale(self, row: int) -> Tensor:
-        """(N_K, D) float32."""
+        """(N_K, D) float32 of an image."""
         return self._require_finite(LAST_SCALE, self._of_image(LAST_SCALE, row, 1))
 
     def text(self, number: int) -> tuple[Tensor, Tensor]:
@@ -286,10 +272,8 @@ class Shard:
         return rows
 
     def _of_image(self, name: str, row: int, kind: int) -> Tensor:
-        """A row of `name`. kind: 0 for codes, 1 for the last scale's tokens."""
-        if not self._flat:
-            return self._slice(name, row, row + 1)[0]
-        return self._slice(name, int(self._ends[row - 1, kind]) if row else 0, int(self._ends[row, kind]))
+        """What `name` holds of an image. kind: 0 for codes, 1 for the last scale's tokens."""
+        return self._slice(name, *self._edges[row : row + 2, kind].tolist())
 
     def _require_finite(self, name: str, values: Tensor) -> Tensor:
         values = values.float()

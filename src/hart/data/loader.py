@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import get_args
 
@@ -71,14 +71,15 @@ class ImageBatch:
     @staticmethod
     def cat(parts: Sequence[ImageBatch]) -> ImageBatch:
         """Parts of a step, one after the other."""
-        columns = [[getattr(part, field.name) for part in parts] for field in fields(ImageBatch)]
-        joined: list[object] = [
-            column[0] if len(column) == 1 or column[0] is None
-            else torch.cat(column) if isinstance(column[0], Tensor)
-            else tuple(itertools.chain.from_iterable(column))
-            for column in columns
-        ]  # fmt: skip
-        return ImageBatch(*joined)  # type: ignore[arg-type]
+        labels = [part.labels for part in parts if part.labels is not None]
+        return ImageBatch(
+            torch.cat([part.images for part in parts]),
+            tuple(caption for part in parts for caption in part.captions),
+            torch.cat(labels) if labels else None,
+            tuple(key for part in parts for key in part.keys),
+            tuple(count for part in parts for count in part.replaced),
+            tuple(damage for part in parts for damage in part.damaged),
+        )
 
     def signed(self, device: torch.device | str = "cpu") -> Tensor:
         """(B, 3, H, W) float32 in [-1, 1] on `device`; sent there as uint8, a quarter of the bytes."""
@@ -164,8 +165,8 @@ class ImageLoader(StepLoader[ImageBatch]):
                 raise HartError(
                     "a stream cannot be sorted by the shape of its images: read local shards as 'shards', or encode it"
                 )
-            parts = max(workers, 1)
-            items = _StreamSteps(source, recipe, batch_size, rank, world, parts, shuffle_buffer).items
+            shares = _lanes_of_workers(source, batch_size, rank, world, max(workers, 1))
+            items, parts = partial(_stream_items, source, recipe, batch_size, shares, shuffle_buffer), len(shares)
         else:
             shapes = shapes or [(transform.width, transform.height)]
             recipes = [replace(recipe, transform=transform.replace(size=shape)) for shape in shapes]
@@ -180,7 +181,7 @@ class ImageLoader(StepLoader[ImageBatch]):
         return self._damage.found
 
     def join(self, parts: Sequence[ImageBatch]) -> ImageBatch:
-        batch = ImageBatch.cat(parts)
+        batch = ImageBatch.cat(parts) if len(parts) > 1 else parts[0]
         self._damage.add(batch.damaged, len(batch))
         return batch
 
@@ -206,53 +207,45 @@ def lane_count(units: int, batch_size: int) -> int:
     return max(lanes for lanes in range(1, min(units, batch_size, MAX_LANES) + 1) if batch_size % lanes == 0)
 
 
-class _StreamSteps:
-    """The lanes of one rank in every step of a `Stream`; each worker makes the rows of its own lanes."""
+def _lanes_of_workers(stream: Stream, batch_size: int, rank: int, world: int, workers: int) -> list[range]:
+    """The lanes that each worker of a rank reads. Raises `HartError` where there are too few."""
+    lanes = counted(count := lane_count(len(stream.units), batch_size), "lane")
+    if count % world:
+        raise HartError(
+            f"the stream has {lanes}, which {world} processes cannot share evenly: give more shards (at least as many "
+            f"as processes) and a batch_size that is a multiple of {world}, or read local shards as 'shards'"
+        )
+    mine = count // world
+    if workers > mine:
+        raise HartError(
+            f"the stream has {lanes}, {mine} a process: ask for at most {counted(mine, 'worker')}, or give more shards"
+        )
+    edges = [rank * mine + mine * worker // workers for worker in range(workers + 1)]
+    return [range(first, last) for first, last in itertools.pairwise(edges)]
 
-    def __init__(
-        self, stream: Stream, recipe: BatchRecipe, batch_size: int, rank: int, world: int, parts: int, buffer: int
-    ) -> None:
-        """parts: workers that share a batch. buffer: encoded images over all lanes.
 
-        Raises `HartError` when there are too few lanes.
-        """
-        lanes = lane_count(len(stream.units), batch_size)
-        if lanes % world:
-            raise HartError(
-                f"the stream has {counted(lanes, 'lane')}, which {world} processes cannot share evenly: give more "
-                f"shards (at least as many as processes) and a batch_size that is a multiple of {world}, or read local "
-                "shards as 'shards'"
-            )
-        mine = lanes // world
-        if parts > mine:
-            raise HartError(
-                f"the stream has {counted(lanes, 'lane')}, {mine} a process: ask for at most "
-                f"{counted(mine, 'worker')}, or give more shards"
-            )
-        edges = [rank * mine + mine * part // parts for part in range(parts + 1)]
-        self._own = [range(first, last) for first, last in itertools.pairwise(edges)]
-        self._stream = stream
-        self._recipe = recipe
-        self._lanes = lanes
-        self._per_lane = batch_size // lanes
-        self._buffer = max(buffer // lanes, 1)
+def _stream_items(
+    stream: Stream, recipe: BatchRecipe, batch_size: int, shares: Sequence[range], buffer: int, *start: int
+) -> Iterator[ImageBatch]:
+    """The rows that a worker makes of every step: those of its own lanes.
 
-    def items(self, first: int, worker: int, workers: int) -> Iterator[ImageBatch]:
-        own, each = self._own[worker], self._per_lane
-        # dealt once for the whole run, so that a lane knows its length after one epoch
-        deal = numpy_generator(self._recipe.seed, "lanes").permutation(len(self._stream.units)).tolist()
-        met: list[Damage] = []
-        lanes = {
-            lane: _Lane(
-                self._stream, deal[lane :: self._lanes], lane, self._recipe.seed, self._buffer, first * each, met
-            )
-            for lane in own
-        }
-        places = range(own.start * each, own.stop * each)
-        for step in itertools.count(first):
-            batch = self._recipe.batch(step, places, lambda place: lanes[place // each].candidates())
-            yield replace(batch, damaged=(*met, *batch.damaged))
-            met.clear()
+    shares: the lanes of each worker. buffer: encoded images over all lanes. start: first step, worker, workers.
+    """
+    first, worker, _ = start
+    count = lane_count(len(stream.units), batch_size)
+    each = batch_size // count
+    # dealt once for the whole run, so that a lane knows its length after one epoch
+    deal = numpy_generator(recipe.seed, "lanes").permutation(len(stream.units)).tolist()
+    met: list[Damage] = []
+    lanes = {
+        lane: _Lane(stream, deal[lane::count], lane, recipe.seed, max(buffer // count, 1), first * each, met)
+        for lane in shares[worker]
+    }
+    places = range(shares[worker].start * each, shares[worker].stop * each)
+    for step in itertools.count(first):
+        batch = recipe.batch(step, places, lambda place: lanes[place // each].candidates())
+        yield replace(batch, damaged=(*met, *batch.damaged))
+        met.clear()
 
 
 @dataclass(eq=False)
@@ -274,20 +267,16 @@ class _Lane:
     """Collects the damage that comes up."""
 
     def __post_init__(self) -> None:
-        self._samples = self._endless(self.skip)
-        self._ahead: deque[Sample] = deque()
+        (self._samples,) = itertools.tee(self._endless(self.skip), 1)
 
     def candidates(self) -> Iterator[Sample]:
         """The next image, then those that may replace it; these still get their own turns.
 
         So every place takes exactly one sample, whatever is damaged, and nothing need be decoded to count them.
         """
-        if self._ahead:
-            self._ahead.popleft()
-        for number in itertools.count():
-            if number == len(self._ahead):
-                self._ahead.append(next(self._samples))
-            yield self._ahead[number]
+        ahead = copy(self._samples)
+        next(self._samples)
+        return ahead
 
     def _endless(self, skip: int) -> Iterator[Sample]:
         epoch = 0

@@ -70,7 +70,7 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> Note:
     given = record.get(columns.caption) if columns.caption else None
     captions = [] if given is None else given if isinstance(given, list | tuple) else [given]
     label = read_label(record.get(columns.label) if columns.label else None)
-    return Note(_texts(captions), label, read_weight(record.get(WEIGHT_FIELD, 1.0)), record)
+    return Note(_texts(captions), label, read_weight(record.get(WEIGHT_FIELD)), record)
 
 
 def read_notes(files: Mapping[str, bytes]) -> Note:
@@ -118,7 +118,9 @@ def read_label(value: Any) -> int | str | None:
 
 
 def read_weight(value: Any) -> float:
-    """A number from 0 to `LARGEST_WEIGHT`. Raises `DamagedSample`."""
+    """A number from 0 to `LARGEST_WEIGHT`; 1 for nothing. Raises `DamagedSample`."""
+    if value is None:
+        return 1.0
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_WEIGHT:
         raise DamagedSample(f"weight is not a number from 0 to {LARGEST_WEIGHT:g}")
     return float(value)

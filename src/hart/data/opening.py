@@ -9,7 +9,7 @@ import glob
 import itertools
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,6 @@ from hart.data.readers.folder import (
     list_images,
     loose_images,
     split_folder,
-    split_folders,
 )
 from hart.data.readers.hugging_face import PREFIX, HuggingFaceReader, is_saved_dataset
 from hart.data.readers.jsonl import JsonlReader
@@ -68,7 +67,6 @@ def open_source(
         raise HartError(f"kind is {kind!r}: give one of {', '.join(FORMATS)}")
     try:
         kind = kind or detect_kind(name, split or "train")
-        split = split or _whole_of(Path(name), kind)
         if columns not in (None, Columns()) and not FORMATS[kind].has_columns:
             raise HartError(f"{printable(name)} is read as {kind}, without columns: leave out those that are named")
         source = FORMATS[kind].open(name, split, columns or Columns())
@@ -79,8 +77,8 @@ def open_source(
     if not isinstance(source, Stream) and not len(source):
         reasons = f" ({first_reasons(source.damaged)})" if source.damaged else ""
         raise HartError(
-            f"{printable(name)} ({split}), read as {kind}: no image could be read, {len(source.damaged)} damaged"
-            f"{reasons}; looked for {_looked_for()}"
+            f"{source.description}, read as {kind}: no image could be read, {len(source.damaged)} damaged{reasons}; "
+            f"looked for {_looked_for()}"
         )
     return source
 
@@ -91,16 +89,6 @@ def require_outside(folder: Path, source: Source | Stream) -> None:
         raise HartError(
             f"{folder}: lies in {source.root}, where everything is read as part of the data: choose a folder outside"
         )
-
-
-def _whole_of(place: Path, kind: Kind) -> str:
-    """The split that holds nothing out: "all" of an undivided set, "train" of one that is divided."""
-    if kind in {"folder", "classes"}:
-        divided = bool(split_folders(place, "train", classes=kind == "classes"))
-    else:
-        files = _files(place, ".jsonl") if kind == "jsonl" and _found(place) == "folder" else []
-        divided = not files or _is_divided(files)
-    return "train" if divided else WHOLE
 
 
 @listed_once()
@@ -128,7 +116,11 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
     if len(found) > 1:
         raise HartError(f"{path} can be read as {' and as '.join(found)}: {NAME_KIND}")
     if found:
-        _require_alone(path, split, found[0])
+        # lines of JSON are about images, which may lie in folders beside them; metadata always is about those beside it
+        has_metadata = found == ["jsonl"] and METADATA in list_folder(path)
+        if not has_metadata and (loose := loose_images(path, split, deep=found != ["jsonl"])):
+            there = f"*{FORMATS[found[0]].suffix} ({found[0]}) and {FORMATS[loose].looks_like} ({loose})"
+            raise HartError(f"{path} holds both {there}: {NAME_KIND}")
         return found[0]
     root = split_folder(path, split) or path
     if root != path and class_or_split(path, {root.name: root}):
@@ -136,34 +128,16 @@ def _kind_of_folder(path: Path, split: str) -> Kind:
             f"{path}: {root.name} may be a split, or a class like the folders beside it: give {root}, or name the kind "
             "classes"
         )
-    seen = False
-    for file in list_images(root):
-        if not (seen or file.notes or file.fault) and (root / METADATA).is_file():
-            return "jsonl"
-        if file.notes or file.path.parent == root:
-            return "folder"
-        seen = True
-    if not seen and is_encoded_set(path):
-        raise HartError(
-            f"{path}: an encoded set, which holds codes and no images: give the set that it was encoded from"
-        )
-    if not seen:
-        raise HartError(f"{path} ({split}): no image could be read: looked for {_looked_for()}")
-    return "classes"
-
-
-def _require_alone(path: Path, split: str, kind: Kind) -> None:
-    """Raises `HartError` where loose images beside files of a format may be what is meant.
-
-    Lines of JSON are about images, which may lie in folders beside them; metadata always is about those beside it.
-    """
-    of_lines = kind == "jsonl"
-    if of_lines and METADATA in list_folder(path):
-        return
-    if loose := loose_images(path, split, deep=not of_lines):
-        raise HartError(
-            f"{path} holds both *{FORMATS[kind].suffix} ({kind}) and {FORMATS[loose].looks_like} ({loose}): {NAME_KIND}"
-        )
+    images = list_images(root)
+    if (first := next(images, None)) is None:
+        said = f"{path} ({split}): no image could be read: looked for {_looked_for()}"
+        if is_encoded_set(path):
+            said = f"{path}: an encoded set, which holds codes and no images: give the set that it was encoded from"
+        raise HartError(said)
+    if not (first.notes or first.fault) and (root / METADATA).is_file():
+        return "jsonl"
+    are_loose = (image.notes or image.path.parent == root for image in itertools.chain([first], images))
+    return "folder" if any(are_loose) else "classes"
 
 
 def _kind_of_pattern(name: str) -> Kind:
@@ -185,36 +159,33 @@ def _kind_of_suffix(name: str) -> Kind | None:
     return next((kind for kind, form in FORMATS.items() if form.suffix and form.suffix == suffix), None)
 
 
-def _open_jsonl(name: str, split: str, columns: Columns) -> Source:
-    path = Path(name)
+def _open_jsonl(name: str, split: str | None, columns: Columns) -> Source:
+    path, asked = Path(name), split or "train"
     if not (found := _found(path)):
         raise HartError(f"{path} does not exist: give a .jsonl file or the folder that holds it")
     if found == "file":
         return JsonlReader(path, columns)
     files = _files(path, ".jsonl")
-    inside = None if files else split_folder(path, split)
-    if inside is not None and (inside / METADATA).is_file():
+    if not files and (inside := split_folder(path, asked)) is not None and (inside / METADATA).is_file():
         return JsonlReader(inside / METADATA, columns)
-    ours = [file for file in files if _has_word(file.name, split)]
+    ours = [file for file in files if _has_word(file.name, asked)]
     if len(ours) == 1:
         return JsonlReader(ours[0], columns)
-    if len(files) == 1 and not _is_divided(files):
-        require_hash_split(split, str(path), f"file {split}.jsonl")
-        return JsonlReader(files[0], columns, split)
+    if len(files) == 1 and not any(_has_word(files[0].name, word) for word in ("train", "val", "test")):
+        require_hash_split(asked, str(path), f"file {asked}.jsonl")
+        return JsonlReader(files[0], columns, split or WHOLE)
     raise HartError(
-        f"{path}: looked for {split}.jsonl or a single .jsonl, found {', '.join(file.name for file in files) or 'none'}"
+        f"{path}: looked for {asked}.jsonl or a single .jsonl, found {', '.join(file.name for file in files) or 'none'}"
     )
 
 
-def _shards(name: str, split: str) -> list[str]:
+def _shards(name: str, split: str | None) -> list[str]:
     """Raises `HartError` for local shards that are missing, or part of an unfinished set."""
     shards = _named(name, split, ".tar")
     paths = [local_path(shard) for shard in shards if not is_remote(shard)]
     if missing := [str(path) for path in paths if not _found(path)]:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise HartError(
-            f"missing shards: {', '.join(missing[:5])}{more}: copy them there, or take them out of the pattern"
-        )
+        named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise HartError(f"missing shards: {named}: copy them there, or take them out of the pattern")
     for path in paths:
         require_regular(path)
     for folder in {path.parent for path in paths}:
@@ -222,28 +193,28 @@ def _shards(name: str, split: str) -> list[str]:
     return shards
 
 
-def _local(shards: list[str]) -> list[Path]:
+def _open_shards(name: str, split: str | None) -> Source:
+    shards = _shards(name, split)
     if remote := [shard for shard in shards if is_remote(shard)]:
         raise HartError(f"{remote[0]} is not on this machine: read it with the kind 'stream'")
-    return [local_path(shard) for shard in shards]
+    return TarReader([local_path(shard) for shard in shards])
 
 
 @dataclass(frozen=True)
 class Format:
-    """open: from path, split and field names to the images. looks_like: what a folder of it holds, for people.
-
-    suffix: of the files that tell this format; empty where something else tells it. has_columns: whose fields may have
-    unusual names.
+    """open: from path, split (None: with nothing held out) and field names to the images. looks_like: what a folder of
+    it holds, for people. suffix: of the files that tell this format; empty where something else tells it. has_columns:
+    whose fields may have unusual names.
     """
 
-    open: Callable[[str, str, Columns], Source | Stream]
+    open: Callable[[str, str | None, Columns], Source | Stream]
     looks_like: str = ""
     suffix: str = ""
     has_columns: bool = False
 
 
 FORMATS: Mapping[Kind, Format] = {
-    "shards": Format(lambda name, split, columns: TarReader(_local(_shards(name, split))), "*.tar", ".tar"),
+    "shards": Format(lambda name, split, columns: _open_shards(name, split), "*.tar", ".tar"),
     "stream": Format(lambda name, split, columns: TarStream(_shards(name, split))),
     "parquet": Format(
         lambda name, split, columns: ParquetStream(list(map(Path, _named(name, split, ".parquet"))), columns),
@@ -252,13 +223,13 @@ FORMATS: Mapping[Kind, Format] = {
         has_columns=True,
     ),
     "jsonl": Format(_open_jsonl, "*.jsonl", ".jsonl", has_columns=True),
-    "huggingface": Format(HuggingFaceReader, "state.json or dataset_dict.json", has_columns=True),
-    "folder": Format(
-        lambda name, split, columns: FolderReader(_folder(name), split), "images with captions beside them"
+    "huggingface": Format(
+        lambda name, split, columns: HuggingFaceReader(name, split or "train", columns),
+        "state.json or dataset_dict.json",
+        has_columns=True,
     ),
-    "classes": Format(
-        lambda name, split, columns: ClassFolderReader(_folder(name), split), "images in a folder per class"
-    ),
+    "folder": Format(lambda name, split, columns: FolderReader(name, split), "images with captions beside them"),
+    "classes": Format(lambda name, split, columns: ClassFolderReader(name, split), "images in a folder per class"),
 }
 
 
@@ -266,15 +237,9 @@ def _looked_for() -> str:
     return ", ".join(f"{form.looks_like} ({kind})" for kind, form in FORMATS.items() if form.looks_like)
 
 
-def _folder(name: str) -> Path:
-    if _found(Path(name)) != "folder":
-        raise HartError(f"{name} is not a folder: give the folder that holds the images")
-    return Path(name)
-
-
-def _named(name: str, split: str, suffix: str) -> list[str]:
+def _named(name: str, split: str | None, suffix: str) -> list[str]:
     """The files of a split in a folder, or those that a path or a pattern names."""
-    path = Path(name)
+    path, split = Path(name), split or "train"
     if (found := _found(path)) == "file":
         return [name]
     if found == "folder":
@@ -310,10 +275,6 @@ def _files(folder: Path, suffix: str) -> list[Path]:
     """Files with a suffix, in upper or lower case, sorted by name."""
     names = (name for name, is_folder in list_folder(folder).items() if not is_folder)
     return sorted(folder / name for name in names if name.lower().endswith(suffix))
-
-
-def _is_divided(files: Sequence[Path]) -> bool:
-    return any(_has_word(file.name, split) for file in files for split in ("train", "val", "test"))
 
 
 def _has_word(name: str, split: str) -> bool:

@@ -28,8 +28,8 @@ class SampleOrder:
     """Which images each step sees.
 
     An epoch has N samples. In each, image i comes N * w_i / sum(w) times, rounded up or down at random
-    (systematic sampling), in random order: with equal weights every image exactly once. A resumed run needs no
-    state but the step. The epoch last asked for is kept, since the next step is mostly in it too.
+    (systematic sampling of the images in random order), in random order: with equal weights every image exactly once. A
+    resumed run needs no state but the step. The epoch last asked for is kept, since the next step is mostly in it too.
     """
 
     def __init__(self, weights: Tensor, seed: int) -> None:
@@ -37,9 +37,7 @@ class SampleOrder:
         total = weights.double().sum()
         if not (torch.isfinite(total) and total > 0 and bool((weights >= 0).all())):
             raise HartError("the weights of the images are all 0, or not numbers from 0 up: give some a weight above 0")
-        edges = weights.double().cumsum(0)
-        # Divided by the last edge itself, so that the line ends at exactly N whatever the rounding.
-        self._edges = edges / edges[-1] * len(weights)
+        self._weights, self._edges = weights.double(), _edges(weights.double())
         self.seed = seed
         self._epoch = -1
         self._rows = torch.empty(0, dtype=torch.int64)
@@ -64,9 +62,17 @@ class SampleOrder:
             count = len(self._edges)
             generator = epoch_generator(self.seed, number)
             start = torch.rand((), generator=generator, dtype=torch.float64)
-            place = torch.randperm(count, generator=generator)
-            self._epoch, self._rows = number, torch.searchsorted(self._edges, place + start, right=True)
+            place, line = (torch.randperm(count, generator=generator) for _ in range(2))
+            chosen = torch.searchsorted(_edges(self._weights[line]), place + start, right=True)
+            self._epoch, self._rows = number, line[chosen]
         return self._rows
+
+
+def _edges(weights: Tensor) -> Tensor:
+    """Where the part of each image ends on a line of length N."""
+    edges = weights.cumsum(0)
+    # divided by the last edge itself, so that the line ends at exactly N whatever the rounding
+    return edges / edges[-1] * len(weights)
 
 
 def nearest_shape(size: Size, shapes: Sequence[Size]) -> int:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
+from hart.data.digests import mark_file
 from hart.data.images import MAX_FILE, decode_image
 from hart.data.kinds import Condition
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError, lacks_memory
-from hart.files import FileError, read_bytes
+from hart.files import FileError, open_regular, read_bytes
 from hart.strict import clipped, reason
 
 T = TypeVar("T")
@@ -124,23 +126,40 @@ def first_reasons(damaged: Sequence[Damage]) -> str:
     return "; ".join(map(str, damaged[:3]))
 
 
-def read_image_field(value: Any, folder: Path | None) -> bytes:
-    """The encoded image of a record: bytes, {"bytes", "path"} as Hugging Face has it, or a path below `folder`."""
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An encoded image: a whole file, or `size` bytes of it from `start` on. Called, it reads them, or raises
+    `DamagedSample`."""
+
+    path: Path
+    start: int = 0
+    size: int | None = None
+
+    def __call__(self) -> bytes:
+        with damaged_by(FileError, OSError):
+            if self.size is None:
+                return read_bytes(self.path, MAX_FILE)
+            with open_regular(self.path) as file:
+                file.seek(self.start)
+                return file.read(self.size)
+
+    def mark(self) -> bytes:
+        """Its mark, see `hart.data.digests`; not all of it need be read."""
+        return mark_file(self.path, self.start, self.size)
+
+
+def image_of_field(value: Any, folder: Path | None) -> Callable[[], bytes]:
+    """What reads the encoded image of a record: bytes, {"bytes", "path"} as Hugging Face has it, or a path below
+    `folder`. Raises `DamagedSample`."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
-        return value
+        return partial(bytes, value)
     if not isinstance(value, str) or not value:
         raise DamagedSample("no image")
     if "://" in value:
         raise DamagedSample("its image is a web address; download it first")
-    return read_sample_image(Path(value) if folder is None else folder / value)
-
-
-def read_sample_image(path: Path) -> bytes:
-    """An image file, not decoded. Raises `DamagedSample`."""
-    with damaged_by(FileError):
-        return read_bytes(path, MAX_FILE)
+    return ImageFile(Path(value) if folder is None else folder / value)
 
 
 def text_fault(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -12,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hart.data.digests import SetDigest
+from hart.data.digests import ABSENT, SetDigest, mark_bytes
 from hart.data.notes import Note, class_number, number_classes
-from hart.data.samples import Damage, DamagedSample, Sample, made_or_damaged, require_mostly_sound
+from hart.data.samples import Damage, DamagedSample, ImageFile, Sample, made_or_damaged, require_mostly_sound
 from hart.data.splits import HELD_OUT_SHARE, WHOLE, chance_of, divide
 from hart.errors import HartError
 from hart.strict import counted
@@ -47,9 +48,6 @@ class Source(ABC):
     damaged: what could not be used when the set was listed; it has no row.
     """
 
-    digest_kind: str
-    """First word of the digest; it never changes."""
-    digests_classes = False
     remark = ""
     """End of the description."""
 
@@ -100,10 +98,6 @@ class Source(ABC):
     def read_record(self, place: Any) -> Located:
         """Raises `DamagedSample`."""
 
-    def mark(self, place: Any, label: int | None) -> tuple[str | bytes, ...]:
-        """What the digest covers of a record; never fails. A set with a digest of its own needs none."""
-        raise NotImplementedError
-
     @property
     def labels(self) -> Tensor:
         """(N,) int64, the class of each; -1 for none, and where it is only known when the row is read."""
@@ -133,11 +127,17 @@ class Source(ABC):
 
     def digest(self) -> str:
         """The content of the set as SHA-256 in hex, see `hart.data.digests`. Seconds for 100,000 files."""
-        digest = SetDigest(self.digest_kind)
-        if self.digests_classes:
-            digest.add(*self.classes)
-        for place, label in zip(self._places, self._labels, strict=True):
-            digest.add(*self.mark(place, label))
+        digest = SetDigest("images")
+        digest.add(*self.classes)
+        for row in range(len(self)):
+            try:
+                sample, image = self._located(row)
+                mark = image.mark() if isinstance(image, ImageFile) else mark_bytes(image())
+            except DamagedSample:
+                digest.add(ABSENT)
+                continue
+            said = sample.captions, sample.label, sample.weight, sample.record
+            digest.add(json.dumps(said, sort_keys=True, default=str), mark)
         return digest.hexdigest()
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -74,10 +73,13 @@ class Cache(Generic[T]):
         self.folder = folder
         self._form = form
         self._facts = json.dumps(facts, sort_keys=True)
-        if plan is not None and not require_plan(folder, plan):
+        file = folder / PLAN_FILE
+        if plan is not None and file.exists():
+            _require_same(file, plan)
+        elif plan is not None:
             if any(folder.glob(f"*{form.suffix}")):
                 raise HartError(f"{folder}: holds files but no {PLAN_FILE}: choose another --out, or empty it")
-            write_json(folder / PLAN_FILE, dict(plan))
+            write_json(file, dict(plan))
 
     def key(self, *parts: object) -> str:
         """The name of an entry: a digest of the facts and of its own parts: bytes, tensors, JSON values."""
@@ -110,16 +112,16 @@ class Cache(Generic[T]):
     ) -> int:
         """Compute what is missing, and return how many were there already.
 
-        compute: the values at up to `batch_size` consecutive places of `names`. what: the text for `progress`, with
-        placeholders for how many are done and how many there are.
+        compute: the values at up to `batch_size` places of `names`. what: the text for `progress`, with placeholders
+        for how many are done and how many there are.
         """
         missing = [place for place, name in enumerate(names) if not self.path(name).exists()]
-        done = kept = len(names) - len(missing)
-        for batch in _runs(missing, batch_size):
-            progress(done, len(names), what.format(done, len(names)))
+        kept = len(names) - len(missing)
+        for start in range(0, len(missing), batch_size):
+            progress(kept + start, len(names), what.format(kept + start, len(names)))
+            batch = missing[start : start + batch_size]
             for place, value in zip(batch, compute(batch), strict=True):
                 self._form.write(self.path(names[place]), value)
-            done += len(batch)
         return kept
 
     def get(self, name: str, compute: Callable[[], T]) -> T:
@@ -128,23 +130,15 @@ class Cache(Generic[T]):
         return self.read(name)
 
 
-def require_plan(folder: Path, plan: Mapping[str, Any]) -> bool:
-    """Whether a folder has a plan. Raises `HartError` that names what it has in another way than `plan`, which may be a
-    part of one: long work need not end with a refusal."""
-    file = folder / PLAN_FILE
-    if not file.exists():
-        return False
+def _require_same(file: Path, plan: Mapping[str, Any]) -> None:
+    """Raise `HartError` that names what a plan file has in another way."""
+    advice = "choose another --out, or delete the folder"
     try:
         found = read_json(file)
     except FileError as error:
-        raise HartError(f"{error}: choose another --out, or delete the folder") from None
-    wanted = json.loads(json.dumps(plan))
-    if other := _differing({name: found.get(name) for name in wanted}, wanted):
-        raise HartError(
-            f"{folder}: holds results of another run, which differ in {', '.join(other)}: choose another --out, or "
-            "delete the folder"
-        )
-    return True
+        raise HartError(f"{error}: {advice}") from None
+    if other := _differing(found, json.loads(json.dumps(plan))):
+        raise HartError(f"{file.parent}: holds results of another run, which differ in {', '.join(other)}: {advice}")
 
 
 def _differing(a: Any, b: Any, name: str = "") -> list[str]:
@@ -152,11 +146,4 @@ def _differing(a: Any, b: Any, name: str = "") -> list[str]:
     if not (isinstance(a, dict) and isinstance(b, dict)):
         return [] if a == b else [name]
     names = dict.fromkeys([*b, *a])
-    return [each for key in names for each in _differing(a.get(key), b.get(key), f"{name}.{key}" if name else key)]
-
-
-def _runs(numbers: Sequence[int], longest: int) -> Iterator[list[int]]:
-    """Consecutive numbers together, at most `longest`."""
-    for _, group in groupby(enumerate(numbers), lambda place: place[1] - place[0]):
-        run = [number for _, number in group]
-        yield from (run[start : start + longest] for start in range(0, len(run), longest))
+    return [each for key in names for each in _differing(a.get(key), b.get(key), f"{name}.{key}".lstrip("."))]

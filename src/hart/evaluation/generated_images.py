@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,12 @@ from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.evaluation.cache import IMAGES, Cache
 from hart.evaluation.judges.scores import Scorer
-from hart.evaluation.metrics.features import FeatureExtractor, Features
+from hart.evaluation.metrics.features import FeatureExtractor, Features, extracted
 from hart.evaluation.suites.base import Progress
 from hart.generation.arguments import Prompt, checked_prompts, checked_seed
 from hart.generation.contact_sheet import contact_sheet
 from hart.pipeline import HartPipeline
 from hart.text_encoder import vocabulary_digest
-from hart.types import Rows
 
 IMAGES_FOLDER = "images"
 SHEET_FILE, SHEET_IMAGES = "generated.png", 36
@@ -65,13 +64,9 @@ class GeneratedImages:
         sampling: SamplingConfig,
         seed: int,
         out: Path,
-        plan: Mapping[str, Any] | None = None,
     ) -> None:
-        """plan: `plan_of` these, where it is known: hashes of large weights take a while.
-
-        Raises `HartError` when `out` holds images of another plan, for a prompt that the model does not take, and when
-        a class model is given text.
-        """
+        """Raises `HartError` when `out` holds images of another plan, for a prompt that the model does not take, and
+        when a class model is given text."""
         if pipe.num_classes is not None and any(isinstance(prompt, str) for prompt in prompts):
             raise HartError(
                 "this suite generates from text, and this model generates classes by number: give a text model"
@@ -81,7 +76,7 @@ class GeneratedImages:
         self._prompts = checked_prompts(prompts, pipe.num_classes)
         self._sampling = sampling
         self._seed = checked_seed(seed, len(self._prompts))
-        plan = plan or plan_of(pipe, sampling, seed)
+        plan = plan_of(pipe, sampling, seed)
         self.settings = {"size": pipe.image_size} | {name: plan[name] for name in plan if name != "model"}
         """For `Result.settings`."""
         self.plan = {**plan, "prompts": self._prompts}
@@ -118,42 +113,36 @@ class GeneratedImages:
         return self._files.fill(names, self._generated, batch_size, progress, "{} of {} images generated")
 
     def _generated(self, numbers: Sequence[int]) -> list[Image.Image]:
-        """Images whose numbers, and so whose seeds, follow each other."""
+        prompts, seeds = [self._prompts[number] for number in numbers], [self._seed + number for number in numbers]
         with quiet_prompts():  # `notes` counts them
-            out = self._pipe(
-                [self._prompts[number] for number in numbers],
-                seed=self._seed + numbers[0],
-                batch_size=len(numbers),
-                sampling=self._sampling,
-            )
-        return list(out.images)
+            return list(self._pipe(prompts, seed=seeds, batch_size=len(numbers), sampling=self._sampling).images)
 
-    def batches(self, size: int, progress: Progress, what: str) -> Iterator[list[int]]:
-        """All numbers, `size` at a time. what: text for `progress`."""
-        for start in range(0, len(self), size):
-            progress(start, len(self), what)
-            yield list(range(start, min(start + size, len(self))))
+    def batches(self, size: int) -> list[Sequence[int]]:
+        """All numbers, `size` at a time."""
+        return [range(len(self))[start : start + size] for start in range(0, len(self), size)]
 
-    def sheet(self, labels: Sequence[str], file: str = SHEET_FILE, count: int | None = None) -> dict[str, Image.Image]:
-        """A contact sheet of the first `count` images, for `Result.sheets`. labels: one for each image, or more.
+    def sheet(
+        self, labels: Sequence[str] = (), file: str = SHEET_FILE, count: int | None = None
+    ) -> dict[str, Image.Image]:
+        """A contact sheet of the first `count` images, for `Result.sheets`.
 
-        file: its name. count: `SHEET_IMAGES` by default.
+        labels: one for each image, or more; prompts by default. file: its name. count: `SHEET_IMAGES` by default.
         """
-        shown = range(min(len(self), SHEET_IMAGES if count is None else count))
-        images = [[self.image(number)] for number in shown]
-        return {file: contact_sheet(images, list(labels)[: len(images)])}
+        images = [[self.image(i)] for i in range(min(len(self), SHEET_IMAGES if count is None else count))]
+        return {file: contact_sheet(images, list(labels or map(str, self._prompts))[: len(images)])}
 
     def features(
         self, extractor: FeatureExtractor, batch_size: int, progress: Progress, size: int | None = None
     ) -> Features:
         """Features of all images, which must have been generated. size: see `pixels`."""
-        batches = self.batches(batch_size, progress, "features of the generated images")
-        return Rows.cat([extractor(self.pixels(numbers, size)) for numbers in batches])
+        batches = (self.pixels(numbers, size) for numbers in self.batches(batch_size))
+        return extracted(batches, extractor, progress, len(self), "features of the generated images")
 
     def scores(self, scorer: Scorer, batch_size: int, progress: Progress) -> Tensor:
         """(N,) float64: the score of every image with its prompt, a text."""
         scores = []
-        for numbers in self.batches(batch_size, progress, scorer.name):
+        for numbers in self.batches(batch_size):
+            progress(numbers[0], len(self), scorer.name)
             # resized bicubically by Pillow to whole values, as CLIP's own preprocessing does
             pixels = self.pixels(numbers, scorer.image_size)
             scores.append(scorer(pixels, [str(self._prompts[i]) for i in numbers]))

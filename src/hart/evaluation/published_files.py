@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from hart.data.notes import Note
 from hart.data.samples import damaged_by
 from hart.data.sources import Listed, Located, Source
 from hart.errors import HartError
-from hart.files import MEBIBYTE, FileError, atomic_write, default_cache, read_bytes, read_text, user_path
+from hart.files import MEBIBYTE, FileError, atomic_write, default_cache, read_bytes, user_path
 from hart.hub import is_on_hub, unreachable
 from hart.networks.pretrained import short_name
 from hart.strict import clipped, reason
@@ -116,12 +115,15 @@ def located(published: PublishedFile, given: Path | None) -> Path:
     return cached_file(published.address, f"fetch {published.name} elsewhere and give it with --data")
 
 
-def read_prompt_file(file: Path) -> str:
-    """The text of a file. Raises `HartError` for what is no UTF-8."""
+@contextmanager
+def readable(archive: Path) -> Iterator[None]:
+    """In a block, errors of reading an archive become `FileError`s, except those that are `HartError`s already."""
     try:
-        return read_text(file)
-    except FileError as error:
-        raise HartError(f"{error}: give the file as it is published") from None
+        yield
+    except HartError:
+        raise
+    except Exception as error:  # NumPy and the zip library raise a dozen kinds
+        raise FileError(f"{archive}: cannot be read ({reason(error)}): copy or download it again") from None
 
 
 class PublishedFiles:
@@ -139,37 +141,24 @@ class PublishedFiles:
         self.place = folder / archive
         if not self.place.is_file():
             raise HartError(f"{folder}: has no {name}/ and no {archive}: fetch it from {address}")
-        with self._readable():
+        with readable(self.place):
             self._zip = zipfile.ZipFile(self.place)
             # by all ends of their paths: archives differ in how many folders they wrap their content in
             parts = ((member, member.split("/")) for member in self._zip.namelist())
             self._members = {"/".join(path[start:]): member for member, path in parts for start in range(len(path))}
 
-    def require(self, path: str) -> None:
-        """Raise `FileError` for a file that is not there, without opening it; `path` as in `read`."""
-        if path.startswith("/") or "\\" in path or ".." in path.split("/"):
-            raise FileError(f"{self.place}: {path} is no place below it")
-        if not ((self.place / path).is_file() if self._zip is None else path in self._members):
-            raise FileError(f"{self.place}: no {path} in it")
+    def has(self, path: str) -> bool:
+        """Whether a file is there, without opening it; `path` as in `read`."""
+        return (self.place / path).is_file() if self._zip is None else path in self._members
 
     def read(self, path: str) -> bytes:
         """A file's content; `path` below the folder, with "/". Raises `FileError`."""
-        self.require(path)
+        if not self.has(path):
+            raise FileError(f"{self.place}: no {path} in it")
         if self._zip is None:
             return read_bytes(self.place / path, FILE_LIMIT)
-        with self._readable():
-            member = self._zip.getinfo(self._members[path])
-            if member.file_size > FILE_LIMIT:
-                raise ValueError(f"{path} is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
-            return self._zip.read(member)
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        """In a block, errors of reading the archive become `FileError`s."""
-        try:
-            yield
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError, OSError) as error:
-            raise FileError(f"{self.place}: {reason(error)}") from None
+        with readable(self.place):
+            return self._zip.read(self._members[path])
 
 
 class PublishedImages(Source):
@@ -184,20 +173,16 @@ class PublishedImages(Source):
         self._notes = notes
         super().__init__(str(files.place))
 
-    def records(self) -> Iterator[tuple[int, Callable[[], Listed]]]:
-        return ((row, partial(self._listed, row)) for row in range(len(self._paths)))
-
-    def _listed(self, row: int) -> Listed:
-        with damaged_by(FileError):
-            self._files.require(self._paths[row])
-        return Listed()
+    def records(self) -> Iterator[tuple[int, Callable[[], Listed] | str]]:
+        paths = enumerate(self._paths)
+        return ((row, Listed if self._files.has(path) else f"no {path} in it") for row, path in paths)
 
     def name(self, place: int) -> str:
         return f"{self._files.place}: {self._paths[place]}"
 
     def read_record(self, place: int) -> Located:
-        return Note(record={} if self._notes is None else self._notes[place]), partial(self._read_image, place)
+        def image() -> bytes:
+            with damaged_by(FileError):
+                return self._files.read(self._paths[place])
 
-    def _read_image(self, place: int) -> bytes:
-        with damaged_by(FileError):
-            return self._files.read(self._paths[place])
+        return Note(record={} if self._notes is None else self._notes[place]), image

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,10 @@ def write_result(folder: Path, result: Result, command: str) -> list[Path]:
 
     They replace an earlier result of the same settings; one of other settings is kept under numbered names.
     """
+    said = ("suite", "title", "settings", "counts", "extractor", "notes")
     values: dict[str, Any] = {
-        "suite": result.suite,
-        "title": result.title,
         "command": command,
-        "settings": dict(result.settings),
-        "counts": dict(result.counts),
-        "extractor": result.extractor,
+        **{name: getattr(result, name) for name in said},
         "interval_level": LEVEL,
         "figures": {
             row: {
@@ -103,7 +100,6 @@ def write_result(folder: Path, result: Result, command: str) -> list[Path]:
             }
             for row, columns in result.figures.items()
         },
-        "notes": list(result.notes),
         "environment": environment(),
     }
     text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
@@ -113,7 +109,7 @@ def write_result(folder: Path, result: Result, command: str) -> list[Path]:
     }
     paths = [folder / name for name in (*texts, *result.sheets)]
     if _holds_another(paths[0], json.loads(text)):
-        _keep(paths)
+        _renumber(paths)
     for name, content in texts.items():
         write_text(folder / name, content)
     for name, sheet in result.sheets.items():
@@ -132,12 +128,12 @@ def _holds_another(file: Path, values: Mapping[str, Any]) -> bool:
     return any(there.get(name) != values[name] for name in ("suite", "settings", "extractor"))
 
 
-def _keep(paths: Sequence[Path]) -> None:
+def _renumber(paths: Sequence[Path]) -> None:
     """Give those of `paths` that exist the first number that is free for all."""
     numbered = ([path.with_stem(f"{path.stem}-{number}") for path in paths] for number in itertools.count(1))
     free = next(names for names in numbered if not any(path.exists() for path in names))
     for path, new in zip(paths, free, strict=True):
-        if path.exists():
+        with suppress(FileNotFoundError):
             path.rename(new)
 
 
@@ -153,7 +149,7 @@ def environment() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "python": platform.python_version(),
         "hart": __version__,
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: next((found.version for found in distributions(name=name)), None) for name in PACKAGES},
     }
 
 
@@ -176,13 +172,9 @@ def _page(result: Result, command: str) -> str:
         parts.append("± is the standard deviation over subsets.")
     parts += [f"**Note:** {note}." for note in result.notes]
     machine = environment()
-    hardware = [machine["processor"], counted(machine["cores"], "core"), *machine["gpus"]]
-    facts = {
-        **result.settings,
-        **result.counts,
-        "machine": ", ".join(hardware),
-        "versions": f"torch {machine['packages']['torch']}, hart {machine['hart']}",
-    }
+    facts = {**result.settings, **result.counts}
+    facts["machine"] = ", ".join([machine["processor"], counted(machine["cores"], "core"), *machine["gpus"]])
+    facts["versions"] = f"torch {machine['packages']['torch']}, hart {machine['hart']}"
     if result.extractor is not None:
         facts["features"] = f"{result.extractor['name']} (weights {result.extractor['weights_sha256'][:12]})"
     parts.append("\n".join(f"- {name}: {value}" for name, value in facts.items() if value not in (None, "")))
@@ -201,9 +193,3 @@ def figure_text(figure: Figure) -> str:
     if figure.deviation is not None:
         text += f" ± {figure.deviation:.{decimals}f}"
     return text
-
-
-def _version(package: str) -> str | None:
-    with suppress(PackageNotFoundError):
-        return version(package)
-    return None

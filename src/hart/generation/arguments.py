@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -18,7 +17,7 @@ from hart.grids import ScaleSchedule
 from hart.strict import as_index, counted, shown, whole_number
 from hart.types import ClassContext, Context, TextContext
 
-MAX_PROMPTS, MAX_PROMPT_LENGTH, MAX_BATCH = 10**7, 10**5, 2**12
+MAX_PROMPT_LENGTH, MAX_BATCH = 10**5, 2**12
 
 Prompt = str | int
 """Text for a text model, a class number for a class model."""
@@ -75,13 +74,16 @@ def checked_seeds(seeds: object, count: int) -> Sequence[int]:
 
 def sampled_seeds(given: object, count: int) -> list[int]:
     """A seed for each image from generators: one for each image, or one that serves all in turn."""
-    generators = _generators(given, count)
-    each = count // len(generators)
-    return [
-        seed
-        for one in generators
-        for seed in torch.randint(MAX_SEED, (each,), generator=one, device=one.device).tolist()
-    ]
+    generators = [given] if isinstance(given, torch.Generator) else given
+    if not isinstance(generators, list | tuple) or not all(isinstance(one, torch.Generator) for one in generators):
+        raise HartError(f"generator must be a torch.Generator or a list of them, not {shown(given)}")
+    if len({id(one) for one in generators}) < len(generators):
+        raise HartError("generator: one is in the list twice; give each image its own, or one for all")
+    if len(generators) not in (1, count):
+        found = counted(len(generators), "generator")
+        raise HartError(f"{found} for {counted(count, 'image')}: give one for each image, or one for all")
+    numbers = (torch.randint(MAX_SEED, (count // len(generators),), generator=g, device=g.device) for g in generators)
+    return torch.cat([some.cpu() for some in numbers]).tolist()
 
 
 def checked_prompts(prompts: object, num_classes: int | None) -> list[Prompt]:
@@ -137,15 +139,13 @@ def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
             raise HartError(f"{name}: give a row of int64 labels from 0 to {known}, which stands for no class")
         return value
     assert text is not None
-    if not isinstance(value, TextContext) or not all(
-        isinstance(part, Tensor) for part in (value.embeddings, value.mask)
-    ):
+    if not isinstance(value, TextContext):
         raise HartError(f"{name} must be a TextContext, what encode_prompt returns, not {type(value).__name__}")
     rows, shape = len(value), tuple(value.embeddings.shape)
     if rows == 0 or shape != (rows, text.tokens, text.width) or value.mask.shape != shape[:2]:
         wanted = f"(B, {text.tokens}, {text.width}) with a mask (B, {text.tokens})"
         raise HartError(f"{name} are {shape} with a mask {tuple(value.mask.shape)}: this model takes {wanted}")
-    if value.mask.dtype != torch.bool or not _is_dense(value.mask) or not value.mask.any(dim=1).all():
+    if value.mask.dtype != torch.bool or not value.mask.any(dim=1).all():
         raise HartError(f"{name}: the mask must be bool, with a real token in every row")
     if not _is_finite(value.embeddings):
         raise HartError(f"{name} must hold finite floating-point numbers")
@@ -163,13 +163,8 @@ def checked_latents(value: object, config: HartConfig) -> Tensor:
     return value.float()
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether all numbers of a tensor are there, one beside the other."""
-    return tensor.layout == torch.strided and not tensor.is_meta
-
-
 def _is_finite(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and _is_dense(tensor) and bool(tensor.isfinite().all())
+    return tensor.is_floating_point() and bool(tensor.isfinite().all())
 
 
 def check_callbacks(**callbacks: object) -> None:
@@ -185,32 +180,14 @@ def check_output_type(value: object) -> None:
         raise HartError(f"output_type {shown(value)}: choose {', '.join(typing.get_args(OutputType))}")
 
 
-def _generators(given: object, count: int) -> list[torch.Generator]:
-    """One per image, or one that serves all of them in turn."""
-    if isinstance(given, torch.Generator):
-        return [given]
-    listed = given
-    if not isinstance(listed, list | tuple) or not all(isinstance(one, torch.Generator) for one in listed):
-        raise HartError(f"generator must be a torch.Generator or a list of them, not {shown(given)}")
-    if len({id(one) for one in listed}) < len(listed):
-        raise HartError("generator: one is in the list twice; give each image its own, or one for all")
-    if len(listed) != count:
-        found = counted(len(listed), "generator")
-        raise HartError(f"{found} for {counted(count, 'image')}: give one for each image, or one for all")
-    return list(listed)
-
-
 def _listed(prompts: object) -> list[object]:
     if isinstance(prompts, str) or as_index(prompts) is not None:
         return [prompts]
     if not isinstance(prompts, Iterable) or isinstance(prompts, bytes | bytearray | Mapping) or _is_scalar(prompts):
         raise HartError(f"a prompt must be text, a class number, or a list of them, not {shown(prompts)}")
-    listed = list(islice(prompts, MAX_PROMPTS + 1))
-    if not listed:
-        raise HartError("no prompts: give at least one")
-    if len(listed) > MAX_PROMPTS:
-        raise HartError(f"more than {MAX_PROMPTS} prompts: give fewer in a call")
-    return listed
+    if listed := list(prompts):
+        return listed
+    raise HartError("no prompts: give at least one")
 
 
 def checked_prompt(prompt: object, num_classes: int | None, *, called: str) -> Prompt:
@@ -226,9 +203,7 @@ def checked_prompt(prompt: object, num_classes: int | None, *, called: str) -> P
         raise HartError(f"{called} has {len(prompt)} characters: give at most {MAX_PROMPT_LENGTH}")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         # bytes of the command line that are not in the locale's encoding arrive as halves of surrogate pairs
-        read = sys.getfilesystemencoding()
-        where = "" if read == "utf-8" else f", in a locale that is, such as LC_ALL=C.UTF-8 (this one is {read})"
-        raise HartError(f"{called} is not valid Unicode text: give it in UTF-8{where}")
+        raise HartError(f"{called} is not valid Unicode text: give it in UTF-8, in a locale that is")
     if "\0" in prompt:
         raise HartError(f"{called} holds a null byte: it is no text")
     if not prompt.strip():

@@ -27,7 +27,8 @@ SHARED = ("maskgit_steps", "diffusion_steps", "discrete_only", "unguided_scales"
 class BatchSettings:
     """Tensors are (B, 1, 1), one for every scale in tuples; all else is the same for all images.
 
-    guided: whether any image is; the others have a guidance of 0 and get what they get without.
+    guided: whether any image is; the others have a guidance of 0 and get what they get without. shared: what the
+    settings in `SHARED` are.
     candidates: for each scale, the most codes that an image keeps by top-k; None for all.
     guidance: 1 + g and g. row_top_k: how many codes each image keeps; None if all keep equally many.
     top_p: None if no image has one; infinite for those without.
@@ -35,10 +36,7 @@ class BatchSettings:
     """
 
     guided: bool
-    unguided_scales: int
-    maskgit_steps: int
-    diffusion_steps: int
-    discrete_only: bool
+    shared: SamplingConfig
     candidates: tuple[int | None, ...]
     all_smoothed: bool
     guidance: tuple[Guidance, ...]
@@ -97,10 +95,7 @@ def batch_settings(
     more_table, strength_table, kept_table = table[: 3 * len(scales)].split(len(scales))
     return BatchSettings(
         guided=any(row.guidance_scale > 0 for row in rows),
-        unguided_scales=first.unguided_scales,
-        maskgit_steps=first.maskgit_steps,
-        diffusion_steps=config.diffusion_steps(first),
-        discrete_only=first.discrete_only,
+        shared=first,
         candidates=tuple(None if max(one) == codes else max(one) for one in kept),
         all_smoothed=all(smoothing),
         guidance=tuple(zip(more_table, strength_table, strict=True)),

@@ -13,14 +13,14 @@ predict the same, the source's code comes out.
 A style reference is taken by its tokens, wherever they are: at the coarse scales codes are preferred by which a token
 comes near one of the reference's.
 
-Shapes: B images, M of them with a second prompt, K scales, N_k tokens of scale k, V codes, D latent channels, h w
+Shapes: B images, K scales, N_k tokens of scale k, V codes, D latent channels, h w
 latent, H W pixels, R tokens of a style reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from hart.data.transforms import pixels_to_pil
-from hart.devices import row_index, sent
+from hart.devices import sent
 from hart.errors import HartError
 from hart.generation.arguments import Prompt, listed_values
 from hart.generation.guidance_and_sampling import Candidates
@@ -122,37 +122,49 @@ def mix_weights(scales: int, weights: Sequence[float] | None, switch: int | None
 
 
 @dataclass(frozen=True)
-class SecondPrompts:
-    """What a batch computes beside its own prompts.
+class SecondPrompts(Rows):
+    """What a batch computes beside its own prompts: for each image a second one, or its own again.
 
-    images: numbers of the M images that have a second prompt. rows: (M,) int64, the same on the device. context: of M
-    rows. weights: (K, B, 1, 1), or None if no image mixes.
+    context: of B rows. weights: (B, K), their share in the logits of each scale; None if no image mixes.
     """
 
-    images: tuple[int, ...]
-    rows: Tensor
     context: Context
     weights: Tensor | None
 
-    def of(self, rows: Sequence[int]) -> SecondPrompts | None:
-        """For some images of the batch alone."""
-        if not (places := [i for i, image in enumerate(self.images) if image in rows]):
-            return None
-        images, device = tuple(rows.index(self.images[i]) for i in places), self.rows.device
-        weights = None if self.weights is None else self.weights[:, row_index(rows, device)]
-        return SecondPrompts(images, row_index(images, device), self.context.rows(row_index(places, device)), weights)
-
     def mixed(self, k: int, own: Tensor, other: Tensor) -> Tensor:
         """Both (B, N, C) by their weights at scale k; `own` exactly where the weight is 0."""
-        return own if self.weights is None else torch.lerp(own, other, self.weights[k].to(own.dtype))
+        return own if self.weights is None else torch.lerp(own, other, self.weights[:, k, None, None].to(own.dtype))
 
 
 @dataclass(frozen=True)
-class Style:
-    """The colours of a reference. tokens: of each scale at which it is followed (R, D), parts of its latent."""
+class ImageEdit:
+    """The edit of one image, on its device; without a source everything is generated.
 
-    strength: float
-    tokens: tuple[Tensor, ...]
+    latent: (1, D, h, w) float32 of the source. redraw: (1, 1, h, w) bool. generated: K of (1, N_k) bool, of sampled
+    codes. kept: how many first scales are the source's everywhere. followed: scales at which it is followed; own_codes:
+    then K of (1, N_k). coarse: (1, N_k) of the first scales, the codes of the source made small. style: (R, D) of each
+    scale at which a reference is followed, parts of its latent; strength: how much of it.
+    """
+
+    latent: Tensor
+    redraw: Tensor
+    generated: tuple[Tensor, ...]
+    kept: int = 0
+    followed: range = range(0)
+    own_codes: tuple[Tensor, ...] = ()
+    coarse: tuple[Tensor, ...] = ()
+    style: tuple[Tensor, ...] = ()
+    strength: float = 0.0
+
+    def known_codes(self, k: int, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
+        """(1, N_k), the codes nearest to what the sum (1, D, h, w) of the scales before k lacks of the source.
+
+        What is redrawn has no part in the mean over a position.
+        """
+        if k < len(self.coarse):
+            return self.coarse[k]
+        known = torch.ones_like(self.redraw) if k < self.kept else ~self.redraw
+        return _nearest(self.latent - total, known.to(total.dtype), grid, quantizer)
 
     def penalty(self, k: int, inputs: Tensor, quantizer: MultiScaleQuantizer) -> Tensor:
         """(N_k, V), what a code costs: how far it leaves its token from the nearest of the reference's.
@@ -160,61 +172,59 @@ class Style:
         inputs: (N_k, D), the sum of the scales before k.
         """
         # one token after the other: all distances at once, (N_k, R, V), would be much memory
-        distances = torch.stack([quantizer.distances(self.tokens[k] - sum_so_far).amin(dim=0) for sum_so_far in inputs])
+        distances = torch.stack([quantizer.distances(self.style[k] - sum_so_far).amin(dim=0) for sum_so_far in inputs])
         return self.strength * STYLE_WEIGHT * distances / quantizer.codebook.weight.float().square().sum(dim=1).mean()
+
+    def finished(self, total: Tensor, discrete: Tensor, *, hybrid: bool) -> Tensor:
+        """See `BatchEdits.finished`."""
+        if self.kept == len(self.generated):
+            return discrete
+        return torch.where(self.redraw, total, self.latent) if hybrid else total
 
 
 @dataclass(frozen=True)
-class BatchEdits(Rows):
-    """The edits of a batch; an image without one generates everything.
+class BatchEdits:
+    """The edits of all images of a batch."""
 
-    latent: (B, D, h, w) float32. redraw: (B, 1, h, w) bool. generated: K tensors (B, N_k) bool, of sampled codes.
-    kept: K of (B, 1, 1, 1) bool, scales that are the source's everywhere.
-    discrete: (B, 1, 1, 1) bool, images of which all scales are; None if there are none.
-    followed: K of (B, 1) bool, or None where no image follows its source; own_codes: then K of (B, N_k).
-    styles: of each image that takes one. coarse: (B, N_k) of the first scales, the codes of sources made small.
-    """
-
-    latent: Tensor
-    redraw: Tensor
-    generated: tuple[Tensor, ...]
-    kept: tuple[Tensor, ...]
-    discrete: Tensor | None
-    followed: tuple[Tensor | None, ...]
-    own_codes: tuple[Tensor, ...]
-    styles: tuple[Style | None, ...]
-    coarse: tuple[Tensor, ...]
+    images: tuple[ImageEdit, ...]
 
     def of(self, rows: Sequence[int]) -> BatchEdits:
         """For some images of the batch alone."""
-        part = self.rows(row_index(rows, self.latent.device))
-        return replace(part, styles=tuple(self.styles[row] for row in rows))
+        return BatchEdits(tuple(self.images[row] for row in rows))
 
     def known_codes(self, k: int, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
-        """(B, N_k), the codes nearest to what the sum (B, D, h, w) of the scales before k lacks of the source.
+        """(B, N_k), see `ImageEdit.known_codes`; total: (B, D, h, w)."""
+        sums = total.split(1)
+        return torch.cat([own.known_codes(k, x, grid, quantizer) for own, x in zip(self.images, sums, strict=True)])
 
-        What is redrawn has no part in the mean over a position.
-        """
-        if k < len(self.coarse):
-            return self.coarse[k]
-        known = (~self.redraw | self.kept[k]).to(total.dtype)
-        return _nearest(self.latent - total, known, grid, quantizer)
+    def generated(self, k: int) -> Tensor:
+        """(B, N_k) bool, which codes of scale k are sampled."""
+        return torch.cat([own.generated[k] for own in self.images])
+
+    def followed(self, k: int) -> Tensor | None:
+        """(B, 1) bool, the images that follow their source at scale k; None if none does."""
+        follow, device = [k in own.followed for own in self.images], self.images[0].redraw.device
+        return torch.cat([torch.full((1, 1), one, device=device) for one in follow]) if any(follow) else None
+
+    def own_codes(self, k: int) -> Tensor:
+        """(B, N_k), the codes of sources that are followed, and any others."""
+        return torch.cat([own.own_codes[k] if own.own_codes else own.generated[k].long() for own in self.images])
 
     def styled(self, k: int, logits: Tensor, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
         """Logits (B, N_k, V) of all tokens of scale k, less the penalties of images with a style."""
-        if not any(style is not None and k < len(style.tokens) for style in self.styles):
+        if all(k >= len(own.style) for own in self.images):
             return logits
         inputs = next_scale_input(total, grid)
         return torch.stack(
             [
-                own if style is None else own - style.penalty(k, inputs[i], quantizer)
-                for i, (own, style) in enumerate(zip(logits, self.styles, strict=True))
+                row - own.penalty(k, given, quantizer) if k < len(own.style) else row
+                for own, row, given in zip(self.images, logits, inputs, strict=True)
             ]
         )
 
     def codes(self, k: int, positions: Tensor | None, sampled: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """The codes (B, N) of a step of scale k, and where they are the sampled ones."""
-        generated = self.generated[k]
+        generated = self.generated(k)
         if positions is not None:
             generated, known = gather_tokens(generated, positions), gather_tokens(known, positions)
         return torch.where(generated, sampled, known), generated
@@ -225,9 +235,8 @@ class BatchEdits(Rows):
         discrete: the sum with phi at the last scale too, as images are quantised.
         hybrid: whether kept positions end as the source's latent.
         """
-        if hybrid:
-            total = torch.where(self.redraw, total, self.latent)
-        return total if self.discrete is None else torch.where(self.discrete, discrete, total)
+        rows = zip(self.images, total.split(1), discrete.split(1), strict=True)
+        return torch.cat([own.finished(x, codes, hybrid=hybrid) for own, x, codes in rows])
 
 
 def batch_edits(
@@ -244,67 +253,49 @@ def batch_edits(
     """
     if all(edit is None for edit in edits):
         return None
-    codebook, scales, (height, width) = quantizer.codebook.weight, len(schedule), schedule.final
-    device = codebook.device
-    nothing = codebook.new_zeros(codebook.shape[1], height, width, dtype=torch.float32)
-    latent = torch.stack([nothing if edit is None else latent_of(edit.pixels).float() for edit in edits])
-    everywhere = torch.ones(1, height, width, dtype=torch.bool, device="cpu")
-    redrawn = [
-        everywhere if edit is None or edit.redraw is None else _any_redrawn(edit.redraw, schedule.final)
-        for edit in edits
-    ]
-    redraw = sent(torch.stack(redrawn), device)
-    kept_scales = [0 if edit is None else edit.kept_scales for edit in edits]
-    ends = [0 if edit is None or edit.source_prompt is None else edit.followed_scales for edit in edits]
-    follow = [[kept <= k < end for kept, end in zip(kept_scales, ends, strict=True)] for k in range(scales)]
-    # (2, K, B): scales that are kept, and followed
-    rules = torch.tensor([[[k < kept for kept in kept_scales] for k in range(scales)], follow], device="cpu")
-    kept, followed = sent(rules, device)
-    generated = []
+    return BatchEdits(tuple(_image_edit(edit, latent_of, quantizer, schedule, smaller) for edit in edits))
+
+
+def _image_edit(
+    edit: Edit | None,
+    latent_of: Callable[..., Tensor],
+    quantizer: MultiScaleQuantizer,
+    schedule: ScaleSchedule,
+    smaller: ScaleSchedule | None,
+) -> ImageEdit:
+    codebook, last = quantizer.codebook.weight, len(schedule) - 1
+    redraw = torch.ones(1, 1, *schedule.final, dtype=torch.bool, device="cpu")
+    if edit is not None and edit.redraw is not None:
+        redraw = _any_redrawn(edit.redraw, schedule.final)
+    redraw, kept, generated = sent(redraw, codebook.device), 0 if edit is None else edit.kept_scales, []
     for k, grid in enumerate(schedule):
         covered = next_scale_input(redraw.float(), grid).squeeze(-1)
-        generated.append((covered > (SHARE if k < scales - 1 else 0)) & ~kept[k].unsqueeze(-1))
-    coarse, own_coarse = _coarse_codes(edits, latent_of, quantizer, smaller) if smaller is not None else ((), ())
-    return BatchEdits(
-        latent,
-        redraw,
-        tuple(generated),
-        kept[..., None, None, None].unbind(),
-        discrete=kept[-1].view(-1, 1, 1, 1) if scales in kept_scales else None,
-        followed=tuple(followed[k].unsqueeze(-1) if any(follow[k]) else None for k in range(scales)),
-        own_codes=quantizer.encode(latent, schedule, known=own_coarse).indices if any(map(any, follow)) else (),
-        styles=tuple(
-            None if edit is None or edit.style_strength == 0 else _style(edit, latent_of, schedule, smaller)
-            for edit in edits
-        ),
-        coarse=coarse,
-    )
+        generated.append((covered > (SHARE if k < last else 0)) & (k >= kept))
+    if edit is None:
+        nothing = codebook.new_zeros(1, codebook.shape[1], *schedule.final, dtype=torch.float32)
+        return ImageEdit(nothing, redraw, tuple(generated))
+    latent = latent_of(edit.pixels).float().unsqueeze(0)
+    followed = range(0) if edit.source_prompt is None else range(kept, edit.followed_scales)
+    coarse, own_coarse = ((), ()) if smaller is None else _coarse_codes(edit, latent_of, quantizer, smaller)
+    own_codes = quantizer.encode(latent, schedule, known=own_coarse).indices if followed else ()
+    style = _style(edit, latent_of, schedule, smaller) if edit.style_strength else ()
+    return ImageEdit(latent, redraw, tuple(generated), kept, followed, own_codes, coarse, style, edit.style_strength)
 
 
 def _coarse_codes(
-    edits: Sequence[Edit | None],
-    latent_of: Callable[..., Tensor],
-    quantizer: MultiScaleQuantizer,
-    smaller: ScaleSchedule,
+    edit: Edit, latent_of: Callable[..., Tensor], quantizer: MultiScaleQuantizer, smaller: ScaleSchedule
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Codes (B, N_k) of sources made small, of all scales but the last: of what is kept of each, and of all of it."""
-    grids, device = smaller.grids[:-1], quantizer.codebook.weight.device
-    found, owns = [], []
-    for edit in edits:  # one by one: products of few rows round by their number
-        codes = own = [torch.zeros(1, grid.tokens, dtype=torch.int64, device=device) for grid in grids]
-        if edit is not None:
-            latent = latent_of(edit.pixels, smaller.final).float().unsqueeze(0)
-            codes = own = list(quantizer.encode(latent, smaller).indices[:-1])
-        if edit is not None and edit.redraw is not None:
-            shown, total, codes = _shown(edit.redraw, smaller.final).to(device), torch.zeros_like(latent), []
-            for k, grid in enumerate(grids):
-                known = torch.ones_like(shown) if k < edit.kept_scales else shown
-                codes.append(_nearest(latent - total, known, grid, quantizer))
-                total = total + quantizer.contribution(quantizer.codebook(codes[k]), k, smaller)
-        found.append(codes)
-        owns.append(own)
-    coarse, own_coarse = (tuple(map(torch.cat, zip(*rows, strict=True))) for rows in (found, owns))
-    return coarse, own_coarse
+    """Codes (1, N_k) of a source made small, of all scales but the last: of what is kept of it, and of all of it."""
+    latent = latent_of(edit.pixels, smaller.final).float().unsqueeze(0)
+    own = quantizer.encode(latent, smaller).indices[:-1]
+    if edit.redraw is None:
+        return own, own
+    shown, total, codes = _shown(edit.redraw, smaller.final).to(latent.device), torch.zeros_like(latent), []
+    for k, grid in enumerate(smaller.grids[:-1]):
+        known = torch.ones_like(shown) if k < edit.kept_scales else shown
+        codes.append(_nearest(latent - total, known, grid, quantizer))
+        total = total + quantizer.contribution(quantizer.codebook(codes[k]), k, smaller)
+    return tuple(codes), own
 
 
 def _nearest(missing: Tensor, known: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
@@ -315,14 +306,12 @@ def _nearest(missing: Tensor, known: Tensor, grid: Grid, quantizer: MultiScaleQu
 
 def _style(
     edit: Edit, latent_of: Callable[..., Tensor], schedule: ScaleSchedule, smaller: ScaleSchedule | None
-) -> Style:
+) -> tuple[Tensor, ...]:
     """The colours that an edit asks for: of its source, of which what is redrawn does not count, or of its style."""
     pixels, tokens = edit.pixels if edit.style is None else edit.style, []
     for k, grid in enumerate(schedule.grids[: int(STYLED * len(schedule))]):
-        if smaller is not None and k < len(smaller) - 1:
-            latent = latent_of(pixels, smaller.final).float()
-        else:
-            latent = latent_of(pixels).float()
+        small = (smaller.final,) if smaller is not None and k < len(smaller) - 1 else ()
+        latent = latent_of(pixels, *small).float()
         known = torch.ones(1, 1, *latent.shape[-2:], dtype=torch.float32, device="cpu")
         if edit.style is None and edit.redraw is not None and not edit.redraw.all():
             known = _shown(edit.redraw, Grid(*latent.shape[-2:]))
@@ -331,7 +320,7 @@ def _style(
         means = means / share.clamp(min=1e-5)
         # where there is nothing of it, one of its tokens stands twice
         tokens.append(torch.where(share > 1e-5, means, means.index_select(0, share[:, 0].argmax(dim=0, keepdim=True))))
-    return Style(edit.style_strength, tuple(tokens))
+    return tuple(tokens)
 
 
 def _shown(redraw: Tensor, grid: Grid) -> Tensor:
@@ -362,6 +351,6 @@ def followed_codes(
 
 
 def _any_redrawn(redraw: Tensor, grid: Grid) -> Tensor:
-    """(1, h, w) bool: positions of the latent with a pixel that is redrawn."""
+    """(1, 1, h, w) bool: positions of the latent with a pixel that is redrawn."""
     blocks = redraw.unflatten(1, (grid.width, -1)).unflatten(0, (grid.height, -1))
-    return blocks.any(dim=3).any(dim=1).unsqueeze(0).cpu()
+    return blocks.any(dim=3).any(dim=1)[None, None].cpu()

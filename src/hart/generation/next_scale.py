@@ -122,7 +122,7 @@ class NextScaleGenerator:
         second: second prompts of some of them.
         """
         rest, rows = self, None
-        unguided = first_unguided(len(self.schedule), self.settings.unguided_scales)
+        unguided = first_unguided(len(self.schedule), self.settings.shared.unguided_scales)
         shape = (len(context), self.codebook.shape[1], *self.schedule.final)
         for k in range(len(self.schedule)):
             # for each state alone: between two of them the caller has modes of its own
@@ -161,7 +161,7 @@ class NextScaleGenerator:
             if given is not None:
                 codes = steps[-1].codes
                 given = codes if positions is None else given.scatter(1, positions, codes)
-        if given is not None and self.hart.residual is not None and not self.settings.discrete_only:
+        if given is not None and self.hart.residual is not None and not self.settings.shared.discrete_only:
             steps = self._completed(k, total, prefix, given, steps)
         tokens = _in_raster_order(steps)  # phi is for codes alone
         added = to_map(tokens, self.schedule.final) if self._has_residual(k) else self._smoothed(k, tokens)
@@ -183,7 +183,7 @@ class NextScaleGenerator:
         elif self.settings.guided and null_context is not None:
             parts += self._apart(null_context)
         conditioning = Conditioning.cat(parts)
-        unkept = last_call(self.hart.config, self.schedule, self.settings.maskgit_steps)
+        unkept = last_call(self.hart.config, self.schedule, self.settings.shared.maskgit_steps)
         cache = self.transformer.new_cache(len(conditioning.head_modulation), self.schedule, unkept)
         return Prefix(conditioning, cache, null_rows, second, self.settings.guided)
 
@@ -206,13 +206,13 @@ class NextScaleGenerator:
             return None
         if self.edits is None or known is None:
             return torch.full((len(total), self.schedule.token_counts[k]), -1, device=total.device)
-        return known.masked_fill(self.edits.generated[k], -1)
+        return known.masked_fill(self.edits.generated(k), -1)
 
     def _positions(self, k: int) -> Iterator[Tensor | None]:
         """Which tokens each step of scale k samples, (B, N) in raster order; None: all at once."""
         count = left = self.schedule.token_counts[k]
         in_steps = self._has_residual(k) or self._is_masked(k)
-        sizes = maskgit_step_sizes(count, self.settings.maskgit_steps) if in_steps else [count]
+        sizes = maskgit_step_sizes(count, self.settings.shared.maskgit_steps) if in_steps else [count]
         if len(sizes) == 1:
             yield None
             return
@@ -255,14 +255,14 @@ class NextScaleGenerator:
         to_sample, to_mix = self.noise.gumbel(k, places, candidates)
         codes, plain = sample_by_gumbel(candidates, to_sample), None
         if self.edits is not None and known is not None:
-            if (followed := self.edits.followed[k]) is not None:
+            if (followed := self.edits.followed(k)) is not None:
                 source = other if null is None else guided(other, null, guidance)
                 codes = torch.where(followed, self._followed(k, places, logits, source, candidates), codes)
             codes, sampled = self.edits.codes(k, positions, codes, known)
             plain = (~sampled if followed is None else ~sampled | followed).unsqueeze(-1)
         tokens = self._embeddings(k, codes, candidates, to_mix, plain)
         residual = None
-        if has_residual and not settings.discrete_only:
+        if has_residual and not settings.shared.discrete_only:
             residual = self._residual(k, hidden, codes, guidance, places, prefix)
             tokens = tokens + residual
         # numbers that left their range make the image NaN, which is looked for once, when its pixels leave the device
@@ -304,7 +304,7 @@ class NextScaleGenerator:
     ) -> Tensor:
         """Codes (B, N) at `places` of scale k that follow the source's."""
         assert self.edits is not None
-        own = self.edits.own_codes[k]
+        own = self.edits.own_codes(k)
         noise = self.noise.gumbel(k, places, Candidates(logits, None))
         return followed_codes(logits, source_logits, gather_tokens(own, places.expand(len(own), -1)), candidates, noise)
 
@@ -333,7 +333,8 @@ class NextScaleGenerator:
         conditional, other, null = prefix.branches(condition)
         if prefix.second is not None:
             conditional = prefix.second.mixed(k, conditional, other)
-        noise = self.noise.residual(places, self.codebook.shape[1], self.settings.diffusion_steps)
+        steps = self.hart.config.diffusion_steps(self.settings.shared)
+        noise = self.noise.residual(places, self.codebook.shape[1], steps)
         return self.hart.residual_head().sample(conditional, null, guidance, noise)
 
 

@@ -51,8 +51,6 @@ class SeededNoise:
     """The numbers of seeds, one for each image."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
-        if not seeds:
-            raise ValueError("at least one seed is needed: one for each image")
         low, high = key_of(row_index(seeds, device).unsqueeze(1))
         streams = torch.arange(STREAMS, dtype=torch.int32, device=device)
         # (B, STREAMS): each stream has its own key

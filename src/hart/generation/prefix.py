@@ -33,33 +33,30 @@ class Prefix:
     guided: bool
     whole: KVCache | None = None
 
+    @property
+    def _branches(self) -> int:
+        return 1 + (self.second is not None) + self.guided
+
     def unguided(self, images: int) -> Prefix:
         """Without the null half of so many images."""
-        rows = slice(0, len(self.conditioning.head_modulation) - images)
+        rows = slice(0, images * (self._branches - 1))
         part = self.cache.rows(rows)
         return Prefix(self.conditioning.rows(rows), part, 0, self.second, False, self.whole or self.cache)
 
     def of(self, rows: Sequence[int], images: int) -> Prefix:
         """With some rows alone of so many images, in the same memory; this one is used no more."""
-        seconds = () if self.second is None else self.second.images
-        branches = [*rows, *(images + i for i, row in enumerate(seconds) if row in rows)]
-        if self.guided:
-            branches += [images + len(seconds) + row for row in rows]
-        index = row_index(branches, self.conditioning.head_modulation.device)
-        second = None if self.second is None else self.second.of(rows)
+        device = self.conditioning.head_modulation.device
+        index = row_index([images * branch + row for branch in range(self._branches) for row in rows], device)
+        second = None if self.second is None else self.second.rows(index[: len(rows)])
         conditioning, cache = self.conditioning.rows(index), self.cache.moved(index)
         return Prefix(conditioning, cache, 0, second, self.guided, self.whole or self.cache)
 
     def spread(self, x: Tensor) -> Tensor:
         """The same x (B, ...) for every branch."""
-        second = [] if self.second is None else [x[self.second.rows]]
-        branches = [x, *second, x] if self.guided else [x, *second]
-        return torch.cat(branches) if len(branches) > 1 else x
+        return x if self._branches == 1 else torch.cat([x] * self._branches)
 
     def branches(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Of the prompts, of second prompts or else the prompts again, and of the null half, each (B, ...)."""
-        seconds = 0 if self.second is None else len(self.second.rows)
-        images = (len(x) - seconds) // (2 if self.guided else 1)
-        own, other, *null = x.split([images, seconds, images] if self.guided else [images, seconds])
-        other = own if self.second is None else own.index_copy(0, self.second.rows, other)
-        return own, other, null[0] if null else None
+        own, *others = x.chunk(self._branches)
+        null = others.pop() if self.guided else None
+        return own, others[0] if others else own, null

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hart.config import MAX_SEED, HartConfig, SamplingConfig
-from hart.devices import row_index, sent
+from hart.devices import sent
 from hart.errors import HartError
 from hart.generation.arguments import (
     MAX_BATCH,
@@ -162,16 +162,14 @@ def second_prompts(
     images: Sequence[ImageRequest], encode: Callable[[Prompt], Context], device: torch.device
 ) -> SecondPrompts | None:
     """The second prompts of a batch; None if there are none."""
-    given = [(i, image.second_prompt) for i, image in enumerate(images)]
-    found = [(i, context_of(prompt, encode, device)) for i, prompt in given if prompt is not None]
-    if not found:
+    if all(image.second_prompt is None for image in images):
         return None
+    prompts = [image.prompt if image.second_prompt is None else image.second_prompt for image in images]
     weights = None
-    if scales := max(len(image.mix.weights) if image.mix is not None else 0 for image in images):
+    if scales := max(0 if image.mix is None else len(image.mix.weights) for image in images):
         rows = [(0.0,) * scales if image.mix is None else image.mix.weights for image in images]
-        weights = sent(torch.tensor(rows, dtype=torch.float32, device="cpu").T[..., None, None], device)
-    numbers = tuple(i for i, _ in found)
-    return SecondPrompts(numbers, row_index(numbers, device), Rows.cat([context for _, context in found]), weights)
+        weights = sent(torch.tensor(rows, dtype=torch.float32, device="cpu"), device)
+    return SecondPrompts(Rows.cat([context_of(prompt, encode, device) for prompt in prompts]), weights)
 
 
 @dataclass(frozen=True)
@@ -179,8 +177,7 @@ class Request:
     """The images of one call, every value checked; image i belongs to prompt i // images_per_prompt.
 
     prompts: or one row of features for each. negatives: one for each prompt, or one for all; None stands for the null
-        context. seeds: one for each image. samplings: one for each image, or one for all. schedule, edit, mix: of all
-        images.
+        context. seeds: one for each image. samplings: one for each image, or one for all. edit, mix: of all images.
     """
 
     prompts: Sequence[Prompt | Context]
@@ -188,26 +185,13 @@ class Request:
     images_per_prompt: int
     seeds: Sequence[int]
     samplings: Sequence[SamplingConfig]
-    schedule: ScaleSchedule
-    batch_size: int
-    edit: Edit | None = None
-    mix: PromptMix | None = None
-
-    @property
-    def count(self) -> int:
-        return self.images_per_prompt * len(self.prompts)
-
-    def batches(self) -> Iterator[range]:
-        """Which images are made together."""
-        return (range(at, min(at + self.batch_size, self.count)) for at in range(0, self.count, self.batch_size))
+    edit: Edit | None
+    mix: PromptMix | None
 
     def image(self, i: int) -> ImageRequest:
         row = i // self.images_per_prompt
-        negative = self.negatives[row % len(self.negatives)]
-        return ImageRequest(self.prompts[row], self.seeds[i], self.sampling(i), negative, self.edit, self.mix)
-
-    def sampling(self, i: int) -> SamplingConfig:
-        return self.samplings[i % len(self.samplings)]
+        negative, sampling = self.negatives[row % len(self.negatives)], self.samplings[i % len(self.samplings)]
+        return ImageRequest(self.prompts[row], self.seeds[i], sampling, negative, self.edit, self.mix)
 
 
 def checked_request(
@@ -223,7 +207,6 @@ def checked_request(
     sampling: SamplingConfig | None = None,
     settings: Mapping[str, Any],
     schedule: ScaleSchedule,
-    batch_size: object,
     edit: Edit | None = None,
     mix: PromptMix | None = None,
 ) -> Request:
@@ -253,10 +236,10 @@ def checked_request(
     if len(negatives) not in (1, len(prompts)):
         found = counted(len(negatives), "negative prompt")
         raise HartError(f"{found} for {counted(len(prompts), 'prompt')}: give one, or one for each")
-    size, count = whole_number("batch_size", batch_size, 1, MAX_BATCH), len(prompts) * each
+    count = len(prompts) * each
     seeds = checked_seeds(seed, count) if generator is None else sampled_seeds(generator, count)
     edit, mix = checked_changes(config, edit, mix, schedule)
-    return Request(prompts, negatives, each, seeds, samplings, schedule, size, edit, mix)
+    return Request(prompts, negatives, each, seeds, samplings, edit, mix)
 
 
 def _rows_of(context: Context) -> list[Context]:

@@ -68,19 +68,11 @@ class Editing(BasePipeline):
         """
         if source_prompt is not None and prompt is None and options.get("prompt_embeds") is None:
             raise HartError("source_prompt says what the image shows now: give a prompt that says what changes")
+        where: SizeOptions = {"size": size, "height": height, "width": width, "aspect": aspect}
         made = self.prepare_edit(
-            image,
-            mask,
-            source_prompt=source_prompt,
-            kept_scales=kept_scales,
-            followed_scales=followed_scales,
-            style=style,
-            style_strength=style_strength,
-            size=size,
-            height=height,
-            width=width,
-            aspect=aspect,
-        )
+            image, mask, source_prompt=source_prompt, kept_scales=kept_scales, followed_scales=followed_scales,
+            style=style, style_strength=style_strength, **where,
+        )  # fmt: skip
         return self(prompt, edit=made, size=made.size, **options)
 
     def vary(
@@ -104,15 +96,9 @@ class Editing(BasePipeline):
         style_strength: how strongly images take on its colours, wherever they are in it, or those of `style` in their
             place (0: not at all, 1: clearly). The other arguments are as in `edit`.
         """
+        where: SizeOptions = {"size": size, "height": height, "width": width, "aspect": aspect}
         made = self.prepare_variation(
-            image,
-            kept_scales=kept_scales,
-            style=style,
-            style_strength=style_strength,
-            size=size,
-            height=height,
-            width=width,
-            aspect=aspect,
+            image, kept_scales=kept_scales, style=style, style_strength=style_strength, **where
         )
         return self(prompt, edit=made, size=made.size, **options)
 
@@ -199,7 +185,6 @@ class Editing(BasePipeline):
         """
         if (found := listed_values(prompts)) is None or len(found) != 2:
             raise HartError(f"prompts {shown(prompts)}: give a list of two")
-        schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
-        shares = mix_weights(len(schedule), weights, switch)
-        mix = PromptMix(found[1], shares)
-        return self(found[0], mix=mix, size=size, height=height, width=width, aspect=aspect, **options)
+        where: SizeOptions = {"size": size, "height": height, "width": width, "aspect": aspect}
+        shares = mix_weights(len(requested_schedule(self.config, **where)), weights, switch)
+        return self(found[0], mix=PromptMix(found[1], shares), **where, **options)

@@ -12,10 +12,8 @@ scales, N of the last one, C width, M MLP width, V codes, W width of the diffusi
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
-from itertools import combinations
 from types import MappingProxyType
 
 from hart.config import HartConfig
@@ -79,7 +77,7 @@ def require_memory(
     schedule: ScaleSchedule,
     images: int,
     branches: int,
-    savings: Iterable[str] = SAVING,
+    savings: Collection[str] = SAVING,
 ) -> None:
     """Raise `HartError` if so many images together need more memory than the device has left.
 
@@ -96,28 +94,17 @@ def require_memory(
     need = needed(images)
     if need.most <= free:
         return
-    size = size_of_schedule(config, schedule)
-    fitting = [*_what_fits(needed, images, free, savings), "a smaller --size"]
+    for chosen in ((), *((name,) for name in savings), tuple(savings)):
+        changes = {key: value for name in chosen for key, value in SAVING[name].items()}
+        if fits := bisect_right(range(1, images + 1), free, key=lambda batch: needed(batch, **changes).most):
+            batch = [f"--batch-size {fits}"] if fits < images else []
+            advice = f"choose {' '.join([*batch, *chosen])} or a smaller --size"
+            break
+    else:
+        advice = "choose a smaller --size"
+    asked = "an image" if images == 1 else f"{images} images together"
     raise HartError(
-        f"{'an image' if images == 1 else f'{images} images together'} of {size} px would take about "
-        f"{byte_count(need.most)} of memory besides the model ({byte_count(need.cache + need.scale)} for the tokens, "
-        f"{byte_count(need.cache)} of it keys and values, then {byte_count(need.decoder)} for the decoder), and "
-        f"{byte_count(free)} are free: choose {' or '.join(fitting)}"
+        f"{asked} of {size_of_schedule(config, schedule)} px would take about {byte_count(need.most)} of memory "
+        f"besides the model ({byte_count(need.cache + need.scale)} for the tokens, {byte_count(need.cache)} of it keys "
+        f"and values, then {byte_count(need.decoder)} for the decoder), and {byte_count(free)} are free: {advice}"
     )
-
-
-def _what_fits(needed: Callable[..., Memory], images: int, free: int, savings: Iterable[str]) -> list[str]:
-    """Options with which it does, each alone or with the fewest others; of batches the largest."""
-
-    def most(changes: Mapping[str, object], batch: int) -> int:
-        return needed(batch, **changes).most
-
-    found: dict[frozenset[str], str] = {}
-    for count in range(1, 4):
-        for names in combinations(("--batch-size", *savings), count):
-            changes = {key: value for name in names for key, value in SAVING.get(name, {}).items()}
-            batches = range(1, images) if "--batch-size" in names else range(images, images + 1)
-            fitting = bisect_right(batches, free, key=partial(most, changes))
-            if fitting and not any(fewer < set(names) for fewer in found):
-                found[frozenset(names)] = " ".join(names).replace("--batch-size", f"--batch-size {fitting}")
-    return list(found.values())

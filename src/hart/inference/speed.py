@@ -18,6 +18,7 @@ from torch import nn
 from hart.config import CacheType, HartConfig, SamplingConfig
 from hart.devices import SLOW, is_slow, slow_remarks
 from hart.errors import HartError
+from hart.inference.compiling import compile_blocks
 from hart.inference.cost import linear_macs
 from hart.inference.graphs import BlockGraphs
 from hart.inference.kernels import PackedInt8Linear, attends_narrowly, give_kernels, kernel_refusal
@@ -160,8 +161,7 @@ def accelerate(hart: Hart, speed: Speed) -> None:
     if speed.weights == "packed":
         pack(hart)
     if speed.compile:
-        for block in hart.transformer.blocks:
-            block.compile(dynamic=True)
+        compile_blocks(hart.transformer.blocks)
     packed = any(isinstance(layer, Packed) for layer in hart.transformer.blocks.modules())
     hart.transformer.null_token = KeptToken() if packed else None  # packed weights stay as they are
     sizes, hart.transformer.share = hart.transformer.config, whole

@@ -6,10 +6,10 @@ them. With a part of its own, a thread waits once.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
-from threading import Barrier, BrokenBarrierError, Event
+from threading import Barrier, Event
 
 import torch
 from torch import Tensor
@@ -87,36 +87,28 @@ def single_threads(number: int, name: str = "hart-rows") -> ThreadPoolExecutor:
     PyTorch keeps the number of its threads for each thread of Python, and once more for those that will begin, which
     is for a moment another here. Raises `HartError` if they cannot begin.
     """
-    before = torch.get_num_threads()
-    begun, failed = Barrier(number + 1), list[BaseException]()
+    before, begun = torch.get_num_threads(), Barrier(number)
 
     def begin() -> None:
-        try:
-            torch.get_num_threads()  # takes the number for new threads, which would else be done in the first product
-            torch.set_num_threads(1)
-            begun.wait()
-        except BrokenBarrierError:
-            pass  # another thread did not begin, and the caller hears of it
-        except BaseException as error:
-            # not raised: what an executor does then also takes away its order to end, for which others would wait
-            failed.append(error)
-            begun.abort()
-
-    threads = ThreadPoolExecutor(number, name, begin)
-    try:
-        for _ in range(number):
-            threads.submit(int)  # nothing; no thread is idle yet, so that each begins another
+        torch.get_num_threads()  # takes the number for new threads, which would else be done in the first product
+        torch.set_num_threads(1)
         begun.wait()
+
+    threads = ThreadPoolExecutor(number, name)
+    try:
+        # none of them is idle before all have begun, so that each order begins another
+        beginning = [threads.submit(begin) for _ in range(number)]
+        for future in wait(beginning, return_when=FIRST_EXCEPTION).done:
+            future.result()
     except BaseException as error:
         begun.abort()  # those that have begun wait for the others
         threads.shutdown()
         if not isinstance(error, RuntimeError):
             raise
-        cause = failed[0] if failed else error
         raise HartError(
-            f"the {number} threads of PyTorch cannot compute apart: {reason(cause)}; let this process begin more "
+            f"the {number} threads of PyTorch cannot compute apart: {reason(error)}; let this process begin more "
             "threads, or set OMP_NUM_THREADS=1"
-        ) from cause
+        ) from error
     finally:
         torch.set_num_threads(before)
     return threads

@@ -55,32 +55,37 @@ class Attention(nn.Module):
         """Copies and pickles may go to any machine: they are plain."""
         return super().__getstate__() | {"attend": attend}
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: Rotation | None,
-        *,
-        segments: Sequence[int] | None = None,
-        cache: LayerCache | None = None,
-    ) -> Tensor:
-        """x (B, N, C) to (B, N, C).
-
-        segments: lengths of consecutive groups of tokens; a group sees itself and all groups before it.
-            Without it, all tokens see each other.
-        cache: tokens also see everything in the cache, and are appended to it.
-        """
+    def project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, N, C) to their queries, keys and values, each (B, H, N, d)."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = self.qkv(x, bias)
-        q, k, v = (x.transpose(1, 2) for x in qkv.unflatten(2, (3, self.heads, -1)).unbind(2))  # each (B, H, N, d)
+        q, k, v = (x.transpose(1, 2) for x in qkv.unflatten(2, (3, self.heads, -1)).unbind(2))
         if self.log_scale is not None:
             gain = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()[:, None, None].to(q.dtype)
             q, k = F.normalize(q, dim=-1) * gain, F.normalize(k, dim=-1)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
+        return q, k, v
+
+    def attended(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        segments: Sequence[int] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """What queries find, (B, N, C), given queries, keys and values of the same tokens.
+
+        segments: lengths of consecutive groups of tokens; a group sees itself and all groups before it.
+            Without it, all tokens see each other.
+        cache: tokens also see everything in the cache, and are appended to it.
+        """
         if cache is not None:
             k, v = cache.append(k, v)
         if segments is None:
-            out = self.attend(q, k, v, self.scale).to(x.dtype)
+            out = self.attend(q, k, v, self.scale).to(q.dtype)
         else:
             out = block_causal_attention(q, k, v, segments, self.scale)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return out.transpose(1, 2).flatten(2)

@@ -63,24 +63,21 @@ class KVCache:
 
     def __init__(
         self,
-        layers: int,
-        batch: int,
-        heads: int,
-        capacity: int,
-        head_width: int,
+        shape: tuple[int, int, int, int, int],
         *,
         dtype: torch.dtype,
         device: torch.device,
         kept: torch.dtype | None = None,
         unkept: int = 0,
     ) -> None:
-        """dtype: of the model. kept: in what type keys and values are kept, by default the model's; int8 rounds them,
-        each to a scale of its own, and appending gives them back in `dtype`. unkept: tokens of a last call behind a
-        full cache, which no other call will see: they are joined to a copy of each layer's, and need no room."""
-        shape = (layers, 2, batch, heads, capacity, head_width)
-        self.stored: tuple[Tensor, ...] = (torch.empty(shape, dtype=kept or dtype, device=device),)
+        """shape: (L, B, H, capacity, d). dtype: of the model. kept: the type in which keys and values are kept, by
+        default the model's; int8 rounds them, each to a scale of its own, and appending gives them back in `dtype`.
+        unkept: tokens of a last call behind a full cache, which no other call will see: they are joined to a copy of
+        each layer's, and need no room."""
+        layers, *of_layer = shape
+        self.stored: tuple[Tensor, ...] = (torch.empty(layers, 2, *of_layer, dtype=kept or dtype, device=device),)
         if kept == torch.int8:
-            self.stored += (torch.empty((*shape[:-1], 1), dtype=torch.float32, device=device),)
+            self.stored += (torch.empty(layers, 2, *of_layer[:-1], 1, dtype=torch.float32, device=device),)
         self.dtype, self.length, self.unkept = dtype, 0, unkept
         self.recorded: dict[Hashable, Any] = {}
 
@@ -112,7 +109,7 @@ class KVCache:
         """An empty cache with room for one token of one row, for `append_copies`."""
         layers, _, _, heads, _, head_width = self.numbers.shape
         kept, device = self.numbers.dtype, self.numbers.device
-        return KVCache(layers, 1, heads, 1, head_width, dtype=self.dtype, device=device, kept=kept)
+        return KVCache((layers, 1, heads, 1, head_width), dtype=self.dtype, device=device, kept=kept)
 
     def append_copies(self, one: KVCache, tokens: int) -> None:
         """Write the token of `one` as the next `tokens` tokens of all rows, in all layers; no `advance` is needed."""

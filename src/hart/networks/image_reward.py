@@ -24,9 +24,6 @@ REWARD_MEAN, REWARD_DEVIATION = 0.16717362830052426, 1.0333394966054072
 ADDRESS = "https://huggingface.co/THUDM/ImageReward/resolve/main/ImageReward.pt"
 MOST_TOKENS = 35
 """Of a prompt, both ends included; the rest is cut off."""
-HEAD_WIDTHS = (1024, 128, 64, 16, 1)
-DROPOUTS = (0.2, 0.2, 0.1)
-"""After the first layers. They do nothing here, but count in the names of the others."""
 
 NAMES = (
     ("vision.embeddings.class_embedding", "blip.visual_encoder.cls_token"),
@@ -56,23 +53,6 @@ TEXT = {
 """The published sizes, for BLIP's configurations in transformers."""
 
 
-class RewardHead(nn.Module):
-    """Five linear layers without a nonlinearity, as published."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for number, outputs in enumerate(HEAD_WIDTHS):
-            layers.append(nn.Linear(width, outputs))
-            layers += [nn.Dropout(share) for share in DROPOUTS[number : number + 1]]
-            width = outputs
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, text_width) -> (B,)."""
-        return self.layers(x).squeeze(1)
-
-
 class RewardNetwork(nn.Module):
     """With random weights; `load_image_reward` reads the published ones. vision, text: sizes of BLIP's two towers."""
 
@@ -85,14 +65,20 @@ class RewardNetwork(nn.Module):
         # only as a decoder its layers attend to the image
         config = BlipTextConfig(**text, encoder_hidden_size=vision["hidden_size"], is_decoder=True)
         self.text = BlipTextModel(config, add_pooling_layer=False)
-        self.mlp = RewardHead(text["hidden_size"])
+        # without a nonlinearity, as published; nothing is dropped here, but the layers that would count in the names
+        layers = nn.Sequential(
+            nn.Linear(text["hidden_size"], 1024), nn.Dropout(), nn.Linear(1024, 128), nn.Dropout(),
+            nn.Linear(128, 64), nn.Dropout(), nn.Linear(64, 16), nn.Linear(16, 1),
+        )  # fmt: skip
+        self.mlp = nn.ModuleDict({"layers": layers})
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Rewards (B,), float64 on the CPU, of normalised images (B, 3, H, W), tokens (B, S) and their mask, 0 or 1."""
         seen = self.vision(pixel_values=pixels).last_hidden_state
         read = self.text(input_ids=tokens, attention_mask=mask, encoder_hidden_states=seen, is_decoder=False)
-        return (self.mlp(read.last_hidden_state[:, 0]).cpu().double() - REWARD_MEAN) / REWARD_DEVIATION
+        rewards = self.mlp["layers"](read.last_hidden_state[:, 0]).squeeze(1)
+        return (rewards.cpu().double() - REWARD_MEAN) / REWARD_DEVIATION
 
 
 def name_in_file(name: str) -> str:

@@ -9,6 +9,7 @@ Shapes: B batch, H W image, C channels.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -33,6 +34,8 @@ SPATIAL_CHANNELS = 7
 
 Position by position, the channels of each together, as TensorFlow lays them out: published statistics (`mu_s` and
 `sigma_s` of ADM's reference batches) are in this order."""
+POOLED, SPATIAL = 2048, 17 * 17 * SPATIAL_CHANNELS
+"""Numbers of both kinds of features."""
 NORM_EPS = 1e-3
 
 
@@ -125,17 +128,11 @@ BLOCKS: dict[str, list[list[Step]]] = {
 }
 
 
-class ConvUnit(nn.Module):
+def _convolution(inputs: int, unit: Unit) -> nn.Module:
     """Convolution, batch norm with frozen statistics, ReLU."""
-
-    def __init__(self, inputs: int, unit: Unit) -> None:
-        super().__init__()
-        padding = (unit.kernel[0] // 2, unit.kernel[1] // 2) if unit.same else 0
-        self.conv = nn.Conv2d(inputs, unit.outputs, unit.kernel, unit.stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(unit.outputs, eps=NORM_EPS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)))
+    padding = (unit.kernel[0] // 2, unit.kernel[1] // 2) if unit.same else 0
+    conv = nn.Conv2d(inputs, unit.outputs, unit.kernel, unit.stride, padding, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(unit.outputs, eps=NORM_EPS), relu=nn.ReLU()))
 
 
 class Paths(nn.Module):
@@ -148,7 +145,7 @@ class Paths(nn.Module):
             width = inputs
             for units in (_units(step) for step in path if not isinstance(step, str)):
                 for unit in units:
-                    self.add_module(unit.name, ConvUnit(width, unit))
+                    self.add_module(unit.name, _convolution(width, unit))
                 width = sum(unit.outputs for unit in units)
             self.width += width
 

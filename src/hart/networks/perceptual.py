@@ -31,8 +31,6 @@ FEATURE_BLOCKS = (0, 2, 4, 10)
 
 # VGG-16 (Simonyan and Zisserman, 2015; configuration D): channels and number of convolutions of each resolution.
 VGG_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-# The numbers that its convolutions have in torchvision, which counts activations and pools too.
-VGG_NUMBERS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 # LPIPS's scaling of an image in [-1, 1] to the inputs that VGG-16 was trained on, one number a colour.
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
@@ -59,7 +57,7 @@ def perceptual_loss(
 class PerceptualDistance(nn.Module):
     """A distance of images in the features of a network."""
 
-    def features(self, image: Tensor) -> list[Tensor]:
+    def maps(self, image: Tensor) -> list[Tensor]:
         """Image (B, 3, H, W) in [-1, 1] to feature maps (B, C, h, w), each of unit length over its channels."""
         raise NotImplementedError
 
@@ -70,8 +68,8 @@ class PerceptualDistance(nn.Module):
     def distances(self, image: Tensor, target: Tensor) -> Tensor:
         """(B,): of each pair of images (B, 3, H, W) in [-1, 1]; differentiable in `image` only."""
         with torch.no_grad():
-            wanted = self.features(target)
-        return self.compared([(a - b).square() for a, b in zip(self.features(image), wanted, strict=True)])
+            wanted = self.maps(target)
+        return self.compared([(a - b).square() for a, b in zip(self.maps(image), wanted, strict=True)])
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
         """Scalar: the batch's mean of `distances`."""
@@ -81,20 +79,21 @@ class PerceptualDistance(nn.Module):
 class Lpips(PerceptualDistance):
     """LPIPS, version 0.1, with VGG-16: squared differences of unit-length features, weighted by learned heads.
 
-    Made with random weights; `from_files` loads the published ones.
+    Made with random weights; `from_files` loads the published ones, whose names those of its parameters are.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.stages = nn.ModuleList()
+        layers: list[nn.Module] = []
         width = 3
-        for channels, convolutions in VGG_STAGES:
-            layers: list[nn.Module] = [nn.MaxPool2d(2)] if self.stages else []
+        for i, (channels, convolutions) in enumerate(VGG_STAGES):
+            layers += [nn.MaxPool2d(2)] if layers else []
             for _ in range(convolutions):
                 layers += [nn.Conv2d(width, channels, 3, padding=1), nn.ReLU()]
                 width = channels
-            self.stages.append(nn.Sequential(*layers))
-        self.heads = nn.ModuleList(nn.Conv2d(channels, 1, 1, bias=False) for channels, _ in VGG_STAGES)
+            head = nn.Sequential(nn.Dropout(), nn.Conv2d(channels, 1, 1, bias=False))
+            self.add_module(f"lin{i}", nn.ModuleDict({"model": head}))
+        self.features = nn.Sequential(*layers)
         self.shift: Tensor
         self.scale: Tensor
         self.register_buffer("shift", torch.tensor(LPIPS_SHIFT).view(3, 1, 1), persistent=False)
@@ -105,12 +104,8 @@ class Lpips(PerceptualDistance):
     def from_files(cls, files: Sequence[Path]) -> Lpips:
         """LPIPS with the published weights: `.pth` or `.safetensors` files that together hold
 
-        - the trunk, as torchvision stores VGG-16 (`vgg16-397923af.pth`): `features.N.weight` (C_out, C_in, 3, 3) and
-          `features.N.bias` (C_out,), N = 0, 2 (64 channels), 5, 7 (128), 10, 12, 14 (256), 17, 19, 21, 24, 26, 28
-          (512); `classifier.*` is ignored;
-        - the heads, as LPIPS 0.1 stores them (`vgg.pth` in `weights/v0.1` of the package `lpips`):
-          `lin0.model.1.weight` (1, 64, 1, 1) to `lin4.model.1.weight` (1, 512, 1, 1), with 64, 128, 256, 512 and 512
-          channels.
+        - the trunk, torchvision's VGG-16 (`vgg16-397923af.pth`), whose `classifier.*` is ignored;
+        - the heads of LPIPS 0.1 (`vgg.pth` in `weights/v0.1` of the package `lpips`).
 
         Raises `HartError` for missing and wrongly shaped tensors.
         """
@@ -123,33 +118,26 @@ class Lpips(PerceptualDistance):
         for file in files:
             tensors |= read_tensors(file)
         module, source = cls(), ", ".join(map(str, files))
-        names = _published_names(module)
-        if missing := [theirs for theirs in names.values() if theirs not in tensors]:
-            part = "the VGG-16 trunk" if missing[0].startswith("features") else "LPIPS's heads"
+        names = list(module.state_dict())
+        if missing := [name for name in names if name not in tensors]:
+            part = "LPIPS's heads" if missing[0].startswith("lin") else "the VGG-16 trunk"
             raise HartError(f"{source}: no {', '.join(missing[:3])} in it: give the file with {part} too")
-        load_state(module, {ours: tensors[theirs] for ours, theirs in names.items()}, source, names.__getitem__)
+        load_state(module, {name: tensors[name] for name in names}, source)
         return module
 
-    def features(self, image: Tensor) -> list[Tensor]:
-        h = (image - self.shift) / self.scale
-        maps = []
-        for stage in self.stages:
-            h = stage(h)
-            # vector_norm has a gradient of zero, not NaN, where no channel is active
-            maps.append(h / (torch.linalg.vector_norm(h, dim=1, keepdim=True) + LPIPS_EPS))
-        return maps
+    def maps(self, image: Tensor) -> list[Tensor]:
+        h, found = (image - self.shift) / self.scale, []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                found.append(h)
+            h = layer(h)
+        # vector_norm has a gradient of zero, not NaN, where no channel is active
+        return [x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + LPIPS_EPS) for x in (*found, h)]
 
     def compared(self, differences: list[Tensor]) -> Tensor:
-        pairs = zip(self.heads, differences, strict=True)
+        heads = [self.get_submodule(f"lin{i}.model.1") for i in range(len(VGG_STAGES))]
+        pairs = zip(heads, differences, strict=True)
         return torch.stack([head(difference).mean(dim=(1, 2, 3)) for head, difference in pairs]).sum(dim=0)
-
-
-def _published_names(module: Lpips) -> dict[str, str]:
-    """The tensors of `module` -> their names in the published files."""
-    ours = (name for name, layer in module.stages.named_modules() if isinstance(layer, nn.Conv2d))
-    trunk = {f"stages.{name}.": f"features.{number}." for name, number in zip(ours, VGG_NUMBERS, strict=True)}
-    names = {our + kind: their + kind for our, their in trunk.items() for kind in ("weight", "bias")}
-    return names | {f"heads.{i}.weight": f"lin{i}.model.1.weight" for i in range(len(VGG_STAGES))}
 
 
 class EfficientNetLitePerceptualLoss(PerceptualDistance):
@@ -172,14 +160,14 @@ class EfficientNetLitePerceptualLoss(PerceptualDistance):
         """Stays in evaluation mode: its batch statistics are frozen."""
         return super().train(False)
 
-    def features(self, image: Tensor) -> list[Tensor]:
+    def maps(self, image: Tensor) -> list[Tensor]:
         h = self.stem(image * INPUT_SCALE + INPUT_SHIFT)
-        maps = []
+        found = []
         for i, block in enumerate(self.blocks):
             h = block(h)
             if i in FEATURE_BLOCKS:
-                maps.append(F.normalize(h, dim=1))
-        return maps
+                found.append(F.normalize(h, dim=1))
+        return found
 
     def compared(self, differences: list[Tensor]) -> Tensor:
         return torch.stack([difference.sum(dim=1).mean(dim=(1, 2)) for difference in differences]).mean(dim=0)

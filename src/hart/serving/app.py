@@ -1,14 +1,16 @@
-"""The web application: its routes, and what stands around them."""
+"""The web application: its routes, and how a request passes through it."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request, Security
 from fastapi.security import HTTPBearer
@@ -16,41 +18,143 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from hart.serving.access import Access
-from hart.serving.bodies import Form, decoded, from_form, redrawn, see_through
+from hart.serving.access import Access, RateLimit, Room
+from hart.serving.bodies import Bodies, from_form, source
+from hart.serving.checkers import prompt_checker
 from hart.serving.engine import Source
 from hart.serving.errors import error_response
+from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
-from hart.serving.models import Models, ServedModel
+from hart.serving.models import Models, OpenModel, ServedModel, order_threads
 from hart.serving.openapi import EDIT_FORM, FIGURES, HEALTH, IMAGES, JSON_BODY, NO_MODEL, STATUS, VARIATION_FORM
-from hart.serving.options import Limits
-from hart.serving.orders import Terms
-from hart.serving.schemas import MAX_IMAGES, ApiError, Edit, Generation, Variation
-from hart.serving.server import Server
+from hart.serving.options import ServeOptions
+from hart.serving.orders import Order, Subscription, answer, stream
+from hart.serving.scheduler import Job, Scheduler
+from hart.serving.schemas import MAX_IMAGES, ApiError, Edit, Generation, RequestBody, Variation, timed_out
+from hart.serving.streaming import EventStream, in_time, while_here
+from hart.strict import clipped
+from hart.text_encoder.emoji import named_emoji
+
+if TYPE_CHECKING:
+    from hart.serving.pipeline_engine import PipelineEngine
 
 PAGE = Path(__file__).with_name("page")
+JOIN_SECONDS = 0.004
+"""In which a first image waits for others of a batch."""
+COMING = "many requests are being read: try again later"
+STILL_OPENING = "the model is still being opened: try again later"
+STILL_HERE_SECONDS = 15.0
+"""Between signs of life in a stream that has nothing to say."""
+TEXTS = ("prompt", "negative_prompt", "second_prompt", "source_prompt")
+"""Fields of requests that a person has written, as far as a kind of request has them."""
+STEPS = ("maskgit_steps", "diffusion_steps")
 
 
-def create_app(
-    models: Models,
-    terms: Terms,
-    *,
-    access: Access | None = None,
-    limits: Limits | None = None,
-    log_requests: bool = False,
-) -> FastAPI:
-    """The application. The default model is opened when it starts, in the background; what was accepted is finished
-    before it stops. `app.state.server` is its `Server`."""
+class Server:
+    """What the routes share. Made inside the running event loop's process; the app starts its thread and ends it."""
+
+    def __init__(self, options: ServeOptions, models: Models) -> None:
+        """Raises `HartError` for options that do not fit together."""
+        self.options, self.models = options, models
+        self.access = Access(options.keys(), options.hosts())
+        self.checker = prompt_checker(options.prompt_check, options.device)
+        self.credentials = options.credentials()
+        self.metrics = Metrics()
+        self.bodies = Bodies()
+        self.rates = RateLimit(options.rate_limit, time.monotonic)
+        self.scheduler = Scheduler(
+            batch_size=options.batch_size,
+            queue_size=options.queue_size,
+            join_seconds=JOIN_SECONDS,
+            clock=time.monotonic,
+            metrics=self.metrics,
+        )
+        self.sampling = threading.Thread(target=self.scheduler.run, name="hart-sampling", daemon=True)
+        # of requests that are not in the queue yet, which is as large as that
+        self._coming = Room(options.queue_size, partial(ApiError, 429, COMING, code="queue_full"))
+
+    async def answer(self, request: Request, asked: RequestBody, begun: Callable[[], Source] | None = None) -> Response:
+        """Check, queue, wait and answer, all at once or by events.
+
+        begun: gives the image to start from, in a thread. A front that passes requests on says in their state how many
+        seconds are left, and whether their images are charged already.
+        """
+        client: str = request.state.client
+        seconds: float = getattr(request.state, "seconds", self.options.timeout)
+        deadline = self.scheduler.clock() + seconds
+        is_charged: bool = getattr(request.state, "is_charged", False)
+        if (asked.n or 1) > self.options.queue_size:
+            raise ApiError(400, f"n: this server takes up to {self.options.queue_size} (--queue-size)", param="n")
+        model = self.models.asked(asked.model, strict=bool(asked.strict))
+        if asked.seed is None:
+            asked = asked.model_copy(update={"seed": request.state.seed})
+        with (
+            nullcontext() if is_charged else self.rates.charged(client, asked.n or 1),
+            self._coming.taken(asked.n or 1),
+        ):
+            async with in_time(seconds, timed_out(STILL_OPENING)):
+                engine = await while_here(request.receive, model.ready())
+            threads = order_threads(with_image=begun is not None)
+            work = partial(self._order, asked, model, engine, begun)
+            ordering = asyncio.get_running_loop().run_in_executor(threads, work)
+            async with in_time(deadline - self.scheduler.clock(), timed_out()):
+                order = await while_here(request.receive, ordering)
+            events = Subscription()
+            queued = Job(engine, order.rows, client, deadline, events.deliver, order.previews())
+            self.scheduler.submit(queued)
+        if asked.stream:
+            told = stream(order, events, self.metrics, STILL_HERE_SECONDS)
+            return EventStream(told, lambda: self.scheduler.cancel(queued))
+        try:
+            result = await while_here(request.receive, answer(order, events, self.metrics))
+        finally:
+            self.scheduler.cancel(queued)
+        timing = {"Server-Timing": f"queue;dur={1000 * queued.waited:.1f}"}
+        return JSONResponse(result.model_dump(exclude_none=True), headers=timing)
+
+    def _order(
+        self, request: RequestBody, model: ServedModel, engine: PipelineEngine, begun: Callable[[], Source] | None
+    ) -> Order:
+        """The rows that a request, which has a seed, asks for.
+
+        In a thread: decoding images, reading and judging prompts take a while. Raises `ApiError` for a refused prompt,
+        `HartError` for what cannot be.
+        """
+        start = None if begun is None else begun()
+        texts = {name: text for name in TEXTS if (text := getattr(request, name, None))}
+        for param, text in texts.items():
+            # a negative prompt says what shall not be there: lists of what is refused are usual in it
+            if param != "negative_prompt" and (why := self.checker(named_emoji(text))) is not None:
+                raise ApiError(400, why, param=param, code="content_policy_violation")
+        size, notes = engine.size(request, start)
+        if request.model and request.model != model.name:
+            notes.insert(0, f"the model {clipped(request.model)} is not served: this is by {model.name}")
+        for name in STEPS:
+            most = max(self.options.max_steps, getattr(engine.facts.sampling, name) or 0)
+            if (getattr(request, name) or 0) > most:
+                raise ApiError(400, f"{name}: this server takes up to {most}", param=name)
+        first = engine.row(request, size, start)
+        rows = [replace(first, seed=first.seed + i) for i in range(request.n or 1)]
+        for text in texts.values():
+            notes += engine.remarks(text)
+        return Order(request, model.name, rows, notes, self.credentials)
+
+
+def create_app(options: ServeOptions, models: Mapping[str, OpenModel]) -> FastAPI:
+    """The application of these models, the first the default, in place of those that the options name. The default one
+    is opened when it starts, in the background; what was accepted is finished before it stops. `app.state.server` is
+    its `Server`. Raises `HartError` for options that do not fit together."""
     from hart import __version__
 
-    server = Server(models, terms, access or Access(), limits or Limits())
+    server = Server(options, Models(models))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        server.worker.start()
-        models.default.begin()
+        server.sampling.start()
+        server.models.default.begin()
         yield
-        await asyncio.to_thread(server.worker.stop)
+        server.scheduler.close()
+        await asyncio.to_thread(server.sampling.join)
 
     app = FastAPI(
         title="hart",
@@ -71,13 +175,13 @@ def create_app(
     app.include_router(with_key)
     _add_health(app, server)
     add_page(app)
-    app.add_exception_handler(HTTPException, answer_error)
+    app.add_exception_handler(HTTPException, lambda _, error: error_response(error))
     app.add_middleware(
         RequestMiddleware,
         access=server.access,
         metrics=server.metrics,
-        most_posts=server.limits.most_posts(),
-        log_requests=log_requests,
+        most_posts=options.most_posts(),
+        log_requests=options.log_requests,
     )
     return app
 
@@ -86,9 +190,7 @@ def _add_images(app: APIRouter, server: Server) -> None:
     async def change(request: Request, kind: type[Edit] | type[Variation]) -> Response:
         async with server.bodies.form(request) as form:
             asked = from_form(form, kind)
-            if not form.files.get("image", [b""])[0]:
-                raise ApiError(400, "image: is required, as a file", param="image")
-            return await server.answer(request, asked, partial(_source, form, asked))
+            return await server.answer(request, asked, partial(source, form, asked))
 
     @app.post(Generation.route, responses=IMAGES, openapi_extra=JSON_BODY)
     async def generations(request: Request) -> Response:
@@ -110,12 +212,12 @@ def _add_facts(app: APIRouter, server: Server) -> None:
     @app.get("/v1/models", responses=STATUS)
     async def models() -> dict[str, Any]:
         """The served models, the default first; of opened ones what they generate."""
-        return {"object": "list", "data": [_described(model, server.limits) for model in server.models.all]}
+        return {"object": "list", "data": [_described(model, server.options) for model in server.models.all]}
 
     @app.get("/v1/models/{name:path}", responses=NO_MODEL)
     async def one_model(name: str) -> dict[str, Any]:
         """One of them."""
-        return _described(server.models.named(name), server.limits)
+        return _described(server.models.named(name), server.options)
 
     @app.get("/metrics", response_class=Response, responses=FIGURES)
     async def metrics() -> Response:
@@ -144,7 +246,7 @@ def _add_health(app: FastAPI, server: Server) -> None:
 
 def _failure(server: Server) -> str | None:
     """Why a server has to be started again, as a sentence; None if it need not be."""
-    if not server.worker.alive:
+    if not server.sampling.is_alive():
         return "sampling has failed: start the server again"
     return server.models.default.failure
 
@@ -161,34 +263,11 @@ def add_page(app: Starlette) -> None:
             app.add_route("/", show, ["GET"], include_in_schema=False)
 
 
-def _described(model: ServedModel, limits: Limits) -> dict[str, Any]:
-    most = min(MAX_IMAGES, limits.queue_size)
+def _described(model: ServedModel, options: ServeOptions) -> dict[str, Any]:
+    most = min(MAX_IMAGES, options.queue_size)
     about: dict[str, Any] = {"state": model.state, "problem": model.failure, "max_images": most}
     if model.engine is not None:
         facts = model.engine.facts
         about |= vars(facts) | {"sizes": list(map(str, facts.sizes)), "sampling": facts.sampling.to_dict()}
-        about |= {"edits": facts.edits, "variations": facts.edits}
+        about |= dict.fromkeys(("edits", "variations"), facts.classes is None)
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", **about}
-
-
-def _source(form: Form, asked: Edit | Variation) -> Source:
-    """The images to start from. An edit redraws by the form's mask, or by the image's own transparency unless words say
-    what changes."""
-    from hart.data.images import as_rgb
-    from hart.generation.metadata import EditSource
-
-    files = {name: form.files[name][0] for name in ("image", "mask", "style") if name in form.files}
-    images = {name: decoded(content, name) for name, content in files.items()}
-    image, holes = as_rgb(images["image"]), see_through(images["image"])
-    if holes is not None:  # what an edit shall not show as white
-        image.putalpha(holes.point(lambda value: 255 - value))
-    mask = redrawn(images["mask"], image.size) if "mask" in images else None
-    if mask is None and isinstance(asked, Edit) and not asked.source_prompt:
-        mask = holes
-    style = as_rgb(images["style"]) if "style" in images else None
-    digests = {f"{name}_sha256": hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    return Source(image, mask, style, EditSource.from_dict({name: name for name in files} | digests))
-
-
-async def answer_error(_: Request, error: Exception) -> Response:
-    return error_response(error)

@@ -5,6 +5,7 @@ What is wrong with them is an `ApiError`.
 
 from __future__ import annotations
 
+import hashlib
 from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,13 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
-from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from hart.errors import HartError
 from hart.serving.access import Room
-from hart.serving.schemas import ApiError, RequestBody, explained
+from hart.serving.engine import Source
+from hart.serving.schemas import FILES, ApiError, Edit, RequestBody, Variation, explained
 from hart.serving.streaming import in_time
 from hart.strict import clipped
 
@@ -30,7 +31,6 @@ JSON_BYTES = 2**18
 UPLOAD_BYTES = 20 * 2**20
 """Largest form, all files together."""
 BODY_SECONDS = 60.0
-LATE = "the body of the request did not arrive in time"
 MAX_FIELDS = 64
 MAX_FILES = 17
 """OpenAI's: 16 images and a mask."""
@@ -46,46 +46,25 @@ Chunks = AsyncGenerator[bytes, None]
 
 @dataclass(frozen=True)
 class Form:
-    """A multipart form: the last text of every name, and its files in their order."""
+    """A multipart form: the last text and the first file of every name."""
 
     fields: Mapping[str, str]
-    files: Mapping[str, list[bytes]]
+    files: Mapping[str, bytes]
 
 
 class _InMemory(MultiPartParser):
-    """Keeps files in memory, whatever their size; the body's bound is theirs. Text has to be UTF-8, and a form whole:
-    its base reads other text as Latin-1, and drops a part that breaks off, so that something else than what was sent
-    would be generated."""
+    """Keeps files in memory, whatever their size; the body's bound is theirs. Text is read as Latin-1, which loses no
+    byte: see `_parsed`."""
 
     spool_max_size = 2 * UPLOAD_BYTES
-
-    def __init__(self, request: Request, chunks: Chunks) -> None:
-        self._has_ended = False
-        stream = self._whole(chunks)
-        super().__init__(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=2**16)
+    is_whole = False
 
     def on_part_begin(self) -> None:
-        self._charset = "utf-8"  # not what the client names: forms have none, and some of Python's take long or raise
+        self._charset = "latin-1"  # not what the client names: some of Python's take long or raise
         super().on_part_begin()
 
-    def on_part_end(self) -> None:
-        part = self._current_part
-        if part.file is None:
-            try:
-                part.data.decode()
-            except UnicodeDecodeError:
-                name = part.field_name
-                raise ApiError(400, clipped(f"{name}: is not UTF-8: send text as UTF-8"), param=name) from None
-        super().on_part_end()
-
     def on_end(self) -> None:
-        self._has_ended = True
-
-    async def _whole(self, chunks: Chunks) -> Chunks:
-        async for chunk in chunks:
-            yield chunk
-        if not self._has_ended:
-            raise MultiPartException("its last boundary is missing")
+        self.is_whole = True
 
 
 class Bodies:
@@ -135,7 +114,7 @@ class Bodies:
                 yield chunk
 
         try:
-            async with in_time(BODY_SECONDS, ApiError(408, LATE)):
+            async with in_time(BODY_SECONDS, ApiError(408, "the body of the request did not arrive in time")):
                 content = await read(chunks())
             yield content
         finally:
@@ -147,30 +126,39 @@ async def _joined(chunks: Chunks) -> bytes:
 
 
 async def _parsed(request: Request, chunks: Chunks) -> Form:
+    limits = {"max_files": MAX_FILES, "max_fields": MAX_FIELDS, "max_part_size": 2**16}
+    parser = _InMemory(request.headers, chunks, **limits)
     try:
-        form = await _InMemory(request, chunks).parse()
+        form = await parser.parse()
     except MultiPartException as error:
         raise ApiError(400, f"the form cannot be read: {error.message}") from None
     fields: dict[str, str] = {}
-    files: dict[str, list[bytes]] = {}
+    files: dict[str, bytes] = {}
     for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            content = await value.read()
-            if content or value.filename:  # a browser sends neither where no file was chosen
-                files.setdefault(name.removesuffix("[]"), []).append(content)
-        else:
+        if isinstance(value, str):
             fields[name] = value
+        elif (content := await value.read()) or value.filename:  # a browser sends neither where no file was chosen
+            files.setdefault(name.removesuffix("[]"), content)
     await form.close()
+    if not parser.is_whole:  # a part that breaks off was left out
+        raise ApiError(400, "the form cannot be read: its last boundary is missing")
+    for name, read in fields.items():
+        try:
+            fields[name] = read.encode("latin-1").decode()
+        except UnicodeDecodeError:
+            raise ApiError(400, clipped(f"{name}: is not UTF-8: send text as UTF-8"), param=name) from None
     return Form(fields, files)
 
 
 def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
-    """The fields of a form as a request; empty ones count as not given. A text that came as a file, a mask or a style
-    that came as text, or one for a request without, is refused: without it something else would be generated."""
+    """The fields of a form as a request; empty ones count as not given. A text that came as a file, a file that came as
+    text, or one for a request without, is refused: without it something else would be generated."""
     if sent := next((name for name in kind.model_fields if name in form.files), None):
         raise ApiError(400, f"{sent}: is a file: send it as text", param=sent)
-    if sent := next((name for name in ("mask", "style") if form.fields.get(name)), None):
+    if sent := next((name for name in FILES if form.fields.get(name)), None):
         raise ApiError(400, f"{sent}: is text: send it as a file", param=sent)
+    if not form.files.get("image"):
+        raise ApiError(400, "image: is required, as a file", param="image")
     given = {name: value for name, value in form.fields.items() if value != ""}
     try:
         return kind.model_validate(dict.fromkeys(form.files, "a file") | given)  # which may be of another request
@@ -188,24 +176,35 @@ def decoded(content: bytes, param: str) -> Image.Image:
         raise ApiError(400, f"{param}: {error}", param=param) from None
 
 
-def redrawn(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Where a mask says that an image of this size is redrawn, by alpha 0: mode L, 255 there and 0 elsewhere. Raises
-    `HartError`."""
-    if mask.size != size:
-        raise HartError(f"mask: is {mask.width} x {mask.height}, the image {size[0]} x {size[1]}: give the same")
-    if (holes := see_through(mask)) is None:
-        raise HartError("mask: has alpha 0 nowhere: what is redrawn must have it")
-    return holes
+def source(form: Form, asked: Edit | Variation) -> Source:
+    """The images to start from. An edit redraws by the form's mask, or by the image's own holes unless words say what
+    changes."""
+    from hart.data.images import as_rgb
+    from hart.generation.metadata import EditSource
+
+    files = {name: form.files[name] for name in FILES if name in form.files}
+    images = {name: decoded(content, name) for name, content in files.items()}
+    image, redrawn = as_rgb(images["image"]), _holes(images["image"])
+    if redrawn is not None:  # what an edit shall not show as white
+        image.putalpha(redrawn.point(lambda value: 255 - value))
+    if (mask := images.get("mask")) is not None:
+        if mask.size != image.size:
+            raise HartError(f"mask: has {mask.width} x {mask.height} px, the image {image.width} x {image.height}")
+        if (redrawn := _holes(mask)) is None:
+            raise HartError("mask: has alpha 0 nowhere: what is redrawn must have it")
+    elif isinstance(asked, Variation) or asked.source_prompt:
+        redrawn = None
+    digests = {f"{name}_sha256": hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return Source(image, redrawn, images.get("style"), EditSource.from_dict({name: name for name in files} | digests))
 
 
-def see_through(image: Image.Image) -> Image.Image | None:
-    """Where an image has alpha 0: mode L, 255 there and 0 elsewhere; None if it has it nowhere."""
+def _holes(image: Image.Image) -> Image.Image | None:
+    """Where an image has alpha 0, by which OpenAI's API says what is redrawn: mode L, 255 there; None: nowhere."""
     from hart.data.images import opacity
 
-    if (alpha := opacity(image)) is None:
-        return None
-    holes = alpha.point(lambda value: 255 if value == 0 else 0)
-    return holes if holes.getbbox() else None
+    alpha = opacity(image)
+    holes = None if alpha is None else alpha.point(lambda value: 255 if value == 0 else 0)
+    return holes if holes is not None and holes.getbbox() else None
 
 
 def _content_type(request: Request) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hart.errors import HartError
 from hart.files import read_text, text_lines, user_path
-from hart.serving.options import BUILT_IN_CHECKS
+from hart.serving.schemas import ApiError
 from hart.strict import shown
 
 log = logging.getLogger(__name__)
@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 BUILT_IN = Path(__file__).with_name("refused_words.txt")
 LOOK_ALIKES = str.maketrans("013457@$", "oieastas")
 """Signs that stand for letters."""
-
-
 REFUSED = "the prompt asks for something that this server does not generate"
 
 PromptChecker = Callable[[str], str | None]
@@ -62,8 +60,6 @@ def shield_gemma(source: str, device: str | None) -> PromptChecker:
         return ShieldGemma(source, resolve_device(device))
 
     def refusal(prompt: str) -> str | None:
-        from hart.serving.schemas import ApiError
-
         with lock:
             try:
                 about = model().violated(prompt)
@@ -78,25 +74,24 @@ def shield_gemma(source: str, device: str | None) -> PromptChecker:
 
 
 def prompt_checker(name: str, device: str | None = None) -> PromptChecker:
-    """words, none, a text file of words, or the folder or hub id of a ShieldGemma model. Raises `HartError`."""
+    """words, none, a text file of words, or the folder or hub id of a ShieldGemma model, which is there. Raises
+    `HartError`."""
     if name == "none":
         return lambda _: None
     if name == "words" or name.endswith(".txt"):
         return word_list(text_lines(read_text(BUILT_IN if name == "words" else user_path(name))), name)
-    if is_model(name):
+    if (folder := user_path(name)).is_dir():
+        if not (folder / "config.json").is_file():
+            raise HartError(f"--prompt-check {name}: no model here; expected config.json, as of ShieldGemma")
         return shield_gemma(name, device)
-    raise HartError(f"--prompt-check {name}: choose words, none, a text file, or a ShieldGemma model")
-
-
-def is_model(name: str) -> bool:
-    """Whether a name that `prompt_checker` takes is a model's: its folder or hub id."""
-    if name in BUILT_IN_CHECKS or name.endswith(".txt"):
-        return False
-    if user_path(name).is_dir():
-        return True
     from hart.hub import is_hub_id
 
-    return is_hub_id(name)
+    if not is_hub_id(name):
+        raise HartError(f"--prompt-check {name}: choose words, none, a text file, or a ShieldGemma model")
+    from hart.checkpoint.hub import require_repository
+
+    require_repository(name)
+    return shield_gemma(name, device)
 
 
 def _words(text: str) -> str:

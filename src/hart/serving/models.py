@@ -7,13 +7,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from hart.errors import HartError
+from hart.serving.errors import where
 from hart.serving.schemas import ApiError
-from hart.serving.worker import order_threads, where
 from hart.strict import clipped
 
 if TYPE_CHECKING:
@@ -25,10 +25,28 @@ State = Literal["closed", "opening", "ready", "failed"]
 OpenModel = Callable[[], "PipelineEngine"]
 OPENAI_MODELS = ("dall-e", "gpt-image", "chatgpt-image")
 """How the names begin that clients of OpenAI's API send unless they are told another."""
+ORDERS_AT_ONCE = 8
+"""Requests without an image whose prompts are read and judged at the same time."""
+LAYOUTS_AT_ONCE = 2
+"""Requests whose images are decoded at the same time, which takes some 400 MB where they are as large as may be."""
+_beginning = threading.Lock()
 
 
-class ModelUnavailable(Exception):
+def order_threads(*, with_image: bool) -> Executor:
+    """In which requests become orders, which may compute. Begun once, before any model is open: see
+    `hart.inference.threads.single_threads`, which also raises."""
+    from hart.inference.threads import single_threads  # PyTorch, which takes a while
+
+    with _beginning:
+        given = (LAYOUTS_AT_ONCE, "hart-layout") if with_image else (ORDERS_AT_ONCE, "hart-order")
+        return single_threads(*given)
+
+
+class ModelUnavailable(ApiError):
     """A model that could not be opened; the log says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message, code="model_unavailable")
 
 
 @dataclass(eq=False)
@@ -53,11 +71,9 @@ class ServedModel:
 
     @property
     def message(self) -> str:
-        """Its state as a sentence, for clients."""
-        if self.state == "failed" and self.failure is not None:
-            return self.failure
+        """How it is, as a sentence for clients."""
         said = {"closed": "is opened when it is asked for", "opening": "is being opened", "ready": "is ready"}
-        return f"the model {self.name} {said[self.state]}"
+        return self.failure or f"the model {self.name} {said[self.state]}"
 
     @property
     def engine(self) -> PipelineEngine | None:
@@ -78,25 +94,21 @@ class ServedModel:
     def _open(self, opened: Future[PipelineEngine]) -> None:
         began = time.monotonic()
         try:
-            order_threads()  # while others begin, PyTorch has another number of threads
+            for with_image in (False, True):  # while others begin, PyTorch has another number of threads
+                order_threads(with_image=with_image)
             engine = self.open()
-        except HartError as error:
-            opened.set_exception(self._unavailable(str(error), error))
         except BaseException as error:
-            log.error("model %s: %s\n%s", self.name, type(error).__name__, where(error))
-            opened.set_exception(self._unavailable("an error of the program", error))
+            reason = str(error) if isinstance(error, HartError) else f"an error of the program: {where(error)}"
+            log.error("model %s: %s", self.name, reason)
+            # the reason may name paths of this machine, which are nobody else's business
+            self.failure = f"the model {self.name} cannot be opened; the server's log says why"
+            unavailable = ModelUnavailable(self.failure)
+            unavailable.__cause__ = error
+            opened.set_exception(unavailable)
         else:
             log.info("model %s: opened in %.1f s", self.name, time.monotonic() - began)
             self.failure = None
             opened.set_result(engine)
-
-    def _unavailable(self, reason: str, cause: BaseException) -> ModelUnavailable:
-        log.error("model %s: %s", self.name, reason)
-        # the reason may name paths of this machine, which are nobody else's business
-        unavailable = ModelUnavailable(f"the model {self.name} cannot be opened; the server's log says why")
-        unavailable.__cause__ = cause
-        self.failure = str(unavailable)
-        return unavailable
 
 
 class Models:

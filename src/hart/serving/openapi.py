@@ -77,7 +77,7 @@ JSON_BODY = _body("application/json", Generation.model_json_schema())
 EDIT_FORM = _form(
     Edit,
     image=_image("The image to edit: PNG, JPEG or WebP. `image[]` is another name; the first is taken"),
-    mask=_image("PNG of its size; what is redrawn has alpha 0. By default the alpha of the image"),
+    mask=_image("PNG of its size; what is transparent is redrawn. By default the transparency of the image"),
     style=STYLE,
 )
 VARIATION_FORM = _form(Variation, image=_image("The image to vary: PNG, JPEG or WebP"), style=STYLE)

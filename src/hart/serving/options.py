@@ -12,7 +12,7 @@ from hart.config import Device, NumberType
 from hart.errors import HartError
 from hart.files import read_text, text_lines, user_path
 from hart.generation.signing import SigningOptions
-from hart.strict import Config, Listed
+from hart.strict import Listed
 
 BUILT_IN_CHECKS = ("words", "none")
 """Names for `ServeOptions.prompt_check`, whatever files there are."""
@@ -21,24 +21,7 @@ BESIDE_THE_QUEUE = 1000
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-class Limits(Config, kw_only=True):
-    """How much one server does at once."""
-
-    rate_limit: Annotated[float, Field(gt=0)] | None = None
-    """Images a minute for each key, or each address; by default as many as the machine makes."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
-    """Images sampled together."""
-    queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
-    """Images that may wait; beyond that requests are refused with status 429."""
-    timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
-    """Seconds in which a request has to be done."""
-
-    def most_posts(self, servers: int = 1) -> int:
-        """Requests with a body that so many servers, with a queue each, answer at once behind one address."""
-        return servers * self.queue_size + BESIDE_THE_QUEUE
-
-
-class ServeOptions(Limits, SigningOptions, kw_only=True):
+class ServeOptions(SigningOptions, kw_only=True):
     """A server."""
 
     model: Listed[str] = ("emoji",)
@@ -56,6 +39,14 @@ class ServeOptions(Limits, SigningOptions, kw_only=True):
     """Key that clients have to give; repeat it for several."""
     api_key_file: Path | None = None
     """File of such keys, one a line: other users of the machine see what a command line holds."""
+    rate_limit: Annotated[float, Field(gt=0)] | None = None
+    """Images a minute for each key, or each address; by default as many as the machine makes."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Images sampled together."""
+    queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Images that may wait; beyond that requests are refused with status 429."""
+    timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    """Seconds in which a request has to be done."""
     public: bool = False
     """Serve whoever comes, without a key, on any address and under any host name."""
     exact: bool | None = None
@@ -73,6 +64,10 @@ class ServeOptions(Limits, SigningOptions, kw_only=True):
     """With --ray, how many; by default one a GPU, or one a machine if there are none."""
     log_requests: bool = False
     """Write a line for every request: address, route and status; nothing that a client wrote."""
+
+    def most_posts(self, servers: int = 1) -> int:
+        """Requests with a body that so many servers, with a queue each, answer at once behind one address."""
+        return servers * self.queue_size + BESIDE_THE_QUEUE
 
     def models(self) -> dict[str, str]:
         """Name -> what is opened. Raises `HartError` for two of one name."""
@@ -107,11 +102,10 @@ class ServeOptions(Limits, SigningOptions, kw_only=True):
     def hosts(self) -> frozenset[str] | None:
         """Names that requests may be addressed to; None: any. Raises `HartError` where a server would be open to
         others without a key and without being told so, and where it is told both."""
-        if self.keys():
-            if self.public:
-                raise HartError("--public: serves anybody, and with API keys only who has one: give one of the two")
-            return None
-        if self.public:
+        has_keys = bool(self.keys())
+        if has_keys and self.public:
+            raise HartError("--public: serves anybody, and with API keys only who has one: give one of the two")
+        if has_keys or self.public:
             return None
         if not _is_loopback(self.host):
             raise HartError(f"--host {self.host}: others can reach it: give --api-key, or --public to serve anybody")

@@ -4,8 +4,8 @@ the same methods."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hart.devices import dtype_name, is_out_of_memory
+from hart.devices import dtype_name
 from hart.errors import HartError
 from hart.generation.arguments import checked_settings
 from hart.generation.batch_settings import SHARED
@@ -26,9 +26,17 @@ from hart.generation.requests import ImageRequest, checked_images, null_context
 from hart.grids import grid_of_aspect
 from hart.inference.packing import treats_rows_alike
 from hart.pipeline import HartPipeline
-from hart.serving.engine import ModelFacts, OutOfMemory, Row, Source, largest
+from hart.serving.engine import ModelFacts, Row, Source, largest
 from hart.serving.schemas import ApiError, Generation, RequestBody
-from hart.sizes import ImageSize, requested_schedule, size_of_grid, size_of_schedule, trained_sizes
+from hart.sizes import (
+    ImageSize,
+    parsed_size,
+    requested_schedule,
+    size_of_grid,
+    size_of_schedule,
+    trained_sizes,
+    untrained_remark,
+)
 from hart.types import Context
 
 KEPT_CONTEXTS = 64
@@ -76,27 +84,52 @@ class PipelineEngine:
         )
         self._context: Callable[[str], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
 
-    def nearest(self, width: int, height: int) -> ImageSize:
+    def size(self, request: RequestBody, source: Source | None = None) -> tuple[ImageSize, list[str]]:
+        """The size of what a request gets, and what to say about it; an edit has its image's, or nearly its shape.
+        Raises `ApiError` for a size that is not generated where the request is strict."""
+        param, said, notes = "size", request.size, list[str]()
+        if request.size is not None and request.size != "auto":
+            wanted = parsed_size(request.size)
+        elif request.aspect is not None:
+            wanted = self._shaped(request.aspect)
+            param, said = "aspect", f"{request.aspect} as {wanted}"
+        elif source is not None:
+            wanted = self._canvas(source.image)
+            if wanted != source.image.size:
+                notes.append(f"the result has {wanted} px, about as many as the model's own images")
+        else:
+            wanted = self.facts.sizes[0]
+        size = self._nearest(*wanted)
+        if size != wanted and request.strict:
+            why = self._misfit(*wanted)
+            raise ApiError(400, f"{param}: the model does not generate {said}: {why}", param=param)
+        if size != wanted:
+            notes.append(f"the model does not generate {said}: this is {size}")
+        if (remark := untrained_remark(size, self.facts.sizes)) is not None:
+            notes.append(remark)
+        return size, notes
+
+    def _nearest(self, width: int, height: int) -> ImageSize:
         """This size if the model generates it, else the nearest of whole tokens. Where that is too large: its shape
         with about as many pixels as the model's own size. Where there is none: the nearest that it was trained at."""
         step = self.facts.token_size
         whole = ImageSize(max(2, round(width / step)) * step, max(2, round(height / step)) * step)
         sizes = [ImageSize(width, height), whole]
         with suppress(HartError):  # for shapes that no image has
-            sizes.append(self.shaped(f"{width}:{height}"))
-        fitting = (size for size in sizes if self.misfit(*size) is None)
+            sizes.append(self._shaped(f"{width}:{height}"))
+        fitting = (size for size in sizes if self._misfit(*size) is None)
         return next(fitting, None) or self.facts.nearest(width, height)
 
-    def canvas(self, image: Image.Image) -> ImageSize:
+    def _canvas(self, image: Image.Image) -> ImageSize:
         """The size of an edit that asks for none, that of `HartPipeline.edit`. For a shape that no canvas has: the
         nearest that the model was trained at."""
         config = self.pipe.config
         try:
-            return self.nearest(*size_of_schedule(config, canvas_schedule(config, image)))
+            return self._nearest(*size_of_schedule(config, canvas_schedule(config, image)))
         except HartError:
             return self.facts.nearest(*image.size)
 
-    def misfit(self, width: int, height: int) -> str | None:
+    def _misfit(self, width: int, height: int) -> str | None:
         """Why this size is not generated; None if it is."""
         if width * height > self.facts.max_pixels:
             return f"images have at most {self.facts.max_pixels} pixels here (--max-pixels)"
@@ -106,7 +139,7 @@ class PipelineEngine:
             return str(error)
         return None
 
-    def shaped(self, aspect: str) -> ImageSize:
+    def _shaped(self, aspect: str) -> ImageSize:
         """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own, if it can be made or not."""
         tokenizer = self.pipe.config.tokenizer
         return size_of_grid(grid_of_aspect(aspect, tokenizer.scales[-1]), tokenizer.downsampling)
@@ -144,7 +177,7 @@ class PipelineEngine:
     @torch.inference_mode()
     def _edit(self, request: RequestBody, source: Source, size: ImageSize) -> Edit:
         """What the rows of a request keep of its image, laid out on a canvas of this size."""
-        if not self.facts.edits:
+        if self.facts.classes is not None:
             said = "this model generates classes and does not edit images: use /v1/images/generations"
             raise ApiError(501, said, code="not_offered")
         asked: dict[str, Any] = {"style": source.style, "style_strength": request.style_strength, "size": str(size)}
@@ -175,9 +208,8 @@ class PipelineEngine:
         return row.size, settings.sampling, settings.negative_prompt is None, is_followed or settings.mix is not None
 
     def start(self, rows: Sequence[Row]) -> Batch:
-        """Begin a batch of rows of one group. This and all that a batch does may raise `OutOfMemory`."""
-        with _memory_errors():
-            return Batch(self.pipe, [self._asked(row, self._context) for row in rows], rows[0].size)
+        """Begin a batch of rows of one group."""
+        return Batch(self.pipe, [self._asked(row, self._context) for row in rows], rows[0].size)
 
     def _prompt(self, text: str) -> str | int:
         """Text as it is; for a class model the number that it spells, if it spells one."""
@@ -221,33 +253,17 @@ class Batch:
     def advance(self) -> None:
         """Sample the next scale of all rows that are left."""
         left = list(self._images)
-        with _memory_errors():
-            if self._states is None:
-                self._states = self._pipe.generate_rows(list(self._images.values()), size=str(self._size))
-                self._latents = next(self._states).latent
-            else:
-                self._latents = self._states.send([self._rows.index(place) for place in left]).latent
+        if self._states is None:
+            self._states = self._pipe.generate_rows(list(self._images.values()), size=str(self._size))
+            self._latents = next(self._states).latent
+        else:
+            self._latents = self._states.send([self._rows.index(place) for place in left]).latent
         self._rows = left
 
     @torch.inference_mode()
     def images(self, places: Sequence[int]) -> list[Image.Image]:
         """RGB images of rows as they are now: previews, and after the last scale the results."""
         assert self._latents is not None
-        with _memory_errors():
-            generated = self._components.images(self._latents[[self._rows.index(place) for place in places]])
-            edits = (self._images[place].edit for place in places)
-            return [
-                image if edit is None else edit.finished(image) for image, edit in zip(generated, edits, strict=True)
-            ]
-
-
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    try:
-        yield
-    except HartError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise OutOfMemory("the device has too little memory for this request") from None
-        raise
+        generated = self._components.images(self._latents[[self._rows.index(place) for place in places]])
+        edits = (self._images[place].edit for place in places)
+        return [image if edit is None else edit.finished(image) for image, edit in zip(generated, edits, strict=True)]

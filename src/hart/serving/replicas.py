@@ -29,15 +29,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hart.serving.app import add_page, answer_error
+from hart.serving.app import add_page
 from hart.serving.bodies import Bodies
-from hart.serving.errors import api_error
+from hart.serving.errors import api_error, error_response
 from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
 from hart.serving.options import ServeOptions
 from hart.serving.run import app_from_options, configure_logging
 from hart.serving.schemas import REQUESTS, ApiError, timed_out
-from hart.serving.streaming import SEND_SECONDS, ClientLeft, event_bytes, in_time, while_here
+from hart.serving.streaming import event_bytes, in_time, while_here
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Replica:
 
     def check_health(self) -> None:
         """For Ray, which replaces a replica where this raises."""
-        if not self._server.worker.alive:
+        if not self._server.sampling.is_alive():
             raise RuntimeError("sampling has failed")
 
 
@@ -179,7 +179,8 @@ def front_app(options: ServeOptions, count: int, deploy: Callable[[], Any], with
         *(Route(kind.route, front) for kind in REQUESTS),
         *(Route(path, front) for path in ("/v1/models", "/v1/models/{name:path}")),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: answer_error})
+    handlers = {HTTPException: lambda _, error: error_response(error)}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
     add_page(app)
     app.add_middleware(
@@ -201,14 +202,16 @@ class Front:
         self.figures = Metrics()
         self._bodies, self._deploy, self._timeout = Bodies(), deploy, timeout
 
-    def _has_failed(self) -> bool:
-        """Whether the replicas could not be made."""
-        return self._deployed.done() and self._deployed.exception() is not None
-
     def start(self) -> None:
         """Let the replicas be made, in the background."""
-        self._deployed: asyncio.Future[Any] = asyncio.ensure_future(asyncio.to_thread(self._deploy))
-        self._deployed.add_done_callback(_log_failure)
+        self._deployed = asyncio.ensure_future(asyncio.to_thread(self._made))
+
+    def _made(self) -> Any:
+        """Their handle; None if they cannot be made."""
+        try:
+            return self._deploy()
+        except Exception as error:
+            log.error("the replicas cannot be started: %s", error)
 
     async def settled(self) -> None:
         """Once the replicas are made or cannot be, or the time of a request is over."""
@@ -220,14 +223,13 @@ class Front:
         seconds = STATUS_SECONDS if scope["path"] == "/readyz" else self._timeout
         end = time.monotonic() + seconds
         replicas = await self._replicas(seconds)  # first: while they start no bodies are held
-        left = end - time.monotonic()
         # held until it is answered: another replica may have to generate it
         async with self._bodies.whole(request) if request.method == "POST" else nullcontext(b"") as body:
-            await while_here(request.receive, self._passed_on(replicas, scope, body, send, left))
+            await while_here(request.receive, self._passed_on(replicas, scope, body, send, end))
 
     async def healthz(self, _: Request) -> Response:
         """Whether the front works, and replicas could be made; one that dies later is Ray's business."""
-        if self._has_failed():
+        if self._deployed.done() and self._deployed.result() is None:
             return JSONResponse({"status": "failed", "message": NOT_STARTED}, 503)
         return JSONResponse({"status": "ok"})
 
@@ -248,98 +250,68 @@ class Front:
     async def _replicas(self, seconds: float) -> Any:
         """Their handle, for which it waits."""
         await asyncio.wait({self._deployed}, timeout=seconds)
-        if self._has_failed():
-            said = NOT_STARTED
-        elif self._deployed.done():
-            return self._deployed.result()
-        else:
-            said = "the replicas are still being started: try again later"
-        raise ApiError(503, said, code="no_replica")
+        if not self._deployed.done():
+            raise ApiError(503, "the replicas are still being started: try again later", code="no_replica")
+        if (replicas := self._deployed.result()) is None:
+            raise ApiError(503, NOT_STARTED, code="no_replica")
+        return replicas
 
-    async def _passed_on(self, replicas: Any, scope: Scope, body: bytes, send: Send, seconds: float) -> None:
-        """seconds: in which the request has to be done, however many replicas try."""
+    async def _passed_on(self, replicas: Any, scope: Scope, body: bytes, send: Send, end: float) -> None:
+        """end: when the time for the request is over, however many replicas try. An error is the last event of a stream
+        that has begun."""
+        begun = False
+        try:
+            async with aclosing(self._answer(replicas, scope, body, end)) as messages:
+                async for message in messages:
+                    await send(message)
+                    begun = True
+        except (ApiError, ray.exceptions.RayTaskError) as error:
+            found = api_error(error)
+            if not begun:
+                raise found from None
+            await send({"type": "http.response.body", "body": event_bytes(found.body()), "more_body": False})
+
+    async def _answer(self, replicas: Any, scope: Scope, body: bytes, end: float) -> AsyncGenerator[Message, None]:
+        """What a client gets, however many replicas begin it: a head, and of a stream every event once."""
         asked = {name: scope[name] for name in PASSED_ON if name in scope}
         asked["headers"] = [(name, value) for name, value in scope["headers"] if name not in KEYS]
         of_all = {name: scope["state"][name] for name in ("client", "seed")}
-        end = time.monotonic() + seconds
-        answer = _Answer(send, end)
+        head: Message | None = None
+        scales = dict[bytes, int]()  # number of an image of a stream -> scales that its last event had
         for attempt in range(ATTEMPTS):
             state = of_all | {"seconds": end - time.monotonic(), "is_charged": attempt > 0}
             messages = replicas.options(stream=True).answer.remote(asked | {"state": state}, body)
             try:
-                await answer.take(messages)
+                own_head, more = await _next(messages, end), True
+                while more:
+                    message = await _next(messages, end)
+                    more = message.get("more_body", False)
+                    if head is not None and own_head["status"] != 200:  # the error that another than the first answers
+                        message = {**message, "body": event_bytes(json.loads(message["body"]))}
+                    elif (event := EVENT_ID.match(message["body"])) is not None:
+                        image, done = event[1], int(event[2])
+                        if done <= scales.get(image, 0):
+                            continue
+                        scales[image] = done
+                    if head is None:  # not before: another replica's may differ
+                        head = own_head
+                        yield head
+                    yield message
                 return
             except LOST:
                 log.warning("a replica has died; what it had not answered goes to another")
-            except (ApiError, ray.exceptions.RayTaskError) as error:
-                await answer.fail(api_error(error))
-                return
             finally:
                 messages.cancel()
         said = f"{ATTEMPTS} replicas have died of this request, or of one that was sampled with it: try again later"
-        await answer.fail(ApiError(503, said, code="replicas_died"))
+        raise ApiError(503, said, code="replicas_died")
 
 
-def _log_failure(deployed: asyncio.Future[Any]) -> None:
-    if not deployed.cancelled() and (error := deployed.exception()) is not None:
-        log.error("the replicas cannot be started: %s", error)
-
-
-class _Answer:
-    """What a client gets, however many replicas begin it."""
-
-    def __init__(self, send: Send, end: float) -> None:
-        """end: when the time for the request is over, on the monotonic clock."""
-        self._client, self._end = send, end
-        self._begun = False
-        self._scales: dict[bytes, int] = {}
-        """Number of an image of a stream -> scales that its last event had."""
-
-    async def take(self, messages: Any) -> None:
-        """Send what a replica says, but for events that were sent before. An error that another replica than the first
-        has for an answer becomes the stream's last event."""
-        begun, head = self._begun, await self._next(messages)
-        while True:
-            message = await self._next(messages)
-            if begun and head["status"] != 200:
-                await self._end_stream(json.loads(message["body"]))
-                return
-            if not self._is_known(message["body"]):
-                if not self._begun:  # not before: another replica's may differ
-                    await self._send(head)
-                    self._begun = True
-                await self._send(message)
-            if not message.get("more_body", False):
-                return
-
-    async def _next(self, messages: Any) -> Message:
-        """Once the time is over, a replica may still say so, and what it had done before."""
-        seconds = max(0.0, self._end - time.monotonic()) + GRACE_SECONDS
-        async with in_time(seconds, timed_out("no replica answers: try again later")):
-            found: Message = await anext(messages)
-            return found
-
-    async def _send(self, message: Message) -> None:
-        async with in_time(SEND_SECONDS, ClientLeft()):
-            await self._client(message)
-
-    async def _end_stream(self, error: dict[str, Any]) -> None:
-        await self._send({"type": "http.response.body", "body": event_bytes(error), "more_body": False})
-
-    async def fail(self, error: ApiError) -> None:
-        """Say what has gone wrong within a stream that has begun. Raises it otherwise."""
-        if not self._begun:
-            raise error
-        await self._end_stream(error.body())
-
-    def _is_known(self, body: bytes) -> bool:
-        if (found := EVENT_ID.match(body)) is None:
-            return False
-        image, scales = found[1], int(found[2])
-        if scales <= self._scales.get(image, 0):
-            return True
-        self._scales[image] = scales
-        return False
+async def _next(messages: Any, end: float) -> Message:
+    """Once the time is over, a replica may still say so, and what it had done before."""
+    seconds = max(0.0, end - time.monotonic()) + GRACE_SECONDS
+    async with in_time(seconds, timed_out("no replica answers: try again later")):
+        found: Message = await anext(messages)
+        return found
 
 
 @dataclass(frozen=True)

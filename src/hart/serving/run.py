@@ -13,12 +13,8 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 from uvicorn import Config
 
-from hart.serving.access import Access
 from hart.serving.app import create_app
-from hart.serving.checkers import prompt_checker
-from hart.serving.models import Models
 from hart.serving.options import ServeOptions
-from hart.serving.orders import Terms
 
 if TYPE_CHECKING:
     from hart.serving.pipeline_engine import PipelineEngine
@@ -35,13 +31,7 @@ THIS_MACHINE = "127.0.0.1,::1,::ffff:127.0.0.1"
 def app_from_options(options: ServeOptions) -> FastAPI:
     """The application that `hart serve` runs; also for other servers and for Ray. Raises `HartError` for options that
     do not fit together."""
-    return create_app(
-        Models({name: partial(_opened, source, options) for name, source in options.models().items()}),
-        Terms(prompt_checker(options.prompt_check, options.device), options.max_steps, options.credentials()),
-        access=Access(options.keys(), options.hosts()),
-        limits=options,
-        log_requests=options.log_requests,
-    )
+    return create_app(options, {name: partial(_opened, source, options) for name, source in options.models().items()})
 
 
 def web_config(app: ASGIApp, timeout: float) -> Config:

@@ -1,8 +1,8 @@
 """Who is sampled next, with whom: rows of different people share batches.
 
 `submit` and `cancel` may be called by any thread; `step` does the next piece of work, one scale of a batch, in the
-thread that owns the models. Nothing here waits or knows the time but by the `clock` it is given, so that tests run it
-without threads.
+thread that owns the models, and `run` steps there. Nothing else here waits or knows the time but by the `clock` it is
+given, so that tests step without threads.
 
 - **Joining.** A batch takes waiting rows of one group. A first row waits a few milliseconds for others; then, and
   whenever a batch ends, the next starts with whoever is there.
@@ -15,6 +15,7 @@ without threads.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections import OrderedDict, deque
@@ -23,7 +24,8 @@ from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING
 
-from hart.serving.engine import OutOfMemory, Row
+from hart.serving.engine import Row
+from hart.serving.errors import where
 from hart.serving.metrics import Metrics
 from hart.serving.schemas import ApiError, timed_out
 from hart.strict import counted
@@ -33,35 +35,24 @@ if TYPE_CHECKING:
 
     from hart.serving.pipeline_engine import Batch, PipelineEngine
 
+log = logging.getLogger(__name__)
+
 PACE_WEIGHT = 0.2
 """Of the newest batch in the running mean of seconds per row."""
 
 
 @dataclass(frozen=True)
-class Preview:
-    """Row `row` of a job after scale `k` (0-based)."""
+class State:
+    """Row `row` of a job after scale `k` (0-based), which may be the last one."""
 
     row: int
     k: int
     image: Image.Image
+    is_finished: bool
 
 
-@dataclass(frozen=True)
-class Finished:
-    """Row `row` of a job is done."""
-
-    row: int
-    image: Image.Image
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The job ends without the images that are missing."""
-
-    error: Exception
-
-
-Event = Preview | Finished | Failed
+Event = State | Exception
+"""An error ends a job without the images that are missing."""
 
 
 @dataclass(eq=False)
@@ -70,7 +61,7 @@ class Job:
 
     client: whose turn it takes. deadline: on the scheduler's clock. deliver: gets the job's events, in the thread that
     calls `step`; it must neither wait nor raise. previews: 0-based scales after which an image so far is delivered. The
-    last event is a `Failed`, or the `Finished` of the last row; after `cancel` there is none.
+    last event is an error, or the finished state of the last row; after `cancel` there is none.
     """
 
     engine: PipelineEngine
@@ -82,12 +73,9 @@ class Job:
     waited: float = field(default=0.0, init=False)
     """Seconds until the last of its rows was in a batch."""
     over: bool = field(default=False, init=False)
-    unfinished: int = field(init=False)
+    finished: int = field(default=0, init=False)
     shown: dict[int, int] = field(default_factory=dict, init=False)
     """Row -> the last scale that was shown of it: a batch that is done again repeats none."""
-
-    def __post_init__(self) -> None:
-        self.unfinished = len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -120,7 +108,7 @@ class _Running:
 
 
 class Scheduler:
-    """See the file's docstring. wake: called when there is new work for a thread that `step` has told to wait."""
+    """See the file's docstring."""
 
     def __init__(
         self,
@@ -133,8 +121,8 @@ class Scheduler:
     ) -> None:
         self._batch_size, self._queue_size, self._join_seconds = batch_size, queue_size, join_seconds
         self.clock, self._metrics = clock, metrics
-        self.wake: Callable[[], None] = lambda: None
         self._lock = threading.RLock()
+        self._news = threading.Event()  # for a thread that waits
         self._jobs: dict[Job, None] = {}  # accepted and not over, in the order of their arrival
         self._queues: OrderedDict[str, deque[_Place]] = OrderedDict()  # by client, the one whose turn it is first
         self._again: deque[list[_Place]] = deque()
@@ -150,10 +138,6 @@ class Scheduler:
         with self._lock:
             return sum(map(len, self._queues.values()))
 
-    def retry_after(self) -> int:
-        """Seconds after which the rows that wait now are probably done, 1 to 60."""
-        return min(60, max(1, math.ceil(self.waiting * self._seconds_a_row)))
-
     def submit(self, job: Job) -> None:
         """Accept a job. Raises `ApiError` where the queue is full or closed."""
         with self._lock:
@@ -162,13 +146,15 @@ class Scheduler:
             if self.waiting + len(job.rows) > self._queue_size:
                 wanted = counted(len(job.rows), "more image")
                 said = f"the queue has no room for {wanted}: try again later"
-                raise ApiError(429, said, code="queue_full", wait=self.retry_after())
+                # after which the rows that wait now are probably done
+                wait = min(60, max(1, math.ceil(self.waiting * self._seconds_a_row)))
+                raise ApiError(429, said, code="queue_full", wait=wait)
             self._jobs[job] = None
             now = self.clock()
             queue = self._queues.setdefault(job.client, deque())
             for number, row in enumerate(job.rows):
                 queue.append(_Place(job, number, now, (id(job.engine), job.engine.group(row))))
-        self.wake()
+        self._news.set()
 
     def cancel(self, job: Job) -> None:
         """The client has left: its waiting rows are free at once, those in a batch before the next scale."""
@@ -178,14 +164,26 @@ class Scheduler:
         """Accept nothing more; go on with what was accepted."""
         with self._lock:
             self._closed = reason
-        self.wake()
+        self._news.set()
 
-    def abandon(self) -> None:
-        """Accept nothing more and end all that was accepted by an error: whoever steps is gone."""
-        reason = "the server has failed and must be started again"
-        self.close(reason)
-        for job in list(self._jobs):
-            self._end(job, "failed", ApiError(503, reason, code="stopping"))
+    def run(self) -> None:
+        """Step until all is done that was accepted before `close`. Where that fails, all that was accepted ends by an
+        error, and nothing more is accepted."""
+        try:
+            while True:
+                self._news.clear()
+                closed = self._closed is not None
+                seconds = self.step()
+                if seconds is None and closed:
+                    return
+                if seconds != 0:
+                    self._news.wait(seconds)
+        except BaseException as error:
+            log.error("sampling has ended by a %s", where(error))
+            reason = "the server has failed and must be started again"
+            self.close(reason)
+            for job in list(self._jobs):
+                self._end(job, "failed", ApiError(503, reason, code="stopping"))
 
     def step(self) -> float | None:
         """Do the next piece of work. Returns 0 if there may be more at once, the seconds after which a batch can start
@@ -222,9 +220,9 @@ class Scheduler:
                 self._queues[job.client] = rest  # whose turn stays where it is
             else:
                 self._queues.pop(job.client, None)
-        self._metrics.images.labels(how).inc(job.unfinished)
+        self._metrics.images.labels(how).inc(len(job.rows) - job.finished)
         if error is not None:
-            job.deliver(Failed(error))
+            job.deliver(error)
 
     def _take(self) -> list[_Place] | float | None:
         """The rows of the next batch; or seconds to wait for more of them; or None if there are none."""
@@ -292,35 +290,33 @@ class Scheduler:
             with self._metrics.seconds.labels("decode" if last else "preview").time():
                 images = run.batch.images(wanted)
             for i, image in zip(wanted, images, strict=True):
-                place = run.places[i]
-                if last:
-                    self._finished(place, image)
-                else:
-                    place.job.shown[place.number] = k
-                    place.job.deliver(Preview(place.number, k, image))
+                self._deliver(run.places[i].job, State(run.places[i].number, k, image, last))
         if last:
             self._running = None
             seconds = (self.clock() - run.started) / len(run.places)
             self._seconds_a_row += (PACE_WEIGHT if self._seconds_a_row else 1.0) * (seconds - self._seconds_a_row)
 
-    def _finished(self, place: _Place, image: Image.Image) -> None:
-        job = place.job
+    def _deliver(self, job: Job, state: State) -> None:
         with self._lock:
             if job.over:
                 return
-            job.unfinished -= 1
-            if job.unfinished == 0:
+            job.shown[state.row] = state.k
+            job.finished += state.is_finished
+            if job.finished == len(job.rows):
                 job.over = True
                 del self._jobs[job]
-        self._metrics.images.labels("finished").inc()
-        job.deliver(Finished(place.number, image))
+        if state.is_finished:
+            self._metrics.images.labels("finished").inc()
+        job.deliver(state)
 
     def _failed(self, places: dict[int, _Place], error: Exception) -> None:
         """Do a batch again in halves, or answer its only row with the error."""
+        from hart.devices import is_out_of_memory  # imports PyTorch
+
         left = [place for place in places.values() if not place.job.over]
         if len(left) > 1:
             half = (len(left) + 1) // 2
-            if isinstance(error, OutOfMemory):
+            if is_out_of_memory(error):
                 self._limits[left[0].memory] = half
             self._again.extendleft([left[half:], left[:half]])
             self._metrics.images.labels("split").inc(len(left))

@@ -17,9 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     create_model,
-    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -57,6 +55,13 @@ class ApiError(Exception):
         """As OpenAI's clients read it."""
         kind = KINDS.get(self.status, "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+class ClientLeft(ApiError):
+    """Nobody waits for the answer any more, nor reads this one; figures and log have its status."""
+
+    def __init__(self) -> None:
+        super().__init__(499, "the client has left")
 
 
 def timed_out(message: str = "the time for this request is over: ask for less, or later") -> ApiError:
@@ -129,38 +134,26 @@ class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made abo
 
     @model_validator(mode="before")
     @classmethod
-    def _read_whole(cls, given: Any) -> Any:
+    def _fits_together(cls, given: Any) -> Any:
         """Keys that nobody knows are ignored; without one of another request something else would come out."""
         if not isinstance(given, Mapping):
             return given
-        if None not in (given.get("steps"), given.get("diffusion_steps")):
-            raise ValueError("steps is another name for diffusion_steps: leave one of the two out")
+        present = {name for name, value in given.items() if value not in (None, "", [])}
+        if {"steps", "diffusion_steps"} <= present:
+            raise ApiError(400, "steps is another name for diffusion_steps: leave one of the two out")
+        if {"size", "aspect"} <= present and given["size"] != "auto":
+            raise ApiError(400, "aspect: is given in place of a size: leave one of the two out", param="aspect")
         for name, routes in FIELDS.items():
-            if cls.route not in routes and given.get(name) not in (None, "", []):
+            if name in present and cls.route not in routes:
                 raise ApiError(400, f"{name}: is a field of {' and '.join(routes)}: leave it out here", param=name)
+        for name, other in GOES_WITH.items():
+            if name in present and other not in present:
+                raise ApiError(400, f"{name}: goes with {other}: give that too", param=name)
         return given
-
-    @field_validator("aspect")
-    @classmethod
-    def _alone(cls, aspect: str | None, info: ValidationInfo) -> str | None:
-        if aspect is not None and info.data.get("size") not in (None, "auto"):
-            raise ValueError("is given in place of a size: leave one of the two out")
-        return aspect
 
     def sampling(self) -> dict[str, Any]:
         """Settings in place of the model's own; None for those that are not given."""
         return {name: getattr(self, name) for name in SamplingFields.model_fields}
-
-
-def _of_another(field: str) -> Any:
-    """A check that a field is given only beside `field`."""
-
-    def check(value: Any, info: ValidationInfo) -> Any:
-        if value is not None and not info.data.get(field):
-            raise ValueError(f"goes with {field}: give that too")
-        return value
-
-    return AfterValidator(check)
 
 
 class Generation(RequestBody):
@@ -171,9 +164,9 @@ class Generation(RequestBody):
     """What to generate; for a class model the number of a class."""
     second_prompt: OptionalPrompt = None
     """Another prompt, mixed with the first: usually the form is of the first and the look of the second."""
-    switch: Annotated[Annotated[int, Field(ge=0, le=MAX_SCALES)] | None, _of_another("second_prompt")] = None
+    switch: Annotated[int, Field(ge=0, le=MAX_SCALES)] | None = None
     """So many first scales follow the first prompt, the others the second; by default half."""
-    weights: Annotated[Annotated[list[float], Field(max_length=MAX_SCALES)] | None, _of_another("second_prompt")] = None
+    weights: Annotated[list[float], Field(max_length=MAX_SCALES)] | None = None
     """In place of `switch`: the second prompt's share at each scale, 0 to 1."""
 
 
@@ -195,9 +188,9 @@ class Edit(Changed):
     kind, route = "image_edit", "/v1/images/edits"
     prompt: OptionalPrompt = None
     """What the whole image shows afterwards; by default whatever fits."""
-    source_prompt: Annotated[OptionalPrompt, _of_another("prompt")] = None
+    source_prompt: OptionalPrompt = None
     """In place of a mask: what the image shows now. What `prompt` says otherwise changes."""
-    followed_scales: Annotated[Annotated[int, Field(ge=0, le=MAX_SCALES)] | None, _of_another("source_prompt")] = None
+    followed_scales: Annotated[int, Field(ge=0, le=MAX_SCALES)] | None = None
     """So many first scales follow the image, by default most of them."""
 
 
@@ -214,20 +207,20 @@ FIELDS = {
     name: [one.route for one in REQUESTS if name in one.model_fields] for kind in REQUESTS for name in kind.model_fields
 } | {"image": [Edit.route, Variation.route], "mask": [Edit.route]}
 """Each field of a request -> the routes that have it; also files, which other servers read from JSON."""
-
-
-class TextTokens(BaseModel):
-    """Part of `Usage`."""
-
-    text_tokens: int = 0
-    image_tokens: int = 0
+GOES_WITH = {
+    **{"switch": "second_prompt", "weights": "second_prompt"},
+    **{"source_prompt": "prompt", "followed_scales": "source_prompt"},
+}
+"""Fields that say nothing without another one."""
+FILES = ("image", "mask", "style")
+"""Of forms. `style` is one of OpenAI's fields, too, of requests that are JSON."""
 
 
 class Usage(BaseModel):
     """Tokens of all images, over all scales; prompts are not counted."""
 
     input_tokens: int = 0
-    input_tokens_details: TextTokens = TextTokens()
+    input_tokens_details: dict[str, int] = {"text_tokens": 0, "image_tokens": 0}
     output_tokens: int
     total_tokens: int
 
@@ -310,7 +303,5 @@ def explained(error: ValidationError) -> ApiError:
         said = "must be like 512x512, or auto" if param == "size" else "must be like 16:9"
     elif entry["type"] == "json_invalid":
         said = f"is no valid JSON: {entry['ctx']['error']}"
-    if param is None and entry["type"] != "value_error":  # what we check ourselves of several fields is a sentence
-        said = f"the body {said}"
-    message = f"{param}: {said}" if param else said
+    message = f"{param}: {said}" if param else f"the body {said}"
     return ApiError(400, clipped(message.replace("should", "must", 1)), param=param)

@@ -11,15 +11,12 @@ from typing import Any, TypeVar
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from hart.serving.errors import api_error
+from hart.serving.schemas import ClientLeft
+
 T = TypeVar("T")
-SEND_SECONDS = 60.0
-"""A client that takes no data for so long has left."""
 STILL_HERE = b": still here\n"
 """A line of the next event: an empty one after it would be an event without data to OpenAI's client."""
-
-
-class ClientLeft(Exception):
-    """Nobody waits for the answer any more."""
 
 
 @asynccontextmanager
@@ -49,7 +46,7 @@ async def while_here(receive: Receive, work: Awaitable[T]) -> T:
 
 class EventStream(StreamingResponse):
     """Server-sent events. events: what each holds, or None to show that the connection lives; its end ends the
-    answer. ended: called when it is over, however that came."""
+    answer, an error is the last event. ended: called when it is over, however that came."""
 
     media_type = "text/event-stream"
 
@@ -66,11 +63,14 @@ class EventStream(StreamingResponse):
 
     async def stream_response(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for event in self._events:
-            content = STILL_HERE if event is None else event_bytes(event)
-            async with in_time(SEND_SECONDS, ClientLeft()):
+        last = b""
+        try:
+            async for event in self._events:
+                content = STILL_HERE if event is None else event_bytes(event)
                 await send({"type": "http.response.body", "body": content, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except Exception as error:
+            last = event_bytes(api_error(error).body())
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 def event_bytes(content: dict[str, Any]) -> bytes:

@@ -3,25 +3,22 @@
 What `torch.save` wrote is read without trusting it: a file can be whole and still hold something else.
 
 RUN/recipe.json                      the recipe, for people; the checkpoints have what counts
-RUN/checkpoints/step-00000200.pt     weights, average, optimisers and unlogged figures after 200 steps, and what they
-                                     were learned from: recipe, data, frozen networks (`Identity`)
+RUN/checkpoints/step-00000200.pt     what a run is after 200 steps (`Saved`)
 """
 
 from __future__ import annotations
 
-import errno
 import pickle
-import warnings
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from pydantic_core import to_jsonable_python
 from torch import Tensor
 
 from hart.checkpoint.folders import MODEL_FOLDER
@@ -29,7 +26,7 @@ from hart.config import Config, ConfigError
 from hart.devices import is_out_of_memory
 from hart.errors import HartError
 from hart.files import PARTIAL, atomic_write, require_regular
-from hart.strict import Listed, clipped, reason, require
+from hart.strict import reason
 from hart.training.task import Origin
 
 RECIPE_FILE = "recipe.json"
@@ -56,61 +53,49 @@ PLACES = {
 class Identity(Config):
     """What makes a run the same run.
 
-    stage: what it trains. recipe: its settings, as JSON values. sources: what else it learns from, by name, each with
-    its `Origin`'s digest and description.
+    stage: what it trains. recipe: its settings, nested. sources: what else it learns from, by name.
     """
 
     stage: str
     recipe: dict[str, Any]
-    sources: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]]
+    sources: dict[str, Origin]
 
-    @staticmethod
-    def of(stage: str, recipe: Config, sources: Mapping[str, Origin]) -> Identity:
-        return Identity(
-            stage, to_jsonable_python(recipe), {name: [each.digest, each.said] for name, each in sources.items()}
-        )
+    def other_settings(self, now: Config, sources: Mapping[str, Origin] | None = None) -> list[str]:
+        """Settings of this recipe that are others in `now`, one text each.
 
-    def other_settings(self, recipe: Config, now: Identity | None = None) -> list[str]:
-        """Settings that are others in `recipe`, one text each. now: its identity, if its sources are known already.
-
-        A setting that the old recipe does not have yet had its default then. An address may change where its content
-        has not, and before that is known.
+        sources: those of now, if they are known already. An address may change where its content has not, and before
+        that is known.
         """
-        theirs: Any = self.recipe
-        with suppress(ConfigError):  # of another version: the differences are named below
-            theirs = to_jsonable_python(type(recipe).from_dict(theirs))
-        there, here = _flat(theirs), _flat(to_jsonable_python(recipe))
-        same = [name for name in self.sources if now is None or self._source(name).digest == now._source(name).digest]
+        there, here = _flat(self.recipe), _flat(now.to_dict())
+        same = [name for name in self.sources if sources is None or self.sources[name].is_same(sources.get(name))]
         moved = {key for name in same for key in PLACES.get(name, (name,))}
         keys = sorted(key for key in (there.keys() | here.keys()) - HARMLESS - moved if there.get(key) != here.get(key))
         return [f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in keys]
 
-    def other_sources(self, now: Identity) -> list[str]:
+    def other_sources(self, now: Mapping[str, Origin]) -> list[str]:
         """Sources that have changed, one text each."""
-        said = []
-        for name in sorted(self.sources.keys() | now.sources.keys()):
-            there, here = self._source(name), now._source(name)
-            if there.digest != here.digest:
-                said.append(f"{name} ({there.told(here)} there, {here.told(there)} now)")
-        return said
-
-    def _source(self, name: str) -> Origin:
-        return Origin(*self.sources.get(name, ("", "none")))
+        none = Origin("", "none")
+        pairs = [(name, self.sources.get(name, none), now.get(name, none)) for name in sorted({*self.sources, *now})]
+        return [
+            f"{name} ({there.told(here)} there, {here.told(there)} now)"
+            for name, there, here in pairs
+            if not there.is_same(here)
+        ]
 
 
-class _Saved(Config, kw_only=True):
-    """What a checkpoint holds; `Stepper.check` knows the weights."""
+class Saved(Config, kw_only=True):
+    """What a checkpoint holds."""
 
     step: int
-    sums: dict[str, float]
-    counts: dict[str, Annotated[int, Field(ge=1)]]
-    weights: dict[str, Any]
     identity: Identity
-    model: Listed[str]
-    """Names of the model's files."""
+    means: dict[str, tuple[Annotated[float, Field(allow_inf_nan=True)], Annotated[int, Field(ge=1)]]]
+    """Figures since the last line of the log, as `Means.totals`."""
+    weights: dict[str, Any]
+    """As `Stepper.state_dict`."""
 
-    def __post_init__(self) -> None:
-        require(self.sums.keys() == self.counts.keys(), "counts are of other figures than sums")
+
+class UnreadableError(HartError):
+    """Why a run cannot resume from a file; does not name the file."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +107,8 @@ class RunFolder:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, oldest first."""
-        found = []
-        for path in (self.folder / FOLDER).glob("step-*.pt"):
-            number = path.stem.removeprefix("step-")
-            if number.isascii() and number.isdigit() and path == self.path(int(number)):
-                found.append(int(number))
-        return sorted(found)
+        numbers = (path.stem.removeprefix("step-") for path in (self.folder / FOLDER).glob("step-*.pt"))
+        return sorted(int(number) for number in numbers if re.fullmatch("[0-9]{8,}", number))
 
     def path(self, step: int) -> Path:
         return self.folder / FOLDER / f"step-{step:08d}.pt"
@@ -137,11 +118,11 @@ class RunFolder:
         steps = self.steps()
         return f"the last good checkpoint is {self.path(steps[-1])}" if steps else "there is no checkpoint yet"
 
-    def save(self, step: int, state: dict[str, Any]) -> None:
+    def save(self, saved: Saved) -> None:
         """Write a checkpoint and remove the oldest beyond `keep`."""
-        path = self.path(step)
-        with self.writing(f"the checkpoint of step {step}"):
-            atomic_write(path, lambda file: torch.save(state, file))
+        state = vars(saved) | {"identity": saved.identity.to_dict()}
+        with self.writing(f"the checkpoint of step {saved.step}"):
+            atomic_write(self.path(saved.step), lambda file: torch.save(state, file))
         self.tidy()
 
     def tidy(self) -> None:
@@ -166,7 +147,7 @@ class RunFolder:
         if theirs.stage == stage and (settings := theirs.other_settings(recipe)):
             raise other_run(self.folder, "another recipe", settings)
 
-    def load(self, stage: str, check: Callable[[Mapping[str, Any]], None]) -> dict[str, Any] | None:
+    def load(self, stage: str, check: Callable[[Saved], None]) -> Saved | None:
         """The newest checkpoint, None where there is none.
 
         stage: what is trained. check: raises `UnreadableError` for one that is not this run's.
@@ -184,31 +165,27 @@ class RunFolder:
         except UnreadableError as error:
             good = next((step for step in reversed(steps[:-1]) if self._is_good(step, stage, check)), None)
             advice = (
-                error.advice
+                "no older one can be read: go on with the version of hart that wrote it, or start anew in another "
+                "folder"
                 if good is None
                 else f"delete it{' and newer ones' if good != steps[-2] else ''} to go on from {self.path(good)}"
             )
-            raise HartError(f"{self.path(steps[-1])} {error.what} ({error}); {advice}") from None
+            raise HartError(f"{self.path(steps[-1])} cannot be resumed from ({error}); {advice}") from None
 
-    def _read(self, step: int, stage: str, check: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
-        state = read_saved(self.path(step))
-        for values, what, kind in ((state, "it", _Saved), (state.get("identity"), "its identity", Identity)):
-            table(values, what, {field.name for field in fields(kind)})
-        if (theirs := state["identity"]["stage"]) != stage:
-            raise HartError(f"{self.folder} holds a run of stage {clipped(theirs, 40)}: choose another folder")
+    def _read(self, step: int, stage: str, check: Callable[[Saved], None]) -> Saved:
+        state = _loaded(self.path(step))
         try:
-            saved = _Saved.from_dict(state, "it")
+            saved = Saved.from_dict(state, "it")
         except ConfigError as error:
-            raise DamagedError(str(error)) from None
+            raise UnreadableError(str(error)) from None
+        if saved.identity.stage != stage:
+            raise HartError(f"{self.folder} holds a run of stage {saved.identity.stage}: choose another folder")
         if saved.step != step:
-            raise DamagedError(f"it is from step {saved.step}, its name says {step}")
-        steps = _flat(saved.identity.recipe).get("trainer.steps")
-        if type(steps) is not int or step > steps:
-            raise DamagedError(f"it is from step {step} of {steps}")
-        check(state)
-        return state
+            raise UnreadableError(f"it is from step {saved.step}, its name says {step}")
+        check(saved)
+        return saved
 
-    def _is_good(self, step: int, stage: str, check: Callable[[Mapping[str, Any]], None]) -> bool:
+    def _is_good(self, step: int, stage: str, check: Callable[[Saved], None]) -> bool:
         try:
             self._read(step, stage, check)
         except HartError:
@@ -221,12 +198,9 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            why = "the disk is full" if full else error.strerror or error
-            advice = "make room" if full else "mend that"
+            where, why = error.filename or self.folder / place, error.strerror or error
             raise HartError(
-                f"{error.filename or self.folder / place}: {what} could not be written: {why}; {self.last_good()}; "
-                f"{advice} and run again"
+                f"{where}: {what} could not be written: {why}; {self.last_good()}; mend that and run again"
             ) from None
 
 
@@ -245,72 +219,39 @@ def _flat(values: Mapping[str, Any], begin: str = "") -> dict[str, Any]:
     return found
 
 
-class UnreadableError(HartError):
-    """Why a run cannot resume from a file; does not name the file."""
-
-    what = ""
-    advice = ""
-    """Where no older checkpoint can be read."""
-
-
-class DamagedError(UnreadableError):
-    what = "is damaged"
-    advice = "no older one can be read: start anew in another folder"
-
-
-class OtherVersionError(UnreadableError):
-    """For a file that lacks something, or has something unknown: files are written whole."""
-
-    what = "was written by another version of hart"
-    advice = "go on with that version, or start anew in another folder"
-
-
-def read_saved(path: Path) -> dict[str, Any]:
-    """The dictionary in a file, on the CPU. Raises `DamagedError`; `FileError` for one that may not be opened."""
-    if path.exists() and not path.is_file():
-        raise DamagedError("not a regular file")
-    require_regular(path)
+def _loaded(path: Path) -> Any:
+    """What a file holds, on the CPU. Raises `UnreadableError`."""
+    if not path.is_file():
+        raise UnreadableError("not a regular file")
     try:
-        # torch does not check the checksums of its zip file
-        with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise DamagedError(f"{damaged} has another checksum")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about formats that are refused below
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except DamagedError:
-        raise
-    except OSError as error:
-        raise DamagedError(f"cannot be read: {error.strerror or error}") from None
+        with zipfile.ZipFile(path) as archive:  # whose checksums torch does not check
+            damaged = archive.testzip()
+        if damaged is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise DamagedError("it holds objects other than numbers, texts and tensors") from None
+        raise UnreadableError("it holds objects other than numbers, texts and tensors") from None
     except Exception as error:  # damaged files make the unpickler fail in many ways
         if is_out_of_memory(error):
             raise
-        raise DamagedError(reason(error)) from None
-    return table(state, "it")
+        raise UnreadableError(reason(error)) from None
+    raise UnreadableError(f"{damaged} has another checksum")
 
 
-def table(value: Any, what: str, keys: set[str] | None = None) -> dict[Any, Any]:
-    """`value`, which must be a dictionary, with exactly these keys where they are given. Raises `UnreadableError`."""
-    if not isinstance(value, dict):
-        raise DamagedError(f"{what} holds a {type(value).__name__} instead of a table")
-    if keys is not None and (missing := sorted(keys - value.keys())):
-        raise OtherVersionError(f"{what} lacks {', '.join(missing[:3])}")
-    if keys is not None and (unknown := sorted(map(str, value.keys() - keys))):
-        raise OtherVersionError(f"{what} has {', '.join(unknown[:3])}, which this run does not know")
-    return value
-
-
-def require_tensors(saved: Any, expected: Mapping[str, Tensor], what: str) -> None:
-    """Raise `UnreadableError` unless `saved` has plain tensors of these names, shapes and types, all finite."""
-    values = table(saved, what, set(expected))
-    for name, like in expected.items():
-        value = values[name]
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-            raise DamagedError(f"{what}: {name} is not a plain tensor")
-        if value.shape != like.shape or value.dtype != like.dtype:
-            theirs, ours = (f"{each.dtype} {tuple(each.shape)}".removeprefix("torch.") for each in (value, like))
-            raise DamagedError(f"{what}: {name} is {theirs} instead of {ours}")
-        if not bool(value.isfinite().all()):
-            raise DamagedError(f"{what}: {name} is not finite")
+def require_alike(saved: Any, own: Any, what: str) -> None:
+    """Raise `UnreadableError` unless `saved` has the nested tables of `own`, and in their places plain finite tensors
+    of the same shapes and types. what: it is, for the message."""
+    if isinstance(own, Mapping):
+        if not isinstance(saved, dict):
+            raise UnreadableError(f"{what}: a {type(saved).__name__} instead of a table")
+        for missing, said in ((own.keys() - saved.keys(), "lacks"), (saved.keys() - own.keys(), "has unknown")):
+            if missing:
+                raise UnreadableError(f"{what}: {said} {', '.join(sorted(map(str, missing))[:3])}")
+        for name, value in own.items():
+            require_alike(saved[name], value, f"{what}: {name}")
+    elif not isinstance(saved, Tensor) or saved.layout != torch.strided or saved.device.type != "cpu":
+        raise UnreadableError(f"{what}: not a plain tensor")
+    elif saved.shape != own.shape or saved.dtype != own.dtype:
+        theirs, ours = (f"{each.dtype} {tuple(each.shape)}".removeprefix("torch.") for each in (saved, own))
+        raise UnreadableError(f"{what}: {theirs} instead of {ours}")
+    elif not bool(saved.isfinite().all()):
+        raise UnreadableError(f"{what}: not finite")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hart.config import ConfigError, TextConditioning
+from hart.config import ConfigError
 from hart.devices import sent
 from hart.errors import HartError, PromptWarning
 from hart.text_encoder import (
@@ -22,7 +22,7 @@ from hart.text_encoder import (
     vocabulary_digest,
 )
 from hart.text_encoder.compact import CompactTextEncoder
-from hart.training.config import Recipe, TransformerRecipe
+from hart.training.config import Recipe, TransformerRecipe, named_by
 from hart.types import Context, Rows, TextContext
 
 REMEMBER_BATCH = 1024
@@ -89,12 +89,6 @@ def require_classes(labels: Tensor, recipe: Recipe, name: Callable[[int], str]) 
     return labels
 
 
-def require_text_sizes(text: TextConditioning, width: int, tokens: int) -> None:
-    """Raise `ConfigError` for a transformer that reads text of other sizes than these, of a text encoder."""
-    if (text.width, text.tokens) != (width, tokens):
-        raise ConfigError(f"transformer.text must be width {width} and tokens {tokens}, what the text encoder gives")
-
-
 def open_caption_encoder(recipe: TransformerRecipe, device: torch.device) -> CaptionEncoder | None:
     """The text encoder of a recipe, on `device`; None for a class-conditional model.
 
@@ -102,9 +96,12 @@ def open_caption_encoder(recipe: TransformerRecipe, device: torch.device) -> Cap
     """
     if (text := recipe.transformer.text) is None:
         return None
-    config, folder = find_text_encoder(recipe.text_encoder, tokens=text.tokens, instruction=recipe.text_instruction)
-    encoder = load_text_encoder(config, folder)
-    require_text_sizes(text, encoder.width, config.tokens)
+    with named_by("text_encoder"):
+        config, folder = find_text_encoder(recipe.text_encoder, tokens=text.tokens, instruction=recipe.text_instruction)
+        encoder = load_text_encoder(config, folder)
+    width, tokens = encoder.width, config.tokens
+    if (text.width, text.tokens) != (width, tokens):
+        raise ConfigError(f"transformer.text must be width {width} and tokens {tokens}, what the text encoder gives")
     return CaptionEncoder(encoder.to(device, torch.float32))
 
 

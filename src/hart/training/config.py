@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -20,6 +22,7 @@ from hart.config import (
     TransformerConfig,
 )
 from hart.data.kinds import Condition, Kind
+from hart.errors import HartError
 from hart.files import AnyPath, FileError, read_json, read_toml, user_path
 from hart.losses.config import (
     LARGEST,
@@ -45,7 +48,18 @@ Rate = Annotated[float, Field(gt=0, le=LARGEST)]
 RECIPE_LIMIT = 2**20
 """Most bytes of a recipe."""
 MAIN_TABLES = ("transformer", "tokenizer")
-"""Stages whose recipes have a table of their own name, and none of the names after it."""
+"""Stages of this package: a recipe has a table of its stage's name."""
+
+
+@contextmanager
+def named_by(key: str) -> Iterator[None]:
+    """While what a key of the recipe names is opened: errors name the key, if they do not yet."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except HartError as error:
+        raise HartError(f"{key} of the recipe: {error}") from None
 
 
 class OptimizerConfig(Config):
@@ -180,11 +194,9 @@ class StageRecipe(Config):
             values = (read_json if path.suffix == ".json" else read_toml)(path, RECIPE_LIMIT)
         except FileError as error:
             raise ConfigError(f"{error}: give a recipe, such as those in recipes/") from None
-        found = next((stage for stage in MAIN_TABLES if isinstance(values.get(stage), dict)), cls.stage)
-        is_field = cls.stage not in MAIN_TABLES and found in getattr(cls, "__pydantic_fields__", {})
-        is_ours = is_field or isinstance(values.get(cls.stage), dict)
-        if found != cls.stage and not is_ours:
-            raise ConfigError(f"{path}: this recipe is for stage {found}: run hart train {found}")
+        tables = [stage for stage in MAIN_TABLES if isinstance(values.get(stage), dict)]
+        if cls.stage in MAIN_TABLES and tables and cls.stage not in tables:
+            raise ConfigError(f"{path}: this recipe is for stage {tables[0]}: run hart train {tables[0]}")
         for override in overrides:
             apply_override(values, override, cls)
         return cls.from_dict(values, str(path))
@@ -380,3 +392,7 @@ class TransformerRecipe(Recipe, kw_only=True):
             self.lora is None or bool(self.init_from),
             "lora trains adapters for the weights of a model: name it in init_from",
         )
+
+
+StagedRecipe = TokenizerRecipe | TransformerRecipe
+"""Of a stage of `hart train`."""

@@ -29,27 +29,19 @@ T = TypeVar("T")
 
 LAUNCH = "torchrun --nproc-per-node N -m hart train ..."
 START = f"start several processes with {LAUNCH}, or one without it"
-LAUNCH_NUMBERS = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK"), 2**20) | {"MASTER_PORT": 65535}
-"""Variables that a launch sets to whole numbers, with the largest value of each."""
 MEETING = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What several processes need to find each other."""
 
 
 def launched() -> int:
     """Number of processes of the launch. Raises `HartError` for variables that are not those of a launch."""
-    numbers: dict[str, int] = {}
-    for name, most in LAUNCH_NUMBERS.items():
-        text = os.environ.get(name, "")
-        if text and not (text.isascii() and text.isdigit() and int(text[:10]) <= most):
-            raise HartError(f"the environment variable {name} is {text[:40]!r}, not a number up to {most}: {START}")
-        if text:
-            numbers[name] = int(text)
-    world = numbers.get("WORLD_SIZE", 1)
-    for rank, count in (("RANK", world), ("LOCAL_RANK", numbers.get("LOCAL_WORLD_SIZE", world))):
-        if count < 1 or numbers.get(rank, 0) >= count:
-            raise HartError(
-                f"the environment variable {rank} is {numbers.get(rank, 0)} of {counted(count, 'process')}: {START}"
-            )
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if not text.isdecimal():
+        raise HartError(f"the environment variable WORLD_SIZE is {text[:40]!r}, not a number: {START}")
+    world = int(text)
+    missing = [name for name in MEETING if not os.environ.get(name)]
+    if world > 1 and missing and not distributed.is_initialized():
+        raise HartError(f"the environment variable {missing[0]} is not set: {START}")
     return world
 
 
@@ -64,9 +56,6 @@ class DistributedContext:
         if ":" in config.device and not alone:
             raise HartError(f"trainer.device {config.device!r}: each process takes its own GPU; give cuda")
         resolve_device(config.device)
-        joined = distributed.is_initialized()
-        if not (alone or joined) and (missing := [name for name in MEETING if not os.environ.get(name)]):
-            raise HartError(f"the environment variable {missing[0]} is not set: {START}")
         try:
             self._state = PartialState(cpu=config.device == "cpu")
         except (ValueError, RuntimeError, OSError) as error:

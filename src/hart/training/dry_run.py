@@ -37,7 +37,7 @@ from hart.networks.perceptual import Lpips
 from hart.randomness import CPU
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import MultiScaleQuantizer
-from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
+from hart.training.config import StagedRecipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.step import Stepper, recompute
 from hart.training.task import Microbatch, Task, TrainContext
@@ -49,8 +49,6 @@ MEASURED_TOKENS = 4096
 """A measured step has at most this many tokens, but at least one image."""
 LARGEST_IMAGE = 10_000
 """Images of more tokens, of more than 1,024 px, are tried at a smaller size: larger ones take minutes."""
-COUNTED_TOKENS = 2**20
-"""Activations of a batch of more tokens follow from those of two small ones."""
 LONG = 10.0
 """If the first step takes more seconds, no second one is needed: warming up is then a small part of it, unless it
 compiles."""
@@ -142,65 +140,57 @@ class RehearsedTransformer(TransformerStage):
         else:
             assert sizes.classes is not None
             context = ClassContext(numbers(sizes.classes.num_classes), sizes.classes.num_classes)
-        positions, tokens = None, counts[-1]
+        positions = None
         if self.recipe.drop_last_scale:
-            tokens = kept_tokens(self.kept, tokens)
-            positions = microbatch.mine(random_positions(rows, counts[-1], tokens, generator)).to(self.device)
-        if sizes.masked_last_scale:
-            maps = self.masked(maps, microbatch, share=0.5)  # without content, they cannot be counted
-        return TransformerBatch(context, maps, positions, self.diffusion_noise(microbatch, tokens, generator))
+            positions = random_positions(rows, counts[-1], kept_tokens(self.kept, counts[-1]), generator)
+        # given codes without content cannot be counted
+        return self.made(microbatch, context, maps, positions, share=0.5)
 
     def save(self, folder: Path, module: nn.Module) -> None: ...
 
 
-def tokens_of(recipe: Recipe) -> int:
+def _sizes_of(recipe: StagedRecipe) -> TokenizerConfig | TransformerConfig:
+    return recipe.transformer if isinstance(recipe, TransformerRecipe) else recipe.tokenizer
+
+
+def tokens_of(recipe: StagedRecipe) -> int:
     """Of an image."""
     return _sizes_of(recipe).schedule.total_tokens
 
 
-def at_a_size_to_try(recipe: Recipe) -> Recipe:
+def at_a_size_to_try(recipe: StagedRecipe) -> StagedRecipe:
     """The recipe itself, or for large images with its first scales alone: about `MEASURED_TOKENS`."""
     if tokens_of(recipe) <= LARGEST_IMAGE:
         return recipe
     sizes = _sizes_of(recipe)
     tokens = itertools.accumulate(sizes.schedule.token_counts)
     scales = sizes.scales[: max(2, sum(count <= MEASURED_TOKENS for count in tokens))]
-    return recipe.replace(**{type(recipe).stage: sizes.replace(scales=scales)})
+    return recipe.replace(**{recipe.stage: sizes.replace(scales=scales)})
 
 
-def _sizes_of(recipe: Recipe) -> TokenizerConfig | TransformerConfig:
-    if isinstance(recipe, TransformerRecipe):
-        return recipe.transformer
-    assert isinstance(recipe, TokenizerRecipe)
-    return recipe.tokenizer
-
-
-def activations_of(recipe: Recipe, rows: int) -> int:
+def activations_of(recipe: StagedRecipe, rows: int) -> int:
     """Bytes of `activation_bytes` for `rows` images of a recipe, in seconds: those of many are in proportion to those
     of a few, and those of large images to those of smaller ones."""
-    tried, tokens = at_a_size_to_try(recipe), tokens_of(recipe)
-    if tried is recipe and rows * tokens <= COUNTED_TOKENS:
-        return activation_bytes(at_its_largest(recipe), recipe.trainer, rows)
-    one = max(1, MEASURED_TOKENS // tokens_of(tried))
+    tried = at_a_size_to_try(recipe)
+    one = max(1, min(rows, MEASURED_TOKENS // tokens_of(tried)))
     few, many = (activation_bytes(at_its_largest(tried), recipe.trainer, count) for count in (one, 2 * one))
     # what is left of the few without their images does not grow: copies of weights, chunks of logits
-    grows = rows * tokens / (one * tokens_of(tried))
+    grows = rows * tokens_of(recipe) / (one * tokens_of(tried))
     return round(2 * few - many + grows * (many - few))
 
 
-def rehearsed(recipe: Recipe, device: torch.device) -> Task:
+def rehearsed(recipe: StagedRecipe, device: torch.device) -> Task:
     """The recipe's stage with steps of mean size, to measure time."""
-    if isinstance(recipe, TokenizerRecipe):
-        return RehearsedTokenizer(recipe, device)
-    assert isinstance(recipe, TransformerRecipe)
-    return RehearsedTransformer(recipe, device)
+    if isinstance(recipe, TransformerRecipe):
+        return RehearsedTransformer(recipe, device)
+    return RehearsedTokenizer(recipe, device)
 
 
-def at_its_largest(recipe: Recipe) -> Task:
+def at_its_largest(recipe: StagedRecipe) -> Task:
     """The recipe's stage with the largest step, for `activation_bytes`: it keeps the most of the last scale."""
     if isinstance(recipe, TransformerRecipe):
         return RehearsedTransformer(recipe, CPU, kept=LARGEST_KEPT_SHARE, empty=True)
-    return rehearsed(recipe, CPU)
+    return RehearsedTokenizer(recipe, CPU)
 
 
 def measure(
@@ -222,11 +212,6 @@ def measure(
         if seconds > LONG and not config.compile:
             break
     return seconds / rows
-
-
-def deeper(one: float, two: float, depth: int) -> float:
-    """Seconds with `depth` blocks from those with one and two: each block adds the same."""
-    return one + (depth - 1) * max(two - one, 0.0)
 
 
 def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:

@@ -30,7 +30,6 @@ from hart.data.encoded_files import (
     CODES,
     FACTS,
     FORMAT,
-    FORMAT_OF_SHAPES,
     LABELS,
     LAST_SCALE,
     SHAPES,
@@ -119,10 +118,11 @@ def encode_dataset(
     transforms = [transform.replace(size=size) for size in sizes]
     schedules = [schedule_of_size(encoders.tokenizer.config, size) for size in sizes]
     settings = _settings(source, transform, encoders, split, options)
+    settings |= {"schedules": [list(map(list, schedule)) for schedule in schedules]}
     if base := encoders.tokenizer.deciding_scales(schedules):
         settings |= {"base_scales": list(base)}
     if aspects:
-        settings |= {"aspects": list(aspects), "schedules": [list(map(list, schedule)) for schedule in schedules]}
+        settings |= {"aspects": list(aspects)}
     total = len(source.units) if isinstance(source, Stream) else -(-len(source) // options.shard_size)
     files = [shard_file(folder, split, number) for number in range(total)]
     if encoders.text_encoder is not None and (vocabulary := vocabulary_digest(encoders.text_encoder)):
@@ -258,18 +258,15 @@ class _Shard:
         self._damaged: list[Damage] = []
         self._cut = 0
         config, text = encoders.tokenizer.config, encoders.text_encoder
-        several = len(schedules) > 1
         self._parts = {
-            CODES: [torch.empty(0, *() if several else (schedules[0].total_tokens,), dtype=torch.int32)],
+            CODES: [torch.empty(0, dtype=torch.int32)],
+            SHAPES: [torch.empty(0, dtype=torch.int64)],
             LABELS: [torch.empty(0, dtype=torch.int64)],
             WEIGHTS: [torch.empty(0, dtype=torch.float32)],
             CAPTION_EDGES: [torch.zeros(1, dtype=torch.int64)],
         }
-        if several:
-            self._parts[SHAPES] = [torch.empty(0, dtype=torch.int64)]
         if options.residual:
-            tokens = () if several else (schedules[0].final.tokens,)
-            self._parts[LAST_SCALE] = [torch.empty(0, *tokens, config.latent_channels, dtype=self._dtype)]
+            self._parts[LAST_SCALE] = [torch.empty(0, config.latent_channels, dtype=self._dtype)]
         if text is not None:
             self._parts[TEXT_MASK] = [torch.empty(0, text.config.tokens, dtype=torch.uint8)]
             self._parts[TEXT_PLACE] = [torch.empty(0, 3, dtype=torch.int64)]
@@ -282,14 +279,10 @@ class _Shard:
         tokenizer, text = self._encoders.tokenizer, self._encoders.text_encoder
         image, schedule = to_signed(images.pixels.to(self._encoders.device)), self._schedules[shape]
         quantized = tokenizer.quantize_image(image, schedule)
-        codes = torch.cat(quantized.indices, dim=1).int().cpu()
-        several = len(self._schedules) > 1
-        self._parts[CODES].append(codes.flatten() if several else codes)
-        if several:
-            self._parts[SHAPES].append(torch.full((len(images),), shape))
+        self._parts[CODES].append(torch.cat(quantized.indices, dim=1).int().cpu().flatten())
+        self._parts[SHAPES].append(torch.full((len(images),), shape))
         if self._options.residual:
-            residual = self._stored(quantized.last_residual.flatten(2).transpose(1, 2))
-            self._parts[LAST_SCALE].append(residual.flatten(0, 1) if several else residual)
+            self._parts[LAST_SCALE].append(self._stored(quantized.last_residual.movedim(1, -1).flatten(0, -2)))
         none = torch.full((len(images),), -1)
         self._parts[LABELS].append(none if images.labels is None else images.labels)
         self._parts[WEIGHTS].append(images.weights)
@@ -326,7 +319,7 @@ class _Shard:
             tensors[TEXT_PLACE][:, 0] = counts.cumsum(0) - counts
         facts = {
             "stamp": stamp,
-            "pictures": len(tensors[LABELS]),
+            "images": len(tensors[LABELS]),
             "captions": int(tensors[CAPTION_EDGES][-1]),
             "cut": self._cut,
             "damaged": [asdict(damage) for damage in self._damaged],
@@ -342,18 +335,18 @@ def _finish(
     shards = [(file.name, facts) for file in files if (facts := read_facts(file)).get("stamp") == stamp_of(settings)]
     damaged = [*source.damaged]
     damaged += [Damage(**entry) for _, facts in shards for entry in facts["damaged"]]
-    images, captions, cut = (sum(facts[what] for _, facts in shards) for what in ("pictures", "captions", "cut"))
+    images, captions, cut = (sum(facts[what] for _, facts in shards) for what in ("images", "captions", "cut"))
     finished = len(shards) == len(files)
     if finished:
         require_mostly_sound(damaged, images + len(damaged), options.max_damaged, source.description, "--max-damaged")
         if not images:
             raise HartError(f"{source.description}: no image in it could be encoded: give another set")
         content = {
-            "format": FORMAT_OF_SHAPES if "schedules" in settings else FORMAT,
+            "format": FORMAT,
             "source": source.description,
             "settings": settings,
             "shards": [
-                {"file": name, **{what: facts[what] for what in ("pictures", "captions")}} for name, facts in shards
+                {"file": name, **{what: facts[what] for what in ("images", "captions")}} for name, facts in shards
             ],
             "damaged": [asdict(damage) for damage in damaged],
         }

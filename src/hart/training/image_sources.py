@@ -9,7 +9,7 @@ Shapes: B images of a microbatch, H W image.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -156,6 +156,8 @@ class EncodedImages(_Kept):
 
 ImageSource = MemoryImages | LoadedImages
 TrainingData = ImageSource | EncodedImages
+GivenData = TrainingData | CaptionedImages | Callable[[Sequence[ImageSize]], TrainingData]
+"""What a task takes. A function opens images of given sizes, which may take minutes, once all models fit."""
 
 
 @listed_once()
@@ -226,8 +228,12 @@ def open_training_data(
     return LoadedImages(source, transform, recipe.condition, images, why)
 
 
-def kept_data(data: TrainingData | CaptionedImages, recipe: Recipe, device: torch.device) -> TrainingData:
-    """`data`, on the device if the recipe says so, which `open_training_data` allows for images in memory alone."""
+def kept_data(given: GivenData, coder: TokenizerConfig, recipe: Recipe, device: torch.device) -> TrainingData:
+    """The data, on the device if the recipe says so, which `open_training_data` allows for images in memory alone.
+
+    coder: a tokenizer with the recipe's scales.
+    """
+    data = given(aspect_sizes(coder, recipe.reading.aspects)) if callable(given) else given
     if isinstance(data, CaptionedImages):
         data = MemoryImages(data, recipe.trainer.seed)
     return data.to(device) if isinstance(data, MemoryImages) and recipe.reading.on_device else data

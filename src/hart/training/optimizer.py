@@ -16,17 +16,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from hart.config import ConfigError
-from hart.training.checkpoint import DamagedError, OtherVersionError, require_tensors, table
 from hart.training.config import OptimizerConfig
-from hart.training.distributed import shard_like
 
 # Names of the modules that hold the repeated layers of transformer, denoiser, encoder and decoder.
 INNER_PARTS = frozenset({"blocks", "levels", "middle"})
 LINEAR_HOLD = 0.05
 """Share of the steps after the warm-up in which the linear schedule stays at the full rate, as in VAR's training."""
-STEP, COUNT = "step", torch.zeros((), dtype=torch.float32, device="cpu")
 MUON_MOMENT = "momentum"
-NOT_NEGATIVE = frozenset({STEP, "exp_avg_sq"})
 # Quintic Newton-Schulz iteration: these coefficients bring all singular values close to 1 in five iterations.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -61,8 +57,9 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        if any(p.dim() < 2 for group in self.param_groups for p in group["params"]):
-            raise ValueError("Muon is for matrices and kernels; give other parameters to AdamW")
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p][MUON_MOMENT] = torch.zeros_like(p)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -78,9 +75,6 @@ class Muon(torch.optim.Optimizer):
     def _step_together(self, same: list[Tensor], group: Mapping[str, Any]) -> None:
         """Step parameters of one shape."""
         momentum, rate = group["momentum"], group["lr"]
-        for p in same:
-            if MUON_MOMENT not in self.state[p]:
-                self.state[p][MUON_MOMENT] = torch.zeros_like(p)
         buffers = [self.state[p][MUON_MOMENT] for p in same]
         gradients = [p.grad for p in same if p.grad is not None]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
@@ -92,27 +86,12 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(same, list(updates.reshape(len(same), *same[0].shape).unbind()), alpha=alpha)
 
 
-KEPT: Mapping[type[torch.optim.Optimizer], frozenset[str]] = {
-    torch.optim.AdamW: frozenset({STEP, "exp_avg", "exp_avg_sq"}),
-    Muon: frozenset({MUON_MOMENT}),
-}
-"""What each optimiser keeps of a parameter: tensors of its shape and type, and perhaps `STEP`. A checkpoint with other
-things is refused."""
-
-
 @dataclass(frozen=True)
 class CombinedOptimizer:
-    """Several optimisers over disjoint parameters, stepped as one.
-
-    Raises `ValueError` for one that is not in `KEPT`.
-    """
+    """Several optimisers over disjoint parameters, stepped as one. They have what they keep of a parameter from the
+    beginning, so that a checkpoint can be compared with it."""
 
     optimizers: list[torch.optim.Optimizer]
-
-    def __post_init__(self) -> None:
-        for optimizer in self.optimizers:
-            if type(optimizer) not in KEPT:  # no run of it could be resumed
-                raise ValueError(f"{type(optimizer).__name__}: say in KEPT what it keeps of a parameter")
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -135,44 +114,8 @@ class CombinedOptimizer:
                     moment[rows] = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {str(i): optimizer.state_dict() for i, optimizer in enumerate(self.optimizers)}
-
-    def check(self, saved: Any, what: str) -> None:
-        """Raise `UnreadableError` unless this is a state of these optimisers over these parameters."""
-        ours = {str(i) for i in range(len(self.optimizers))}
-        if isinstance(saved, dict) and ours != set(saved) in ({"0"}, {"0", "1"}):
-            raise OtherVersionError(f"{what} is of another optimizer.kind")
-        table(saved, what, ours)
-        for i, optimizer in enumerate(self.optimizers):
-            state = table(saved[str(i)], what, {"state", "param_groups"})["state"]
-            parameters = _parameters(optimizer)
-            for number, entries in table(state, what).items():
-                if type(number) is not int or not 0 <= number < len(parameters):
-                    raise DamagedError(f"{what} knows a parameter {number!r} of {len(parameters)}")
-                kept = {name: COUNT if name == STEP else parameters[number] for name in KEPT[type(optimizer)]}
-                require_tensors(entries, kept, what)
-                for name in NOT_NEGATIVE & kept.keys():
-                    if bool((entries[name] < 0).any()):
-                        raise DamagedError(f"{what}: {name} is negative")
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """A state of whole tensors that passed `check`, also for sharded parameters; settings stay as they are."""
-        for i, optimizer in enumerate(self.optimizers):
-            saved = state[str(i)]
-            parameters = _parameters(optimizer)
-            moments = {
-                number: {
-                    name: shard_like(value, parameters[number]) if value.shape == parameters[number].shape else value
-                    for name, value in entries.items()
-                }
-                for number, entries in saved["state"].items()
-            }
-            optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """In the order in which a state numbers them."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
+        """What each has of its parameters, by their numbers: the tensors themselves."""
+        return {type(optimizer).__name__: optimizer.state_dict()["state"] for optimizer in self.optimizers}
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptimizer:
@@ -197,14 +140,16 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptim
     others = [p for p in plain if id(p) not in weights]
     # MPS and others: the plain loop over parameters
     fused = all(p.device.type in ("cpu", "cuda") for _, p in trainable)
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            fused=fused,
-        )
-    ]
+    adamw = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        fused=fused,
+    )
+    for p in plain:  # as its first step would
+        count = torch.zeros((), device=p.device if fused else "cpu")
+        adamw.state[p] = {"step": count, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    optimizers: list[torch.optim.Optimizer] = [adamw]
     if orthogonal:
         optimizers.append(
             Muon(

@@ -22,22 +22,19 @@ def apply_override(values: dict[str, Any], override: str, kind: type[Config]) ->
             raise ConfigError(f"override {override!r}: {table} is not a table")
     field = getattr(table_at(kind, tuple(tables)), "__pydantic_fields__", {}).get(name)
     hint = None if field is None else field.annotation
-    if get_origin(hint) is not tuple:
-        values[name] = _value(override, text, is_text=_is_text(hint))
-    elif _is_text(get_args(hint)[0]):
-        values[name] = _texts(override, text)
+    if get_origin(hint) is tuple:
+        values[name] = _list(override, text, is_text=_is_text(get_args(hint)[0]))
     else:
-        listed = _value(override, f"[{text}]", is_text=False)
-        given = _value(override, text, is_text=False)
-        values[name] = listed if isinstance(listed, list) and not isinstance(given, list) else given
+        values[name] = _value(override, text, is_text=_is_text(hint))
 
 
-def _texts(override: str, text: str) -> list[str]:
-    """A list as a shell leaves it: ["a", "b"], or without some quotes and brackets, where 2024 is text too."""
-    found = _value(override, text, is_text=False)
-    if isinstance(found, list) and all(isinstance(one, str) for one in found):
-        return found
-    words = (found if isinstance(found, str) else text).strip().removeprefix("[").removesuffix("]").split(",")
+def _list(override: str, text: str, *, is_text: bool) -> list[Any]:
+    """A list in TOML, or as a shell leaves it: without brackets or some quotes, where 2024 may be text too."""
+    for toml in (text, f"[{text}]"):
+        found = _value(override, toml, is_text=False)
+        if isinstance(found, list) and (not is_text or all(isinstance(one, str) for one in found)):
+            return found
+    words = text.strip().removeprefix("[").removesuffix("]").split(",")
     return [bare for word in words if (bare := word.strip(" '\""))]
 
 

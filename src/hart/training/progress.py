@@ -14,7 +14,7 @@ from torch import Tensor
 from hart.errors import HartError
 from hart.inference.cost import tokenizer_training_macs, transformer_training_macs
 from hart.losses.transformer_loss import MEAN_KEPT_SHARE, kept_tokens
-from hart.training.config import Recipe, TokenizerRecipe, TrainerConfig, TransformerRecipe
+from hart.training.config import StagedRecipe, TokenizerRecipe, TrainerConfig
 
 RECENT = 20
 """Steps over which speed is measured."""
@@ -40,7 +40,7 @@ class Work:
         return 2 * (2 * self.macs - self.still_macs + self.weight_macs)
 
 
-def work_of(recipe: Recipe) -> Work:
+def work_of(recipe: StagedRecipe) -> Work:
     """The work of a recipe's step.
 
     Adapters leave the weights of the model without gradients, and a decoder trained alone all that comes before it.
@@ -50,7 +50,6 @@ def work_of(recipe: Recipe) -> Work:
         still = of.search + (of.codes if recipe.decoder_only else 0)
         macs = of.codes + of.search + of.decoder
         return Work(macs, macs - still, recipe.tokenizer.schedule.total_tokens, still)
-    assert isinstance(recipe, TransformerRecipe)
     sizes = recipe.transformer
     counts = sizes.schedule.token_counts
     last = kept_tokens(MEAN_KEPT_SHARE, counts[-1]) if recipe.drop_last_scale else counts[-1]
@@ -113,18 +112,18 @@ class Means:
     """Averages each figure over the steps that report it."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
+        self.totals: dict[str, tuple[float, int]] = {}
+        """Sum and number of each figure."""
 
     def add(self, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
+            total, count = self.totals.get(name, (0.0, 0))
+            self.totals[name] = total + value, count + 1
 
     def take(self) -> dict[str, float]:
         """The averages since the last call."""
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
-        self.sums, self.counts = {}, {}
+        means = {name: total / count for name, (total, count) in self.totals.items()}
+        self.totals = {}
         return means
 
 

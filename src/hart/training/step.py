@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather, reduce
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from hart.errors import HartError
-from hart.training.checkpoint import require_tensors, table
+from hart.training.checkpoint import require_alike
 from hart.training.config import TrainerConfig
 from hart.training.distributed import DistributedContext, local, shard_like, synchronized
 from hart.training.optimizer import CombinedOptimizer, build_optimizer, learning_rate, weight_decay
@@ -80,7 +81,11 @@ class Stepper(TrainContext):
 
     def batches(self, step: int) -> list[Any]:
         """The batches of a step, one per microbatch. Changes no state and does not wait for other processes."""
-        return [self._batch(microbatch) for microbatch in self.microbatches(step, self.config.accumulate)]
+        try:
+            with torch.no_grad():
+                return [self.task.batch(microbatch) for microbatch in self.microbatches(step, self.config.accumulate)]
+        except OSError as error:
+            raise HartError(f"the data of a batch cannot be read: {error}; restore it and run again") from None
 
     def step(self, step: int, batches: Sequence[Any] | None = None) -> StepFigures:
         """Run step `step` (0-based) without waiting for the device. Its figures are the same in all processes.
@@ -103,13 +108,6 @@ class Stepper(TrainContext):
         self._require_gradients(*self.optimized)
         figures.know(self.task.after_step(self.microbatches(step, 1)[0], self))
         return figures
-
-    def _batch(self, microbatch: Microbatch) -> Any:
-        try:
-            with torch.no_grad():
-                return self.task.batch(microbatch)
-        except OSError as error:
-            raise HartError(f"the data of a batch cannot be read: {error}; restore it and run again") from None
 
     def _require_gradients(self, *names: str) -> None:
         """Let only the trained parameters of these modules have gradients."""
@@ -158,16 +156,13 @@ class Stepper(TrainContext):
         return torch.autocast(self.distributed.device.type, torch.bfloat16, enabled=bfloat16)
 
     def sum(self, value: Tensor) -> Tensor:
-        summed: Tensor = reduce(value, "sum")
-        return summed
+        return cast(Tensor, reduce(value, "sum"))
 
     def mean(self, value: Tensor) -> Tensor:
-        mean: Tensor = reduce(value, "mean")
-        return mean
+        return cast(Tensor, reduce(value, "mean"))
 
     def gather(self, rows: Tensor) -> Tensor:
-        gathered: Tensor = gather(rows)
-        return gathered
+        return cast(Tensor, gather(rows))
 
     def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
         for state in self.optimized.values():
@@ -188,42 +183,32 @@ class Stepper(TrainContext):
         module.load_state_dict(state, assign=True)
         return module.eval().requires_grad_(False)
 
+    def _state(self) -> dict[str, Any]:
+        """The tensors that a step changes, themselves."""
+        states = self.optimized.items()
+        return {
+            "modules": {name: state.optimized.module.state_dict() for name, state in states},
+            "optimizers": {name: state.optimizer.state_dict() for name, state in states},
+            "counters": {name: dict(state.optimized.counters) for name, state in states},
+            "average": self.average.weights,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """All that a step changes, whole and on the CPU, in the main process. All processes must call it."""
-        parts = {
-            name: {
-                "module": state.optimized.module.state_dict(),
-                "optimizer": state.optimizer.state_dict(),
-                "counters": {key: self.sum(value) for key, value in state.optimized.counters.items()},
-            }
-            for name, state in self.optimized.items()
-        }
-        return self.distributed.collect({"parts": parts, "average": self.average.weights})
+        state = self._state()
+        return self.distributed.collect(state | {"counters": tree_map(self.sum, state["counters"])})
 
     def check(self, saved: Any) -> None:
         """Raise `UnreadableError` unless `load_state_dict` can take this, wherever it is from."""
-        table(saved, "it", {"parts", "average"})
-        entries = table(saved["parts"], "it", set(self.optimized))
-        for name, state in self.optimized.items():
-            entry = table(entries[name], name, {"module", "optimizer", "counters"})
-            require_tensors(entry["module"], state.optimized.module.state_dict(), name)
-            state.optimizer.check(entry["optimizer"], f"the optimiser of {name}")
-            require_tensors(entry["counters"], state.optimized.counters, f"the counters of {name}")
-        require_tensors(saved["average"], self.average.weights, "the average")
+        require_alike(saved, self._state(), "weights")
 
+    @torch.no_grad()
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue from a state that passed `check`, of any number of processes."""
-        for name, state in self.optimized.items():
-            entry = saved["parts"][name]
-            present = state.optimized.module.state_dict()
-            state.optimized.module.load_state_dict(
-                {key: shard_like(value, present[key]) for key, value in entry["module"].items()}
-            )
-            state.optimizer.load_state_dict(entry["optimizer"])
-            for key, value in entry["counters"].items():
-                state.optimized.counters[key].copy_(value if self.distributed.main else torch.zeros_like(value))
-        for key, value in self.average.weights.items():
-            local(value).copy_(local(shard_like(saved["average"][key], value)))
+        state = self._state()
+        tree_map(lambda own, value: local(own).copy_(local(shard_like(value, own))), state, saved)
+        if not self.distributed.main:  # the sums are counted once
+            tree_map(Tensor.zero_, state["counters"])
 
 
 class _ModuleState:

@@ -21,15 +21,18 @@ from torch import Tensor, nn
 
 from hart.data.transforms import unit_to_pil
 from hart.randomness import CPU, generator_for
+from hart.strict import Config
 from hart.training.config import OptimizerConfig
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(Config):
     """Something that a run learns from. digest: changes with the content. said: what it is, for people."""
 
     digest: str
     said: str
+
+    def is_same(self, other: Origin | None) -> bool:
+        return other is not None and other.digest == self.digest
 
     def told(self, other: Origin) -> str:
         """Its description, distinct from that of the other."""

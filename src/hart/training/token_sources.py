@@ -12,7 +12,9 @@ Shapes: B images of a microbatch, N images of a set; otherwise see `hart.types`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -62,10 +64,10 @@ class TokenSource(ABC, Generic[D]):
     def prepare(self) -> None:
         """Do what takes long, once, before the first step."""
 
-    def classes(self, labels: Tensor) -> ClassContext:
-        """The classes of images with these labels (N,) int64, which `require_classes` has passed."""
+    def classes(self, labels: Tensor, name: Callable[[int], str] = str) -> ClassContext:
+        """Of images with these labels (N,) int64. Raises as `require_classes`, which takes `name`."""
         assert self.recipe.num_classes is not None
-        return ClassContext(labels, self.recipe.num_classes)
+        return ClassContext(require_classes(labels, self.recipe, name), self.recipe.num_classes)
 
     @abstractmethod
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
@@ -90,16 +92,13 @@ def token_source(
     """
     if not isinstance(data, EncodedImages):
         require_versions(recipe)
-    match data:
-        case MemoryImages():
-            return MemoryTokens(data, recipe, tokenizer, device)
-        case LoadedImages():
-            return LiveTokens(data, recipe, tokenizer, device)
-        case EncodedImages():
-            stored = StoredTokens(data, recipe, tokenizer, device)
-            _require_fitting(data.data, recipe, tokenizer, texts)
-            data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
-            return stored
+    if isinstance(data, MemoryImages):
+        return MemoryTokens(data, recipe, tokenizer, device)
+    if isinstance(data, LoadedImages):
+        return LiveTokens(data, recipe, tokenizer, device)
+    _require_fitting(data.data, recipe, tokenizer, texts)
+    data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
+    return StoredTokens(data, recipe, tokenizer, device)
 
 
 @dataclass(eq=False)
@@ -110,28 +109,26 @@ class MemoryTokens(TokenSource[MemoryImages]):
         self.captioned = self.data.captioned
         self._classes: ClassContext | None = None
         if self.recipe.condition == "label":
-            labels = require_classes(self.captioned.require_labels(), self.recipe, self.captioned.key)
-            self._classes = self.classes(labels)
+            self._classes = self.classes(self.captioned.require_labels(), self.captioned.key)
         else:
             self.captioned.require_captions()
-        self._maps: TokenMaps | None = None
+
+    @cached_property
+    def _maps(self) -> TokenMaps:
+        return encode_all(
+            self.tokenizer,
+            schedule_of(self.captioned.pixels, self.tokenizer.config, self.recipe),
+            self.captioned,
+            self.device,
+            augmentations=self.recipe.augmentations,
+            code_corruption=self.recipe.code_corruption,
+            seed=self.recipe.trainer.seed,
+        )
 
     def prepare(self) -> None:
-        """Encode all images; a second call does nothing."""
-        if self._maps is None:
-            self._maps = encode_all(
-                self.tokenizer,
-                schedule_of(self.captioned.pixels, self.tokenizer.config, self.recipe),
-                self.captioned,
-                self.device,
-                augmentations=self.recipe.augmentations,
-                code_corruption=self.recipe.code_corruption,
-                seed=self.recipe.trainer.seed,
-            )
+        _ = self._maps
 
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
-        self.prepare()
-        assert self._maps is not None
         rows, count = self.data.rows(microbatch), microbatch.batch_size
         version = torch.randint(self.recipe.augmentations, (count,), generator=microbatch.generator("view"))
         chosen = microbatch.mine(version) * len(self.captioned) + rows
@@ -158,13 +155,13 @@ class LiveTokens(TokenSource[LoadedImages]):
         maps = self.tokenizer.token_maps_of_image(image, schedule, wrong)
         if batch.labels is None:
             return maps, batch.captions
-        return maps, self.classes(require_classes(batch.labels, self.recipe, batch.keys.__getitem__))
+        return maps, self.classes(batch.labels, batch.keys.__getitem__)
 
     def first(self, count: int) -> Conditions:
         samples = [sample for sample, _ in self.data.first_samples(count)]
         if self.recipe.condition == "label":
             labels = torch.tensor([sample.label for sample in samples])
-            return self.classes(require_classes(labels, self.recipe, lambda row: samples[row].key))
+            return self.classes(labels, lambda row: samples[row].key)
         return tuple(sample.captions[0] for sample in samples)
 
     def _augmented(self, image: Tensor, microbatch: Microbatch) -> tuple[Tensor, Corruption | None]:
@@ -189,7 +186,7 @@ class StoredTokens(TokenSource[EncodedImages]):
 
     def __post_init__(self) -> None:
         if self.recipe.condition == "label":
-            require_classes(self.data.data.require_labels(), self.recipe, self.data.data.key)
+            self.classes(self.data.data.require_labels(), self.data.data.key)
 
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
@@ -258,37 +255,29 @@ def _require_fitting(
             f"augmentations is {recipe.augmentations}, but {encoded.folder} holds each image in one "
             "version: set augmentations = 1, or give the images that it was encoded from as data"
         )
-    if recipe.code_corruption and not there["residual"]:
+    if not there["residual"] and (recipe.diffusion is not None or recipe.code_corruption):
         raise HartError(
-            f"{encoded.folder} was encoded without residuals, which code_corruption needs: set code_corruption = 0"
+            f"{encoded.folder} was encoded without residuals, which [diffusion] and code_corruption need: encode it "
+            "without --no-residual"
         )
-    fault = ""
-    aspects, scales = recipe.reading.aspects, list(recipe.transformer.scales)
-    if there["scales"] != scales:
-        fault = f"was encoded at the scales {there['scales']}, the recipe has {scales}: encode it with --scales"
-    elif encoded.base_scales != (base := tokenizer.deciding_scales(encoded.schedules)):
-        fault = (
-            f"was encoded with the base scales {list(encoded.base_scales)}, the tokenizer has {list(base)} for such "
-            "images: encode it again with this tokenizer"
-        )
-    elif encoded.aspects != aspects:
-        fault = f"has the aspects {list(encoded.aspects)}, the recipe {list(aspects)}: set reading.aspects accordingly"
-    elif recipe.diffusion is not None and not there["residual"]:
-        fault = "was encoded without residuals, which [diffusion] learns: encode it without --no-residual"
-    elif text is not None and not encoded.has_text:
-        fault = "holds no text features: encode the set again with --text-encoder"
-    elif text is not None and there["text_instruction"] != recipe.text_instruction:
-        has = "with" if there["text_instruction"] else "without"
-        fault = (
-            f"was encoded {has} the instruction before captions: set text_instruction accordingly, or encode it again"
-        )
-    elif text is not None and (text.width, text.tokens) != (there["text_width"], there["text_tokens"]):
-        fault = (
-            f"has text of width {there['text_width']} and tokens {there['text_tokens']}, the recipe's transformer.text "
-            f"{text.width} and {text.tokens}: encode it again with the recipe's text encoder"
-        )
-    if fault:
-        raise HartError(f"{encoded.folder} {fault}")
+    if text is not None and not encoded.has_text:
+        raise HartError(f"{encoded.folder} holds no text features: encode the set again with --text-encoder")
+    base = tokenizer.deciding_scales(encoded.schedules)
+    compared = [
+        ("scales", there["scales"], list(recipe.transformer.scales), "encode it with --scales"),
+        ("base scales", list(encoded.base_scales), list(base), "encode it again with this tokenizer"),
+        ("aspects", list(encoded.aspects), list(recipe.reading.aspects), "set reading.aspects accordingly"),
+    ]
+    if text is not None:
+        again = "encode it again with the recipe's text encoder"
+        compared += [
+            ("text_instruction", there["text_instruction"], recipe.text_instruction, "set it accordingly"),
+            ("text width", there["text_width"], text.width, again),
+            ("text tokens", there["text_tokens"], text.tokens, again),
+        ]
+    for name, theirs, ours, advice in compared:
+        if theirs != ours:
+            raise HartError(f"{encoded.folder} has the {name} {theirs}, the recipe {ours}: {advice}")
     # a class-conditional model does not use the text, if there is any
     made_by = {"tokenizer": fingerprint(tokenizer, HybridTokenizer.DECODING)}
     if texts is not None:

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from hart.checkpoint.loading import load_tokenizer, same_sizes, save_tokenizer
 from hart.checkpoint.storage import fingerprint, load_state
-from hart.config import TokenizerConfig
-from hart.data.datasets import CaptionedImages
 from hart.devices import convolution_layout
 from hart.grids import ScaleSchedule
 from hart.losses.config import PerceptualConfig
@@ -30,8 +28,8 @@ from hart.randomness import CPU, generator_for, seed_of
 from hart.tokenizer.autoencoder import with_patch_size
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer, TrainingPass
 from hart.tokenizer.quantizer import Corruption, code_counts, codebook_usage, shared_phi_table
-from hart.training.config import TokenizerRecipe
-from hart.training.image_sources import TrainingData, image_source, kept_data, schedule_of
+from hart.training.config import TokenizerRecipe, named_by
+from hart.training.image_sources import GivenData, image_source, kept_data, schedule_of
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 
 SAMPLES = 8
@@ -48,24 +46,20 @@ def fresh_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
 def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
     """The tokenizer that `init_from` names, with the recipe's scales, patches and padding.
 
-    Raises `ConfigError`: see `require_start`.
+    Raises `ConfigError`, naming the sizes that differ, where the recipe's cannot start from it.
     """
-    source, ours = load_tokenizer(recipe.init_from), recipe.tokenizer
-    require_start(recipe.init_from, source.config, ours)
-    tokenizer = HybridTokenizer(ours)
-    weights = with_patch_size(source.state_dict(), source.config.patch_size, ours.patch_size)
-    load_state(tokenizer, weights, recipe.init_from)
-    return tokenizer
-
-
-def require_start(name: str, theirs: TokenizerConfig, ours: TokenizerConfig) -> None:
-    """Raises `ConfigError`, naming the sizes that differ, where a tokenizer cannot start from the tokenizer `name`."""
+    with named_by("init_from"):
+        source = load_tokenizer(recipe.init_from)
+    theirs, ours = source.config, recipe.tokenizer
     may_differ = {"scales", "commitment_weight", "output_padding"}
     if ours.base_scales or not theirs.base_scales:
         may_differ.add("base_scales")
     if ours.patch_size % theirs.patch_size == 0:
         may_differ.add("patch_size")
-    same_sizes(name, theirs, ours, besides=may_differ)
+    same_sizes(recipe.init_from, theirs, ours, besides=may_differ)
+    tokenizer = HybridTokenizer(ours)
+    load_state(tokenizer, with_patch_size(source.state_dict(), theirs.patch_size, ours.patch_size), recipe.init_from)
+    return tokenizer
 
 
 @dataclass(eq=False)
@@ -137,7 +131,8 @@ class TokenizerStage(Task):
 
     def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
         """The frozen network of a perceptual loss, with its weights."""
-        return perceptual_loss(config.kind, config.files)
+        with named_by("perceptual.files"):
+            return perceptual_loss(config.kind, config.files)
 
     def add_adaptive_weight(self, batches: Sequence[TokenizerBatch], train_context: TrainContext) -> None:
         """From the discriminator's start step on, give each microbatch the adaptive weight of the whole batch.
@@ -174,19 +169,19 @@ class TokenizerStage(Task):
     def _training_pass(self, batch: TokenizerBatch) -> TrainingPass:
         """With the wrong codes and residual tokens that the recipe asks for, the same ones in each call."""
         recipe, microbatch = self.recipe, batch.microbatch
-        code_corruption = residual_corruption = None
-        if recipe.residual_corruption and not batch.discrete:
-            largest, generator = microbatch.same(recipe.residual_corruption), microbatch.generator("residual mistakes")
-            residual_corruption = Corruption(largest, generator, microbatch.rows)
-        if recipe.code_corruption and (batch.discrete or residual_corruption is not None):
-            largest, generator = microbatch.same(recipe.code_corruption), microbatch.generator("mistakes")
-            code_corruption = Corruption(largest, generator, microbatch.rows)
+
+        def corruption(largest: float, purpose: str) -> Corruption | None:
+            given = microbatch.same(largest), microbatch.generator(purpose), microbatch.rows
+            return Corruption(*given) if largest else None
+
+        wrong_residuals = 0.0 if batch.discrete else recipe.residual_corruption
+        wrong_codes = recipe.code_corruption if batch.discrete or wrong_residuals else 0.0
         return self.module.training_pass(
             batch.image,
             discrete=batch.discrete,
             schedule=batch.schedule,
-            code_corruption=code_corruption,
-            residual_corruption=residual_corruption,
+            code_corruption=corruption(wrong_codes, "mistakes"),
+            residual_corruption=corruption(wrong_residuals, "residual mistakes"),
         )
 
     def loss(self, name: str, batch: TokenizerBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -244,11 +239,9 @@ class TokenizerStage(Task):
 class TokenizerTask(TokenizerStage):
     """One optimisation step of the tokenizer; see `hart.training.task.Task`."""
 
-    def __init__(
-        self, recipe: TokenizerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
-    ) -> None:
-        self.images = image_source(kept_data(data, recipe, device))
+    def __init__(self, recipe: TokenizerRecipe, data: GivenData, device: torch.device = CPU) -> None:
         super().__init__(recipe, device)
+        self.images = image_source(kept_data(data, recipe.tokenizer, recipe, device))
 
     @property
     def sources(self) -> dict[str, Origin]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,6 +22,7 @@ from hart.training.checkpoint import SAMPLES_FOLDER
 from hart.training.config import StageRecipe
 
 LOG_FILE = "metrics.jsonl"
+LINE = re.compile(rb'\{"step": (?P<step>\d+)\b.*\}\n')
 EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
 """Tracker (and package) -> the extra that installs it."""
 
@@ -31,8 +33,7 @@ class RunLog:
     def __init__(self, recipe: StageRecipe, folder: Path, step: int, note: Callable[[str], None]) -> None:
         """Drops damaged lines, and those after `step`, which the run is about to write again.
 
-        note: called with the number of damaged lines, unless it is only the last, cut short by a killed run; and where
-        the run of a tracker cannot go on.
+        note: called with the number of damaged lines, unless it is only the last, cut short by a killed run.
         Raises `HartError` for a tracker that is not installed.
         """
         self.folder = folder
@@ -40,17 +41,17 @@ class RunLog:
         if self.path.exists():
             self._cut(step, note)
         require_trackers(recipe.trainer.trackers)
-        self.trackers = [_tracker(name, recipe, folder, step, note) for name in recipe.trainer.trackers]
+        self.trackers = [_tracker(name, recipe, folder, step) for name in recipe.trainer.trackers]
         for tracker in self.trackers:
             tracker.start()
 
     def _cut(self, step: int, note: Callable[[str], None]) -> None:
         with open_regular(self.path) as file:
             lines = file.readlines()
-        kept = [(line, _step_of(line)) for line in lines]
-        if broken := sum(found is None for _, found in kept[:-1]):
+        found = [LINE.fullmatch(line) for line in lines]
+        if broken := found[:-1].count(None):
             note(f"{self.path}: left out {counted(broken, 'damaged line')}")
-        whole = b"".join(line for line, found in kept if found is not None and found <= step)
+        whole = b"".join(line[0] for line in found if line and int(line["step"]) <= step)
         if whole != b"".join(lines):
             atomic_write(self.path, lambda file: file.write(whole))
 
@@ -84,26 +85,11 @@ def require_trackers(names: Sequence[str]) -> None:
             raise missing_package(f'the tracker "{name}"', EXTRAS[name]) from None
 
 
-def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int, note: Callable[[str], None]) -> GeneralTracker:
+def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int) -> GeneralTracker:
     if name == "tensorboard":  # steps after `step` will be logged again
         return TensorBoardTracker("tensorboard", folder, purge_step=step + 1)
     known = folder / "wandb" / "id"  # of the folder, not of its name, which others may have too
     if not known.exists():
-        if step:
-            note(
-                f"Weights & Biases: a new run begins with step {step + 1}, since {known} is not there; to go on with "
-                "an earlier one, stop and write its id into that file"
-            )
         write_text(known, uuid4().hex)
     name, number = folder.resolve().name, read_text(known).strip()
     return WandBTracker("hart", name=name, id=number, dir=folder, config=recipe.to_dict(), resume="allow")
-
-
-def _step_of(line: bytes) -> int | None:
-    """The step of a line of the log; None for a damaged line."""
-    try:
-        values = json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
-        return None
-    step = values.get("step") if isinstance(values, dict) else None
-    return step if type(step) is int else None

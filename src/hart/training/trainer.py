@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
-from torch import nn
 
 from hart.benchmark.machine import square_rate
 from hart.checkpoint.folders import MODEL_FOLDER
@@ -21,7 +20,7 @@ from hart.devices import is_slow
 from hart.errors import HartError, Stopped
 from hart.files import write_text
 from hart.stopping import StopSignal
-from hart.training.checkpoint import RECIPE_FILE, SAMPLES_FOLDER, Identity, RunFolder, UnreadableError, other_run
+from hart.training.checkpoint import RECIPE_FILE, SAMPLES_FOLDER, Identity, RunFolder, Saved, UnreadableError, other_run
 from hart.training.config import StageRecipe
 from hart.training.distributed import DistributedContext
 from hart.training.progress import Means, Speed, StepFigures, StepReport, Work
@@ -74,38 +73,36 @@ class Trainer:
         self.saved = 0
         """The step of the last checkpoint."""
         self.stepper = Stepper(task, self.config, self.distributed)
-        self.identity = Identity.of(type(recipe).stage, recipe, self.distributed.from_main(lambda: task.sources))
+        sources = self.distributed.from_main(lambda: task.sources)
+        self.identity = Identity(type(recipe).stage, recipe.to_dict(), dict(sources))
         self._changes: list[str] = []
-        state = self.run_folder.load(type(recipe).stage, lambda state: self._check(state, accept_changes))
+        state = self.run_folder.load(self.identity.stage, lambda state: self._check(state, accept_changes))
         if state is not None:
-            self.stepper.load_state_dict(state["weights"])
-            self.means.sums, self.means.counts = state["sums"], state["counts"]
-            self.step = self.saved = state["step"]
+            self.stepper.load_state_dict(state.weights)
+            self.means.totals = state.means
+            self.step = self.saved = state.step
         # no process may still be looking for the checkpoint
         self.distributed.wait()
         if self.distributed.main:
             if state is not None and self._changes:
                 self._note(f"resumes with changes: {', '.join(self._changes)}")
-                if self.step <= self.config.steps:  # or nothing is trained with them
-                    self.run_folder.save(self.step, state | {"identity": self.identity.to_dict()})
+                self.run_folder.save(state.replace(identity=self.identity))
             with self.run_folder.writing("the recipe"):
                 write_text(folder / RECIPE_FILE, recipe.to_json())
             self.run_folder.tidy()
-        self._model_files: list[str] = [] if state is None else state["model"]
 
-    def _check(self, state: Mapping[str, Any], accept_changes: bool) -> None:
+    def _check(self, state: Saved, accept_changes: bool) -> None:
         """Raise `HartError` for a checkpoint of another run, `UnreadableError` for weights that do not fit this one."""
-        theirs = Identity.from_dict(state["identity"])
-        settings = theirs.other_settings(self.recipe, self.identity)
-        self._changes = [*settings, *theirs.other_sources(self.identity)]
+        settings = state.identity.other_settings(self.recipe, self.identity.sources)
+        self._changes = [*settings, *state.identity.other_sources(self.identity.sources)]
         if self._changes and not accept_changes:
             raise other_run(self.folder, "another recipe" if settings else "other data or weights", self._changes)
         try:
-            self.stepper.check(state["weights"])
+            self.stepper.check(state.weights)
         except UnreadableError as error:
             if not settings:
                 raise
-            raise HartError(f"{self.folder}: its weights do not fit: {error}; choose another folder") from None
+            raise HartError(f"{self.folder}: its checkpoint does not fit: {error}; choose another folder") from None
 
     def _note(self, message: str) -> None:
         if self.distributed.main and self.on_note is not None:
@@ -119,7 +116,7 @@ class Trainer:
         """
         if self.step >= self.config.steps:
             self._note(f"the run has {self.step} steps: nothing is trained; for more give a larger trainer.steps")
-            self._restore_model()
+            self._save_model()  # files of it may be gone
             return
         if self.config.precision == "bfloat16" and is_slow(torch.bfloat16, self.distributed.device):
             self._note(
@@ -216,37 +213,21 @@ class Trainer:
         # one process speaks for all
         raise Stopped("" if not self.distributed.main else f"stopped after step {self.step}; kept: {kept}", number)
 
-    def _restore_model(self) -> None:
-        """Write the model of a finished run again if any of its files is gone."""
-        folder = self.folder / MODEL_FOLDER
-        whole = folder.is_dir() and all((folder / name).exists() for name in self._model_files)
-        if self.distributed.largest(int(self.distributed.main and not whole)):
-            module = self.stepper.averaged_module()
-            if module is not None:
-                self._note(f"{folder} was incomplete: it is written again from the checkpoint")
-                self._save_model(module)
-
-    def _save_model(self, module: nn.Module) -> list[str]:
-        """Names of its files."""
-        folder = self.folder / MODEL_FOLDER
-        with self.run_folder.writing("the model"):
-            self.task.save(folder, module)
-        return sorted(path.name for path in folder.glob("*"))
+    def _save_model(self) -> None:
+        """Write the averaged model. All processes must call it."""
+        module = self.stepper.averaged_module()
+        if module is not None:
+            with self.run_folder.writing("the model"):
+                self.task.save(self.folder / MODEL_FOLDER, module)
 
     def _save(self) -> None:
         # nothing is kept of a step whose loss was not finite
         self._read_figures(wait=True)
-        module = self.stepper.averaged_module()
-        state = {
-            "step": self.step,
-            "identity": self.identity.to_dict(),
-            "sums": self.means.sums,
-            "counts": self.means.counts,
-            "weights": self.stepper.state_dict(),
-        }
-        if module is not None:
-            # the model first: where a checkpoint says "finished", its model must exist
-            state["model"] = self._save_model(module)
-            self.run_folder.save(self.step, state)
+        # the model first: where a checkpoint says "finished", its model must exist
+        self._save_model()
+        weights = self.stepper.state_dict()
+        if self.distributed.main:
+            saved = Saved(step=self.step, identity=self.identity, means=self.means.totals, weights=weights)
+            self.run_folder.save(saved)
         self.saved = self.step
         self.distributed.wait()

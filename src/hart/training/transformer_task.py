@@ -16,7 +16,6 @@ from hart.checkpoint.loading import load_model, load_tokenizer, over_scales, res
 from hart.checkpoint.lora import add_lora, save_lora, scale_lora
 from hart.checkpoint.storage import fingerprint, load_state
 from hart.config import ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
-from hart.data.datasets import CaptionedImages
 from hart.devices import convolution_layout, sent
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import SeededNoise
@@ -37,8 +36,8 @@ from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import Corruption, MultiScaleQuantizer
 from hart.training.conditions import drop_condition, open_caption_encoder, with_text_noise
-from hart.training.config import TransformerRecipe
-from hart.training.image_sources import MemoryImages, TrainingData, kept_data
+from hart.training.config import TransformerRecipe, named_by
+from hart.training.image_sources import GivenData, MemoryImages, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
 from hart.transformer.block import Block, LinearModulation, TableModulation, deepened
@@ -92,10 +91,11 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     tokenizer: then the layers that read and write tokens, a table of levels and the residual diffusion keep their
     initial weights. So does the residual diffusion where the source has none. With `frozen`, nothing may. A span of
     positions stays, and so does a masked last scale. A deeper transformer begins as theirs, between whose blocks stand
-    others that add nothing yet. Raises `ConfigError`: see `require_start`.
+    others that add nothing yet. Raises `ConfigError`, naming the sizes that differ, for other models.
     """
-    source = load_model(resolve_model(name))
-    require_start(name, source.config, hart.config, frozen=frozen)
+    with named_by("init_from"):
+        source = load_model(resolve_model(name))
+    _require_start(name, source.config, hart.config, frozen=frozen)
     theirs, ours = source.config.transformer, hart.config.transformer
     if ours.depth > theirs.depth:
         source.hart.transformer.blocks = deepened(source.hart.transformer.blocks, ours.depth)
@@ -113,9 +113,7 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
         load_state(hart.residual, source.hart.residual.state_dict(), name)
 
 
-def require_start(name: str, there: HartConfig, here: HartConfig, *, frozen: bool) -> None:
-    """Raises `ConfigError`, naming the sizes that differ, where a model of the sizes `here` cannot start from the model
-    `name`, of the sizes `there`. For frozen, see `start_from`."""
+def _require_start(name: str, there: HartConfig, here: HartConfig, *, frozen: bool) -> None:
     theirs, ours = there.transformer, here.transformer
     span, asked = (sizes.position_span or sizes.scales[-1] for sizes in (theirs, ours))
     may_differ = {"scales", *TOKEN_SIZES}
@@ -177,15 +175,32 @@ class TransformerStage(Task):
         blocks = repeated_blocks(module)
         self.optimized = {"model": OptimizedModule(module, recipe.optimizer, blocks, fused=[self.code_loss])}
 
-    def diffusion_noise(self, microbatch: Microbatch, tokens: int, generator: torch.Generator) -> DiffusionNoise | None:
-        """For the residual diffusion, if the model has one, of `tokens` tokens of the last scale."""
-        if self.module.residual is None:
-            return None
-        channels = self.recipe.transformer.latent_channels
-        noise = sample_diffusion_noise(self.module.residual, microbatch.batch_size, tokens, channels, generator)
-        return noise.rows(microbatch.rows)
+    def made(
+        self,
+        microbatch: Microbatch,
+        context: Context,
+        maps: TokenMaps,
+        positions: Tensor | None,
+        share: float | None = None,
+    ) -> TransformerBatch:
+        """The input of a step from context and maps of a microbatch, on the device.
 
-    def masked(self, maps: TokenMaps, microbatch: Microbatch, share: float | None = None) -> TokenMaps:
+        positions: (B, M) of the last scale's tokens that all images of the step compute; None computes all. share: as
+        in `_masked`.
+        """
+        tokens = maps.last_scale_continuous.shape[1]
+        if positions is not None:
+            positions, tokens = sent(microbatch.mine(positions), self.device), positions.shape[1]
+        if self.recipe.transformer.masked_last_scale:
+            maps = self._masked(maps, microbatch, share)
+        noise = None
+        if self.module.residual is not None:
+            channels, generator = maps.last_scale_continuous.shape[2], microbatch.generator("diffusion", self.device)
+            noise = sample_diffusion_noise(self.module.residual, microbatch.batch_size, tokens, channels, generator)
+            noise = noise.rows(microbatch.rows)
+        return TransformerBatch(context, maps, positions, noise)
+
+    def _masked(self, maps: TokenMaps, microbatch: Microbatch, share: float | None) -> TokenMaps:
         """With some codes of the last scale given, of which some are wrong, as those that generation samples are.
 
         share: of given codes in the batch; None counts them.
@@ -217,11 +232,11 @@ class TransformerStage(Task):
 class TransformerTask(TransformerStage):
     """One optimisation step of the transformer, or of its adapters; see `hart.training.task.Task`."""
 
-    def __init__(
-        self, recipe: TransformerRecipe, data: TrainingData | CaptionedImages, device: torch.device = CPU
-    ) -> None:
+    def __init__(self, recipe: TransformerRecipe, data: GivenData, device: torch.device = CPU) -> None:
         # the model's scales also say which coarse codes `base_scales` decides
-        tokenizer = over_scales(load_tokenizer(recipe.tokenizer), recipe.transformer.scales).requires_grad_(False)
+        with named_by("tokenizer"):
+            tokenizer = load_tokenizer(recipe.tokenizer)
+        tokenizer = over_scales(tokenizer, recipe.transformer.scales).requires_grad_(False)
         # channels-last: a third less time to encode a set on a CPU
         self.tokenizer: HybridTokenizer = tokenizer.to(device, memory_format=convolution_layout(device))  # type: ignore[call-overload]
         self.texts = open_caption_encoder(recipe, device)
@@ -235,7 +250,7 @@ class TransformerTask(TransformerStage):
         super().__init__(recipe, with_adapters(hart, recipe).to(device), self.tokenizer.quantizer, device)
         # a modulation table is added outside its block, where FSDP2 keeps it in shards
         self.shardable = recipe.transformer.modulation != "table"
-        self.data = kept_data(data, recipe, device)
+        self.data = kept_data(data, self.tokenizer.config, recipe, device)
         self.tokens = token_source(self.data, recipe, self.tokenizer, self.texts, device)
 
     @property
@@ -268,19 +283,13 @@ class TransformerTask(TransformerStage):
             )
         dropped = torch.rand(microbatch.batch_size, generator=microbatch.generator("condition dropout"))
         context = drop_condition(context, microbatch.mine(dropped < self.recipe.condition_dropout))
-        tokens, positions = maps.last_scale_continuous.shape[1], None
+        positions, tokens = None, maps.last_scale_continuous.shape[1]
         if self.recipe.drop_last_scale:
-            positions = microbatch.mine(
-                sample_last_positions(microbatch.batch_size, tokens, microbatch.generator("last scale"))
-            )
-            positions, tokens = sent(positions, self.device), positions.shape[1]
-        if self.recipe.transformer.masked_last_scale:
-            maps = self.masked(maps, microbatch)
-        noise = self.diffusion_noise(microbatch, tokens, microbatch.generator("diffusion", self.device))
-        cut = None
+            positions = sample_last_positions(microbatch.batch_size, tokens, microbatch.generator("last scale"))
+        batch = self.made(microbatch, context, maps, positions)
         if self.texts is not None and not isinstance(given, Context):
-            cut = sent(torch.tensor(self.texts.cut_share(given)), self.device)
-        return TransformerBatch(context, maps, positions, noise, cut)
+            batch.captions_cut = sent(torch.tensor(self.texts.cut_share(given)), self.device)
+        return batch
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
         return self.data.figures(microbatch, train_context, self.device)

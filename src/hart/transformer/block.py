@@ -9,8 +9,8 @@ Shapes: B batch, N tokens, C width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,10 +33,6 @@ class SwiGLU(nn.Module):
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
-    @property
-    def output(self) -> nn.Linear:
-        return self.down
-
     def forward(self, x: Tensor) -> Tensor:
         return self.down(gated_silu(self.gate(x), self.up(x)))
 
@@ -48,10 +44,6 @@ class GeluMLP(nn.Module):
         super().__init__()
         self.linear1 = nn.Linear(width, hidden)
         self.linear2 = nn.Linear(hidden, width)
-
-    @property
-    def output(self) -> nn.Linear:
-        return self.linear2
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(F.gelu(self.linear1(x), approximate="tanh"))
@@ -72,10 +64,16 @@ class Block(nn.Module):
         self.mlp = mlp(config.width, config.mlp_width)
         self.modulation = build_modulation(config.modulation, config.width)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are plain: `before` and `after` may be compiled."""
+        return {name: value for name, value in super().__getstate__().items() if name not in ("before", "after")}
+
     @property
     def outputs(self) -> tuple[nn.Linear, nn.Linear]:
         """The layers whose results attention and MLP add to the residual stream."""
-        return self.attention.proj, self.mlp.output
+        *_, last = self.mlp.children()
+        assert isinstance(last, nn.Linear)
+        return self.attention.proj, last
 
     def forward(
         self,
@@ -88,21 +86,32 @@ class Block(nn.Module):
     ) -> Tensor:
         """x (B, N, C) to (B, N, C).
 
-        modulation: (B, 6, C) from `self.modulation`, or None. segments, cache: as in `Attention`.
+        modulation: (B, 6, C) from `self.modulation`, or None. segments, cache: as in `Attention.attended`.
         """
+        attended = self.attention.attended(*self.before(x, rotation, modulation), segments=segments, cache=cache)
+        return self.after(x, attended, modulation)
 
-        def attention(h: Tensor) -> Tensor:
-            return self.attention(h, rotation, segments=segments, cache=cache)
+    def before(self, x: Tensor, rotation: Rotation | None, modulation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens, as in `Attention.project`."""
+        return self.attention.project(self._normed(x, modulation, 0), rotation)
 
-        branches: tuple[Callable[[Tensor], Tensor], ...] = (attention, self.mlp)
-        for i, branch in enumerate(branches):
-            h = self.norm(x)
-            if modulation is None:
-                x = x + branch(h)
-            else:
-                gate, scale, shift = modulation.unsqueeze(2)[:, i::2].unbind(1)
-                x = torch.addcmul(x, branch(modulate(h, scale, shift)), gate)
-        return x
+    def after(self, x: Tensor, attended: Tensor, modulation: Tensor | None) -> Tensor:
+        """Tokens (B, N, C) after the block, given what their queries found, (B, N, C)."""
+        x = _added(x, self.attention.proj(attended), modulation, 0)
+        return _added(x, self.mlp(self._normed(x, modulation, 1)), modulation, 1)
+
+    def _normed(self, x: Tensor, modulation: Tensor | None, branch: int) -> Tensor:
+        """What a branch is given: attention is 0, the MLP 1."""
+        h = self.norm(x)
+        if modulation is None:
+            return h
+        scale, shift = modulation.unsqueeze(2)[:, branch + 2 :: 2].unbind(1)
+        return modulate(h, scale, shift)
+
+
+def _added(x: Tensor, found: Tensor, modulation: Tensor | None, branch: int) -> Tensor:
+    """The tokens and what a branch found."""
+    return x + found if modulation is None else torch.addcmul(x, found, modulation[:, branch, None])
 
 
 @torch.no_grad()

@@ -221,13 +221,11 @@ class HartTransformer(nn.Module):
     def new_cache(self, batch: int, schedule: ScaleSchedule | None = None, unkept: int = 0) -> KVCache:
         """An empty cache for the context and all scales of `batch` images, but for the last `unkept` tokens."""
         capacity = self.config.context_tokens + self._served(schedule).total_tokens - 1 - unkept
-        weight = self.word_embed.weight
+        weight, shape = self.word_embed.weight, (len(self.blocks), batch, self.config.heads, capacity, self.head_width)
 
         def make() -> KVCache:
-            return KVCache(
-                len(self.blocks), batch, self.config.heads, capacity, self.head_width,
-                dtype=weight.dtype, device=weight.device, kept=self.cache_type, unkept=unkept,
-            )  # fmt: skip
+            dtype, device = weight.dtype, weight.device
+            return KVCache(shape, dtype=dtype, device=device, kept=self.cache_type, unkept=unkept)
 
         return make() if self.graphs is None else self.graphs.lend((batch, capacity, unkept), make)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hart.errors import HartError
-from hart.evaluation.suites.dpg import COLUMNS, DensePrompt, Question, Verdict, judge, read_questions, unknown_parents
+from hart.evaluation.suites.dpg import COLUMNS, DensePrompt, Question, Verdict, judge, read_questions
 
 # 2 and 3 depend on 1, 4 on 2 and 3
 QUESTIONS = {
@@ -50,10 +50,9 @@ def test_parents_that_come_later_count_by_their_answer() -> None:
         assert [answer.counted for answer in verdict(questions, answers).answers] == counted
 
 
-def test_unknown_parents_are_passed_over_and_counted() -> None:
+def test_unknown_parents_are_passed_over() -> None:
     questions = {1: Question("a?", "entity", (7,)), 2: Question("b?", "entity", (1, 9))}
     assert verdict(questions, ("yes", "yes")).score == 1
-    assert unknown_parents([DensePrompt("x", "a b", questions), DensePrompt("y", "c", QUESTIONS)]) == 2
 
 
 ROWS = [

@@ -1,4 +1,4 @@
-"""Distances and scores against scipy, torchmetrics and plain loops; intervals against what they promise."""
+"""Distances and scores against scipy and plain loops, single images against definitions; what intervals promise."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import linalg
 from torch import Tensor
 
 from hart.errors import HartError
+from hart.evaluation import psnr, ssim
 from hart.evaluation.metrics import distances
 from hart.evaluation.metrics.distances import (
     Gaussian,
@@ -45,14 +47,6 @@ def test_frechet_distance_is_the_published_one(n: int, m: int) -> None:
     """Also where a covariance has no full rank: fewer images than the features are wide."""
     x, y = correlated(n, 24, 1), 1.3 * correlated(m, 24, 2)
     assert frechet_distance(Gaussian.of(x), Gaussian.of(y)) == pytest.approx(published_frechet_distance(x, y), abs=1e-3)
-
-
-def test_frechet_distance_of_features_as_wide_as_inceptions() -> None:
-    """Two sets of 60 with 2,048 numbers each: against the eigenvalues of the product on the sets' common span."""
-    x, y = random_tensor(60, 2048, seed=1), 0.8 * random_tensor(60, 2048, seed=2) + 0.1
-    span = torch.linalg.qr(torch.cat([x, y]).double().T).Q
-    expected = published_frechet_distance(x.double() @ span, y.double() @ span)
-    assert frechet_distance(Gaussian.of(x), Gaussian.of(y)) == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_set_is_at_no_distance_from_itself() -> None:
@@ -208,3 +202,42 @@ def test_too_few_images_are_said() -> None:
 def test_a_set_without_enough_prompts_is_refused_with_what_helps(count: int, said: str) -> None:
     with pytest.raises(HartError, match=f"5 images asked for, the set {said}"):
         require_available(5, count, " with a class")
+
+
+def test_psnr_is_its_definition() -> None:
+    original = torch.full((3, 3, 4, 4), 100, dtype=torch.uint8)
+    image = original.clone()
+    image[0] += 10
+    image[1, 0, 0, 0] += 1
+    expected = [20 * math.log10(255 / 10), 20 * math.log10(255 * math.sqrt(48)), math.inf]
+    assert psnr(image, original, 255).tolist() == pytest.approx(expected)
+    assert psnr(image[0] / 255, original[0] / 255).item() == pytest.approx(expected[0])
+
+
+def written_out(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM as published (Wang et al., 2004): whole windows only, Gaussian of 11 x 11, sigma 1.5, colour by colour."""
+    place = torch.arange(11, dtype=torch.float64) - 5
+    line = (-(place**2) / (2 * 1.5**2)).exp()
+    window = torch.outer(line, line)[None, None] / line.sum() ** 2
+    x, y = (images.double().flatten(0, 1)[:, None] for images in (x, y))
+
+    def mean(values: Tensor) -> Tensor:
+        return F.conv2d(values, window)
+
+    a, b = mean(x), mean(y)
+    vary_x, vary_y, together = mean(x * x) - a * a, mean(y * y) - b * b, mean(x * y) - a * b
+    c, d = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    values = (2 * a * b + c) * (2 * together + d) / ((a * a + b * b + c) * (vary_x + vary_y + d))
+    return values.view(-1, 3, *values.shape[2:]).mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("size", [11, 16, 40])
+def test_ssim_is_its_definition(size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    original = torch.randint(256, (3, 3, size, size), generator=generator, dtype=torch.uint8)
+    noise = torch.randn(original.shape, generator=generator)
+    image = (0.9 * original + 10 + 20 * noise).clamp(0, 255).byte()
+    image[0] = original[0]
+    original[2], image[2] = 255, 255 - (torch.arange(size) % 3).byte()  # light and nearly flat
+    torch.testing.assert_close(ssim(image, original), written_out(image, original), rtol=1e-6, atol=0)
+    assert ssim(image, original)[0] == 1

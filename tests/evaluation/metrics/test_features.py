@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hart.errors import HartError
 from hart.evaluation.metrics.features import EfficientNetLite, open_extractor
@@ -32,18 +33,21 @@ def vision_models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_efficientnet_gives_features_and_classes(pixels: torch.Tensor) -> None:
+def test_efficientnet_is_fed_as_it_was_trained(pixels: torch.Tensor) -> None:
+    """At the network's own size nothing is resampled: (pixel - 127) / 128."""
     extractor = open_extractor("efficientnet-lite0", CPU)
     assert extractor.name == "efficientnet-lite0"
-    features = extractor(pixels)
-    assert features.pooled.shape == (2, 1280)
-    assert features.logits is not None and features.logits.shape == (2, 1000)
-    assert features.spatial is None
+    own = torch.randint(256, (2, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    features = extractor(own)
+    with torch.no_grad():
+        expected = efficientnet_lite(0)((own.float() - 127) / 128)
+    assert features.logits is not None and features.spatial is None and features.pooled.shape == (2, 1280)
+    torch.testing.assert_close(features.logits, expected, rtol=1e-4, atol=1e-4)
     smaller = EfficientNetLite(CPU, image_size=64)
     # other features, so another name; the weights are the same
     assert smaller.name == "efficientnet-lite0 at 64 px"
     assert smaller.weights == extractor.weights
-    assert not torch.allclose(smaller(pixels).pooled, features.pooled)
+    assert not torch.allclose(smaller(pixels).pooled, extractor(pixels).pooled)
 
 
 def test_a_second_network_sees_otherwise(pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,16 +63,6 @@ def test_a_second_network_sees_otherwise(pixels: torch.Tensor, monkeypatch: pyte
         "efficientnet-lite2 at 64 px",
     )
     assert second.weights != first.weights and second(pixels).pooled.shape == first(pixels).pooled.shape
-
-
-def test_efficientnet_is_fed_as_it_was_trained() -> None:
-    """At the network's own size nothing is resampled: (pixel - 127) / 128."""
-    pixels = torch.randint(256, (1, 3, 224, 224), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    with torch.no_grad():
-        expected = efficientnet_lite(0)((pixels.float() - 127) / 128)
-    logits = EfficientNetLite(CPU)(pixels).logits
-    assert logits is not None
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_inception_gives_all_that_adm_reads(pixels: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,26 +84,28 @@ def test_inception_gives_all_that_adm_reads(pixels: torch.Tensor, monkeypatch: p
     assert not torch.allclose(pooled, features.pooled)
 
 
-@pytest.mark.parametrize(("kind", "folder", "width"), [("clip", "clip-tiny", 8), ("dinov2", "dino-tiny", 16)])
-def test_vision_models_from_a_folder(
-    kind: str, folder: str, width: int, vision_models: Path, pixels: torch.Tensor
+@pytest.mark.parametrize(
+    ("spec", "kind", "size", "output", "mean", "std"),
+    [
+        ("clip:clip-tiny", CLIPVisionModelWithProjection, 28, "image_embeds", OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+        ("dinov2:dino-tiny", Dinov2Model, 224, "pooler_output", IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    ],
+)
+def test_vision_models_are_fed_as_they_were_trained(
+    spec: str, kind: Any, size: int, output: str, mean: Any, std: Any, vision_models: Path, pixels: torch.Tensor
 ) -> None:
-    extractor = open_extractor(f"{kind}:{vision_models / folder}", CPU)
-    assert extractor.name == f"{kind} {folder}"
+    name, folder = spec.split(":")
+    extractor = open_extractor(f"{name}:{vision_models / folder}", CPU)
+    assert extractor.name == f"{name} {folder}"
+    own = torch.randint(256, (2, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    shift, scale = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    with torch.no_grad():
+        model = kind.from_pretrained(vision_models / folder).eval()
+        expected = getattr(model(pixel_values=(own / 255 - shift) / scale), output)
+    torch.testing.assert_close(extractor(own).pooled, expected, rtol=1e-4, atol=1e-4)
     features = extractor(pixels)
-    assert features.pooled.shape == (2, width) and features.pooled.isfinite().all()
     assert features.logits is None and features.spatial is None
     torch.testing.assert_close(extractor(pixels[1:]).pooled, features.pooled[1:], rtol=1e-4, atol=1e-5)
-
-
-def test_clip_is_fed_as_it_was_trained(vision_models: Path) -> None:
-    extractor = open_extractor(f"clip:{vision_models / 'clip-tiny'}", CPU)
-    model = CLIPVisionModelWithProjection.from_pretrained(vision_models / "clip-tiny").eval()
-    pixels = torch.randint(256, (1, 3, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-    with torch.no_grad():
-        expected = model(pixel_values=(pixels / 255 - mean) / std).image_embeds
-    torch.testing.assert_close(extractor(pixels).pooled, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

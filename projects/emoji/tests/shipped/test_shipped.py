@@ -134,7 +134,7 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, recipes: Path) -> None:
     # a typing error in a setting of the second stage does not cost the time of the first
     save_images(tmp_path / "set", 5)
     pack.write_pack(str(tmp_path / "set"), tmp_path / "pack", split="train", size=8)
-    with pytest.raises(SystemExit, match=r"^error: .*transformer\.toml: trainer: unknown key\(s\) stepz"):
+    with pytest.raises(SystemExit, match=r"^error: .*transformer\.toml: trainer\.stepz: unknown key"):
         program.main(options(tmp_path, recipes, **{"--minutes": "1", "--transformer": "trainer.stepz=3"}))
     with pytest.raises(SystemExit, match=r"^error: code_corruption is for augmented versions"):
         program.main(options(tmp_path, recipes, **{"--minutes": "1", "--transformer": "code_corruption=0.1"}))

@@ -12,14 +12,13 @@ from itertools import compress
 from pathlib import Path
 from typing import Literal
 
-from hart.data.digests import ABSENT, mark_image
 from hart.data.images import SUFFIXES
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
-from hart.data.samples import DamagedSample, damaged_by, read_sample_image, text_fault
+from hart.data.samples import DamagedSample, ImageFile, damaged_by, text_fault
 from hart.data.sources import Listed, Located, Source
 from hart.data.splits import SPLIT_NAMES, WHOLE, divide, require_hash_split, split_names
 from hart.errors import HartError
-from hart.files import FileError, list_folder, read_bytes
+from hart.files import FileError, list_folder, read_bytes, readable_folder
 from hart.strict import counted, printable
 
 _NUMBERED = re.compile(r"(train|val|test)[^a-z]+", re.IGNORECASE)
@@ -37,15 +36,11 @@ class FolderImage:
     notes: tuple[str, ...] = ()
     fault: str = ""
 
-    def note_files(self) -> dict[str, Path]:
-        """By suffix."""
-        return {_parts(name)[1]: self.path.with_name(name) for name in self.notes}
-
     def read_notes(self, kinds: Collection[str] = NOTE_SUFFIXES) -> Note:
         """The notes of some kinds. Raises `DamagedSample`."""
+        files = {kind: self.path.with_name(name) for name in self.notes if (kind := _parts(name)[1]) in kinds}
         with damaged_by(FileError):
-            files = {kind: read_bytes(file, NOTE_LIMIT) for kind, file in self.note_files().items() if kind in kinds}
-        return read_notes(files)
+            return read_notes({kind: read_bytes(file, NOTE_LIMIT) for kind, file in files.items()}) if files else Note()
 
 
 def list_images(folder: Path) -> Iterator[FolderImage]:
@@ -128,32 +123,30 @@ def loose_images(path: Path, split: str, *, deep: bool) -> Literal["folder", "cl
     Only images with captions, or in two folders at least, since a preview may lie beside shards. Folders are looked at
     one level deep, or not at all without `deep`; those of the splits are looked into.
     """
+    splits = sorted(split_folders(path, split).values()) if deep else []
+    inside = itertools.chain.from_iterable(map(_folders_in, (path, *splits))) if deep else ()
     classes = 0
-    splits = set(split_folders(path, split).values()) if deep else set()
-    inside = itertools.chain(_folders_in(path), *map(_folders_in, sorted(splits))) if deep else ()
     for place in (path, *inside):
-        found = False
         with suppress(OSError):  # what cannot be listed is an error only where it is read
             names = [name for name, is_folder in list_folder(place).items() if not is_folder]
-            for image in _images_among(place, names, ""):
-                if image.notes:
-                    return "folder"
-                found = True
-        classes += found and place != path and place not in splits
-        if classes > 1:
-            return "classes"
-    return None
+            images = list(_images_among(place, names, ""))
+            if any(image.notes for image in images):
+                return "folder"
+            classes += bool(images) and place not in (path, *splits)
+    return "classes" if classes > 1 else None
 
 
 class FolderReader(Source):
     """`image.png` with `image.txt`, `.json` or `.cls` beside it, at any depth."""
 
-    digest_kind = "captioned images"
     title = "folder"
 
-    def __init__(self, path: Path, split: str, classes: tuple[str, ...] = ()) -> None:
+    def __init__(self, name: str, split: str | None, classes: tuple[str, ...] = ()) -> None:
+        """name: of the folder. split: None holds nothing out."""
+        path = readable_folder(Path(name))
         self.remark = f" of {counted(len(classes), 'class')}" if classes else ""
-        inside = split_folder(path, split, classes=bool(classes))
+        inside = split_folder(path, split or "train", classes=bool(classes))
+        split = split or (WHOLE if inside is None else "train")
         self.root = inside or path
         self._files = list(list_images(self.root))
         if inside is None:
@@ -170,22 +163,13 @@ class FolderReader(Source):
 
     def facts(self, file: FolderImage) -> Listed:
         # only a .json can hold a weight, and the order of a whole epoch needs all of them
-        return Listed(weight=file.read_notes({"json"}).weight if "json" in file.note_files() else 1.0)
+        return Listed(weight=file.read_notes({"json"}).weight)
 
     def name(self, place: FolderImage) -> str:
         return printable(str(place.path))
 
     def read_record(self, place: FolderImage) -> Located:
-        return place.read_notes(), partial(read_sample_image, place.path)
-
-    def mark(self, place: FolderImage, label: int | None) -> tuple[str | bytes, ...]:
-        notes: list[str | bytes] = []
-        for suffix, path in place.note_files().items():
-            try:
-                notes += [suffix, read_bytes(path, NOTE_LIMIT)]
-            except FileError:
-                notes += [suffix, ABSENT]
-        return place.path.relative_to(self.root).as_posix(), *notes, mark_image(place.path)
+        return place.read_notes(), ImageFile(place.path)
 
 
 class ClassFolderReader(FolderReader):
@@ -195,22 +179,19 @@ class ClassFolderReader(FolderReader):
     shift the others; those that only another split has come after them.
     """
 
-    digest_kind = "images by class"
     title = "class folders"
-    digests_classes = True
 
-    def __init__(self, path: Path, split: str) -> None:
-        divided = split_folder(path, split, classes=True) is not None
+    def __init__(self, name: str, split: str | None) -> None:
+        path = readable_folder(Path(name))
         # those of training first: a split that has more does not shift them
         of_training, every = (
-            split_folders(path, name, classes=True).values() if divided else [path] for name in ("train", split)
+            split_folders(path, each, classes=True).values() or [path] for each in ("train", split or "train")
         )
-        more = [root for root in every if root not in of_training]
-        classes = list(dict.fromkeys([*sorted(_classes(of_training)), *sorted(_classes(more))]))
+        classes = tuple(dict.fromkeys([*sorted(_classes(of_training)), *sorted(_classes(every))]))
         if not classes:
             raise HartError(f"{path} ({split}): no class folders: put the images of each class in a folder")
-        self._numbers = {name: number for number, name in enumerate(classes)}
-        super().__init__(path, split, tuple(classes))
+        self._numbers = {each: number for number, each in enumerate(classes)}
+        super().__init__(name, split, classes)
 
     def facts(self, file: FolderImage) -> Listed:
         place = file.path.relative_to(self.root).parts
@@ -219,10 +200,7 @@ class ClassFolderReader(FolderReader):
         return Listed(self._numbers[place[0]])
 
     def read_record(self, place: FolderImage) -> Located:
-        return Note(), partial(read_sample_image, place.path)
-
-    def mark(self, place: FolderImage, label: int | None) -> tuple[str | bytes, ...]:
-        return place.path.relative_to(self.root).as_posix(), str(label), mark_image(place.path)
+        return Note(), ImageFile(place.path)
 
 
 def _classes(roots: Iterable[Path]) -> set[str]:

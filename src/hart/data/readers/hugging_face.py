@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hart.data.digests import ABSENT, mark_bytes
 from hart.data.notes import WEIGHT_FIELD, Columns, read_label, read_record, read_weight
 from hart.data.readers.parquet import read_row, require_sound
-from hart.data.samples import DamagedSample, read_image_field
+from hart.data.samples import image_of_field
 from hart.data.sources import Listed, Located, Source
 from hart.data.splits import split_names
 from hart.errors import HartError
@@ -32,9 +30,6 @@ class HuggingFaceReader(Source):
 
     Images stay encoded until they are read. A `ClassLabel` column gives the class names.
     """
-
-    digest_kind = "Hugging Face"
-    digests_classes = True
 
     def __init__(self, name: str, split: str, columns: Columns) -> None:
         hub_address()  # before the library is imported, also for a folder
@@ -64,7 +59,7 @@ class HuggingFaceReader(Source):
 
     def _facts(self, batch: Any, number: int) -> Listed:
         record = read_row(batch, number)
-        return Listed(read_label(record.get(self._columns.label)), read_weight(record.get(WEIGHT_FIELD, 1.0)))
+        return Listed(read_label(record.get(self._columns.label)), read_weight(record.get(WEIGHT_FIELD)))
 
     def name(self, place: int) -> str:
         return f"{self._set}, row {place}"
@@ -73,17 +68,7 @@ class HuggingFaceReader(Source):
         record = read_row(self._table[place : place + 1], 0)
         image = record.pop(self._columns.image)
         note = read_record(record | {self._columns.label: None}, self._columns)
-        return replace(note, record=record), partial(read_image_field, image, None)
-
-    def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
-        try:
-            record = read_row(self._table[place : place + 1], 0)
-            mark = mark_bytes(read_image_field(record[self._columns.image], None))
-        except DamagedSample:
-            return (ABSENT,)
-        wanted = {self._columns.caption, self._columns.label, WEIGHT_FIELD}
-        said = {name: value for name, value in record.items() if name in wanted}
-        return json.dumps(said, sort_keys=True, default=str), mark
+        return replace(note, record=record), image_of_field(image, None)
 
 
 def is_saved_dataset(path: Path) -> bool:

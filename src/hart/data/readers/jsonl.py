@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hart.data.digests import ABSENT, mark_bytes, mark_image
 from hart.data.notes import IMAGE_FIELDS, NOTE_LIMIT, Columns, read_record
-from hart.data.samples import DamagedSample, damaged_by, read_image_field, text_fault
+from hart.data.samples import DamagedSample, damaged_by, image_of_field, text_fault
 from hart.data.sources import Listed, Located, Source
 from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, open_regular, parse_json
@@ -20,9 +19,6 @@ class JsonlReader(Source):
 
     Memory holds only where each line begins; a line is read again with its image.
     """
-
-    digest_kind = "JSON lines"
-    digests_classes = True
 
     def __init__(self, file: Path, columns: Columns, split: str | None = None) -> None:
         """split: keep only the images that the hash of the name puts in it; None keeps all."""
@@ -61,28 +57,11 @@ class JsonlReader(Source):
         return f"{self._file}:{self._line}" if self._line else f"{self._file} at byte {place}"
 
     def read_record(self, place: int) -> Located:
-        with damaged_by(FileError):
-            record = _parse(self._read_line(place))
-        columns = self._columns.among(record)
-        image = partial(read_image_field, record.get(columns.image), self._file.parent)
-        return read_record(record, columns), image
-
-    def _read_line(self, place: int) -> bytes:
-        with open_regular(self._file) as lines:
+        with damaged_by(FileError), open_regular(self._file) as lines:
             lines.seek(place)
-            return lines.readline(NOTE_LIMIT + 1)
-
-    def mark(self, place: int, label: int | None) -> tuple[str | bytes, ...]:
-        line = self._read_line(place)
-        try:
-            record = _parse(line)
-            image: Any = record.get(self._columns.among(record).image)
-            if isinstance(image, str) and "://" not in image:
-                # the mark need not read the whole file
-                return line.strip(), mark_image(self._file.parent / image)
-            return line.strip(), mark_bytes(read_image_field(image, self._file.parent))
-        except DamagedSample:
-            return line.strip(), ABSENT
+            record = _parse(lines.readline(NOTE_LIMIT + 1))
+        columns = self._columns.among(record)
+        return read_record(record, columns), image_of_field(record.get(columns.image), self._file.parent)
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hart.data.digests import ABSENT, SetDigest, mark_image, mark_shard
+from hart.data.digests import SetDigest, mark_file, mark_shard
 from hart.data.notes import WEIGHT_FIELD, Columns, read_record
-from hart.data.samples import DamagedSample, damaged_by, read_image_field
+from hart.data.samples import damaged_by, image_of_field
 from hart.data.sources import Read, Stream
 from hart.errors import HartError
 from hart.files import FileError, require_regular
@@ -62,44 +61,33 @@ class ParquetStream(Stream):
     def _read(self, batch: Any, number: int, folder: Path) -> Read:
         record = read_row(batch, number)
         image = record.pop(self._columns.image)
-        return read_record(record, self._columns), read_image_field(image, folder)
+        return read_record(record, self._columns), image_of_field(image, folder)()
 
     def digest(self) -> str:
-        """Images inside the file are marked with it as a whole; those beside it, one by one."""
+        """Of the files as they are, and of the images beside them."""
         digest = SetDigest("Parquet")
         for file in dict.fromkeys(file for file, _ in self._groups):
-            digest.add(mark_shard(file))
-            try:
-                with _opened(file) as table:
-                    for batch in table.iter_batches(columns=self._small_columns(table.schema_arrow)):
-                        for number in range(batch.num_rows):
-                            self._add_row(digest, batch, number, file.parent)
-            except FileError:
-                digest.add(ABSENT)
+            digest.add(mark_shard(file), *map(mark_file, self._images_beside(file)))
         return digest.hexdigest()
 
-    def _add_row(self, digest: SetDigest, batch: Any, number: int, folder: Path) -> None:
-        try:
-            record = read_row(batch, number)
-        except DamagedSample as error:
-            digest.add(str(error))
-            return
-        image = record.pop(self._columns.image, None)
-        path = image.get("path") if isinstance(image, dict) else image
-        mark = mark_image(folder / path) if isinstance(path, str) else b""
-        digest.add(json.dumps(record, sort_keys=True, default=str), mark)
-
-    def _small_columns(self, schema: Any) -> list[str]:
-        """Everything read but the images themselves."""
+    def _images_beside(self, file: Path) -> Iterator[Path]:
+        """The paths in the image column, if it has them."""
         import pyarrow as pa
 
-        wanted = [name for name in (self._columns.caption, self._columns.label) if name]
-        kind = schema.field(self._columns.image).type
-        if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
-            wanted.append(f"{self._columns.image}.path")
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            wanted.append(self._columns.image)
-        return wanted
+        try:
+            with _opened(file) as table:
+                kind = table.schema_arrow.field(self._columns.image).type
+                if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+                    name = f"{self._columns.image}.path"
+                elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+                    name = self._columns.image
+                else:
+                    return
+                images = table.read(columns=[name]).column(0).to_pylist()
+        except FileError:
+            return
+        paths = (image["path"] if isinstance(image, dict) else image for image in images)
+        yield from (file.parent / path for path in paths if path)
 
 
 def read_row(batch: Any, number: int) -> dict[str, Any]:

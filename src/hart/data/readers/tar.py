@@ -5,7 +5,6 @@ The library `webdataset` opens remote shards. Members are grouped alike however 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import re
@@ -19,16 +18,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self, cast
 
-from hart.data.digests import ABSENT, SetDigest, mark_range
+from hart.data.digests import SetDigest
 from hart.data.images import MAX_FILE, SUFFIXES
 from hart.data.notes import NOTE_LIMIT, NOTE_SUFFIXES, Note, read_notes
-from hart.data.samples import DamagedSample, damaged_by, text_fault
+from hart.data.samples import DamagedSample, ImageFile, text_fault
 from hart.data.sources import Listed, Located, Read, Source, Stream
 from hart.errors import HartError
-from hart.files import FileError, open_regular
+from hart.files import open_regular
 from hart.strict import counted, printable, reason
 
 TWICE = "its name comes twice in the shard"
+BROKEN_OFF = "the shard cannot be read to its end ({})"
 DOTTED = "no image but {}: in shards a name ends at its first dot; rename it"
 MAX_MEMBER = 2**34
 """Bytes that a header may claim: the library would skip more for hours, and loop for ever on a negative number."""
@@ -42,14 +42,11 @@ TAR_FAULTS = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zl
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An image inside a shard: where it lies, and what is said about it."""
+    """An image inside a shard: its name, where it lies, and what is said about it."""
 
-    shard: Path
     name: str
-    offset: int
-    size: int
+    image: ImageFile
     note: Note
-    notes_digest: bytes
 
 
 class TarReader(Source):
@@ -57,8 +54,6 @@ class TarReader(Source):
 
     A shard that breaks off counts as one damaged image; those before the break are used.
     """
-
-    digest_kind = "tar shards"
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self._shards = shards
@@ -69,22 +64,10 @@ class TarReader(Source):
             yield from _list_shard(shard)
 
     def name(self, place: Member | str) -> str:
-        return printable(place if isinstance(place, str) else f"{place.shard}:{place.name}")
+        return printable(place if isinstance(place, str) else f"{place.image.path}:{place.name}")
 
     def read_record(self, place: Member) -> Located:
-        return place.note, partial(self._read_image, place)
-
-    def _read_image(self, place: Member) -> bytes:
-        with damaged_by(FileError, OSError), open_regular(place.shard) as file:
-            file.seek(place.offset)
-            return file.read(place.size)
-
-    def mark(self, place: Member, label: int | None) -> tuple[str | bytes, ...]:
-        try:
-            with open_regular(place.shard) as file:
-                return place.name, place.notes_digest, mark_range(file, place.offset, place.size)
-        except (FileError, OSError):
-            return (ABSENT,)
+        return place.note, place.image
 
 
 class TarStream(Stream):
@@ -109,7 +92,7 @@ class TarStream(Stream):
             if is_remote(shard):
                 _require_arrival(shard, stream, fault is not None)
         if fault is not None:
-            yield printable(shard), _broken_off(fault)
+            yield printable(shard), BROKEN_OFF.format(reason(fault))
 
     def digest(self) -> str:
         digest = SetDigest("stream")
@@ -254,10 +237,6 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, what: str) -> bytes:
     return content
 
 
-def _broken_off(error: Exception) -> str:
-    return f"the shard cannot be read to its end ({reason(error)})"
-
-
 def _first_of_each_name(shard: str, groups: Iterator[_Group]) -> Iterator[tuple[str, Callable[[], Read] | str]]:
     seen: dict[str, bool] = {}
     for group in groups:
@@ -274,13 +253,19 @@ def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed
     or a second note of one kind, only its first group counts, as in a stream.
     """
     groups: defaultdict[str, list[_Group]] = defaultdict(list)
+
+    def skipped(member: tarfile.TarInfo) -> bytes:
+        if member.offset_data + member.size > size:
+            raise tarfile.ReadError("it breaks off inside an image")
+        return b""
+
     try:
         with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader) as tar:
             size = os.fstat(file.fileno()).st_size
-            for group in _groups(tar, lambda member: _within(member, size)):
+            for group in _groups(tar, skipped):
                 groups[group.name] = [group] if group.dotted else [*groups[group.name], group]
     except TAR_FAULTS as error:
-        yield str(shard), _broken_off(error)
+        yield str(shard), BROKEN_OFF.format(reason(error))
     for name, (first, *later) in groups.items():
         if not any(group.is_image for group in (first, *later)):
             continue
@@ -298,18 +283,8 @@ def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed
             yield f"{shard}:{name}", str(error)
             continue
         assert first.image is not None
-        digest = hashlib.sha256()
-        for suffix, content in sorted(first.notes.items()):
-            digest.update(f"{suffix} {len(content)} ".encode() + content)
-        place = first.image.offset_data, first.image.size
-        yield Member(shard, name, *place, note, digest.digest()), partial(Listed, note.label, note.weight)
-
-
-def _within(member: tarfile.TarInfo, size: int) -> bytes:
-    """Reads nothing. Raises `tarfile.ReadError` for an image that extends beyond the shard."""
-    if member.offset_data + member.size > size:
-        raise tarfile.ReadError("it breaks off inside an image")
-    return b""
+        image = ImageFile(shard, first.image.offset_data, first.image.size)
+        yield Member(name, image, note), partial(Listed, note.label, note.weight)
 
 
 def _opened(shard: str) -> BinaryIO | Any:

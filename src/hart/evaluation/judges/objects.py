@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from hart.data.transforms import pil_to_pixels
-from hart.errors import HartError, missing_package
+from hart.errors import HartError
 from hart.networks.pretrained import IMAGENET, Frozen, load_frozen, load_text_tokenizer, normalised, short_name
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+Colour = Literal["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"]
+COLOURS: tuple[Colour, ...] = get_args(Colour)
 _COCO = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, "
     "parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, "
@@ -74,10 +76,6 @@ class Mask2FormerDetector(Frozen):
         """Raises `HartError` for what cannot be loaded, or does not tell COCO's 80 classes."""
         from transformers import Mask2FormerForUniversalSegmentation
 
-        try:
-            import scipy  # noqa: F401 - transformers asks for it, and says so only in several lines
-        except ModuleNotFoundError:
-            raise missing_package("scipy", "evaluate") from None
         network = load_frozen(Mask2FormerForUniversalSegmentation, source, "detector")
         super().__init__(network, short_name(source), device)
         self.image_size = image_size

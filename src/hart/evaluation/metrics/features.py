@@ -7,6 +7,7 @@ Shapes: B batch, D width, H W image.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,7 +19,7 @@ from torch import Tensor
 from hart.devices import convolution_layout
 from hart.errors import HartError
 from hart.evaluation.published_files import at_hand, cached_file
-from hart.evaluation.suites.base import FEATURES_HELP
+from hart.evaluation.suites.base import FEATURES_HELP, Progress
 from hart.files import user_path
 from hart.networks.efficientnet import PIXEL_MEAN, PIXEL_SCALE, efficientnet_lite
 from hart.networks.inception import IMAGE_SIZE, FidInception, resize_like_clean_fid, resize_like_tensorflow
@@ -81,10 +82,8 @@ def open_extractor(spec: str, device: torch.device, data: Path | None = None) ->
     match kind:
         case "efficientnet-lite0" | "efficientnet-lite2" if source:
             raise HartError(f"{spec}: {kind} has its weights in a package: leave {':' + source} out")
-        case "efficientnet-lite0":
-            return EfficientNetLite(device)
-        case "efficientnet-lite2":
-            return EfficientNetLite(device, 2)
+        case "efficientnet-lite0" | "efficientnet-lite2":
+            return EfficientNetLite(device, 2 if kind.endswith("2") else 0)
         case "inception-v3" | "inception-v3-clean":
             source = source or at_hand(INCEPTION_ADDRESS, data)
             file = user_path(source)
@@ -159,6 +158,17 @@ class Embeddings(Frozen):
     def __call__(self, pixels: Tensor) -> Features:
         x = _resized(pixels.to(self.device).float() / 255, self._image_size)
         return Features(getattr(self.network(pixel_values=normalised(x, self._colours)), self._output).float().cpu())
+
+
+def extracted(
+    batches: Iterable[Tensor], extractor: FeatureExtractor, progress: Progress, count: int | None, what: str
+) -> Features:
+    """Features of images in batches (B, 3, H, W), uint8. count: of all, and what: the text, for `progress`."""
+    parts: list[Features] = []
+    for pixels in batches:
+        progress(sum(map(len, parts)), count, what)
+        parts.append(extractor(pixels))
+    return Rows.cat(parts)
 
 
 def _resized(pixels: Tensor, image_size: int) -> Tensor:

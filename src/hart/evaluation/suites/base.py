@@ -1,14 +1,5 @@
-"""A suite is one declaration, from which its command line, kept results, report and documentation are made.
-
-    class CountOptions(SuiteOptions, kw_only=True):
-        data: Data
-
-    def count(context: Context[CountOptions]) -> Result: ...
-
-    SUITE = Suite("count", "How many images a set has.", CountOptions, count)
-
-Nothing here loads PyTorch before a suite runs.
-"""
+"""A suite is one declaration, from which its command line, kept results, report and documentation are made:
+`docs/evaluation.md` has one. Nothing here loads PyTorch before a suite runs."""
 
 from __future__ import annotations
 
@@ -25,7 +16,7 @@ from hart.checkpoint.folders import model_name
 from hart.config import Device, SamplingConfig, Seed
 from hart.data.kinds import Kind
 from hart.errors import DISTRIBUTION
-from hart.strict import Config
+from hart.strict import Config, counted
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +27,8 @@ if TYPE_CHECKING:
     from hart.pipeline import HartPipeline
 
 MEASURED_FOLDER = "measured"
+FEWEST_RESAMPLES = 40
+"""Of fewer, none lies beyond the ends of an interval of 95%."""
 
 Progress = Callable[[int, int | None, str], None]
 """Called with (steps done, steps in total or None if unknown, what is being done)."""
@@ -187,5 +180,8 @@ class Suite(Generic[O]):
         """Measure; the result has the suite's name and the options among its settings."""
         run: Callable[[Context[O]], Result]
         run = resolve_name(self.run) if isinstance(self.run, str) else self.run
-        result = run(context)
-        return replace(result, suite=self.name, settings=context.options.settings() | dict(result.settings))
+        result, options = run(context), context.options
+        notes = result.notes
+        if 0 < options.resamples < FEWEST_RESAMPLES:
+            notes += (f"intervals are of {counted(options.resamples, 'resample')}, and narrower than of more",)
+        return replace(result, suite=self.name, settings=options.settings() | dict(result.settings), notes=notes)

@@ -50,10 +50,6 @@ def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
     captioned = sorted(captions)
     count = min(COUNT, len(captioned)) if limit is None else limit
     require_available(count, len(captioned), " with captions")
-    if unknown := sorted(captions.keys() - names.keys()):
-        raise HartError(
-            f"{texts.place}: it has captions of {counted(len(unknown), 'image')} not listed: fetch it again"
-        )
     chosen = generator.sample(captioned, count)
     notes = ["which captions others sampled is not known; these are this project's own sample, by the seed"]
     if len(names) != OF_IMAGES:

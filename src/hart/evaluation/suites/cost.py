@@ -6,17 +6,19 @@ without (one row). The paper does not say what its figures count; `printed_macs`
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from hart.benchmark.machine import device_clock, peak_memory
-from hart.benchmark.parts import PROMPT, quiet_prompts
-from hart.config import HartConfig, SamplingConfig
+from hart.benchmark.machine import device_clock
+from hart.benchmark.measure import timed
+from hart.benchmark.parts import GenerationTimer
+from hart.config import HartConfig
 from hart.devices import dtype_name
 from hart.evaluation.metrics.figures import Figure, bootstrap
 from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context, SamplingOptions
 from hart.evaluation.suites.core import CostOptions
-from hart.generation.arguments import Prompt
 from hart.inference.cost import MODULES, PARTS, model_cost
 from hart.pipeline import HartPipeline
 
@@ -38,9 +40,10 @@ def run(context: Context[CostOptions]) -> Result:
         context.note(remark)
     sampling = SamplingOptions(guidance=options.guidance, discrete_only=options.discrete_only).sampling(pipe)
     figures = counted_figures(pipe.config.replace(sampling=sampling))
+    timer = GenerationTimer(pipe, device_clock(pipe.device), sampling=sampling)
     place = f"{pipe.device.type}, {dtype_name(pipe.dtype)}"
     for batch in dict.fromkeys(options.batch_size):
-        figures[f"batch {batch} ({place})"] = _measured(pipe, sampling, batch, context)
+        figures[f"batch {batch} ({place})"] = _measured(timer, batch, context)
     return Result(
         title=f"one image of {pipe.image_size} px",
         figures=figures,
@@ -101,23 +104,13 @@ def printed_macs(config: HartConfig) -> int:
     return total + (cost.macs["decoder"] if sizes.text is not None else 0)
 
 
-def _measured(
-    pipe: HartPipeline, sampling: SamplingConfig, batch: int, context: Context[CostOptions]
-) -> dict[str, Figure]:
+def _measured(timer: GenerationTimer, batch: int, context: Context[CostOptions]) -> dict[str, Figure]:
     options = context.options
-    prompts: list[Prompt] = [PROMPT if pipe.num_classes is None else 0] * batch
-    clock, peak = device_clock(pipe.device), peak_memory(pipe.device)
-    seconds = []
-    runs = options.warm_up + options.repeats
-    for number in range(runs):
-        context.progress(number, runs, f"batch {batch}")
-        with quiet_prompts():  # of images that nobody sees
-            seconds.append(clock.seconds(lambda: pipe(prompts, seed=options.seed, batch_size=batch, sampling=sampling)))
-    timed = torch.tensor(seconds[options.warm_up :], dtype=torch.float64)
+    context.progress(0, None, f"batch {batch}")
+    found = timed(timer, batch, repeats=options.repeats, seconds=math.inf, warm_up=options.warm_up)
+    seconds = torch.tensor([call.seconds for call in found.generations], dtype=torch.float64)
     latency = bootstrap(
-        lambda rows: float(timed[rows].quantile(0.5)), [len(timed)], context.generator(), options.resamples
+        lambda rows: float(seconds[rows].quantile(0.5)), [len(seconds)], context.generator(), options.resamples
     )
     figures = {LATENCY: latency, THROUGHPUT: Figure(batch / latency.value)}
-    if (memory := peak()) is not None:
-        figures[MEMORY] = Figure(memory)
-    return figures
+    return figures if found.peak is None else figures | {MEMORY: Figure(found.peak)}

@@ -19,11 +19,12 @@ from torch import Tensor
 from hart.errors import HartError
 from hart.evaluation.judges.answers import BlipAnswers
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
-from hart.evaluation.published_files import PublishedFile, at_hand, located, read_prompt_file
+from hart.evaluation.published_files import PublishedFile, at_hand, located
 from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import DpgOptions
 from hart.evaluation.suites.judged_prompts import OVERALL, JudgedPrompts
+from hart.files import read_text
 from hart.networks.pretrained import choices
 from hart.strict import Config, Listed, counted
 
@@ -60,7 +61,7 @@ class DensePrompt:
 
 def read_questions(file: Path) -> list[DensePrompt]:
     """The published format: a question a row. Raises `HartError` that names the line."""
-    reader = csv.DictReader(io.StringIO(read_prompt_file(file), newline=""), restval="", strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(file), newline=""), restval="", strict=True)
     prompts: dict[str, DensePrompt] = {}
     try:
         if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
@@ -74,16 +75,6 @@ def read_questions(file: Path) -> list[DensePrompt]:
     if not prompts:
         raise HartError(f"{file}: holds no questions: fetch {QUESTIONS.address}")
     return list(prompts.values())
-
-
-def unknown_parents(prompts: Sequence[DensePrompt]) -> int:
-    """How many dependencies name a question that their prompt does not have."""
-    return sum(
-        parent not in prompt.questions
-        for prompt in prompts
-        for question in prompt.questions.values()
-        for parent in question.parents
-    )
 
 
 def _take(row: Mapping[str, str], prompts: dict[str, DensePrompt]) -> None:
@@ -130,16 +121,15 @@ def judge(prompt: DensePrompt, answers: Sequence[str]) -> Verdict:
     published, so that a no also reaches questions that depend on it through others. Parents that are not among the
     questions are ignored.
     """
-    said = {number: answer.strip().lower() == YES for number, answer in zip(prompt.questions, answers, strict=True)}
-    counts = dict(said)
+    counts = {number: answer.strip().lower() == YES for number, answer in zip(prompt.questions, answers, strict=True)}
     found = []
     for (number, question), answer in zip(prompt.questions.items(), answers, strict=True):
-        reason = "" if said[number] else f"answered {answer!r}"
+        yes = counts[number]
+        reason = "" if yes else f"answered {answer!r}"
         if not all(counts.get(parent, True) for parent in question.parents):
             counts[number] = False
             reason = reason or f"depends on {', '.join(map(str, question.parents))}, of which one counts 0"
-        answered = said[number], counts[number], reason
-        found.append(Answer(number, question.category, question.text, answer, *answered))
+        found.append(Answer(number, question.category, question.text, answer, yes, counts[number], reason))
     return Verdict(prompt.item, prompt.prompt, sum(counts.values()) / len(counts), tuple(found))
 
 
@@ -157,7 +147,6 @@ def run(context: Context[DpgOptions]) -> Result:
         return judge(prompt, answerer(image, [question.text for question in prompt.questions.values()]))
 
     verdicts = asked.verdicts(Verdict, judges, lambda numbers: [verdict(number) for number in numbers], 1)
-    lost = unknown_parents(asked.prompts)
     return Result(
         title=f"DPG-Bench, {counted(len(asked.prompts), 'prompt')}, {counted(len(verdicts), 'image')}",
         figures=scores(verdicts, options.per_prompt, answerer.name, context.generator(), options.resamples),
@@ -170,7 +159,6 @@ def run(context: Context[DpgOptions]) -> Result:
         notes=(
             *asked.notes,
             f"answered by {answerer.name}: published scores are mPLUG-large's, and are not to be compared with these",
-            *([f"dependencies passed over, since they name no question of their prompt: {lost:,}"] if lost else []),
         ),
         published=(published_tables()["text_to_image"],),
         sheets=asked.generated.sheet([f"{100 * v.score:.0f}: {v.prompt[:80]}" for v in verdicts]),

@@ -11,8 +11,7 @@ from hart.data.kinds import Condition
 from hart.data.samples import Damage, DamagedSample, Sample, first_reasons
 from hart.data.sources import Source, Stream
 from hart.data.transforms import ImageTransform
-from hart.evaluation.cache import require_plan
-from hart.evaluation.generated_images import IMAGES_FOLDER, GeneratedImages, plan_of
+from hart.evaluation.generated_images import GeneratedImages
 from hart.evaluation.image_sets import ImageSet, features_of_set
 from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, open_extractor
@@ -20,7 +19,7 @@ from hart.evaluation.metrics.figures import few_images_warning, require_availabl
 from hart.evaluation.report import Result, extractor_facts
 from hart.evaluation.suites.base import LEAST_IMAGES, Context
 from hart.evaluation.suites.core import GenerationOptions
-from hart.generation.arguments import Prompt, checked_prompt
+from hart.generation.arguments import Prompt
 from hart.strict import counted
 
 
@@ -32,23 +31,22 @@ def run(context: Context[GenerationOptions]) -> Result:
     pipe = options.pipeline()
     references = ImageSet(source, ImageTransform(pipe.image_size, fit=options.fit))
     references.require(LEAST_IMAGES)
-    if options.limit is not None and references.total is not None:
-        require_available(options.limit, references.total)
     sampling = options.sampling(pipe)
-    condition: Condition = "caption" if pipe.num_classes is None else "label"
-    # before the features of a large set are computed
-    if (said := references.said()) is not None:
-        for prompt in _prompts(said, condition, options):
-            checked_prompt(prompt, pipe.num_classes, called="a caption of the set")
-    plan = plan_of(pipe, sampling, options.seed)
-    require_plan(context.out / IMAGES_FOLDER, plan)
+
+    def images_for(samples: Sequence[Sample]) -> GeneratedImages:
+        prompts = _prompts(samples, "caption" if pipe.num_classes is None else "label", options)
+        return GeneratedImages(pipe, prompts, sampling, options.seed, context.out)
+
+    # what is wrong with them is said before the features of a large set are computed, except of a stream
+    said = references.said()
+    generated_images = None if said is None else images_for(said)
     extractor = open_extractor(options.features, context.device)
     # only captions and labels are needed from here on
     real, samples = features_of_set(
         references, extractor, FEATURE_BATCH, lambda sample: replace(sample, image=b"", record={}), progress
     )
-    prompts = _prompts(samples, condition, options)
-    generated_images = GeneratedImages(pipe, prompts, sampling, options.seed, context.out, plan)
+    if generated_images is None:
+        generated_images = images_for(samples)
     generated_images.generate(options.batch_size, progress)
     generated = generated_images.features(extractor, FEATURE_BATCH, progress)
     progress(0, None, "distances and intervals")
@@ -63,7 +61,7 @@ def run(context: Context[GenerationOptions]) -> Result:
             *_numbering(source, pipe.num_classes),
             *generated_images.notes,
         ),
-        sheets=generated_images.sheet([str(prompt) for prompt in prompts]),
+        sheets=generated_images.sheet(),
     )
 
 

@@ -8,26 +8,26 @@ Boxes: (left, top, right, bottom) in pixels, y down.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import torch
 from PIL import Image
-from pydantic import AfterValidator, Field, Strict
+from pydantic import Field, Strict
 from torch import Tensor
 
 from hart.errors import HartError
-from hart.evaluation.judges.objects import COLOURS, CONFIDENCE, OBJECTS, ClipColours, Found, Mask2FormerDetector
+from hart.evaluation.judges.objects import CONFIDENCE, OBJECTS, ClipColours, Colour, Found, Mask2FormerDetector
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean
-from hart.evaluation.published_files import PublishedFile, at_hand, located, read_prompt_file
+from hart.evaluation.published_files import PublishedFile, at_hand, located
 from hart.evaluation.report import Result, published_tables
 from hart.evaluation.suites.base import Context
 from hart.evaluation.suites.core import GenevalOptions
 from hart.evaluation.suites.judged_prompts import OVERALL, JudgedPrompts
-from hart.files import parse_json
+from hart.files import parse_json, read_text
 from hart.networks.pretrained import choices
 from hart.strict import Config, Listed, counted, require
 
@@ -37,17 +37,19 @@ PROMPTS = PublishedFile(
     "https://raw.githubusercontent.com/djghosh13/geneval/main/prompts/evaluation_metadata.jsonl",
     553,
 )
-COUNTING = "counting"
-TASKS = {
+Tag = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]
+COUNTING: Tag = "counting"
+TASKS: Mapping[Tag, str] = {
     "single_object": "single object",
     "two_object": "two objects",
-    COUNTING: "counting",
+    "counting": "counting",
     "colors": "colours",
     "position": "position",
     "color_attr": "colour attribution",
 }
 """Tag of a prompt -> row of the table, in the published order."""
-RELATIONS = ("left of", "right of", "above", "below")
+Relation = Literal["left of", "right of", "above", "below"]
+RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
 COUNTING_CONFIDENCE = 0.9
 """As `CONFIDENCE`, for counting, which asks for more: one object detected twice would be two."""
@@ -57,28 +59,22 @@ POSITION_MARGIN = 0.1
 """Share of both boxes' sizes by which their centres must differ before one is beside the other."""
 
 
-def _one_of(what: str, known: Container[str]) -> AfterValidator:
-    def check(name: str) -> str:
-        if name not in known:
-            raise ValueError(f"unknown {what} {name!r}")
-        return name
-
-    return AfterValidator(check)
-
-
 class Wanted(Config):
     """At least `count` objects `name`, in `colour`, each `position[0]` all objects of the clause `position[1]`."""
 
-    name: Annotated[str, _one_of("class", OBJECTS), Field(validation_alias="class")]
+    name: Annotated[str, Field(validation_alias="class")]
     count: Annotated[int, Field(ge=1)]
-    colour: Annotated[str, _one_of("colour", COLOURS)] | None = Field(None, validation_alias="color")
-    position: Annotated[tuple[Annotated[str, _one_of("position", RELATIONS)], int], Strict(False)] | None = None
+    colour: Colour | None = Field(None, validation_alias="color")
+    position: Annotated[tuple[Relation, int], Strict(False)] | None = None
+
+    def __post_init__(self) -> None:
+        require(self.name in OBJECTS, f"unknown class {self.name!r}")
 
 
 class ObjectPrompt(Config):
     """A line of the file. tag: its task. exclude: this many of an object, or more, are too many."""
 
-    tag: Annotated[str, _one_of("tag", TASKS)]
+    tag: Tag
     prompt: str
     include: Listed[Wanted]
     exclude: Listed[Wanted] = ()
@@ -100,7 +96,7 @@ ColoursOf = Callable[[str, Sequence[Found]], Sequence[str]]
 def read_prompts(file: Path) -> list[ObjectPrompt]:
     """The published format: a JSON object a line. Raises `HartError` that names the line."""
     prompts = []
-    for number, line in enumerate(read_prompt_file(file).split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
             try:
                 prompts.append(ObjectPrompt.from_dict(parse_json(line.encode(), "the line")))
@@ -129,15 +125,13 @@ def relations(box: Sequence[float], target: Sequence[float]) -> tuple[str, ...]:
     The distance of the centres is shortened by `POSITION_MARGIN` of both boxes along each axis; what is left must be
     more than half of the whole distance.
     """
-    offset, left = [], []
-    for low, high in ((0, 2), (1, 3)):
-        apart = (box[low] + box[high] - target[low] - target[high]) / 2
-        margin = POSITION_MARGIN * (abs(box[high] - box[low]) + abs(target[high] - target[low]))
-        offset.append(apart)
-        left.append(math.copysign(max(abs(apart) - margin, 0.0), apart))
-    if max(map(abs, left)) < 1e-3:  # of a pixel, as published
+    (left, top, right, bottom), (left_of, top_of, right_of, bottom_of) = box, target
+    apart = torch.tensor([left + right - left_of - right_of, top + bottom - top_of - bottom_of]).double() / 2
+    sizes = torch.tensor([right - left + right_of - left_of, bottom - top + bottom_of - top_of]).double()
+    rest = apart.sign() * (apart.abs() - POSITION_MARGIN * sizes).clamp(min=0)
+    if rest.abs().max() < 1e-3:  # of a pixel, as published
         return ()
-    x, y = (value / math.hypot(*offset) for value in left)
+    x, y = (rest / apart.norm()).tolist()
     holds = (x < -0.5, x > 0.5, y < -0.5, y > 0.5)
     return tuple(name for name, true in zip(RELATIONS, holds, strict=True) if true)
 
@@ -151,11 +145,7 @@ def faults(prompt: ObjectPrompt, objects: Mapping[str, Sequence[Found]], colours
     matched: list[Sequence[Found] | None] = []
     for wanted in prompt.include:
         chosen = objects.get(wanted.name, ())[: wanted.count]
-        if len(chosen) < wanted.count:
-            fault = f"expected {wanted.name}>={wanted.count}, found {len(chosen)}"
-        else:
-            fault = _colour_fault(wanted, chosen, colours_of) or _position_fault(wanted, chosen, matched)
-        if fault:
+        if fault := _fault(wanted, chosen, matched, colours_of):
             said.append(fault)
         matched.append(None if fault else chosen)
     for limit in prompt.exclude:
@@ -165,27 +155,24 @@ def faults(prompt: ObjectPrompt, objects: Mapping[str, Sequence[Found]], colours
     return said
 
 
-def _colour_fault(wanted: Wanted, chosen: Sequence[Found], colours_of: ColoursOf) -> str:
-    if wanted.colour is None:
-        return ""
-    colours = colours_of(wanted.name, chosen)
-    right = sum(colour == wanted.colour for colour in colours)
-    if right >= wanted.count:
-        return ""
-    return f"expected {wanted.colour} {wanted.name}>={wanted.count}, found {right}; they are {', '.join(colours)}"
-
-
-def _position_fault(wanted: Wanted, chosen: Sequence[Found], matched: Sequence[Sequence[Found] | None]) -> str:
-    if wanted.position is None:
-        return ""
-    relation, clause = wanted.position
-    targets = matched[clause]
-    if targets is None:
-        return f"no target for {wanted.name} to be {relation}"
-    for item in chosen:
-        for target in targets:
-            true = relations(item.box, target.box)
-            if relation not in true:
+def _fault(
+    wanted: Wanted, chosen: Sequence[Found], matched: Sequence[Sequence[Found] | None], colours_of: ColoursOf
+) -> str:
+    """What is not as one clause asks; empty for nothing. matched: what earlier clauses found, None for a fault."""
+    if len(chosen) < wanted.count:
+        return f"expected {wanted.name}>={wanted.count}, found {len(chosen)}"
+    if wanted.colour is not None:
+        colours = list(colours_of(wanted.name, chosen))
+        right, are = colours.count(wanted.colour), ", ".join(colours)
+        if right < wanted.count:
+            return f"expected {wanted.colour} {wanted.name}>={wanted.count}, found {right}; they are {are}"
+    if wanted.position is not None:
+        relation, clause = wanted.position
+        targets = matched[clause]
+        if targets is None:
+            return f"no target for {wanted.name} to be {relation}"
+        for item, target in product(chosen, targets):
+            if relation not in (true := relations(item.box, target.box)):
                 return f"expected {wanted.name} {relation} {target.name}, found {' and '.join(true) or 'neither side'}"
     return ""
 

@@ -13,25 +13,18 @@ from hart.data.transforms import unit_to_pil
 from hart.errors import HartError
 from hart.evaluation.generated_images import SHEET_FILE, SHEET_IMAGES, GeneratedImages
 from hart.evaluation.metrics.distances import all_figures
-from hart.evaluation.metrics.features import (
-    FEATURE_BATCH,
-    PUBLISHED_FEATURES,
-    FeatureExtractor,
-    Features,
-    open_extractor,
-)
+from hart.evaluation.metrics.features import FEATURE_BATCH, PUBLISHED_FEATURES, extracted, open_extractor
 from hart.evaluation.metrics.figures import few_images_warning, require_images
 from hart.evaluation.npz import SampleFile, write_samples
 from hart.evaluation.published_files import PublishedFile, located
 from hart.evaluation.report import Result, extractor_facts, published_tables
-from hart.evaluation.suites.base import LEAST_IMAGES, Context, Progress
+from hart.evaluation.suites.base import LEAST_IMAGES, Context
 from hart.evaluation.suites.core import IMAGENET_IMAGES, ImageNetOptions
 from hart.files import user_path
 from hart.generation.contact_sheet import contact_sheet
 from hart.pipeline import HartPipeline
 from hart.presets import VAR_SAMPLING
 from hart.strict import counted
-from hart.types import Rows
 
 CLASSES, IMAGE_SIZE = 1000, 256
 SAMPLES_FILE = "samples.npz"
@@ -51,16 +44,8 @@ def run(context: Context[ImageNetOptions]) -> Result:
     reference = SampleFile(located(REFERENCE, options.reference or options.data))
     require_images(len(reference), LEAST_IMAGES, f"{reference.path}: the suite")
     extractor = open_extractor(options.features, context.device, options.data)
-    whole = None
-    if reference.has_statistics and extractor.name == PUBLISHED_FEATURES:
-        whole = reference.statistics()
-        first = extractor(next(reference.batches(1)))
-        for known, found in ((whole.pooled, first.pooled), (whole.spatial, first.spatial)):
-            if found is not None and len(known.mean) != found.shape[1]:
-                raise HartError(
-                    f"{reference.path}: statistics of {len(known.mean):,} features, and Inception-v3 has "
-                    f"{found.shape[1]:,} there: give a reference batch of ADM"
-                )
+    to_statistics = reference.has_statistics and extractor.name == PUBLISHED_FEATURES
+    whole = reference.statistics() if to_statistics else None
     if options.model is not None:
         samples, settings, notes = _generate(context, options.model)
     else:
@@ -68,18 +53,19 @@ def run(context: Context[ImageNetOptions]) -> Result:
         samples, settings, notes = SampleFile(user_path(options.samples)), {}, []
         require_images(len(samples), LEAST_IMAGES, f"{samples.path}: the suite")
     if (len(samples), samples.height, samples.width) != (IMAGENET_IMAGES, IMAGE_SIZE, IMAGE_SIZE):
-        notes.insert(
-            0,
+        notes.append(
             f"{counted(len(samples), 'image')} of {samples.width} x {samples.height} px: published figures are of "
-            f"{IMAGENET_IMAGES:,} of {IMAGE_SIZE} px: do not compare them with these",
+            f"{IMAGENET_IMAGES:,} of {IMAGE_SIZE} px: do not compare them with these"
         )
-    if reference.has_statistics and whole is None:
+    if reference.has_statistics and not to_statistics:
         notes.append("the reference's statistics are of inception-v3: FID is to the reference's images instead")
-    real = _features(reference, extractor, "features of the reference", progress)
-    generated = _features(samples, extractor, "features of the samples", progress)
+    real, generated = (
+        extracted(file.batches(FEATURE_BATCH), extractor, progress, len(file), f"features of the {name}")
+        for file, name in ((reference, "reference"), (samples, "samples"))
+    )
     progress(0, None, "distances and intervals")
     shown = next(samples.batches(SHEET_IMAGES))
-    compared = len(generated) if whole is not None else min(len(generated), len(real))
+    compared = len(generated) if to_statistics else min(len(generated), len(real))
     figures = all_figures(real, generated, extractor.name, context.generator(), options.resamples, whole)
     return Result(
         title=f"{counted(len(generated), 'image')} of {samples.height} px against {reference.path.name}",
@@ -87,7 +73,7 @@ def run(context: Context[ImageNetOptions]) -> Result:
         settings={
             **settings,
             "reference": reference.path.name,
-            "fid_to": "images of the reference" if whole is None else "statistics of the reference",
+            "fid_to": f"{'statistics' if to_statistics else 'images'} of the reference",
         },
         counts={"samples": len(generated), "references": len(real)},
         extractor=extractor_facts(extractor),
@@ -112,8 +98,9 @@ def _generate(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile
     classes = balanced_classes(count, pipe.num_classes, options.seed)
     generated = GeneratedImages(pipe, classes, sampling, options.seed, context.out)
     generated.generate(options.batch_size, context.progress)
-    batches = generated.batches(FEATURE_BATCH, context.progress, f"{SAMPLES_FILE} is written")
-    write_samples(context.out / SAMPLES_FILE, map(generated.pixels, batches), pipe.image_size, classes)
+    context.progress(0, None, f"{SAMPLES_FILE} is written")
+    batches = map(generated.pixels, generated.batches(FEATURE_BATCH))
+    write_samples(context.out / SAMPLES_FILE, batches, pipe.image_size, classes)
     notes = []
     if pipe.num_classes != CLASSES:
         notes.append(
@@ -136,11 +123,3 @@ def balanced_classes(count: int, classes: int, seed: int) -> list[int]:
     """
     turns, left = divmod(count, classes)
     return [*range(classes)] * turns + random.Random(seed).sample(range(classes), left)
-
-
-def _features(file: SampleFile, extractor: FeatureExtractor, what: str, progress: Progress) -> Features:
-    parts = []
-    for number, pixels in enumerate(file.batches(FEATURE_BATCH)):
-        progress(number * FEATURE_BATCH, len(file), what)
-        parts.append(extractor(pixels))
-    return Rows.cat(parts)

@@ -6,11 +6,9 @@ FID and KID, over all and by category, precision and recall, and scores of image
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from hart.config import SamplingConfig
 from hart.data.sources import Source
@@ -57,8 +55,8 @@ class Benchmark:
 def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Result:
     """Generate, compare and score. Raises `HartError` for a model that generates classes, and for too few images."""
     options, progress, generator = context.options, context.progress, context.generator()
-    resamples, prompts = options.resamples, benchmark.prompts
-    rows = Counter(benchmark.categories or [ALL] * len(prompts))
+    categories = benchmark.categories or [ALL] * len(benchmark.prompts)
+    rows = Counter(categories)
     require_images(
         min(rows.values(), default=0),
         LEAST_IMAGES,
@@ -72,7 +70,7 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
     scorers = _scorers(options, context.device)
     pipe = options.pipeline()
     sampling = options.sampling(pipe)
-    samples = GeneratedImages(pipe, prompts, sampling, options.seed, context.out)
+    samples = GeneratedImages(pipe, benchmark.prompts, sampling, options.seed, context.out)
     samples.generate(options.batch_size, progress)
     scored = {scorer.name: samples.scores(scorer, FEATURE_BATCH, progress) for scorer in scorers}
     real, real_categories = features_of_set(
@@ -80,17 +78,18 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
     )
     generated = samples.features(extractor, FEATURE_BATCH, progress, benchmark.generated_size)
     progress(0, None, "distances and intervals")
-
-    def means(rows: Tensor) -> dict[str, Figure]:
-        return {name: bootstrap_mean(values[rows], generator, resamples) for name, values in scored.items()}
-
-    compared = all_figures(real, generated, extractor.name, generator, resamples)
-    figures = {ALL: compared | means(torch.arange(len(generated)))}
-    for category in sorted(set(benchmark.categories)):
-        ours, theirs = _rows(benchmark.categories, category), _rows(real_categories, category)
-        parts = Features(real.pooled[theirs]), Features(generated.pooled[ours])
-        compared = all_figures(*parts, extractor.name, generator, resamples, manifolds=False)
-        figures[category] = compared | means(ours)
+    figures: dict[str, dict[str, Figure]] = {}
+    for row in (ALL, *sorted(set(benchmark.categories))):
+        ours, theirs = (
+            torch.tensor([i for i, category in enumerate(each) if row in (ALL, category)], dtype=torch.int64)
+            for each in (categories, real_categories)
+        )
+        parts = real, generated
+        if row != ALL:
+            parts = Features(real.pooled[theirs]), Features(generated.pooled[ours])
+        figures[row] = all_figures(*parts, extractor.name, generator, options.resamples, manifolds=row == ALL)
+        for name, values in scored.items():
+            figures[row][name] = bootstrap_mean(values[ours], generator, options.resamples)
     return Result(
         title=f"{counted(len(generated), 'image')} of {pipe.image_size} px against {len(real):,}",
         figures=figures,
@@ -105,7 +104,7 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
         extractor=extractor_facts(extractor),
         notes=(*_warnings(benchmark, sampling, min(len(real), len(generated))), *samples.notes, *benchmark.notes),
         published=benchmark.published,
-        sheets=samples.sheet(prompts),
+        sheets=samples.sheet(),
     )
 
 
@@ -123,10 +122,6 @@ def _warnings(benchmark: Benchmark, sampling: SamplingConfig, count: int) -> lis
             f"generated with guidance {sampling.guidance_scale:g}; the guidance of the published figures is not known"
         )
     return warnings
-
-
-def _rows(categories: Sequence[str], wanted: str) -> Tensor:
-    return torch.tensor([row for row, category in enumerate(categories) if category == wanted], dtype=torch.int64)
 
 
 def _scorers(options: TextToImageOptions, device: torch.device) -> list[Scorer]:

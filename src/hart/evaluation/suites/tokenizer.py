@@ -23,7 +23,7 @@ from hart.errors import HartError
 from hart.evaluation.cache import TENSORS
 from hart.evaluation.image_sets import ImageSet
 from hart.evaluation.metrics.distances import SSIM_WINDOW, frechet_figure, kernel_distance, ssim
-from hart.evaluation.metrics.features import FeatureExtractor, Features, open_extractor
+from hart.evaluation.metrics.features import FeatureExtractor, open_extractor
 from hart.evaluation.metrics.figures import Figure, bootstrap_mean, few_images_warning
 from hart.evaluation.report import Result, extractor_facts, published_tables
 from hart.evaluation.suites.base import LEAST_IMAGES, Context
@@ -40,6 +40,7 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 KINDS = ("discrete", "hybrid")
 INPUT = "input"
 PSNR, SSIM = "PSNR, dB", "SSIM"
+POOLED, SPATIAL = "pooled", "spatial"
 IDENTICAL_PSNR = 100.0
 """dB of an image of which nothing is lost, for a finite mean; one value off by one in a 256 px image is 101 dB."""
 DISTANCES = {"lpips": "LPIPS (VGG-16)", "efficientnet_lite0": "distance (efficientnet-lite0)"}
@@ -83,12 +84,10 @@ def run(context: Context[TokenizerOptions]) -> Result:
     images = ImageSet(source, transform, limit=options.limit, seed=options.seed)
     images.require(LEAST_IMAGES)
     distance = perceptual_loss(options.distance, options.distance_weights).to(device)
-    scores = (PSNR, SSIM, DISTANCES[options.distance])
-    measure = Measure(tokenizer, schedule, device, open_extractor(options.features, device), distance, scores)
-    weights = fingerprint(tokenizer)
-    choices = tokenizer.config.to_dict()  # some decide an image, and no weight shows them
-    facts = {"tokenizer": weights, "config": choices, "scales": schedule.listed, "device": device.type}
-    kept = context.cache(TENSORS, facts | measure.facts())
+    extractor = open_extractor(options.features, device)
+    measure = Measure(tokenizer, schedule, device, extractor, distance, DISTANCES[options.distance])
+    facts = measure.facts()
+    kept = context.cache(TENSORS, facts)
     parts: list[Mapping[str, Tensor]] = []
     groups: list[list[Image.Image]] = []
     labels: list[str] = []
@@ -110,9 +109,14 @@ def run(context: Context[TokenizerOptions]) -> Result:
     return Result(
         title=f"{counted(done, 'image')} of {size.stored} px",
         figures={kind: _figures(measured, kind, measure, context) for kind in KINDS},
-        settings={"set": source.description, "size": size.stored, "scales": schedule.listed, "weights_sha256": weights},
+        settings={
+            "set": source.description,
+            "size": size.stored,
+            "scales": schedule.listed,
+            "weights_sha256": facts["tokenizer"],
+        },
         counts={"images": done, "damaged": len(images.damaged)},
-        extractor=extractor_facts(measure.extractor),
+        extractor=extractor_facts(extractor),
         notes=few_images_warning("rFID", done),
         published=(published_tables()["tokenizer"],),
         sheets={SHEET_FILE: contact_sheet(groups, labels)},
@@ -128,25 +132,32 @@ class Measure:
     device: torch.device
     extractor: FeatureExtractor
     distance: PerceptualDistance
-    scores: tuple[str, ...]
-    """Names of PSNR, SSIM and the distance."""
+    distance_name: str
 
     def facts(self) -> dict[str, object]:
-        """What decides the numbers besides the tokenizer."""
-        features = extractor_facts(self.extractor) | {"choices": choices(self.extractor)}
-        return {"features": features, "distance": fingerprint(self.distance), "scores": self.scores}
+        """What decides the numbers."""
+        return {
+            "tokenizer": fingerprint(self.tokenizer),
+            "config": self.tokenizer.config.to_dict(),  # some of it decides an image, and no weight shows it
+            "scales": self.schedule.listed,
+            "device": self.device.type,
+            "features": extractor_facts(self.extractor) | {"choices": choices(self.extractor)},
+            "distance": [self.distance_name, fingerprint(self.distance)],
+        }
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
         """Of images (B, 3, H, W) uint8."""
-        values = _named(INPUT, self.extractor(pixels))
         original = pixels.to(self.device)
-        for kind, image in reconstruct(self.tokenizer, original, self.schedule).items():
-            distance = self.distance.distances(to_signed(image), to_signed(original))
-            decibels = psnr(image, original, 255).nan_to_num(posinf=IDENTICAL_PSNR)
-            scores = (decibels, ssim(image, original), distance)
-            values |= _named(kind, self.extractor(image))
-            values |= {f"{kind}: {name}": score.cpu() for name, score in zip(self.scores, scores, strict=True)}
+        values: dict[str, Tensor] = {}
+        for kind, image in {INPUT: original, **reconstruct(self.tokenizer, original, self.schedule)}.items():
+            features = self.extractor(image)
+            found = {POOLED: features.pooled, SPATIAL: features.spatial}
+            if kind != INPUT:
+                found[PSNR] = psnr(image, original, 255).nan_to_num(posinf=IDENTICAL_PSNR)
+                found[SSIM] = ssim(image, original)
+                found[self.distance_name] = self.distance.distances(to_signed(image), to_signed(original))
+            values |= {f"{kind}: {name}": value.cpu() for name, value in found.items() if value is not None}
         return values
 
 
@@ -163,26 +174,19 @@ def reconstruct(tokenizer: HybridTokenizer, pixels: Tensor, schedule: ScaleSched
     return decoded
 
 
-def _named(kind: str, features: Features) -> dict[str, Tensor]:
-    """Features for the distances, by name."""
-    values = {f"{kind}: pooled": features.pooled}
-    return values if features.spatial is None else values | {f"{kind}: spatial": features.spatial}
-
-
 def _figures(
     measured: Mapping[str, Tensor], kind: str, measure: Measure, context: Context[TokenizerOptions]
 ) -> dict[str, Figure]:
     # one generator a kind: both see the same resamples
     generator, resamples, extractor = context.generator(), context.options.resamples, measure.extractor.name
-    figures = {name: bootstrap_mean(measured[f"{kind}: {name}"], generator, resamples) for name in measure.scores}
 
-    def distance(features: str) -> Figure:
-        real, decoded = measured[f"{INPUT}: {features}"], measured[f"{kind}: {features}"]
-        return frechet_figure(real, decoded, generator, resamples, paired=True)
+    def compared(features: str) -> tuple[Tensor, Tensor]:
+        return measured[f"{INPUT}: {features}"], measured[f"{kind}: {features}"]
 
-    pooled = measured[f"{INPUT}: pooled"], measured[f"{kind}: pooled"]
-    figures[f"rFID ({extractor})"] = distance("pooled")
-    figures[f"rKID ({extractor})"] = kernel_distance(*pooled, generator)
-    if f"{INPUT}: spatial" in measured:
-        figures[f"spatial rFID ({extractor})"] = distance("spatial")
+    scores = (PSNR, SSIM, measure.distance_name)
+    figures = {name: bootstrap_mean(measured[f"{kind}: {name}"], generator, resamples) for name in scores}
+    figures[f"rFID ({extractor})"] = frechet_figure(*compared(POOLED), generator, resamples, paired=True)
+    figures[f"rKID ({extractor})"] = kernel_distance(*compared(POOLED), generator)
+    if f"{INPUT}: {SPATIAL}" in measured:
+        figures[f"spatial rFID ({extractor})"] = frechet_figure(*compared(SPATIAL), generator, resamples, paired=True)
     return figures

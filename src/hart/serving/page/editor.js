@@ -5,17 +5,18 @@ import { at, make } from "./dom.js";
 const [dialog, canvas, source, prompt, brush] = ["editor", "canvas", "edit-source", "edit-prompt", "brush-size"].map(at);
 const UNDO_STEPS = 30;
 const EXTENSION = 1 / 4; // of the image, that the canvas grows by, in whole tokens
+const MOST_GROWTH = 2; // times the image's pixels: what is larger is drawn smaller
 
-let image, edited, mask, offset, token, most, before, last, cursor, submit; // mask: opaque where the image is drawn again
+let image, edited, mask, offset, token, before, last, cursor, submit; // mask: opaque where the image is drawn again
 let lender; // a file whose colours are taken
 
 /** Open the editor on `bitmap`. What is transparent is painted over from the start. of: whose it is; where that is the image of the last
- * time, at the same size, what was painted and written is still there, to be changed and drawn once more. text: what it shows, if that is known, else "".
- * facts: the model's; onSubmit({image, mask, source, prompt, size, style, strength}) gets two PNG blobs, or in place of the mask what the
- * image shows now, and in `style` the file whose colours are taken, if there is one. */
-export function open(of, bitmap, text, facts, onSubmit) {
-  const again = of === edited && bitmap.width === image.width && bitmap.height === image.height; // another model may have another size
-  [image, token, most, submit, last, cursor] = [bitmap, facts.token_size, facts.max_pixels, onSubmit, undefined, undefined];
+ * time, at the same size, what was painted and written is still there, to be changed and drawn once more. text: what it shows, if that is
+ * known, else "". size: of a token; onSubmit({image, mask, source_prompt, prompt, style, style_strength}) gets two PNG blobs, or in place of
+ * the mask what the image shows now, and in `style` the file whose colours are taken, if there is one. */
+export function open(of, bitmap, text, size, onSubmit) {
+  const again = of === edited && bitmap.width === image.width && bitmap.height === image.height; // another model may take less of it
+  [image, token, submit, last, cursor] = [bitmap, size, onSubmit, undefined, undefined];
   if (!again) {
     [edited, before, offset, mask] = [of, [], { x: 0, y: 0 }, seeThrough(bitmap)];
     source.value = prompt.value = text;
@@ -110,8 +111,11 @@ function show() {
     view.strokeRect(cursor.x + 0.5, cursor.y + 0.5, token - 1, token - 1);
   }
   const sides = [...at("extend").children];
-  for (const button of sides) button.disabled = extended(button.dataset.side).width * extended(button.dataset.side).height > most;
-  const full = sides.every(({ disabled }) => disabled) ? ": this server draws nothing larger" : "";
+  for (const button of sides) {
+    const { width, height } = extended(button.dataset.side);
+    button.disabled = width * height > MOST_GROWTH * image.width * image.height;
+  }
+  const full = sides.every(({ disabled }) => disabled) ? ": it grows no further" : "";
   at("canvas-size").textContent = `${mask.width} × ${mask.height} px${full}`;
   at("brush-size-value").textContent = `${brush.value} px`;
   at("undo").disabled = before.length === 0;
@@ -274,9 +278,9 @@ at("edit-draw").addEventListener("click", async () => {
   cut.globalCompositeOperation = "destination-out";
   cut.drawImage(mask, 0, 0);
   const png = (of) => new Promise((resolve) => of.toBlob(resolve, "image/png"));
-  const where = !painted() && retold() ? { source: source.value.trim() } : { mask: await png(holes) };
-  const work = { image: await png(whole), ...where, prompt: prompt.value.trim(), size: `${mask.width}x${mask.height}` };
-  if (lender) Object.assign(work, { style: lender, strength: Number(at("lend-strength").value) });
+  const where = !painted() && retold() ? { source_prompt: source.value.trim() } : { mask: await png(holes) };
+  const work = { image: await png(whole), ...where, prompt: prompt.value.trim() };
+  if (lender) Object.assign(work, { style: lender, style_strength: Number(at("lend-strength").value) });
   dialog.close();
   submit(work);
 });

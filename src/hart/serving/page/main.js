@@ -10,7 +10,6 @@ import * as viewer from "./viewer.js";
 
 const form = at("form");
 const UPLOAD_BYTES = 18e6; // of an image: the server reads 20 MiB, all of a form together
-const WIDEST = 8; // times as long as wide, of a canvas
 
 let images = []; // the history, newest first
 let running = null; // the AbortController of the drawing that is running
@@ -19,18 +18,13 @@ const picked = new Set();
 // --- drawing ---
 
 /** Say what went wrong ("problem") or what is good to know ("note"), in place of what was said before. */
-function say(kind, text) {
-  hush();
-  at(kind).textContent = text;
-}
-
-function hush() {
-  for (const kind of ["problem", "note"]) at(kind).textContent = "";
+function say(kind, text = "") {
+  for (const place of ["problem", "note"]) at(place).textContent = place === kind ? text : "";
 }
 
 /** Run one request and show its images as they come. fields: what the request holds besides `chosen` and the count. */
 async function run(path, chosen, count, fields = {}) {
-  hush();
+  say("note");
   if (running) say("note", "The drawing before was stopped, and what it had not finished is gone.");
   running?.abort();
   const mine = (running = new AbortController());
@@ -91,7 +85,7 @@ function waitingTile(chosen) {
     const [across, down] = size.split(/[x:]/);
     if (down) button.style.aspectRatio = `${across} / ${down}`;
   };
-  shape(chosen.size ?? chosen.aspect);
+  shape(chosen.size ?? chosen.aspect ?? "auto");
   const bar = make("progress");
   bar.setAttribute("aria-label", `Drawing ${viewer.titleOf(chosen)}`);
   const element = make("div", { className: "tile drawing" }, button, bar);
@@ -258,23 +252,12 @@ async function usable(file, facts) {
     if (scale >= 1 && file.size <= UPLOAD_BYTES) return file;
     const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * Math.min(1, scale))));
     const canvas = new OffscreenCanvas(width, height);
-    canvas.getContext("bitmaprenderer").transferFromImageBitmap(await scaled(bitmap, { width, height }));
+    const scaled = await createImageBitmap(bitmap, { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });
+    canvas.getContext("bitmaprenderer").transferFromImageBitmap(scaled);
     return await canvas.convertToBlob();
   } catch {
     say("problem", "That file is not an image that this browser can show.");
   }
-}
-
-const scaled = (bitmap, { width, height }) => createImageBitmap(bitmap, { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });
-
-/** The size at which the model edits an image, as the command's: the image's own where the model generates that and it has half to twice as
- * many pixels as the model's own images; else its shape with about as many. Nothing where no canvas has its shape. */
-function canvasOf({ width, height }, { sizes, token_size: token, max_pixels: most }) {
-  const own = sizes[0].split("x").reduce((one, other) => one * other), pixels = width * height;
-  if (width % token === 0 && height % token === 0 && own <= 2 * pixels && pixels <= Math.min(2 * own, most)) return { width, height };
-  if (Math.max(width, height) > WIDEST * Math.min(width, height)) return;
-  const side = (length) => Math.max(1, Math.round(length / token)) * token;
-  return { width: side(Math.sqrt((own * width) / height)), height: side(Math.sqrt((own * height) / width)) };
 }
 
 const single = { second_prompt: undefined, switch: undefined, speed: undefined }; // what these requests do not have
@@ -282,19 +265,13 @@ const single = { second_prompt: undefined, switch: undefined, speed: undefined }
 async function edit(image) {
   const facts = model(); // the settings are the form's, so the model is
   if (!form.seed.reportValidity()) return;
-  const whole = await createImageBitmap(image.blob).catch(() => null);
-  if (!whole) return say("problem", "That file is not an image that this browser can show.");
-  const size = canvasOf(whole, facts);
-  if (!size) return say("problem", `That image has ${whole.width} × ${whole.height} px, and a canvas is at most ${WIDEST} times as long as wide: cut it first.`);
+  const file = await usable(image.blob, facts);
+  if (!file) return;
   const shows = image.kind === "file" ? "" : image.settings.prompt; // a file's settings are the form's
-  editor.open(image, await scaled(whole, size), shows, facts, async (work) => {
-    const colours = work.style && { style: await usable(work.style, facts), style_strength: work.strength };
-    run("v1/images/edits", { ...settings(), ...single, aspect: undefined, prompt: work.prompt, size: work.size }, Number(form.count.value), {
-      image: work.image,
-      mask: work.mask,
-      source_prompt: work.source,
-      ...colours,
-    });
+  editor.open(image, await createImageBitmap(file), shows, facts.token_size, async ({ style, ...work }) => {
+    if (style) work.style = await usable(style, facts);
+    const asked = { ...settings(), ...single, size: undefined, aspect: undefined, prompt: work.prompt }; // the canvas has the image's shape
+    run("v1/images/edits", asked, Number(form.count.value), work);
   });
 }
 
@@ -314,11 +291,7 @@ viewer.connect({
   vary: (image, facts, kept) => varied(image, facts, image.settings.prompt, { kept_scales: kept, ...(image.kind === "file" && { size: undefined, aspect: undefined }) }),
   recolour: (image, facts, prompt, strength) => varied(image, facts, prompt, { style_strength: strength }),
   remove: (image) => remove([image]),
-  step: (image, by) => {
-    const place = images.indexOf(image);
-    const next = place < 0 ? undefined : images[place + by]; // a file is not one of them
-    if (next) viewer.open(next);
-  },
+  beside: (image, by) => images.includes(image) ? images[images.indexOf(image) + by] : undefined, // a file is not one of them
 });
 
 // --- keys, files, buttons ---

@@ -5,7 +5,7 @@ import { model } from "./form.js";
 import * as snippets from "./snippets.js";
 
 const dialog = at("viewer");
-let shown, steps = [], facts, playing; // steps: [scale, URL] of each image so far, then of the finished one
+let shown, steps = [], facts, playing, beside; // steps: [scale, URL] of each image so far, then of the finished one
 
 export const url = (blob) => URL.createObjectURL(blob);
 
@@ -53,6 +53,9 @@ export function open(image) {
   at("scale").max = steps.length; // before its value, which it bounds
   at("scale").value = steps.length;
   at("scale").disabled = at("play").disabled = steps.length === 1;
+  at("newer").disabled = !beside(image, -1);
+  at("older").disabled = !beside(image, 1);
+  if (document.activeElement.disabled) at(at("newer").disabled ? "older" : "newer").focus(); // what is disabled loses the focus
   at("copy").hidden = image.kind !== "generations"; // the others also need the image that they began with
   at("copied").textContent = "";
   showScale();
@@ -119,9 +122,10 @@ dialog.addEventListener("click", async (event) => {
   }
 });
 
-/** on: {reuse, edit, vary(kept), recolour(prompt, strength), remove, step(by)}, each called with the image that is shown; vary and recolour
- * also with the facts of its model. step: to the image so many places older in the history, if there is one. */
+/** on: {reuse, edit, vary(kept), recolour(prompt, strength), remove, beside(by)}, each called with the image that is shown; vary and recolour
+ * also with the facts of its model. beside: gives the image so many places older in the history, if there is one. */
 export function connect(on) {
+  beside = on.beside;
   at("reuse").addEventListener("click", () => { dialog.close(); on.reuse(shown); });
   at("edit").addEventListener("click", () => { dialog.close(); on.edit(shown); });
   at("vary").addEventListener("click", () => { dialog.close(); on.vary(shown, facts, Number(at("kept").value)); });
@@ -131,11 +135,12 @@ export function connect(on) {
   });
   at("colours-prompt").addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.isComposing) at("draw-colours").click(); });
   at("delete").addEventListener("click", () => { dialog.close(); on.remove(shown); });
-  at("newer").addEventListener("click", () => on.step(shown, -1));
-  at("older").addEventListener("click", () => on.step(shown, 1));
+  at("newer").addEventListener("click", () => open(beside(shown, -1)));
+  at("older").addEventListener("click", () => open(beside(shown, 1)));
   dialog.addEventListener("keydown", (event) => {
-    if (event.target.matches("input") || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
-    on.step(shown, event.key === "ArrowLeft" ? -1 : 1);
+    if (event.target.matches("input")) return;
+    if (event.key === "ArrowLeft") at("newer").click();
+    if (event.key === "ArrowRight") at("older").click();
   });
 }
 

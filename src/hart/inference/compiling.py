@@ -1,0 +1,24 @@
+"""PyTorch's compiler for the blocks of a model, of any number of models in one process."""
+
+from __future__ import annotations
+
+from types import FunctionType, MethodType
+
+import torch
+from torch import nn
+
+from hart.transformer.block import Block
+
+
+def compile_blocks(blocks: nn.ModuleList) -> None:
+    """Compile what lies before and after attention in equal blocks, in place, each variant at its first call.
+
+    Tokens may be of any number, in batches of any size: one row, one token, and more of both are a variant each.
+    Attention stays as it is: a cache has too many shapes. What was compiled hangs on a function's code, and from eight
+    variants on PyTorch runs that code without its compiler and only warns; so the blocks of a model have a copy of the
+    code for themselves, and what cannot be compiled whole is an error of PyTorch's.
+    """
+    for plain in (Block.before, Block.after):
+        own = FunctionType(plain.__code__.replace(), plain.__globals__, plain.__name__)
+        for block in blocks:
+            setattr(block, own.__name__, torch.compile(MethodType(own, block), dynamic=True, fullgraph=True))
