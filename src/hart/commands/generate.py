@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,8 +28,8 @@ from hart.commands.console import (
     says_when_stopped,
     scale_reporter,
     slug,
+    write_new,
 )
-from hart.commands.contact_sheets import require_one_sheet, write_grid
 from hart.commands.from_config import options_from_config
 from hart.commands.options import DEFAULT_FOLDER, GenerateOptions, ImageOptions, SamplingSettings
 from hart.commands.program import STANDARD_STREAM
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from hart.pipeline import HartPipeline
 
 NOTHING = GenerateOptions()
+GRID_PIXELS = 2**28
+"""Largest contact sheet."""
 
 
 class RunOptions(Config, kw_only=True):
@@ -337,3 +340,26 @@ def image_settings(
         loras=tuple(map(str, options.lora)),
         lora_scale=options.strength,
     )
+
+
+def require_one_sheet(total: int, size: ImageSize) -> None:
+    """Raise `HartError` if so many images are too many for a contact sheet."""
+    from hart.generation.contact_sheet import SMALLEST_SHOWN
+
+    if total * max(*size, SMALLEST_SHOWN) ** 2 > GRID_PIXELS:
+        raise HartError(f"--grid: {total} images of {size} px are too many for one sheet")
+
+
+def write_grid(images: Sequence[tuple[ImageRecord, Any]], options: ImageOptions) -> Path:
+    """A contact sheet of all images of a command, a group for every prompt, in the folder of the options."""
+    from hart.generation.contact_sheet import contact_sheet
+    from hart.generation.metadata import write_sheet
+    from hart.text_encoder.emoji import named_emoji
+
+    records, drawn = zip(*images, strict=True)
+    labels = [named_emoji(record.prompt) for record in records[:: options.each]]
+    sheet = contact_sheet([drawn[i : i + options.each] for i in range(0, len(drawn), options.each)], labels)
+    name = f"grid-{slug(labels[0])}-{records[0].seed}"
+    paths = (options.place / f"{name}{f'-{number}' if number > 1 else ''}.png" for number in itertools.count(1))
+    write = partial(write_sheet, sheet=sheet, records=records, credentials=options.credentials())
+    return write_new(paths, write)
