@@ -103,3 +103,20 @@ def test_tabs_show_what_the_others_draw_delete_and_bring_back(page: Any) -> None
     expect(page.locator("#gallery li")).to_have_count(2)
     assert numbers(page) == both
     other.close()
+
+
+def test_the_viewer_steps_to_what_has_come_meanwhile(page: Any) -> None:
+    draw(page, "a red apple", seed=1)
+    page.locator("#gallery .open").click()
+    title, other = page.locator("#viewer-title"), page.context.new_page()
+    other.goto(page.url)
+    other.locator("#gallery li").wait_for()
+    draw(other, "a yellow star", seed=2)
+    other.close()
+    expect(page.locator("#gallery li")).to_have_count(2)
+    for key, shown in (("ArrowLeft", "a yellow star"), ("ArrowLeft", "a yellow star"), ("ArrowRight", "a red apple")):
+        page.keyboard.press(key)
+        expect(title).to_have_text(shown)
+    page.locator("#older").press("Enter")  # there is none, and the keyboard stays where it is
+    page.keyboard.press("ArrowLeft")
+    expect(title).to_have_text("a yellow star")
