@@ -190,7 +190,9 @@ def source(form: Form, asked: Edit | Variation) -> Source:
         return opacity(given) is not None and redrawn_area(given, given).getbbox() is not None
 
     if mask is not None and mask.size != image.size:
-        raise HartError(f"mask: has {mask.width} x {mask.height} px, the image {image.width} x {image.height}")
+        raise HartError(
+            f"mask: has {mask.width} x {mask.height} px, the image {image.width} x {image.height}: make them equal"
+        )
     if mask is not None and not has_holes(mask):
         raise HartError("mask: is transparent nowhere: what is redrawn must be")
     if mask is None and isinstance(asked, Edit) and not asked.source_prompt and has_holes(image):

@@ -143,8 +143,10 @@ class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made abo
             raise ApiError(400, "steps is another name for diffusion_steps: leave one of the two out")
         if {"size", "aspect"} <= present and given["size"] != "auto":
             raise ApiError(400, "aspect: is given in place of a size: leave one of the two out", param="aspect")
-        for name in present & set(FIELDS):
-            if cls.route not in (routes := FIELDS[name]):
+        for name, routes in FIELDS.items():
+            if name not in present:
+                continue
+            if cls.route not in routes:
                 raise ApiError(400, f"{name}: is a field of {' and '.join(routes)}: leave it out here", param=name)
             if (other := GOES_WITH.get(name, name)) not in present:
                 raise ApiError(400, f"{name}: goes with {other}: give that too", param=name)
@@ -215,11 +217,18 @@ FILES = ("image", "mask", "style")
 """Of forms. `style` is one of OpenAI's fields, too, of requests that are JSON."""
 
 
+class TextTokens(BaseModel):
+    """Part of `Usage`."""
+
+    text_tokens: int = 0
+    image_tokens: int = 0
+
+
 class Usage(BaseModel):
     """Tokens of all images, over all scales; prompts are not counted."""
 
     input_tokens: int = 0
-    input_tokens_details: dict[str, int] = {"text_tokens": 0, "image_tokens": 0}
+    input_tokens_details: TextTokens = TextTokens()
     output_tokens: int
     total_tokens: int
 
