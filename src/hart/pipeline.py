@@ -30,6 +30,7 @@ from hart.generation.arguments import (
     Prompt,
     SamplingOptions,
     check_callbacks,
+    check_names,
     check_output_type,
     checked_latents,
     checked_prompts,
@@ -205,6 +206,7 @@ class HartPipeline(Editing):
         **settings: Unpack[SamplingOptions],
     ) -> Tensor:
         """Latents (B, D, h, w) float32 of one batch, one for each row of `prompt_embeds`; see `__call__`."""
+        check_names(settings)  # those that a call alone has
         where: SizeOptions = {"size": size, "height": height, "width": width, "aspect": aspect}
         latents: Tensor = self(
             prompt_embeds=prompt_embeds,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -88,3 +88,26 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     images = PublishedImages(PublishedFiles(tmp_path, "set", "set.zip", "https://home"), ["a/1.txt"])
     with pytest.raises(DamagedSample, match=r"set\.zip: .*CRC"):
         images.read(0)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "archive"])
+def test_nothing_is_read_from_elsewhere_nor_more_than_an_image(
+    packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret.txt").write_text("mine")
+    if packed:
+        with ZipFile(tmp_path / "set.zip", "w", ZIP_DEFLATED) as archive:
+            archive.writestr("wrapped/set/a/1.txt", "one")
+            archive.writestr("set/bomb.txt", bytes(10_000))
+    else:
+        (tmp_path / "set" / "a").mkdir(parents=True)
+        (tmp_path / "set" / "a" / "1.txt").write_text("one")
+        (tmp_path / "set" / "bomb.txt").write_bytes(bytes(10_000))
+    monkeypatch.setattr(published_files, "FILE_LIMIT", 1000)
+    files = PublishedFiles(tmp_path, "set", "set.zip", "https://home")
+    assert files.read("a/1.txt") == b"one"
+    for path in ("a/2.txt", "../secret.txt", str(tmp_path / "secret.txt")):
+        with pytest.raises(FileError, match=r"no .* in it"):
+            files.read(path)
+    with pytest.raises(FileError, match="is larger than 0"):
+        files.read("bomb.txt")

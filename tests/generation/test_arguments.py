@@ -125,6 +125,12 @@ def test_arguments_that_do_not_fit_are_one_error(text: HartPipeline, arguments: 
     assert len(str(error.value)) < 300
 
 
+@pytest.mark.parametrize("name", ["num_images_per_prompt", "negative_prompt", "collect", "mix", "batch_size"])
+def test_what_a_call_alone_takes_is_refused_where_latents_are_generated(text: HartPipeline, name: str) -> None:
+    with pytest.raises(HartError, match=f"unknown argument '{name}': settings are"):
+        text.generate(text.encode_prompt("a cat"), **{name: 2})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("labels", "known"),
     [([CLASSES + 1], CLASSES), ([-1], CLASSES), ([], CLASSES), ([0], CLASSES + 1), ([[0]], CLASSES)],

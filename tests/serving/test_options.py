@@ -16,6 +16,7 @@ from hart.commands.serve import _listen, for_replicas
 from hart.errors import HartError
 from hart.serving.checkers import prompt_checker, word_list
 from hart.serving.options import LOOPBACK, ServeOptions
+from hart.serving.run import app_from_options
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,8 @@ def test_a_hub_model_that_does_not_exist_is_said_at_the_start(
         "'nobody/nothing' is not a folder and cannot be downloaded" in said
         and "no such repository): check the name" in said
     )
+    # what the machines of a cluster read shows there
+    assert app_from_options(ServeOptions(ray=True, model=("nobody/nothing",), prompt_check="nobody/nothing"))
 
 
 def test_a_port_that_is_taken() -> None:

@@ -282,6 +282,28 @@ def test_no_body_is_read_before_there_are_replicas() -> None:
     assert asyncio.run(ask()) == 503
 
 
+def test_a_body_that_takes_long_leaves_the_request_its_time() -> None:
+    async def ask() -> list[float]:
+        handle = StandInReplicas(JSONResponse({}), [])
+        front = replicas().Front(lambda: handle, 5)
+        front.start()
+        bodies = [{"type": "http.request", "body": b"x"}]
+
+        async def receive() -> Any:
+            await asyncio.sleep(0.5 if bodies else PATIENCE)
+            return bodies.pop()
+
+        async def send(_: Any) -> None: ...
+
+        scope = {"type": "http", "method": "POST", "path": GENERATE, "headers": []}
+        await front.settled()
+        await front(scope | {"state": {"client": "x", "seed": 0}}, receive, send)
+        return [state["seconds"] for state in handle.states]
+
+    (seconds,) = asyncio.run(ask())
+    assert seconds > 4.6
+
+
 def test_an_application_that_ends_without_an_answer_keeps_nobody_waiting() -> None:
     async def silent(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

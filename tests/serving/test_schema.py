@@ -21,6 +21,12 @@ def test_the_document_refers_to_nothing_that_it_lacks_and_asks_a_form_for_no_nul
         assert {"image", "prompt", "n", "diffusion_steps"} < set(fields) and "null" not in str(fields)
 
 
+def test_the_document_names_what_usage_counts() -> None:
+    schemas = application().openapi()["components"]["schemas"]
+    (details,) = re.findall(r"schemas/(\w+)", str(schemas["Usage"]["properties"]["input_tokens_details"]))
+    assert set(schemas[details]["properties"]) == {"text_tokens", "image_tokens"}
+
+
 def test_the_document_says_where_a_key_is_needed() -> None:
     for keys in ((), ("key",)):
         paths = application(**({"api_key": keys} if keys else {})).openapi()["paths"]

@@ -149,7 +149,10 @@ class PublishedFiles:
 
     def has(self, path: str) -> bool:
         """Whether a file is there, without opening it; `path` as in `read`."""
-        return (self.place / path).is_file() if self._zip is None else path in self._members
+        if self._zip is not None:
+            return path in self._members
+        # the names are those of a published list, which have no business elsewhere on this machine
+        return ".." not in Path(path).parts and not Path(path).is_absolute() and (self.place / path).is_file()
 
     def read(self, path: str) -> bytes:
         """A file's content; `path` below the folder, with "/". Raises `FileError`."""
@@ -158,7 +161,10 @@ class PublishedFiles:
         if self._zip is None:
             return read_bytes(self.place / path, FILE_LIMIT)
         with readable(self.place):
-            return self._zip.read(self._members[path])
+            member = self._zip.getinfo(self._members[path])
+            if member.file_size > FILE_LIMIT:
+                raise ValueError(f"{path} is larger than {FILE_LIMIT / MEBIBYTE:g} MiB")
+            return self._zip.read(member)
 
 
 class PublishedImages(Source):

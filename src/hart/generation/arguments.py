@@ -105,6 +105,14 @@ def is_unconditional(negative: object) -> bool:
     return negative is None or (isinstance(negative, str) and negative == "")
 
 
+def check_names(given: Mapping[str, Any]) -> None:
+    """Raise `HartError` for a name that is no setting's."""
+    if unknown := sorted(set(given) - set(SamplingOptions.__annotations__)):
+        raise HartError(
+            f"unknown argument {shown(unknown[0])}: settings are {', '.join(SamplingOptions.__annotations__)}"
+        )
+
+
 def checked_settings(
     config: HartConfig, base: SamplingConfig | None, given: Mapping[str, Any], schedule: ScaleSchedule
 ) -> SamplingConfig:
@@ -116,10 +124,7 @@ def checked_settings(
     base = config.sampling if base is None else base
     if not isinstance(base, SamplingConfig):
         raise HartError(f"sampling must be a SamplingConfig, not {shown(base)}")
-    if unknown := sorted(set(given) - set(SamplingOptions.__annotations__)):
-        raise HartError(
-            f"unknown argument {shown(unknown[0])}: settings are {', '.join(SamplingOptions.__annotations__)}"
-        )
+    check_names(given)
     fitting = {name: min(getattr(base, name), len(schedule)) for name in ("unguided_scales", "greedy_scales")}
     changes = {name: plain(value) for name, value in given.items() if value is not None}
     settings = SamplingConfig.from_dict(base.to_dict() | fitting | changes, called=str)
@@ -203,7 +208,7 @@ def checked_prompt(prompt: object, num_classes: int | None, *, called: str) -> P
         raise HartError(f"{called} has {len(prompt)} characters: give at most {MAX_PROMPT_LENGTH}")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
         # bytes of the command line that are not in the locale's encoding arrive as halves of surrogate pairs
-        raise HartError(f"{called} is not valid Unicode text: give it in UTF-8, in a locale that is")
+        raise HartError(f"{called} is not valid Unicode text: give it in UTF-8, on a command line under LC_ALL=C.UTF-8")
     if "\0" in prompt:
         raise HartError(f"{called} holds a null byte: it is no text")
     if not prompt.strip():

@@ -7,8 +7,6 @@ from types import FunctionType, MethodType
 import torch
 from torch import nn
 
-from hart.transformer.block import Block
-
 
 def compile_blocks(blocks: nn.ModuleList) -> None:
     """Compile what lies before and after attention in equal blocks, in place, each variant at its first call.
@@ -18,7 +16,8 @@ def compile_blocks(blocks: nn.ModuleList) -> None:
     variants on PyTorch runs that code without its compiler and only warns; so the blocks of a model have a copy of the
     code for themselves, and what cannot be compiled whole is an error of PyTorch's.
     """
-    for plain in (Block.before, Block.after):
+    kind = type(blocks[0])
+    for plain in (kind.before, kind.after):
         own = FunctionType(plain.__code__.replace(), plain.__globals__, plain.__name__)
         for block in blocks:
             setattr(block, own.__name__, torch.compile(MethodType(own, block), dynamic=True, fullgraph=True))

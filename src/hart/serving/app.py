@@ -57,7 +57,7 @@ class Server:
         """Raises `HartError` for options that do not fit together."""
         self.options, self.models = options, models
         self.access = Access(options.keys(), options.hosts())
-        self.checker = prompt_checker(options.prompt_check, options.device)
+        self.checker = prompt_checker(options.prompt_check, options.device, elsewhere=options.ray)
         self.credentials = options.credentials()
         self.metrics = Metrics()
         self.bodies = Bodies()

@@ -189,7 +189,9 @@ def source(form: Form, asked: Edit | Variation) -> Source:
         image.putalpha(redrawn.point(lambda value: 255 - value))
     if (mask := images.get("mask")) is not None:
         if mask.size != image.size:
-            raise HartError(f"mask: has {mask.width} x {mask.height} px, the image {image.width} x {image.height}")
+            raise HartError(
+                f"mask: has {mask.width} x {mask.height} px, the image {image.width} x {image.height}: make them equal"
+            )
         if (redrawn := _holes(mask)) is None:
             raise HartError("mask: has alpha 0 nowhere: what is redrawn must have it")
     elif isinstance(asked, Variation) or asked.source_prompt:

@@ -73,9 +73,9 @@ def shield_gemma(source: str, device: str | None) -> PromptChecker:
     return refusal
 
 
-def prompt_checker(name: str, device: str | None = None) -> PromptChecker:
-    """words, none, a text file of words, or the folder or hub id of a ShieldGemma model, which is there. Raises
-    `HartError`."""
+def prompt_checker(name: str, device: str | None = None, *, elsewhere: bool = False) -> PromptChecker:
+    """words, none, a text file of words, or the folder or hub id of a ShieldGemma model, which is there. elsewhere:
+    other machines read the hub, so that it shows at the first prompt. Raises `HartError`."""
     if name == "none":
         return lambda _: None
     if name == "words" or name.endswith(".txt"):
@@ -88,9 +88,10 @@ def prompt_checker(name: str, device: str | None = None) -> PromptChecker:
 
     if not is_hub_id(name):
         raise HartError(f"--prompt-check {name}: choose words, none, a text file, or a ShieldGemma model")
-    from hart.checkpoint.hub import require_repository
+    if not elsewhere:
+        from hart.checkpoint.hub import require_repository
 
-    require_repository(name)
+        require_repository(name)
     return shield_gemma(name, device)
 
 

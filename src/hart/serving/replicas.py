@@ -223,8 +223,10 @@ class Front:
         seconds = STATUS_SECONDS if scope["path"] == "/readyz" else self._timeout
         end = time.monotonic() + seconds
         replicas = await self._replicas(seconds)  # first: while they start no bodies are held
+        left = end - time.monotonic()  # a body has a time of its own, as without replicas
         # held until it is answered: another replica may have to generate it
         async with self._bodies.whole(request) if request.method == "POST" else nullcontext(b"") as body:
+            end = time.monotonic() + left
             await while_here(request.receive, self._passed_on(replicas, scope, body, send, end))
 
     async def healthz(self, _: Request) -> Response:

@@ -216,11 +216,18 @@ FILES = ("image", "mask", "style")
 """Of forms. `style` is one of OpenAI's fields, too, of requests that are JSON."""
 
 
+class TextTokens(BaseModel):
+    """Part of `Usage`."""
+
+    text_tokens: int = 0
+    image_tokens: int = 0
+
+
 class Usage(BaseModel):
     """Tokens of all images, over all scales; prompts are not counted."""
 
     input_tokens: int = 0
-    input_tokens_details: dict[str, int] = {"text_tokens": 0, "image_tokens": 0}
+    input_tokens_details: TextTokens = TextTokens()
     output_tokens: int
     total_tokens: int
 

@@ -53,9 +53,6 @@ export function open(image) {
   at("scale").max = steps.length; // before its value, which it bounds
   at("scale").value = steps.length;
   at("scale").disabled = at("play").disabled = steps.length === 1;
-  at("newer").disabled = !beside(image, -1);
-  at("older").disabled = !beside(image, 1);
-  if (document.activeElement.disabled) at(at("newer").disabled ? "older" : "newer").focus(); // what is disabled loses the focus
   at("copy").hidden = image.kind !== "generations"; // the others also need the image that they began with
   at("copied").textContent = "";
   showScale();
@@ -135,12 +132,16 @@ export function connect(on) {
   });
   at("colours-prompt").addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.isComposing) at("draw-colours").click(); });
   at("delete").addEventListener("click", () => { dialog.close(); on.remove(shown); });
-  at("newer").addEventListener("click", () => open(beside(shown, -1)));
-  at("older").addEventListener("click", () => open(beside(shown, 1)));
+  const step = (by) => {
+    const next = beside(shown, by); // asked for now: images come and go while one is shown
+    if (next) open(next);
+  };
+  at("newer").addEventListener("click", () => step(-1));
+  at("older").addEventListener("click", () => step(1));
   dialog.addEventListener("keydown", (event) => {
     if (event.target.matches("input")) return;
-    if (event.key === "ArrowLeft") at("newer").click();
-    if (event.key === "ArrowRight") at("older").click();
+    if (event.key === "ArrowLeft") step(-1);
+    if (event.key === "ArrowRight") step(1);
   });
 }
 
