@@ -16,8 +16,8 @@ def compile_blocks(blocks: nn.ModuleList) -> None:
     variants on PyTorch runs that code without its compiler and only warns; so the blocks of a model have a copy of the
     code for themselves, and what cannot be compiled whole is an error of PyTorch's.
     """
-    kind = type(blocks[0])
-    for plain in (kind.before, kind.after):
-        own = FunctionType(plain.__code__.replace(), plain.__globals__, plain.__name__)
+    for name in ("before", "after"):
+        plain = getattr(type(blocks[0]), name)
+        own = FunctionType(plain.__code__.replace(), plain.__globals__, name)
         for block in blocks:
-            setattr(block, own.__name__, torch.compile(MethodType(own, block), dynamic=True, fullgraph=True))
+            setattr(block, name, torch.compile(MethodType(own, block), dynamic=True, fullgraph=True))
