@@ -135,6 +135,12 @@ def test_a_wrong_option_is_said_by_its_name_before_prompts_are_waited_for(
     assert said in refused(run("generate", "--prompts-file", "-", *options, "--out", tmp_path))
 
 
+def test_prompts_of_a_pipe_are_sent_to_standard_input(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    said = refused(run("generate", "--prompts-file", tmp_path / "pipe", "--out", tmp_path / "out"))
+    assert "not a regular file: send prompts to standard input, with --prompts-file -" in said
+
+
 def test_a_person_at_a_terminal_is_told_that_prompts_are_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from hart.checkpoint.folders import model_name
+from hart.checkpoint.folders import local_folder, model_name
 from hart.commands.console import (
     NumberedFiles,
     Report,
@@ -37,7 +37,7 @@ from hart.errors import HartError
 from hart.files import STANDARD_INPUT, read_standard_input, read_text, text_lines, user_path
 from hart.grids import ScaleSchedule
 from hart.sizes import ImageSize, requested_schedule, size_of_schedule, trained_sizes, untrained_remark
-from hart.strict import clipped, require
+from hart.strict import clipped, counted, require
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +104,7 @@ def generate(options: GenerateOptions, settings: SamplingSettings, how: RunOptio
         if pipe.num_classes is None:
             hint_at_quotes(given.prompts)
             hint_at_files(given.prompts)
-        schedule = requested_schedule(pipe.config, **options.shape)
+        schedule = asked_schedule(pipe.config, options, mix)
         if grid:
             require_one_sheet(writer.total, size_of_schedule(pipe.config, schedule))
         check_size(pipe, schedule, options, options.count * options.candidates, mixed=mix is not None, **settings)
@@ -121,6 +121,8 @@ def read_prompts(file: str) -> list[str]:
     sent, path = file == STANDARD_STREAM, user_path(file)
     if sent and sys.stdin is not None and sys.stdin.isatty():
         note("type prompts, one per line; Ctrl-D (on Windows Ctrl-Z and Enter) ends them")
+    if not sent and path.exists() and not path.is_file():
+        raise HartError(f"{path}: not a regular file: send prompts to standard input, with --prompts-file -")
     prompts = text_lines(read_standard_input() if sent else read_text(path))
     if not prompts:
         raise HartError(f"{STANDARD_INPUT if sent else path}: holds no prompt: write one per line")
@@ -154,6 +156,13 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
     recorded: dict[str, Any] = {"prompts": (record.prompt,), "seed": record.seed}
     recorded |= {name: getattr(settings, name) for name in ("negative_prompt", "device", "dtype", "speed", "cache")}
     if given.model is None:
+        if not (settings.random_weights or local_folder(record.model)):
+            from hart.hub import is_hub_id
+
+            if not is_hub_id(record.model):
+                raise HartError(
+                    f"--like: the image was made by {record.model}, where no model is any more: give it with --model"
+                )
         recorded |= {"model": record.model, "random_weights": settings.random_weights}
         if given.aspect is None or isinstance(settings.size, int):  # the square that an aspect is as large as
             recorded["size"] = settings.size
@@ -276,6 +285,17 @@ def opened(writer: ImageWriter) -> Iterator[tuple[HartPipeline, Report]]:
         prompt_notes(),
     ):
         yield open_model(options), report
+
+
+def asked_schedule(config: HartConfig, options: ImageOptions, mix: MixSettings | None) -> ScaleSchedule:
+    """That of the images. mix: of the image of `--like`. Raises `HartError` where it has other scales."""
+    schedule = requested_schedule(config, **options.shape)
+    if mix is not None and len(mix.weights) != len(schedule):
+        raise HartError(
+            f"--like: the image mixes two prompts over {counted(len(mix.weights), 'scale')}, and images of this size "
+            f"have {len(schedule)}: leave --size, --aspect and --model out, or mix the prompts anew with hart mix"
+        )
+    return schedule
 
 
 def check_size(

@@ -24,13 +24,13 @@ from hart.commands.console import (
     scale_reporter,
 )
 from hart.commands.contact_sheets import require_one_sheet, write_grid
-from hart.commands.generate import RunOptions, image_settings, prompts_for
+from hart.commands.generate import RunOptions, asked_schedule, image_settings, prompts_for
 from hart.commands.jobs.job import MOST_ATTEMPTS, Job, begun, missing_images
 from hart.commands.jobs.workers import Finished, Task, by_workers
 from hart.commands.options import GenerateOptions
 from hart.errors import HartError
 from hart.generation.metadata import ImageSettings, read_image
-from hart.sizes import parsed_size, requested_schedule, size_of_schedule
+from hart.sizes import parsed_size, size_of_schedule
 from hart.strict import clipped, counted
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def resolved(
     own_speed = "int8" if isinstance(model, Path) and opens_in_8_bits(model) else "exact"
     speed = LEVELS.get(options.speed or own_speed, EXACT)  # whoever opens the model refuses others
     mix, base = (like.mix, like.sampling) if like is not None else (None, speed.sampling(config))
-    schedule = requested_schedule(config, **options.shape)
+    schedule = asked_schedule(config, options, mix)
     sampling = checked_settings(config, base, given, schedule)
     checked_seed(options.seed or 0, options.count * options.candidates)
     for place, prompt in enumerate(prompts_for(config, options.prompts), start=1):
