@@ -88,7 +88,7 @@ class ParquetStream(Stream):
                         with suppress(DamagedSample):
                             (image,) = read_row(batch, number).values()
                             path = image.get("path") if isinstance(image, dict) else image
-                            if path:
+                            if isinstance(path, str):
                                 yield file.parent / path
         except FileError:
             return
