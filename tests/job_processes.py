@@ -22,16 +22,16 @@ VICTIM = 1
 
 
 def _at_the_victim(happens: Callable[[], object], folder: Path, job: Job) -> None:
-    from hart.commands.jobs import generating
+    from hart.commands.jobs import job as work
 
-    rename = generating.rename_to_new  # type: ignore[attr-defined]
+    rename = work.rename_to_new  # type: ignore[attr-defined]
 
     def harmed(temporary: Path, path: Path) -> None:
         if path.name == job.name(VICTIM):
             happens()
         rename(temporary, path)
 
-    generating.rename_to_new = harmed  # type: ignore[attr-defined]
+    work.rename_to_new = harmed  # type: ignore[attr-defined]
 
 
 def _die() -> None:

@@ -46,6 +46,7 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("edit", "cat.png", "--mask=a.png", "--mask=b.png"), "'--mask': takes one file, and is given more than once"),
         (("generate", "cat", *model, "--lora", tmp_path, "--lora-scale", 50), "'--lora-scale': must be less than or"),
         (("reconstruct", tmp_path / "none.png", *model), "no such file"),
+        (("reconstruct", file, *model), "not an image"),
         (("reconstruct", *model), "Missing argument"),
         (("mix", "a cat"), "Missing argument 'second'; usage: "),
         (("mix", "cat", "dog", "-n", 2, "--out", "cat.png"), "this command writes more: give a folder"),

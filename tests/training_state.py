@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from hart.training import checkpoint
 from hart.training.trackers import LOG_FILE
+from hart.training.trainer import Trainer
 
 
 def checkpoints(folder: Path) -> list[str]:
@@ -19,6 +21,19 @@ def checkpoints(folder: Path) -> list[str]:
 
 def state(folder: Path, step: int) -> dict[str, Any]:
     return torch.load(folder / checkpoint.FOLDER / f"step-{step:08d}.pt", weights_only=True)
+
+
+def assert_resumes(make: Callable[[Path], Trainer], folder: Path, last: int) -> dict[str, Any]:
+    """A run that goes on from the checkpoint before its last one ends as the unbroken one, to the last bit."""
+    make(folder).run()
+    whole, lines = state(folder, last), log_lines(folder)
+    (folder / checkpoint.FOLDER / f"step-{last:08d}.pt").unlink()
+    again = make(folder)
+    assert 0 < again.step < last
+    again.run()
+    assert log_lines(folder) == lines, "each line once, averages included"
+    assert flat(state(folder, last)) == flat(whole)
+    return whole
 
 
 def flat(values: Any) -> list[Any]:

@@ -16,7 +16,7 @@ app = new_program(
         "edit": ("hart.commands.edit:edit", "Redraw a part of an image, or what a new description changes."),
         "vary": ("hart.commands.edit:vary", "Generate images that share an image's coarse scales."),
         "mix": ("hart.commands.edit:mix", "Generate images of two prompts: one's form, the other's look."),
-        "reconstruct": ("hart.commands.reconstruct:reconstruct", "Encode and decode images with a model's tokenizer."),
+        "reconstruct": ("hart.commands.models:reconstruct", "Encode and decode images with a model's tokenizer."),
         "info": ("hart.commands.models:info", "Show a model's scales, parameters and cost per image."),
         "convert": ("hart.commands.models:convert", "Write a model, with adapters merged, in hart's own layout."),
         "verify": ("hart.commands.models:verify", "Compare a model with recorded numbers of the reference."),

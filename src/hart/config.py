@@ -13,20 +13,12 @@ from pydantic import AfterValidator, Field
 from hart.grids import MAX_GRID_SIZE, MAX_SCALES, ScaleSchedule, parsed_aspect
 from hart.strict import Config, ConfigError, Listed, counted, require
 
+# fmt: off
 __all__ = [
-    "ClassConditioning",
-    "Config",
-    "ConfigError",
-    "HartConfig",
-    "LoraTarget",
-    "ResidualDiffusionConfig",
-    "SamplingConfig",
-    "TextConditioning",
-    "TextEncoderConfig",
-    "TokenizerConfig",
-    "TransformerConfig",
-    "require",
+    "ClassConditioning", "Config", "ConfigError", "HartConfig", "LoraTarget", "ResidualDiffusionConfig",
+    "SamplingConfig", "TextConditioning", "TextEncoderConfig", "TokenizerConfig", "TransformerConfig", "require",
 ]
+# fmt: on
 
 MAX_SEED = 2**63 - 1
 """Seeds from 0 to here serve every generator: NumPy's takes no negative ones, torch's none of more bits."""

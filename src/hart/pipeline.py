@@ -50,11 +50,10 @@ from hart.generation.requests import (
     second_prompts,
 )
 from hart.grids import ScaleSchedule
-from hart.inference.coder import of_type
-from hart.inference.components import Components
+from hart.inference.components import Components, of_type
 from hart.inference.editing import Editing
 from hart.inference.memory import SAVING, require_memory
-from hart.inference.modes import own_types
+from hart.layers.linear import own_types
 from hart.sizes import SizeOptions, requested_schedule
 from hart.strict import whole_number
 from hart.types import ClassContext, Context, Rows

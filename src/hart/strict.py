@@ -36,21 +36,17 @@ SHOWN_ERRORS = 3
 UNKNOWN = ("unexpected_keyword_argument", "invalid_key")
 MISSING = ("missing", "missing_argument")
 MEANT = " meant?)"
-SAID = dict.fromkeys(UNKNOWN, ": unknown key") | dict.fromkeys(MISSING, ": missing key")
-SAID |= {
-    kind: f": expected {what}, got {{value}}"
-    for kind, what in (
-        ("int_type", "a whole number"),
-        ("float_type", "a number"),
-        ("bool_type", "true or false"),
-        ("string_type", "text"),
-        ("path_type", "a path"),
-        ("tuple_type", "a list"),
-        ("dataclass_type", "a table"),
-        ("dict_type", "a table"),
-    )
-}
-SAID |= {
+SAID = {
+    **dict.fromkeys(UNKNOWN, ": unknown key"),
+    **dict.fromkeys(MISSING, ": missing key"),
+    "int_type": ": expected a whole number, got {value}",
+    "float_type": ": expected a number, got {value}",
+    "bool_type": ": expected true or false, got {value}",
+    "string_type": ": expected text, got {value}",
+    "path_type": ": expected a path, got {value}",
+    "tuple_type": ": expected a list, got {value}",
+    "dataclass_type": ": expected a table, got {value}",
+    "dict_type": ": expected a table, got {value}",
     "greater_than_equal": " must be at least {ge}, not {value}",
     "greater_than": " must be above {gt}, not {value}",
     "less_than_equal": " must be at most {le}, not {value}",

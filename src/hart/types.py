@@ -7,7 +7,7 @@ E text width, D latent channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Self, TypeVar
 
 import torch
@@ -23,18 +23,8 @@ class Rows:
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same with every tensor changed, those of tuples and of nested `Rows` too."""
-
-        def of(value: Any) -> Any:
-            match value:
-                case Tensor():
-                    return change(value)
-                case Rows():
-                    return value.changed(change)
-                case tuple():
-                    return tuple(map(of, value))
-            return value
-
-        return replace(self, **{field.name: of(getattr(self, field.name)) for field in fields(self)})  # type: ignore[type-var, arg-type]
+        joined: Self = _joined([self], lambda tensors: change(tensors[0]))
+        return joined
 
     def rows(self, rows: slice | list[int] | Tensor) -> Self:
         """Some images of the batch."""
@@ -46,21 +36,21 @@ class Rows:
     @staticmethod
     def cat(parts: Iterable[R]) -> R:
         """The images of all parts, which are of one kind, one after the other."""
+        joined: R = _joined(list(parts), torch.cat)
+        return joined
 
-        def of(values: Sequence[Any]) -> Any:
-            first = values[0]
-            match first:
-                case Tensor():
-                    return torch.cat(list(values))
-                case Rows():
-                    return Rows.cat(values)
-                case tuple():
-                    return tuple(map(of, zip(*values, strict=True)))
-            return first
 
-        parts = list(parts)
-        joined = {field.name: of([getattr(part, field.name) for part in parts]) for field in fields(parts[0])}  # type: ignore[arg-type]
-        return type(parts[0])(**joined)
+def _joined(values: Sequence[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
+    """Values of one kind as one: their tensors joined, those of tuples and of `Rows` too; of others the first."""
+    match first := values[0]:
+        case Tensor():
+            return join(list(values))
+        case tuple():
+            return tuple(_joined(each, join) for each in zip(*values, strict=True))
+        case Rows():
+            names = [field.name for field in fields(first)]  # type: ignore[arg-type]
+            return type(first)(**{name: _joined([getattr(value, name) for value in values], join) for name in names})
+    return first
 
 
 @dataclass(frozen=True)

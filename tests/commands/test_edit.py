@@ -94,9 +94,7 @@ def test_vary_and_mix(text_model: Path, files: tuple[Path, Path], tmp_path: Path
     for more in ((), ("--prompts-file", prompts)):
         done = run("generate", "--like", mixed, "--size", 4, *more, "--out", tmp_path / "smaller")
         said = refused(done, notes=bool(more))
-        assert said.startswith(
-            "error: --like: the image mixes two prompts over 4 scales, and images of this size have 2: "
-        )
+        assert said.startswith("error: --like: the image mixes two prompts over 4 scales, and images of 4x4 have 2: ")
 
 
 def test_a_mask_that_redraws_nothing_is_remarked_on(text_model: Path, files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -60,12 +60,6 @@ def test_reconstruct_takes_a_tokenizer_alone(text_model: Path, tmp_path: Path) -
     assert "expected config.json and tokenizer.safetensors (a tokenizer alone), config.json and hart" in said
 
 
-def test_reconstruct_refuses_what_is_no_image(text_model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "notes.png"
-    path.write_text("no image")
-    assert "not an image" in refused(run("reconstruct", path, "--model", text_model, "--out", tmp_path / "out"))
-
-
 @pytest.mark.parametrize("multiplied", [True, False])
 def test_every_command_says_that_a_number_type_is_slow_here(
     multiplied: bool, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

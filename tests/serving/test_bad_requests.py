@@ -214,8 +214,8 @@ HOLE = png((16, 16), "RGBA", (0, 0, 0, 0))
         (jpeg_of_exif(1001), None, "image", "has more than 1,000 parts of EXIF"),
         (png_of_parts(b"iCCP", 17), None, "image", "has more than 16 colour profiles"),
         (b"\xff\xd8" + b"\xff" * 140_000, None, "image", "has too many parts"),
-        (png(), png(), "mask", "is transparent nowhere"),
-        (png(), png((16, 16), "RGBA", (0, 0, 0, 128)), "mask", "is transparent nowhere"),
+        (png(), png(), "mask", "has alpha 0 nowhere"),
+        (png(), png((16, 16), "RGBA", (0, 0, 0, 1)), "mask", "has alpha 0 nowhere"),
         (png(), png((8, 8), "RGBA", (0, 0, 0, 0)), "mask", "has 8 x 8 px, the image 16 x 16"),
         (png(), b"\x89PNG\r\n\x1a\n", "mask", "not an image"),
     ],
@@ -229,9 +229,10 @@ def test_hostile_files(server: Running, image: bytes | None, mask: bytes | None,
             assert found["param"] == "style" and message in found["message"]
 
 
-def test_a_mask_or_the_image_says_by_transparency_what_is_drawn_anew(server: Running) -> None:
+def test_a_mask_or_the_image_says_by_alpha_0_what_is_drawn_anew(server: Running) -> None:
     half = Image.new("RGBA", (16, 16), (0, 0, 0, 255))
-    half.paste((9, 9, 9, 127), (0, 0, 16, 4))
+    half.paste((9, 9, 9, 1), (0, 4, 16, 8))
+    half.paste((9, 9, 9, 0), (0, 0, 16, 4))
     file = io.BytesIO()
     half.save(file, "PNG")
     for image, mask in ((png(), file.getvalue()), (file.getvalue(), None)):
@@ -253,7 +254,7 @@ def test_another_image_lends_its_colours(server: Running, route: str) -> None:
     assert (source.mask is None) == (route == "variations")
 
 
-@pytest.mark.parametrize("alpha", [128, 255])
+@pytest.mark.parametrize("alpha", [1, 255])
 def test_an_image_with_an_alpha_channel_and_without_a_hole_has_no_mask(server: Running, alpha: int) -> None:
     assert edit(server, png((16, 16), "RGBA", (9, 9, 9, alpha))).status_code == 200
     source = server.engine.batches[-1][0].edit

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from hart.generation.metadata import read_record
+from hart.serving import orders
 from hart.serving.orders import Subscription, stream
 from hart.serving.scheduler import State
 from hart.serving.schemas import Generation
@@ -169,6 +170,24 @@ def test_models_are_listed_with_what_they_draw(server: Running) -> None:
     about: Any = model.model_extra
     assert about["sizes"] == ["16x16", "32x16", "16x32"] and about["scales"] == SCALES
     assert about["token_size"] == 8 and about["styles"] == ["blue style"]
+
+
+@pytest.mark.parametrize(("slow", "scales"), [(-1.0, [1, SCALES]), (1e9, [1, 2, 3, SCALES])])
+def test_whoever_reads_slowly_gets_a_finished_image_next(
+    server: Running, monkeypatch: pytest.MonkeyPatch, slow: float, scales: list[int]
+) -> None:
+    monkeypatch.setattr(orders, "SLOW_SECONDS", slow)
+    asked = Generation(prompt="x", seed=0)
+    row = server.engine.row(asked, SIZES[0])
+
+    async def read() -> list[int]:
+        events = Subscription()
+        for k in range(SCALES):
+            events.deliver(State(0, k, drawn(row, k), is_finished=k == SCALES - 1))
+        told = stream(orders.Order(asked, "tiny", [row], [], None), events, server.server.metrics)
+        return [event["scale"] async for event in told if event is not None]
+
+    assert asyncio.run(read()) == scales
 
 
 def test_a_slow_reader_gets_the_newest_previews_and_holds_no_more_memory() -> None:

@@ -22,22 +22,15 @@ from waiting import PATIENCE, until
 def test_a_full_queue_says_when_to_come_again() -> None:
     engine = StandInEngine()
     engine.open_gate.clear()
-    with running(engine, batch_size=1, queue_size=2) as server:
-        stream = server.post  # the sampling thread stands at the gate: what is accepted stays in the queue
-        answers: list[Any] = []
-        threads = [threading.Thread(target=lambda: answers.append(stream(prompt="x"))) for _ in range(3)]
-        threads[0].start()
-        until(lambda: engine.batches)  # else all three might wait at once, which are too many
-        for thread in threads[1:]:
-            thread.start()
+    with running(engine, batch_size=1, queue_size=2) as server, ThreadPoolExecutor(3) as clients:
+        accepted = [clients.submit(server.post, prompt="x")]
+        until(lambda: engine.batches)  # the sampling thread stands at the gate: what is accepted stays in the queue
+        accepted += [clients.submit(server.post, prompt="x") for _ in range(2)]
         until(lambda: server.server.scheduler.waiting == 2)
         refused = server.post(prompt="x")
-        found = error(refused, 429)
-        assert found["code"] == "queue_full" and int(refused.headers["retry-after"]) >= 1
+        assert error(refused, 429)["code"] == "queue_full" and int(refused.headers["retry-after"]) >= 1
         engine.open_gate.set()
-        for thread in threads:
-            thread.join()
-        assert [answer.status_code for answer in answers] == [200] * 3
+        assert [answer.result().status_code for answer in accepted] == [200] * 3
 
 
 def test_more_images_than_may_ever_wait_are_a_wrong_field() -> None:

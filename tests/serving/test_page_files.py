@@ -108,7 +108,7 @@ def test_an_image_of_others_is_there_to_be_edited_and_to_lend_its_colours(page: 
     size = size_of_schedule(config, canvas_schedule(config, Image.new("1", (640, 256))))
     drawn = page.locator("#gallery img").first.evaluate("e => [e.naturalWidth, e.naturalHeight]")
     assert drawn == list(size)  # as by the command
-    expect(page.locator("#note")).to_contain_text(f"the result has {size} px")
+    expect(page.locator("#note")).to_contain_text(f"The result has {size} px")
 
 
 def test_an_image_of_others_has_no_prompt_but_what_the_form_says(page: Any, tmp_path: Path) -> None:

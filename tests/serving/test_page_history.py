@@ -13,6 +13,12 @@ def test_history_survives_a_reload_and_gives_settings_back(page: Any) -> None:
     page.locator("#gallery li").nth(1).wait_for()
     page.locator("#gallery .open").first.click()
     expect(page.get_by_role("heading", name="a yellow star!")).to_be_visible()
+    expect(page.get_by_role("button", name="Newer")).to_be_disabled()
+    page.get_by_role("button", name="Older").press("Enter")
+    expect(page.get_by_role("button", name="Older")).to_be_disabled()
+    expect(page.get_by_role("button", name="Newer")).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("button", name="Newer")).to_be_disabled()
     with page.expect_download() as download:
         page.get_by_role("link", name="Download PNG").click()
     assert download.value.suggested_filename == "a-yellow-star-4.png"

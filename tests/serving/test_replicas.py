@@ -22,7 +22,6 @@ from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
 import replica_processes
-from hart.errors import HartError
 from hart.serving import bodies
 from hart.serving.models import ModelUnavailable
 from hart.serving.options import ServeOptions
@@ -297,12 +296,6 @@ def test_an_application_that_ends_without_an_answer_keeps_nobody_waiting() -> No
     for app, error in ((silent, RuntimeError), (failing, KeyError)):
         with pytest.raises(error):
             asyncio.run(asyncio.wait_for(read(app), 60))
-
-
-def test_content_credentials_are_checked_before_replicas_start(tmp_path: Path) -> None:
-    for options in ({"c2pa_key": tmp_path / "key"}, {"c2pa_key": tmp_path / "key", "c2pa_certificate": tmp_path}):
-        with pytest.raises(HartError):
-            replicas().front_app(ServeOptions(public=True, **options), 1, lambda: None, lambda: None)
 
 
 @pytest.mark.slow

@@ -15,8 +15,7 @@ import hart
 from hart import HartError, HartPipeline
 from hart.text_encoder import Reading, known_words, vocabulary_digest
 from hart.text_encoder.compact import CompactTextEncoder
-from hart.text_encoder.known_words import KNOWN_WORDS_FILE, KnownWords, WordReader
-from hart.text_encoder.thesaurus import THESAURUS_FILE
+from hart.text_encoder.known_words import KNOWN_WORDS_FILE, THESAURUS_FILE, KnownWords, WordReader
 
 EMOJI_MODEL = Path(hart.__file__).parent / "models" / "emoji"
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from hart import HartError
-from hart.text_encoder.known_words import KnownWords, WordReader
-from hart.text_encoder.thesaurus import THESAURUS_FILE, Thesaurus
+from hart.text_encoder.known_words import THESAURUS_FILE, KnownWords, Thesaurus, WordReader
 
 NAMES = (
     *("sailboat", "ice cream", "hamster", "angry face", "fire engine", "T-shirt", "glass of milk", "peach"),

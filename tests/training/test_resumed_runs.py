@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hart.errors import HartError
 from hart.losses.config import TransformerLossConfig
 from hart.training.config import ReadingConfig
 from toy_training import reading_run, recipe, tiny_tokenizer_recipe, tiny_transformer_recipe
-from training_state import flat, log_lines, state
+from training_state import assert_resumes, log_lines
 
 
 @pytest.mark.parametrize("kind", ["streamed", "encoded", "mixed"])
@@ -30,17 +31,11 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(
         reading = ReadingConfig(also=(given.data,), weights=(0.6, 0.4))
         given = given.replace(reading=reading, loss=loss, text_noise=0.4)
 
-    folder = tmp_path / "run"
-    reading_run(given, folder).run()
-    whole, lines = state(folder, 6), log_lines(folder)
-    (folder / "checkpoints" / "step-00000006.pt").unlink()
-    again = reading_run(given, folder)
-    assert again.step == 3
-    again.run()
-    assert log_lines(folder) == lines
-    assert flat(state(folder, 6)) == flat(whole)
+    assert_resumes(partial(reading_run, given), tmp_path / "run", 6)
     if kind == "streamed":
-        assert sum(line["damaged"] for line in lines) == 2, "two epochs of twelve, with one damaged image each"
+        assert sum(line["damaged"] for line in log_lines(tmp_path / "run")) == 2, (
+            "two epochs of twelve, with one damaged image each"
+        )
 
 
 @pytest.mark.parametrize("kind", ["streamed", "encoded"])

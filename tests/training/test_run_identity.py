@@ -80,7 +80,7 @@ def test_weights_that_do_not_fit_an_accepted_recipe_are_named(tmp_path: Path) ->
     toy(tmp_path).run()
     task = ToyTask()
     task.module.last = torch.nn.Linear(4, 2)
-    with pytest.raises(HartError, match=r"its weights do not fit: .*: last\.weight: float32 \(1, 4\) instead of"):
+    with pytest.raises(HartError, match=r"its checkpoint does not fit: .*: last\.weight: float32 \(1, 4\) instead of"):
         Trainer(task, recipe(OPTIMIZER.replace(learning_rate=0.1)), tmp_path, accept_changes=True)
 
 

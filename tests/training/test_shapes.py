@@ -25,7 +25,7 @@ from helpers import tiny_tokenizer_config
 from image_files import numbered
 from models import save_tiny_text_model
 from toy_training import reading_task, recipe, tiny_encoders, tiny_tokenizer_recipe, tiny_transformer_recipe
-from training_state import flat, state
+from training_state import assert_resumes
 
 ASPECTS = ("1:1", "4:1", "1:4")
 SIZES = aspect_sizes(tiny_tokenizer_config(), ASPECTS)
@@ -70,25 +70,10 @@ def test_a_discriminator_needs_the_shorter_side() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "images", "codes"])
-def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(
-    folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Trainer(*made(kind, folder), tmp_path / "whole").run()
-    task, given = made(kind, folder)
-    batch = task.batch
-
-    def stops(microbatch: Microbatch) -> object:
-        if microbatch.step == 4:
-            raise KeyboardInterrupt
-        return batch(microbatch)
-
-    monkeypatch.setattr(task, "batch", stops)
-    with pytest.raises(KeyboardInterrupt):
-        Trainer(task, given, tmp_path / "broken").run()
-    Trainer(*made(kind, folder), tmp_path / "broken").run()
-    assert flat(state(tmp_path / "whole", 6)) == flat(state(tmp_path / "broken", 6))
+def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(folder: Path, tmp_path: Path, kind: str) -> None:
+    assert_resumes(lambda out: Trainer(*made(kind, folder), out), tmp_path, 6)
     if kind != "tokenizer":
-        assert trained_sizes(HartConfig.load(tmp_path / "whole" / "model" / "config.json")) == SIZES
+        assert trained_sizes(HartConfig.load(tmp_path / "model" / "config.json")) == SIZES
 
 
 @pytest.mark.parametrize("kind", ["images", "codes"])

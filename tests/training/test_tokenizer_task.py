@@ -26,7 +26,7 @@ from hart.training.task import Microbatch, TrainContext
 from hart.training.tokenizer_task import TokenizerTask, fresh_tokenizer
 from hart.training.trainer import Trainer
 from helpers import captioned_images, same_weights, tiny_model, tiny_text_config, tiny_tokenizer_config
-from training_state import flat, log_lines, state
+from training_state import assert_resumes, log_lines
 
 RECIPE = TokenizerRecipe(
     data="",
@@ -68,13 +68,7 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(tmp_path: Path) -> No
     """Also where the discriminator begins after the stop."""
     assert ADVERSARIAL.adversarial is not None
     recipe = ADVERSARIAL.replace(adversarial=ADVERSARIAL.adversarial.replace(start_step=3))
-    Trainer(TokenizerTask(recipe, captioned_images()), recipe, tmp_path / "whole").run()
-    whole = state(tmp_path / "whole", 4)
-    (tmp_path / "whole" / "checkpoints" / "step-00000004.pt").unlink()
-    again = Trainer(TokenizerTask(recipe, captioned_images()), recipe, tmp_path / "whole")
-    assert again.step == 2
-    again.run()
-    assert flat(state(tmp_path / "whole", 4)) == flat(whole)
+    whole = assert_resumes(lambda out: Trainer(TokenizerTask(recipe, captioned_images()), recipe, out), tmp_path, 4)
     average = whole["weights"]["average"]
     assert not any(name.startswith("discriminator") for name in average), "the tokenizer alone is averaged"
 

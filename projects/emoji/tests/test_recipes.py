@@ -6,7 +6,7 @@ import pytest
 
 from hart.training import StageRecipe, TokenizerRecipe, TransformerRecipe
 from hart_emoji import RECIPES
-from hart_emoji.text.recipe import TextDistillationRecipe
+from hart_emoji.text.distillation import TextDistillationRecipe
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,9 @@ def _listen(host: str, port: int) -> socket.socket:
         if sys.platform == "linux":  # connections take it over
             # an answer that nobody reads would stay in memory as long as its client likes
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * SEND_SECONDS))
-            # or a slow connection would have megabytes of partial images before it in the system's memory
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+            with suppress(OSError):  # of sandboxes that do not know it
+                # or a slow connection would have megabytes of partial images before it in the system's memory
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         return listening
     except OSError as error:
         # socket adds the address to what the system says

@@ -227,17 +227,14 @@ def _say_needs(recipe: StagedRecipe) -> None:
         task = dry_run.rehearsed(recipe, distributed.device)
         return dry_run.measure(task, trainer, distributed, dry_run.tokens_of(recipe))
 
-    if parameters <= LARGE or not isinstance(tried, TransformerRecipe):
-        with progress("timing a step"):
+    with progress("timing a step"):
+        if parameters <= LARGE or not isinstance(tried, TransformerRecipe):
             an_image, how = measured(tried), "measured"
-    else:
-        shallow = [tried.replace(transformer=tried.transformer.replace(depth=blocks)) for blocks in (1, 2)]
-        with progress("timing a step of one block") as report:
-            one = measured(shallow[0])
-            report(1, 2, "timing a step of two blocks")
-            each = max(measured(shallow[1]) - one, 0.0)
-        an_image = one + (tried.transformer.depth - 1) * each
-        how = "extrapolated from one and two blocks"
+        else:
+            sizes = tried.transformer
+            one, two = (measured(tried.replace(transformer=sizes.replace(depth=blocks))) for blocks in (1, 2))
+            an_image = one + (sizes.depth - 1) * max(two - one, 0.0)
+            how = "extrapolated from one and two blocks"
     if tried is not recipe:
         an_image *= work.flops / work_of(tried).flops
         how += f", on images of {counted(dry_run.tokens_of(tried), 'token')}, in proportion to the operations"

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from hart.errors import HartError
 from hart.evaluation.metrics.distances import Gaussian, SetStatistics
+from hart.evaluation.published_files import readable
 from hart.files import atomic_write, require_regular
 from hart.networks.inception import POOLED, SPATIAL
-from hart.strict import reason
 
 IMAGES, CLASSES = "arr_0", "arr_1"
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
@@ -61,7 +61,7 @@ class SampleFile:
         """Raises `HartError` for a file of another form."""
         self.path = path
         require_regular(path)
-        with self._readable(), zipfile.ZipFile(path) as archive:
+        with readable(path), zipfile.ZipFile(path) as archive:
             self._names = {name.removesuffix(".npy") for name in archive.namelist()}
         if IMAGES not in self._names:
             raise HartError(f"{path}: has no {IMAGES}: {FORM}")
@@ -86,7 +86,7 @@ class SampleFile:
 
     def statistics(self) -> SetStatistics:
         """Of the whole set that a reference batch is a part of. Raises `HartError` where one is missing or is none."""
-        with self._readable(), np.load(self.path) as arrays:
+        with readable(self.path), np.load(self.path) as arrays:
             mu, sigma, mu_s, sigma_s = (arrays[name].astype(np.float64) for name in STATISTICS)
         return SetStatistics(self._gaussian(POOLED, mu, sigma), self._gaussian(SPATIAL, mu_s, sigma_s))
 
@@ -103,7 +103,7 @@ class SampleFile:
     @contextmanager
     def _images(self) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
         """A stream at the first value of the images, and their shape."""
-        with self._readable(), zipfile.ZipFile(self.path) as archive, archive.open(f"{IMAGES}.npy") as member:
+        with readable(self.path), zipfile.ZipFile(self.path) as archive, archive.open(f"{IMAGES}.npy") as member:
             shape, fortran, dtype = HEADERS[npy.read_magic(member)](member)
             if fortran or dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
                 held = " x ".join(map(str, shape))
@@ -111,13 +111,3 @@ class SampleFile:
             if math.prod(shape) != archive.getinfo(f"{IMAGES}.npy").file_size - member.tell():
                 raise ValueError(f"{IMAGES} holds other than it declares")
             yield member, shape
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        """In a block, errors of reading the file become `HartError`s."""
-        try:
-            yield
-        except HartError:
-            raise
-        except Exception as error:  # NumPy and the zip library raise a dozen kinds
-            raise HartError(f"{self.path}: no readable .npz ({reason(error)}): copy or download it again") from None

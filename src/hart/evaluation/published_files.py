@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,6 +115,17 @@ def located(published: PublishedFile, given: Path | None) -> Path:
     return cached_file(published.address, f"fetch {published.name} elsewhere and give it with --data")
 
 
+@contextmanager
+def readable(archive: Path) -> Iterator[None]:
+    """In a block, errors of reading an archive become `FileError`s, except those that are `HartError`s already."""
+    try:
+        yield
+    except HartError:
+        raise
+    except Exception as error:  # NumPy and the zip library raise a dozen kinds
+        raise FileError(f"{archive}: cannot be read ({reason(error)}): copy or download it again") from None
+
+
 class PublishedFiles:
     """The files below `folder`/`name`, or else those of the archive `folder`/`archive`: `place` is which of both.
 
@@ -131,7 +141,7 @@ class PublishedFiles:
         self.place = folder / archive
         if not self.place.is_file():
             raise HartError(f"{folder}: has no {name}/ and no {archive}: fetch it from {address}")
-        with self._readable():
+        with readable(self.place):
             self._zip = zipfile.ZipFile(self.place)
             # by all ends of their paths: archives differ in how many folders they wrap their content in
             parts = ((member, member.split("/")) for member in self._zip.namelist())
@@ -147,16 +157,8 @@ class PublishedFiles:
             raise FileError(f"{self.place}: no {path} in it")
         if self._zip is None:
             return read_bytes(self.place / path, FILE_LIMIT)
-        with self._readable():
+        with readable(self.place):
             return self._zip.read(self._members[path])
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        """In a block, errors of reading the archive become `FileError`s."""
-        try:
-            yield
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError, OSError) as error:
-            raise FileError(f"{self.place}: {reason(error)}") from None
 
 
 class PublishedImages(Source):

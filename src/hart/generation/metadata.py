@@ -131,13 +131,22 @@ def is_image_name(path: Path) -> bool:
 
 
 def write_image(
-    path: Path, image: Image.Image, record: ImageRecord, credentials: ContentCredentials | None = None
+    path: Path,
+    image: Image.Image,
+    record: ImageRecord,
+    credentials: ContentCredentials | None = None,
+    chunks: PngImagePlugin.PngInfo | None = None,
 ) -> None:
     """Write a new PNG with the image's record, signed if there are credentials; it appears whole or not at all.
 
-    Raises `FileExistsError` for a name that is taken, `SigningFailed`.
+    chunks: in place of those that hold the record. Raises `FileExistsError` for a name that is taken, `SigningFailed`.
     """
-    _write(path, image, png_chunks(record), record, credentials)
+    content = io.BytesIO()
+    image.save(content, "PNG", pnginfo=png_chunks(record) if chunks is None else chunks)
+    written = content.getvalue()
+    if credentials is not None:
+        written = credentials.signed(written, "png", record)
+    atomic_write(path, lambda file: file.write(written), overwrite=False)
 
 
 def write_sheet(
@@ -147,22 +156,7 @@ def write_sheet(
     first = records[0]
     images = [{"prompt": record.prompt, "seed": record.seed} for record in records]
     chunks = _chunks({"images": json.dumps(images, ensure_ascii=False)}, first, first.settings.replace(batch=None))
-    _write(path, sheet, chunks, first, credentials)
-
-
-def _write(
-    path: Path,
-    image: Image.Image,
-    chunks: PngImagePlugin.PngInfo,
-    record: ImageRecord,
-    credentials: ContentCredentials | None,
-) -> None:
-    content = io.BytesIO()
-    image.save(content, "PNG", pnginfo=chunks)
-    written = content.getvalue()
-    if credentials is not None:
-        written = credentials.signed(written, "png", record)
-    atomic_write(path, lambda file: file.write(written), overwrite=False)
+    write_image(path, sheet, first, credentials, chunks)
 
 
 def png_chunks(record: ImageRecord) -> PngImagePlugin.PngInfo:

@@ -26,8 +26,8 @@ from hart.files import AnyPath, user_path
 from hart.generation.arguments import checked_seed
 from hart.inference.components import Components, copied, prepared, text_encoder_dtype
 from hart.inference.kernels import with_kernel
-from hart.inference.modes import own_modes
 from hart.inference.speed import EXACT, INT8, Speed, described, is_quantized, resolve_speed
+from hart.layers.linear import own_modes
 from hart.model import Hart
 from hart.strict import counted, has_members, shown
 from hart.text_encoder import RandomTextFeatures, TextEncoder, encoder_module, load_text_encoder

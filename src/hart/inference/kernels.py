@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.devices import dtype_name
-from hart.inference.modes import own_modes
 from hart.inference.packing import Packed
 from hart.layers.attention import Attention, attend
+from hart.layers.linear import own_modes
 from hart.layers.quantized import Product, QuantizedLinear, places, plain_product, quantized_rows
 from hart.layers.sharing import whole
 from hart.model import Hart

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.devices import dtype_name
-from hart.inference.modes import own_modes
 from hart.inference.threads import MOST_THREADS, begin_threads, single_threads
 from hart.layers.attention import Attention, attend
+from hart.layers.linear import own_modes
 from hart.layers.quantized import places
 from hart.model import Hart
 from hart.strict import reason

@@ -1,11 +1,12 @@
-"""A linear layer that takes its bias in the call, activations in place, and autocast.
+"""A linear layer that takes its bias in the call, activations in place, and the modes that a caller may be in.
 
 Shapes: C inputs, D outputs.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,20 @@ def without_autocast(kind: str) -> AbstractContextManager[object]:
     """Computing on devices of this kind, such as "cuda", in the types of the tensors, in whatever autocast one is."""
     # PyTorch refuses kinds that have none
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+@contextmanager
+def own_types() -> Iterator[None]:
+    """Products are in the types of their factors."""
+    with without_autocast("cpu"), without_autocast("cuda"), without_autocast("mps"):
+        yield
+
+
+@contextmanager
+def own_modes() -> Iterator[None]:
+    """The same, and parameters that are made are ordinary tensors."""
+    with torch.inference_mode(False), own_types():
+        yield
 
 
 def silu(x: Tensor) -> Tensor:

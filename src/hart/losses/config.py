@@ -43,16 +43,6 @@ class PerceptualConfig(Config, kw_only=True):
     """Files of weights. `lpips` needs those of VGG-16 and of the heads. `efficientnet_lite0` comes as a package; a file
     of its loss from `hart.checkpoint.storage.save_module`, 3 MB, can take its place."""
 
-    def __post_init__(self) -> None:
-        require(
-            self.kind != "lpips" or bool(self.files),
-            "kind 'lpips' needs files (the weights of VGG-16 and of the heads)",
-        )
-        require(
-            self.kind != "efficientnet_lite0" or len(self.files) <= 1,
-            "kind 'efficientnet_lite0' takes one file or none",
-        )
-
 
 class AdversarialConfig(Config, kw_only=True):
     """PatchGAN and its weight, see `hart.losses.tokenizer_loss`; the numbers are VQGAN's (Esser et al., 2021)."""

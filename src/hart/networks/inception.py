@@ -214,15 +214,17 @@ class FidInception(Paths):
 
 def resize_like_tensorflow(pixels: Tensor, image_size: int) -> Tensor:
     """Bilinear, without antialiasing, pixel i read at i * old / new: what TensorFlow 1 does and the graph relies on."""
-
-    def weights(old: int) -> Tensor:
-        # in float64, and so on the CPU: Apple GPUs have none
-        places = torch.arange(image_size, device="cpu", dtype=torch.float64)[:, None] * (old / image_size)
-        near = (1 - (places - torch.arange(old, device="cpu")).abs()).clamp(min=0)
-        near[:, -1] += 1 - near.sum(dim=1)  # the edge is repeated
-        return near.to(pixels)
-
-    return weights(pixels.shape[2]) @ pixels @ weights(pixels.shape[3]).T
+    for dim in (2, 3):
+        old = pixels.shape[dim]
+        # on the CPU: Apple GPUs have no float64
+        place = torch.arange(image_size, device="cpu", dtype=torch.float64) * (old / image_size)
+        low = place.floor().long().clamp(max=old - 1)
+        share = (place - low).to(pixels.device, pixels.dtype)
+        low = low.to(pixels.device)
+        high = (low + 1).clamp(max=old - 1)
+        share = share.view(-1, 1) if dim == 2 else share
+        pixels = torch.lerp(pixels.index_select(dim, low), pixels.index_select(dim, high), share)
+    return pixels
 
 
 def resize_like_clean_fid(pixels: Tensor, image_size: int) -> Tensor:

@@ -22,7 +22,7 @@ from hart.serving.access import Access, RateLimit, Room
 from hart.serving.bodies import Bodies, from_form, source
 from hart.serving.checkers import prompt_checker
 from hart.serving.engine import Source
-from hart.serving.errors import api_error, error_response
+from hart.serving.errors import error_response
 from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
 from hart.serving.models import Models, OpenModel, ServedModel, order_threads
@@ -103,7 +103,8 @@ class Server:
             queued = Job(engine, order.rows, client, deadline, events.deliver, order.previews())
             self.scheduler.submit(queued)
         if asked.stream:
-            return EventStream(self._events(order, events), lambda: self.scheduler.cancel(queued))
+            told = stream(order, events, self.metrics, STILL_HERE_SECONDS)
+            return EventStream(told, lambda: self.scheduler.cancel(queued))
         try:
             result = await while_here(request.receive, answer(order, events, self.metrics))
         finally:
@@ -137,14 +138,6 @@ class Server:
         for text in texts.values():
             notes += engine.remarks(text)
         return Order(request, model.name, rows, notes, self.credentials)
-
-    async def _events(self, order: Order, events: Subscription) -> AsyncIterator[dict[str, Any] | None]:
-        """The stream, with an error as its last event if there is one."""
-        try:
-            async for event in stream(order, events, self.metrics, STILL_HERE_SECONDS):
-                yield event
-        except Exception as error:
-            yield api_error(error).body()
 
 
 def create_app(options: ServeOptions, models: Mapping[str, OpenModel]) -> FastAPI:
@@ -197,8 +190,6 @@ def _add_images(app: APIRouter, server: Server) -> None:
     async def change(request: Request, kind: type[Edit] | type[Variation]) -> Response:
         async with server.bodies.form(request) as form:
             asked = from_form(form, kind)
-            if not form.files.get("image", [b""])[0]:
-                raise ApiError(400, "image: is required, as a file", param="image")
             return await server.answer(request, asked, partial(source, form, asked))
 
     @app.post(Generation.route, responses=IMAGES, openapi_extra=JSON_BODY)
@@ -278,5 +269,5 @@ def _described(model: ServedModel, options: ServeOptions) -> dict[str, Any]:
     if model.engine is not None:
         facts = model.engine.facts
         about |= vars(facts) | {"sizes": list(map(str, facts.sizes)), "sampling": facts.sampling.to_dict()}
-        about |= {"edits": facts.edits, "variations": facts.edits}
+        about |= dict.fromkeys(("edits", "variations"), facts.classes is None)
     return {"id": model.name, "object": "model", "created": 0, "owned_by": "hart", **about}

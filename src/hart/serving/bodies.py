@@ -31,7 +31,6 @@ JSON_BYTES = 2**18
 UPLOAD_BYTES = 20 * 2**20
 """Largest form, all files together."""
 BODY_SECONDS = 60.0
-LATE = "the body of the request did not arrive in time"
 MAX_FIELDS = 64
 MAX_FILES = 17
 """OpenAI's: 16 images and a mask."""
@@ -47,10 +46,10 @@ Chunks = AsyncGenerator[bytes, None]
 
 @dataclass(frozen=True)
 class Form:
-    """A multipart form: the last text of every name, and its files in their order."""
+    """A multipart form: the last text and the first file of every name."""
 
     fields: Mapping[str, str]
-    files: Mapping[str, list[bytes]]
+    files: Mapping[str, bytes]
 
 
 class _InMemory(MultiPartParser):
@@ -115,7 +114,7 @@ class Bodies:
                 yield chunk
 
         try:
-            async with in_time(BODY_SECONDS, ApiError(408, LATE)):
+            async with in_time(BODY_SECONDS, ApiError(408, "the body of the request did not arrive in time")):
                 content = await read(chunks())
             yield content
         finally:
@@ -134,12 +133,12 @@ async def _parsed(request: Request, chunks: Chunks) -> Form:
     except MultiPartException as error:
         raise ApiError(400, f"the form cannot be read: {error.message}") from None
     fields: dict[str, str] = {}
-    files: dict[str, list[bytes]] = {}
+    files: dict[str, bytes] = {}
     for name, value in form.multi_items():
         if isinstance(value, str):
             fields[name] = value
         elif (content := await value.read()) or value.filename:  # a browser sends neither where no file was chosen
-            files.setdefault(name.removesuffix("[]"), []).append(content)
+            files.setdefault(name.removesuffix("[]"), content)
     await form.close()
     if not parser.is_whole:  # a part that breaks off was left out
         raise ApiError(400, "the form cannot be read: its last boundary is missing")
@@ -158,6 +157,8 @@ def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
         raise ApiError(400, f"{sent}: is a file: send it as text", param=sent)
     if sent := next((name for name in FILES if form.fields.get(name)), None):
         raise ApiError(400, f"{sent}: is text: send it as a file", param=sent)
+    if not form.files.get("image"):
+        raise ApiError(400, "image: is required, as a file", param="image")
     given = {name: value for name, value in form.fields.items() if value != ""}
     try:
         return kind.model_validate(dict.fromkeys(form.files, "a file") | given)  # which may be of another request
@@ -176,27 +177,34 @@ def decoded(content: bytes, param: str) -> Image.Image:
 
 
 def source(form: Form, asked: Edit | Variation) -> Source:
-    """The images to start from. An edit redraws by the form's mask, or by the image's own transparency unless words say
-    what changes."""
-    from hart.data.images import opacity
-    from hart.generation.canvas import redrawn_area
+    """The images to start from. An edit redraws by the form's mask, or by the image's own holes unless words say what
+    changes."""
+    from hart.data.images import as_rgb
     from hart.generation.metadata import EditSource
 
-    files = {name: form.files[name][0] for name in FILES if name in form.files}
+    files = {name: form.files[name] for name in FILES if name in form.files}
     images = {name: decoded(content, name) for name, content in files.items()}
-    image, mask = images["image"], images.get("mask")
-
-    def has_holes(given: Image.Image) -> bool:
-        return opacity(given) is not None and redrawn_area(given, given).getbbox() is not None
-
-    if mask is not None and mask.size != image.size:
-        raise HartError(f"mask: has {mask.width} x {mask.height} px, the image {image.width} x {image.height}")
-    if mask is not None and not has_holes(mask):
-        raise HartError("mask: is transparent nowhere: what is redrawn must be")
-    if mask is None and isinstance(asked, Edit) and not asked.source_prompt and has_holes(image):
-        mask = image
+    image, redrawn = as_rgb(images["image"]), _holes(images["image"])
+    if redrawn is not None:  # what an edit shall not show as white
+        image.putalpha(redrawn.point(lambda value: 255 - value))
+    if (mask := images.get("mask")) is not None:
+        if mask.size != image.size:
+            raise HartError(f"mask: has {mask.width} x {mask.height} px, the image {image.width} x {image.height}")
+        if (redrawn := _holes(mask)) is None:
+            raise HartError("mask: has alpha 0 nowhere: what is redrawn must have it")
+    elif isinstance(asked, Variation) or asked.source_prompt:
+        redrawn = None
     digests = {f"{name}_sha256": hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    return Source(image, mask, images.get("style"), EditSource.from_dict({name: name for name in files} | digests))
+    return Source(image, redrawn, images.get("style"), EditSource.from_dict({name: name for name in files} | digests))
+
+
+def _holes(image: Image.Image) -> Image.Image | None:
+    """Where an image has alpha 0, by which OpenAI's API says what is redrawn: mode L, 255 there; None: nowhere."""
+    from hart.data.images import opacity
+
+    alpha = opacity(image)
+    holes = None if alpha is None else alpha.point(lambda value: 255 if value == 0 else 0)
+    return holes if holes is not None and holes.getbbox() else None
 
 
 def _content_type(request: Request) -> str:

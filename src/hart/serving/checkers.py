@@ -13,6 +13,7 @@ from typing import Any
 
 from hart.errors import HartError
 from hart.files import read_text, text_lines, user_path
+from hart.serving.schemas import ApiError
 from hart.strict import shown
 
 log = logging.getLogger(__name__)
@@ -20,8 +21,6 @@ log = logging.getLogger(__name__)
 BUILT_IN = Path(__file__).with_name("refused_words.txt")
 LOOK_ALIKES = str.maketrans("013457@$", "oieastas")
 """Signs that stand for letters."""
-
-
 REFUSED = "the prompt asks for something that this server does not generate"
 
 PromptChecker = Callable[[str], str | None]
@@ -61,8 +60,6 @@ def shield_gemma(source: str, device: str | None) -> PromptChecker:
         return ShieldGemma(source, resolve_device(device))
 
     def refusal(prompt: str) -> str | None:
-        from hart.serving.schemas import ApiError
-
         with lock:
             try:
                 about = model().violated(prompt)

@@ -17,7 +17,7 @@ from hart.sizes import ImageSize
 if TYPE_CHECKING:
     from PIL import Image
 
-    from hart.generation.metadata import EditSource, ImageRecord, ImageSettings
+    from hart.generation.metadata import EditSource, ImageSettings
 
 
 LARGEST = 2
@@ -28,11 +28,10 @@ def largest(side: int, max_pixels: int | None) -> int:
     """Pixels of the largest image of a model whose own have this side: `max_pixels` if it is given. Raises `HartError`
     where that is fewer than the own have."""
     own = side**2
-    if max_pixels is None:
-        return LARGEST * own
-    if max_pixels < own:
-        raise HartError(f"--max-pixels {max_pixels}: the model's own images have {own}: give at least that")
-    return max_pixels
+    most = LARGEST * own if max_pixels is None else max_pixels
+    if most < own:
+        raise HartError(f"--max-pixels {most}: the model's own images have {own}: give at least that")
+    return most
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,13 @@ class Row:
     edit: Any = None
     """What the engine made of the source."""
 
-    def record(self, model: str) -> ImageRecord:
-        """What its image says of itself. model: its name."""
-        from hart import __version__
-        from hart.generation.metadata import ImageRecord
-
-        return ImageRecord(self.prompt, self.seed, model, self.settings, __version__)
-
 
 @dataclass(frozen=True)
 class ModelFacts:
     """What a client may know of a model.
 
     sizes: that it was trained at, its own first. token_size: width of a token in pixels. styles: what prompts may end
-    with. classes: of a class model, whose prompts are numbers.
+    with. classes: of a class model, whose prompts are numbers, and which does not edit.
     """
 
     sizes: tuple[ImageSize, ...]
@@ -93,11 +85,6 @@ class ModelFacts:
     classes: int | None = None
     speed: str | None = None
     """The level that was asked for, if one was."""
-
-    @property
-    def edits(self) -> bool:
-        """Whether it edits and varies images."""
-        return self.classes is None
 
     def nearest(self, width: float, height: float) -> ImageSize:
         """The size whose shape, then whose area, comes nearest."""

@@ -102,11 +102,10 @@ class ServeOptions(SigningOptions, kw_only=True):
     def hosts(self) -> frozenset[str] | None:
         """Names that requests may be addressed to; None: any. Raises `HartError` where a server would be open to
         others without a key and without being told so, and where it is told both."""
-        if self.keys():
-            if self.public:
-                raise HartError("--public: serves anybody, and with API keys only who has one: give one of the two")
-            return None
-        if self.public:
+        has_keys = bool(self.keys())
+        if has_keys and self.public:
+            raise HartError("--public: serves anybody, and with API keys only who has one: give one of the two")
+        if has_keys or self.public:
             return None
         if not _is_loopback(self.host):
             raise HartError(f"--host {self.host}: others can reach it: give --api-key, or --public to serve anybody")

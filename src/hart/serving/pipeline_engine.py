@@ -177,7 +177,7 @@ class PipelineEngine:
     @torch.inference_mode()
     def _edit(self, request: RequestBody, source: Source, size: ImageSize) -> Edit:
         """What the rows of a request keep of its image, laid out on a canvas of this size."""
-        if not self.facts.edits:
+        if self.facts.classes is not None:
             said = "this model generates classes and does not edit images: use /v1/images/generations"
             raise ApiError(501, said, code="not_offered")
         asked: dict[str, Any] = {"style": source.style, "style_strength": request.style_strength, "size": str(size)}

@@ -213,9 +213,6 @@ class Front:
         except Exception as error:
             log.error("the replicas cannot be started: %s", error)
 
-    def _has_failed(self) -> bool:
-        return self._deployed.done() and self._deployed.result() is None
-
     async def settled(self) -> None:
         """Once the replicas are made or cannot be, or the time of a request is over."""
         await asyncio.wait({self._deployed}, timeout=self._timeout)
@@ -232,7 +229,7 @@ class Front:
 
     async def healthz(self, _: Request) -> Response:
         """Whether the front works, and replicas could be made; one that dies later is Ray's business."""
-        if self._has_failed():
+        if self._deployed.done() and self._deployed.result() is None:
             return JSONResponse({"status": "failed", "message": NOT_STARTED}, 503)
         return JSONResponse({"status": "ok"})
 
@@ -253,13 +250,11 @@ class Front:
     async def _replicas(self, seconds: float) -> Any:
         """Their handle, for which it waits."""
         await asyncio.wait({self._deployed}, timeout=seconds)
-        if self._has_failed():
-            said = NOT_STARTED
-        elif self._deployed.done():
-            return self._deployed.result()
-        else:
-            said = "the replicas are still being started: try again later"
-        raise ApiError(503, said, code="no_replica")
+        if not self._deployed.done():
+            raise ApiError(503, "the replicas are still being started: try again later", code="no_replica")
+        if (replicas := self._deployed.result()) is None:
+            raise ApiError(503, NOT_STARTED, code="no_replica")
+        return replicas
 
     async def _passed_on(self, replicas: Any, scope: Scope, body: bytes, send: Send, end: float) -> None:
         """end: when the time for the request is over, however many replicas try. An error is the last event of a stream

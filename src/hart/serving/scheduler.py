@@ -138,10 +138,6 @@ class Scheduler:
         with self._lock:
             return sum(map(len, self._queues.values()))
 
-    def retry_after(self) -> int:
-        """Seconds after which the rows that wait now are probably done, 1 to 60."""
-        return min(60, max(1, math.ceil(self.waiting * self._seconds_a_row)))
-
     def submit(self, job: Job) -> None:
         """Accept a job. Raises `ApiError` where the queue is full or closed."""
         with self._lock:
@@ -150,7 +146,9 @@ class Scheduler:
             if self.waiting + len(job.rows) > self._queue_size:
                 wanted = counted(len(job.rows), "more image")
                 said = f"the queue has no room for {wanted}: try again later"
-                raise ApiError(429, said, code="queue_full", wait=self.retry_after())
+                # after which the rows that wait now are probably done
+                wait = min(60, max(1, math.ceil(self.waiting * self._seconds_a_row)))
+                raise ApiError(429, said, code="queue_full", wait=wait)
             self._jobs[job] = None
             now = self.clock()
             queue = self._queues.setdefault(job.client, deque())

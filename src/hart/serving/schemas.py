@@ -143,10 +143,11 @@ class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made abo
             raise ApiError(400, "steps is another name for diffusion_steps: leave one of the two out")
         if {"size", "aspect"} <= present and given["size"] != "auto":
             raise ApiError(400, "aspect: is given in place of a size: leave one of the two out", param="aspect")
-        for name in present & set(FIELDS):
-            if cls.route not in (routes := FIELDS[name]):
+        for name, routes in FIELDS.items():
+            if name in present and cls.route not in routes:
                 raise ApiError(400, f"{name}: is a field of {' and '.join(routes)}: leave it out here", param=name)
-            if (other := GOES_WITH.get(name, name)) not in present:
+        for name, other in GOES_WITH.items():
+            if name in present and other not in present:
                 raise ApiError(400, f"{name}: goes with {other}: give that too", param=name)
         return given
 

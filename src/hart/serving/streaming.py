@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from hart.serving.errors import api_error
 from hart.serving.schemas import ClientLeft
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ async def while_here(receive: Receive, work: Awaitable[T]) -> T:
 
 class EventStream(StreamingResponse):
     """Server-sent events. events: what each holds, or None to show that the connection lives; its end ends the
-    answer. ended: called when it is over, however that came."""
+    answer, an error is the last event. ended: called when it is over, however that came."""
 
     media_type = "text/event-stream"
 
@@ -62,10 +63,14 @@ class EventStream(StreamingResponse):
 
     async def stream_response(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for event in self._events:
-            content = STILL_HERE if event is None else event_bytes(event)
-            await send({"type": "http.response.body", "body": content, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        last = b""
+        try:
+            async for event in self._events:
+                content = STILL_HERE if event is None else event_bytes(event)
+                await send({"type": "http.response.body", "body": content, "more_body": True})
+        except Exception as error:
+            last = event_bytes(api_error(error).body())
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 def event_bytes(content: dict[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from hart.config import TextEncoderConfig
     from hart.text_encoder.base import RandomTextFeatures, Reading, TextEncoder
     from hart.text_encoder.compact import SPECIAL_PIECES, CompactTextEncoder, build_tokenizer
-    from hart.text_encoder.known_words import KnownWords
+    from hart.text_encoder.known_words import KnownWords, Thesaurus
     from hart.text_encoder.loading import (
         STORED_FOLDER,
         encoder_module,
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         text_encoder_config,
         vocabulary_digest,
     )
-    from hart.text_encoder.thesaurus import Thesaurus
 
 # fmt: off
 __all__ = [

@@ -31,8 +31,7 @@ from hart.files import read_text, write_text
 from hart.strict import reason
 from hart.text_encoder.base import Reading, listed
 from hart.text_encoder.emoji import named_emoji
-from hart.text_encoder.known_words import KnownWords, Replaced, WordReader
-from hart.text_encoder.thesaurus import Thesaurus
+from hart.text_encoder.known_words import KnownWords, Replaced, Thesaurus, WordReader
 from hart.types import TextContext
 
 PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"

@@ -2,15 +2,17 @@
 in kNN-Diffusion (arXiv 2204.02849), but word by word, so that colours, places and counts of a prompt stay as they are.
 
 A transformer learns the words of its captions and little around them, although the text encoder puts others next to
-them. `known_words.json` in the folder of a model lists them; without it, all words are read as they are.
+them. `known_words.json` in the folder of a model lists them; without it, all words are read as they are. Its thesaurus,
+`thesaurus.json.gz`, has been found by an author's tool (for the model that comes with hart, `projects/emoji`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +24,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hart.errors import HartError
-from hart.files import read_json, write_text
-from hart.text_encoder.thesaurus import Thesaurus
+from hart.files import FileError, atomic_write, parse_json, read_bytes, read_json, write_text
 
 KNOWN_WORDS_FILE = "known_words.json"
+THESAURUS_FILE = "thesaurus.json.gz"
+LARGEST = 2**24
+"""Bytes of a thesaurus, packed or not."""
+GZIP = zlib.MAX_WBITS | 16
+LISTS = TypeAdapter(dict[str, dict[str, list[str]]])
 LEAST_COSINE = 0.64
 """Words that are farther from all names are read as they are."""
 KEPT_WORDS = 4096
@@ -52,7 +58,7 @@ class KnownWords:
     words: frozenset[str]
     names: tuple[str, ...]
     complete: bool = True
-    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, texts: Iterable[str], names: tuple[str, ...]) -> KnownWords:
@@ -111,6 +117,42 @@ class KnownWords:
     def spelt(self, words: str) -> str:
         """The name that has the same letters; "" if none has, and for a name."""
         return "" if words in self._lower_names else self._run_together.get(_letters(words), "")
+
+
+@dataclasses.dataclass(frozen=True)  # nothing to check: what a file holds is checked as it is read
+class Thesaurus:
+    """Words and pairs of words, in lower case.
+
+    things: with the name that stands for each, wherever it is. alone: with the name that stands for each where it is
+    all that a prompt says. left: that are read as they are.
+    """
+
+    things: Mapping[str, str]
+    alone: Mapping[str, str]
+    left: Set[str]
+
+    @classmethod
+    def load(cls, folder: Path) -> Thesaurus | None:
+        """Of the model in a folder; None without one. Raises `HartError` if the file is damaged."""
+        file = folder / THESAURUS_FILE
+        if not file.exists():
+            return None
+        try:
+            text = zlib.decompressobj(GZIP).decompress(read_bytes(file, LARGEST), LARGEST)
+            lists = LISTS.validate_python(parse_json(text, str(file)))
+            things, alone = (
+                {word: name for name, words in lists[kind].items() for word in words} for kind in ("things", "alone")
+            )
+            return cls(things, alone, frozenset(lists["left"][""]))
+        except (zlib.error, ValidationError, KeyError, FileError):
+            raise HartError(f"{file}: is no thesaurus that hart wrote: copy the model again") from None
+
+    def save(self, folder: Path) -> None:
+        """Written so that words stand by their names, which is half as long."""
+        content = {"things": _by_name(self.things), "alone": _by_name(self.alone), "left": {"": sorted(self.left)}}
+        # not by gzip.compress, whose header is another one from Python 3.13 on
+        packed = zlib.compress(LISTS.dump_json(content), zlib.Z_BEST_COMPRESSION, GZIP)
+        atomic_write(folder / THESAURUS_FILE, lambda file: file.write(packed))
 
 
 class Replaced(NamedTuple):
@@ -232,3 +274,10 @@ def _plain(words: str) -> str:
 
 def _letters(words: str) -> str:
     return re.sub("[ '-]", "", _plain(words))
+
+
+def _by_name(readings: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for word, name in sorted(readings.items(), key=lambda reading: (reading[1], reading[0])):
+        found.setdefault(name, []).append(word)
+    return found

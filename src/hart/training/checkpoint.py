@@ -34,14 +34,12 @@ RECIPE_FILE = "recipe.json"
 FOLDER = "checkpoints"
 SAMPLES_FOLDER = "samples"
 # What may change when a run is resumed: it decides how long and where, not what is computed.
-HARMLESS = {f"reading.{name}" for name in ("workers", "max_damaged", "on_device")} | {
-    f"trainer.{name}"
-    for names in (
-        ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "trackers", "peak_tflops"),
-        ("device", "distributed", "accumulate", "activation_checkpointing", "compile"),
-    )
-    for name in names
+HARMLESS = {f"reading.{name}" for name in ("workers", "max_damaged", "on_device")}
+HARMLESS |= {
+    f"trainer.{name}" for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "sample_every")
 }
+HARMLESS |= {f"trainer.{name}" for name in ("trackers", "peak_tflops", "device", "distributed", "accumulate")}
+HARMLESS |= {"trainer.activation_checkpointing", "trainer.compile"}
 # Settings that only say where a source is, beside the one that is called as it: they may change while its content
 # does not.
 PLACES = {

@@ -35,7 +35,7 @@ def _list(override: str, text: str, *, is_text: bool) -> list[Any]:
         if isinstance(found, list) and (not is_text or all(isinstance(one, str) for one in found)):
             return found
     words = text.strip().removeprefix("[").removesuffix("]").split(",")
-    return [bare for word in words if (bare := word.strip(" '\""))]
+    return [_value(override, bare, is_text=is_text) for word in words if (bare := word.strip(" '\""))]
 
 
 def _value(override: str, text: str, *, is_text: bool) -> Any:

@@ -102,7 +102,7 @@ class Trainer:
         except UnreadableError as error:
             if not settings:
                 raise
-            raise HartError(f"{self.folder}: its weights do not fit: {error}; choose another folder") from None
+            raise HartError(f"{self.folder}: its checkpoint does not fit: {error}; choose another folder") from None
 
     def _note(self, message: str) -> None:
         if self.distributed.main and self.on_note is not None:

@@ -89,8 +89,7 @@ def text_encoder(
 ) -> None:
     """Distil the text encoder from a sentence encoder. Ctrl-C saves it; run it again to continue."""
     from hart.training import Trainer
-    from hart_emoji.text.distillation import DistillationTask
-    from hart_emoji.text.recipe import TextDistillationRecipe
+    from hart_emoji.text.distillation import DistillationTask, TextDistillationRecipe
 
     read = TextDistillationRecipe.read(recipe, tuple(overrides or ()))
 

@@ -22,8 +22,7 @@ from hart.training import StepReport, Stopped, Trainer
 from hart_emoji import RECIPES
 from hart_emoji.data.build import KEYWORDS, NAMES
 from hart_emoji.text.corpus import build_corpus, read_emoji_words, read_wordnet, with_article
-from hart_emoji.text.distillation import DistillationTask, choose_pieces
-from hart_emoji.text.recipe import TextDistillationRecipe
+from hart_emoji.text.distillation import DistillationTask, TextDistillationRecipe, choose_pieces
 from hart_emoji.text.teacher import SentenceTeacher
 
 TEACHER_TEXT = (

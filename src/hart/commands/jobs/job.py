@@ -1,4 +1,5 @@
 """A job: prompts, and all that their images are made with. Its folder holds a file for each image, and `job.json`.
+`BatchGenerator` does the work.
 
 An image is known by its number, from which its prompt, seed and file name follow. Images are made in batches that
 depend on these numbers alone. So the bytes of a file depend neither on who makes it nor on what was there before.
@@ -6,23 +7,29 @@ depend on these numbers alone. So the bytes of a file depend neither on who make
 
 from __future__ import annotations
 
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
 from hart import __version__
 from hart.commands.console import JOB_FILE, slug
+from hart.commands.generate import check_size, generator_of, negative_for, open_model, prompt_mix, prompts_for
 from hart.commands.options import GenerateOptions
 from hart.errors import HartError
-from hart.files import read_json, write_json
-from hart.generation.metadata import ImageRecord, ImageSettings, read_record
+from hart.files import flush_folder, read_json, rename_to_new, write_json
+from hart.generation.metadata import BatchPlace, ImageRecord, ImageSettings, read_record, write_image
+from hart.sizes import requested_schedule
 from hart.strict import clipped, shown
+
+if TYPE_CHECKING:
+    from hart.generation.outputs import ScalePreview
 
 IMAGES = "[0-9]" * 5 + "*-*.png"
 WORK_FOLDER = ".job"
@@ -137,3 +144,61 @@ def _record(path: Path) -> ImageRecord | None:
     except HartError:
         path.unlink()
         return None
+
+
+class BatchGenerator:
+    """Generates batches of a job, in any order, beside any number of others."""
+
+    def __init__(self, folder: Path, job: Job, on_scale: Callable[[ScalePreview], object] | None = None) -> None:
+        """Opens the model. Raises `HartError` for what it cannot do."""
+        self.folder, self.job, self._on_scale = folder, job, on_scale
+        self._credentials = job.options.credentials()
+        self.pipe = open_model(job.options)
+        self._generate = generator_of(self.pipe, job.options)
+        schedule, settings = requested_schedule(self.pipe.config, size=job.settings.size), job.settings
+        images, mixed = job.count * job.options.candidates, settings.mix is not None
+        check_size(self.pipe, schedule, job.options, images, mixed=mixed, sampling=settings.sampling)
+
+    def generate(self, batch: range, missing: Sequence[int]) -> list[str] | None:
+        """Generate a batch and write those of its images that are missing; returns the names of their files.
+
+        A batch of which `MOST_ATTEMPTS` processes have died is left out; returns None.
+        """
+        work = self.folder / WORK_FOLDER
+        begun = f"begun-{batch.start}-"
+        if len(list(work.glob(f"{begun}*"))) >= MOST_ATTEMPTS:
+            return None
+        mark = work / f"{begun}{secrets.token_hex(8)}"
+        mark.touch()
+        try:
+            return list(self._written(batch, missing))
+        finally:
+            mark.unlink(missing_ok=True)
+
+    def _written(self, batch: range, missing: Sequence[int]) -> Iterator[str]:
+        job, config = self.job, self.pipe.config
+        prompts = [job.prompt(image) for image in batch]
+        output = self._generate(
+            prompts_for(config, prompts),
+            negative_prompt=negative_for(config, job.options),
+            seed=job.seed(batch.start),
+            size=job.settings.size,
+            batch_size=len(batch),
+            sampling=job.settings.sampling,
+            mix=prompt_mix(config, job.settings.mix),
+            callback_on_scale=self._on_scale,
+        )
+        assert job.options.model is not None
+        for row, image in enumerate(batch):
+            if image not in missing:
+                continue
+            together = len(batch) > 1 and job.options.best_of is None
+            place = BatchPlace(tuple(prompts), job.seed(batch.start), row) if together else None
+            settings = job.settings.replace(batch=place)
+            record = ImageRecord(prompts[row], output.seeds[row], job.options.model, settings, __version__)
+            unfinished = self.folder / WORK_FOLDER / f"{secrets.token_hex(8)}.png"
+            write_image(unfinished, output.images[row], record, self._credentials)
+            with suppress(FileExistsError):  # one who died later in this batch has written it
+                rename_to_new(unfinished, self.folder / job.name(image))
+            yield job.name(image)
+        flush_folder(self.folder)

@@ -16,7 +16,7 @@ import ray.data
 from ray.exceptions import RayTaskError
 
 from hart.commands.console import notes_to, prompt_notes
-from hart.commands.jobs.job import Job
+from hart.commands.jobs.job import BatchGenerator, Job
 from hart.commands.jobs.workers import Finished, Task
 from hart.commands.ray_cluster import Cluster
 from hart.errors import HartError
@@ -51,8 +51,6 @@ class RayGenerator:
     def __init__(self, folder: Path, job: Job, on_a_machine: int) -> None:
         """on_a_machine: how many share a machine's processor."""
         import torch
-
-        from hart.commands.jobs.generating import BatchGenerator
 
         # Ray lets a worker have one thread
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_a_machine))

@@ -23,9 +23,15 @@ from hart.commands.console import (
     says_when_stopped,
     scale_reporter,
 )
-from hart.commands.contact_sheets import require_one_sheet, write_grid
-from hart.commands.generate import RunOptions, asked_schedule, image_settings, prompts_for
-from hart.commands.jobs.job import MOST_ATTEMPTS, Job, begun, missing_images
+from hart.commands.generate import (
+    RunOptions,
+    asked_schedule,
+    image_settings,
+    prompts_for,
+    require_one_sheet,
+    write_grid,
+)
+from hart.commands.jobs.job import MOST_ATTEMPTS, BatchGenerator, Job, begun, missing_images
 from hart.commands.jobs.workers import Finished, Task, by_workers
 from hart.commands.options import GenerateOptions
 from hart.errors import HartError
@@ -170,8 +176,6 @@ def _finished(
 
 
 def _in_this_process(folder: Path, job: Job, tasks: list[Task], report: Report) -> Generator[Finished, None, None]:
-    from hart.commands.jobs.generating import BatchGenerator
-
     finished, say_scale = 0, scale_reporter(report)
 
     def on_scale(preview: ScalePreview) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from hart.commands.console import notes_to, prompt_notes
-from hart.commands.jobs.job import Job
+from hart.commands.jobs.job import BatchGenerator, Job
 from hart.errors import HartError
 from hart.stopping import leave_to_the_parent
 
@@ -50,8 +50,6 @@ OPENED = "opened"
 
 def serve(folder: Path, job: Job, parent: Connection) -> None:
     """The work of a worker: open the model, then generate what the parent gives."""
-    from hart.commands.jobs.generating import BatchGenerator
-
     remarks = list[str]()
     with notes_to(remarks.append), prompt_notes():
         generator = BatchGenerator(folder, job)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hart.data.digests import SetDigest, mark_file, mark_shard
 from hart.data.notes import WEIGHT_FIELD, Columns, read_record
-from hart.data.samples import DamagedSample, damaged_by, image_of_field
+from hart.data.samples import damaged_by, image_of_field
 from hart.data.sources import Read, Stream
 from hart.errors import HartError
 from hart.files import FileError, require_regular
@@ -83,15 +83,11 @@ class ParquetStream(Stream):
                     name = self._columns.image
                 else:
                     return
-                for batch in table.iter_batches(columns=[name]):
-                    for number in range(batch.num_rows):
-                        with suppress(DamagedSample):
-                            (image,) = read_row(batch, number).values()
-                            path = image.get("path") if isinstance(image, dict) else image
-                            if isinstance(path, str):
-                                yield file.parent / path
+                images = table.read(columns=[name]).column(0).to_pylist()
         except FileError:
             return
+        paths = (image["path"] if isinstance(image, dict) else image for image in images)
+        yield from (file.parent / path for path in paths if isinstance(path, str))
 
 
 def read_row(batch: Any, number: int) -> dict[str, Any]:

@@ -1,14 +1,5 @@
-"""A suite is one declaration, from which its command line, kept results, report and documentation are made.
-
-    class CountOptions(SuiteOptions, kw_only=True):
-        data: Data
-
-    def count(context: Context[CountOptions]) -> Result: ...
-
-    SUITE = Suite("count", "How many images a set has.", CountOptions, count)
-
-Nothing here loads PyTorch before a suite runs.
-"""
+"""A suite is one declaration, from which its command line, kept results, report and documentation are made:
+`docs/evaluation.md` has one. Nothing here loads PyTorch before a suite runs."""
 
 from __future__ import annotations
 

@@ -55,6 +55,7 @@ export function open(image) {
   at("scale").disabled = at("play").disabled = steps.length === 1;
   at("newer").disabled = !beside(image, -1);
   at("older").disabled = !beside(image, 1);
+  if (document.activeElement.disabled) at(at("newer").disabled ? "older" : "newer").focus(); // what is disabled loses the focus
   at("copy").hidden = image.kind !== "generations"; // the others also need the image that they began with
   at("copied").textContent = "";
   showScale();

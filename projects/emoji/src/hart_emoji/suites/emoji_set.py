@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import pydantic
 import torch
@@ -32,8 +32,6 @@ from hart.evaluation import (
 )
 from hart.files import FileError, default_cache, read_json
 from hart_emoji.data.captions import DEFAULT_STYLE
-
-T = TypeVar("T")
 
 FEATURE_IMAGE_SIZE = 128
 """Pixels at which EfficientNet-Lite sees emoji: they have little finer detail, and it takes a third of the time."""
@@ -62,43 +60,14 @@ class ConceptEntry:
     held_out_keywords: tuple[str, ...]
 
 
-@pydantic.dataclasses.dataclass(frozen=True)
-class StyleEntry:
-    """What they read of a style in dataset.json; word: what captions call it."""
-
-    word: str
-
-
-@pydantic.dataclasses.dataclass(frozen=True)
-class IndexEntry:
-    """What they read of dataset.json."""
-
-    size: int
-    styles: dict[str, StyleEntry]
-
-
-@pydantic.dataclasses.dataclass(frozen=True)
-class Record:
-    """What they read of an image's record."""
-
-    concept: str
-    style: str
-    skin_tone: str | None
-    held_out: str | None
-
-
 def read_concepts(folder: Path) -> dict[str, ConceptEntry]:
     """Concepts of a set, by slug. Raises `HartError` for a folder that `hart-emoji data` did not build."""
-    return _read(folder / "concepts.json", dict[str, ConceptEntry])
-
-
-def _read(file: Path, kind: type[T]) -> T:
     try:
-        return TypeAdapter(kind).validate_python(read_json(file))
+        return TypeAdapter(dict[str, ConceptEntry]).validate_python(read_json(folder / "concepts.json"))
     except FileError as error:
         raise HartError(f"{error}: give a folder that hart-emoji data built") from None
     except ValidationError:
-        raise HartError(f"{file}: does not describe an emoji set: build it again") from None
+        raise HartError(f"{folder}: does not describe an emoji set: build it again") from None
 
 
 class EmojiSet:
@@ -114,25 +83,20 @@ class EmojiSet:
         """Reads all images at `size` px. Raises `HartError` for a folder that `hart-emoji data` did not build, or that
         has been damaged since."""
         self.concepts = read_concepts(folder)
-        index = _read(folder / "dataset.json", IndexEntry)
-        self.built_size, known = index.size, index.styles
+        index = read_json(folder / "dataset.json")
+        self.built_size: int = index["size"]
         self._splits = [open_dataset(folder, split, size) for split in ("train", "val")]
         if damaged := [damage for split in self._splits for damage in split.damaged]:
             raise HartError(f"{folder}: {counted(len(damaged), 'image')} cannot be read ({damaged[0]}): build it again")
         self.training = range(len(self._splits[0]))
-        try:
-            records = TypeAdapter(list[Record]).validate_python([r for split in self._splits for r in split.records])
-        except ValidationError:
-            raise HartError(f"{folder}: its records do not describe emoji: build it again") from None
-        if any(record.concept not in self.concepts or record.style not in known for record in records):
-            raise HartError(f"{folder}: its records and its concepts or styles are of two sets: build it again")
-        self.style_words = {name: style.word for name, style in known.items()}
-        self.slugs = sorted({record.concept for record in records})
+        records: list[Any] = [record for split in self._splits for record in split.records]
+        self.style_words: dict[str, str] = {name: style["word"] for name, style in index["styles"].items()}
+        self.slugs: list[str] = sorted({record["concept"] for record in records})
         self.number = {slug: number for number, slug in enumerate(self.slugs)}
-        self.concept = torch.tensor([self.number[record.concept] for record in records])
-        self.style = tuple(record.style for record in records)
-        self.tone = tuple(record.skin_tone for record in records)
-        self.held_out = tuple(record.held_out for record in records)
+        self.concept = torch.tensor([self.number[record["concept"]] for record in records])
+        self.style: tuple[str, ...] = tuple(record["style"] for record in records)
+        self.tone: tuple[str | None, ...] = tuple(record["skin_tone"] for record in records)
+        self.held_out: tuple[str | None, ...] = tuple(record["held_out"] for record in records)
 
     def __len__(self) -> int:
         return len(self.style)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from hart import HartError
 from hart.evaluation import evenly_chosen
 from hart.files import read_toml
@@ -113,13 +115,10 @@ def free_prompts(emoji: EmojiSet, file: Path, limit: int, seed: int) -> PromptGr
 
 def read_free_prompts(file: Path) -> dict[str, dict[str, list[str]]]:
     """Table -> prompt -> slugs of the right concepts. Raises `HartError` for a file of another form."""
-    tables = read_toml(file)
-    for name, entries in tables.items():
-        if not isinstance(entries, dict) or not all(
-            isinstance(slugs, list) and all(isinstance(slug, str) for slug in slugs) for slugs in entries.values()
-        ):
-            raise HartError(f'{file}: {name}: give tables of "prompt" = ["concept", ...]')
-    return tables
+    try:
+        return TypeAdapter(dict[str, dict[str, list[str]]]).validate_python(read_toml(file))
+    except ValidationError:
+        raise HartError(f'{file}: give tables of "prompt" = ["concept", ...]') from None
 
 
 def _described(

@@ -5,21 +5,22 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hart.files import default_cache
 from hart.text_encoder import KnownWords, Thesaurus, find_text_encoder, load_text_encoder
 from hart_emoji.data.build import STYLES
-from hart_emoji.data.captions import plain_names
+from hart_emoji.data.captions import head_of, plain_names
 from hart_emoji.data.ink import DARK, ON_DARK, TEMPLATES
 from hart_emoji.data.plain import PlainEmoji
 from hart_emoji.data.recolour import BACKGROUND_SHADES, COLOUR_WORDS
 from hart_emoji.data.rewriting import NUMBERS, ONE_THING, plural
 from hart_emoji.text.corpus import require_wordnet
-from hart_emoji.text.parts import find_parts, only_modifies
-from hart_emoji.text.senses import Senses
-from hart_emoji.text.thesaurus import find_thesaurus
+from hart_emoji.text.senses import Senses, thing_share
+from hart_emoji.text.thesaurus import THING_SHARE, find_thesaurus
 from hart_emoji.text.word_vectors import WordVectors
 
 NOT_THINGS = frozenset({"flags", "symbols", "other"})
@@ -27,6 +28,8 @@ NOT_THINGS = frozenset({"flags", "symbols", "other"})
 CONNECTING = """a an the and with of in on at against to background emoji style noto light dark medium medium-light
 medium-dark skin tone big small next beside left right above below over under beneath"""
 """Of scenes and skin tones."""
+SHORTEST = 3
+"""Letters of a word. WordNet has "or" for Oregon."""
 
 
 def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, Thesaurus]:
@@ -59,3 +62,42 @@ def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, The
     known = replace(known, parts=find_parts(known, texts, anywhere, Senses(wordnet)))
     things = [concept for concept in concepts.values() if concept.group not in NOT_THINGS]
     return known, find_thesaurus(known, things, images.keywords, wordnet, teacher, WordVectors(default_cache()))
+
+
+def find_parts(
+    known: KnownWords, captions: Iterable[str], anywhere: Iterable[str], senses: Senses
+) -> Mapping[str, tuple[str, ...]]:
+    """Words for things that captions have only together with others, and these, the most frequent first: the model has
+    "kitchen" from knives and cooks, and draws no kitchen.
+
+    anywhere: texts with words that stand beside any thing, such as colours.
+    """
+    common = KnownWords.of(anywhere, ()).words
+    alone = set[str]()
+    beside = defaultdict[str, Counter[str]](Counter)
+    for text in captions:
+        words = KnownWords.of([text], ()).words - common
+        if len(words) == 1:
+            alone |= words
+        for word in words:
+            beside[word].update(words - {word})
+    alone.update([one for word in alone for one in known.singulars(word)])
+    return {
+        word: tuple(sorted(others, key=lambda other: (-others[other], other)))
+        for word, others in sorted(beside.items())
+        if len(word) >= SHORTEST
+        and alone.isdisjoint([word, *known.singulars(word)])
+        and thing_share(senses(word)) >= THING_SHARE
+    }
+
+
+def only_modifies(noun: str, names: Sequence[str]) -> bool:
+    """Whether a noun that is a part of some of a thing's names heads none of them: "kitchen" of "kitchen knife".
+
+    Stricter than `hart_emoji.data.plain.may_mean`: "blood" may caption a drop of blood, but whoever asks for "blood"
+    alone is told that captions have it only beside other words.
+    """
+    words = noun.split()
+    longer = [name.lower() for name in names if set(words) < set(name.lower().split())]
+    heads = (head_of(name).split() for name in longer)
+    return bool(longer) and not any(head[-len(words) :] == words for head in heads)

@@ -8,7 +8,7 @@ import pytest
 
 from emoji_packages import write_wordnet
 from hart.text_encoder import KnownWords
-from hart_emoji.text.parts import find_parts, only_modifies
+from hart_emoji.text.known_words import find_parts, only_modifies
 from hart_emoji.text.senses import Senses
 
 THINGS = ("kitchen", "knife", "owl", "barn", "bread", "cook")
