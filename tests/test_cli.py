@@ -43,6 +43,7 @@ def test_bad_input_is_one_line_and_exit_code_2(text_model: Path, tmp_path: Path)
         (("vary", "cat.png", "--best-of", 4), "No such option: --best-of; see --help"),
         (("vary", "cat.png", "--sed", 3), "No such option: --sed (Possible options: --seed"),
         (("generate", "--apples for 5"), "No such option: --apples for 5; a text that begins with - goes last, after"),
+        (("edit", "cat.png", "--mask=a.png", "--mask=b.png"), "'--mask': takes one file, and is given more than once"),
         (("generate", "cat", *model, "--lora", tmp_path, "--lora-scale", 50), "'--lora-scale': must be less than or"),
         (("reconstruct", tmp_path / "none.png", *model), "no such file"),
         (("reconstruct", file, *model), "not an image"),

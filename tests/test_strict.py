@@ -116,7 +116,7 @@ def test_a_list_is_short_only_where_entries_are_missing(sizes: list[int], said: 
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda: SamplingConfig("4"), "SamplingConfig[0]: expected a number, got '4'"),
+        (lambda: SamplingConfig("4"), "SamplingConfig.guidance_scale: expected a number, got '4'"),
         (lambda: SamplingConfig(top_k=2.5), "SamplingConfig.top_k: expected a whole number, got 2.5"),
         (lambda: SamplingConfig().replace(maskgit_steps=0), "SamplingConfig.maskgit_steps must be at least 1, not 0"),
         (lambda: TrainerConfig(steps=3), "TrainerConfig.batch_size: missing key"),

@@ -183,10 +183,12 @@ def table_at(kind: Any, place: Place) -> Any:
 
 def _line(kind: type, entry: ErrorDetails, source: str, called: Callable[[str], str] | None) -> str:
     place, said = entry["loc"], _said(entry)
+    if place and isinstance(place[0], int) and entry["type"] not in UNKNOWN:  # an argument without its name
+        place = (*(name for number, name in enumerate(_tables(kind)) if number == place[0]), *place[1:])
     if entry["type"] in UNKNOWN:
         said += _meant(kind, place)
     # a check across fields names the one that is wrong
-    elif (named := re.fullmatch(r"(?:: )?([a-z_.]+)(:? .+)", said, re.DOTALL)) and entry["type"] == "value_error":
+    elif (named := re.fullmatch(r"(?:: )?([a-z0-9_.]+)(:? .+)", said, re.DOTALL)) and entry["type"] == "value_error":
         names = named[1].split(".")
         if names[0] in _tables(table_at(kind, place)):
             place, said = (*place, *names), named[2]

@@ -21,6 +21,7 @@ from hart.checkpoint.storage import (
     write_safetensors,
 )
 from hart.devices import without_memory
+from hart.files import PARTIAL
 from helpers import randomize, same_weights
 
 
@@ -148,3 +149,20 @@ def test_filled_weights_share_no_memory() -> None:
         whole.zero_()
     assert module[2].bias.tolist() == [1, 1]
     assert module[0].weight.flatten().tolist() == list(range(12))
+
+
+def test_all_that_a_killed_process_leaves_is_marked_as_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[Path] = []
+
+    def killed(tensors: object, path: Path) -> None:
+        path.with_name("of the library").touch()
+        left.extend(tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hart.checkpoint.storage.save_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_safetensors(tmp_path / "m.safetensors", {})
+    assert {path.suffix for path in left} == {PARTIAL}
+    assert not any(tmp_path.iterdir())

@@ -45,6 +45,7 @@ def test_a_tokenizer_that_is_missing_is_that_of_the_recipe(tmp_path: Path) -> No
     )
     message = refused(run(*given))
     assert message.startswith("error: tokenizer of the recipe: unknown model")
+    assert message.endswith("; train it first, or give another by tokenizer=MODEL")
 
 
 def test_a_run_may_not_lie_among_the_images_that_it_reads(tmp_path: Path) -> None:

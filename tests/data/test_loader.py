@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import weakref
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from PIL import Image
 from hart.data.loader import ImageBatch, ImageLoader, lane_count
 from hart.data.opening import open_source
 from hart.data.order import SampleOrder
+from hart.data.readers.tar import TarStream
+from hart.data.samples import Damage, Sample
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from image_files import encoded_image, numbered, write_captioned_folder, write_numbered_shards
@@ -173,6 +177,22 @@ def test_a_stream_of_nothing_but_damage_ends(tmp_path: Path) -> None:
     write_numbered_shards(tmp_path, shards=2, each=3, damaged=tuple(range(6)))
     with pytest.raises(HartError, match=r"50 images in a row are damaged"):
         load(tmp_path, "stream").batch(0)
+
+
+def test_a_stream_holds_no_image_after_its_turn(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[weakref.ref[Sample | Damage]] = []
+    read = TarStream.read_unit
+
+    def watched(stream: TarStream, unit: str) -> Iterator[Sample | Damage]:
+        for sample in read(stream, unit):
+            held.append(weakref.ref(sample))
+            yield sample
+
+    monkeypatch.setattr(TarStream, "read_unit", watched)
+    loader = load(shards, "stream", batch_size=1, shuffle_buffer=1)
+    for step in range(30):
+        loader.batch(step)
+        assert sum(sample() is not None for sample in held) <= 4
 
 
 def test_a_stream_without_images_says_why(tmp_path: Path) -> None:

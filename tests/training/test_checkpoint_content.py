@@ -128,7 +128,7 @@ def test_a_run_of_another_stage_is_named(tmp_path: Path, finished: Path) -> None
 
 @pytest.mark.parametrize(
     "broken",
-    [b"\0\0\0\0\n", b"[]\n", b'{"step": NaN}\n'],
+    [b"\0\0\0\0\n", b"[]\n", b'{"step": NaN}\n', b'{"step": 2, "lo\0\0": 1.0}\n'],
 )
 def test_a_damaged_log_is_mended(tmp_path: Path, broken: bytes) -> None:
     Trainer(ToyTask(), recipe(), tmp_path / "whole").run()

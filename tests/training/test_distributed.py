@@ -134,6 +134,8 @@ def test_parts_of_a_batch_give_what_the_whole_gives(tmp_path: Path) -> None:
         (LAUNCH, {"distributed": "none"}, 'several processes were launched: set it to "auto"'),
         (LAUNCH, {"device": "cuda:1"}, "each process takes its own GPU"),
         ({"WORLD_SIZE": "x"}, {}, "WORLD_SIZE is 'x', not a number: start several processes with torchrun"),
+        ({"WORLD_SIZE": "0"}, {}, "RANK is 0 of 0 processes:"),
+        (LAUNCH | {"RANK": "2"}, {}, "RANK is 2 of 2 processes:"),
         ({"WORLD_SIZE": "2"}, {}, "RANK is not set: start several processes with torchrun"),
         ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, {}, "MASTER_ADDR is not set"),
     ],

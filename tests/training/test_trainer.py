@@ -189,10 +189,13 @@ def test_logs_are_means_over_the_steps_that_report(tmp_path: Path) -> None:
 def test_a_finished_run_writes_its_model_again_and_nothing_more(tmp_path: Path) -> None:
     Trainer(ToyTask(), recipe(), tmp_path).run()
     before = flat(state(tmp_path, 6))
+    (tmp_path / "model" / ".killed.partial").mkdir()
     again, notes = ToyTask(), list[str]()
     Trainer(again, recipe(), tmp_path, on_note=notes.append).run()
-    assert notes == ["the run has 6 steps: nothing is trained; for more give a larger trainer.steps"]
+    done = "the run has 6 steps: nothing is trained, its model is written again"
+    assert notes == [f"{done}; for more give a larger trainer.steps"]
     assert flat(state(tmp_path, 6)) == before
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["weights"], "nothing half-written is left"
     assert again.saved == [tmp_path / "model"]
     assert not again.prepared
 

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from hart.checkpoint.folders import CheckpointError
 from hart.devices import dtype_name, is_out_of_memory
-from hart.files import AnyPath, require_regular, user_path, whole_file
+from hart.files import PARTIAL, AnyPath, require_regular, user_path, whole_file
 from hart.layers.quantized import LARGEST, QuantizedLinear
 from hart.strict import clipped, reason, shown
 
@@ -49,11 +50,16 @@ def save_module(path: AnyPath, module: nn.Module, dtype: torch.dtype | None = No
 def write_safetensors(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors on the CPU as one safetensors file; see `whole_file`."""
     stored = {name: value.detach().contiguous() for name, value in tensors.items()}
-    with whole_file(user_path(path)) as file:
+    # in a folder, since the library writes a file of another name first, which a killed process leaves there
+    with (
+        whole_file(user_path(path)) as file,
+        TemporaryDirectory(dir=file.parent, prefix=".", suffix=PARTIAL) as folder,
+    ):
         try:
-            save_file(stored, file)
+            save_file(stored, Path(folder) / file.name)
         except SafetensorError as error:
             raise OSError(errno.EIO, reason(error)) from None
+        (Path(folder) / file.name).replace(file)
 
 
 def read_safetensors(path: AnyPath, *, mapped: bool = False) -> dict[str, Tensor]:

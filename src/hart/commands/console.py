@@ -227,7 +227,15 @@ def print_path(path: Path, remark: str = "", to: TextIO | None = None) -> None:
     """One line: a file that was written, and a remark. to: by default standard output."""
     line = f"{path}{remark}"
     # names that are no UTF-8, or no text of this stream, come out as the bytes that they are
-    say(os.fsencode(line) if os.name == "posix" else line, to=to)
+    say(os.fsencode(line) if os.name == "posix" or not _is_written_by(to or sys.stdout, line) else line, to=to)
+
+
+def _is_written_by(stream: TextIO | None, text: str) -> bool:
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def slug(*texts: str) -> str:

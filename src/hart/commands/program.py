@@ -60,9 +60,12 @@ class HartCommand(TyperCommand):
     MAY_BE_EMPTY = frozenset({"negative_prompt"})
     """Which means none, also for an image that had one."""
     READS_STANDARD_INPUT = frozenset({"prompts_file"})
+    ONE_FILE = frozenset({"like", "mask", "prompts_file", "style"})
+    """Which are refused a second time, since both files seem to be read. Of other options the last one counts, as in
+    other programs: a command may be called again with more behind it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        given, _, order = self.make_parser(ctx).parse_args(args=list(args))
         params: list[Any] = [] if given.get("help") else self.get_params(ctx)
         for param in params:
             value = given.get(param.name)
@@ -72,6 +75,8 @@ class HartCommand(TyperCommand):
                 raise typer.BadParameter("the text is empty: give a value", ctx=ctx, param=param)
             if STANDARD_STREAM in values and param.name not in self.READS_STANDARD_INPUT:
                 raise typer.BadParameter(ONE_READER, ctx=ctx, param=param)
+            if param.name in self.ONE_FILE and order.count(param) > 1:
+                raise typer.BadParameter("takes one file, and is given more than once", ctx=ctx, param=param)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

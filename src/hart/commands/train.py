@@ -82,7 +82,7 @@ def train(
 def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: TrainOptions) -> StagedRecipe:
     """The recipe with all changes; the scales of another image size follow from its own and the tokenizer."""
     from hart.checkpoint.loading import tokenizer_config
-    from hart.training.config import TokenizerRecipe, TransformerRecipe, named_by
+    from hart.training.config import TRAIN_FIRST, TokenizerRecipe, TransformerRecipe, named_by
 
     kind = TokenizerRecipe if stage == "tokenizer" else TransformerRecipe
     for option, value, key in (
@@ -99,7 +99,7 @@ def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: Trai
     if isinstance(recipe, TokenizerRecipe):
         own, coder = recipe.tokenizer.scales, recipe.tokenizer
     else:
-        with named_by("tokenizer"):
+        with named_by("tokenizer", TRAIN_FIRST):
             own, coder = recipe.transformer.scales, tokenizer_config(recipe.tokenizer)
     scales = scales_of_size(own, coder.downsampling, options.size)
     return kind.read(path, (*overrides, f"{stage}.scales={list(scales)}"))

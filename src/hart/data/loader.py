@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import get_args
@@ -267,16 +267,21 @@ class _Lane:
     """Collects the damage that comes up."""
 
     def __post_init__(self) -> None:
-        (self._samples,) = itertools.tee(self._endless(self.skip), 1)
+        self._samples = self._endless(self.skip)
+        self._ahead: deque[Sample] = deque()
 
     def candidates(self) -> Iterator[Sample]:
         """The next image, then those that may replace it; these still get their own turns.
 
         So every place takes exactly one sample, whatever is damaged, and nothing need be decoded to count them.
         """
-        ahead = copy(self._samples)
-        next(self._samples)
-        return ahead
+        # no `itertools.tee`, which holds up to 57 samples after their turns
+        if self._ahead:
+            self._ahead.popleft()
+        for number in itertools.count():
+            if number == len(self._ahead):
+                self._ahead.append(next(self._samples))
+            yield self._ahead[number]
 
     def _endless(self, skip: int) -> Iterator[Sample]:
         epoch = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -129,7 +130,7 @@ class RunFolder:
             self.path(old).unlink()
         for folder in (self.folder, *(self.folder / name for name in (FOLDER, MODEL_FOLDER, SAMPLES_FOLDER))):
             for left in folder.glob(f"*{PARTIAL}"):
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def require_settings(self, stage: str, recipe: Config) -> None:
         """Raise `HartError` for a run of another recipe, as far as that shows before its data is read, which may take

@@ -47,19 +47,21 @@ Rate = Annotated[float, Field(gt=0, le=LARGEST)]
 
 RECIPE_LIMIT = 2**20
 """Most bytes of a recipe."""
+TRAIN_FIRST = "; train it first, or give another by tokenizer=MODEL"
+"""How an error about a transformer's tokenizer ends."""
 MAIN_TABLES = ("transformer", "tokenizer")
 """Stages of this package: a recipe has a table of its stage's name."""
 
 
 @contextmanager
-def named_by(key: str) -> Iterator[None]:
-    """While what a key of the recipe names is opened: errors name the key, if they do not yet."""
+def named_by(key: str, advice: str = "") -> Iterator[None]:
+    """While what a key of the recipe names is opened: errors name the key, if they do not yet, and end in advice."""
     try:
         yield
     except ConfigError:
         raise
     except HartError as error:
-        raise HartError(f"{key} of the recipe: {error}") from None
+        raise HartError(f"{key} of the recipe: {error}{advice}") from None
 
 
 class OptimizerConfig(Config):

@@ -35,10 +35,13 @@ MEETING = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 def launched() -> int:
     """Number of processes of the launch. Raises `HartError` for variables that are not those of a launch."""
-    text = os.environ.get("WORLD_SIZE") or "1"
-    if not text.isdecimal():
-        raise HartError(f"the environment variable WORLD_SIZE is {text[:40]!r}, not a number: {START}")
-    world = int(text)
+    texts = {name: os.environ.get(name) or default for name, default in (("WORLD_SIZE", "1"), ("RANK", "0"))}
+    for name, text in texts.items():
+        if not text.isdecimal():
+            raise HartError(f"the environment variable {name} is {text[:40]!r}, not a number: {START}")
+    world, rank = map(int, texts.values())
+    if rank >= world:  # PyTorch would wait for the others
+        raise HartError(f"the environment variable RANK is {rank} of {counted(world, 'process')}: {START}")
     missing = [name for name in MEETING if not os.environ.get(name)]
     if world > 1 and missing and not distributed.is_initialized():
         raise HartError(f"the environment variable {missing[0]} is not set: {START}")

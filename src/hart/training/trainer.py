@@ -115,7 +115,8 @@ class Trainer:
         raises `Stopped`.
         """
         if self.step >= self.config.steps:
-            self._note(f"the run has {self.step} steps: nothing is trained; for more give a larger trainer.steps")
+            done = f"the run has {self.step} steps: nothing is trained, its model is written again"
+            self._note(f"{done}; for more give a larger trainer.steps")
             self._save_model()  # files of it may be gone
             return
         if self.config.precision == "bfloat16" and is_slow(torch.bfloat16, self.distributed.device):

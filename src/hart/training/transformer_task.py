@@ -36,7 +36,7 @@ from hart.sizes import requested_schedule, trained_sizes
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.tokenizer.quantizer import Corruption, MultiScaleQuantizer
 from hart.training.conditions import drop_condition, open_caption_encoder, with_text_noise
-from hart.training.config import TransformerRecipe, named_by
+from hart.training.config import TRAIN_FIRST, TransformerRecipe, named_by
 from hart.training.image_sources import GivenData, MemoryImages, kept_data
 from hart.training.task import Microbatch, OptimizedModule, Origin, Task, TrainContext, image_row
 from hart.training.token_sources import Conditions, token_source
@@ -234,7 +234,7 @@ class TransformerTask(TransformerStage):
 
     def __init__(self, recipe: TransformerRecipe, data: GivenData, device: torch.device = CPU) -> None:
         # the model's scales also say which coarse codes `base_scales` decides
-        with named_by("tokenizer"):
+        with named_by("tokenizer", TRAIN_FIRST):
             tokenizer = load_tokenizer(recipe.tokenizer)
         tokenizer = over_scales(tokenizer, recipe.transformer.scales).requires_grad_(False)
         # channels-last: a third less time to encode a set on a CPU

@@ -264,7 +264,7 @@ def test_a_folder_holds_one_job(job: tuple[Any, ...], whole: dict[str, bytes], t
     (out / NAMES[1]).write_bytes((out / NAMES[0]).read_bytes())
     assert "was made with something else" in refused(run(*job, out))
     (out / "job.json").unlink()
-    assert "job.json: no such file" in refused(run(*job, out))
+    assert "no job.json says what it was made with: give another folder" in refused(run(*job, out))
     assert images(out).keys() == whole.keys()
 
 

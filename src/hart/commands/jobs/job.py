@@ -92,10 +92,12 @@ def begun(folder: Path, job: Job) -> Iterator[None]:
     """Begin a job, or continue it, in a folder for this process alone; workers add images to it. Raises `HartError` if
     the folder holds images of another one."""
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
-    if any(folder.glob(IMAGES)):
+    if (image := next(folder.glob(IMAGES), None)) is None:
+        write_json(folder / JOB_FILE, job.facts())
+    elif (folder / JOB_FILE).exists():
         _require_same(folder, job, read_json(folder / JOB_FILE))
     else:
-        write_json(folder / JOB_FILE, job.facts())
+        raise HartError(f"{image}: no {JOB_FILE} says what it was made with: give another folder by --out")
     (folder / WORK_FOLDER).mkdir()
     try:
         yield

@@ -87,7 +87,7 @@ class ParquetStream(Stream):
         except FileError:
             return
         paths = (image["path"] if isinstance(image, dict) else image for image in images)
-        yield from (file.parent / path for path in paths if path)
+        yield from (file.parent / path for path in paths if isinstance(path, str))
 
 
 def read_row(batch: Any, number: int) -> dict[str, Any]:

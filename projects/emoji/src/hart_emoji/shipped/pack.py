@@ -85,6 +85,8 @@ def read_pack(pack: Path) -> CaptionedImages:
     pixels = torch.empty(len(texts), 3, size, size, dtype=torch.uint8)
     blobs, counts = tensors["sheets"].numpy(), tensors["sheet_images"].tolist()
     byte_ends = tensors["sheet_bytes"].cumsum(0).tolist()
+    if not (len(blobs) == byte_ends[-1] and sum(counts) == len(texts) == len(tensors["weights"])):
+        raise HartError(f"{pack / IMAGES}: its parts do not fit together: pack the set again")
 
     def decode(sheet: int, first: int) -> None:
         start = byte_ends[sheet - 1] if sheet else 0
