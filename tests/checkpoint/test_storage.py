@@ -156,7 +156,7 @@ def test_all_that_a_killed_process_leaves_is_marked_as_unfinished(
 ) -> None:
     left: list[Path] = []
 
-    def killed(tensors: object, path: Path) -> None:
+    def killed(tensors: object, path: Path, metadata: object) -> None:
         path.with_name("of the library").touch()
         left.extend(tmp_path.iterdir())
         raise KeyboardInterrupt

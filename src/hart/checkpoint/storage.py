@@ -56,7 +56,7 @@ def write_safetensors(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
         TemporaryDirectory(dir=file.parent, prefix=".", suffix=PARTIAL) as folder,
     ):
         try:
-            save_file(stored, Path(folder) / file.name)
+            save_file(stored, Path(folder) / file.name, {"format": "pt"})  # as libraries of models write it
         except SafetensorError as error:
             raise OSError(errno.EIO, reason(error)) from None
         (Path(folder) / file.name).replace(file)
