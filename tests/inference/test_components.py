@@ -78,12 +78,11 @@ def test_copies_and_pickles_draw_the_same(dtype: str) -> None:
     assert generated(pipe) == image
 
 
-def test_copies_and_pickles_are_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda module, **_: compiled.append(module))
+def test_copies_and_pickles_are_compiled_too() -> None:
     pipe = HartPipeline.from_config(tiny_text_config(), device="cpu", speed="compiled")
     for twin in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
-        assert set(twin.components.hart.transformer.blocks) <= set(compiled)
+        for block in twin.components.hart.transformer.blocks:
+            assert {"before", "after"} <= vars(block).keys()
 
 
 @needs_packing
