@@ -102,7 +102,7 @@ def test_wrong_values_are_named(path: str, value: Any, message: str) -> None:
 
 
 def test_a_model_of_classes_needs_one() -> None:
-    with pytest.raises(ConfigError, match=r"ClassConditioning\[0\] must be at least 1, not 0"):
+    with pytest.raises(ConfigError, match=r"ClassConditioning.num_classes must be at least 1, not 0"):
         ClassConditioning(0)
 
 

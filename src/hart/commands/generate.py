@@ -124,7 +124,7 @@ def read_prompts(file: str) -> list[str]:
     sent, path = file == STANDARD_STREAM, user_path(file)
     if sent and sys.stdin is not None and sys.stdin.isatty():
         note("type prompts, one per line; Ctrl-D (on Windows Ctrl-Z and Enter) ends them")
-    if not sent and path.exists() and not path.is_file():
+    if not sent and path.exists() and not path.is_file() and not path.is_dir():
         raise HartError(f"{path}: not a regular file: send prompts to standard input, with --prompts-file -")
     prompts = text_lines(read_standard_input() if sent else read_text(path))
     if not prompts:
