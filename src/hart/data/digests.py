@@ -3,7 +3,8 @@
 A digest covers, in the order of the rows, what is said about each image (captions, label, weight, all of its notes) and
 a mark of its file: the size and the content, or three blocks of the content where the file is larger than `WHOLE_IMAGE`
 bytes. Adding, removing or swapping an image and editing a caption change the digest; moving the set, renaming or
-touching its files does not.
+touching its files does not. Parquet files and shards of encoded sets count with marks of the whole file (`mark_shard`),
+in which a change in a file beyond `WHOLE_SHARD` bytes may go unseen.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class PublishedFiles:
 
 
 class PublishedImages(Source):
-    """Chosen files, to compare with: nothing is learned from them, and they have no digest."""
+    """Chosen files, to compare with: nothing is learned from them."""
 
     def __init__(
         self, files: PublishedFiles, paths: Sequence[str], notes: Sequence[Mapping[str, Any]] | None = None
