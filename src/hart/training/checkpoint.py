@@ -92,6 +92,10 @@ class Saved(Config, kw_only=True):
     weights: dict[str, Any]
     """As `Stepper.state_dict`."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Itself as the plain tables that a file holds."""
+        return vars(self) | {"identity": self.identity.to_dict()}
+
 
 class UnreadableError(HartError):
     """Why a run cannot resume from a file; does not name the file."""
@@ -117,11 +121,10 @@ class RunFolder:
         steps = self.steps()
         return f"the last good checkpoint is {self.path(steps[-1])}" if steps else "there is no checkpoint yet"
 
-    def save(self, saved: Saved) -> None:
-        """Write a checkpoint and remove the oldest beyond `keep`."""
-        state = vars(saved) | {"identity": saved.identity.to_dict()}
-        with self.writing(f"the checkpoint of step {saved.step}"):
-            atomic_write(self.path(saved.step), lambda file: torch.save(state, file))
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint (`Saved.state_dict`) and remove the oldest beyond `keep`."""
+        with self.writing(f"the checkpoint of step {step}"):
+            atomic_write(self.path(step), lambda file: torch.save(state, file))
         self.tidy()
 
     def tidy(self) -> None:

@@ -86,7 +86,7 @@ class Trainer:
         if self.distributed.main:
             if state is not None and self._changes:
                 self._note(f"resumes with changes: {', '.join(self._changes)}")
-                self.run_folder.save(state.replace(identity=self.identity))
+                self.run_folder.save(state.step, state.replace(identity=self.identity).state_dict())
             with self.run_folder.writing("the recipe"):
                 write_text(folder / RECIPE_FILE, recipe.to_json())
             self.run_folder.tidy()
@@ -229,6 +229,6 @@ class Trainer:
         weights = self.stepper.state_dict()
         if self.distributed.main:
             saved = Saved(step=self.step, identity=self.identity, means=self.means.totals, weights=weights)
-            self.run_folder.save(saved)
+            self.run_folder.save(saved.step, saved.state_dict())
         self.saved = self.step
         self.distributed.wait()
