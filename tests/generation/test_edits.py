@@ -332,7 +332,7 @@ def test_edits_come_as_arrays_and_tensors_with_the_original_pixels(text: HartPip
     ("call", "said"),
     [
         (lambda pipe: pipe.edit("cat.png", mask_of(), "a cat"), "must be a PIL image, not 'cat.png'"),
-        (lambda pipe: pipe.edit(cut_short(), mask_of(), "a cat"), "image cannot be read as an image: image file"),
+        (lambda pipe: pipe.edit(cut_short(), mask_of(), "a cat"), "image cannot be read as an image; .* cut off"),
         (lambda pipe: pipe.edit(picture(), cut_short(), "a cat"), "mask cannot be read as an image"),
         (lambda pipe: pipe.vary(np.zeros((8, 8, 3), np.uint8)), "make one of it with PIL.Image.fromarray"),
         (lambda pipe: pipe.edit(picture(), "m.png", "a cat"), "mask must be a PIL image"),

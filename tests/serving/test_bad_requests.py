@@ -207,7 +207,7 @@ HOLE = png((16, 16), "RGBA", (0, 0, 0, 0))
     [
         (None, None, "image", "is required, as a file"),
         (b"not an image", None, "image", "not an image"),
-        (png()[:-30], None, "image", "cannot be read as an image"),
+        (png()[:-30], None, "image", "cannot be read as an image; it may be damaged or cut off"),
         (png((4097, 4096), "1", 0), None, "image", "make it smaller"),
         (png(kind="TIFF"), None, "image", "not an image"),
         (jpeg_of_scans(1000), None, "image", "save it anew"),

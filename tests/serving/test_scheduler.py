@@ -220,6 +220,7 @@ def test_too_little_memory_splits_the_batch_and_is_remembered() -> None:
     jobs = [bench.ask(seed, client=str(seed)) for seed in range(8)]
     bench.run()
     assert [len(batch) for batch in bench.batches()] == [8, 4, 2, 2, 2, 2]
+    assert bench.metrics.registry.get_sample_value("hart_seconds_count", {"part": "queue"}) == 8
     for job in jobs:
         bench.answer(job)
     again = [bench.ask(seed, client=str(seed)) for seed in range(4)]

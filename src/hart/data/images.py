@@ -115,7 +115,8 @@ def readable() -> Iterator[None]:
     except Exception as error:
         if lacks_memory(error):
             raise
-        raise HartError(f"cannot be read as an image: {reason(error)}") from None
+        why = f"it may be damaged or cut off ({reason(error)}): save it anew"
+        raise HartError(f"cannot be read as an image; {why}") from None
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -100,6 +100,8 @@ class Bodies:
         """What `read` makes of a body of at most so many bytes. What has come counts, not what was announced: who sends
         slowly keeps nobody out."""
         held, too_large = 0, ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
+        late = ApiError(408, "the body of the request did not arrive in time")
+        late.headers["Connection"] = "close"  # else the rest may still come, as slowly as the client likes
 
         async def chunks() -> Chunks:
             nonlocal held
@@ -114,7 +116,7 @@ class Bodies:
                 yield chunk
 
         try:
-            async with in_time(BODY_SECONDS, ApiError(408, "the body of the request did not arrive in time")):
+            async with in_time(BODY_SECONDS, late):
                 content = await read(chunks())
             yield content
         finally:

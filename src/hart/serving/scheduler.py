@@ -71,7 +71,7 @@ class Job:
     deliver: Callable[[Event], None]
     previews: Collection[int] = ()
     waited: float = field(default=0.0, init=False)
-    """Seconds until the last of its rows was in a batch."""
+    """Seconds until the last of its rows was in a batch for the first time."""
     over: bool = field(default=False, init=False)
     finished: int = field(default=0, init=False)
     shown: dict[int, int] = field(default_factory=dict, init=False)
@@ -194,7 +194,8 @@ class Scheduler:
                 taken = self._take()
             if not isinstance(taken, list):
                 return taken
-            run = self._running = self._begun(taken)
+            self._metrics.batch.observe(len(taken))
+            run = self._running = _Running(dict(enumerate(taken)), self.clock())
         try:
             self._advance(run)
         except Exception as error:
@@ -241,11 +242,14 @@ class Scheduler:
             left = min(place.arrival for place in chosen) + self._join_seconds - self.clock()
             if left > 0 and self._closed is None:
                 return left
+        now = self.clock()
         for place in chosen:
             queue = self._queues.pop(place.job.client)
             queue.remove(place)
             if queue:
                 self._queues[place.job.client] = queue  # behind all others
+            place.job.waited = now - place.arrival
+            self._metrics.seconds.labels("queue").observe(place.job.waited)
         return chosen
 
     def _limit(self, place: _Place) -> int:
@@ -256,14 +260,6 @@ class Scheduler:
         by_client = [[place for place in queue if place.group == group] for queue in self._queues.values()]
         for turn in zip_longest(*by_client):
             yield from (place for place in turn if place is not None)
-
-    def _begun(self, places: list[_Place]) -> _Running:
-        now = self.clock()
-        self._metrics.batch.observe(len(places))
-        for place in places:
-            place.job.waited = now - place.arrival
-            self._metrics.seconds.labels("queue").observe(place.job.waited)
-        return _Running(dict(enumerate(places)), now)
 
     def _advance(self, run: _Running) -> None:
         """One scale. Rows whose clients have left are dropped before it; after it those are decoded that somebody wants

@@ -23,7 +23,6 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from hart.config import MAX_SEED, SamplingConfig
-from hart.grids import MAX_SCALES
 from hart.strict import clipped
 
 MAX_IMAGES = 10
@@ -164,16 +163,16 @@ class Generation(RequestBody):
     """What to generate; for a class model the number of a class."""
     second_prompt: OptionalPrompt = None
     """Another prompt, mixed with the first: usually the form is of the first and the look of the second."""
-    switch: Annotated[int, Field(ge=0, le=MAX_SCALES)] | None = None
+    switch: Annotated[int, Field(ge=0)] | None = None
     """So many first scales follow the first prompt, the others the second; by default half."""
-    weights: Annotated[list[float], Field(max_length=MAX_SCALES)] | None = None
+    weights: list[float] | None = None
     """In place of `switch`: the second prompt's share at each scale, 0 to 1."""
 
 
 class Changed(RequestBody):
     """What requests have in common that come with an image."""
 
-    kept_scales: Annotated[int, Field(ge=0, le=MAX_SCALES)] | None = None
+    kept_scales: Annotated[int, Field(ge=0)] | None = None
     """How many scales are taken from the image: more keep more of it. By default half of them in a variation or an edit
     that has neither mask nor source prompt, else none."""
     style_strength: Annotated[float, Field(ge=0, le=10)] | None = None
@@ -190,7 +189,7 @@ class Edit(Changed):
     """What the whole image shows afterwards; by default whatever fits."""
     source_prompt: OptionalPrompt = None
     """In place of a mask: what the image shows now. What `prompt` says otherwise changes."""
-    followed_scales: Annotated[int, Field(ge=0, le=MAX_SCALES)] | None = None
+    followed_scales: Annotated[int, Field(ge=0)] | None = None
     """So many first scales follow the image, by default most of them."""
 
 
