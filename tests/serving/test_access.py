@@ -18,11 +18,14 @@ from waiting import PATIENCE, until
 def test_a_key_is_needed_where_there_are_keys(given: dict[str, str]) -> None:
     with running(api_key=("right", "other")) as server:
         for path in ("/v1/models", "/metrics", "/metrics/"):
-            error(server.http.get(path, headers=given), 401)
+            refused = server.http.get(path, headers=given)
+            assert error(refused, 401) and refused.headers["www-authenticate"] == "Bearer"
         for path in ("/", "/healthz", "/readyz"):
             assert server.http.get(path, headers=given).status_code == 200
         for right in ({"authorization": "Bearer other"}, {"api-key": "right"}):
             assert server.http.get("/v1/models", headers=right).status_code == 200
+            foreign = {"origin": "http://evil.example"} | right
+            assert server.http.post("/v1/images/generations", json={"prompt": "x"}, headers=foreign).status_code == 200
 
 
 def test_pages_of_others_cannot_use_a_server_on_this_machine() -> None:
@@ -33,6 +36,7 @@ def test_pages_of_others_cannot_use_a_server_on_this_machine() -> None:
             ({"origin": "null"}, 403),
             ({"origin": "http://[::1"}, 403),
             ({"host": "evil.example"}, 403),
+            ({"host": "["}, 403),
             ({"origin": "http://localhost"}, 200),
             ({"origin": "https://localhost", "host": "localhost:443"}, 200),
             ({"origin": "https://localhost", "host": "localhost:80"}, 403),
@@ -41,6 +45,7 @@ def test_pages_of_others_cannot_use_a_server_on_this_machine() -> None:
             answer = server.http.post("/v1/images/generations", json=body, headers=headers)
             assert answer.status_code == status
             assert "access-control-allow-origin" not in answer.headers
+        assert server.http.get("/v1/models", headers={"origin": "http://evil.example"}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -90,3 +95,6 @@ def test_a_rate_limit_is_a_clients_own() -> None:
             until(lambda: sum(answer.done() for answer in asked) == 2)
             is_read.set()
         assert sorted(answer.result().status_code for answer in asked) == [200, 429, 429]
+        clock[0] = 1000
+        assert ask("b", 1).status_code == 200
+        assert len(server.server.rates._free_at) == 1  # of the others nothing is remembered

@@ -16,8 +16,6 @@ from starlette.types import Scope
 from hart.serving.schemas import ApiError
 
 USUAL_PORTS = {"http": ":80", "https": ":443"}
-REMEMBERED = 10_000
-"""Clients whose use is remembered."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,12 @@ class Access:
     def client(self, scope: Scope) -> str:
         """Who asks: the number of the key, or the address (see `_household`). Raises `ApiError` for whoever may not."""
         headers = Headers(scope=scope)
-        host = headers.get("host")
-        if self.hosts is not None and _hostname(host or "") not in self.hosts:
+        host = headers.get("host", "")
+        if self.hosts is not None and _hostname(host) not in self.hosts:
             raise ApiError(403, "this server is not known by that name: see hart serve --help, --public", code="host")
         origin = headers.get("origin")
         # who has to give a key cannot be used by a page that has none
-        foreign = origin is not None and not _is_same_place(origin, host or "")
+        foreign = origin is not None and not _is_same_place(origin, host)
         if foreign and scope["method"] != "GET" and not self.keys:
             raise ApiError(403, "pages of other hosts may not use this server", code="origin")
         address = scope["client"][0] if scope.get("client") else "unknown"
@@ -72,8 +70,7 @@ class RateLimit:
             said = "too many images a minute: wait a little"
             raise ApiError(429, said, code="rate_limit_exceeded", wait=math.floor(wait) + 1)
         self._free_at[client] = max(self._free_at.get(client, 0), now) + cost
-        if len(self._free_at) > REMEMBERED:
-            self._free_at = {name: free for name, free in self._free_at.items() if free > now}
+        self._free_at = {name: free for name, free in self._free_at.items() if free > now}
         try:
             yield
         except BaseException:
@@ -111,7 +108,7 @@ class Room:
 def _is_same_place(origin: str, host: str) -> bool:
     """Whether a page comes from the host that it asks. Some proxies add the port that browsers leave out."""
     scheme, _, place = origin.partition("://")
-    return place != "" and place in (host, host.removesuffix(USUAL_PORTS.get(scheme, "")))
+    return place in (host, host.removesuffix(USUAL_PORTS.get(scheme, "")))
 
 
 def _household(address: str) -> str:
@@ -124,9 +121,9 @@ def _household(address: str) -> str:
     return str(found.ipv4_mapped or IPv6Address(int(found) >> 64 << 64))
 
 
-def _hostname(host: str) -> str:
-    """Of a Host header, without the port."""
+def _hostname(host: str) -> str | None:
+    """Of a Host header, without the port; None where it has none."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return urlsplit(f"//{host}").hostname
     except ValueError:
-        return ""
+        return None
