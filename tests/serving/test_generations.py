@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -77,15 +78,16 @@ def test_as_many_partial_images_as_asked_for(server: Running, asked: int, scales
 
 
 def test_signs_of_life_are_no_events(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def slow(*about: Any) -> AsyncIterator[dict[str, Any] | None]:
-        yield None
-        async for event in stream(*about):
-            yield event
-            yield None
+    monkeypatch.setattr("hart.serving.app.STILL_HERE_SECONDS", 0.001)
 
-    monkeypatch.setattr("hart.serving.app.stream", slow)
-    events: Any = server.openai.images.generate(prompt="a dog", stream=True)
-    assert [event.scale for event in events] == [1, 2, 3, SCALES]
+    for is_counted in (True, False):
+        server.engine.open_gate.clear()
+        threading.Timer(0.05, server.engine.open_gate.set).start()
+        if is_counted:
+            events: Any = server.openai.images.generate(prompt="a dog", stream=True)
+            assert [event.scale for event in events] == [1, 2, 3, SCALES]
+        else:
+            assert ": still here\n" in server.post(prompt="a dog", stream=True).text
 
 
 def test_an_error_within_a_stream_is_an_error_of_the_client(server: Running) -> None:

@@ -109,6 +109,7 @@ def test_keys_come_from_a_file_too(tmp_path: Path) -> None:
     [
         ({}, frozenset(LOOPBACK)),
         ({"host": "::1"}, frozenset(LOOPBACK)),
+        ({"host": "localhost"}, frozenset(LOOPBACK)),
         ({"host": "127.0.0.2"}, frozenset({*LOOPBACK, "127.0.0.2"})),
         ({"api_key": ("k",), "host": "0.0.0.0"}, None),
         ({"public": True, "host": "0.0.0.0"}, None),

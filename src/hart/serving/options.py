@@ -24,7 +24,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class ServeOptions(SigningOptions, kw_only=True):
     """A server."""
 
-    model: Listed[str] = ("emoji",)
+    model: Annotated[Listed[str], Field(min_length=1)] = ("emoji",)
     """Model to serve: shipped, folder or Hugging Face id, or NAME=MODEL; repeat it for several, the default first."""
     device: Device = None
     dtype: NumberType = None
@@ -81,8 +81,6 @@ class ServeOptions(SigningOptions, kw_only=True):
             if name in named:
                 raise HartError(f"--model: two are called {name}: give them names, NAME=MODEL")
             named[name] = source
-        if not named:
-            raise HartError("--model: give at least one")
         return named
 
     def keys(self) -> tuple[str, ...]:
