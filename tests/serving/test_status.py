@@ -20,7 +20,7 @@ from hart.serving.access import Access
 from hart.serving.metrics import Metrics
 from hart.serving.middleware import RequestMiddleware
 from hart.serving.options import ServeOptions
-from serving_app import Running, error, running
+from serving_app import Running, application, error, running
 from stand_in_engine import StandInEngine
 from waiting import PATIENCE, until
 
@@ -85,6 +85,23 @@ def test_a_front_takes_as_many_requests_as_its_replicas_together(monkeypatch: py
         going_on.set()
         assert {error(answer.result(), 503)["code"] for answer in waiting} == {"no_replica"}
         assert "cannot be started" in http.get("/healthz").json()["message"], "as a server says it"
+
+
+def test_a_server_that_opens_its_model_lives_and_is_not_ready() -> None:
+    going_on = threading.Event()
+
+    def tiny() -> StandInEngine:
+        going_on.wait(PATIENCE)
+        return StandInEngine()
+
+    with TestClient(application(models={"tiny": tiny})) as http:
+        assert (http.get("/healthz").status_code, http.get("/readyz").status_code) == (200, 503)
+        said = {"message": "the model tiny is being opened", "models": {"tiny": "opening"}}
+        assert http.get("/readyz").json() == {"ready": False} | said
+        going_on.set()
+        until(lambda: http.get("/readyz").status_code == 200)
+        said = {"message": "the model tiny is ready", "models": {"tiny": "ready"}}
+        assert http.get("/readyz").json() == {"ready": True} | said
 
 
 def test_a_default_model_that_is_tried_again_is_no_health_until_it_is_open() -> None:

@@ -42,10 +42,10 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status, began, method = 0, time.perf_counter(), scope["method"]
+        status, began = 0, time.perf_counter()
         # a slash at the end says nothing: a redirect would name an address without what a proxy has left out of it
         scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
-        if method == "HEAD":  # GET without the body; some probes ask so
+        if scope["method"] == "HEAD":  # GET without the body, which servers leave out; some probes ask so
             scope["method"] = "GET"
 
         async def noting(message: Message) -> None:
@@ -54,8 +54,6 @@ class RequestMiddleware:
                 status, given = message["status"], message.get("headers", ())
                 own = [header for header in HEADERS if header[0] not in dict(given)]
                 message = {**message, "headers": [*given, *own]}
-            elif method == "HEAD":
-                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -64,7 +62,7 @@ class RequestMiddleware:
                 state["client"] = self._access.client(scope)
             state.setdefault("seed", secrets.randbelow(NEW_SEEDS))  # of a request that gives none
             with ExitStack() as open_request:
-                if method == "POST":  # with a body
+                if scope["method"] == "POST":  # with a body
                     open_request.enter_context(self._posts.taken(1))
                     open_request.enter_context(self._metrics.posts.track_inprogress())
                 await self._app(scope, receive, noting)
