@@ -121,9 +121,9 @@ def test_the_first_waits_for_others_a_moment_only() -> None:
     assert bench.scheduler.step() == 0
     assert bench.batches() == [[0, 1]]
     bench.run(1)
-    bench.ask(2)  # waits during a scale for longer than that
+    late = bench.ask(2)  # waits during a scale for longer than that
     bench.run()
-    assert bench.batches() == [[0, 1], [2]]
+    assert bench.batches() == [[0, 1], [2]] and late.waited == SCALES - 2
 
 
 def test_clients_take_turns_whatever_they_ask_for() -> None:
@@ -149,6 +149,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     bench.ask(0, 1)
     bench.run()  # 4 scales of a second for 2 images: 2 seconds an image
     bench.ask(*range(4))
+    assert bench.metrics.registry.get_sample_value("hart_waiting_images") == 4
     with pytest.raises(ApiError, match="no room for 2 more images: try again later") as refused:
         bench.ask(7, 8)
     assert refused.value.headers == {"Retry-After": "8"}
@@ -221,6 +222,7 @@ def test_too_little_memory_splits_the_batch_and_is_remembered() -> None:
     bench.run()
     assert [len(batch) for batch in bench.batches()] == [8, 4, 2, 2, 2, 2]
     assert bench.metrics.registry.get_sample_value("hart_seconds_count", {"part": "queue"}) == 8
+    assert bench.outcomes == {"finished": 8, "split": 8 + 4}
     for job in jobs:
         bench.answer(job)
     again = [bench.ask(seed, client=str(seed)) for seed in range(4)]
