@@ -164,6 +164,10 @@ def test_what_other_programs_send_to_edit(server: Running) -> None:
         answer = server.http.post("/v1/images/edits", data=fields, files=[(name, ("a.png", png(), "image/png"))])
         assert answer.status_code == 200
         assert image_of(answer.json()["data"][0]["b64_json"]).size == (16, 16)
+    several = [("image[]", ("a.png", png(colour=colour), "image/png")) for colour in ("blue", "red")]
+    assert server.http.post("/v1/images/edits", data=fields, files=several).status_code == 200
+    edited: Any = server.engine.batches[-1][0].edit
+    assert edited.image.getpixel((0, 0)) == (0, 0, 255)  # of the first
 
 
 def test_models_are_listed_with_what_they_draw(server: Running) -> None:

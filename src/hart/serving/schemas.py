@@ -23,7 +23,6 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from hart.config import MAX_SEED, SamplingConfig
-from hart.strict import clipped
 
 MAX_IMAGES = 10
 MAX_PROMPT = 4000
@@ -98,9 +97,9 @@ SamplingFields = create_model("SamplingFields", **{name: _optional(name, field) 
 class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made above
     """What all three requests have in common."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
 
-    model: Annotated[str, Field(max_length=200)] | None = None
+    model: str | None = None
     """Name of a served model, by default the first. OpenAI's names get that one too, and the answer says so."""
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None
     """Images to generate, by default 1; image i has the seed plus i."""
@@ -310,4 +309,4 @@ def explained(error: ValidationError) -> ApiError:
     elif entry["type"] == "json_invalid":
         said = f"is no valid JSON: {entry['ctx']['error']}"
     message = f"{param}: {said}" if param else f"the body {said}"
-    return ApiError(400, clipped(message.replace("should", "must", 1)), param=param)
+    return ApiError(400, message.replace("should", "must", 1), param=param)
