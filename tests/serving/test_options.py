@@ -46,6 +46,12 @@ def test_bad_options_are_one_line(arguments: list[str], message: str) -> None:
     assert message in refused(run("serve", "--port", 0, *arguments))
 
 
+@pytest.mark.parametrize("key", ["", " ", "a b", "a\n", "ä", "\a"])
+def test_what_is_no_key_is_refused(key: str) -> None:
+    with pytest.raises(HartError, match="--api-key: a key has ASCII letters"):
+        ServeOptions(api_key=("sound", key)).keys()
+
+
 def test_a_line_that_is_no_key_is_named_by_its_file_and_not_shown(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("sound\n\nnot sound\n")
     said = refused(run("serve", "--port", 0, "--api-key-file", tmp_path / "keys"))
