@@ -181,7 +181,8 @@ def test_head_is_get_without_a_body(server: Running) -> None:
         asked, got = server.http.head(path), server.http.get(path)
         assert (asked.status_code, asked.content) == (200, b"")
         assert asked.headers["content-length"] == got.headers["content-length"] == str(len(got.content))
-    assert server.http.head("/v1/images/generations").status_code == 405
+    refused = server.http.head("/v1/images/generations")
+    assert refused.status_code == 405 and refused.headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize("field", ["prompt", "second_prompt"])

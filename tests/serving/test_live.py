@@ -64,6 +64,8 @@ def test_half_a_body_ends_in_time_and_disturbs_nobody(monkeypatch: pytest.Monkey
         until(lambda: server.server.bodies.room.left < bodies.HELD_BYTES)
         answer = httpx2.post(f"{server.url}/v1/images/generations", json={"prompt": "y"}, timeout=PATIENCE)
         assert answer.status_code == 200
+        left = {"path": "/v1/images/generations", "status": "499"}
+        until(lambda: server.server.metrics.registry.get_sample_value("hart_answers_total", left) == 1)
         monkeypatch.setattr(bodies, "BODY_SECONDS", 0)
         with server.connect() as late:
             late.sendall(post({"prompt": "x"}, length=500))

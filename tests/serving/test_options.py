@@ -146,10 +146,11 @@ def test_models_are_named() -> None:
         ("one two", True),
         ("two before one", True),
         ("one", False),
+        ("agent 47", True),
     ],
 )
 def test_words_are_found_however_they_are_written(prompt: str, is_refused: bool) -> None:
-    checker = word_list(["bad  # a comment", "", "# nothing", "wrong idea", "one + two"])
+    checker = word_list(["bad  # a comment", "", "# nothing", "wrong idea", "one + two", "agent 47"])
     assert (checker(prompt) is not None) == is_refused
 
 

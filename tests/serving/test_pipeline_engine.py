@@ -252,9 +252,14 @@ def test_two_prompts_are_mixed_and_an_edit_may_follow_what_the_image_shows(
 
 
 def test_what_the_model_cannot_sample_is_a_400(server: Running, engine: PipelineEngine) -> None:
-    for wrong in ({"maskgit_steps": 10**6}, {"guidance_scale": 0, "negative_prompt": "x"}, {"prompt": "\0"}):
-        answer = server.post(**({"prompt": "x"} | wrong))
-        assert answer.status_code == 400 and answer.json()["error"]["message"]
+    for wrong, param in (
+        ({"maskgit_steps": 10**6}, "maskgit_steps"),
+        ({"prompt": "\0"}, "prompt"),
+        ({"guidance_scale": 0, "negative_prompt": "x"}, None),
+        ({"second_prompt": "y", "switch": 1, "weights": [1]}, None),
+    ):
+        found = error(server.post(**({"prompt": "x"} | wrong)), 400)
+        assert found["message"] and found["param"] == param
 
 
 def test_a_class_model_takes_numbers(class_model: Path) -> None:

@@ -31,9 +31,8 @@ def api_error(error: BaseException) -> ApiError:
             log.error("%s", error)
             return ApiError(503, str(error), code="signing_failed", wait=0)
         case HartError():
-            said = " ".join(str(error).split())
-            first = said.partition(" ")[0].rstrip(":")  # messages begin with the field that is wrong
-            return ApiError(400, said, param=first if first in FIELDS else None)
+            first = str(error).partition(" ")[0].rstrip(":")  # messages begin with the field that is wrong
+            return ApiError(400, str(error), param=first if first in FIELDS else None)
         case ClientDisconnect():
             return ClientLeft()
     from hart.devices import is_out_of_memory  # imports PyTorch
