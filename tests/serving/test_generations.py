@@ -113,6 +113,14 @@ def test_formats_say_how_the_image_was_made(server: Running, form: str, tmp_path
         assert record.settings.negative_prompt == "fog" and record.settings.batch is None
 
 
+def test_the_quality_is_the_best_or_as_asked(server: Running) -> None:
+    def steps(**asked: int) -> int:
+        answer = server.post(prompt="a cat", output_format="jpeg", **asked).json()
+        return max(image_of(answer["data"][0]["b64_json"]).quantization[0])  # type: ignore[attr-defined]
+
+    assert steps() == steps(output_compression=100) == 1 < steps(output_compression=80) < steps(output_compression=0)
+
+
 def test_notes_name_what_the_model_does_not_know(server: Running) -> None:
     assert server.post(prompt="xyzzy").json()["notes"] == ['"xyzzy": unknown words']
 

@@ -88,8 +88,19 @@ def test_a_row_is_the_same_alone_in_any_batch_and_offline(engine: PipelineEngine
     assert whole(engine, rows[::-1]) == together[::-1]
     assert whole(engine, rows, dropped=(0, 2)) == [together[1], *together[3:]]
     assert len(set(together)) == 5
+    assert row(engine, 0, negative_prompt="") == rows[0]
     offline = engine.pipe("a dog", seed=1, **OWN).images[0]
     assert together[1] == offline.tobytes()
+
+
+def test_on_a_processor_rows_whose_rounding_depends_on_others_are_alone(
+    engine: PipelineEngine, text_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hart.serving.pipeline_engine.treats_rows_alike", lambda: True)
+    half = PipelineEngine(HartPipeline.from_pretrained(text_model, dtype="bfloat16"))
+    for one, settings, is_shared in ((engine, {}, True), (engine, {"guidance_scale": 0.0}, False), (half, {}, False)):
+        groups = {one.group(row(one, seed, **settings)) for seed in range(2)}
+        assert len(groups) == (1 if is_shared else 2)
 
 
 def test_a_negative_prompt_of_another_row_changes_nothing(emoji: HartPipeline) -> None:
@@ -162,6 +173,7 @@ def test_in_one_batch_as_on_a_gpu_a_row_is_the_same_to_rounding(engine: Pipeline
     ("given", "size", "note"),
     [
         ({"size": "10x6"}, "10x6", "trained at 8x8 px only"),
+        ({"size": "512x256"}, "12x6", "does not generate 512x256: this is 12x6"),
         ({"size": "512x512"}, "8x8", "does not generate 512x512: this is 8x8"),
         ({"size": "15x5"}, "16x4", "does not generate 15x5: this is 16x4 the model was trained at 8x8 px only"),
         ({"size": "99999x1"}, "8x8", "does not generate 99999x1: this is 8x8"),
