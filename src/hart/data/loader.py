@@ -5,9 +5,9 @@ ranks nor that of workers changes an image, a crop or a caption. A resumed run a
 kept.
 
 - A `Source` has rows. `SampleOrder` says which of them step n sees.
-- A `Stream` can only be read in order. It is divided into lanes, of about as many images each: a lane reads some of the
-  units and feeds fixed places of every batch. The number of lanes follows from the batch and the units, never from the
-  processes; ranks and workers divide the lanes among them. To resume, a lane skips earlier samples without decoding them.
+- A `Stream` can only be read in order. It is divided into lanes of about as many images each, which read some of the
+  units and feed fixed places of every batch. The number of lanes follows from the batch and the units, never from the
+  processes; ranks and workers divide the lanes among them. To resume, a lane skips earlier samples, not decoding them.
 
 A damaged image is counted and replaced: by a random one of a `Source`, by the next of its lane in a `Stream`.
 """
