@@ -55,11 +55,9 @@ MAIN_TABLES = ("transformer", "tokenizer")
 
 @contextmanager
 def named_by(key: str, advice: str = "") -> Iterator[None]:
-    """While what a key of the recipe names is opened: errors name the key, if they do not yet, and end in advice."""
+    """While what a key of the recipe names is opened: errors name the key, and end in advice."""
     try:
         yield
-    except ConfigError:
-        raise
     except HartError as error:
         raise HartError(f"{key} of the recipe: {error}{advice}") from None
 
