@@ -53,6 +53,8 @@ def test_where_nothing_is_held_out_the_way_out_is_said(form: str, tmp_path: Path
     write(tmp_path, 8, form)
     with pytest.raises(HartError, match=r"none of its .* images is held out.*ask for the split 'all'"):
         open_source(tmp_path, "val")
+    with pytest.raises(HartError, match=r"has no f.*'?test.*: ask for train, val or all, or make it"):
+        open_source(tmp_path, "test")
     assert "none held out" in open_source(tmp_path).description
 
 
