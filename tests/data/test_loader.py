@@ -225,11 +225,12 @@ def test_a_shard_that_vanishes_is_said_by_name(tmp_path: Path) -> None:
 
 
 def test_lanes_follow_from_batch_and_shards_alone() -> None:
-    assert [lane_count(units, batch) for units, batch in ((1, 8), (5, 8), (100, 256), (100, 96), (64, 7))] == [
-        1, 4, 64, 48, 7,
-    ]  # fmt: skip
+    cases = ((1, 8), (5, 8), (100, 256), (100, 96), (64, 7))
+    assert [lane_count([1] * units, batch) for units, batch in cases] == [1, 4, 64, 48, 7]
     for units, batch in product(range(1, 20), range(1, 20)):
-        assert batch % lane_count(units, batch) == 0 and lane_count(units, batch) <= units
+        assert batch % (lanes := lane_count([9] * units, batch)) == 0 and lanes <= units
+    # the images of a small unit would come much more often than others
+    assert [lane_count(sizes, 4) for sizes in ([9, 9, 9, 2], [9, 9, 2], [9, 2])] == [2, 2, 1]
 
 
 def test_numbers_that_do_not_fit_are_refused(folder: Path, shards: Path) -> None:

@@ -53,7 +53,9 @@ def test_where_nothing_is_held_out_the_way_out_is_said(form: str, tmp_path: Path
     write(tmp_path, 8, form)
     with pytest.raises(HartError, match=r"none of its .* images is held out.*ask for the split 'all'"):
         open_source(tmp_path, "val")
-    assert "0 more held out" in open_source(tmp_path).description
+    with pytest.raises(HartError, match=r"has no f.*'?test.*: ask for train, val or all, or make it"):
+        open_source(tmp_path, "test")
+    assert "none held out" in open_source(tmp_path).description
 
 
 def test_a_divided_set_has_no_whole(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from hart.data.datasets import open_dataset
+from hart.data.datasets import open_dataset, read_all
 from hart.data.opening import open_source
 from hart.data.sources import Stream
+from hart.data.transforms import ImageTransform
 from hart.errors import HartError
-from image_files import numbered
+from image_files import numbered, write_numbered_shards
 from set_formats import captions, rows, samples
 
 pa = pytest.importorskip("pyarrow")
@@ -137,3 +138,6 @@ def test_a_stream_can_be_read_into_memory(tmp_path: Path) -> None:
     assert data.texts[0] == ("a",)
     assert data.pixels[0][0, 0, 0] == 3
     assert (len(data), len(data.damaged)) == (1, 1)
+    write_numbered_shards(tmp_path, shards=2, each=3)  # of which only the shards are counted
+    data = read_all(open_source(tmp_path / "*.tar", kind="stream"), ImageTransform(4))
+    assert data.pixels[:, 0, 0, 0].tolist() == list(range(6))

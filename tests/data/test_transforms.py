@@ -54,7 +54,7 @@ def test_shrinking_is_antialiased() -> None:
 def test_transparency_is_laid_on_white() -> None:
     assert (pil_to_pixels(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), 4) == 255).all()
     palette = Image.new("P", (4, 4), 0)
-    palette.info["transparency"] = 0
+    palette.info["transparency"] = b"\0"
     assert (pil_to_pixels(palette, 4) == 255).all()
 
 

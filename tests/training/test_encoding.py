@@ -72,6 +72,8 @@ def test_codes_residuals_and_text_are_those_of_the_encoders(
     source = open_source(captioned_images)
     assert len(data) == 11
     assert data.base_scales == base
+    with pytest.raises(HartError, match="images without a class number: 11 of 11"):
+        data.require_labels()
     kept = [row for row in range(12) if row != 4]
     assert not isinstance(source, Stream)
     samples = [source.read(row) for row in kept]

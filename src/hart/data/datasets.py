@@ -22,9 +22,6 @@ from hart.data.transforms import ImageTransform
 from hart.devices import sent
 from hart.errors import HartError
 
-STREAM_ROOM = 1024
-"""Images for which memory is reserved at first, where their number is not known."""
-
 
 @dataclass(frozen=True)
 class CaptionedImages:
@@ -91,7 +88,7 @@ def read_all(source: Source | Stream, transform: ImageTransform, condition: Cond
 
     condition: an image that comes without it counts as damaged.
     """
-    room = STREAM_ROOM if isinstance(source, Stream) else len(source)
+    room = sum(source.sizes) if isinstance(source, Stream) else len(source)
     found = gather(iterate(source), transform, condition, room)
     if not len(found):
         reasons = f"{len(found.damaged)} damaged ({first_reasons(found.damaged)})"

@@ -139,6 +139,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """
     image = upright(image)
     profile = image.info.get("icc_profile")
+    if image.mode == "P" and image.has_transparency_data:  # straight to RGB with a warning
+        image = image.convert("RGBA")
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if image.mode[0] in "IF":
         image = _grey_of_8_bits(image)

@@ -5,9 +5,9 @@ ranks nor that of workers changes an image, a crop or a caption. A resumed run a
 kept.
 
 - A `Source` has rows. `SampleOrder` says which of them step n sees.
-- A `Stream` can only be read in order. It is divided into lanes: lane l reads units l, l + lanes, ... and feeds fixed
-  places of every batch. The number of lanes follows from the batch and the units, never from the processes; ranks and
-  workers divide the lanes among them. To resume, a lane skips earlier samples without decoding them.
+- A `Stream` can only be read in order. It is divided into lanes of about as many images each, which read some of the
+  units and feed fixed places of every batch. The number of lanes follows from the batch and the units, never from the
+  processes; ranks and workers divide the lanes among them. To resume, a lane skips earlier samples, not decoding them.
 
 A damaged image is counted and replaced: by a random one of a `Source`, by the next of its lane in a `Stream`.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import get_args
@@ -202,14 +202,31 @@ def _batch_of_rows(
     return recipe.batch(step, places, candidates)
 
 
-def lane_count(units: int, batch_size: int) -> int:
-    """Number of lanes of a stream: the largest divisor of the batch size that the units can fill."""
-    return max(lanes for lanes in range(1, min(units, batch_size, MAX_LANES) + 1) if batch_size % lanes == 0)
+def lane_count(sizes: Sequence[int], batch_size: int) -> int:
+    """Number of lanes of a stream with units of these sizes: the largest divisor of the batch size with which no lane
+    has more than twice the images of another."""
+    for count in range(min(len(sizes), batch_size, MAX_LANES), 1, -1):
+        if batch_size % count == 0:
+            images = [sum(sizes[unit] for unit in lane) for lane in _dealt(range(len(sizes)), sizes, count)]
+            if max(images) <= 2 * min(images):
+                return count
+    return 1
+
+
+def _dealt(units: Iterable[int], sizes: Sequence[int], count: int) -> list[list[int]]:
+    """The units of each lane: the largest first, each to the lane that has the fewest images."""
+    lanes: list[list[int]] = [[] for _ in range(count)]
+    images = [0] * count
+    for unit in sorted(units, key=lambda unit: -sizes[unit]):
+        lane = images.index(min(images))
+        lanes[lane].append(unit)
+        images[lane] += sizes[unit]
+    return lanes
 
 
 def _lanes_of_workers(stream: Stream, batch_size: int, rank: int, world: int, workers: int) -> list[range]:
     """The lanes that each worker of a rank reads. Raises `HartError` where there are too few."""
-    lanes = counted(count := lane_count(len(stream.units), batch_size), "lane")
+    lanes = counted(count := lane_count(stream.sizes, batch_size), "lane")
     if count % world:
         raise HartError(
             f"the stream has {lanes}, which {world} processes cannot share evenly: give more shards (at least as many "
@@ -232,13 +249,14 @@ def _stream_items(
     shares: the lanes of each worker. buffer: encoded images over all lanes. start: first step, worker, workers.
     """
     first, worker, _ = start
-    count = lane_count(len(stream.units), batch_size)
+    count = lane_count(stream.sizes, batch_size)
     each = batch_size // count
     # dealt once for the whole run, so that a lane knows its length after one epoch
-    deal = numpy_generator(recipe.seed, "lanes").permutation(len(stream.units)).tolist()
+    units = numpy_generator(recipe.seed, "lanes").permutation(len(stream.units)).tolist()
+    deal = _dealt(units, stream.sizes, count)
     met: list[Damage] = []
     lanes = {
-        lane: _Lane(stream, deal[lane::count], lane, recipe.seed, max(buffer // count, 1), first * each, met)
+        lane: _Lane(stream, deal[lane], lane, recipe.seed, max(buffer // count, 1), first * each, met)
         for lane in shares[worker]
     }
     places = range(shares[worker].start * each, shares[worker].stop * each)

@@ -135,8 +135,6 @@ class BucketOrder:
 
     def _turn(self, step: int) -> tuple[int, int]:
         """Which bucket has a step, and how many steps it had before."""
-        if len(self._rows) == 1:
-            return 0, step
         block, place = divmod(step, BLOCK)
         if block != self._block:
             turns = torch.arange(len(self._steps)).repeat_interleave(torch.tensor(self._steps))

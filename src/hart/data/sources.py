@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import Any, NamedTuple
@@ -145,6 +145,8 @@ class Stream(ABC):
     """Images that can only be read in order, in named units (tar shards, Parquet row groups)."""
 
     units: tuple[str, ...]
+    sizes: Sequence[int]
+    """Images of each unit, or 1 where their numbers are not known."""
     description: str
     damaged: tuple[Damage, ...] = ()
     """As `Source.damaged`; nothing is listed, and damage shows as it is read."""

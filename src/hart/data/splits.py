@@ -41,14 +41,14 @@ def divide(names: Collection[str], split: str, where: str) -> tuple[list[bool], 
 
     where: the set, for errors. Raises `HartError` for an empty "val".
     """
-    if split == WHOLE:
-        return [True] * len(names), ", none held out"
-    out = held_out(names)
+    out = frozenset() if split == WHOLE else held_out(names)
     if split == "val" and names and not out:
         raise HartError(
             f"{where}: none of its {counted(len(names), 'image')} is held out, as {HELD_OUT_SHARE:.0%} by name would "
             f"be from 10 on: ask for the split '{WHOLE}' to take them all"
         )
+    if not out:
+        return [True] * len(names), ", none held out"
     note = f", {len(out)} more held out ({HELD_OUT_SHARE:.0%} by name; split '{WHOLE}' takes them all)"
     if split == "val":
         note = f", the {HELD_OUT_SHARE:.0%} by name that training does not see"

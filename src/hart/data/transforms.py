@@ -81,15 +81,12 @@ class ImageTransform(Config):
             (wide // 2, high // 2) if self.crop == "center" else (int(across * (wide + 1)), int(down * (high + 1)))
         )
         box = (left, top, left + window[0], top + window[1])
-        if window == (self.width, self.height):
-            return image.crop(box)
         return image.resize((self.width, self.height), Image.Resampling.BICUBIC, box=box)
 
     def _padded(self, image: Image.Image) -> Image.Image:
         scale = min(self.width / image.width, self.height / image.height)
-        if scale != 1:
-            width, height = (max(round(side * scale), 1) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        width, height = (max(round(side * scale), 1) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
         whole = Image.new("RGB", (self.width, self.height), "white")
         whole.paste(image, ((self.width - image.width) // 2, (self.height - image.height) // 2))
         return whole

@@ -118,7 +118,7 @@ def code_clusters(codes: Tensor, count: int) -> Tensor:
         sums = torch.zeros_like(centres).index_add_(0, chosen, points)
         sizes = sums.new_zeros(len(centres), 1).index_add_(0, chosen, torch.ones_like(points[:, :1]))
         # a centre without codes stays where it is
-        centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
+        centres = torch.where(sizes > 0, sums / sizes, centres)
     return nearest()
 
 

@@ -51,8 +51,6 @@ class CaptionEncoder:
     def remember(self, captions: Iterable[str]) -> None:
         """Encode captions once and keep their features on the device for all steps."""
         distinct = sorted(set(captions))
-        if self._rows.keys() >= set(distinct):
-            return
         parts = [distinct[start : start + REMEMBER_BATCH] for start in range(0, len(distinct), REMEMBER_BATCH)]
         self._features = TextContext.cat(self.encoder.encode(part) for part in parts)
         self._rows = {caption: row for row, caption in enumerate(distinct)}

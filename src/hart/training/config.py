@@ -55,11 +55,9 @@ MAIN_TABLES = ("transformer", "tokenizer")
 
 @contextmanager
 def named_by(key: str, advice: str = "") -> Iterator[None]:
-    """While what a key of the recipe names is opened: errors name the key, if they do not yet, and end in advice."""
+    """While what a key of the recipe names is opened: errors name the key, and end in advice."""
     try:
         yield
-    except ConfigError:
-        raise
     except HartError as error:
         raise HartError(f"{key} of the recipe: {error}{advice}") from None
 
@@ -195,7 +193,7 @@ class StageRecipe(Config):
         try:
             values = (read_json if path.suffix == ".json" else read_toml)(path, RECIPE_LIMIT)
         except FileError as error:
-            raise ConfigError(f"{error}: give a recipe, such as those in recipes/") from None
+            raise ConfigError(f"{error}; recipes/ has examples") from None
         tables = [stage for stage in MAIN_TABLES if isinstance(values.get(stage), dict)]
         if cls.stage in MAIN_TABLES and tables and cls.stage not in tables:
             raise ConfigError(f"{path}: this recipe is for stage {tables[0]}: run hart train {tables[0]}")

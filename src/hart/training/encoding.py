@@ -312,7 +312,7 @@ class _Shard:
         return stored
 
     def write(self, path: Path, stamp: str) -> None:
-        tensors = {name: torch.cat(parts).contiguous() for name, parts in self._parts.items()}
+        tensors = {name: torch.cat(parts) for name, parts in self._parts.items()}
         tensors[CAPTION_EDGES] = tensors[CAPTION_EDGES].cumsum(0)
         if TEXT_PLACE in tensors:
             counts = tensors[TEXT_PLACE][:, 2]

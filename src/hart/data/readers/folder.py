@@ -123,7 +123,7 @@ def loose_images(path: Path, split: str, *, deep: bool) -> Literal["folder", "cl
     Only images with captions, or in two folders at least, since a preview may lie beside shards. Folders are looked at
     one level deep, or not at all without `deep`; those of the splits are looked into.
     """
-    splits = sorted(split_folders(path, split).values()) if deep else []
+    splits = sorted(split_folders(path, split).values())
     inside = itertools.chain.from_iterable(map(_folders_in, (path, *splits))) if deep else ()
     classes = 0
     for place in (path, *inside):

@@ -10,7 +10,6 @@ from typing import Any, BinaryIO
 from hart.data.notes import IMAGE_FIELDS, NOTE_LIMIT, Columns, read_record
 from hart.data.samples import DamagedSample, damaged_by, image_of_field, text_fault
 from hart.data.sources import Listed, Located, Source
-from hart.errors import HartError
 from hart.files import MEBIBYTE, FileError, open_regular, parse_json
 
 
@@ -27,9 +26,8 @@ class JsonlReader(Source):
         self._fields: set[str] = set()
         self._line = 0
         super().__init__(f"JSON lines {file}{f' ({split})' if split else ''}", division=split)
-        if not self._fields:
-            raise HartError(f"{file}: no line holds a JSON object: write one a line, with an image and a caption")
-        columns.resolve(self._fields, str(file))
+        if self._fields:
+            columns.resolve(self._fields, str(file))
 
     def records(self) -> Iterator[tuple[int, Callable[[], Listed]]]:
         with open_regular(self._file) as lines:

@@ -26,17 +26,18 @@ class ParquetStream(Stream):
 
     def __init__(self, files: Sequence[Path], columns: Columns) -> None:
         self._groups: list[tuple[Path, int]] = []
-        rows, names = 0, set[str]()
+        self.sizes = list[int]()
+        names = set[str]()
         for file in files:
             require_regular(file)
             with _opened(file) as table:
                 here = set(table.schema_arrow.names)
                 self._groups += [(file, group) for group in range(table.num_row_groups)]
-                rows += table.metadata.num_rows
+                self.sizes += [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
             names = here if file is files[0] else names
             if here != names:
                 raise HartError(f"{file}: its columns differ from those of {files[0]}: read them as two sets")
-        if not rows:
+        if not (rows := sum(self.sizes)):
             raise HartError(f"{files[0]}: it has no rows: give another file")
         if WEIGHT_FIELD in names:
             raise HartError(f"{files[0]}: has a column 'weight', which a stream cannot honour: drop it")

@@ -77,7 +77,7 @@ class TarStream(Stream):
         """Remote shards are fetched when their turn comes."""
         if any(is_remote(shard) for shard in shards):
             import webdataset.gopen  # noqa: F401 - a missing package is noticed here, not in the middle of a run
-        self.units = tuple(shards)
+        self.units, self.sizes = tuple(shards), [1] * len(shards)
         self.description = f"stream of {counted(len(shards), 'tar shard')} from {shards[0]}"
 
     def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
