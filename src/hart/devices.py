@@ -176,6 +176,15 @@ def free_memory(device: torch.device) -> int | None:
     return free
 
 
+def require_room(needed: int, what: str, device: torch.device) -> None:
+    """Raise `HartError` if so many bytes, for what an error calls `what`, are more than `free_memory`."""
+    if (free := free_memory(device)) is not None and needed > free:
+        raise HartError(
+            f"{what} take {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free: choose --dtype bfloat16 "
+            "or a smaller model, or end other programs"
+        )
+
+
 def _counts(file: Path) -> dict[str, int]:
     """Names and numbers of a file of the system; none where it is missing."""
     with suppress(OSError):

@@ -108,10 +108,13 @@ def test_a_configuration_that_asks_for_more_than_the_files_hold(
         generate(folder)
 
 
-def test_random_weights_need_the_memory_of_the_machine() -> None:
+def test_weights_need_memory_that_is_free(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     config = tiny_text_config(width=2**16, heads=2**10, depth=50)
-    with pytest.raises(HartError, match=r"weights of \d+ GiB in float32, and the machine has \d+ GiB"):
+    with pytest.raises(HartError, match=r"^weights in float32 take .* GB of memory, and .* GB are free: choose"):
         HartPipeline.from_config(config, device="cpu")
+    monkeypatch.setattr("hart.devices.free_memory", lambda _: 1000)
+    with pytest.raises(HartError, match=r"tokenizer.safetensors: the weights take .* GB of memory"):
+        generate(folder)
 
 
 WORDS = "word_pieces.json"

@@ -38,6 +38,7 @@ def naive_posterior(alphas_bar: list[float], index: int) -> tuple[float, float, 
 
 def test_eight_steps_are_the_published_ones() -> None:
     assert respaced_steps(STEPS, 8).tolist() == EIGHT
+    assert respaced_steps(STEPS, 21)[10] == 499  # ten times 49.95, added up, is a little less than 499.5
 
 
 @given(st.integers(2, 400), st.integers(1, 400))

@@ -106,8 +106,10 @@ def test_a_variation_keeps_scales(pipe: HartPipeline) -> None:
     new = pipe.vary(image, prompt, kept_scales=0, seed=3).images[0]
     assert new.tobytes() == pipe(prompt, seed=3).images[0].tobytes()
     edit = pipe.prepare_variation(image, kept_scales=2)
-    for state in pipe.generate_rows([ImageRequest(prompt, edit=edit)]):
-        assert torch.equal(state.steps[0].codes, own.indices[state.k]) == (state.k < 2)
+    masked = pipe.prepare_edit(image, mask_of(*LEFT), kept_scales=2)
+    for state in pipe.generate_rows([ImageRequest(prompt, edit=edit), ImageRequest(prompt, edit=masked)]):
+        for codes in state.steps[0].codes:
+            assert torch.equal(codes, own.indices[state.k][0]) == (state.k < 2)
 
 
 def test_a_canvas_of_another_shape_keeps_no_more_of_an_image_than_was_asked_for(text: HartPipeline) -> None:
@@ -165,6 +167,8 @@ def test_under_a_mask_only_what_is_drawn_takes_a_style(pipe: HartPipeline) -> No
     assert {one.crop(kept).tobytes() for one in (plain, own, lent)} == {image.crop(kept).tobytes()}
     assert pipe.prepare_edit(image, mask, style=other).style_strength == 1
     assert pipe.prepare_edit(image, mask).style_strength == 0
+    everywhere = pipe.edit(image, mask_of(0, 0, SIDE, SIDE), prompt, seed=3, style_strength=1).images[0]
+    assert everywhere.tobytes() == pipe.vary(image, prompt, seed=3, style_strength=1).images[0].tobytes()
 
 
 def test_a_style_is_that_of_the_image_alone_wherever_its_parts_are(text: HartPipeline) -> None:
@@ -353,6 +357,12 @@ def test_edits_come_as_arrays_and_tensors_with_the_original_pixels(text: HartPip
         (lambda pipe: pipe("a cat", edit=pipe.prepare_variation(picture(10, 8))), "give size=edit.size"),
         (lambda pipe: pipe("a cat", mix=PromptMix(3, (0,) * 4)), "generates from text"),
         (lambda pipe: pipe("a cat", mix=PromptMix(" ", (0,) * 4)), "second prompt is empty"),
+        (lambda pipe: pipe("a cat", mix=PromptMix("a dog", (0, 0, 0, 2))), "give 4 from 0 to 1"),
+        (lambda pipe: pipe("a cat", mix="a dog"), "mix must be a PromptMix, not 'a dog'"),
+        (lambda pipe: pipe("a cat", edit=picture()), "edit must be an Edit, what prepare_edit returns"),
+        (lambda pipe: pipe.edit(picture(), None, "a cat", source_prompt="a dog", mix=PromptMix("a fox", (0,) * 4)),
+         "an image has one second prompt"),
+        (lambda pipe: pipe.generate_rows([ImageRequest(pipe.encode_prompt(["a cat", "a dog"]))]), "prompt has 2 rows"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_edited_is_one_error(text: HartPipeline, call: Any, said: str) -> None:

@@ -78,6 +78,12 @@ def test_copies_and_pickles_draw_the_same(dtype: str) -> None:
     assert generated(pipe) == image
 
 
+def test_a_device_by_another_name_is_no_move() -> None:
+    pipe = wide()
+    parts = pipe.components
+    assert pipe.to("cpu:0").components is parts
+
+
 def test_copies_and_pickles_are_compiled_too() -> None:
     pipe = HartPipeline.from_config(tiny_text_config(), device="cpu", speed="compiled")
     for twin in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):

@@ -110,14 +110,22 @@ def test_memory_is_asked_for_the_rows_that_are_made(
     assert result.exit_code == 0, result.output
 
 
-def test_a_benchmark_is_advised_what_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("levels", [(), ("published",), ("exact", "int8")])
+def test_a_benchmark_is_advised_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, levels: tuple[str, ...]
+) -> None:
     config = tiny_text_config()
     (tmp_path / "config.json").write_text(config.to_json())
-    parts = HartPipeline.from_config(config, device="cpu").components
-    two_images = image_memory(config, parts, requested_schedule(config), 4, Speed()).most
+    hart = HartPipeline.from_config(config, device="cpu", speed="plain").components
+    schedule, eager = requested_schedule(config), "published" in levels
+    two_images = image_memory(config, hart, schedule, 4, Speed(), eager=eager).most
+    if len(levels) > 1:  # of which each has weights of its own
+        two_images += sum(parameter.nbytes for parameter in hart.hart.parameters())
     monkeypatch.setattr(memory, "free_memory", lambda _: two_images)
     arguments = ["benchmark", tmp_path / "config.json", "--device", "cpu", "--batch-size", "3"]
-    assert refused(run(*arguments)).endswith(": choose --batch-size 2 or a smaller --size")
+    message = refused(run(*arguments, *(f"--speed={level}" for level in levels)))
+    assert message.endswith(": choose --batch-size 2 or a smaller --size")
+    assert ("copy of its weights" in message) == (len(levels) > 1)
 
 
 def test_on_a_gpu_one_image_is_asked_for_one(monkeypatch: pytest.MonkeyPatch, text: HartPipeline) -> None:

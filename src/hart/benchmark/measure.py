@@ -28,7 +28,8 @@ from hart.benchmark.parts import Generation, GenerationTimer, Work, part_work
 from hart.benchmark.published import PUBLISHED, REMARK, PublishedTimer
 from hart.devices import dtype_name
 from hart.inference.kernels import kernel_refusal
-from hart.inference.speed import EIGHT_BITS
+from hart.inference.memory import require_memory
+from hart.inference.speed import EIGHT_BITS, resolve_speed
 from hart.pipeline import HartPipeline
 
 COMPARED = (torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
@@ -141,6 +142,18 @@ def figures(measured: Timed, ceilings: Ceilings) -> dict[str, Any]:
     }
 
 
+def _require_memory(timer: GenerationTimer, images: int, levels: Sequence[str]) -> None:
+    """Raise `HartError` unless there is room for so many images together at each level."""
+    pipe, config, weights = timer.pipe, timer.config, 0
+    plain = ["plain" if level == PUBLISHED else level for level in levels]
+    if {resolve_speed(level, pipe.device, own=pipe.speed.weights).weights for level in plain} - {pipe.speed.weights}:
+        weights = sum(timer.cost.parameters[part] for part in ("transformer", "residual diffusion"))
+    require_memory(
+        config, pipe.components, timer.schedule, images, 1 + (config.sampling.guidance_scale > 0), (),
+        besides=weights * pipe.dtype.itemsize, eager=PUBLISHED in levels,
+    )  # fmt: skip
+
+
 def benchmark(
     pipe: HartPipeline,
     batches: Sequence[int],
@@ -165,7 +178,7 @@ def benchmark(
     clock = clock or device_clock(device)
     ceilings = Ceilings(device, clock)
     timer = GenerationTimer(pipe, clock, size, aspect)
-    pipe.require_memory(timer.schedule, max(batches), batch_size=max(batches), savings=())
+    _require_memory(timer, max(batches), levels)
     squares = [(size, size, size) for size in SQUARES[device.type]]
     shapes = [*squares, *(shape for batch in dict.fromkeys(batches) for shape in model_products(timer, batch))]
 

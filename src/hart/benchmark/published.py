@@ -85,6 +85,7 @@ class PublishedLoop:
                 total = total + to_map(tokens, self.schedule.final)
             else:
                 total = total + self.quantizer.contribution(tokens, k, self.schedule)
+        self.cache.clear()
         pixels = self.decoder(self.post_quant_conv(total.to(self.post_quant_conv.weight.dtype)))
         return [pixels_to_pil(one) for one in unit_to_pixels((pixels.clamp(-1, 1).float() + 1) / 2).cpu()]
 

@@ -33,7 +33,7 @@ from hart.checkpoint.released_names import TRANSFORMER_NAMES, PublishedWeights, 
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import fill_module, fingerprint, read_tensors, save_module
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
-from hart.devices import dtype_name, give_memory, machine_memory, without_memory
+from hart.devices import dtype_name, give_memory, require_room, without_memory
 from hart.errors import HartError
 from hart.files import AnyPath, is_file_name, read_json, readable_folder, user_path, write_text
 from hart.hub import is_hub_id
@@ -337,13 +337,8 @@ def random_model(
     """
     with without_memory():
         modules = build(config)
-    needed = sum(p.numel() for module in modules for p in module.parameters()) * dtype.itemsize
-    available = machine_memory()
-    if generator.device.type == "cpu" and available is not None and needed > available:
-        raise HartError(
-            f"this configuration has weights of {needed / 2**30:.0f} GiB in {dtype_name(dtype)}, and the machine has "
-            f"{available / 2**30:.0f} GiB of memory"
-        )
+    count = sum(p.numel() for module in modules for p in module.parameters())
+    require_room(count * dtype.itemsize, f"weights in {dtype_name(dtype)}", generator.device)
     for module in modules:
         give_memory(module, generator.device, dtype)
         for layer in module.modules():

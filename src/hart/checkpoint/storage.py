@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hart.checkpoint.folders import CheckpointError
-from hart.devices import dtype_name, is_out_of_memory
+from hart.devices import dtype_name, is_out_of_memory, require_room
 from hart.files import PARTIAL, AnyPath, require_regular, user_path, whole_file
 from hart.layers.quantized import LARGEST, QuantizedLinear
 from hart.strict import clipped, reason, shown
@@ -144,6 +144,7 @@ def fill_state(
     Takes the tensors out of `state` one by one and copies them: they may be views of a file, or of one another.
     """
     _require_fitting(module, state, source, name_in_file)
+    _require_room(state, dtype, source)
     for name in list(state):
         value = state.pop(name)
         require_finite(value, source, name_in_file(name))
@@ -170,6 +171,7 @@ def fill_module(
         state = {name: views.get_tensor(first) for name, first in stored.items()}
         _quantize_as(module, state)
         _require_fitting(module, state, path, str)
+        _require_room(state, dtype, path)
         for name in sorted(state, key=lambda name: state[name].dtype in LARGEST):  # after their scales and biases
             value = file.get_tensor(stored[name])
             require_finite(value, path, stored[name])
@@ -203,6 +205,12 @@ def _require_fitting(
 ) -> None:
     if problems := misfits(module.state_dict(), state, name_in_file):
         raise CheckpointError(f"{source}: does not fit the configuration beside it: {problems}")
+
+
+def _require_room(state: Mapping[str, Tensor], dtype: torch.dtype | None, source: Path | str) -> None:
+    """Raise `HartError` unless there is memory for these weights in `dtype`; those of 8 bits may stay so."""
+    sizes = (t.nbytes if dtype is None or t.dtype in LARGEST else t.numel() * dtype.itemsize for t in state.values())
+    require_room(sum(sizes), f"{source}: the weights", torch.device("cpu"))
 
 
 def misfits(model: Mapping[str, Tensor], file: Mapping[str, Tensor], name_in_file: Callable[[str], str] = str) -> str:

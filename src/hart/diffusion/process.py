@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ def respaced_steps(training_steps: int, sampling_steps: int) -> np.ndarray:
     if sampling_steps == 1:
         return np.array([training_steps - 1])
     stride = (training_steps - 1) / (sampling_steps - 1)
-    return np.array([round(stride * i) for i in range(sampling_steps)])
+    # added up, as published: the sums' rounding decides which step a half is
+    return np.array([round(step) for step in accumulate([stride] * (sampling_steps - 1), initial=0.0)])
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,12 @@ class BatchSettings:
     candidates: for each scale, the most codes that an image keeps by top-k; None for all.
     guidance: 1 + g and g. row_top_k: how many codes each image keeps; None if all keep equally many.
     top_p: None if no image has one; infinite for those without.
-    gumbel_smoothing: None if no image is smoothed. all_smoothed: no image is left out.
+    gumbel_smoothing: None if no image is smoothed.
     """
 
     guided: bool
     shared: SamplingConfig
     candidates: tuple[int | None, ...]
-    all_smoothed: bool
     guidance: tuple[Guidance, ...]
     row_top_k: tuple[Tensor | None, ...]
     top_p: Tensor | None
@@ -97,7 +96,6 @@ def batch_settings(
         guided=any(row.guidance_scale > 0 for row in rows),
         shared=first,
         candidates=tuple(None if max(one) == codes else max(one) for one in kept),
-        all_smoothed=all(smoothing),
         guidance=tuple(zip(more_table, strength_table, strict=True)),
         row_top_k=kept_table.unbind() if any(len(set(one)) > 1 for one in kept) else (None,) * len(scales),
         top_p=table[-2] if min(top_p) < torch.inf else None,

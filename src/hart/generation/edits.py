@@ -263,19 +263,19 @@ def _image_edit(
     schedule: ScaleSchedule,
     smaller: ScaleSchedule | None,
 ) -> ImageEdit:
-    codebook, last = quantizer.codebook.weight, len(schedule) - 1
+    codebook = quantizer.codebook.weight
     redraw = torch.ones(1, 1, *schedule.final, dtype=torch.bool, device="cpu")
     if edit is not None and edit.redraw is not None:
         redraw = _any_redrawn(edit.redraw, schedule.final)
     redraw, kept, generated = sent(redraw, codebook.device), 0 if edit is None else edit.kept_scales, []
     for k, grid in enumerate(schedule):
         covered = next_scale_input(redraw.float(), grid).squeeze(-1)
-        generated.append((covered > (SHARE if k < last else 0)) & (k >= kept))
+        generated.append((covered > SHARE) & (k >= kept))  # at the last scale all or nothing is
     if edit is None:
         nothing = codebook.new_zeros(1, codebook.shape[1], *schedule.final, dtype=torch.float32)
         return ImageEdit(nothing, redraw, tuple(generated))
     latent = latent_of(edit.pixels).float().unsqueeze(0)
-    followed = range(0) if edit.source_prompt is None else range(kept, edit.followed_scales)
+    followed = range(kept, edit.followed_scales)
     coarse, own_coarse = ((), ()) if smaller is None else _coarse_codes(edit, latent_of, quantizer, smaller)
     own_codes = quantizer.encode(latent, schedule, known=own_coarse).indices if followed else ()
     style = _style(edit, latent_of, schedule, smaller) if edit.style_strength else ()

@@ -177,11 +177,11 @@ class NextScaleGenerator:
         parts = self._apart(context)
         if second is not None:
             parts += self._apart(second.context)
-        if self.settings.guided and null_context is None:
+        if self.settings.guided and null_context is not None:
+            parts += self._apart(null_context)
+        elif self.settings.guided:
             null_rows = images
             parts += self._apart(context.null().rows(slice(0, 1))) * images  # all are the same
-        elif self.settings.guided and null_context is not None:
-            parts += self._apart(null_context)
         conditioning = Conditioning.cat(parts)
         unkept = last_call(self.hart.config, self.schedule, self.settings.shared.maskgit_steps)
         cache = self.transformer.new_cache(len(conditioning.head_modulation), self.schedule, unkept)
@@ -289,12 +289,9 @@ class NextScaleGenerator:
 
         plain: (B, N, 1) bool, tokens that are not mixed whatever the settings say.
         """
-        settings, smoothing = self.settings, self.settings.gumbel_smoothing
-        if smoothing is None:
+        if (smoothing := self.settings.gumbel_smoothing) is None:
             return self.quantizer.codebook(codes).float()
         mixed = gumbel_mixture(candidates, to_mix, ratio_at(k, self.schedule, self.hart.config), self.codebook)
-        if settings.all_smoothed and plain is None:
-            return mixed
         if plain is not None:
             smoothing = smoothing & ~plain
         return torch.where(smoothing, mixed, self.quantizer.codebook(codes).float())

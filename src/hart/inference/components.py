@@ -183,7 +183,8 @@ class Components(Coder):
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> Components:
         """Copies on another device or in another type; these components if nothing changes."""
-        if (device, dtype) == (self.device, self.dtype):
+        place = torch.empty(0, device=device).device  # "cuda" is "cuda:0", if that is the current one
+        if (place, dtype) == (self.tokenizer.quantizer.codebook.weight.device, self.dtype):
             return self
         encoder = self.text_encoder
         if encoder is not None:

@@ -48,12 +48,19 @@ class Memory:
         return max(self.cache + self.scale, self.decoder)
 
 
-def image_memory(config: HartConfig, parts: Components, schedule: ScaleSchedule, rows: int, speed: Speed) -> Memory:
-    """Of R rows together, in the types of a model's parts."""
+def image_memory(
+    config: HartConfig, parts: Components, schedule: ScaleSchedule, rows: int, speed: Speed, *, eager: bool = False
+) -> Memory:
+    """Of R rows together, in the types of a model's parts.
+
+    eager: of the loop of `hart.benchmark.published`, which keeps the last scale's keys and values too, has several
+    copies of all logits, and decodes its R / 2 images together.
+    """
     number, decoded = parts.dtype.itemsize, parts.tokenizer.post_quant_conv.weight.dtype.itemsize
     sizes = config.transformer
     seen = sizes.context_tokens + schedule.total_tokens - 1
-    kept = rows * (seen - last_call(config, schedule, config.sampling.maskgit_steps)) * sizes.width
+    last = 0 if eager else last_call(config, schedule, config.sampling.maskgit_steps)
+    kept = rows * (seen - last) * sizes.width
     of_head = FLOAT32 / (sizes.width // sizes.heads)  # a scale a token and head
     cached = {"model": number, "bfloat16": 2, "int8": 1 + of_head}[speed.cache]
     tokens = rows * schedule.final.tokens
@@ -61,13 +68,14 @@ def image_memory(config: HartConfig, parts: Components, schedule: ScaleSchedule,
     of_layer = 2 * rows * seen * sizes.width * (cached + (FLOAT32 if speed.cache == "int8" else 0))
     block = 8 * number * tokens * sizes.width + of_layer
     mlp = number * tokens * (4 * sizes.width + 2 * sizes.mlp_width)
-    sampling = tokens * (number * (4 * sizes.width + diffusion) + FLOAT32 * 1.5 * sizes.codebook_size)
+    logits = FLOAT32 * (4 if eager else 1.5) * sizes.codebook_size
+    sampling = tokens * (number * (4 * sizes.width + diffusion) + logits)
     places = schedule.final.tokens * config.tokenizer.map_downsampling**2
     maps = 2 * places + 3 * min(places, STRIP_PIXELS) if speed.tiled else 5 * places
     return Memory(
         cache=round(2 * sizes.depth * kept * cached),
         scale=round(max(block, mlp, sampling)),
-        decoder=decoded * maps * config.tokenizer.base_channels,
+        decoder=decoded * maps * config.tokenizer.base_channels * (rows // 2 if eager else 1),
     )
 
 
@@ -78,33 +86,37 @@ def require_memory(
     images: int,
     branches: int,
     savings: Collection[str] = SAVING,
+    *,
+    besides: int = 0,
+    eager: bool = False,
 ) -> None:
     """Raise `HartError` if so many images together need more memory than the device has left.
 
-    branches: rows an image. savings: those options that whoever asks has. Where a system does not say what is left,
-    nothing is required.
+    branches: rows an image. savings: those options that whoever asks has. besides: bytes for a copy of the weights,
+    before. eager: see `image_memory`. Where a system does not say what is left, nothing is required.
     """
     free = free_memory(parts.device)
     if free is None:
         return
 
     def needed(images: int, **changes: object) -> Memory:
-        return image_memory(config, parts, schedule, branches * images, parts.speed.replace(**changes))
+        return image_memory(config, parts, schedule, branches * images, parts.speed.replace(**changes), eager=eager)
 
-    need = needed(images)
-    if need.most <= free:
+    need, left = needed(images), free - besides
+    if need.most <= left:
         return
     for chosen in ((), *((name,) for name in savings), tuple(savings)):
         changes = {key: value for name in chosen for key, value in SAVING[name].items()}
-        if fits := bisect_right(range(1, images + 1), free, key=lambda batch: needed(batch, **changes).most):
+        if fits := bisect_right(range(1, images + 1), left, key=lambda batch: needed(batch, **changes).most):
             batch = [f"--batch-size {fits}"] if fits < images else []
             advice = f"choose {' '.join([*batch, *chosen])} or a smaller --size"
             break
     else:
         advice = "choose a smaller --size"
+    model = f"the model and a copy of its weights of {byte_count(besides)}" if besides else "the model"
     asked = "an image" if images == 1 else f"{images} images together"
     raise HartError(
         f"{asked} of {size_of_schedule(config, schedule)} px would take about {byte_count(need.most)} of memory "
-        f"besides the model ({byte_count(need.cache + need.scale)} for the tokens, {byte_count(need.cache)} of it keys "
+        f"besides {model} ({byte_count(need.cache + need.scale)} for the tokens, {byte_count(need.cache)} of it keys "
         f"and values, then {byte_count(need.decoder)} for the decoder), and {byte_count(free)} are free: {advice}"
     )

@@ -74,7 +74,6 @@ class ClassEmbedder(nn.Module):
 
     def __init__(self, num_classes: int, width: int, *, shared_modulation: bool) -> None:
         super().__init__()
-        self.num_classes = num_classes
         self.embedding = nn.Embedding(num_classes + 1, width)
         self.start = nn.Parameter(torch.zeros(width))
         self.block_projection = SiluLinear(width, 6 * width) if shared_modulation else nn.Identity()
