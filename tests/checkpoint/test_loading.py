@@ -277,7 +277,7 @@ def test_a_folder_of_something_else_says_what_it_holds(tmp_path: Path, files: li
 def test_unknown_names_list_the_shipped_models() -> None:
     with pytest.raises(CheckpointError, match=r"unknown model 'emojis'.*shipped models are"):
         resolve_model("emojis")
-    with pytest.raises(CheckpointError, match=r"unknown model '\./no/such'"):
+    with pytest.raises(CheckpointError, match=r"model '\./no/such': there is no such folder, and a hub id is"):
         resolve_model("./no/such")
     with pytest.raises(CheckpointError, match="model '': give a name, a folder or a hub id"):
         resolve_model("")

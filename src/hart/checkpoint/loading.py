@@ -75,6 +75,8 @@ def resolve_model(name: AnyPath, *, or_sizes: bool = False) -> Path:
             f"{text} is a size without weights: give a model of that size, or take random weights, which some commands "
             "have (--random-weights; HartPipeline.from_config)"
         )
+    if os.path.basename(text) != text:  # noqa: PTH119 - a path would lose what it ends in
+        raise CheckpointError(f"model {clipped(text)!r}: there is no such folder, and a hub id is OWNER/NAME")
     sizes = f"; sizes without weights are: {', '.join(PRESETS)}" if or_sizes else ""
     raise CheckpointError(
         f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}{sizes}"
