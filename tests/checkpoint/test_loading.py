@@ -283,6 +283,14 @@ def test_unknown_names_list_the_shipped_models() -> None:
         resolve_model("")
 
 
+def test_a_shipped_name_means_that_model_and_a_path_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = fingerprint(load_tokenizer("emoji"))
+    monkeypatch.chdir(tmp_path)
+    save_tokenizer("emoji", tiny_model(tiny_text_config())[0])
+    assert fingerprint(load_tokenizer("emoji")) == shipped != fingerprint(load_tokenizer("./emoji"))
+    assert resolve_model("emoji") != resolve_model("./emoji")
+
+
 def test_paths_may_be_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tokenizer, _ = tiny_model(tiny_text_config())

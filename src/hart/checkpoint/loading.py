@@ -63,7 +63,7 @@ def resolve_model(name: AnyPath, *, or_sizes: bool = False) -> Path:
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
     text = os.fspath(name)
-    if (folder := local_folder(text)) is not None:
+    if (folder := local_folder(name)) is not None:
         return folder
     if os.path.isfile(user_path(text)):  # noqa: PTH113 - or a name of none
         raise CheckpointError(f"{text}: is a file: give the folder of the model that it belongs to")
@@ -194,11 +194,8 @@ def tokenizer_config(name: AnyPath) -> TokenizerConfig:
 
 def _with_tokenizer(name: AnyPath) -> tuple[Path, Layout]:
     """The folder of a tokenizer or of a model around it, and its layout. Raises `HartError`."""
-    folder = user_path(name)
-    if is_tokenizer_alone(folder):
-        return folder, "own"
     folder = resolve_model(name)
-    return folder, layout_of(folder, or_tokenizer=True)
+    return folder, "own" if is_tokenizer_alone(folder) else layout_of(folder, or_tokenizer=True)
 
 
 def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:

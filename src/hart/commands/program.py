@@ -174,8 +174,9 @@ class HartGroup(LazyGroup):
 
             from hart.strict import explain
 
-            if isinstance(cause := error.__cause__, ValidationError):  # by which typer reads values
-                _fail(explain(cause, object, "/".join(error.param.opts)))
+            param, cause = getattr(error, "param", None), error.__cause__
+            if param is not None and isinstance(cause, ValidationError):  # by which typer reads values
+                _fail(explain(cause, object, "/".join(param.opts)))
             # errors of the argument parser format themselves
             say = getattr(error, "format_message", None)
             if say is not None:
