@@ -64,10 +64,9 @@ def model_name(name: str) -> str:
     return name if is_shipped(name) or not path.exists() else os.path.abspath(path)  # noqa: PTH100 - links stay as given
 
 
-def is_tokenizer_alone(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer and no model around it."""
-    files = (folder / CONFIG_FILE, folder / TOKENIZER_FILE)
-    return all(file.is_file() for file in files) and not (folder / HART_FILE).exists()
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer in this project's layout, alone or in a model."""
+    return (folder / CONFIG_FILE).is_file() and (folder / TOKENIZER_FILE).is_file()
 
 
 def layout_of(folder: Path, *, or_tokenizer: bool = False) -> Layout:
@@ -86,7 +85,7 @@ def layout_of(folder: Path, *, or_tokenizer: bool = False) -> Layout:
         said = (
             "holds a LoRA adapter, not a model: add it to its model (--lora, load_lora), or write both (hart convert)"
         )
-    elif is_tokenizer_alone(folder):
+    elif has_tokenizer(folder):
         said = f"holds a tokenizer alone: a model has {HART_FILE} besides"
     elif (folder / MODEL_FOLDER).is_dir():
         said = f"no model here; what a training run made is in {folder / MODEL_FOLDER}"
