@@ -39,8 +39,8 @@ MEANT = " meant?)"
 SAID = {
     **dict.fromkeys(UNKNOWN, ": unknown key"),
     **dict.fromkeys(MISSING, ": missing key"),
-    "int_type": ": expected a whole number, got {value}",
-    "float_type": ": expected a number, got {value}",
+    **dict.fromkeys(("int_type", "int_parsing"), ": expected a whole number, got {value}"),
+    **dict.fromkeys(("float_type", "float_parsing"), ": expected a number, got {value}"),
     "bool_type": ": expected true or false, got {value}",
     "string_type": ": expected text, got {value}",
     "path_type": ": expected a path, got {value}",

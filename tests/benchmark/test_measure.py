@@ -239,6 +239,11 @@ def test_the_command_refuses_in_one_line(options: tuple[str, ...], message: str)
     assert message in refused(run("benchmark", *options))
 
 
+def test_processor_time_is_not_measured_on_a_gpu_that_nobody_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert "--device cpu" in refused(run("benchmark", "emoji", "--clock", "cpu", "--threads", "1"))
+
+
 @pytest.mark.parametrize(
     ("place", "message"), [("there.json", "there.json: is a folder"), ("file/figures.md", "file: cannot write there")]
 )

@@ -277,10 +277,18 @@ def test_a_folder_of_something_else_says_what_it_holds(tmp_path: Path, files: li
 def test_unknown_names_list_the_shipped_models() -> None:
     with pytest.raises(CheckpointError, match=r"unknown model 'emojis'.*shipped models are"):
         resolve_model("emojis")
-    with pytest.raises(CheckpointError, match=r"unknown model '\./no/such'"):
+    with pytest.raises(CheckpointError, match=r"model '\./no/such': there is no such folder, and a hub id is"):
         resolve_model("./no/such")
     with pytest.raises(CheckpointError, match="model '': give a name, a folder or a hub id"):
         resolve_model("")
+
+
+def test_a_shipped_name_means_that_model_and_a_path_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = fingerprint(load_tokenizer("emoji"))
+    monkeypatch.chdir(tmp_path)
+    save_tokenizer("emoji", tiny_model(tiny_text_config())[0])
+    assert fingerprint(load_tokenizer("emoji")) == shipped != fingerprint(load_tokenizer("./emoji"))
+    assert resolve_model("emoji") != resolve_model("./emoji")
 
 
 def test_paths_may_be_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,13 @@ def test_a_module_comes_back_exactly(tmp_path: Path) -> None:
     assert same_weights(saved, loaded)
 
 
+def test_tied_weights_are_stored_twice(tmp_path: Path) -> None:
+    one = torch.arange(6.0)
+    write_safetensors(tmp_path / "tied.safetensors", {"a": one, "b": one, "c": one[2:]})
+    stored = read_safetensors(tmp_path / "tied.safetensors")
+    assert [stored[name].tolist() for name in "abc"] == [one.tolist(), one.tolist(), one[2:].tolist()]
+
+
 def test_half_precision_is_for_numbers_with_a_point_only(tmp_path: Path) -> None:
     saved = network()
     save_module(tmp_path / "m.safetensors", saved, torch.float16)

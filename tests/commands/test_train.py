@@ -44,7 +44,7 @@ def test_a_tokenizer_that_is_missing_is_that_of_the_recipe(tmp_path: Path) -> No
         tmp_path,
     )
     message = refused(run(*given))
-    assert message.startswith("error: tokenizer of the recipe: unknown model")
+    assert message.startswith(f"error: tokenizer of the recipe: model '{tmp_path / 'none'}': there is no such folder")
     assert message.endswith("; train it first, or give another by tokenizer=MODEL")
 
 
@@ -95,7 +95,7 @@ def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("init_from={}/none", "init_from of the recipe: unknown model"),
+        ("init_from={}/none", "/none': there is no such folder"),
         ("init_from=emoji", "init_from emoji: is of other sizes: tokenizer."),
         ("perceptual={{weight=1.0, kind='lpips', files=['{}/vgg.pth']}}", "perceptual.files of the recipe: "),
         ("trainer.trackers=wandb", '"wandb" is not installed'),

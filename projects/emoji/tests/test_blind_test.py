@@ -58,7 +58,7 @@ def test_models_that_cannot_be_shown_together_are_refused_before_any_image(
 ) -> None:
     monkeypatch.setattr(HartPipeline, "__call__", lambda *_, **__: pytest.fail("generated"))
     model = str(save_model(tmp_path / "one"))
-    for other, said in (("emoji", "differ in size"), (str(tmp_path / "two"), "unknown model")):
+    for other, said in (("emoji", "differ in size"), (str(tmp_path / "two"), "there is no such folder")):
         with pytest.raises(HartError, match=said):
             blind_test.write_blind_test(tmp_path / "blind", data, [model, other], 2, 0, lambda *_: None)
 

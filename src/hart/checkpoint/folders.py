@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from hart.errors import HartError
-from hart.files import readable_folder, user_path
+from hart.files import AnyPath, is_file_name, readable_folder, user_path
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.safetensors"
@@ -42,16 +42,20 @@ class CheckpointError(HartError):
 
 def is_shipped(name: str) -> bool:
     """Whether a name is that of a model that comes with the package, whatever folders there are."""
-    return "/" not in name and os.path.exists(SHIPPED_MODELS / name / CONFIG_FILE)  # noqa: PTH110 - or a name of none
+    return is_file_name(name) and os.path.exists(SHIPPED_MODELS / name / CONFIG_FILE)  # noqa: PTH110 - or a name of none
 
 
-def local_folder(name: str) -> Path | None:
+def local_folder(name: AnyPath) -> Path | None:
     """The folder that a model's name stands for on this machine: a shipped one, or a path; None if there is neither.
 
     Raises `FileError` where it may not be read.
     """
-    folder = SHIPPED_MODELS / name if is_shipped(name) else user_path(name)
-    return readable_folder(folder) if os.path.isdir(folder) else None  # noqa: PTH112 - or a name of none
+    folder = user_path(name)
+    there = os.path.isdir(folder)  # noqa: PTH112 - or a name of none
+    # the `Path` of ./emoji says "emoji", and is a folder's where there is one
+    if is_shipped(os.fspath(name)) and not (there and isinstance(name, Path)):
+        folder, there = SHIPPED_MODELS / name, True
+    return readable_folder(folder) if there else None
 
 
 def model_name(name: str) -> str:
@@ -60,10 +64,9 @@ def model_name(name: str) -> str:
     return name if is_shipped(name) or not path.exists() else os.path.abspath(path)  # noqa: PTH100 - links stay as given
 
 
-def is_tokenizer_alone(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer and no model around it."""
-    files = (folder / CONFIG_FILE, folder / TOKENIZER_FILE)
-    return all(file.is_file() for file in files) and not (folder / HART_FILE).exists()
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer in this project's layout, alone or in a model."""
+    return (folder / CONFIG_FILE).is_file() and (folder / TOKENIZER_FILE).is_file()
 
 
 def layout_of(folder: Path, *, or_tokenizer: bool = False) -> Layout:
@@ -82,7 +85,7 @@ def layout_of(folder: Path, *, or_tokenizer: bool = False) -> Layout:
         said = (
             "holds a LoRA adapter, not a model: add it to its model (--lora, load_lora), or write both (hart convert)"
         )
-    elif is_tokenizer_alone(folder):
+    elif has_tokenizer(folder):
         said = f"holds a tokenizer alone: a model has {HART_FILE} besides"
     elif (folder / MODEL_FOLDER).is_dir():
         said = f"no model here; what a training run made is in {folder / MODEL_FOLDER}"

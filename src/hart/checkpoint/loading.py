@@ -24,7 +24,7 @@ from hart.checkpoint.folders import (
     TOKENIZER_FILE,
     CheckpointError,
     Layout,
-    is_tokenizer_alone,
+    has_tokenizer,
     layout_of,
     local_folder,
 )
@@ -63,11 +63,11 @@ def resolve_model(name: AnyPath, *, or_sizes: bool = False) -> Path:
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
     text = os.fspath(name)
-    if (folder := local_folder(text)) is not None:
+    if (folder := local_folder(name)) is not None:
         return folder
     if os.path.isfile(user_path(text)):  # noqa: PTH113 - or a name of none
         raise CheckpointError(f"{text}: is a file: give the folder of the model that it belongs to")
-    names = ", ".join(sorted(p.parent.name for p in SHIPPED_MODELS.glob(f"*/{CONFIG_FILE}"))) or "none"
+    names = ", ".join(sorted(p.parent.name for p in SHIPPED_MODELS.glob(f"*/{CONFIG_FILE}")))
     if isinstance(name, str) and is_hub_id(text):
         return download(text)
     if text in PRESETS:
@@ -75,6 +75,8 @@ def resolve_model(name: AnyPath, *, or_sizes: bool = False) -> Path:
             f"{text} is a size without weights: give a model of that size, or take random weights, which some commands "
             "have (--random-weights; HartPipeline.from_config)"
         )
+    if os.path.basename(text) != text:  # noqa: PTH119 - a path would lose what it ends in
+        raise CheckpointError(f"model {clipped(text)!r}: there is no such folder, and a hub id is OWNER/NAME")
     sizes = f"; sizes without weights are: {', '.join(PRESETS)}" if or_sizes else ""
     raise CheckpointError(
         f"unknown model {clipped(text)!r}: no folder, no hub id, and the shipped models are: {names}{sizes}"
@@ -125,7 +127,7 @@ def load_config(name: AnyPath) -> HartConfig:
     if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]()
     path = user_path(name)
-    if path.suffix == ".json" and not path.is_dir():
+    if path.suffix == ".json":
         return HartConfig.load(path)
     folder = resolve_model(name, or_sizes=True)
     layout = layout_of(folder)
@@ -185,18 +187,15 @@ def tokenizer_config(name: AnyPath) -> TokenizerConfig:
     if layout != "own":
         return load_config(folder).tokenizer
     path = folder / CONFIG_FILE
-    # beside a tokenizer that was copied out of a model lies the configuration of the whole model
-    is_its_own = is_tokenizer_alone(folder) and "tokenizer" not in read_json(path)
-    return TokenizerConfig.load(path) if is_its_own else HartConfig.load(path).tokenizer
+    # also beside a tokenizer that was copied out of a model
+    of_model = "tokenizer" in read_json(path)
+    return HartConfig.load(path).tokenizer if of_model else TokenizerConfig.load(path)
 
 
 def _with_tokenizer(name: AnyPath) -> tuple[Path, Layout]:
     """The folder of a tokenizer or of a model around it, and its layout. Raises `HartError`."""
-    folder = user_path(name)
-    if is_tokenizer_alone(folder):
-        return folder, "own"
     folder = resolve_model(name)
-    return folder, layout_of(folder, or_tokenizer=True)
+    return folder, "own" if has_tokenizer(folder) else layout_of(folder, or_tokenizer=True)
 
 
 def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:
@@ -355,5 +354,5 @@ def _fill(layer: nn.Module, generator: torch.Generator) -> None:
         else:
             inputs = math.prod(parameter.shape[1:])
             # in float32, so that a seed gives the same model in every type: PyTorch 2.11 draws others in bfloat16
-            drawn = parameter if parameter.dtype == torch.float32 else torch.empty_like(parameter, dtype=torch.float32)
+            drawn = torch.empty_like(parameter, dtype=torch.float32)
             parameter.copy_(drawn.normal_(0.0, 1 / math.sqrt(inputs), generator=generator))

@@ -48,8 +48,13 @@ def save_module(path: AnyPath, module: nn.Module, dtype: torch.dtype | None = No
 
 
 def write_safetensors(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors on the CPU as one safetensors file; see `whole_file`."""
-    stored = {name: value.detach().contiguous() for name, value in tensors.items()}
+    """Write tensors on the CPU as one safetensors file; see `whole_file`. Each is stored whole, tied ones too."""
+    stored, memory = dict[str, Tensor](), set[int]()
+    for name, value in tensors.items():
+        whole = value.detach().contiguous()
+        place = whole.untyped_storage().data_ptr()
+        stored[name] = whole.clone() if place in memory else whole  # the library refuses shared memory
+        memory.add(place)
     # in a folder, since the library writes a file of another name first, which a killed process leaves there
     with (
         whole_file(user_path(path)) as file,

@@ -65,8 +65,6 @@ def benchmark(options: BenchmarkOptions) -> None:
         if file.suffix not in FORMATS:
             raise HartError(f"--output {file}: give a file that ends in {' or '.join(FORMATS)}")
         require_writable_file(file)
-    if options.clock == "cpu" and (options.threads != 1 or options.device not in (None, "cpu")):
-        raise HartError("--clock cpu needs --threads 1 and the CPU: processor time adds up over threads")
     if options.threads is not None and options.threads > (processors := os.cpu_count() or 1):
         raise HartError(f"--threads {options.threads}: this machine has {counted(processors, 'processor')}")
     import torch
@@ -74,7 +72,10 @@ def benchmark(options: BenchmarkOptions) -> None:
     from hart.benchmark.machine import host_clock
     from hart.benchmark.measure import benchmark as measure
     from hart.benchmark.report import markdown
+    from hart.devices import resolve_device
 
+    if options.clock == "cpu" and (options.threads != 1 or resolve_device(options.device).type != "cpu"):
+        raise HartError("--clock cpu needs --threads 1 and --device cpu: processor time adds up over threads")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with progress(f"loading {options.model}") as report:

@@ -170,12 +170,17 @@ class HartGroup(LazyGroup):
             if type(error).__name__ == "NoArgsIsHelpError":  # nothing was given: this is the whole --help
                 typer.echo(error, err=True)
                 sys.exit(BAD_INPUT)
+            from pydantic import ValidationError  # takes longer to import than --help
+
+            from hart.strict import explain
+
+            param, cause = getattr(error, "param", None), error.__cause__
+            if param is not None and isinstance(cause, ValidationError):  # by which typer reads values
+                _fail(explain(cause, object, "/".join(param.opts)))
             # errors of the argument parser format themselves
             say = getattr(error, "format_message", None)
             if say is not None:
-                # without pydantic's own words, which typer has from it
-                said = str(say()).replace(": Value error, ", ": ").replace(": Input should be ", ": must be ")
-                _fail(f"{said.rstrip('.')}{_help(error)}; see --help")
+                _fail(f"{str(say()).rstrip('.')}{_help(error)}; see --help")
             from hart.devices import is_out_of_memory  # loads PyTorch, which --help does not wait for
 
             if is_out_of_memory(error):

@@ -34,6 +34,7 @@ UNSENT_BYTES = 2**14
 def serve(options: ServeOptions) -> None:
     """Serve a page and OpenAI's Images API on one port, until Ctrl-C; requests of several people share batches."""
     with needs_extra("serve"):
+        import python_multipart  # noqa: F401 - starlette asks for it at the first form
         import uvicorn
 
         from hart.serving.run import app_from_options, configure_logging, web_config

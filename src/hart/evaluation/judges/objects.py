@@ -74,6 +74,7 @@ class Mask2FormerDetector(Frozen):
 
     def __init__(self, source: str, device: torch.device, image_size: int) -> None:
         """Raises `HartError` for what cannot be loaded, or does not tell COCO's 80 classes."""
+        import scipy  # noqa: F401 - transformers asks for it when it has read the weights
         from transformers import Mask2FormerForUniversalSegmentation
 
         network = load_frozen(Mask2FormerForUniversalSegmentation, source, "detector")
