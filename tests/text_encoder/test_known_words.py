@@ -44,6 +44,11 @@ def test_words_of_captions_are_known_with_their_accents(shipped: CompactTextEnco
         ("a red apple, old noto style", "a red apple, old noto style"),
         ("three cats and a dog, medium-dark skin tone", "three cats and a dog, medium-dark skin tone"),
         ("antidisestablishmentarianism", "antidisestablishmentarianism"),  # near to no name
+        ("two girafes", "two giraffes"),
+        ("a lightblue pumkin", "a light blue pumpkin"),
+        ("juggle", "person juggling"),
+        ("two chiefs", "two chiefs"),  # no "chefs": the thesaurus leaves a chief
+        ("pomme", "pomme"),  # near "poop" by its letters alone
         ("\U0001f438", "frog"),
     ],
 )
@@ -64,11 +69,11 @@ def test_a_long_text_of_unknown_words_costs_little_and_none_of_them_are_kept_for
         return torch.ones(len(texts), 2)
 
     monkeypatch.setattr(known_words, "KEPT_WORDS", 5)
-    reader = WordReader(KnownWords(frozenset(), ("cat",)), None, encode, tokens=16)
-    words = [chr(ord("a") + i // 26) + chr(ord("a") + i % 26) for i in range(500)]
+    reader = WordReader(KnownWords(frozenset(), ("moon",)), None, encode, tokens=16)
+    words = ["moon" + chr(ord("a") + i // 26) + chr(ord("a") + i % 26) for i in range(500)]
     read, replaced = reader(" ".join(words))
-    assert read.split() == ["cat"] * 16 + words[16:], "what is beyond the tokens is not read, and so not looked up"
-    assert encoded == ["cat", *words[:16]] and [one.said for one in replaced] == words[:16]
+    assert read.split() == ["moon"] * 16 + words[16:], "what is beyond the tokens is not read, and so not looked up"
+    assert encoded == ["moon", *words[:16]] and [one.said for one in replaced] == words[:16]
     assert len(reader._near) <= 5
 
 

@@ -107,8 +107,6 @@ class CompactTextEncoder(nn.Module):
         Raises `HartError` if the tokenizer's vocabulary is not of the configured size.
         """
         super().__init__()
-        if config.kind != "compact":
-            raise HartError(f"a compact text encoder cannot be built from a {config.kind!r} configuration")
         if tokenizer.get_vocab_size() != config.vocabulary_size:
             raise HartError(
                 f"the tokenizer has {tokenizer.get_vocab_size()} word pieces and the configuration says "

@@ -1,5 +1,6 @@
-"""Words that a model's captions had, and what others are read as: what a thesaurus says, or else the nearest name, as
-in kNN-Diffusion (arXiv 2204.02849), but word by word, so that colours, places and counts of a prompt stay as they are.
+"""Words that a model's captions had, and what others are read as: what a thesaurus says, or else a name of like letters
+or the nearest one, as in kNN-Diffusion (arXiv 2204.02849), but word by word, so that colours, places and counts of a
+prompt stay as they are.
 
 A transformer learns the words of its captions and little around them, although the text encoder puts others next to
 them. `known_words.json` in the folder of a model lists them; without it, all words are read as they are. Its thesaurus,
@@ -15,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -36,6 +38,10 @@ LEAST_COSINE = 0.64
 """Words that are farther from all names are read as they are."""
 KEPT_WORDS = 4096
 """Whose nearest names are remembered: a server reads the words of everybody."""
+SPELT = range(5, 31)
+"""Letters of words that may be misspelt: of shorter ones many are words of another language."""
+STEM = 4
+"""Letters that say that two words are of one stem, and the fewest of known words that are written together."""
 _LETTER = "a-zß-öø-ɏ"
 _WORD = re.compile(rf"[{_LETTER}]+(?:['-][{_LETTER}]+)*", re.IGNORECASE)
 """Marks at its ends are quotation marks and dashes."""
@@ -118,6 +124,30 @@ class KnownWords:
         """The name that has the same letters; "" if none has, and for a name."""
         return "" if words in self._lower_names else self._run_together.get(_letters(words), "")
 
+    @cached_property
+    def _in_names(self) -> frozenset[str]:
+        """Single words of names, and their plurals."""
+        words = {word for name in self._lower_names for word in _WORD.findall(name)}
+        return frozenset(words | set(map(self.plural, words)))
+
+    def corrected(self, word: str) -> str:
+        """The one word of names of which another is a misspelling: after its first letter there is one too few, too
+        many or wrong, or two are the other way round. "" if there is none, or more than one."""
+        found = set()
+        for at in range(1, len(word) + 1) if len(word) in SPELT else ():
+            before, after = word[:at], word[at:]
+            found |= {before + after[1:], before + after[1:2] + after[:1] + after[2:]}
+            found |= {before + letter + rest for letter in ascii_lowercase for rest in (after, after[1:])}
+        found &= self._in_names
+        return found.pop() if len(found) == 1 else ""
+
+    def apart(self, word: str) -> str:
+        """Two known words that hyphens join or that are written as one: "dark-green" and "lightblue" -> "light blue";
+        "" if there is no such way."""
+        places = range(STEM, len(word) - STEM + 1) if len(word) in SPELT else ()
+        ways = (word.replace("-", " "), *(f"{word[:at]} {word[at:]}" for at in places))
+        return next((way for way in ways if way != word and not self.unknown(way)), "")
+
 
 @dataclasses.dataclass(frozen=True)  # nothing to check: what a file holds is checked as it is read
 class Thesaurus:
@@ -172,7 +202,8 @@ class WordReader:
     """Puts a name in the place of words that are not known.
 
     In turn: the name with the same letters, the known word of which one is the plural, what the thesaurus says, the
-    known words that hyphens join, and the name nearest by the text encoder. Names are encoded when first needed.
+    known words that it joins, the word of names of which it is a misspelling, and the name nearest by the text encoder.
+    Names are encoded when first needed.
     """
 
     def __init__(self, known: KnownWords, thesaurus: Thesaurus | None, encode: Encode, tokens: int) -> None:
@@ -229,8 +260,8 @@ class WordReader:
                 return one
         if (listed := self._listed(word, alone)) is not None:
             return listed
-        apart = word.replace("-", " ")  # "dark-green" is no "green leaf"
-        return apart if apart != word and not self.known.unknown(apart) else self._nearest(word)
+        # by the text encoder "dark-green" would be a "green leaf", and "pumkin" a "fuel pump"
+        return self.known.apart(word) or self.known.corrected(word) or self._nearest(word)
 
     def _listed(self, words: str, alone: bool) -> str | None:
         """What the thesaurus says: a name, "" to leave the words as they are, None if it does not have them."""
@@ -254,7 +285,8 @@ class WordReader:
         if self._names is None:
             self._names = F.normalize(self._encode(self.known.names).float(), dim=1)
         cosine, place = (self._names @ F.normalize(self._encode([word]).float(), dim=1)[0]).max(dim=0)
-        near = self.known.names[int(place)] if cosine >= LEAST_COSINE else ""
+        name = self.known.names[int(place)]
+        near = name if cosine >= LEAST_COSINE and _of_one_stem(word, name) else ""
         if len(self._near) >= KEPT_WORDS:
             self._near.clear()
         self._near[word] = near
@@ -270,6 +302,12 @@ def _plain(words: str) -> str:
     """In lower case, without accents, as the word pieces are: "Piñata" -> "pinata"."""
     apart = unicodedata.normalize("NFD", words.lower())
     return "".join(letter for letter in apart if not unicodedata.combining(letter))
+
+
+def _of_one_stem(word: str, name: str) -> bool:
+    """Whether a word has the beginning of one in a name. The nearest of others is as often one of like letters ("poop"
+    for "pomme") as of like meaning."""
+    return any(len(part) >= STEM and part[:STEM] in word for part in _WORD.findall(_plain(name)))
 
 
 def _letters(words: str) -> str:

@@ -164,6 +164,8 @@ def test_interval_of_a_biased_statistic_holds_its_value() -> None:
         assert figure.value == frechet_distance(Gaussian.of(x), Gaussian.of(y))
         assert figure.low is not None and figure.high is not None
         assert figure.low < figure.value < figure.high
+    same = frechet_figure(x, x, torch.Generator().manual_seed(0), 20, paired=True)
+    assert same.high == pytest.approx(0, abs=1e-9), "pairs are resampled together"
 
 
 def test_intervals_follow_from_the_generator_and_can_be_left_out() -> None:

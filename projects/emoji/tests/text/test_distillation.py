@@ -100,6 +100,14 @@ def test_wordnet_things_are_common_nouns_that_can_be_drawn(sources: Path) -> Non
     assert words.glosses == ("a young dog",)
 
 
+@pytest.mark.parametrize("name", ["data.noun", "index.noun"])
+def test_damaged_wordnet_is_named(sources: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(sources, tmp_path / "wordnet")
+    (folder / name).write_text((folder / name).read_text()[:-80])
+    with pytest.raises(HartError, match=r"noun: damaged at .* again"):
+        read_wordnet(folder, {"puppy": 5})
+
+
 def test_corpus_is_distinct_weighted_and_repeatable(sources: Path) -> None:
     emoji, wordnet = read_emoji_words(sources), read_wordnet(sources, {"puppy": 5, "red": 0, "dog": 3})
     corpus = build_corpus(emoji, wordnet, 100, random.Random(0))

@@ -114,9 +114,7 @@ def instances(classes: Tensor, masks: Tensor, names: Mapping[int, str], seen: in
         for size in (seen, image_size):
             logits = F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=False)
         mask = logits[0, 0] > 0
-        if not mask.any():
-            continue
-        sure = score * float(logits[0, 0].sigmoid()[mask].mean())
+        sure = score * float(logits[0, 0].sigmoid()[mask].mean())  # NaN for an empty mask, which is not above
         if sure > CONFIDENCE:
             found.append(Found(names[label], _box(mask), sure, mask.cpu()))
     return found

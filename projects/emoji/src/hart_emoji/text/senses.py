@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart_emoji.text.wordnet import Synset, explained_lemmas, lines, require_files
+from hart_emoji.text.wordnet import Synset, entries, explained_lemmas, require_files
 
 PARTS_OF_SPEECH = {"noun": "1", "verb": "2", "adj": "3", "adv": "4"}
 """By the ending of a file's name, with their number in sense keys; adjective satellites have one of their own."""
@@ -44,8 +44,8 @@ class Senses:
             for lemma, synsets in explained_lemmas(folder, part):
                 self._of[lemma] += [(number, synset) for synset in synsets]
             if (folder / f"{part}.exc").is_file():
-                self._bases |= dict(map(_exception, lines(folder / f"{part}.exc")))
-        self._uses = dict(map(_uses, lines(folder / "cntlist.rev")))
+                self._bases |= dict(entries(folder / f"{part}.exc", _exception))
+        self._uses = dict(entries(folder / "cntlist.rev", _uses))
         self._counted = {word for (word, _, _), uses in self._uses.items() if uses}
 
     @property

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from hart import HartError
 from hart.files import read_text
+from hart.strict import clipped
+
+T = TypeVar("T")
 
 FILE_LIMIT = 2**28
 """Bytes of one file."""
@@ -31,20 +35,36 @@ def require_files(folder: Path, names: Sequence[str]) -> None:
             raise HartError(f"{folder / name}: not found; install WordNet (Debian: wordnet-base) or correct the path")
 
 
-def lines(path: Path) -> Iterator[str]:
-    """Of a file, without its licence, which is indented."""
-    return (line for line in read_text(path, FILE_LIMIT).split("\n") if line and not line.startswith("  "))
+def entries(path: Path, read: Callable[[str], T]) -> Iterator[T]:
+    """What `read` makes of the lines of a file, without its licence, which is indented.
+
+    Raises `HartError` for a file in which it fails.
+    """
+    for line in read_text(path, FILE_LIMIT).split("\n"):
+        if line and not line.startswith("  "):
+            try:
+                yield read(line)
+            except (ValueError, LookupError):
+                raise HartError(
+                    f"{path}: damaged at {clipped(line, 40)!r}, or not of the WordNet beside it; install WordNet "
+                    "(Debian: wordnet-base) again"
+                ) from None
 
 
 def lemmas(folder: Path, part: str) -> Iterator[tuple[str, list[str]]]:
     """Words and phrases of a part of speech ("noun"), each with the offsets of its synsets, the most used first."""
-    return map(_lemma, lines(folder / f"index.{part}"))
+    return entries(folder / f"index.{part}", _lemma)
 
 
 def explained_lemmas(folder: Path, part: str) -> Iterator[tuple[str, list[Synset]]]:
     """The same with the synsets themselves."""
-    synsets = dict(map(_synset, lines(folder / f"data.{part}")))
-    return ((lemma, [synsets[offset] for offset in offsets]) for lemma, offsets in lemmas(folder, part))
+    synsets = dict(entries(folder / f"data.{part}", _synset))
+
+    def explained(line: str) -> tuple[str, list[Synset]]:
+        lemma, offsets = _lemma(line)
+        return lemma, [synsets[offset] for offset in offsets]
+
+    return entries(folder / f"index.{part}", explained)
 
 
 def _synset(line: str) -> tuple[str, Synset]:
