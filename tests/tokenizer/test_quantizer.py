@@ -53,6 +53,10 @@ def test_any_number_of_phi_is_spread_over_the_scales(shared: int) -> None:
     assert list(table) == sorted(table)
 
 
+def test_other_numbers_of_phi_than_four_are_at_the_middles_of_equal_parts() -> None:
+    assert shared_phi_table(17, 3) == (0,) * 6 + (1,) * 5 + (2,) * 6
+
+
 @given(schedule=schedules, seed=st.integers(0, 99))
 def test_the_contributions_of_all_codes_are_the_quantised_latent(schedule: ScaleSchedule, seed: int) -> None:
     module = quantizer(seed)
