@@ -13,7 +13,7 @@ from PIL import Image
 from hart.data.loader import ImageLoader
 from hart.data.opening import open_source
 from hart.data.order import BLOCK, BucketOrder, SampleOrder, buckets_of, nearest_shape, shape_of
-from hart.data.samples import Sample
+from hart.data.samples import Damage, Sample
 from hart.data.transforms import ImageTransform
 from hart.errors import HartError
 from image_files import numbered, write_numbered_shards
@@ -78,7 +78,7 @@ def test_a_stream_cannot_be_sorted(tmp_path: Path) -> None:
 def test_one_bucket_is_the_usual_order() -> None:
     weights = torch.rand(30, generator=torch.Generator().manual_seed(0))
     order, usual = BucketOrder(torch.zeros(30, dtype=torch.int64), weights, 5), SampleOrder(weights, 5)
-    for step in (0, 3, 17):
+    for step in (0, 3, 17, BLOCK + 5):
         assert torch.equal(order.batch(step, 8), usual.batch(step, 8))
     assert order.anywhere(0.4, 9) == usual.anywhere(0.4)
 
@@ -107,7 +107,8 @@ def test_the_shape_is_that_of_the_upright_image(tmp_path: Path) -> None:
     exif[0x0112] = 6  # a quarter turn
     Image.new("RGB", (40, 10)).save(stream, "JPEG", exif=exif)
     assert shape_of(Sample("a.jpg", stream.getvalue()), SHAPES) == 2
-    assert shape_of(Sample("b.jpg", b"no image"), SHAPES) == 0
+    for unread in (Sample("b.jpg", b"no image"), Damage("c.jpg", "no such file")):
+        assert shape_of(unread, SHAPES) == 0
     (tmp_path / "a.jpg").write_bytes(stream.getvalue())
     source = open_source(tmp_path, "all")
     assert buckets_of(source, SHAPES).tolist() == [2]  # type: ignore[arg-type]
