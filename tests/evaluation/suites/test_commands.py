@@ -96,7 +96,7 @@ def test_generation_goes_on_after_a_stop(text_model: Path, tmp_path: Path, monke
     [
         (("--scales", "1,x"), "--scales[1]"),
         (("--distance", "lpips"), "'lpips' needs weights"),
-        (("--limit", "3"), "'--limit': must be greater"),
+        (("--limit", "3"), "--limit must be at least 4"),
     ],
 )
 def test_bad_input_is_one_line(text_model: Path, tmp_path: Path, given: tuple[str, ...], said: str) -> None:
