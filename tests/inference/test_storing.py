@@ -235,7 +235,7 @@ def test_wrong_adapters_leave_no_model(model: Path, tmp_path: Path) -> None:
     assert "give --lora too" in refused(run("convert", model, tmp_path / "own", "--lora-scale", 2))
     for scale in ("nan", 50):
         said = refused(run("convert", model, tmp_path / "own", "--lora", tmp_path, "--lora-scale", scale))
-        assert "--lora-scale must be at most 10, not 'nan'" in said
+        assert f"--lora-scale must be at most 10, not '{scale}'" in said
     assert not (tmp_path / "own").exists()
 
 
