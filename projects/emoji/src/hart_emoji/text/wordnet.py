@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from hart import HartError
 from hart.files import read_text
-from hart.strict import clipped
 
 T = TypeVar("T")
 
@@ -46,7 +45,7 @@ def entries(path: Path, read: Callable[[str], T]) -> Iterator[T]:
                 yield read(line)
             except (ValueError, LookupError):
                 raise HartError(
-                    f"{path}: damaged at {clipped(line, 40)!r}, or not of the WordNet beside it; install WordNet "
+                    f"{path}: damaged at {line[:40]!r}, or not of the WordNet beside it; install WordNet "
                     "(Debian: wordnet-base) again"
                 ) from None
 
