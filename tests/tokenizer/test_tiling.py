@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from hart.config import TokenizerConfig
 from hart.tokenizer.autoencoder import Decoder
@@ -26,3 +29,25 @@ def test_strips_make_the_same_image(shape: tuple[int, int], pixels: int, patch_s
     single = decoder.float()
     found = decode_in_strips(single, latent.float(), pixels)
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+class ConvolvedRows(TorchFunctionMode):
+    """The most rows that a convolution saw, by the width of its map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most: dict[int, int] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.conv2d and args[1].shape[-1] == 3:
+            height, width = args[0].shape[2:]
+            self.most[width] = max(self.most.get(width, 0), height)
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_no_convolution_above_the_lowest_resolution_sees_more_than_a_strip() -> None:
+    with ConvolvedRows() as seen:
+        decode_in_strips(Decoder(SIZES), random_tensor(1, SIZES.latent_channels, 6, 6), pixels=4 * 24)
+    # beside 8 and 4 rows of the larger maps, one above and below: of the neighbours, or of zeros
+    assert seen.most == {6: 8, 12: 10, 24: 6}
