@@ -47,6 +47,7 @@ def server() -> Iterator[Running]:
         ({"prompt": "x", "aspect": "1:1", "size": "16x16"}, "aspect", "in place of a size"),
         ({"prompt": "x", "seed": 2**63 - 1}, "seed", "less than or equal to"),
         ({"prompt": "x", "guidance_scale": 1e400}, "guidance_scale", "finite number"),
+        ({"prompt": "x", "second_prompt": "y", "weights": [1e400]}, "weights.0", "finite number"),
         ({"prompt": "x", "guidance_scale": 2000}, "guidance_scale", "guidance_scale must be at most 1,000"),
         ({"prompt": "x", "output_format": "gif"}, "output_format", "'png', 'jpeg' or 'webp'"),
         ({"prompt": "x", "background": "transparent"}, "background", "'auto' or 'opaque'"),
