@@ -47,6 +47,7 @@ def server() -> Iterator[Running]:
         ({"prompt": "x", "aspect": "1:1", "size": "16x16"}, "aspect", "in place of a size"),
         ({"prompt": "x", "seed": 2**63 - 1}, "seed", "less than or equal to"),
         ({"prompt": "x", "guidance_scale": 1e400}, "guidance_scale", "finite number"),
+        ({"prompt": "x", "second_prompt": "y", "weights": [1e400]}, "weights.0", "finite number"),
         ({"prompt": "x", "guidance_scale": 2000}, "guidance_scale", "guidance_scale must be at most 1,000"),
         ({"prompt": "x", "output_format": "gif"}, "output_format", "'png', 'jpeg' or 'webp'"),
         ({"prompt": "x", "background": "transparent"}, "background", "'auto' or 'opaque'"),
@@ -284,6 +285,8 @@ def test_variations_keep_scales_or_colours(server: Running) -> None:
 def test_a_form_that_is_too_large_or_broken(server: Running) -> None:
     error(edit(server, bytes(UPLOAD_BYTES)), 413)
     headers = {"content-type": "multipart/form-data; boundary=x"}
+    announced = headers | {"content-length": str(UPLOAD_BYTES + 1)}  # refused before it is sent
+    error(server.http.post("/v1/images/edits", content=b"", headers=announced), 413)
     for content in (b"", b"--x\r\nrubbish", b"--y\r\n", b"--x\r\nContent-Disposition: form-data\r\n\r\n1\r\n--x--\r\n"):
         error(server.http.post("/v1/images/edits", content=content, headers=headers), 400)
     error(server.http.post("/v1/images/edits", content=b"1", headers={"content-type": "multipart/form-data"}), 400)

@@ -46,6 +46,10 @@ def test_words_of_captions_are_known_with_their_accents(shipped: CompactTextEnco
         ("antidisestablishmentarianism", "antidisestablishmentarianism"),  # near to no name
         ("two girafes", "two giraffes"),
         ("a lightblue pumkin", "a light blue pumpkin"),
+        ("two crossants", "two croissants"),  # no "cross ants"
+        ("a cat's hat", "a cat hat"),
+        ("three stories and peaks", "three stories and peaks"),  # no "stores" and "pears": stories are of a story
+        ("weeding and trekking", "weeding and trekking"),  # no "wedding" and "trek king"
         ("juggle", "person juggling"),
         ("two chiefs", "two chiefs"),  # no "chefs": the thesaurus leaves a chief
         ("pomme", "pomme"),  # near "poop" by its letters alone

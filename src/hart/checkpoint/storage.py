@@ -176,7 +176,7 @@ def fill_module(
         state = {name: views.get_tensor(first) for name, first in stored.items()}
         _quantize_as(module, state)
         _require_fitting(module, state, path, str)
-        _require_room(state, dtype, path)
+        _require_room({name: state[name] for name in state if not name.startswith(f"{mapped}.")}, dtype, path)
         for name in sorted(state, key=lambda name: state[name].dtype in LARGEST):  # after their scales and biases
             value = file.get_tensor(stored[name])
             require_finite(value, path, stored[name])

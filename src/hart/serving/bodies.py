@@ -98,15 +98,18 @@ class Bodies:
     ) -> AsyncIterator[Content]:
         """What `read` makes of a body of at most so many bytes. What has come counts, not what was announced: who sends
         slowly keeps nobody out."""
-        held = 0
+        held, too_large = 0, ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
         late = ApiError(408, "the body of the request did not arrive in time")
         late.headers["Connection"] = "close"  # else the rest may still come, as slowly as the client likes
 
         async def chunks() -> Chunks:
             nonlocal held
+            announced = request.headers.get("content-length", "0")
+            if announced.isdecimal() and int(announced) > limit:  # before the client is told to send it
+                raise too_large
             async for chunk in request.stream():
                 if held + len(chunk) > limit:
-                    raise ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
+                    raise too_large
                 self.room.take(len(chunk))
                 held += len(chunk)
                 yield chunk

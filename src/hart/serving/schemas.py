@@ -97,7 +97,7 @@ SamplingFields = create_model("SamplingFields", **{name: _optional(name, field) 
 class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made above
     """What all three requests have in common."""
 
-    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
 
     model: str | None = None
     """Name of a served model, by default the first. OpenAI's names get that one too, and the answer says so."""

@@ -13,7 +13,7 @@ import dataclasses
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 from string import ascii_lowercase
@@ -45,6 +45,7 @@ STEM = 4
 _LETTER = "a-zß-öø-ɏ"
 _WORD = re.compile(rf"[{_LETTER}]+(?:['-][{_LETTER}]+)*", re.IGNORECASE)
 """Marks at its ends are quotation marks and dashes."""
+_DOUBLED = re.compile(r"[aeiou]([bdgklmnprtvz])\1$")
 _ARTICLES = frozenset({"a", "an", "the"})
 _JOINED = re.compile(r"\b(and|at|from|in|of|on|over|to|with)\b")
 """In names whose last word does not take the plural."""
@@ -201,9 +202,9 @@ class Replaced(NamedTuple):
 class WordReader:
     """Puts a name in the place of words that are not known.
 
-    In turn: the name with the same letters, the known word of which one is the plural, what the thesaurus says, the
-    known words that it joins, the word of names of which it is a misspelling, and the name nearest by the text encoder.
-    Names are encoded when first needed.
+    In turn: the name with the same letters, the known word of which one is the plural or that owns something, what the
+    thesaurus says, the word of names of which it is a misspelling, the known words that it joins, and the name nearest
+    by the text encoder. Names are encoded when first needed.
     """
 
     def __init__(self, known: KnownWords, thesaurus: Thesaurus | None, encode: Encode, tokens: int) -> None:
@@ -255,13 +256,17 @@ class WordReader:
         """The name for a word that is not known; "" if there is none."""
         if name := self.known.spelt(word):
             return name
-        for one in self.known.singulars(word):
+        word = word.removesuffix("'s")
+        for one in (word, *self.known.singulars(word)):
             if one in self.known.words:
                 return one
         if (listed := self._listed(word, alone)) is not None:
             return listed
+        # "weeding" is no "wedding", and "clipping" no "clip ping"
+        if any(base in self.known.words or self._listed(base, True) is not None for base in _bases(word)):
+            return self._nearest(word)
         # by the text encoder "dark-green" would be a "green leaf", and "pumkin" a "fuel pump"
-        return self.known.apart(word) or self.known.corrected(word) or self._nearest(word)
+        return self.known.corrected(word) or self.known.apart(word) or self._nearest(word)
 
     def _listed(self, words: str, alone: bool) -> str | None:
         """What the thesaurus says: a name, "" to leave the words as they are, None if it does not have them."""
@@ -308,6 +313,16 @@ def _of_one_stem(word: str, name: str) -> bool:
     """Whether a word has the beginning of one in a name. The nearest of others is as often one of like letters ("poop"
     for "pomme") as of like meaning."""
     return any(len(part) >= STEM and part[:STEM] in word for part in _WORD.findall(_plain(name)))
+
+
+def _bases(word: str) -> Iterator[str]:
+    """What a word may be a form of, as English makes most: "stories", "smiled", "clipping", "whiter"."""
+    for end in ("s", "es", "ed", "ing", "er", "est"):
+        base = word.removesuffix(end)
+        if base != word and len(base) >= STEM - 1:
+            yield base
+            if end != "s":
+                yield from (f"{base}e", re.sub("i$", "y", base), base[:-1] if _DOUBLED.search(base) else base)
 
 
 def _letters(words: str) -> str:
