@@ -143,6 +143,13 @@ def test_floats_and_wide_integers_are_taken_by_their_range(values: list[float], 
     as_rgb(decode_image(encoded(not_a_number, "TIFF")))
 
 
+def test_lab_is_read_by_its_colours() -> None:
+    # L* of 255 is 100; a* and b* are signed bytes. Red, blue and grey of sRGB in the white of D50, as TIFF has it
+    lab = np.array([[(112, 64, 47), (123, -5, -50), (98, 0, 0)]], np.int64).astype(np.uint8)
+    seen = np.asarray(as_rgb(decode_image(encoded(Image.fromarray(lab, "LAB"), "TIFF")))).astype(int)
+    assert np.abs(seen - [[(200, 30, 30), (25, 120, 200), (90, 90, 90)]]).max() <= 2
+
+
 # --- colours
 
 SRGB = {"r": (0.43607, 0.22249, 0.01392), "g": (0.38515, 0.71687, 0.09708), "b": (0.14307, 0.06061, 0.71410)}

@@ -144,6 +144,10 @@ def as_rgb(image: Image.Image) -> Image.Image:
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if image.mode[0] in "IF":
         image = _grey_of_8_bits(image)
+    elif image.mode == "LAB":  # which Pillow converts by profiles alone
+        lab, srgb = (ImageCms.createProfile(space) for space in ("LAB", "sRGB"))
+        image = ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
+        profile = None
     elif image.mode not in CONVERTED:
         image = image.convert("L" if image.mode[:2] in ("LA", "La") else "RGB")
     transform = _to_srgb(profile, image.mode)
