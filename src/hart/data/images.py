@@ -144,11 +144,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if image.mode[0] in "IF":
         image = _grey_of_8_bits(image)
-    elif image.mode == "LAB":  # which Pillow converts by profiles alone
-        lab, srgb = (ImageCms.createProfile(space) for space in ("LAB", "sRGB"))
-        image = ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
-        profile = None
-    elif image.mode not in CONVERTED:
+    elif image.mode not in (*CONVERTED, "LAB"):
         image = image.convert("L" if image.mode[:2] in ("LA", "La") else "RGB")
     transform = _to_srgb(profile, image.mode)
     image = image.convert("RGB") if transform is None else transform.apply(image)
@@ -163,10 +159,13 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
     """What converts pixels of an ICC profile; None for one that changes nothing, or that viewers do not follow either:
     it is damaged, of other channels, or has steps of its own ("mpet"), which may be as many as its author likes."""
+    srgb = ImageCms.createProfile("sRGB")
+    if mode == "LAB":  # which says its colours itself, and which Pillow converts in no other way
+        return ImageCms.buildTransform(ImageCms.createProfile("LAB"), srgb, mode, "RGB")
     if not profile or b"mpet" in profile or mode not in CONVERTED:
         return None
     try:
-        transform = ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), mode, "RGB")
+        transform = ImageCms.buildTransform(io.BytesIO(profile), srgb, mode, "RGB")
     except ImageCms.PyCMSError:
         return None
     # sRGB has many names, and differs from itself by rounding
