@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Unpack
 
@@ -53,7 +53,7 @@ from hart.generation.requests import (
 from hart.grids import ScaleSchedule
 from hart.inference.components import Components, of_type
 from hart.inference.editing import Editing
-from hart.inference.memory import SAVING, require_memory
+from hart.inference.memory import require_memory
 from hart.layers.linear import own_types
 from hart.sizes import SizeOptions, requested_schedule
 from hart.strict import whole_number
@@ -166,20 +166,19 @@ class HartPipeline(Editing):
         *,
         batch_size: int | None = None,
         second_prompt: bool = False,
-        savings: Collection[str] = SAVING,
         sampling: SamplingConfig | None = None,
         **settings: Unpack[SamplingOptions],
     ) -> None:
         """Raise `HartError` if a call for so many images of this schedule needs more memory than there is.
 
-        second_prompt: whether they have one, of a mix or of an edit's source. savings: options that the error may
-        advise. All else is as in a call, which does not ask, with one value for all images.
+        second_prompt: whether they have one, of a mix or of an edit's source. All else is as in a call, which does not
+        ask, with one value for all images.
         """
         parts = self._components
         sampling = checked_settings(self._config_of(parts), sampling, settings, schedule)
         branches = 1 + (sampling.guidance_scale > 0) + second_prompt
         images = min(images, _checked_batch(batch_size, parts))
-        require_memory(self.config.replace(sampling=sampling), parts, schedule, images, branches, savings)
+        require_memory(self.config.replace(sampling=sampling), parts, schedule, images, branches)
 
     @torch.inference_mode(False)
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:
