@@ -169,10 +169,7 @@ def save_tokenizer(folder: AnyPath, tokenizer: HybridTokenizer) -> None:
 
 def load_tokenizer(name: AnyPath) -> HybridTokenizer:
     """A tokenizer in evaluation mode: one that `save_tokenizer` wrote, or that of any model (`resolve_model`), of which
-    nothing else is read.
-
-    Raises `HartError`.
-    """
+    nothing else is read. Raises `HartError`."""
     folder, layout = _with_tokenizer(name)
     with without_memory():
         tokenizer = HybridTokenizer(tokenizer_config(folder)).eval()
@@ -209,10 +206,8 @@ def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTo
 
 
 def with_decoder(model: LoadedModel, name: AnyPath) -> LoadedModel:
-    """A model with the tokenizer `name`, of which only the decoder may differ from the model's own.
-
-    Raises `HartError` if images would get other codes, which the transformer does not know.
-    """
+    """A model with the tokenizer `name`, of which only the decoder may differ from the model's own. Raises `HartError`
+    if images would get other codes, which the transformer does not know."""
     ours, theirs = model.tokenizer, over_scales(load_tokenizer(name), model.tokenizer.config.scales)
     codes = [
         (each.config.replace(output_padding="zeros", commitment_weight=0), fingerprint(each, each.DECODING))

@@ -72,10 +72,8 @@ class ImageSet:
         return found
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, tuple[Sample, ...]]]:
-        """All images, `size` at a time: (B, 3, H, W) uint8, 0 to 255, and what is said about each.
-
-        Raises `HartError` when none or too few of them can be read.
-        """
+        """All images, `size` at a time: (B, 3, H, W) uint8, 0 to 255, and what is said about each. Raises `HartError`
+        when none or too few of them can be read."""
         self.damaged.clear()
         sound = decoded(self._samples(), self.transform, self.damaged)
         count = 0
