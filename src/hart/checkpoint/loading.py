@@ -144,11 +144,7 @@ def opens_in_8_bits(folder: Path) -> bool:
 
 
 def save_model(
-    folder: AnyPath,
-    config: HartConfig,
-    tokenizer: HybridTokenizer,
-    hart: Hart,
-    dtype: torch.dtype | None = None,
+    folder: AnyPath, config: HartConfig, tokenizer: HybridTokenizer, hart: Hart, dtype: torch.dtype | None = None
 ) -> None:
     """Write the project's layout; the configuration last, so that an unfinished folder is not taken for a model.
 

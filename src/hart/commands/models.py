@@ -22,8 +22,7 @@ from hart.strict import counted
 
 @options_from_config
 def reconstruct(
-    options: ModelOptions,
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    options: ModelOptions, images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)]
 ) -> None:
     """Encode and decode images with a model's tokenizer or one alone: input, discrete and hybrid side by side, with
     PSNR in dB."""
