@@ -20,7 +20,7 @@ from torch import Tensor
 from hart.checkpoint.storage import read_safetensors, write_safetensors
 from hart.errors import HartError
 from hart.evaluation.metrics.features import EfficientNetLite
-from hart.networks.image_reward import MOST_TOKENS, RewardNetwork, load_image_reward
+from hart.networks.image_reward import MOST_TOKENS, load_image_reward
 from hart.networks.pretrained import CLIP, Frozen, load_frozen, load_text_tokenizer, normalised, short_name
 from hart.strict import reason
 from hart.text_encoder import TextEncoder
@@ -82,11 +82,10 @@ class ClipScore(Frozen):
 class ImageReward(Frozen):
     """The reward, in deviations from its mean over the images that it was published with."""
 
-    def __init__(self, file: Path, tokenizer: str, device: torch.device, network: RewardNetwork | None = None) -> None:
-        """file: `ImageReward.pt`. tokenizer: folder or hub id of BERT's text tokenizer. network: one of other sizes,
-        for the file's weights. Raises `HartError`."""
+    def __init__(self, file: Path, tokenizer: str, device: torch.device) -> None:
+        """file: `ImageReward.pt`. tokenizer: folder or hub id of BERT's text tokenizer. Raises `HartError`."""
         name = "ImageReward"
-        super().__init__(load_image_reward(file, network), name, device, load_text_tokenizer(tokenizer, name))
+        super().__init__(load_image_reward(file), name, device, load_text_tokenizer(tokenizer, name))
         self.image_size = int(self.network.vision.config.image_size)
 
     @torch.inference_mode()
