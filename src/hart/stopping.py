@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TypeVar
 
@@ -17,9 +18,9 @@ T = TypeVar("T")
 
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if HANGUP is None else (HANGUP,)))
-HEARD = b"\nstopping after this step; a second signal ends at once\n"
 SHOW_CURSOR = b"\x1b[?25h"
 """Progress bars hide the cursor; after a second signal nothing would show it again."""
+HEARD = b"\nstopping; a second signal ends at once\n" + SHOW_CURSOR
 
 
 @contextmanager
@@ -47,6 +48,57 @@ def end_at_the_next(signals: Sequence[int]) -> None:
         signal.signal(known, signal.SIG_IGN if known == HANGUP else signal.SIG_DFL)
 
 
+@contextmanager
+def second_ends_at_once() -> Iterator[None]:
+    """In a block, the second of `SIGNALS` (unless of a closed terminal) ends the process even while an operation of
+    minutes keeps Python from handling the first. On a terminal a line says so if the block goes on for a second. Only
+    in the main thread, as `handled`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received, numbers = socket.socketpair()
+    numbers.setblocking(False)
+    former = signal.set_wakeup_fd(numbers.fileno(), warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(received,), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(former)
+        numbers.shutdown(socket.SHUT_WR)  # closing alone is no end where a forked process has it too
+        watcher.join()
+        numbers.close()
+        received.close()
+
+
+def _watch(received: socket.socket) -> None:
+    """Reads the numbers of signals, a byte each, as the interpreter writes them when they come."""
+    heard = False
+    while True:
+        try:
+            number = received.recv(1)
+        except TimeoutError:
+            _to_terminal(HEARD)
+            received.settimeout(None)
+            continue
+        if not number:
+            return
+        if number[0] not in SIGNALS:
+            continue
+        if heard and number[0] != HANGUP:
+            _to_terminal(SHOW_CURSOR)
+            os._exit(128 + number[0])
+        heard = True
+        received.settimeout(1)
+
+
+def _to_terminal(text: bytes) -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        with suppress(OSError):  # the terminal is gone
+            os.write(sys.stderr.fileno(), text)
+
+
 def leave_to_the_parent() -> None:
     """For a process that another one starts: Ctrl-C and a closed terminal reach both, but only the parent decides what
     to do; it ends this one by SIGTERM. A forked process would otherwise keep the parent's handlers."""
@@ -62,9 +114,11 @@ class StopSignal:
         self.number: int | None = None
         self._waiting = False
 
-    def heard(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def heard(self) -> Iterator[None]:
         """Handle the signals in a block."""
-        return handled(SIGNALS, self._hear)
+        with second_ends_at_once(), handled(SIGNALS, self._hear):
+            yield
 
     def unless_stopped(self, wait: Callable[[], T]) -> T | None:
         """The result of `wait`; None if a signal comes before or meanwhile, since the data may never come."""
@@ -86,9 +140,6 @@ class StopSignal:
         if sys.platform != "win32":
             # processes that read ahead may end at the same signal, for which torch would raise at any point
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if sys.stderr is not None and sys.stderr.isatty():
-            with suppress(OSError):  # the terminal is gone
-                os.write(sys.stderr.fileno(), HEARD + SHOW_CURSOR)
         if self._waiting:
             self._waiting = False
             raise _GivenUp
