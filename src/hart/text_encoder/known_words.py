@@ -45,6 +45,19 @@ STEM = 4
 _LETTER = "a-zß-öø-ɏ"
 _WORD = re.compile(rf"[{_LETTER}]+(?:['-][{_LETTER}]+)*", re.IGNORECASE)
 """Marks at its ends are quotation marks and dashes."""
+_SOUNDS = (
+    ("^kn", "n"),
+    ("^([grw])h", r"\1"),
+    ("ph", "f"),
+    ("c(?=[eiy])", "s"),
+    ("ck|[cq]", "k"),
+    ("x", "ks"),
+    ("y", "i"),
+    ("z", "s"),
+    (r"([^aeiou])\1e?$", r"\1"),
+    (r"([^aeiou])\1", r"\1"),
+)
+"""Spellings, and one for all that sound alike."""
 _DOUBLED = re.compile(r"[aeiou]([bdgklmnprtvz])\1$")
 _ARTICLES = frozenset({"a", "an", "the"})
 _JOINED = re.compile(r"\b(and|at|from|in|of|on|over|to|with)\b")
@@ -131,15 +144,26 @@ class KnownWords:
         words = {word for name in self._lower_names for word in _WORD.findall(name)}
         return frozenset(words | set(map(self.plural, words)))
 
+    @cached_property
+    def _sounding(self) -> dict[str, set[str]]:
+        """Words of names by how they sound."""
+        found: dict[str, set[str]] = {}
+        for word in self._in_names:
+            found.setdefault(_sound(word), set()).add(word)
+        return found
+
     def corrected(self, word: str) -> str:
         """The one word of names of which another is a misspelling: after its first letter there is one too few, too
-        many or wrong, or two are the other way round. "" if there is none, or more than one."""
-        found = set()
+        many or wrong, or two are the other way round; or else it sounds alike, as "dolfin" and "kamel" do. "" if there
+        is none, or more than one."""
+        found = set[str]()
         for at in range(1, len(word) + 1) if len(word) in SPELT else ():
             before, after = word[:at], word[at:]
             found |= {before + after[1:], before + after[1:2] + after[:1] + after[2:]}
             found |= {before + letter + rest for letter in ascii_lowercase for rest in (after, after[1:])}
         found &= self._in_names
+        if not found and len(word) in SPELT:
+            found |= self._sounding.get(_sound(word), set())
         return found.pop() if len(found) == 1 else ""
 
     def apart(self, word: str) -> str:
@@ -327,6 +351,12 @@ def _bases(word: str) -> Iterator[str]:
 
 def _letters(words: str) -> str:
     return re.sub("[ '-]", "", _plain(words))
+
+
+def _sound(word: str) -> str:
+    for spelling, sound in _SOUNDS:
+        word = re.sub(spelling, sound, word)
+    return word
 
 
 def _by_name(readings: Mapping[str, str]) -> dict[str, list[str]]:
