@@ -27,13 +27,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 
 def cell_text(value: Any) -> str:
-    """A value as tables show it, numbers with four digits."""
+    """A value as tables show it, fractions with four digits."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "**NO**"
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
     return str(value).replace("|", "/")
 
 

@@ -47,9 +47,7 @@ def is_shipped(name: str) -> bool:
 
 def local_folder(name: AnyPath) -> Path | None:
     """The folder that a model's name stands for on this machine: a shipped one, or a path; None if there is neither.
-
-    Raises `FileError` where it may not be read.
-    """
+    Raises `FileError` where it may not be read."""
     folder = user_path(name)
     there = os.path.isdir(folder)  # noqa: PTH112 - or a name of none
     # the `Path` of ./emoji says "emoji", and is a folder's where there is one

@@ -67,10 +67,8 @@ def from_transformers(load: Callable[[str], T], what: str, source: str, role: st
 
 
 def download(repository: str) -> Path:
-    """The folder of a hub model; if the hub cannot be reached, the copy of an earlier download.
-
-    Raises `CheckpointError` if there is neither.
-    """
+    """The folder of a hub model; if the hub cannot be reached, the copy of an earlier download. Raises
+    `CheckpointError` if there is neither."""
     try:
         files = _files(repository)
     except CheckpointError:
@@ -135,10 +133,7 @@ def _hub(failed: str, remedy: str) -> Iterator[None]:
 
 def needed_files(repository: str, files: Sequence[str]) -> list[str]:
     """The `files` of a repository that loading reads: JSON, packed or not, each part's preferred weights, the text
-    encoder's folder.
-
-    Raises `CheckpointError` for a repository with several VAR models.
-    """
+    encoder's folder. Raises `CheckpointError` for a repository with several VAR models."""
     needed = []
     for folder, patterns in FOLDERS.items():
         here = [file for file in files if str(PurePosixPath(file).parent) == folder]

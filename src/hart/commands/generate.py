@@ -230,10 +230,8 @@ class ImageWriter:
     """Writes batches as they are generated and prints the paths: a run that is stopped keeps what it has done."""
 
     def __init__(self, options: ImageOptions, total: int, row: int | None = None, *, keep: bool = False) -> None:
-        """total: images to come. row: write only this one of the batch. keep: hold images for a contact sheet.
-
-        Raises `HartError` for credentials that cannot sign.
-        """
+        """total: images to come. row: write only this one of the batch. keep: hold images for a contact sheet. Raises
+        `HartError` for credentials that cannot sign."""
         self.options, self.row, self.total, self.done = options, row, total, 0
         self.made_with = dict[str, Any]()
         """`edit` and `mix` of `ImageSettings`."""
@@ -289,10 +287,8 @@ def opened(writer: ImageWriter) -> Iterator[tuple[HartPipeline, Report]]:
 
 
 def asked_schedule(config: HartConfig, options: ImageOptions, mix: MixSettings | None) -> ScaleSchedule:
-    """The schedule of the images. mix: that of the image of `--like`.
-
-    Raises `HartError` for sizes that the model cannot make, or that have other scales than the mixture.
-    """
+    """The schedule of the images. mix: that of the image of `--like`. Raises `HartError` for sizes that the model
+    cannot make, or that have other scales than the mixture."""
     schedule = requested_schedule(config, **options.shape)
     if mix is not None and len(mix.weights) != len(schedule):
         raise HartError(

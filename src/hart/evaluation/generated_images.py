@@ -58,12 +58,7 @@ class GeneratedImages:
     """One image a prompt; image i has the seed `seed + i`. The files in `out`/images are the only state."""
 
     def __init__(
-        self,
-        pipe: HartPipeline,
-        prompts: Sequence[Prompt],
-        sampling: SamplingConfig,
-        seed: int,
-        out: Path,
+        self, pipe: HartPipeline, prompts: Sequence[Prompt], sampling: SamplingConfig, seed: int, out: Path
     ) -> None:
         """Raises `HartError` when `out` holds images of another plan, for a prompt that the model does not take, and
         when a class model is given text."""

@@ -72,10 +72,8 @@ class ImageSet:
         return found
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, tuple[Sample, ...]]]:
-        """All images, `size` at a time: (B, 3, H, W) uint8, 0 to 255, and what is said about each.
-
-        Raises `HartError` when none or too few of them can be read.
-        """
+        """All images, `size` at a time: (B, 3, H, W) uint8, 0 to 255, and what is said about each. Raises `HartError`
+        when none or too few of them can be read."""
         self.damaged.clear()
         sound = decoded(self._samples(), self.transform, self.damaged)
         count = 0
@@ -106,11 +104,7 @@ class ImageSet:
 
 
 def features_of_set(
-    images: ImageSet,
-    extractor: FeatureExtractor,
-    batch_size: int,
-    keep: Callable[[Sample], T],
-    progress: Progress,
+    images: ImageSet, extractor: FeatureExtractor, batch_size: int, keep: Callable[[Sample], T], progress: Progress
 ) -> tuple[Features, list[T]]:
     """Features of a set, and what `keep` takes of each image: all encoded images would fill the memory."""
     parts: list[Features] = []

@@ -75,10 +75,8 @@ def _download(address: str, instead: str, sha256_prefix: str, file: BinaryIO) ->
 
 
 def hub_dataset(repository: str, files: Sequence[str], instead: str) -> Path:
-    """A folder with these files of a Hugging Face data set, in the hub's own cache; fetched at the first call.
-
-    Raises `HartError` with the data set's address. instead: see `cached_file`.
-    """
+    """A folder with these files of a Hugging Face data set, in the hub's own cache; fetched at the first call. Raises
+    `HartError` with the data set's address. instead: see `cached_file`."""
     why = unreachable()
     from huggingface_hub import snapshot_download
 
@@ -102,10 +100,8 @@ class PublishedFile:
 
 
 def located(published: PublishedFile, given: Path | None) -> Path:
-    """The file on this machine: `given`, or the one of its name in the folder `given`; with None fetched once.
-
-    Raises `HartError` that names the address.
-    """
+    """The file on this machine: `given`, or the one of its name in the folder `given`; with None fetched once. Raises
+    `HartError` that names the address."""
     if given is not None:
         given = user_path(given)
         file = given / published.name if given.is_dir() else given

@@ -186,10 +186,8 @@ class FidInception(Paths):
 
     @classmethod
     def from_file(cls, path: Path) -> FidInception:
-        """With the weights of pt_inception-2015-12-05-*.pth, or the same in safetensors.
-
-        Raises `HartError` for a file that cannot be read or is of another network.
-        """
+        """With the weights of pt_inception-2015-12-05-*.pth, or the same in safetensors. Raises `HartError` for a file
+        that cannot be read or is of another network."""
         tensors = read_tensors(path)
         with without_memory():
             module = cls()

@@ -141,10 +141,8 @@ class Lpips(PerceptualDistance):
 
 
 class EfficientNetLitePerceptualLoss(PerceptualDistance):
-    """Mean squared difference of channel-normalised features, averaged over four resolutions.
-
-    Raises `HartError` when its two packages are not installed, of which a file takes the place of the second.
-    """
+    """Mean squared difference of channel-normalised features, averaged over four resolutions. Raises `HartError` when
+    its two packages are not installed, of which a file takes the place of the second."""
 
     def __init__(self, file: Path | None = None) -> None:
         """file: the state of such a module, of a machine that has the packages."""

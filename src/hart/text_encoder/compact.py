@@ -102,10 +102,8 @@ class CompactTextEncoder(nn.Module):
         thesaurus: Thesaurus | None = None,
     ) -> None:
         """known: words that are read as they are, others as names; by default all are. thesaurus: as which names; what
-        it lacks is read as the nearest one.
-
-        Raises `HartError` if the tokenizer's vocabulary is not of the configured size.
-        """
+        it lacks is read as the nearest one. Raises `HartError` if the tokenizer's vocabulary is not of the configured
+        size."""
         super().__init__()
         if tokenizer.get_vocab_size() != config.vocabulary_size:
             raise HartError(

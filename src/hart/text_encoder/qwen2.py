@@ -50,10 +50,8 @@ class Qwen2TextEncoder:
     def load(
         cls, config: TextEncoderConfig, source: str | Path, dtype: torch.dtype = torch.float32, instead: str = ""
     ) -> Qwen2TextEncoder:
-        """From `source`, a hub id or a folder, in `dtype`. instead: see `from_transformers`.
-
-        Raises `HartError` if it cannot be loaded.
-        """
+        """From `source`, a hub id or a folder, in `dtype`. instead: see `from_transformers`. Raises `HartError` if it
+        cannot be loaded."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         def load(place: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -119,10 +119,8 @@ def _require_same(folder: Path, job: Job, theirs: dict[str, Any]) -> None:
 
 
 def missing_images(folder: Path, job: Job) -> dict[range, list[int]]:
-    """Batches with images that are not there -> those images. Damaged files are removed.
-
-    Raises `HartError` for a file that was made with something else.
-    """
+    """Batches with images that are not there -> those images. Damaged files are removed. Raises `HartError` for a file
+    that was made with something else."""
     with ThreadPoolExecutor() as pool:
         records = list(pool.map(lambda image: _record(folder / job.name(image)), range(job.count)))
     for image, record in enumerate(records):

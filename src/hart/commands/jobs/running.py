@@ -147,12 +147,7 @@ def resolved(
 
 
 def _finished(
-    folder: Path,
-    job: Job,
-    tasks: list[Task],
-    places: list[dict[str, str]],
-    cluster: Cluster | None,
-    report: Report,
+    folder: Path, job: Job, tasks: list[Task], places: list[dict[str, str]], cluster: Cluster | None, report: Report
 ) -> Generator[Finished, None, None]:
     """Batches as they are done. Remarks become notes, each said once, whoever comes upon it."""
     if not tasks:

@@ -84,10 +84,8 @@ def run(context: Context[ImageNetOptions]) -> Result:
 
 
 def _generate(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile, dict[str, Any], list[str]]:
-    """Images, as evenly from all classes as possible, in `samples.npz`; their settings, and notes on them.
-
-    Raises `HartError` for a model that does not generate classes.
-    """
+    """Images, as evenly from all classes as possible, in `samples.npz`; their settings, and notes on them. Raises
+    `HartError` for a model that does not generate classes."""
     options, count = context.options, context.options.limit
     pipe = HartPipeline.from_pretrained(model, device=options.device)
     if pipe.num_classes is None:

@@ -68,10 +68,8 @@ def schedule_for(config: TokenizerConfig, size: ImageSize, scales: tuple[int, ..
 
 
 def run(context: Context[TokenizerOptions]) -> Result:
-    """Scores and features of every batch are kept: a stopped run continues.
-
-    Raises `HartError` for sets of fewer than four images, or decoded images that are not finite.
-    """
+    """Scores and features of every batch are kept: a stopped run continues. Raises `HartError` for sets of fewer than
+    four images, or decoded images that are not finite."""
     from hart.checkpoint.loading import load_tokenizer
 
     options, progress, device = context.options, context.progress, context.device
