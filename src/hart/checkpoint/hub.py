@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub, of only those files that loading reads, and uploads to it."""
+"""Downloads from the Hugging Face hub, only of files that loading reads, and uploads to it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from hart.strict import reason
 
 T = TypeVar("T")
 
-# Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
+# Folder of a repository -> patterns of its weights, in order of preference: this project's layout and VAR's; HART's
+# parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
 NOT_DOWNLOADED = "{} {!r} is not a folder and cannot be downloaded from the Hugging Face hub"
 
 
 def folder_or_id(source: str, role: str) -> str:
-    """What transformers is given to load: an existing folder, or what can be a hub id, of old ones the name alone.
+    """Return what transformers is given to load: an existing folder, or a possible hub id (old ones are only a name).
 
-    role: what it is for, as errors call it. Raises `CheckpointError` for what is neither, without loading anything.
+    role: what it is for, in errors. Raises `CheckpointError` for anything else, without loading.
     """
     folder = user_path(source)
     if folder.is_dir():
@@ -42,10 +43,10 @@ def _remedy(source: str, instead: str = "") -> str:
 
 
 def from_transformers(load: Callable[[str], T], what: str, source: str, role: str, instead: str = "") -> T:
-    """What `load` makes, by transformers, of a folder or hub id; of a hub model that was downloaded earlier also where
+    """Return what `load` makes, by transformers, of a folder or hub id; also of an earlier download of a hub model if
     the hub cannot be reached.
 
-    what: it should be. instead: what to do with its files where they cannot be downloaded; by default to give their
+    what: what it should be. instead: what to do with its files if they cannot be downloaded; by default, give their
     folder. Raises `HartError`.
     """
     place = folder_or_id(source, role)
@@ -67,7 +68,7 @@ def from_transformers(load: Callable[[str], T], what: str, source: str, role: st
 
 
 def download(repository: str) -> Path:
-    """The folder of a hub model; if the hub cannot be reached, the copy of an earlier download.
+    """Return the folder of a hub model; if the hub cannot be reached, the copy of an earlier download.
 
     Raises `CheckpointError` if there is neither.
     """
@@ -85,8 +86,8 @@ def download(repository: str) -> Path:
 
 
 def require_repository(repository: str, role: str = "model") -> None:
-    """Raise `CheckpointError` for a hub model of which there is neither an earlier download nor a list of files. role:
-    what it is for, as errors call it."""
+    """Raise `CheckpointError` for a hub model with neither an earlier download nor a list of files. role: what it is
+    for, in errors."""
     if _copy(repository) is None:
         _files(repository, role)
 
@@ -99,7 +100,7 @@ def _files(repository: str, role: str = "model") -> list[str]:
 
 
 def _copy(repository: str) -> Path | None:
-    """The folder of an earlier download, if there is one."""
+    """Return the folder of an earlier download, if there is one."""
     hub_address()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
@@ -111,9 +112,9 @@ def _copy(repository: str) -> Path | None:
 
 
 def upload(folder: Path, repository: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
-    """Upload a model's folder to a repository of the hub, made if it does not exist; returns the URL of the commit.
+    """Upload a model's folder to a hub repository, created if it does not exist; return the URL of the commit.
 
-    token: None takes the one that `hf auth login` stored. Raises `CheckpointError` if the upload fails.
+    token: None uses the one that `hf auth login` stored. Raises `CheckpointError` if the upload fails.
     """
     with _hub(f"{repository!r} cannot be written to the Hugging Face hub", "check name, connection and token"):
         from huggingface_hub import create_repo, upload_folder
@@ -124,18 +125,18 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
 
 @contextmanager
 def _hub(failed: str, remedy: str) -> Iterator[None]:
-    """Where the hub cannot be reached, or the block fails, raises a `CheckpointError` that begins and ends so."""
+    """If the hub cannot be reached, or the block fails, raise a `CheckpointError` with this beginning and end."""
     if (why := unreachable()) is not None:
         raise CheckpointError(f"{failed}, which cannot be reached ({why}): {remedy}")
     try:
         yield
-    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
+    except Exception as error:  # the hub's own errors, and those of the HTTP library below it
         raise CheckpointError(f"{failed} ({reason(error)}): {remedy}") from None
 
 
 def needed_files(repository: str, files: Sequence[str]) -> list[str]:
-    """The `files` of a repository that loading reads: JSON, packed or not, each part's preferred weights, the text
-    encoder's folder.
+    """Return the `files` of a repository that loading reads: JSON, packed or not, each part's preferred weights, the
+    text encoder's folder.
 
     Raises `CheckpointError` for a repository with several VAR models.
     """

@@ -1,6 +1,6 @@
-"""The published tensor names and ours, in one table that is read both ways: for loading and for errors.
+"""The published tensor names and this project's, in one table that is read both ways: for loading and for errors.
 
-Published names appear here only. The model's own modules are named after what they compute.
+Published names appear only here. The model's own modules are named after what they compute.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hart.config import TokenizerConfig
 from hart.strict import clipped, counted
 
 Row = tuple[str, str]
-"""A published name and ours; {i} is a number, {p} is `weight` or `bias`."""
+"""A published name and this project's; {i} is a number, {p} is `weight` or `bias`."""
 
 PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>weight|bias)"}
 
@@ -77,12 +77,13 @@ ATTENTION_ROWS: tuple[Row, ...] = (("norm.{p}", "norm.{p}"), ("qkv.{p}", "qkv.{p
 
 
 def _under(published: str, ours: str, rows: Sequence[Row]) -> Iterator[Row]:
-    """`rows` with a prefix for each of the two names."""
+    """Return `rows` with a prefix for each of the two names."""
     return ((f"{published}.{theirs}", f"{ours}.{own}") for theirs, own in rows)
 
 
 def _tokenizer_rows(config: TokenizerConfig) -> Iterator[Row]:
-    """Encoder, decoder, quantiser. The decoder counts its levels from the highest resolution, we from the lowest.
+    """Encoder, decoder, quantiser. The published decoder counts its levels from the highest resolution, ours from the
+    lowest.
 
     At the lowest resolution an attention follows each block; ours are in one sequence.
     """
@@ -114,7 +115,7 @@ def _tokenizer_rows(config: TokenizerConfig) -> Iterator[Row]:
 
 @cache
 def _pattern(name: str) -> re.Pattern[str]:
-    """What a name of a row stands for."""
+    """Return a pattern for what a name of a row stands for."""
     pattern = re.escape(name)
     for placeholder, expression in PLACEHOLDERS.items():
         pattern = pattern.replace(re.escape(placeholder), expression)
@@ -122,7 +123,7 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 
 def _translated(name: str, source: str, target: str) -> str | None:
-    """`name` as `target` has it, if it matches `source`."""
+    """Return the counterpart of `name` in `target`, if it matches `source`."""
     match = _pattern(source).fullmatch(name)
     return target.format(**match.groupdict()) if match is not None else None
 
@@ -134,12 +135,12 @@ class NameTable:
     rows: tuple[Row, ...]
 
     def ours(self, published: str) -> str | None:
-        """Our name of a published tensor; None if no layout has this name."""
+        """Return our name of a published tensor; None if no layout has this name."""
         found = (_translated(published, theirs, own) for theirs, own in self.rows)
         return next((name for name in found if name is not None), None)
 
     def published(self, ours: str) -> str:
-        """The published name of one of our tensors; if the layouts differ, all of them."""
+        """Return the published name of one of our tensors; if the layouts differ, all of them."""
         found = (_translated(ours, own, theirs) for theirs, own in self.rows)
         return " or ".join(name for name in found if name is not None)
 
@@ -149,7 +150,7 @@ TRANSFORMER_NAMES = NameTable(TRANSFORMER_ROWS)
 
 
 def tokenizer_names(config: TokenizerConfig, published: Iterable[str] = ()) -> NameTable:
-    """Names in `HybridTokenizer`, for a file of these, which may all begin with `vae.`."""
+    """Return the names in `HybridTokenizer` for a file with `published` names, which may all begin with `vae.`."""
     prefix = "vae." if any(name.startswith("vae.") for name in published) else ""
     return NameTable(tuple((prefix + theirs, own) for theirs, own in _tokenizer_rows(config)))
 
@@ -159,23 +160,23 @@ class PublishedWeights:
     """Tensors of a published file under our names. source: the file, for errors."""
 
     tensors: dict[str, Tensor]
-    """Emptied by whoever loads them."""
+    """Emptied as they are loaded."""
     names: Mapping[str, str]
-    """Our names -> those in the file."""
+    """Maps our names to those in the file."""
     table: NameTable
     source: str
 
     def fill(self, module: nn.Module, dtype: torch.dtype | None) -> None:
-        """Give a module without memory these weights, see `fill_state`."""
+        """Fill a module without memory with these weights, see `fill_state`."""
         fill_state(module, self.tensors, dtype, self.source, self.name_in_file)
 
     def name_in_file(self, ours: str) -> str:
-        """The name in the file of one of our tensors, or the one that it should have."""
+        """Return the name in the file of one of our tensors, or the one that it should have."""
         return self.names.get(ours) or self.table.published(ours)
 
 
 def renamed(published: MutableMapping[str, Tensor], table: NameTable, source: str) -> PublishedWeights:
-    """Tensors, which are taken out of `published`. Raises `CheckpointError` naming those that have no counterpart."""
+    """Take the tensors out of `published`. Raises `CheckpointError` naming those that have no counterpart."""
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     unknown = []
@@ -193,13 +194,13 @@ def renamed(published: MutableMapping[str, Tensor], table: NameTable, source: st
     if unknown:
         listed = ", ".join(map(clipped, unknown[:6]))
         raise CheckpointError(
-            f"{source}: {counted(len(unknown), 'tensor')} of no published HART or VAR layout: {listed}"
+            f"{source}: {counted(len(unknown), 'tensor')} not in any published HART or VAR layout: {listed}"
         )
     return PublishedWeights(tensors, names, table, source)
 
 
 def _in_our_shape(ours: str, value: Tensor) -> Tensor:
-    """Without the dimensions of 1 that some published tensors have for broadcasting."""
+    """Remove the dimensions of 1 that some published tensors have for broadcasting."""
     match ours.rsplit(".", 1)[1]:
         case "log_scale" | "start":
             return value.flatten()
