@@ -1,5 +1,5 @@
-"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP): work ends in order, and at a second signal at once, except at that of
-the terminal, which the shell sends again.
+"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP): work ends in order at the first signal and at once at a second,
+except that the shell may send the terminal's signal again.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ T = TypeVar("T")
 HANGUP: int | None = getattr(signal, "SIGHUP", None)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if HANGUP is None else (HANGUP,)))
 SHOW_CURSOR = b"\x1b[?25h"
-"""Progress bars hide the cursor; after a second signal nothing would show it again."""
+"""Progress bars hide the cursor; after a second signal nothing else would show it again."""
 HEARD = b"\nstopping; a second signal ends at once\n" + SHOW_CURSOR
 
 
 @contextmanager
 def handled(signals: Sequence[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Let `handler` have signals in a block; only in the main thread, which alone can.
+    """Let `handler` have signals in a block; only in the main thread, which alone can handle them.
 
     Under nohup a closed terminal stays ignored.
     """
@@ -43,16 +43,16 @@ def handled(signals: Sequence[int], handler: Callable[[int, FrameType | None], N
 
 
 def end_at_the_next(signals: Sequence[int]) -> None:
-    """From now on one of these signals ends the process at once; a closed terminal changes nothing more."""
+    """From now on, end the process at once at one of these signals; a closed terminal has no further effect."""
     for known in signals:
         signal.signal(known, signal.SIG_IGN if known == HANGUP else signal.SIG_DFL)
 
 
 @contextmanager
 def second_ends_at_once() -> Iterator[None]:
-    """In a block, the second of `SIGNALS` (unless of a closed terminal) ends the process even while an operation of
+    """In a block, let the second of `SIGNALS` (except a closed terminal's) end the process even while an operation of
     minutes keeps Python from handling the first. On a terminal a line says so if the block goes on for a second. Only
-    in the main thread, as `handled`.
+    works in the main thread, like `handled`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -66,14 +66,14 @@ def second_ends_at_once() -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(former)
-        numbers.shutdown(socket.SHUT_WR)  # closing alone is no end where a forked process has it too
+        numbers.shutdown(socket.SHUT_WR)  # closing alone is no end of file if a forked process holds it too
         watcher.join()
         numbers.close()
         received.close()
 
 
 def _watch(received: socket.socket) -> None:
-    """Reads the numbers of signals, a byte each, as the interpreter writes them when they come."""
+    """Read the numbers of signals, a byte each, which the interpreter writes as they arrive."""
     heard = False
     while True:
         try:
@@ -100,14 +100,14 @@ def _to_terminal(text: bytes) -> None:
 
 
 def leave_to_the_parent() -> None:
-    """For a process that another one starts: Ctrl-C and a closed terminal reach both, but only the parent decides what
-    to do; it ends this one by SIGTERM. A forked process would otherwise keep the parent's handlers."""
+    """For a child process: Ctrl-C and a closed terminal reach both processes, but only the parent decides what to do;
+    it ends this one by SIGTERM. A forked process would otherwise keep the parent's handlers."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
 
 
 class StopSignal:
-    """Listens for `SIGNALS` in a training run, which ends after the current step. number: of the one that came, or
+    """Listens for `SIGNALS` in a training run, which ends after the current step. number: of the signal received, or
     None."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class StopSignal:
             yield
 
     def unless_stopped(self, wait: Callable[[], T]) -> T | None:
-        """The result of `wait`; None if a signal comes before or meanwhile, since the data may never come."""
+        """Return the result of `wait`; None if a signal comes before or meanwhile, since the data may never come."""
         try:
             self._waiting = True
             if self.number is not None:
@@ -138,7 +138,7 @@ class StopSignal:
         self.number = number
         end_at_the_next(SIGNALS)
         if sys.platform != "win32":
-            # processes that read ahead may end at the same signal, for which torch would raise at any point
+            # reader processes may end at the same signal, for which torch would raise at any point
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if self._waiting:
             self._waiting = False

@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub, of only those files that loading reads, and uploads to it."""
+"""Downloads from the Hugging Face hub, only of files that loading reads, and uploads to it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ NOT_DOWNLOADED = "{} {!r} is not a folder and cannot be downloaded from the Hugg
 
 
 def folder_or_id(source: str, role: str) -> str:
-    """What transformers is given to load: an existing folder, or what can be a hub id, of old ones the name alone.
+    """Return what transformers is given to load: an existing folder, or a possible hub id (old ones are only a name).
 
-    role: what it is for, as errors call it. Raises `CheckpointError` for what is neither, without loading anything.
+    role: what it is for, in errors. Raises `CheckpointError` for anything else, without loading.
     """
     folder = user_path(source)
     if folder.is_dir():
@@ -81,9 +81,9 @@ def downloaded(repository: str) -> Path | None:
 
 
 def upload(folder: Path, repository: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
-    """Upload a model's folder to a repository of the hub, made if it does not exist; returns the URL of the commit.
+    """Upload a model's folder to a hub repository, created if it does not exist; return the URL of the commit.
 
-    token: None takes the one that `hf auth login` stored. Raises `CheckpointError` if the upload fails.
+    token: None uses the one that `hf auth login` stored. Raises `CheckpointError` if the upload fails.
     """
     with _hub(f"{repository!r} cannot be written to the Hugging Face hub", "check name, connection and token"):
         from huggingface_hub import create_repo, upload_folder
@@ -94,18 +94,21 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
 
 @contextmanager
 def _hub(failed: str, remedy: str) -> Iterator[None]:
-    """Where the hub cannot be reached, or the block fails, raises a `CheckpointError` that begins and ends so."""
+    """If the hub cannot be reached, or the block fails, raise a `CheckpointError` with this beginning and end."""
     if (why := unreachable()) is not None:
         raise CheckpointError(f"{failed}, which cannot be reached ({why}): {remedy}")
     try:
         yield
-    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
+    except Exception as error:  # the hub's own errors, and those of the HTTP library below it
         raise CheckpointError(f"{failed} ({reason(error)}): {remedy}") from None
 
 
 def needed_files(repository: str, files: Sequence[str]) -> list[str]:
-    """The `files` of a repository that loading reads: JSON, packed or not, each part's preferred weights, the text
-    encoder's folder. Raises `CheckpointError` for a repository with several VAR models."""
+    """Return the `files` of a repository that loading reads: JSON, packed or not, each part's preferred weights, the
+    text encoder's folder.
+
+    Raises `CheckpointError` for a repository with several VAR models.
+    """
     needed = []
     for folder, patterns in FOLDERS.items():
         here = [file for file in files if str(PurePosixPath(file).parent) == folder]

@@ -1,4 +1,4 @@
-"""Networks of others, through transformers, frozen in float32: for features and for judging images."""
+"""Third-party networks, through transformers, frozen in float32: for features and for judging images."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ TRAINING_ONLY = ("criterion.",)
 
 
 class Frozen:
-    """A network of others, and what identifies it. name: for column heads. weights: their SHA-256 in hex."""
+    """A third-party network, and what identifies it. name: for column heads. weights: their SHA-256 in hex."""
 
     def __init__(self, network: Any, name: str, device: torch.device, tokenizer: Any = None) -> None:
-        """tokenizer: of the texts that it reads, if any."""
+        """tokenizer: for the texts that it reads, if any."""
         self.network = network.to(device)
         self.device = device
         self.name = name
@@ -44,13 +44,13 @@ class Frozen:
 
 
 def choices(judge: object) -> str:
-    """A digest of what decides a network's answers and no weight shows, for the keys of what is kept of them: its
-    configuration, with the names of classes, and its text tokenizer's words. The same for networks that have neither.
+    """Return a digest of what else determines a network's answers, for cache keys: its configuration, with the names of
+    classes, and its text tokenizer's words. The same for networks that have neither.
     """
     config = getattr(getattr(judge, "network", None), "config", None)
     tokenizer = getattr(judge, "tokenizer", None)
     found = [
-        {} if config is None else config.to_dict() | {"_name_or_path": ""},  # where it lies does not count
+        {} if config is None else config.to_dict() | {"_name_or_path": ""},  # its location does not matter
         [] if tokenizer is None else sorted(tokenizer.get_vocab().items()),
     ]
     return hashlib.sha256(json.dumps(found, default=str).encode()).hexdigest()
@@ -129,11 +129,11 @@ def _without_reports() -> Iterator[None]:
 
 
 def normalised(pixels: Tensor, colours: tuple[Sequence[float], Sequence[float]]) -> Tensor:
-    """Images (B, 3, H, W), float, 0 to 1, as a network was trained to see them. colours: `CLIP` or `IMAGENET`."""
+    """Normalise images (B, 3, H, W), float, 0 to 1, as in a network's training. colours: `CLIP` or `IMAGENET`."""
     mean, deviation = pixels.new_tensor(colours).view(2, 3, 1, 1)
     return (pixels - mean) / deviation
 
 
 def short_name(source: str) -> str:
-    """The last part of a folder or hub id, for column heads."""
+    """Return the last part of a folder or hub id, for column heads."""
     return source.rstrip("/").rsplit("/", maxsplit=1)[-1]

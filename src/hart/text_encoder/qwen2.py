@@ -31,14 +31,14 @@ def enhancement_instruction() -> str:
 
 
 class Qwen2TextEncoder:
-    """Hidden states of a Qwen2 model. Prompts are padded, on the tokenizer's own side, or cut to `config.tokens`.
+    """Hidden states of a Qwen2 model. Prompts are padded, on the tokenizer's own side, or truncated to `config.tokens`.
 
     Prompt and instruction are tokenised separately: a prompt has the same tokens with and without instruction, and
     padding on the left is between the two.
     """
 
     def __init__(self, config: TextEncoderConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raises `HartError` if the tokenizer has no padding token."""
+        """Raise `HartError` if the tokenizer has no padding token."""
         if tokenizer.pad_token_id is None:
             raise HartError(f"{config.source}: its tokenizer has no padding token; set pad_token in its configuration")
         self.config = config
@@ -60,12 +60,12 @@ class Qwen2TextEncoder:
 
     @property
     def width(self) -> int:
-        """E, the hidden width of the language model."""
+        """Return E, the hidden width of the language model."""
         return int(self.model.config.hidden_size)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextContext:
-        """Features of B prompts; see `TextEncoder.encode`."""
+        """Return features of B prompts; see `TextEncoder.encode`."""
         tokens = self.tokenizer(
             listed(prompts), padding="max_length", truncation=True, max_length=self.config.tokens, return_tensors="pt"
         ).to(self.model.device)
@@ -88,6 +88,6 @@ class Qwen2TextEncoder:
         return readings
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Qwen2TextEncoder:
-        """Moves the language model in place; see `TextEncoder.to`."""
+        """Move the language model in place; see `TextEncoder.to`."""
         self.model.to(device=device, dtype=dtype)
         return self
