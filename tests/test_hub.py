@@ -34,7 +34,7 @@ def test_what_only_the_hubs_library_knows_is_left_to_it(direct: None, monkeypatc
 )
 def test_what_is_no_address_is_refused(direct: None, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
-    with pytest.raises(HartError, match=r"^HF_ENDPOINT .*: is no address of a hub: give https://HOST or ") as error:
+    with pytest.raises(HartError, match=r"^HF_ENDPOINT .*: is not the address of a hub: give https://HOST ") as error:
         unreachable()
     assert "\n" not in str(error.value)
 
@@ -61,5 +61,5 @@ def test_an_address_with_which_the_hubs_library_cannot_be_imported_is_one_line()
     pytest.importorskip("datasets")
     environment = os.environ | {"HF_ENDPOINT": "http://host:notaport"}
     done = subprocess.run([sys.executable, "-c", PYTHON], env=environment, capture_output=True, text=True, check=True)
-    said = "HF_ENDPOINT 'http://host:notaport': is no address of a hub: give https://HOST or https://HOST:PORT"
+    said = "HF_ENDPOINT 'http://host:notaport': is not the address of a hub: give https://HOST or https://HOST:PORT"
     assert done.stdout.splitlines() == [said] * 4

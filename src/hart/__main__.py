@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Entry point of the console script. Imports the command line itself: Ctrl-C may come meanwhile."""
+    """Entry point of the console script. Imports the command line itself, since Ctrl-C may come meanwhile."""
     try:
         from hart.cli import main as run
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The command `hart` and its sub-commands. Exit code 1: `hart verify` found a difference; for the others see
+"""The command `hart` and its sub-commands. Exit code 1: `hart verify` found a difference; for other exit codes see
 `hart.commands.program`."""
 
 from __future__ import annotations

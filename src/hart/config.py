@@ -1,7 +1,7 @@
 """Sizes and choices of every part, as frozen dataclasses that are saved as JSON beside the weights.
 
-A field exists because a published checkpoint or a recipe of this project uses it. Reading is strict (`hart.strict`):
-an unknown key, a missing one or a wrong value is a `ConfigError` that names it.
+A field exists only if a published checkpoint or a recipe of this project uses it. Reading is strict (`hart.strict`):
+an unknown key, a missing key or a wrong value is a `ConfigError` that names it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = [
 # fmt: on
 
 MAX_SEED = 2**63 - 1
-"""Seeds from 0 to here serve every generator: NumPy's takes no negative ones, torch's none of more bits."""
+"""Seeds from 0 to this value work with every generator: NumPy takes no negative seeds, torch no more bits."""
 
-# Far above every published model: larger values are a damaged file, found before memory is allocated for it.
+# Far above every published model: larger values mean a damaged file, found before memory is allocated for it.
 Width = Annotated[int, Field(ge=1, le=2**16)]
 WidthOrNone = Annotated[int, Field(ge=0, le=2**16)]
 Depth = Annotated[int, Field(ge=1, le=512)]
@@ -38,7 +38,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Rank = Annotated[int, Field(ge=1, le=2**16)]
 LoraTarget = Literal["attention", "mlp", "word_embed"]
-"""Linear layers of the transformer that get adapters, see `hart.checkpoint.lora.LAYERS`."""
+"""Linear layers of the transformer that adapters apply to, see `hart.checkpoint.lora.LAYERS`."""
 
 
 def _schedule(scales: tuple[int, ...]) -> tuple[int, ...]:
@@ -62,26 +62,26 @@ def _require_multiple(config: Config, name: str, of: str) -> None:
 
 
 Aspect = Annotated[str, AfterValidator(_aspect)]
-"""Width and height as in `16:9`, see `hart.grids.parsed_aspect`."""
+"""Width and height, e.g. `16:9`, see `hart.grids.parsed_aspect`."""
 Scales = Annotated[Listed[int], AfterValidator(_schedule)]
 """Sizes of square token maps, see `ScaleSchedule.square`."""
 Style = Annotated[str, Field(min_length=1, max_length=100)]
-"""Words that training captions name a style by, such as `noto style`: after a comma they end a prompt."""
+"""Words by which training captions name a style, e.g. `noto style`; in a prompt they come last, after a comma."""
 
 
 class _Scaled(Config):
-    """Of a part that works on token maps."""
+    """Base of parts that work on token maps."""
 
     scales: Scales
 
     @property
     def schedule(self) -> ScaleSchedule:
-        """The square one, which the model is trained on."""
+        """Return the square schedule that the model is trained on."""
         return ScaleSchedule.square(self.scales)
 
 
 class TokenizerConfig(_Scaled):
-    """The autoencoder and its multi-scale quantiser (paper, section 3.1; sizes of the release as defaults)."""
+    """The autoencoder and its multi-scale quantiser (paper, section 3.1; the defaults are the release's sizes)."""
 
     base_channels: Channels = 160
     channel_multipliers: Annotated[Listed[Ratio], Field(min_length=1, max_length=12)] = (1, 1, 2, 2, 4)
@@ -98,35 +98,35 @@ class TokenizerConfig(_Scaled):
     quant_conv_kernel: Annotated[Ratio, AfterValidator(_odd)] = 3
     commitment_weight: Annotated[float, Field(ge=0)] = 0.25
     base_scales: Annotated[Listed[int], AfterValidator(lambda scales: scales and _schedule(scales))] = ()
-    """Scales of a smaller size, for a model that was tuned from it to a larger one: larger images have the coarse codes
-    (all but those of the last of these scales) of the image made so small, which the model knows already."""
+    """Scales of a smaller size, for a model tuned from that size to a larger one: larger images take their coarse codes
+    (all but those of the last of these scales) from the image downscaled to it, which the model already knows."""
     patch_size: Ratio = 1
-    """Side of the squares of pixels that the first convolution reads, and the last one writes, as channels of a place:
-    larger images from maps of the same size (as in diffusers' AutoencoderKLWan)."""
+    """Side of the squares of pixels that the first convolution reads, and the last one writes, as channels: larger
+    images from feature maps of the same size (as in diffusers' AutoencoderKLWan)."""
     output_padding: Literal["zeros", "replicate"] = "zeros"
-    """What the decoder's last convolution sees beyond the edge. "replicate" keeps grounds plain to the last pixel."""
+    """Padding of the decoder's last convolution. "replicate" keeps plain backgrounds plain up to the edge."""
 
     def __post_init__(self) -> None:
         _require_multiple(self, "base_channels", "norm_groups")
 
     @property
     def downsampling(self) -> int:
-        """Pixels per latent position, along one side."""
+        """Return pixels per latent position, along one side."""
         return self.patch_size * self.map_downsampling
 
     @property
     def map_downsampling(self) -> int:
-        """Places of the largest maps, those of the first and last convolution, per latent position, along one side."""
+        """Return positions of the largest maps (first and last convolution) per latent position, along one side."""
         return 2 ** (len(self.channel_multipliers) - 1)
 
     @property
     def image_size(self) -> int:
-        """Width and height of this schedule's images in pixels."""
+        """Return width and height of this schedule's images in pixels."""
         return self.downsampling * self.scales[-1]
 
 
 class TextConditioning(Config):
-    """Text features (S tokens of width E) put before the image tokens."""
+    """Text features (S tokens of width E) placed before the image tokens."""
 
     width: Width = 1536
     tokens: Tokens = 300
@@ -154,21 +154,21 @@ class TransformerConfig(_Scaled):
     """RMSNorm with a weight, or LayerNorm without (VAR)."""
     mlp: Literal["swiglu", "gelu"] = "swiglu"
     mlp_ratio: Annotated[float, Field(gt=0, le=64)] = 4.0
-    """MLP width over model width; SwiGLU takes 2/3 of it, rounded up to 256."""
+    """MLP width over model width; SwiGLU takes 2/3 of it, rounded up to a multiple of 256."""
     qk_norm: bool = False
     level_embedding: Literal["sinusoidal", "table"] = "sinusoidal"
     position: Literal["rotary", "absolute"] = "rotary"
     position_span: Annotated[int, Field(ge=0, le=MAX_GRID_SIZE)] = 0
-    """Rotary positions are places on the last scale's grid, as in the paper (0), or on a grid of this size whatever the
-    image's: then coarse scales look alike at every size, and weights tuned to another one keep what they know."""
+    """Grid on which rotary positions count: the last scale's, as in the paper (0), or one of this size for images of
+    any size. Then coarse scales look alike at every size, and weights tuned to another size keep what they learned."""
     modulation: Literal["none", "linear", "table", "shared"] = "none"
     """AdaLN of the blocks: none; a linear layer per block; a table per block, added to the pooled context; or a table
     per block, added to the output of one linear layer that all blocks share (VAR at 512 px)."""
     modulation_pooling: Literal["mean", "max"] = "mean"
-    """How text tokens are pooled for the blocks' modulation; `max` goes with the linear kind only."""
+    """How text tokens are pooled for the blocks' modulation; `max` requires the linear kind."""
     masked_last_scale: bool = False
-    """Each MaskGIT step of the last scale sees the codes of those before it, and the residual diffusion those of all;
-    in the paper no token of a scale sees the others' codes (HMAR, 2506.04421, masks every scale so)."""
+    """Each MaskGIT step of the last scale sees the codes of earlier steps, and the residual diffusion sees all codes;
+    in the paper no token of a scale sees the others' codes (HMAR, 2506.04421, masks every scale like this)."""
 
     def __post_init__(self) -> None:
         require((self.text is None) != (self.classes is None), "give either text or classes")
@@ -194,17 +194,17 @@ class TransformerConfig(_Scaled):
 
     @property
     def levels(self) -> int:
-        """Levels that a table of level embeddings has: the scales', and one of given tokens."""
+        """Return the levels of a table of level embeddings: one per scale, and one for given tokens."""
         return len(self.scales) + self.masked_last_scale
 
     @property
     def given_level(self) -> int:
-        """The level of given tokens of a masked last scale."""
+        """Return the level of given tokens of a masked last scale."""
         return self.most_scales
 
     @property
     def most_scales(self) -> int:
-        """How many scales this model has level embeddings for."""
+        """Return how many scales this model has level embeddings for."""
         return len(self.scales) if self.level_embedding == "table" else MAX_SCALES
 
     def check_schedule(self, schedule: ScaleSchedule) -> None:
@@ -220,7 +220,7 @@ class TransformerConfig(_Scaled):
 
     @property
     def context_tokens(self) -> int:
-        """S: tokens in front of the image tokens; 1 for a class."""
+        """Return S, the number of tokens in front of the image tokens; 1 for a class."""
         return 1 if self.text is None else self.text.tokens
 
     @property
@@ -240,7 +240,7 @@ class ResidualDiffusionConfig(Config):
     tokens_scale: Annotated[float, Field(gt=0)] = 0.6
     """Residual tokens are divided by this before the diffusion sees them."""
     batch_multiplier: Width = 4
-    """Timesteps sampled for each token in a training step."""
+    """Timesteps sampled per token in a training step."""
 
     def __post_init__(self) -> None:
         require(
@@ -250,16 +250,16 @@ class ResidualDiffusionConfig(Config):
 
 
 class TextEncoderConfig(Config):
-    """Which text encoder a model reads prompts with.
+    """The text encoder that reads a model's prompts.
 
-    `compact` is the small one of this project, stored with the model (see `hart.text_encoder.compact`);
-    `qwen2` is any Qwen2 causal language model that transformers loads from `source` (hub id or folder).
-    `random` gives random features, so that a model with random weights can be stored and opened again.
+    `compact` is this project's small encoder, stored with the model (see `hart.text_encoder.compact`); `qwen2` is any
+    Qwen2 causal language model that transformers loads from `source` (hub id or folder); `random` gives random
+    features, so that a model with random weights can be stored and opened again.
     """
 
     kind: Literal["compact", "qwen2", "random"]
     tokens: Tokens
-    """Prompts are padded or cut to this many tokens."""
+    """Prompts are padded or truncated to this many tokens."""
     source: str = ""
     """Hugging Face id or folder of a `qwen2` encoder; for a folder beside the model's weights, its name there."""
     instruction: bool = False
@@ -274,7 +274,7 @@ class TextEncoderConfig(Config):
     output_width: WidthOrNone = 0
     """Width of the text features of a `compact` or `random` encoder."""
     seed: Seed = 0
-    """Of a `random` encoder."""
+    """Seed of a `random` encoder."""
 
     def __post_init__(self) -> None:
         sizes = "vocabulary_size", "embedding_width", "width", "depth", "heads", "output_width"
@@ -296,37 +296,37 @@ Device = Annotated[
 NumberType = Annotated[
     str | None, Field(description="float32, bfloat16 or float16; by default bfloat16 on CUDA, else float32.")
 ]
-"""Options of commands and servers, see `hart.devices`."""
+"""Device and number type options of commands and servers, see `hart.devices`."""
 CacheType = Literal["model", "bfloat16", "int8"]
-"""How keys and values of a generation are kept: in the model's number type or in a narrower one."""
+"""How keys and values are kept during generation: in the model's number type or in a narrower one."""
 
 
 class SamplingConfig(Config):
-    """How images are generated unless the caller says otherwise (section 5 of the paper's appendix)."""
+    """How images are generated unless the caller chooses otherwise (appendix of the paper, section 5)."""
 
     guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 4.5
     """g in (1 + g) conditional - g unconditional, as in the HART paper; in diffusers it is g + 1. 0 turns it off."""
     top_k: Annotated[int, Field(ge=0, le=2**20), AfterValidator(lambda count: count or None)] | None = 600
-    """Sample among this many of the likeliest codes; hybrid models take half as many from the eighth scale on. 0 keeps
-    all codes, and becomes None."""
+    """Sample from this many of the likeliest codes; hybrid models use half as many from the eighth scale on. 0 keeps
+    all codes and becomes None."""
     top_p: Annotated[float, Field(gt=0, le=1), AfterValidator(lambda share: share if share < 1 else None)] | None = None
-    """Sample among the likeliest codes that have this probability together. 1 keeps all codes, and becomes None."""
+    """Sample from the likeliest codes with this total probability. 1 keeps all codes and becomes None."""
     gumbel_smoothing: bool = True
-    """Mix the embeddings of all codes by Gumbel softmax instead of taking the sampled code's."""
+    """Mix the embeddings of all codes by Gumbel softmax instead of using the sampled code's."""
     maskgit_steps: Tokens = 1
     """Number of MaskGIT steps at the last scale."""
     diffusion_steps: DiffusionSteps | None = None
     """Sampling steps of the residual diffusion; by default the model's own, `sampling_steps`."""
     discrete_only: bool = False
-    """Leave out the residual tokens (the paper's ablation)."""
+    """Omit the residual tokens (the paper's ablation)."""
     unguided_scales: Annotated[int, Field(ge=0, le=64)] = 0
-    """Approximate: the last so many scales are sampled without guidance, in half of the work (Switti, 2412.01819)."""
+    """Approximate: sample this many of the last scales without guidance, at half the cost (Switti, 2412.01819)."""
     greedy_scales: Annotated[int, Field(ge=0, le=64)] = 0
-    """The last so many scales take the likeliest code of every token: fewer artefacts, and details without variety."""
+    """Take the likeliest code of every token at this many of the last scales: fewer artefacts, less varied details."""
 
 
 class HartConfig(Config):
-    """A whole model: what `config.json` beside the weights holds."""
+    """A whole model: the content of `config.json` beside the weights."""
 
     tokenizer: TokenizerConfig
     transformer: TransformerConfig
@@ -335,14 +335,14 @@ class HartConfig(Config):
     text_encoder: TextEncoderConfig | None = None
     sampling: SamplingConfig = SamplingConfig()
     aspects: Listed[Aspect] = ()
-    """Aspect ratios such as 16:9 that it was trained at, by default the square; it generates any (`hart.sizes`)."""
+    """Aspect ratios, e.g. 16:9, that it was trained at, by default the square; it generates any (`hart.sizes`)."""
     styles: Listed[Style] = ()
-    """Styles that prompts can ask for, which the page of `hart serve` offers."""
+    """Styles that prompts can ask for, offered on the page of `hart serve`."""
     dequantize: bool = False
-    """Layers that are stored in 8 bits become ordinary ones when the model opens, so that images are the same on all
-    processors: they save room in files alone. Otherwise such a model opens at level `int8`."""
+    """Convert layers stored in 8 bits to ordinary ones when the model opens, so that images are the same on all
+    processors and only files are smaller. Otherwise such a model opens at level `int8`."""
     format_version: Literal[1] = 1
-    """Of the file."""
+    """Version of the file format."""
 
     def __post_init__(self) -> None:
         for name in ("scales", "latent_channels", "codebook_size"):
@@ -371,15 +371,15 @@ class HartConfig(Config):
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes a class-conditional model knows; None for a text model."""
+        """Return how many classes a class-conditional model knows; None for a text model."""
         classes = self.transformer.classes
         return None if classes is None else classes.num_classes
 
     def diffusion_steps(self, sampling: SamplingConfig) -> int:
-        """Denoising steps of the residual with these settings; 0 where there is none."""
+        """Return the denoising steps of the residual with these settings; 0 without residual diffusion."""
         return 0 if self.diffusion is None else sampling.diffusion_steps or self.diffusion.sampling_steps
 
     @property
     def hybrid(self) -> bool:
-        """Whether a continuous residual is sampled on top of the last scale's codes."""
+        """Return whether a continuous residual is sampled on top of the last scale's codes."""
         return self.diffusion is not None

@@ -1,4 +1,4 @@
-"""Devices and number types by the names that users write; out of memory; modules without memory."""
+"""Devices and number types by name, out-of-memory errors, and modules without memory."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch.overrides import TorchFunctionMode
 
 from hart.errors import HartError, lacks_memory
 
-# Messages of PyTorch's allocators that come as a plain RuntimeError: on CPUs, on Apple GPUs, and inside CUDA's own
+# Messages of PyTorch's allocators that come as a plain RuntimeError: on CPUs, on Apple GPUs, and in CUDA's own
 # libraries.
 MEMORY_SIGNS = ("DefaultCPUAllocator: ", "MPS backend out of memory", "CUDA error: out of memory", "_ALLOC_FAILED")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PRODUCTS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
-"""Features of x86 processors, one of which is needed to multiply in a type as fast as in float32."""
+"""x86 processor features; at least one is needed to multiply in a type as fast as in float32."""
 SLOW = "takes several times as long as float32 on this processor"
 MPS_TORCH = "2.13"
-"""The first PyTorch with which an Apple GPU is taken. Earlier ones give wrong numbers there without an error, in what a
-model here does all the time: attention of few queries in a batch (issue 181133 of pytorch/pytorch), copies (189690)."""
+"""First PyTorch version accepted for Apple GPUs. Earlier ones silently give wrong results there in what a model here
+does all the time: attention of few queries in a batch (issue 181133 of pytorch/pytorch), copies (189690)."""
 SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def resolve_device(name: torch.device | str | None) -> torch.device:
-    """The device called `name`: "cpu", "cuda", "cuda:1", "mps". None takes CUDA if there is one, else the CPU.
+    """Return the device called `name`: "cpu", "cuda", "cuda:1", "mps". None means CUDA if there is one, else the CPU.
 
-    MPS is taken by name only: this project has not been run on it.
+    MPS is only used if named: this project has not been run on it.
     Raises `HartError` for other names, for devices that this machine does not have, and for MPS before `MPS_TORCH`.
     """
     if name is None:
@@ -59,8 +59,8 @@ def resolve_device(name: torch.device | str | None) -> torch.device:
 
 
 def is_slow(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether `device` is a processor without matrix products in a number type. Where PyTorch does not know, as on ARM,
-    they are assumed."""
+    """Return whether `device` is a processor without matrix products in a number type. They are assumed if PyTorch does
+    not know, as on ARM."""
     if device.type != "cpu" or dtype not in PRODUCTS:
         return False
     features = torch.cpu.get_capabilities()
@@ -68,12 +68,12 @@ def is_slow(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def slow_remarks(dtype: torch.dtype, device: torch.device) -> list[str]:
-    """A line where `is_slow`, else none: for whoever asks for a number type that costs time."""
+    """Return one line if `is_slow`, else none, for callers that choose a number type."""
     return [f"{dtype_name(dtype)} {SLOW}"] if is_slow(dtype, device) else []
 
 
 def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
-    """A number type of `DTYPES`, given as such or by name ("bfloat16", "bf16"). None takes the device's default.
+    """Return a number type of `DTYPES`, given as such or by name ("bfloat16", "bf16"). None means the device's default.
 
     The default is bfloat16 on CUDA and float32 elsewhere. Raises `HartError` for any other type.
     """
@@ -83,7 +83,7 @@ def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torc
 
 
 def resolve_stored_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """A type that weights are stored in: those of `DTYPES`, and int8. Raises `HartError` for any other type."""
+    """Return a type that weights are stored in: those of `DTYPES`, and int8. Raises `HartError` for any other type."""
     return _known_dtype(dtype, DTYPES | {"int8": torch.int8})
 
 
@@ -98,35 +98,35 @@ def _known_dtype(dtype: torch.dtype | str, types: Mapping[str, torch.dtype]) -> 
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor on `device`, without waiting for what the device has to do before; on MPS when it has arrived."""
+    """Copy a tensor to `device` without waiting for the device's pending work; on MPS, wait until it has arrived."""
     if device.type == "cuda" and tensor.device.type == "cpu":
-        # from other memory a copy begins when the device is idle
+        # from pageable memory a copy would only begin when the device is idle
         tensor = tensor.pin_memory()
-    # to an Apple GPU PyTorch copies from memory that may be another tensor's by then (issues 139550 and 189690)
+    # PyTorch copies to an Apple GPU from memory that another tensor may have reused by then (issues 139550 and 189690)
     return tensor.to(device, non_blocking=device.type != "mps")
 
 
 def row_index(rows: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Numbers of rows as (n,) int64 on `device`, to index what is there."""
+    """Return row numbers as (n,) int64 on `device`, to index tensors there."""
     return sent(torch.tensor(rows, dtype=torch.int64, device="cpu"), device)
 
 
 def convolution_layout(device: torch.device) -> torch.memory_format:
-    """The memory order in which convolutions are fastest on a device, of their weights and of what they read."""
-    # PyTorch before 2.14 reads weights in another order than this one wrongly on Apple GPUs (issue 192212)
+    """Return the memory format in which convolutions are fastest on a device, for weights and inputs."""
+    # PyTorch before 2.14 misreads weights in any other order than this one on Apple GPUs (issue 192212)
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a number type, under which `resolve_dtype` knows those of `DTYPES`."""
+    """Return the name of a number type, by which `resolve_dtype` knows those of `DTYPES`."""
     return str(dtype).removeprefix("torch.")
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Compute float32 products and convolutions on NVIDIA GPUs in float32, not in TF32 with its 10 bits of fraction.
+    """Compute float32 products and convolutions on NVIDIA GPUs in float32, not in TF32 with its 10 fraction bits.
 
-    PyTorch's default is TF32 for convolutions. Meanwhile this holds for the whole process.
+    PyTorch's default is TF32 for convolutions. Applies to the whole process while active.
     """
     of = torch.backends
     kinds = of.cuda.matmul, of.cudnn.conv, of.mkldnn.matmul  # type: ignore[attr-defined]
@@ -148,7 +148,7 @@ def exact_float32() -> Iterator[None]:
 
 
 def machine_memory() -> int | None:
-    """Bytes of main memory; None if the system does not say."""
+    """Return the bytes of main memory; None if the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not on Windows
@@ -156,9 +156,9 @@ def machine_memory() -> int | None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a program may still take; None if the system does not say.
+    """Return how many bytes a program may still allocate; None if the system does not say.
 
-    Of main memory with what can be swapped out, and within the limit of a container.
+    For main memory this includes what can be swapped out, and respects a container's limit.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -170,14 +170,14 @@ def free_memory(device: torch.device) -> int | None:
         return machine_memory()
     free = 1024 * (kilobytes["MemAvailable:"] + kilobytes.get("SwapFree:", 0))
     group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # a limit of "max" is none
+    with suppress(OSError, ValueError):  # a limit of "max" means none
         limit = int((group / "memory.max").read_text(encoding="ascii"))
-        free = min(free, limit - _counts(group / "memory.stat").get("anon", 0))  # files give way
+        free = min(free, limit - _counts(group / "memory.stat").get("anon", 0))  # cached files can be evicted
     return free
 
 
 def require_room(needed: int, what: str, device: torch.device) -> None:
-    """Raise `HartError` if so many bytes, for what an error calls `what`, are more than `free_memory`."""
+    """Raise `HartError` if `needed` bytes are more than `free_memory`. Errors call their use `what`."""
     if (free := free_memory(device)) is not None and needed > free:
         raise HartError(
             f"{what} take {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free: choose --dtype bfloat16 "
@@ -186,7 +186,7 @@ def require_room(needed: int, what: str, device: torch.device) -> None:
 
 
 def _counts(file: Path) -> dict[str, int]:
-    """Names and numbers of a file of the system; none where it is missing."""
+    """Return the names and numbers in a system file; empty if it is missing."""
     with suppress(OSError):
         lines = [line.split() for line in file.read_text(encoding="ascii").splitlines()]
         return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
@@ -194,15 +194,15 @@ def _counts(file: Path) -> dict[str, int]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that the device or the machine has no memory left."""
+    """Return whether `error` means that the device or the machine ran out of memory."""
     if lacks_memory(error) or isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY_SIGNS)
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Skips `torch.nn.init`: on the meta device it changes nothing, and the first random number there takes a second,
-    in which PyTorch imports its compiler."""
+    """Skips `torch.nn.init`: it has no effect on the meta device, where the first random number takes a second, in
+    which PyTorch imports its compiler."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -215,15 +215,15 @@ class _WithoutValues(TorchFunctionMode):
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """Modules that are built inside have shapes and types, on the meta device, and neither memory nor values."""
+    """Build modules with shapes and types only, on the meta device, without memory or values."""
     with torch.device("meta"), _WithoutValues():
         yield
 
 
 def give_memory(module: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
-    """Give a module that was built `without_memory` memory of any content. dtype: None keeps the types.
+    """Allocate memory with arbitrary content for a module built `without_memory`. dtype: None keeps the types.
 
-    As `Module.to_empty`, for which PyTorch imports its compiler and symbolic algebra: over a second.
+    Like `Module.to_empty`, for which PyTorch imports its compiler and symbolic algebra: over a second.
     """
 
     def empty(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ import errno
 from importlib.util import find_spec
 
 DISTRIBUTION = "hart-image"
-"""This package's name on package indexes, where `hart` is another project."""
+"""This package's name on package indexes, where `hart` is a different project."""
 
 
 class HartError(ValueError):
@@ -12,24 +12,24 @@ class HartError(ValueError):
 
 
 def missing_package(name: str | None, extra: str) -> HartError:
-    """The error for an optional package that is not installed. extra: the extra of this project that brings it."""
+    """Return the error for an optional package that is not installed. extra: this project's extra that installs it."""
     return not_installed(name, f"'{DISTRIBUTION}[{extra}]'")
 
 
 def not_installed(what: str | None, requirement: str) -> HartError:
-    """The same for anything that pip can install. requirement: what it is called there."""
-    # environments that uv makes have no pip: the shell's would install elsewhere
+    """Return the same error for anything that pip can install. requirement: its name there."""
+    # environments made by uv have no pip: the shell's pip would install elsewhere
     pip = "uv pip" if find_spec("pip") is None else "pip"
     return HartError(f"{what} is not installed: run {pip} install {requirement}")
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether the machine had no memory left, which is nobody's bad input."""
+    """Return whether the machine ran out of memory, which is not bad input."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 class Stopped(BaseException):
-    """An orderly end by a signal: one line says what was kept and how to resume. Exit code 128 + `signal`.
+    """An orderly end after a signal: one line says what was kept and how to resume. Exit code 128 + `signal`.
 
     Not a `KeyboardInterrupt`, whose message the argument parser would drop.
     """
@@ -40,8 +40,8 @@ class Stopped(BaseException):
 
 
 class PromptWarning(UserWarning):
-    """A prompt is used, but not as written: the text encoder leaves words out, or does not know them."""
+    """A prompt is used, but not as written: the text encoder drops words, or does not know them."""
 
 
 class AdapterWarning(UserWarning):
-    """A LoRA adapter is used with other weights than those it was trained on."""
+    """A LoRA adapter is used with other weights than it was trained on."""

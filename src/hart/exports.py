@@ -11,7 +11,7 @@ from typing import Any
 
 
 def lazy(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package, whose names are those that its source imports for type checkers.
+    """Return `__getattr__` and `__dir__` of a package, whose names are those its source imports for type checkers.
 
     if TYPE_CHECKING:
         from hart.config import HartConfig, SamplingConfig

@@ -1,6 +1,6 @@
-"""Reading files within bounds, writing them whole or not at all, and the cache folder.
+"""Reading files within limits, writing them whole or not at all, and the cache folder.
 
-What a person can mend is a `FileError`. Only regular files are read: a FIFO would wait for ever, a device never ends.
+Problems that a user can fix are a `FileError`. Only regular files are read: a FIFO would block, a device never ends.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ MEBIBYTE = 2**20
 TEXT_LIMIT = 64 * MEBIBYTE
 """Largest JSON, TOML or text file in bytes."""
 STANDARD_INPUT = "standard input"
-"""What messages call it."""
+"""Its name in messages."""
 PARTIAL = ".partial"
 """Suffix of files that are still being written."""
 
 
 AnyPath = str | os.PathLike[str]
-"""As a person writes it, see `user_path`."""
+"""A path as written by a person, see `user_path`."""
 
 
 class FileError(HartError):
-    """A file that is absent, not regular, too large, or not of its format; the message names it."""
+    """A file that is missing, not regular, too large, or not of its format; the message names it."""
 
 
 def default_cache() -> Path:
-    """The folder `hart` in the platform's cache: files that can be downloaded again. Raises `FileError` for a user
-    without a home folder."""
+    """Return the folder `hart` in the platform's cache, for files that can be downloaded again. Raises `FileError` for
+    a user without a home folder."""
     named, below = {
         "win32": (os.environ.get("LOCALAPPDATA"), Path("AppData", "Local")),
         "darwin": (None, Path("Library", "Caches")),
     }.get(sys.platform, (os.environ.get("XDG_CACHE_HOME"), Path(".cache")))
-    if named and Path(named).is_absolute():  # the specification of XDG ignores others
+    if named and Path(named).is_absolute():  # the XDG specification says to ignore relative paths
         return Path(named) / "hart"
     try:
         return Path.home() / below / "hart"
@@ -62,21 +62,21 @@ def default_cache() -> Path:
 
 
 def user_path(name: AnyPath) -> Path:
-    """A path as a person writes it: ~ is the home folder. Raises `FileError`."""
+    """Return a path written by a person, with ~ as the home folder. Raises `FileError`."""
     if not (address := user_address(name)):
         raise FileError(f"{name!r}: give a path")
     return Path(address)
 
 
 def user_address(address: AnyPath) -> str:
-    """As `user_path`, of what may be a URL or a pattern too, or empty. Raises `FileError`."""
+    """Like `user_path`, but for text that may also be a URL, a pattern, or empty. Raises `FileError`."""
     if not isinstance(address, str | os.PathLike):
         raise FileError(f"{address!r}: give a path or an address, as text")
     return os.path.expanduser(os.fspath(address))  # noqa: PTH111 - a path would lose slashes
 
 
 def readable_folder(path: Path) -> Path:
-    """A folder. Raises `FileError` where there is none, or its files may not be listed and read."""
+    """Return a folder. Raises `FileError` if it does not exist, or its files cannot be listed and read."""
     if not path.is_dir():
         raise FileError(f"{path}: no such folder")
     if not os.access(path, os.R_OK | os.X_OK):
@@ -89,8 +89,8 @@ _listings: ContextVar[dict[Path, Mapping[str, bool]] | None] = ContextVar("listi
 
 @contextmanager
 def listed_once() -> Iterator[None]:
-    """In a block, or in a function decorated with it, `list_folder` lists each folder once: a million images take a
-    second, on a network many."""
+    """In a block or a decorated function, let `list_folder` list each folder only once: a million images take a second,
+    on a network many."""
     known = _listings.get()
     token = _listings.set({} if known is None else known)
     try:
@@ -100,11 +100,11 @@ def listed_once() -> Iterator[None]:
 
 
 def list_folder(folder: Path) -> Mapping[str, bool]:
-    """The names in a folder that are not hidden, True for those of folders; links are followed. Raises `OSError`."""
+    """Return the non-hidden names in a folder, True for folders; links are followed. Raises `OSError`."""
     known = _listings.get()
     if known is not None and folder in known:
         return known[folder]
-    with os.scandir(folder) as entries:  # no `Path` for each of them
+    with os.scandir(folder) as entries:  # without a `Path` for each
         names = {entry.name: _is_folder(entry) for entry in entries if not entry.name.startswith(".")}
     if known is not None:
         known[folder] = names
@@ -119,8 +119,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def require_own_folder(folder: Path, own: str = "") -> None:
-    """Raise `FileError` where a folder holds anything but hidden files and names that the pattern `own` matches fully:
-    what writes a whole folder takes an empty one, its own, or a new one."""
+    """Raise `FileError` if a folder holds anything but hidden files and names that fully match the pattern `own`: to
+    write a whole folder, it must be empty, new, or written by the same program before."""
     names = list_folder(readable_folder(folder)) if folder.exists() else ()
     if os.path.realpath(folder) == os.path.realpath(os.path.expanduser("~")):  # noqa: PTH111  # a home may not be known
         raise FileError(f"{folder}: is your home folder: give an empty or a new folder")
@@ -131,9 +131,10 @@ def require_own_folder(folder: Path, own: str = "") -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raise `FileError` for a folder where nothing can be written, before any work is done. Makes no folder, so that
-    who refuses leaves none: of one that does not exist, the nearest above it that does is tried, which may be a link to
-    nothing, such as a drive that is not mounted."""
+    """Raise `FileError` before any work is done if nothing can be written to a folder. Creates no folder, so that
+    nothing is
+    left after an error: for a missing folder, its nearest existing parent is tested, which may be a broken link, such
+    as to a drive that is not mounted."""
     with can_be_written(path):
         existing = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
         with TemporaryFile(dir=existing):
@@ -142,7 +143,7 @@ def require_writable(path: Path) -> None:
 
 @contextmanager
 def can_be_written(path: Path) -> Iterator[None]:
-    """Errors of the system in a block are those of writing to the folder `path`. Raises `FileError`."""
+    """Turn system errors in a block into errors of writing to the folder `path`. Raises `FileError`."""
     try:
         yield
     except OSError as error:
@@ -150,20 +151,20 @@ def can_be_written(path: Path) -> Iterator[None]:
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a name, on any system, can only be of a file in the folder that it is looked up in."""
+    """Return whether a name can, on any system, only denote a file directly in the folder it is looked up in."""
     plain = "\0" not in name and {PurePosixPath(name).name, PureWindowsPath(name).name} == {name}
     return plain and name not in ("", ".", "..")
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A regular file, opened for reading; links are followed. Raises `FileError` for anything else."""
+    """Open a regular file for reading; links are followed. Raises `FileError` for anything else."""
     try:
         # without waiting: opening a FIFO would block until somebody writes to it
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise FileError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        if os.path.isdir(path):  # noqa: PTH112 - Windows opens none; `Path.is_dir` raises for names that are too long
+        if os.path.isdir(path):  # noqa: PTH112 - Windows opens no folder; `Path.is_dir` raises for too long names
             raise FileError(f"{path}: is a folder: give a file") from None
         raise FileError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
     kind = os.fstat(handle).st_mode
@@ -179,7 +180,7 @@ def require_regular(path: Path) -> None:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes. Raises `FileError`."""
+    """Return the content of a regular file of at most `limit` bytes. Raises `FileError`."""
     with open_regular(path) as file:
         return _content(file, str(path), limit)
 
@@ -195,25 +196,25 @@ def _content(file: IO[bytes], where: str, limit: int) -> bytes:
 
 
 def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
-    """A UTF-8 text file, with or without byte order mark. Raises `FileError`."""
+    """Return the text of a UTF-8 file, with or without byte order mark. Raises `FileError`."""
     return decode_text(read_bytes(path, limit), str(path))
 
 
 def read_standard_input() -> str:
-    """UTF-8 text that is sent to this process, up to its end. Raises `FileError`."""
+    """Return all UTF-8 text on standard input. Raises `FileError`."""
     if sys.stdin is None:
         raise FileError(f"{STANDARD_INPUT}: is closed")
     return decode_text(_content(sys.stdin.buffer, STANDARD_INPUT, TEXT_LIMIT), STANDARD_INPUT)
 
 
 def text_lines(text: str) -> list[str]:
-    """Its lines that are not blank, without blanks at their ends. Only what editors count as the end of a line is one:
-    `str.splitlines` also splits at a form feed, or at U+2028, which text from web pages has within a line."""
+    """Return non-blank lines, stripped. Only what editors treat as a line break counts: `str.splitlines` also splits at
+    a form feed, or at U+2028, which text from web pages contains within lines."""
     return [line.strip() for line in re.split(r"\r\n?|\n", text) if line.strip()]
 
 
 def decode_text(content: bytes, where: str) -> str:
-    """UTF-8 text, with or without byte order mark. Raises `FileError`, which begins with `where`."""
+    """Decode UTF-8 text, with or without byte order mark. Raises `FileError`, which begins with `where`."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -222,7 +223,7 @@ def decode_text(content: bytes, where: str) -> str:
 
 
 def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
-    """The object in a JSON file. Raises `FileError` when it holds anything else."""
+    """Return the object in a JSON file. Raises `FileError` if it holds anything else."""
     values = parse_json(read_bytes(path, limit), str(path))
     if not isinstance(values, dict):
         raise FileError(f"{path}: does not hold a JSON object")
@@ -230,12 +231,12 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
 
 
 def parse_json(content: bytes, where: str) -> Any:
-    """Any JSON value, with or without byte order mark. Raises `FileError`, which begins with `where`."""
+    """Return any JSON value, with or without byte order mark. Raises `FileError`, which begins with `where`."""
     return _parsed(json.loads, decode_text(content, where), where, "JSON")
 
 
 def read_toml(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
-    """The table in a TOML file. Raises `FileError`."""
+    """Return the table in a TOML file. Raises `FileError`."""
     values: dict[str, Any] = _parsed(tomllib.loads, read_text(path, limit), str(path), "TOML")
     return values
 
@@ -243,16 +244,16 @@ def read_toml(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
 def _parsed(parse: Callable[[str], Any], text: str, where: str, kind: str) -> Any:
     try:
         return parse(text)
-    except (ValueError, OverflowError) as error:  # also a number of thousands of digits
+    except (ValueError, OverflowError) as error:  # also raised for a number of thousands of digits
         raise FileError(f"{where}: is not {kind} ({error})") from None
     except RecursionError:
         raise FileError(f"{where}: is nested too deeply") from None
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: bool = True) -> None:
-    """Let `write` fill a file that appears as `path` when it is whole; see `whole_file`.
+    """Let `write` fill a file that appears as `path` once it is complete; see `whole_file`.
 
-    write: gets the open file; its `name` is a path, for libraries that open one themselves.
+    write: gets the open file; its `name` is a path, for libraries that open it themselves.
     """
     with whole_file(path, overwrite=overwrite) as temporary, temporary.open("r+b") as file:
         write(file)
@@ -260,13 +261,13 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any], *, overwrite: boo
 
 @contextmanager
 def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """An empty file beside `path`, or what a library puts in its place, is flushed to disk and renamed when the block
-    ends; missing folders are made.
+    """Give a new empty file beside `path`; it, or what a library puts in its place, is flushed to disk and renamed when
+    the block ends. Missing folders are created.
 
     Readers see the old file or the whole new one. The temporary file has a random name, so that programs writing the
-    same file do not disturb each other. When the block fails, the old file stays, nothing is left beside it, and the
-    error is raised again; one of the system, such as a full disk, as an `OSError` that names `path`.
-    overwrite: False raises `FileExistsError` if `path` exists, even if another program makes it meanwhile.
+    same file do not interfere. If the block fails, the old file stays, nothing is left beside it, and the error is
+    raised again; a system error, such as a full disk, as an `OSError` that names `path`.
+    overwrite: if False, raises `FileExistsError` if `path` exists, even if another program creates it meanwhile.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not overwrite and os.path.lexists(path):
@@ -277,7 +278,7 @@ def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # some libraries write what only the owner can read
+        temporary.chmod(mode)  # some libraries create files that only the owner can read
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         if overwrite:
@@ -292,7 +293,7 @@ def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         if isinstance(cause, OSError) and cause.filename in (None, str(temporary)):
             said = cause.strerror or str(cause)
             if sys.platform == "win32" and isinstance(cause, PermissionError) and path.exists():
-                said += "; is it open in another program?"  # then nothing can take its place there
+                said += "; is it open in another program?"  # then it cannot be replaced
             raise OSError(cause.errno, said, str(path)) from None
         raise
     flush_folder(path.parent)
@@ -300,7 +301,7 @@ def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def folder_if_used(folder: Path) -> Iterator[None]:
-    """A folder, made if need be with those above it; what was made goes again if the block leaves it empty."""
+    """Give a folder, created with its parents if need be; those created are removed if the block leaves it empty."""
     made = [each for each in (folder.absolute(), *folder.absolute().parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -313,10 +314,10 @@ def folder_if_used(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def all_or_nothing(folder: Path, last: str) -> Iterator[Path]:
-    """A folder to write into; what is in it appears in `folder` when the block ends, and nothing if anything fails.
+    """Give a folder to write into; its files appear in `folder` when the block ends, or none if anything fails.
 
     last: the file that appears last, by which readers know that all are there. Nothing is overwritten: raises
-    `FileExistsError`. Errors of the system name the path in `folder`.
+    `FileExistsError`. System errors name the path in `folder`.
     """
     there: list[Path] = []
     with ExitStack() as made:
@@ -331,7 +332,7 @@ def all_or_nothing(folder: Path, last: str) -> Iterator[Path]:
                         raise
                     named = folder / Path(error.filename).relative_to(written)
                     raise OSError(error.errno, error.strerror, str(named)) from None
-                # file by file: Windows replaces no folder, not even an empty one
+                # file by file: Windows cannot replace a folder, not even an empty one
                 files = (file for file in written.rglob("*") if file.is_file())
                 for file in sorted(files, key=lambda file: (file == written / last, file)):
                     target = folder / file.relative_to(written)
@@ -354,13 +355,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON value for people to read; see `atomic_write`."""
-    # UTF-8 has no lone surrogates, which stand for the other bytes of a file's name; with a backslash they are JSON's
+    # lone surrogates, which stand for non-UTF-8 bytes in a file name, cannot be encoded; with a backslash they are
+    # valid JSON
     text = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
     atomic_write(path, lambda file: file.write(text))
 
 
 def flush_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, if the system can: Windows opens no folders, and some network
+    """Make renames in a folder survive a power cut, if the system can: Windows does not open folders, and some network
     drives cannot flush them."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: what can be a name in it, and whether it can be reached."""
+"""The Hugging Face hub: whether a name can exist on it, and whether it can be reached."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ PORTS = {"http": 80, "https": 443}
 PAUSES = (0.0, 1.0, 1.0)
 """Seconds before each attempt to reach the hub."""
 CONNECT_TIMEOUT = 4.0
-"""Seconds for each of the hub's addresses, of which there are several."""
+"""Seconds for each of the hub's several addresses."""
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be that of a model or data set of the Hugging Face hub, `owner/name`."""
+    """Return whether a name can be that of a model or data set on the Hugging Face hub, `owner/name`."""
     return re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
 
 
 def is_hub_name(name: str) -> bool:
-    """The same, also of old ones, whose names have no owner."""
+    """Like `is_hub_id`, but also accepts old names without an owner."""
     return is_hub_id(name) or is_hub_id(f"owner/{name}")
 
 
 def is_on_hub(source: str) -> bool:
-    """Whether it is OWNER/NAME, and no folder on this machine."""
+    """Return whether a source has the form OWNER/NAME and is not a path on this machine."""
     return is_hub_id(source) and not Path(source).exists()
 
 
 def hub_address() -> tuple[str, str, int]:
-    """Scheme, host and port of the hub. Raises `HartError` where HF_ENDPOINT is no address.
+    """Return scheme, host and port of the hub. Raises `HartError` if HF_ENDPOINT is not an address.
 
-    With some of these the hub's library cannot even be imported, so this comes before.
+    The hub's library cannot even be imported with some bad values, so check this first.
     """
     from huggingface_hub import constants
 
-    with suppress(ValueError):  # of a port that is no number, or brackets of IPv6 that do not match
+    with suppress(ValueError):  # for a port that is not a number, or unbalanced IPv6 brackets
         address = urlsplit(constants.ENDPOINT)
         if address.hostname and address.scheme in PORTS:
             return address.scheme, address.hostname, address.port or PORTS[address.scheme]
     said = shown(constants.ENDPOINT)
-    raise HartError(f"HF_ENDPOINT {said}: is no address of a hub: give https://HOST or https://HOST:PORT")
+    raise HartError(f"HF_ENDPOINT {said}: is not the address of a hub: give https://HOST or https://HOST:PORT")
 
 
 def unreachable() -> str | None:
-    """Why the hub cannot be reached; None if it can be, or where only its own library knows: in its offline mode, or
-    behind a proxy.
+    """Return why the hub cannot be reached; None if it can, or if only its own library can tell: in its offline mode,
+    or behind a proxy.
 
-    Without a connection that library tries for half a minute, as datasets does, and transformers for a whole one.
-    Raises as `hub_address`.
+    Without a connection, that library and datasets retry for half a minute, transformers for a whole one.
+    Raises like `hub_address`.
     """
     from huggingface_hub import constants
 
@@ -71,7 +71,7 @@ def unreachable() -> str | None:
             _connect(host, port)
         except OSError as error:
             why = error.strerror or reason(error)
-            if isinstance(error, TimeoutError):  # to ask it again takes as long
+            if isinstance(error, TimeoutError):  # another attempt would take as long
                 break
         else:
             return None
@@ -79,5 +79,5 @@ def unreachable() -> str | None:
 
 
 def _connect(host: str, port: int) -> None:
-    """Raises `OSError`."""
+    """Raise `OSError` if a connection fails."""
     socket.create_connection((host, port), CONNECT_TIMEOUT).close()

@@ -1,4 +1,4 @@
-"""HART: a transformer predicts discrete tokens, a diffusion model predicts what they leave out. Read this first.
+"""HART: a transformer predicts discrete tokens, a diffusion model what they leave out. Start reading here.
 
     text + token maps -> transformer, all scales -> logits of the discrete tokens
     hidden states of the last scale + its sampled codes -> condition -> residual diffusion -> continuous tokens
@@ -28,8 +28,8 @@ from hart.types import Context, TokenMaps
 class HartPrediction:
     """A training pass.
 
-    head_input: (B, L', C), what the head's linear layer turns into logits. hidden: (B, M, C) of the last scale.
-    segments: the computed tokens of each of the K scales.
+    head_input: (B, L', C), the input of the head's linear layer. hidden: (B, M, C) of the last scale.
+    segments: the number of computed tokens of each of the K scales.
     """
 
     head_input: Tensor
@@ -39,7 +39,7 @@ class HartPrediction:
 
     @property
     def logits(self) -> Tensor:
-        """(B, L', V) float32, computed at every call. The loss never has them all: see `hart.losses.code_loss`."""
+        """Return (B, L', V) float32, computed anew at each call. The loss avoids it: see `hart.losses.code_loss`."""
         return self.head.logits(self.head_input)
 
 
@@ -66,24 +66,24 @@ class Hart(nn.Module):
     def diffusion_loss(
         self, hidden: Tensor, code_embeddings: Tensor, latent: Tensor, timesteps: Tensor, noise: Tensor
     ) -> DiffusionLoss:
-        """The residual diffusion's losses (B R M,) of M tokens of the last scale.
+        """Return the residual diffusion's losses (B R M,) for M tokens of the last scale.
 
         hidden: (B, M, C), from `HartPrediction`. code_embeddings: (B, M, D) of codes sampled from the model's own
-        logits, which the diffusion is conditioned on, as in generation. latent: (B, M, D), what code and residual add
-        up to. timesteps: (B, R, M). noise: (B, R, M, D).
+        logits, which the diffusion is conditioned on, as in generation. latent: (B, M, D), the sum of code embedding
+        and residual. timesteps: (B, R, M). noise: (B, R, M, D).
         """
         condition = self.residual_condition(hidden, code_embeddings)
         return self.residual_head().loss(condition, latent - code_embeddings, timesteps, noise)
 
     def residual_condition(self, hidden: Tensor, code_embeddings: Tensor) -> Tensor:
-        """What the diffusion is conditioned on: norm(hidden + word_embed(code)), (B, M, C).
+        """Return the condition of the diffusion: norm(hidden + word_embed(code)), (B, M, C).
 
         hidden: (B, M, C) of the last scale. code_embeddings: (B, M, D) of its codes.
         """
         return self.residual_head().norm(hidden + self.transformer.embed_tokens(code_embeddings))
 
     def residual_head(self) -> ResidualHead:
-        """`residual`. Raises `ValueError` for a discrete-only model."""
+        """Return `residual`. Raises `ValueError` for a discrete-only model."""
         if self.residual is None:
             raise ValueError("this model samples discrete tokens only: it has no residual diffusion")
         return self.residual
@@ -103,7 +103,7 @@ class ResidualHead(nn.Module):
         self.sampling_process = self._respaced(self.config.sampling_steps)
 
     def loss(self, condition: Tensor, target: Tensor, timesteps: Tensor, noise: Tensor) -> DiffusionLoss:
-        """Losses (B R M,) of tokens that are noised R times each.
+        """Return the losses (B R M,) of tokens that are noised R times each.
 
         condition: (B, M, C) from `Hart.residual_condition`. target: (B, M, D) residual tokens in latent units.
         timesteps: (B, R, M). noise: (B, R, M, D).
@@ -123,7 +123,7 @@ class ResidualHead(nn.Module):
         guidance: tuple[Tensor | float, Tensor | float],
         noise: Tensor,
     ) -> Tensor:
-        """Residual tokens (..., N, D) in latent units, in as many steps as there is noise; see `sample_residual`."""
+        """Sample residual tokens (..., N, D) in latent units, one step per entry of `noise`; see `sample_residual`."""
         process = self.sampling_process
         if len(noise) != len(process):
             process = self._respaced(len(noise))

@@ -2,9 +2,9 @@
 
     prompt -> encode_prompt -> context -> generate (next-scale prediction) -> latents -> decode -> images
 
-Every image has the random numbers of its own seed, so that its neighbours in a batch affect only its rounding: matrix
-products of other shapes differ in their last digits, and sampling can amplify that. On a CPU images are therefore
-generated one at a time, and image i of a call is bit for bit the one generated alone with its seed.
+The random numbers of every image depend only on its own seed, so other images of its batch affect only its rounding:
+matrix products of other shapes differ in their last digits, and sampling can amplify that. On a CPU, images are
+therefore generated one at a time, and image i of a call is bit for bit the one generated alone with its seed.
 
 Shapes: B images, H W pixels, D latent channels, h w latent.
 """
@@ -65,7 +65,7 @@ OnScale = Callable[[ScalePreview], object]
 
 
 class HartPipeline(Editing):
-    """A whole model on one device. Call it with prompts, or its stages: `encode_prompt`, `generate`, `decode`."""
+    """A whole model on one device. Call it with prompts, or use its stages: `encode_prompt`, `generate`, `decode`."""
 
     @torch.inference_mode()
     @own_types()
@@ -95,35 +95,35 @@ class HartPipeline(Editing):
     ) -> HartOutput:
         """Generate `num_images_per_prompt` images of every prompt.
 
-        prompt: text for a text model, class numbers for a class model; of an edit None generates whatever fits.
-        negative_prompt: what guidance steers away from, one for all prompts or one for each; its features take the
-            place of the unconditional ones. "" or None is unconditional.
-        seed: image i has the seed `seed + i`, by default 0; or a list with one for each image.
-        generator: in place of seeds, which are sampled from it: one for each image, or one for all images in turn.
-        prompt_embeds, negative_prompt_embeds: what `encode_prompt` returns, in place of prompts.
+        prompt: text for a text model, class numbers for a class model; with an edit, None generates whatever fits.
+        negative_prompt: what guidance steers away from, one for all prompts or one for each; its features replace the
+            unconditional ones. "" or None is unconditional.
+        seed: image i gets the seed `seed + i`, by default starting at 0; or a list with one seed per image.
+        generator: draws the seeds, in place of `seed`: one for each image, or one for all images in turn.
+        prompt_embeds, negative_prompt_embeds: the result of `encode_prompt`, in place of prompts.
         output_type: see `hart.generation.arguments.OutputType`.
         sampling: settings in place of the model's own and of those that its speed changes.
         settings: single settings, which override `sampling`: guidance_scale, top_k, top_p, gumbel_smoothing,
             greedy_scales, maskgit_steps, diffusion_steps, discrete_only, unguided_scales; see `SamplingConfig`.
-            guidance_scale is that of the HART paper: diffusers' minus 1. The first five may be lists, with a value for
-            each prompt or image.
-        size: of the images in pixels: 256 for a square, "1024x576" for a width and a height. height, width: the same
-            as numbers. aspect: a shape such as "16:9", with as many tokens as the square. By default the size that the
+                guidance_scale is defined as in the HART paper: diffusers' minus 1. The first five may be lists with one
+                value per prompt or image.
+        size: image size in pixels: 256 for a square, "1024x576" for width and height. height, width: the same as
+            numbers. aspect: a shape such as "16:9", with as many tokens as the square. By default the size that the
             model was trained at; see `hart.sizes.requested_schedule`.
-        edit: what all images keep of another, see `prepare_edit`; latents are without the pixels that it puts back.
-            mix: a second prompt for all images. `edit`, `vary` and `mix` are calls with these.
-        batch_size: images generated together; by default see `default_batch`.
+        edit: what all images keep of another image, see `prepare_edit`; latents do not include the pixels it puts back.
+            mix: a second prompt for all images. `edit`, `vary` and `mix` call this with these arguments.
+        batch_size: images generated together; by default `default_batch`.
         callback_on_scale: called after every scale of every batch. If it returns False, the call ends with the images
             of this batch as they are.
         callback_on_batch: called with every batch as soon as it is done.
-        collect: False returns no images, so that they take no memory after `callback_on_batch`.
-        Raises `HartError` for input that the model cannot take. A prompt with words that the text encoder leaves out or
-        does not know is used all the same, with a `PromptWarning`.
+        collect: if False, no images are returned, so that they take no memory after `callback_on_batch`.
+        Raises `HartError` for input that the model cannot take. A prompt with words that the text encoder drops or does
+        not know is used all the same, with a `PromptWarning`.
         """
         schedule = requested_schedule(self.config, size=size, height=height, width=width, aspect=aspect)
         check_output_type(output_type)
         check_callbacks(callback_on_scale=callback_on_scale, callback_on_batch=callback_on_batch)
-        components = self._components  # for the whole call, whatever is loaded meanwhile
+        components = self._components  # for the whole call, even if others are loaded meanwhile
         request = checked_request(
             self._config_of(components),
             prompt,
@@ -169,10 +169,10 @@ class HartPipeline(Editing):
         sampling: SamplingConfig | None = None,
         **settings: Unpack[SamplingOptions],
     ) -> None:
-        """Raise `HartError` if a call for so many images of this schedule needs more memory than there is.
+        """Raise `HartError` if a call for this many images of this schedule needs more memory than there is.
 
-        second_prompt: whether they have one, of a mix or of an edit's source. All else is as in a call, which does not
-        ask, with one value for all images.
+        second_prompt: whether the images have one, from a mix or an edit's source. Other arguments are as in a call,
+        which does not check this, with one value for all images.
         """
         parts = self._components
         sampling = checked_settings(self._config_of(parts), sampling, settings, schedule)
@@ -182,11 +182,11 @@ class HartPipeline(Editing):
 
     @torch.inference_mode(False)
     def encode_prompt(self, prompt: Prompt | Iterable[Prompt]) -> Context:
-        """Features of prompts, one row each: a `TextContext`, or the `ClassContext` of a class model.
+        """Encode prompts, one row each: a `TextContext`, or the `ClassContext` of a class model.
 
-        Each prompt is encoded by itself, so that the others do not affect it.
+        Each prompt is encoded separately, so that the others do not affect it.
         """
-        # copies, ordinary tensors that may be changed, also in inference mode
+        # copies, as ordinary tensors that may be changed, in inference mode too
         return Rows.cat(self._encoded(one) for one in checked_prompts(prompt, self.num_classes))
 
     def generate(
@@ -204,8 +204,8 @@ class HartPipeline(Editing):
         callback_on_scale: OnScale | None = None,
         **settings: Unpack[SamplingOptions],
     ) -> Tensor:
-        """Latents (B, D, h, w) float32 of one batch, one for each row of `prompt_embeds`; see `__call__`."""
-        check_names(settings)  # those that a call alone has
+        """Generate latents (B, D, h, w) float32 in one batch, one for each row of `prompt_embeds`; see `__call__`."""
+        check_names(settings)  # rejects arguments that only a call takes
         where: SizeOptions = {"size": size, "height": height, "width": width, "aspect": aspect}
         latents: Tensor = self(
             prompt_embeds=prompt_embeds,
@@ -224,14 +224,15 @@ class HartPipeline(Editing):
     @torch.inference_mode()
     @own_types()
     def generate_rows(self, images: Sequence[ImageRequest], **size: Unpack[SizeOptions]) -> States:
-        """One batch, for servers: the state of all its images after every scale, and the latents in the last one.
+        """Generate one batch, for servers: yields the state of all its images after every scale; the last holds the
+        latents.
 
-        images: of different people, each with its own prompt, seed and settings; those in
-            `hart.generation.batch_settings.SHARED` must agree. `decode` makes images of a state's latent. Whoever
-            stops asking stops the generation and frees its memory. `send([0, 2])` in place of `next` goes on with the
-            first and third image of the last state alone: the others are sampled no further, nor in later states.
-        size, height, width, aspect: of all images, as in `__call__`.
-        Raises `HartError` at once for what the model cannot take.
+        images: may belong to different users, each with its own prompt, seed and settings; those in
+            `hart.generation.batch_settings.SHARED` must agree. `decode` turns a state's latent into images. To stop the
+            generation and free its memory, stop iterating. `send([0, 2])` in place of `next` continues with only the
+            first and third image of the last state; the others are dropped from it and from later states.
+        size, height, width, aspect: for all images, as in `__call__`.
+        Raises `HartError` at once for input that the model cannot take.
         """
         schedule = requested_schedule(self.config, **size)
         parts = self._components
@@ -241,25 +242,25 @@ class HartPipeline(Editing):
     @torch.inference_mode()
     @own_types()
     def decode(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
-        """Images of latents (B, D, h, w); see `hart.generation.arguments.OutputType`."""
+        """Decode latents (B, D, h, w) to images; see `hart.generation.arguments.OutputType`."""
         check_output_type(output_type)
         return self._components.images(checked_latents(latents, self.config), output_type)
 
     @torch.inference_mode()
     @own_types()
     def reconstruct(self, image: Image.Image) -> Reconstruction:
-        """Encode and decode an image with the tokenizer alone, cropped to a square and resized first."""
+        """Encode and decode an image with the tokenizer only, after cropping it to a square and resizing."""
         return self._components.reconstruct(require_image("image", image))
 
     def _config_of(self, parts: Components) -> HartConfig:
-        """The model's configuration, with the settings that calls have at these components' speed."""
+        """Return the model's configuration, with the settings that calls have at these components' speed."""
         return self.config.replace(sampling=parts.speed.sampling(self.config))
 
     def _sampled(
         self, request: Request, parts: Components, schedule: ScaleSchedule, batch_size: int, on_scale: OnScale | None
     ) -> Iterator[tuple[list[ImageRequest], Tensor]]:
-        """The images of every batch, and their latents."""
-        # the images of a prompt or of an edit follow each other
+        """Yield the images of every batch, and their latents."""
+        # images of the same prompt or edit are consecutive
         encode, latent_of = lru_cache(2 * batch_size)(self._encoded), lru_cache(8 * batch_size)(parts.encode)
         count, scales = len(request.seeds), len(schedule)
         batches = -(-count // batch_size)
@@ -301,9 +302,9 @@ def _states(
     latent_of: Callable[..., Tensor],
     schedule: ScaleSchedule,
 ) -> States:
-    """The states of a batch of checked requests.
+    """Return the states of a batch of checked requests.
 
-    latent_of: `Coder.encode`; it is asked for an edit's source and its style, each also made small, scale by scale.
+    latent_of: `Coder.encode`; it is called for an edit's source and style, and for each downscaled, scale by scale.
     """
     noise = SeededNoise([image.seed for image in images], parts.device)
     settings = [image.sampling for image in images if image.sampling is not None]
@@ -315,7 +316,7 @@ def _states(
 
 
 def default_batch(kind: str) -> int:
-    """Images generated together on this kind of device, such as "cuda", unless the caller says otherwise."""
+    """Return how many images are generated together on this kind of device, e.g. "cuda", by default."""
     return 1 if kind == "cpu" else GPU_BATCH
 
 
@@ -324,7 +325,7 @@ def _checked_batch(size: int | None, parts: Components) -> int:
 
 
 def _warn(message: str) -> None:
-    """A `PromptWarning` that points at the line outside hart that called it."""
+    """Issue a `PromptWarning` that points at the line outside hart that called it."""
     level, frame, passed = 1, sys._getframe(), ("hart", "torch", "contextlib")
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in passed:
         level, frame = level + 1, frame.f_back

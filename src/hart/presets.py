@@ -1,4 +1,4 @@
-"""Named sizes of published models: what `--random-weights`, `hart info`, recipes and benchmarks start from.
+"""Named sizes of published models, for `--random-weights`, `hart info`, recipes and benchmarks.
 
 Sources: the HART paper (arXiv 2410.10812, section 4 and tables 3 and 4), the configuration file released with
 its 0.7B weights, and the VAR paper (arXiv 2404.02905). `PRESETS` maps a name to a function without arguments.
@@ -29,7 +29,7 @@ PUBLISHED_SCALES = {scales[-1]: scales for scales in (SCALES_256, SCALES_512, SC
 # The text encoder of the released 0.7B weights.
 RELEASED_TEXT_ENCODER = "mit-han-lab/Qwen2-VL-1.5B-Instruct"
 
-# Sampling of VAR's published numbers.
+# Sampling settings of VAR's published results.
 VAR_SAMPLING = SamplingConfig(guidance_scale=1.5, top_k=900, top_p=0.96, gumbel_smoothing=False)
 
 
@@ -43,8 +43,8 @@ def hart_text_to_image(scales: tuple[int, ...]) -> HartConfig:
 def hart_imagenet(depth: int) -> HartConfig:
     """Class-conditional HART at 256 px (paper, table 4): 649M, 1.07B and 2.05B at depths 20, 24 and 30.
 
-    VAR's widths with SwiGLU, rotary positions and residual diffusion. The weights are not published; QK
-    normalisation and sampling are those of VAR; all else reproduces the printed parameter counts.
+    VAR's widths with SwiGLU, rotary positions and residual diffusion. The weights are not published; QK normalisation
+    and sampling are VAR's; everything else reproduces the printed parameter counts.
     """
     return HartConfig(
         TokenizerConfig(SCALES_256),

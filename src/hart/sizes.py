@@ -1,7 +1,7 @@
-"""Image sizes and aspect ratios as callers write them, and the grids and schedules that make them.
+"""Image sizes and aspect ratios as callers write them, and the grids and schedules that follow from them.
 
-In text the width comes first: `1024x576` pixels, `16:9`. A number alone is a square. `hart.grids` has the rule by which
-the schedule of any grid follows from a model's own square one.
+In text the width comes first: `1024x576` pixels, `16:9`. A single number is a square. `hart.grids` has the rule by
+which the schedule of any grid follows from a model's square one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hart.strict import as_index, counted, shown
 
 
 class ImageSize(NamedTuple):
-    """In pixels."""
+    """Image size in pixels."""
 
     width: int
     height: int
@@ -29,12 +29,12 @@ class ImageSize(NamedTuple):
 
     @property
     def stored(self) -> int | str:
-        """For JSON: the side of a square as a number, other sizes as text."""
+        """Return the size for JSON: the side of a square as a number, other sizes as text."""
         return self.width if self.width == self.height else str(self)
 
 
 class SizeOptions(TypedDict, total=False):
-    """How callers ask for a size, see `requested_schedule`."""
+    """How callers specify a size, see `requested_schedule`."""
 
     size: int | str | None
     height: int | None
@@ -43,7 +43,7 @@ class SizeOptions(TypedDict, total=False):
 
 
 def parsed_size(text: str) -> ImageSize:
-    """`256` or `1024x576`. Raises `HartError`."""
+    """Parse `256` or `1024x576`. Raises `HartError`."""
     found = re.fullmatch(r"([0-9]{1,6})(?: ?[x\u00d7] ?([0-9]{1,6}))?", text.strip().lower())
     if found is None:
         raise HartError(f"size {shown(text)}: give pixels, such as 256 or 1024x576 (width x height)")
@@ -54,11 +54,11 @@ def parsed_size(text: str) -> ImageSize:
 def requested_schedule(
     config: HartConfig, *, size: object = None, height: object = None, width: object = None, aspect: object = None
 ) -> ScaleSchedule:
-    """The schedule of the images that a caller asks for, by default the model's own.
+    """Return the schedule of the images that a caller asks for, by default the model's own.
 
     size: side of a square in pixels, or text as `parsed_size` reads it. height, width: in pixels, in place of a size;
-    one that is not given is the model's own. aspect: text such as `16:9`, with as many tokens as the
-    square of this size. Raises `HartError` for what the model cannot make, naming the nearest sizes.
+    if one is missing, it is the model's own. aspect: text such as `16:9`, with as many tokens as the square of this
+    size. Raises `HartError` for a size that the model cannot make, naming the nearest ones.
     """
     own, downsampling = config.tokenizer.image_size, config.tokenizer.downsampling
     sides = {"width": width, "height": height}
@@ -92,12 +92,12 @@ def _side(name: str, value: object) -> int:
 
 
 def trained_sizes(config: HartConfig) -> list[ImageSize]:
-    """The sizes that a model was trained at."""
+    """Return the sizes that a model was trained at."""
     return aspect_sizes(config.tokenizer, config.aspects)
 
 
 def untrained_remark(size: ImageSize, trained: Sequence[ImageSize]) -> str | None:
-    """What to expect of images of a size that a model was not trained at, and what to do; None for one that it was."""
+    """Return what to expect at a size that a model was not trained at, and advice; None for a trained size."""
     if size in trained:
         return None
     return (
@@ -107,9 +107,9 @@ def untrained_remark(size: ImageSize, trained: Sequence[ImageSize]) -> str | Non
 
 
 def aspect_sizes(config: TokenizerConfig, aspects: Sequence[str]) -> list[ImageSize]:
-    """Sizes of these aspect ratios with as many tokens as the square; without any, the square.
+    """Return sizes of these aspect ratios with as many tokens as the square; without any, the square.
 
-    Raises `HartError` for one with another number of scales: images of so few tokens cannot have such a shape.
+    Raises `HartError` if one needs another number of scales: images of so few tokens cannot have that shape.
     """
     sizes = []
     for aspect in aspects or ("1:1",):
@@ -122,10 +122,10 @@ def aspect_sizes(config: TokenizerConfig, aspects: Sequence[str]) -> list[ImageS
 
 
 def grid_of_size(size: ImageSize, downsampling: int) -> Grid:
-    """The latent's grid. downsampling: pixels per position, along one side.
+    """Return the latent's grid. downsampling: pixels per position, along one side.
 
-    Raises `HartError`, which names the nearest sizes, unless both sides are multiples of that, and two positions or
-    more (a schedule has two scales).
+    Raises `HartError`, which names the nearest sizes, unless both sides are multiples of that, and at least two
+    positions (a schedule has two scales).
     """
     grid = Grid(size.height // downsampling, size.width // downsampling)
     if size_of_grid(grid, downsampling) == size and min(grid) >= 2 and max(grid) <= MAX_GRID_SIZE:
@@ -134,7 +134,7 @@ def grid_of_size(size: ImageSize, downsampling: int) -> Grid:
     sides = [{min(max(side, 2), MAX_GRID_SIZE) for side in pair} for pair in nearest]
     near = [ImageSize(w * downsampling, h * downsampling) for w, h in itertools.product(*map(sorted, sides))]
     shown_near = list(map(str, near))
-    if size.width == size.height:  # asked for as one number
+    if size.width == size.height:  # was given as one number
         shown_near = [str(each.width) for each in near if each.width == each.height]
     raise HartError(
         f"size {size.stored}: sides are multiples of {downsampling} px, from {2 * downsampling} to "
@@ -147,15 +147,15 @@ def size_of_grid(grid: Grid, downsampling: int) -> ImageSize:
 
 
 def size_of_schedule(config: HartConfig, schedule: ScaleSchedule) -> ImageSize:
-    """The size of images of a model with this schedule."""
+    """Return the image size that this schedule gives in a model."""
     return size_of_grid(schedule.final, config.tokenizer.downsampling)
 
 
 def schedule_of_grid(scales: Sequence[int], grid: Grid, most: int = MAX_SCALES) -> ScaleSchedule:
-    """The schedule of a latent of any shape, in a model with the square scales `scales`; see `ScaleSchedule.shaped`.
+    """Return the schedule of a latent of any shape, in a model with the square `scales`; see `ScaleSchedule.shaped`.
 
     A latent that is about as large as the model's own, and at least as long on one side, has the model's own number of
-    scales. most: scales that the model takes, see `TransformerConfig.most_scales`.
+    scales. most: the most scales that the model takes, see `TransformerConfig.most_scales`.
     """
     size, own = grid.equal_square, scales[-1]
     near = max(size, own) ** 2 < GROWTH * min(size, own) ** 2  # less than half a step of the usual growth apart
@@ -164,17 +164,17 @@ def schedule_of_grid(scales: Sequence[int], grid: Grid, most: int = MAX_SCALES) 
 
 
 def schedule_of_size(config: TokenizerConfig, size: tuple[int, int]) -> ScaleSchedule:
-    """The schedule with which a tokenizer codes images of this width and height. Raises as `grid_of_size`."""
+    """Return the schedule with which a tokenizer codes images of this width and height. Raises like `grid_of_size`."""
     return schedule_of_grid(config.scales, grid_of_size(ImageSize(*size), config.downsampling))
 
 
 def scales_of_size(scales: Sequence[int], downsampling: int, size: int) -> tuple[int, ...]:
-    """The square scales that code images of `size` pixels in a model with `scales`. Raises `HartError`."""
+    """Return the square scales for images of `size` pixels in a model with `scales`. Raises `HartError`."""
     return _ending_at(scales, grid_of_size(ImageSize(size, size), downsampling).width, MAX_SCALES)
 
 
 def _ending_at(scales: Sequence[int], last: int, most: int) -> tuple[int, ...]:
-    """Published models use the published scales of 256, 512 and 1024 px; all others are derived from their own."""
+    """Published models use the published scales of 256, 512 and 1024 px; all others derive them from their own."""
     if tuple(scales) in PUBLISHED_SCALES.values() and len(published := PUBLISHED_SCALES.get(last, scales)) <= most:
         scales = published
     return sizes_ending_at(scales, last, most)

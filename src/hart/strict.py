@@ -1,6 +1,6 @@
 """Frozen dataclasses that pydantic reads strictly: the base of all configurations, recipes and records.
 
-An unknown key, a missing one or a wrong value is a `ConfigError`: one line that names file, key, value and bound.
+An unknown key, a missing key or a wrong value is a `ConfigError`: one line that names file, key, value and bound.
 """
 
 from __future__ import annotations
@@ -54,25 +54,25 @@ SAID = {
     "too_short": " must have {min_length} or more entries, not {actual_length}",
     "too_long": " must have {max_length} or fewer entries, not {actual_length}",
 }
-"""Kinds of pydantic's errors -> what follows the key, where its own words are not plain."""
+"""Kinds of pydantic errors -> text after the key, where pydantic's own wording is unclear."""
 LONGEST_KEY = 60
 
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], Strict(False), FailFast()]
-"""A tuple; JSON and TOML hold it as a list. Its first wrong entry alone is named."""
+"""A tuple; JSON and TOML hold it as a list. Only its first wrong entry is reported."""
 
 
 class ConfigError(HartError):
-    """A configuration that cannot be read or does not fit together; the message names the field and the reason."""
+    """A configuration that cannot be read or is inconsistent; the message names the field and the reason."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, Field))
 class Config:
     """Every subclass is a frozen pydantic dataclass with a strict dictionary round trip.
 
-    However an object is made, types are exact (a whole number serves as a float), numbers finite and unknown keys
-    refused. The text under a field describes it. Checks across fields are in `__post_init__` and call `require`; a
-    message that begins with the name of a field gets the field's full key. kw_only: as for any dataclass.
+    However an object is created, types are exact (a whole number may serve as a float), numbers finite and unknown keys
+    rejected. The string under a field describes it. Checks across fields are in `__post_init__` and call `require`; a
+    message that begins with a field's name gets the field's full key. kw_only: as for any dataclass.
     """
 
     if TYPE_CHECKING:
@@ -100,17 +100,17 @@ class Config:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # strict fields, but a table may stand for an object: files hold tables
+        # strict fields, but a table may stand for an object, since files hold tables
         return {**handler(source), "strict": False}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `from_dict` reads it back to an equal object."""
+        """Return plain JSON types; `from_dict` reads them back as an equal object."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "", called: Callable[[str], str] | None = None) -> Self:
-        """Raises `ConfigError`, which begins with `source`, or with the name of the class if that is empty; or with
-        the name that the caller has for the wrong field."""
+        """Read an object from plain types. Raises `ConfigError`, which begins with `source`, by default the class name,
+        or with the caller's name for the wrong field."""
         try:
             return TypeAdapter(cls).validate_python(values)
         except ValidationError as error:
@@ -118,12 +118,12 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a stored JSON file. Raises `FileError` if it is absent or not JSON, `ConfigError` if it does not fit."""
+        """Read a stored JSON file. Raises `FileError` if it is missing or no JSON, `ConfigError` if it does not fit."""
         return cls.from_dict(read_json(path), str(path))
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """Keys with types, defaults, bounds and descriptions, as JSON Schema."""
+        """Return keys with types, defaults, bounds and descriptions, as JSON Schema."""
         return TypeAdapter(cls).json_schema()
 
     def replace(self, **changes: Any) -> Self:
@@ -135,7 +135,7 @@ class Config:
 
 @cache
 def _texts_under_fields(module: str) -> dict[str, dict[str, str]]:
-    """Classes of a module -> their fields -> the texts under them, from its source; empty if that is not at hand.
+    """Map a module's classes to their fields and the strings under them, from its source; empty if that is missing.
 
     Pydantic can find them too, but not those of base classes.
     """
@@ -159,10 +159,10 @@ Place = tuple[int | str, ...]
 
 
 def explain(error: ValidationError, kind: type, source: str = "", called: Callable[[str], str] | None = None) -> str:
-    """What pydantic found wrong with the values of a dataclass, as one line.
+    """Return in one line what pydantic found wrong with the values of a dataclass.
 
-    A misspelt key comes before all else, since it may be the reason for a missing one. source: what the line begins
-    with; if empty, the name of the class. called: the caller's name for a field of `kind`, such as an option, in place
+    A misspelt key comes first, since it may be the reason for a missing one. source: what the line begins with; if
+    empty, the class name. called: returns the caller's name for a field of `kind`, such as an option, to use in place
     of source and key.
     """
     found = error.errors(include_url=False)
@@ -175,7 +175,7 @@ def explain(error: ValidationError, kind: type, source: str = "", called: Callab
 
 
 def table_at(kind: Any, place: Place) -> Any:
-    """The class of the table at `place` below a configuration; None if there is none."""
+    """Return the class of the table at `place` below a configuration; None if there is none."""
     for part in place:
         kind = _tables(kind).get(str(part))
     return kind
@@ -187,12 +187,12 @@ def _line(kind: type, entry: ErrorDetails, source: str, called: Callable[[str], 
         place = (*(name for number, name in enumerate(_tables(kind)) if number == place[0]), *place[1:])
     if entry["type"] in UNKNOWN:
         said += _meant(kind, place)
-    # a check across fields names the one that is wrong
+    # a check across fields names the wrong one
     elif (named := re.fullmatch(r"(?:: )?([a-z0-9_.]+)(:? .+)", said, re.DOTALL)) and entry["type"] == "value_error":
         names = named[1].split(".")
         if names[0] in _tables(table_at(kind, place)):
             place, said = (*place, *names), named[2]
-        elif place and names == [str(place[-1])]:  # the label names it already
+        elif place and names == [str(place[-1])]:  # the label already names it
             said = f":{named[2].removeprefix(':')}"
     begin = source or kind.__name__
     if called and place:
@@ -202,7 +202,7 @@ def _line(kind: type, entry: ErrorDetails, source: str, called: Callable[[str], 
 
 
 def _said(entry: ErrorDetails) -> str:
-    """What is wrong with a value, to follow its key."""
+    """Return what is wrong with a value, to follow its key."""
     context, value = entry.get("ctx", {}), shown(entry["input"])
     if entry["type"] == "value_error":
         said = str(context["error"])
@@ -214,7 +214,7 @@ def _said(entry: ErrorDetails) -> str:
 
 
 def _meant(kind: type, place: Place) -> str:
-    """What an unknown key may stand for."""
+    """Return suggestions for an unknown key."""
     *table, key = (*place[:-1], clipped(place[-1], LONGEST_KEY))
     siblings, everywhere = _tables(table_at(kind, tuple(table))), list(_keys(kind))
     found = [other for other in everywhere if other[-1] == key]
@@ -226,7 +226,7 @@ def _meant(kind: type, place: Place) -> str:
 
 
 def _tables(kind: Any) -> dict[str, Any]:
-    """Fields of a configuration -> their class if they are tables, else None; empty for anything else."""
+    """Map the fields of a configuration to their class if they are tables, else None; empty for anything else."""
     found = {}
     for name, field in getattr(kind, "__pydantic_fields__", {}).items():
         kinds = [part for part in (field.annotation, *get_args(field.annotation)) if is_pydantic_dataclass(part)]
@@ -245,16 +245,16 @@ def _number(value: float) -> str:
 
 
 def has_members(value: object, protocol: type) -> bool:
-    """Whether a value answers to every public name of a protocol, and can be called where that can.
+    """Return whether a value has every public name of a protocol, and can be called if the protocol can.
 
-    Not by `isinstance`, which from Python 3.12 on does not see what a wrapper passes on through `__getattr__`.
+    `isinstance` does not do: from Python 3.12 on it misses what a wrapper passes on through `__getattr__`.
     """
     names = {*vars(protocol), *protocol.__annotations__}
     return all(hasattr(value, name) for name in names if not name.startswith("_") or name == "__call__")
 
 
 def as_index(value: object) -> int | None:
-    """A whole number of Python or numpy as an int; None for anything else, booleans included."""
+    """Return a whole Python or numpy number as an int; None for anything else, booleans included."""
     if isinstance(value, bool):
         return None
     try:
@@ -264,7 +264,7 @@ def as_index(value: object) -> int | None:
 
 
 def whole_number(name: str, value: object, least: int, most: int) -> int:
-    """`value`, of Python or numpy, if it is a whole number from `least` to `most`. `name` is what errors call it."""
+    """Return `value`, of Python or numpy, if it is a whole number from `least` to `most`. Errors call it `name`."""
     number = as_index(value)
     if number is None or not least <= number <= most:
         raise HartError(f"{name} {shown(value)}: give a whole number, at least {least} and at most {most}")
@@ -278,28 +278,28 @@ def require(condition: bool, message: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value for an error message: shortened if it is long or deeply nested."""
+    """Return a value for an error message: shortened if it is long or deeply nested."""
     return reprlib.repr(value)
 
 
 def printable(text: str) -> str:
-    """Text of any origin as it can be printed: control characters and lone surrogates as escapes."""
+    """Return text of any origin in printable form: control characters and lone surrogates are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def clipped(text: object, length: int = 200) -> str:
-    """Text of any origin for an error: printable, on one line, and shortened where it is long."""
+    """Return text of any origin for an error message: printable, on one line, and shortened if it is long."""
     line = printable(" ".join(str(text).split()))
     return line if len(line) <= length else line[:length].rstrip() + "..."
 
 
 def counted(count: int, noun: str) -> str:
-    """ "1 image", "2,000 images", "3 classes": a number of what has a regular plural."""
+    """ "1 image", "2,000 images", "3 classes": a number with a noun that has a regular plural."""
     return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def rounded(number: float) -> str:
-    """Three digits, and all before the point: 0.0123, 1.23, 1,234."""
+    """Return three digits, and all before the point: 0.0123, 1.23, 1,234."""
     return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"
 
 
@@ -312,5 +312,5 @@ def byte_count(count: float) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """A library's error message, for one of ours; the error's type if it has none."""
+    """Return a library's error message for use in one of ours; the error's type if it has no message."""
     return clipped(error) or type(error).__name__

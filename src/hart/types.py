@@ -1,4 +1,4 @@
-"""What the stages pass to each other: frozen dataclasses of tensors.
+"""The data that stages pass to each other: frozen dataclasses of tensors.
 
 Shapes: B batch, K scales, L tokens of all scales, N tokens of one scale, S text tokens,
 E text width, D latent channels.
@@ -19,15 +19,15 @@ R = TypeVar("R", bound="Rows")
 
 
 class Rows:
-    """Base of dataclasses of tensors with a row for each image of a batch; what is no tensor holds for all images."""
+    """Base of dataclasses of tensors with one row per image of a batch; other fields apply to all images."""
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The same with every tensor changed, those of tuples and of nested `Rows` too."""
+        """Apply `change` to every tensor, also in tuples and nested `Rows`, and return the result."""
         joined: Self = _joined([self], lambda tensors: change(tensors[0]))
         return joined
 
     def rows(self, rows: slice | list[int] | Tensor) -> Self:
-        """Some images of the batch."""
+        """Return some images of the batch."""
         return self.changed(lambda x: x[rows])
 
     def to(self, device: torch.device) -> Self:
@@ -35,13 +35,13 @@ class Rows:
 
     @staticmethod
     def cat(parts: Iterable[R]) -> R:
-        """The images of all parts, which are of one kind, one after the other."""
+        """Concatenate the images of all parts, which must be of one kind."""
         joined: R = _joined(list(parts), torch.cat)
         return joined
 
 
 def _joined(values: Sequence[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
-    """Values of one kind as one: their tensors joined, those of tuples and of `Rows` too; of others the first."""
+    """Join values of one kind: tensors by `join`, also in tuples and `Rows`; of other values the first is used."""
     match first := values[0]:
         case Tensor():
             return join(list(values))
@@ -66,11 +66,11 @@ class TextContext(Rows):
 
     @property
     def position_ids(self) -> Tensor:
-        """(B, S) running count of real tokens minus 1; -1 before the first of them."""
+        """Return (B, S), the running count of real tokens minus 1; -1 before the first of them."""
         return self.mask.long().cumsum(dim=-1) - 1
 
     def null(self) -> TextContext:
-        """The unconditional context of classifier-free guidance: zeros, only the first token real."""
+        """Return the unconditional context of classifier-free guidance: zeros, with only the first token real."""
         mask = torch.zeros_like(self.mask, dtype=torch.bool)
         mask[:, 0] = True
         return TextContext(torch.zeros_like(self.embeddings), mask)
@@ -106,8 +106,8 @@ class TokenMaps(Rows):
     last_scale_continuous: (B, N_K, D), the latent minus all coarser scales; the residual tokens are this
         minus the embedding of the last scale's codes.
     schedule: the grids of the K scales.
-    given: (B, N_K) int64, codes of the last scale that its input has already, -1 for those to predict; None: no code.
-    given_share: the share of tokens that have one in the whole batch, of which these may be a part.
+    given: (B, N_K) int64, codes of the last scale already in its input, -1 for those to predict; None: no codes.
+    given_share: the share of given tokens in the whole batch, of which these may be a part.
     """
 
     indices: tuple[Tensor, ...]

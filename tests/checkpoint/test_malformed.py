@@ -171,8 +171,8 @@ def pickled() -> dict[str, Any]:
         "number": ({"w": 3}, "'w' is int"),
         "list": ([weight], "not list"),
         "tensor": (weight, "not Tensor"),
-        "module": (torch.nn.Linear(2, 2), r"holds torch\.nn\.modules\.linear\.Linear, which is no tensor"),
-        "path": ({"w": Path("x")}, r"holds pathlib\.[\w.]+, which is no tensor"),
+        "module": (torch.nn.Linear(2, 2), r"holds torch\.nn\.modules\.linear\.Linear, which is not a tensor"),
+        "path": ({"w": Path("x")}, r"holds pathlib\.[\w.]+, which is not a tensor"),
     }
 
 

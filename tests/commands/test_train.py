@@ -96,7 +96,7 @@ def test_train_writes_a_model_and_prints_its_figures(tmp_path: Path) -> None:
     ("given", "said"),
     [
         ("init_from={}/none", "/none': there is no such folder"),
-        ("init_from=emoji", "init_from emoji: is of other sizes: tokenizer."),
+        ("init_from=emoji", "init_from emoji: has other sizes: tokenizer."),
         ("perceptual={{weight=1.0, kind='lpips', files=['{}/vgg.pth']}}", "perceptual.files of the recipe: "),
         ("trainer.trackers=wandb", '"wandb" is not installed'),
     ],

@@ -160,7 +160,7 @@ def test_damaged_images_are_replaced_counted_and_do_not_depend_on_processes(tmp_
     batches = [loader.batch(step) for step in range(6)]
     assert all(len(batch) == 8 for batch in batches)
     assert {damage.key.removesuffix(".png")[-4:] for damage in loader.damaged} == {"0003", "0017"}
-    assert all("no image that can be decoded" in damage.reason for damage in loader.damaged)
+    assert all("the image cannot be decoded" in damage.reason for damage in loader.damaged)
     resumed = load(path, kind, max_damaged=0.1, workers=2)
     assert_same(resumed.batch(4), batches[4])
     assert_same(resumed.batch(5), batches[5])

@@ -86,7 +86,7 @@ def test_hugging_face_set_saved_to_disk_with_class_names(tmp_path: Path, library
     assert [sample.image for sample in samples(val)] == [numbered(2)]
     with pytest.raises(HartError, match=r"no split 'test': it has train, validation"):
         open_source(tmp_path / "set", "test")
-    with pytest.raises(HartError, match="hf: names no data set"):
+    with pytest.raises(HartError, match="hf: does not name a data set"):
         open_source("hf:")
     table.save_to_disk(tmp_path / "alone")
     assert len(rows(open_source(tmp_path / "alone"))) == len(rows(open_source(tmp_path / "alone", None))) == 3

@@ -82,7 +82,7 @@ def test_statistics_of_a_reference_batch(tmp_path: Path, monkeypatch: pytest.Mon
         ({"mu": np.zeros(3)}, "cannot be read .*sigma is not a file in the archive"),
         ({"mu": np.array([None] * 3)}, "cannot be read .*allow_pickle"),
         *(
-            (STATISTICS | wrong, "are no means and covariances of Inception-v3's")
+            (STATISTICS | wrong, "are not means and covariances of Inception-v3's")
             for wrong in (
                 {"sigma": np.eye(2)}, {"mu": np.full(3, np.nan)}, {"sigma": np.triu(np.ones((3, 3)))},
                 {"sigma_s": np.full((2, 2), np.inf)}, {"mu": np.zeros(4), "sigma": np.eye(4)},

@@ -110,7 +110,7 @@ def test_faults_are_named(emoji: HartPipeline, tmp_path: Path) -> None:
         ("references", torch.zeros(2, 2)),
     ):
         save_file(tensors | {name: wrong}, tmp_path / SCORER_FILE)
-        with pytest.raises(HartError, match=rf"{SCORER_FILE}: no scorer of this version .*: take the one"):
+        with pytest.raises(HartError, match=rf"{SCORER_FILE}: not a scorer of this version .*: take the one"):
             ReferenceScore(tmp_path / SCORER_FILE, emoji.text_encoder, torch.device("cpu"))
 
 

@@ -89,7 +89,7 @@ GENERATOR = torch.Generator()
         ({"prompt": "a", "negative_prompt": "b", "guidance_scale": 0}, "works through guidance"),
         ({"prompt": "a", "negative_prompt": ["b", "c"]}, "2 negative prompts for 1 prompt:"),
         ({"prompt": "a", "negative_prompt_embeds": CONTEXT}, "2 negative prompts for 1 prompt:"),
-        ({"prompt_embeds": CONTEXT.embeddings}, "must be a TextContext, what encode_prompt returns, not Tensor"),
+        ({"prompt_embeds": CONTEXT.embeddings}, "must be a TextContext, as encode_prompt returns it, not Tensor"),
         ({"prompt_embeds": replace(CONTEXT, embeddings=torch.zeros(2, 1, TEXT_WIDTH))}, "this model takes"),
         ({"prompt_embeds": replace(CONTEXT, embeddings=CONTEXT.embeddings / 0)}, "finite"),
         ({"prompt_embeds": replace(CONTEXT, mask=~CONTEXT.mask)}, "real token"),

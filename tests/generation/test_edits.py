@@ -359,7 +359,7 @@ def test_edits_come_as_arrays_and_tensors_with_the_original_pixels(text: HartPip
         (lambda pipe: pipe("a cat", mix=PromptMix(" ", (0,) * 4)), "second prompt is empty"),
         (lambda pipe: pipe("a cat", mix=PromptMix("a dog", (0, 0, 0, 2))), "give 4 from 0 to 1"),
         (lambda pipe: pipe("a cat", mix="a dog"), "mix must be a PromptMix, not 'a dog'"),
-        (lambda pipe: pipe("a cat", edit=picture()), "edit must be an Edit, what prepare_edit returns"),
+        (lambda pipe: pipe("a cat", edit=picture()), "edit must be an Edit, as prepare_edit returns it"),
         (lambda pipe: pipe.edit(picture(), None, "a cat", source_prompt="a dog", mix=PromptMix("a fox", (0,) * 4)),
          "an image has one second prompt"),
         (lambda pipe: pipe.generate_rows([ImageRequest(pipe.encode_prompt(["a cat", "a dog"]))]), "prompt has 2 rows"),

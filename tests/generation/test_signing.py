@@ -151,7 +151,7 @@ def test_keys_of_other_kinds_sign_too(tmp_path: Path, key: Any) -> None:
 def test_files_that_cannot_sign_are_one_line(tmp_path: Path) -> None:
     chain, key = files(tmp_path, ec.generate_private_key(ec.SECP256R1()))
     for content, message in [
-        (b"nonsense", "no private key in PEM"),
+        (b"nonsense", "not a private key in PEM"),
         (private(ec.generate_private_key(ec.SECP256K1())), "not with this kind"),
         (unheard_of(), "not with this kind"),
         (private(ec.generate_private_key(ec.SECP256R1())), "key.pem: the image cannot be signed"),
@@ -188,5 +188,5 @@ def test_every_command_signs_what_it_writes(text_model: Path, tmp_path: Path) ->
     assert manifest(sheet.read_bytes(), "png")["validation_state"] == "Valid"
     key.write_bytes(b"nonsense")
     for command in ("generate", "mix"):
-        assert "no private key in PEM" in refused(run(command, "a cat", "a dog", *signed, "--out", tmp_path / "none"))
+        assert "not a private key" in refused(run(command, "a cat", "a dog", *signed, "--out", tmp_path / "none"))
     assert "--c2pa-certificate and --c2pa-key go together" in refused(run("generate", "a cat", *signed[:4]))

@@ -261,7 +261,7 @@ def test_memory_is_saved_without_another_image() -> None:
     before, blocks = image(pipe), pipe.components.hart.transformer.blocks
     assert pipe.optimize(pipe.speed.replace(tiled=True, offload=True))[1:] == [
         "decoding in strips",
-        "text encoder not off-loaded: main memory is where it works",
+        "text encoder not off-loaded: it runs in main memory",
     ]
     assert np.abs(image(pipe) - before).max() <= 1
     assert pipe.components.hart.transformer.blocks is not blocks  # calls that run keep their modules

@@ -174,7 +174,7 @@ def test_no_model_is_written_where_its_name_means_that_of_the_package(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "under this name the model of the package is opened" in refused(run("convert", model, "emoji"))
+    assert "this name opens the package's own model" in refused(run("convert", model, "emoji"))
     assert not (tmp_path / "emoji").exists()
 
 

@@ -50,7 +50,7 @@ def test_a_prompt_is_refused_from_the_threshold_on(folder: Path) -> None:
 
 def test_other_models_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_language_model(tmp_path)
-    with pytest.raises(HartError, match="is no ShieldGemma"):
+    with pytest.raises(HartError, match="is not ShieldGemma"):
         ShieldGemma(str(tmp_path), CPU)
     with pytest.raises(ApiError, match="prompts cannot be checked; the server's log") as said:
         prompt_checker(str(tmp_path), "cpu")("a cat")

@@ -46,6 +46,7 @@ def test_words_of_captions_are_known_with_their_accents(shipped: CompactTextEnco
         ("antidisestablishmentarianism", "antidisestablishmentarianism"),  # near to no name
         ("two girafes", "two giraffes"),
         ("a lightblue pumkin", "a light blue pumpkin"),
+        ("two dolfins", "two dolphins"),
         ("two crossants", "two croissants"),  # no "cross ants"
         ("a cat's hat", "a cat hat"),
         ("three stories and peaks", "three stories and peaks"),  # no "stores" and "pears": stories are of a story

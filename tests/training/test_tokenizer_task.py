@@ -277,7 +277,7 @@ def test_a_decoder_learns_from_latents_as_a_transformer_samples_them(start: str)
 
 def test_images_of_another_size_are_refused() -> None:
     larger = RECIPE.replace(tokenizer=RECIPE.tokenizer.replace(scales=(1, 2, 8)))
-    with pytest.raises(HartError, match=r"images of 8x8 px, and the recipe is for 16x16 px"):
+    with pytest.raises(HartError, match=r"images have 8x8 px, but the recipe is for 16x16 px"):
         TokenizerTask(larger, captioned_images()).batch(Microbatch(0, 0, 4, slice(0, 4)))
 
 

@@ -194,7 +194,7 @@ def test_another_tokenizers_model_lends_what_lies_between_its_tokens(tmp_path: P
     for name, value in goal.state_dict().items():
         own = name.startswith(("residual.", *(f"transformer.{layer}" for layer in TOKEN_LAYERS)))
         assert torch.equal(value, before[name] if own else theirs[name]), name
-    with pytest.raises(ConfigError, match="tokens are of other sizes"):
+    with pytest.raises(ConfigError, match="tokens have other sizes"):
         start_from(goal, str(tmp_path), frozen=True)
 
 

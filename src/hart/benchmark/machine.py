@@ -1,4 +1,4 @@
-"""What a machine is and what it can do: facts, clocks, the rate of products, the bandwidth of copies, peak memory."""
+"""What a machine is and can do: facts, clocks, the rate of products, the bandwidth of copies, peak memory."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from hart.inference.packing import pack_weight, packed_linear, packing_refusal
 
 SEED = 0
 REPEATS = 20
-"""Most calls of a product whose rate is measured."""
+"""Most calls of a product to measure its rate."""
 SQUARES = {"cpu": (1024, 2048), "cuda": (4096, 8192), "mps": (2048, 4096)}
-"""Sizes of the square products whose rate is measured."""
+"""Sizes of the square products to measure the rate of."""
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30, "mps": 2**28}
 PROCESSOR_FEATURES = {"AMX": "amx_tile", "AVX-512": "avx512_f", "AVX-512 bf16": "avx512_bf16", "VNNI": "avx512_vnni"}
 
@@ -38,7 +38,7 @@ class Clock:
     wait: Callable[[], None] = lambda: None
 
     def seconds(self, work: Callable[[], object]) -> float:
-        """How long one call takes, until the device has done it."""
+        """Return how long one call takes, until the device has finished it."""
         start = self.mark()
         work()
         end = self.mark()
@@ -51,7 +51,7 @@ def host_clock(now: Callable[[], float] = time.perf_counter) -> Clock:
 
 
 def device_clock(device: torch.device) -> Clock:
-    """CUDA events on a GPU, whose marks are passed when the work before them is done; the host's clock elsewhere."""
+    """Return CUDA events on a GPU, which are reached once the work before them is done; elsewhere the host's clock."""
     if device.type == "mps":
 
         def finished() -> float:
@@ -71,7 +71,7 @@ def device_clock(device: torch.device) -> Clock:
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
-    """What a result must state about hardware and software; of a GPU where `device` is one."""
+    """Return what a result must state about hardware and software; about the GPU too if `device` is one."""
     facts: dict[str, Any] = {"processor": processor_name(), "cores": os.cpu_count()}
     features = torch.cpu.get_capabilities()
     facts |= {name: bool(features[key]) for name, key in PROCESSOR_FEATURES.items() if key in features}
@@ -96,7 +96,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The model's name where Linux says it."""
+    """Return the model's name if Linux knows it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -108,9 +108,10 @@ def processor_name() -> str:
 def product_rate(
     shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, clock: Clock, seconds: float = 0.3
 ) -> float:
-    """Best operations per second (2 a MAC) of a linear layer, by the fastest of its kernels, in about so many seconds.
+    """Return the best operations per second (2 per MAC) of a linear layer, by its fastest kernel.
 
-    shape: rows, inputs, outputs. dtype: of 8 bits, one that `kernel_refusal` allows.
+    shape: rows, inputs, outputs. dtype: if 8 bits, one that `kernel_refusal` allows. seconds: about how long to
+        measure.
     """
     products = _products(shape, dtype, device)
     best = float("inf")
@@ -125,16 +126,16 @@ def product_rate(
 
 
 def square_rate(dtype: torch.dtype, device: torch.device, seconds: float = 0.3) -> float:
-    """`product_rate` of the smallest square: what a device can do, measured in little time."""
+    """Return `product_rate` of the smallest square: what a device can do, measured in little time."""
     size = SQUARES[device.type][0]
     return product_rate((size, size, size), dtype, device, device_clock(device), seconds)
 
 
 def _products(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> list[Callable[[], Tensor]]:
-    """A product by each kernel that linear layers may have."""
+    """Return a product by each kernel that linear layers may use."""
     rows, inputs, outputs = shape
     generator = torch.Generator(device).manual_seed(SEED)
-    # random numbers: a GPU multiplies equal ones faster than others
+    # random numbers: a GPU multiplies equal ones faster
     x, weight = (
         torch.randn(size, generator=generator, device=device).mul_(30 if dtype.itemsize == 1 else 1).to(dtype)
         for size in ((rows, inputs), (outputs, inputs))
@@ -147,7 +148,7 @@ def _products(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.dev
     scale, weight_scale = torch.ones(rows, 1, device=device), torch.ones(outputs, device=device)
     if device.type != "cpu":
         return [partial(GPU_PRODUCTS[dtype], x, scale, weight, weight_scale)]
-    # the kernel alone: activations are unsigned already
+    # only the kernel: activations are unsigned already
     largest = int8_range()
     packed = packed_int8(weight)
     back = shift_back(packed, weight_scale, largest)
@@ -155,17 +156,17 @@ def _products(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.dev
 
 
 def copy_bandwidth(device: torch.device, clock: Clock, size: int | None = None) -> float:
-    """Bytes per second of a copy, read and written ones together. size: bytes copied."""
+    """Return the bytes per second of a copy, read and written ones together. size: bytes copied."""
     size = COPY_BYTES[device.type] if size is None else size
-    source = torch.zeros(size, dtype=torch.uint8, device=device).fill_(1)  # memory that is really there
+    source = torch.zeros(size, dtype=torch.uint8, device=device).fill_(1)  # memory that is really allocated
     target = torch.zeros_like(source).fill_(2)
     return 2 * size / min(max(clock.seconds(lambda: target.copy_(source)), 1e-9) for _ in range(8))
 
 
 def peak_memory(device: torch.device) -> Callable[[], float | None]:
-    """Starts counting; the function that it returns gives the most GiB since: of tensors on a GPU, else of the process.
+    """Start counting; the returned function gives the peak GiB since then: of tensors on a GPU, else of the process.
 
-    None where the system does not count.
+    None if the system does not count.
     """
     if device.type == "cuda":
         with suppress(RuntimeError):
@@ -174,9 +175,9 @@ def peak_memory(device: torch.device) -> Callable[[], float | None]:
     if device.type != "cpu":
         return lambda: None
     with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what glibc keeps of the work before would hide what this takes
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that glibc keeps from earlier work would hide what this takes
     try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: the largest size begins anew
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: reset the peak
     except OSError:
         return lambda: None
 

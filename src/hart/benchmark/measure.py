@@ -1,6 +1,6 @@
 """Latency, throughput, memory and time over floor of a pipeline, measured in one run.
 
-The floor of a part is the larger of its operations over the fastest matrix product of the run and of the bytes that it
+The floor of a part is the larger of its operations over the fastest matrix product of the run, and the bytes that it
 must move over the bandwidth of a copy; that of a call is the sum over its parts. Products and copy are measured before
 and after the images, and the fastest of all counts.
 """
@@ -33,10 +33,10 @@ from hart.inference.speed import EIGHT_BITS, resolve_speed
 from hart.pipeline import HartPipeline
 
 COMPARED = (torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn)
-"""Types whose rates are measured beside that of the model."""
+"""Types whose rates are measured besides the model's."""
 
 OWN = "as opened"
-"""In the place of a level: that of the pipeline as it is."""
+"""Stands for the level of the pipeline as it is."""
 
 Shape = tuple[int, int, int]
 Progress = Callable[[str], object]
@@ -56,7 +56,7 @@ class Ceilings:
     bandwidth: float = 0.0
 
     def measure(self, dtype: torch.dtype, shapes: Sequence[Shape], seconds: float = 0.3) -> None:
-        """Products of these shapes; each keeps its best rate of all calls."""
+        """Measure products of these shapes; each keeps its best rate of all calls."""
         if dtype.itemsize == 1 and (refusal := kernel_refusal(dtype, self.device)) is not None:
             self.refusals[dtype] = refusal
             return
@@ -65,12 +65,12 @@ class Ceilings:
             found[shape] = max(product_rate(shape, dtype, self.device, self.clock, seconds), found.get(shape, 0.0))
 
     def copy(self, size: int | None = None) -> None:
-        """size: bytes copied."""
+        """Measure a copy. size: bytes copied."""
         self.bandwidth = max(self.bandwidth, copy_bandwidth(self.device, self.clock, size))
 
 
 def model_products(timer: GenerationTimer, batch: int = 1) -> list[Shape]:
-    """(rows, inputs, outputs) of the large layers of a model at its last scale, guidance included."""
+    """Return (rows, inputs, outputs) of the large layers of a model at its last scale, guidance included."""
     sizes = timer.config.transformer
     rows = 2 * batch * timer.cost.scale_tokens[-1]
     return [
@@ -81,7 +81,7 @@ def model_products(timer: GenerationTimer, batch: int = 1) -> list[Shape]:
 
 
 def product_type(pipe: HartPipeline) -> torch.dtype:
-    """The type in which the large layers multiply."""
+    """Return the type in which the large layers multiply."""
     return EIGHT_BITS.get(pipe.speed.weights, pipe.dtype)
 
 
@@ -89,7 +89,7 @@ def product_type(pipe: HartPipeline) -> torch.dtype:
 class Timed:
     """Timed calls of one batch size.
 
-    peak: GiB, see `machine.peak_memory`. work: of the parts, see `part_work`. products: the type of the large ones.
+    peak: GiB, see `machine.peak_memory`. work: per part, see `part_work`. products: the type of the large ones.
     """
 
     batch: int
@@ -100,7 +100,7 @@ class Timed:
 
 
 def timed(timer: GenerationTimer, batch: int, *, repeats: int, seconds: float, warm_up: int = 1) -> Timed:
-    """Up to `repeats` calls after `warm_up` others, as many as end within about `seconds`, but at least one."""
+    """Time up to `repeats` calls after `warm_up` others, as many as end within about `seconds`, but at least one."""
     peak = peak_memory(timer.pipe.device)
     start = time.monotonic()
     for _ in range(warm_up):
@@ -112,7 +112,7 @@ def timed(timer: GenerationTimer, batch: int, *, repeats: int, seconds: float, w
 
 
 def figures(measured: Timed, ceilings: Ceilings) -> dict[str, Any]:
-    """The figures of one batch size as JSON values; parts are those of the median call."""
+    """Return the figures of one batch size as JSON values; parts are those of the median call."""
     batch, calls = measured.batch, sorted(measured.generations, key=lambda call: call.seconds)
     middle = calls[(len(calls) - 1) // 2]
     rate = max(ceilings.rates[measured.products].values())
@@ -143,7 +143,7 @@ def figures(measured: Timed, ceilings: Ceilings) -> dict[str, Any]:
 
 
 def _require_memory(timer: GenerationTimer, images: int, levels: Sequence[str]) -> None:
-    """Raise `HartError` unless there is room for so many images together at each level."""
+    """Raise `HartError` unless there is room for this many images together at each level."""
     pipe, config, weights = timer.pipe, timer.config, 0
     plain = ["plain" if level == PUBLISHED else level for level in levels]
     if {resolve_speed(level, pipe.device, own=pipe.speed.weights).weights for level in plain} - {pipe.speed.weights}:
@@ -167,11 +167,11 @@ def benchmark(
     clock: Clock | None = None,
     progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
-    """Everything about one pipeline, as JSON values.
+    """Return everything about one pipeline, as JSON values.
 
-    levels: of speed, to which the pipeline is brought one after the other, or `PUBLISHED`; by default the one that it
-    has. seconds: about so long for each batch size, in which up to `repeats` calls are timed after `warm_up`. size,
-    aspect: of the images, see `hart.sizes.requested_schedule`. Raises `HartError`.
+    levels: of speed, applied to the pipeline one after the other, or `PUBLISHED`; by default its current one. seconds:
+    about how long per batch size, in which up to `repeats` calls are timed after `warm_up`. size, aspect: of the
+    images, see `hart.sizes.requested_schedule`. Raises `HartError`.
     """
     device = pipe.device
     facts = machine_facts(device)

@@ -1,8 +1,9 @@
-"""The parts of generating a batch: what each must compute and move at least, and how long each takes.
+"""The parts of generating a batch: the least that each must compute and move, and how long each takes.
 
     text encoder -> context -> blocks of each scale, head, sampling -> residual diffusion -> decoder -> rest
 
-"sampling" is guidance, filters, noise, codes and the next scale's input; "rest" what is left of a call: pixels, checks.
+"sampling" is guidance, filters, noise, codes and the next scale's input; "rest" is what is left of a call: pixels,
+checks.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ PROMPT = "a picture of a mountain lake at sunrise"
 
 @dataclass(frozen=True)
 class Work:
-    """Operations (2 a MAC) and the bytes that must at least be read or written."""
+    """Operations (2 per MAC) and the bytes that must at least be read or written."""
 
     flops: float = 0.0
     moved: float = 0.0
@@ -51,7 +52,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Generation:
-    """One timed call: seconds in all, and of each part, which add up to it."""
+    """One timed call: total seconds, and those of each part, which add up to it."""
 
     seconds: float
     parts: Mapping[str, float]
@@ -59,21 +60,21 @@ class Generation:
 
 @contextmanager
 def quiet_prompts() -> Iterator[None]:
-    """Without a word on what the text encoder makes of the prompts, which does not matter here."""
+    """Silence what the text encoder reports about the prompts, which does not matter here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptWarning)
         yield
 
 
 def step_names(cost: ModelCost) -> list[str]:
-    """Names of the transformer's steps: the context, then the scales from the second on."""
+    """Return names of the transformer's steps: the context, then the scales from the second on."""
     return ["context", *(f"scale {k} ({n} tokens)" for k, n in enumerate(cost.scale_tokens[1:], start=2))]
 
 
 class Stopwatch:
-    """Marks at the ends of modules, by name, a pair a call.
+    """Records when modules begin and end, by name, one pair per call.
 
-    Calls of several threads that overlap are one, from when the first enters until the last leaves.
+    Overlapping calls of several threads count as one, from when the first enters until the last leaves.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -84,7 +85,7 @@ class Stopwatch:
 
     @contextmanager
     def watching(self, spans: Mapping[str, tuple[nn.Module, nn.Module]]) -> Iterator[None]:
-        """Mark entering the first module of each pair and leaving the second."""
+        """Record entering the first module of each pair and leaving the second."""
         handles = []
         for name, (first, last) in spans.items():
             handles += [
@@ -110,23 +111,23 @@ class Stopwatch:
                 self.calls[name][-1].append(self.clock.mark())
 
     def seconds(self, name: str) -> list[float]:
-        """Of each call; the clock must have waited."""
+        """Return the seconds of each call; wait for the clock first."""
         return [self.clock.between(*pair) for pair in self.calls[name]]
 
 
 @dataclass(eq=False)
 class GenerationTimer:
-    """A pipeline that generates the same images again and again, from prompts to pixels."""
+    """A pipeline that generates the same images repeatedly, from prompts to pixels."""
 
     pipe: HartPipeline
     clock: Clock
     size: int | str | None = None
-    """Of the images in pixels, as `hart.sizes.parsed_size` reads it; by default the model's own."""
+    """Size of the images in pixels, as `hart.sizes.parsed_size` reads it; by default the model's own."""
     aspect: str | None = None
     sampling: SamplingConfig | None = None
     """By default the pipeline's own."""
     config: HartConfig = field(init=False)
-    """The model's, with these settings."""
+    """The model's configuration with these settings."""
     schedule: ScaleSchedule = field(init=False)
     cost: ModelCost = field(init=False)
 
@@ -138,7 +139,7 @@ class GenerationTimer:
 
     @property
     def whole_scales(self) -> bool:
-        """Whether blocks are compiled or recorded, and a mark among them would be too.
+        """Return whether blocks are compiled or recorded, and marks inside would be too.
 
         A scale's seconds are then those of its blocks, head, sampling and diffusion together.
         """
@@ -149,9 +150,9 @@ class GenerationTimer:
         return size_of_schedule(self.config, self.schedule)
 
     def prompts(self, count: int) -> list[Prompt]:
-        """Of so many images, each its own prompt or class."""
+        """Return `count` prompts or classes, a different one for each image."""
         classes = self.pipe.num_classes
-        # the spaces make other prompts of them, each read by itself
+        # the spaces make them different prompts, each read by itself
         return [PROMPT + " " * i if classes is None else i % classes for i in range(count)]
 
     def generate(self, count: int = 1) -> Generation:
@@ -186,7 +187,7 @@ class GenerationTimer:
         return spans
 
     def _by_part(self, watch: Stopwatch, start: Any, ends: Sequence[tuple[Any, int]], end: Any) -> Generation:
-        """ends: of each scale, the point in time, and how often the blocks had been called."""
+        """ends: for each scale, the point in time, and how often the blocks had been called."""
         seconds, names = self.clock.between(start, end), step_names(self.cost)
         found = {name: sum(watch.seconds(name)) for name in (TEXT_ENCODER, HEAD, DIFFUSION, DECODER)}
         parts = {TEXT_ENCODER: found[TEXT_ENCODER]} if text_module(self.pipe) is not None else {}
@@ -208,17 +209,17 @@ class GenerationTimer:
 
 
 def text_module(pipe: HartPipeline) -> nn.Module | None:
-    """The network that reads prompts; None for classes and where random features stand in its place."""
+    """Return the network that reads prompts; None for classes and random features."""
     if pipe.num_classes is not None or isinstance(pipe.text_encoder, RandomTextFeatures):
         return None
     return encoder_module(pipe.text_encoder)
 
 
 def part_work(timer: GenerationTimer, batch: int) -> dict[str, Work]:
-    """What a batch must compute and move, by the names of `Generation.parts`.
+    """Return what a batch must compute and move, by the names of `Generation.parts`.
 
-    Moved are weights once a step, keys and values once a scale, logits, and pixels. Other activations are left out:
-    what they move depends on the program. Of the null text one token is computed.
+    This counts moving the weights once per step, keys and values once per scale, logits, and pixels. Other activations
+    are left out: what they move depends on the program. One token of the null text is computed.
     """
     pipe, cost, config = timer.pipe, timer.cost, timer.config
     sizes, sampling, counts = config.transformer, config.sampling, cost.scale_tokens
@@ -266,7 +267,7 @@ def part_work(timer: GenerationTimer, batch: int) -> dict[str, Work]:
 
 
 def _parameter_counts(config: HartConfig) -> tuple[int, int]:
-    """Of the blocks and of the head."""
+    """Return the parameters of the blocks and of the head."""
     with without_memory():
         transformer = build(config)[1].transformer
     blocks, head = (sum(p.numel() for p in part.parameters()) for part in (transformer.blocks, transformer.head))

@@ -1,9 +1,10 @@
-"""Generation in the manner of the published program, with the same weights: what `hart benchmark` compares levels with.
+"""Generation in the manner of the published program, with the same weights, for `hart benchmark` to compare levels
+with.
 
-A straightforward eager loop: both rows of guidance are computed in full, the null text and the logits of all context
-tokens too; keys and values are joined to those before at each scale; rotations and modulations are computed in each
-block; filters and Gumbel noise range over all codes. Its images are of the same distribution as the engine's, but not
-the same: random numbers are sampled from a generator. All tokens of the last scale are sampled at once.
+A straightforward eager loop: both rows of guidance are computed in full, including the null text and the logits of all
+context tokens; keys and values are concatenated to earlier ones at each scale; rotations and modulations are computed
+in each block; filters and Gumbel noise range over all codes. Its images follow the same distribution as the engine's,
+but are not the same: random numbers come from a generator. All tokens of the last scale are sampled at once.
 
 Shapes: B images, N tokens of a scale, P tokens before it, C width, H heads, d head width, V codes.
 """
@@ -29,11 +30,11 @@ from hart.transformer.transformer import Conditioning
 from hart.types import Context, Rows
 
 PUBLISHED, REMARK = "published", "an eager loop in the manner of the published program"
-"""The name of this manner in the place of a level of speed, and what is said of it."""
+"""The name that stands for this manner among levels of speed, and a remark about it."""
 
 
 class PublishedTimer(GenerationTimer):
-    """Times a pipeline at level "plain" that generates in the published manner; the parts are not told apart."""
+    """Times a pipeline at level "plain" that generates in the published manner; its parts are not measured."""
 
     def generate(self, count: int = 1) -> Generation:
         loop = PublishedLoop(self)
@@ -90,7 +91,7 @@ class PublishedLoop:
         return [pixels_to_pil(one) for one in unit_to_pixels((pixels.clamp(-1, 1).float() + 1) / 2).cpu()]
 
     def _hidden(self, k: int, total: Tensor, condition: Conditioning, codes: Tensor | None = None) -> Tensor:
-        """Hidden states (2B, N, C) of scale k, whose codes (B, N) are given if it is masked and sampled already."""
+        """Return hidden states (2B, N, C) of scale k; its codes (B, N) are given if masked and already sampled."""
         transformer, given = self.hart.transformer, None
         if k == 0:
             x, rotation = transformer.embed_context(condition)
@@ -136,7 +137,7 @@ class PublishedLoop:
         return mlp.down(F.silu(mlp.gate(x)) * mlp.up(x)) if isinstance(mlp, SwiGLU) else mlp(x)
 
     def _sampled(self, k: int, logits: Tensor) -> Tensor:
-        """Codes (B, N) by top-k and top-p of logits (B, N, V), which it filters in place."""
+        """Sample codes (B, N) by top-k and top-p from logits (B, N, V), which are filtered in place."""
         settings = self.config.sampling
         if (top_k := top_k_at(k, settings.top_k)) is not None:
             least = logits.topk(min(top_k, logits.shape[-1]), sorted=False)[0].amin(dim=-1, keepdim=True)
@@ -150,7 +151,7 @@ class PublishedLoop:
         return torch.multinomial(rows, 1, generator=self.random).view(logits.shape[:2])
 
     def _mixed(self, logits: Tensor, ratio: float) -> Tensor:
-        """Mixtures (B, N, D) of all codes' embeddings."""
+        """Return mixtures (B, N, D) of all codes' embeddings."""
         noise = torch.empty_like(logits).exponential_(generator=self.random).log().neg()
         weights = (((1 + ratio) * logits + noise) / gumbel_temperature(ratio)).softmax(dim=-1)
         return weights @ self.quantizer.codebook.weight
@@ -164,6 +165,6 @@ class PublishedLoop:
 
 
 def _rotated(x: Tensor, rotation: Rotation) -> Tensor:
-    """x (B, H, N, d) turned through a copy of the partners, as the usual formula has it."""
+    """Rotate x (B, H, N, d) through a copy of the partners, as in the usual formula."""
     cos, signed_sin = (part.to(x.dtype) for part in rotation)
     return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * signed_sin

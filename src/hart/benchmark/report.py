@@ -1,4 +1,4 @@
-"""Figures as Markdown with columns of one width, which reads in a terminal as it stands."""
+"""Figures as Markdown with aligned columns, which is readable in a terminal as it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """The lines of a Markdown table, numbers to the right; none where there are no rows."""
+    """Return the lines of a Markdown table, numbers aligned right; empty without rows."""
     kept = list(rows)
     cells = [list(header), *([cell_text(value) for value in row] for row in kept)]
     if not kept:
@@ -27,7 +27,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 
 
 def cell_text(value: Any) -> str:
-    """A value as tables show it, fractions with four digits."""
+    """Return a value as tables show it, numbers with four digits."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -44,13 +44,13 @@ def _is_number(value: Any) -> bool:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """What `hart benchmark` prints: the JSON values of `hart.benchmark.measure.benchmark`, with model and command."""
+    """Return the output of `hart benchmark`: `hart.benchmark.measure.benchmark`'s values, with model and command."""
     on = f"{result['dtype']}, {result['device']}"
     lines = [f"# {result['model']}, {result['weights']} weights, {on}", "", f"`{result['command']}`", ""]
     lines += [f"- {name}: {value}" for name, value in result["machine"].items()]
     shapes = list(dict.fromkeys(shape for rates in result["products_gflops"].values() for shape in rates))
     rates = result["products_gflops"]
-    lines += ["", "Products, in billions of operations per second (2 a multiply-accumulate):", ""]
+    lines += ["", "Products, in billions of operations per second (2 per multiply-accumulate):", ""]
     lines += table(
         ["rows x inputs x outputs", *rates],
         ([shape, *(found.get(shape) for found in rates.values())] for shape in shapes),
@@ -68,7 +68,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def _levels(result: Mapping[str, Any]) -> list[str]:
-    """A row a level and batch size; "times the first" is how much faster than at the first level."""
+    """Return a row per level and batch size; "times the first" is how much faster it is than the first level."""
     first = {row["batch"]: row["median_s"] for row in result["levels"][0]["batches"]}
     what = "guidance on" if result["guidance"] else "no guidance"
     lines = ["", f"Images of {result['size']} px, from prompts to pixels, {what}, {result['clock']}:", ""]
@@ -93,7 +93,7 @@ def _levels(result: Mapping[str, Any]) -> list[str]:
 
 
 def part_table(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Of one batch: the parts' work, floor and time; empty where they were not told apart."""
+    """Return the parts' work, floor and time for one batch; empty if they were not measured."""
     rows = [
         [name, part["gflop"], part["gb"], part["bound"], 1e3 * part["floor_s"], 1e3 * took, took / part["floor_s"]]
         for name, part in parts.items()

@@ -1,22 +1,17 @@
-"""Downloads from the Hugging Face hub, of only those files that loading reads, and uploads to it."""
+"""Downloads from the Hugging Face hub, only of files that loading reads, and uploads to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.released_weights import WEIGHT_FILES
-from hart.devices import is_out_of_memory
-from hart.errors import HartError
 from hart.files import user_path
 from hart.hub import hub_address, is_hub_name, unreachable
 from hart.strict import reason
-
-T = TypeVar("T")
 
 # Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
@@ -24,9 +19,9 @@ NOT_DOWNLOADED = "{} {!r} is not a folder and cannot be downloaded from the Hugg
 
 
 def folder_or_id(source: str, role: str) -> str:
-    """What transformers is given to load: an existing folder, or what can be a hub id, of old ones the name alone.
+    """Return what transformers is given to load: an existing folder, or a possible hub id (old ones are only a name).
 
-    role: what it is for, as errors call it. Raises `CheckpointError` for what is neither, without loading anything.
+    role: what it is for, in errors. Raises `CheckpointError` for anything else, without loading.
     """
     folder = user_path(source)
     if folder.is_dir():
@@ -36,34 +31,11 @@ def folder_or_id(source: str, role: str) -> str:
     raise CheckpointError(f"{role} {source!r}: there is no such folder, and a hub id is OWNER/NAME")
 
 
-def _remedy(source: str, instead: str = "") -> str:
+def remedy(source: str, instead: str = "") -> str:
+    """What to do where a hub model cannot be downloaded. instead: what to do with its files when they are there; by
+    default to give their folder."""
     elsewhere = f"fetch it elsewhere from https://huggingface.co/{source}"
     return f"check the name and the connection, or {elsewhere} and {instead or 'give the folder with its files'}"
-
-
-def from_transformers(load: Callable[[str], T], what: str, source: str, role: str, instead: str = "") -> T:
-    """What `load` makes, by transformers, of a folder or hub id; of a hub model that was downloaded earlier also where
-    the hub cannot be reached.
-
-    what: it should be. instead: what to do with its files where they cannot be downloaded; by default to give their
-    folder. Raises `HartError`.
-    """
-    place = folder_or_id(source, role)
-    from_hub = not user_path(source).is_dir()
-    if from_hub and (why := unreachable()) is not None:
-        if (copy := _copy(place)) is None:
-            failed = f"{role} {source!r}: is no folder, and the Hugging Face hub cannot be reached ({why})"
-            raise CheckpointError(f"{failed}: {_remedy(source, instead)}")
-        place = str(copy)
-    try:
-        return load(place)
-    except Exception as error:  # transformers raises many kinds
-        if is_out_of_memory(error):
-            raise
-        of_folder = "give a hub id or a folder with its configuration, weights and tokenizer"
-        remedy = _remedy(source, instead) if from_hub else of_folder
-        said = f"{role} {source!r}: transformers cannot load it as {what} ({reason(error)}): {remedy}"
-        raise HartError(said) from None
 
 
 def download(repository: str) -> Path:
@@ -72,31 +44,31 @@ def download(repository: str) -> Path:
     try:
         files = _files(repository)
     except CheckpointError:
-        if (copy := _copy(repository)) is not None:
+        if (copy := downloaded(repository)) is not None:
             return copy
         raise
     from huggingface_hub import snapshot_download
 
     needed = needed_files(repository, files)
-    with _hub(NOT_DOWNLOADED.format("model", repository), _remedy(repository)):
+    with _hub(NOT_DOWNLOADED.format("model", repository), remedy(repository)):
         return Path(snapshot_download(repository, allow_patterns=needed))
 
 
 def require_repository(repository: str, role: str = "model") -> None:
     """Raise `CheckpointError` for a hub model of which there is neither an earlier download nor a list of files. role:
     what it is for, as errors call it."""
-    if _copy(repository) is None:
+    if downloaded(repository) is None:
         _files(repository, role)
 
 
 def _files(repository: str, role: str = "model") -> list[str]:
-    with _hub(NOT_DOWNLOADED.format(role, repository), _remedy(repository)):
+    with _hub(NOT_DOWNLOADED.format(role, repository), remedy(repository)):
         from huggingface_hub import list_repo_files
 
         return list(list_repo_files(repository))
 
 
-def _copy(repository: str) -> Path | None:
+def downloaded(repository: str) -> Path | None:
     """The folder of an earlier download, if there is one."""
     hub_address()
     from huggingface_hub import snapshot_download
@@ -109,9 +81,9 @@ def _copy(repository: str) -> Path | None:
 
 
 def upload(folder: Path, repository: str, *, private: bool | None, token: str | bool | None, message: str) -> str:
-    """Upload a model's folder to a repository of the hub, made if it does not exist; returns the URL of the commit.
+    """Upload a model's folder to a hub repository, created if it does not exist; return the URL of the commit.
 
-    token: None takes the one that `hf auth login` stored. Raises `CheckpointError` if the upload fails.
+    token: None uses the one that `hf auth login` stored. Raises `CheckpointError` if the upload fails.
     """
     with _hub(f"{repository!r} cannot be written to the Hugging Face hub", "check name, connection and token"):
         from huggingface_hub import create_repo, upload_folder
@@ -122,18 +94,21 @@ def upload(folder: Path, repository: str, *, private: bool | None, token: str | 
 
 @contextmanager
 def _hub(failed: str, remedy: str) -> Iterator[None]:
-    """Where the hub cannot be reached, or the block fails, raises a `CheckpointError` that begins and ends so."""
+    """If the hub cannot be reached, or the block fails, raise a `CheckpointError` with this beginning and end."""
     if (why := unreachable()) is not None:
         raise CheckpointError(f"{failed}, which cannot be reached ({why}): {remedy}")
     try:
         yield
-    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
+    except Exception as error:  # the hub's own errors, and those of the HTTP library below it
         raise CheckpointError(f"{failed} ({reason(error)}): {remedy}") from None
 
 
 def needed_files(repository: str, files: Sequence[str]) -> list[str]:
-    """The `files` of a repository that loading reads: JSON, packed or not, each part's preferred weights, the text
-    encoder's folder. Raises `CheckpointError` for a repository with several VAR models."""
+    """Return the `files` of a repository that loading reads: JSON, packed or not, each part's preferred weights, the
+    text encoder's folder.
+
+    Raises `CheckpointError` for a repository with several VAR models.
+    """
     needed = []
     for folder, patterns in FOLDERS.items():
         here = [file for file in files if str(PurePosixPath(file).parent) == folder]

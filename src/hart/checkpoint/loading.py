@@ -1,4 +1,4 @@
-"""Open a model or its tokenizer from a folder or a Hugging Face id, in the published layouts or in our own.
+"""Opens a model or its tokenizer from a folder or a Hugging Face id, in the published layouts or in this project's own.
 
 A model is loaded and checked whole or not at all. `random_model` makes one of any configuration without a file.
 """
@@ -55,10 +55,10 @@ class LoadedModel:
 
 
 def resolve_model(name: AnyPath, *, or_sizes: bool = False) -> Path:
-    """The folder of a model: one shipped with the package, a path, or a Hugging Face id, which is downloaded.
+    """Return the folder of a model: one shipped with the package, a path, or a Hugging Face id, which is downloaded.
 
-    or_sizes: whether a preset, which has no weights, could have been meant too, where the caller has looked for one.
-    Raises `CheckpointError` if it is none of them, naming those that it could be.
+    or_sizes: whether a preset, which has no weights and which the caller has looked for, could have been meant too.
+    Raises `CheckpointError` if it is none of these, naming the possible ones.
     """
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise CheckpointError(f"model {shown(name)}: give a name, a folder or a hub id as text, or a path")
@@ -90,12 +90,12 @@ def load_model(
     eight_bits: Callable[[QuantizedLinear], nn.Module] | None = None,
     tokenizer_dtype: torch.dtype | None = torch.float32,
 ) -> LoadedModel:
-    """Load any supported layout; each tensor is read, brought to its type and freed before the next.
+    """Load any supported layout; each tensor is read, converted and freed before the next one.
 
-    dtype: of transformer and residual diffusion. eight_bits: makes of each layer that is stored in 8 bits what takes
-    its place; by default, and where the configuration says `dequantize`, an ordinary layer with its values.
-    tokenizer_dtype: None leaves the tokenizer as it is stored, and its encoder's weights in the file until something is
-    encoded. Raises `HartError`.
+    dtype: of transformer and residual diffusion. eight_bits: makes the replacement of each layer stored in 8 bits; by
+    default, and if the configuration says `dequantize`, an ordinary layer with its values. tokenizer_dtype: None
+    leaves the tokenizer as it is stored, and its encoder's weights in the file until something is encoded. Raises
+    `HartError`.
     """
     folder = readable_folder(user_path(folder))
     layout = layout_of(folder)
@@ -122,9 +122,9 @@ def _ordinary(layer: QuantizedLinear, dtype: torch.dtype) -> nn.Module:
 
 
 def load_config(name: AnyPath) -> HartConfig:
-    """The configuration of a model, of the preset `name`, or of the JSON file `name`.
+    """Return the configuration of a model, of the preset `name`, or of the JSON file `name`.
 
-    The published layouts store no whole configuration: the sizes of their weights complete it. Raises `HartError`.
+    The published layouts store no complete configuration: the sizes of their weights complete it. Raises `HartError`.
     """
     if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]()
@@ -137,7 +137,7 @@ def load_config(name: AnyPath) -> HartConfig:
 
 
 def opens_in_8_bits(folder: Path) -> bool:
-    """Whether the model in a folder has layers that are stored in 8 bits and stay so. Raises `HartError`."""
+    """Return whether a model has layers that are stored in 8 bits and stay so. Raises `HartError`."""
     if layout_of(folder) != "own" or HartConfig.load(folder / CONFIG_FILE).dequantize:
         return False
     return any(tensor.dtype in LARGEST for tensor in read_tensors(folder / HART_FILE).values())
@@ -157,15 +157,18 @@ def save_model(
 
 
 def save_tokenizer(folder: AnyPath, tokenizer: HybridTokenizer) -> None:
-    """Write a tokenizer alone; the configuration last, as `save_model` does."""
+    """Write a tokenizer alone; the configuration last, as in `save_model`."""
     folder = user_path(folder)
     save_module(folder / TOKENIZER_FILE, tokenizer)
     write_text(folder / CONFIG_FILE, tokenizer.config.to_json())
 
 
 def load_tokenizer(name: AnyPath) -> HybridTokenizer:
-    """A tokenizer in evaluation mode: one that `save_tokenizer` wrote, or that of any model (`resolve_model`), of which
-    nothing else is read. Raises `HartError`."""
+    """Load a tokenizer in evaluation mode: one that `save_tokenizer` wrote, or that of any model (`resolve_model`), of
+    which nothing else is read.
+
+    Raises `HartError`.
+    """
     folder, layout = _with_tokenizer(name)
     with without_memory():
         tokenizer = HybridTokenizer(tokenizer_config(folder)).eval()
@@ -178,32 +181,34 @@ def load_tokenizer(name: AnyPath) -> HybridTokenizer:
 
 
 def tokenizer_config(name: AnyPath) -> TokenizerConfig:
-    """The configuration of what `load_tokenizer` opens."""
+    """Return the configuration of what `load_tokenizer` opens."""
     folder, layout = _with_tokenizer(name)
     if layout != "own":
         return load_config(folder).tokenizer
     path = folder / CONFIG_FILE
-    # also beside a tokenizer that was copied out of a model
+    # also for a model's configuration beside a tokenizer copied out of the model
     of_model = "tokenizer" in read_json(path)
     return HartConfig.load(path).tokenizer if of_model else TokenizerConfig.load(path)
 
 
 def _with_tokenizer(name: AnyPath) -> tuple[Path, Layout]:
-    """The folder of a tokenizer or of a model around it, and its layout. Raises `HartError`."""
+    """Return the folder of a tokenizer, or of a model with one, and its layout. Raises `HartError`."""
     folder = resolve_model(name)
     return folder, "own" if has_tokenizer(folder) else layout_of(folder, or_tokenizer=True)
 
 
 def over_scales(tokenizer: HybridTokenizer, scales: tuple[int, ...]) -> HybridTokenizer:
-    """The same weights for other scales, in evaluation mode; the last scale decides the image size."""
+    """Return the same weights for other scales, in evaluation mode; the last scale decides the image size."""
     other = HybridTokenizer(tokenizer.config.replace(scales=scales))
     other.load_state_dict(tokenizer.state_dict())
     return other.eval()
 
 
 def with_decoder(model: LoadedModel, name: AnyPath) -> LoadedModel:
-    """A model with the tokenizer `name`, of which only the decoder may differ from the model's own. Raises `HartError`
-    if images would get other codes, which the transformer does not know."""
+    """Return a model with the tokenizer `name`, of which only the decoder may differ from the model's own.
+
+    Raises `HartError` if images would get other codes, which the transformer does not know.
+    """
     ours, theirs = model.tokenizer, over_scales(load_tokenizer(name), model.tokenizer.config.scales)
     codes = [
         (each.config.replace(output_padding="zeros", commitment_weight=0), fingerprint(each, each.DECODING))
@@ -231,12 +236,12 @@ def same_sizes(source: str, theirs: Config, ours: Config, *, besides: Set[str]) 
             for name in differing
         )
         raise ConfigError(
-            f"init_from {source}: is of other sizes: {', '.join(said)}: set them as there, or leave init_from out"
+            f"init_from {source}: has other sizes: {', '.join(said)}: set them as there, or leave init_from out"
         )
 
 
 def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
-    """Modules of a configuration with random weights, in evaluation mode."""
+    """Build the modules of a configuration with random weights, in evaluation mode."""
     return HybridTokenizer(config.tokenizer).eval(), Hart(config).eval()
 
 
@@ -284,7 +289,7 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 def _read_weights(folder: Path) -> Weights:
-    """The tensors of a published folder and their source: averaged weights, else safetensors, else .bin."""
+    """Return the tensors of a published folder and their source: averaged weights, else safetensors, else .bin."""
     for pattern in WEIGHT_FILES:
         files = _shards(folder, pattern)
         if files:
@@ -299,7 +304,7 @@ def _read_weights(folder: Path) -> Weights:
 
 
 def _shards(folder: Path, pattern: str) -> list[Path]:
-    """Weight files of a folder; an index file beside them names those that must be there."""
+    """Return the weight files of a folder; an index file beside them lists those that must be there."""
     found = sorted(folder.glob(pattern))
     for index in sorted(folder.glob(f"{pattern}.index.json")):
         shards = read_json(index).get("weight_map")
@@ -319,7 +324,7 @@ def _shards(folder: Path, pattern: str) -> list[Path]:
 def random_model(
     config: HartConfig, generator: torch.Generator, *, dtype: torch.dtype = torch.float32
 ) -> tuple[HybridTokenizer, Hart]:
-    """Tokenizer and model in evaluation mode on the generator's device, filled from `generator`.
+    """Return tokenizer and model in evaluation mode on the generator's device, filled from `generator`.
 
     Memory never holds more than the weights in `dtype`, and one of them in float32. Weights are scaled so that
     activations stay near 1; the images are noise. To start a training, use `hart.training.transformer_task` instead.
@@ -336,13 +341,14 @@ def random_model(
 
 
 def _fill(layer: nn.Module, generator: torch.Generator) -> None:
-    """Norms as identity, other vectors zero, matrices and kernels normal with variance 1 / inputs."""
+    """Initialise norms as identity, other vectors as zero, matrices and kernels as normal with variance 1 / inputs."""
     for name, parameter in layer.named_parameters(recurse=False):
         if parameter.dim() == 1:
             is_gain = name == "weight" and isinstance(layer, nn.RMSNorm | nn.LayerNorm | nn.GroupNorm)
             parameter.fill_(1.0 if is_gain else 0.0)
         else:
             inputs = math.prod(parameter.shape[1:])
-            # in float32, so that a seed gives the same model in every type: PyTorch 2.11 draws others in bfloat16
+            # in float32, so that a seed gives the same model in every type: PyTorch 2.11 draws other numbers in
+            # bfloat16
             drawn = torch.empty_like(parameter, dtype=torch.float32)
             parameter.copy_(drawn.normal_(0.0, 1 / math.sqrt(inputs), generator=generator))

@@ -5,9 +5,9 @@ An adapter is a folder in peft's own format:
     adapter_config.json            rank, scale, adapted layers, and the model it was trained on
     adapter_model.safetensors      the two thin matrices of every adapted layer
 
-and, beside what peft reads:
+and, besides what peft reads:
 
-    base_weights.json              some of the weights that it was trained on, see `base_remark`; optional
+        base_weights.json              some of the weights that it was trained on, see `base_remark`; optional
 
 Training: `add_lora` once, then train the parameters that require a gradient, then `save_lora`. Generating:
 `merge_lora` adds the product of the matrices to the weights, so that an adapted model costs no more than the plain one.
@@ -42,10 +42,10 @@ from hart.transformer.transformer import HartTransformer
 ADAPTER_FILE = "adapter_model.safetensors"
 BASE_FILE = "base_weights.json"
 SAMPLED_WEIGHTS = 8
-"""Of each adapted layer, spread over it."""
+"""Weights sampled from each adapted layer, spread over it."""
 LARGEST_DIFFERENCE = 0.05
-"""Root mean square of the differences, relative to that of the weights, up to which they are the same: rounding to 8
-bits makes 0.01, the shipped model differs from the version before by 0.09 to 0.14."""
+"""Root mean square of the differences, relative to that of the weights, up to which they count as the same: rounding to
+8 bits gives 0.01, the shipped model differs from the version before by 0.09 to 0.14."""
 
 LAYERS: Mapping[LoraTarget, tuple[str, ...]] = {
     "attention": ("attention.qkv", "attention.proj"),
@@ -54,7 +54,7 @@ LAYERS: Mapping[LoraTarget, tuple[str, ...]] = {
 }
 """Linear layers that a target stands for, in SwiGLU and in GELU blocks."""
 
-# peft's name of a model's only adapter, and what it puts before the names of tensors in a file.
+# peft's name of a model's only adapter, and its prefix of tensor names in a file.
 ADAPTER = "default"
 FILE_PREFIX = "base_model.model."
 
@@ -100,10 +100,10 @@ def add_lora(
     generator: torch.Generator,
     targets: Sequence[LoraTarget] = ("attention", "mlp"),
 ) -> Hart:
-    """Freeze `hart` and put adapters of `rank` beside the linear layers of its transformer; returns the same module.
+    """Freeze `hart` and put adapters of `rank` beside the linear layers of its transformer; return the same module.
 
     The adapters are float32, change nothing at first, and are the only parameters that require a gradient.
-    alpha: they act with the factor alpha / rank. generator: for their starting weights. Raises `HartError` if peft is
+    alpha: they act with the factor alpha / rank. generator: for their initial weights. Raises `HartError` if peft is
     not installed, the numbers are out of range, or the model already has adapters.
     """
     require_peft()
@@ -120,14 +120,14 @@ def add_lora(
     with torch.no_grad():
         for name, parameter in hart.transformer.named_parameters():
             if ".lora_A." in name:
-                # as peft starts, but from our generator
+                # initialised as in peft, but from this generator
                 start = nn.init.kaiming_uniform_(torch.empty(parameter.shape), a=math.sqrt(5), generator=generator)
                 parameter.copy_(start)
     return hart
 
 
 class BaseWeights(Config):
-    """What an adapter was trained on."""
+    """The weights that an adapter was trained on."""
 
     layers: dict[str, Listed[float]]
     """Adapted layers of the transformer -> some of their weights, at the places of `_sampled`."""
@@ -136,8 +136,8 @@ class BaseWeights(Config):
 def save_lora(hart: Hart, folder: AnyPath, *, base_model: str) -> None:
     """Write the adapters of a model that went through `add_lora`.
 
-    base_model: folder or hub id of the model they were trained on, for whoever loads them. Raises `HartError` for a
-    model without adapters.
+    base_model: folder or hub id of the model they were trained on, as information. Raises `HartError` for a model
+    without adapters.
     """
     folder = user_path(folder)
     if not has_lora(hart):
@@ -163,8 +163,8 @@ def require_lora(folder: AnyPath) -> None:
 
 
 def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str | None:
-    """What to say where the adapter in a folder was trained on other weights than those of `hart`, which may be of any
-    type, packed too, and without other adapters; None where they are the same, or the folder does not say.
+    """Return a remark if the adapter in a folder was trained on other weights than those of `hart`, which may be of any
+    type, packed too, but without other adapters; None if they are the same, or the folder does not say.
 
     model: its name. Raises `HartError` for a damaged file.
     """
@@ -179,9 +179,9 @@ def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str |
     try:
         here = [weight for name in stored.layers for weight in _sampled_of(hart.transformer.get_submodule(name))]
     except (AttributeError, KeyError):
-        return None  # of other sizes, which merging says
+        return None  # other sizes, which merging reports
     if len(there) != len(here):
-        raise HartError(f"{folder / BASE_FILE}: has not {SAMPLED_WEIGHTS} weights of each layer: delete this file")
+        raise HartError(f"{folder / BASE_FILE}: lacks {SAMPLED_WEIGHTS} weights of each layer: delete this file")
     theirs, ours = torch.tensor(there, device="cpu"), torch.tensor(here, device="cpu")
     if (theirs - ours).norm() <= LARGEST_DIFFERENCE * theirs.norm():
         return None
@@ -190,14 +190,14 @@ def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str |
 
 
 def _sampled_of(layer: nn.Module) -> list[float]:
-    """Raises `KeyError` for a module without a weight."""
-    state = layer.state_dict()  # in which packed weights are plain
+    """Return sampled weights of a layer. Raises `KeyError` for a module without a weight."""
+    state = layer.state_dict()  # packed weights are plain in it
     scale = state.get("weight" + SCALE)  # of 8 bits
     return _sampled(state["weight"] if scale is None else state["weight"].float() * scale.unsqueeze(1)).tolist()
 
 
 def _sampled(weight: Tensor) -> Tensor:
-    """Some numbers (SAMPLED_WEIGHTS,) of a weight, float32 on the CPU: always the same places."""
+    """Return some numbers (SAMPLED_WEIGHTS,) of a weight, float32 on the CPU, always from the same places."""
     # steps of the golden ratio spread evenly, over rows and columns
     places = (
         torch.arange(1, SAMPLED_WEIGHTS + 1, dtype=torch.float64, device="cpu") * (5**0.5 - 1) / 2 % 1 * weight.numel()
@@ -209,7 +209,7 @@ def merge_lora(hart: Hart, folder: AnyPath, scale: float = 1.0, *, model: str = 
     """Add the adapter in `folder`, times `scale`, to the transformer's weights, which stay frozen.
 
     model: its name in errors. Raises `HartError` and changes nothing if peft is not installed, or if the adapter is
-    absent, damaged, no LoRA, or of another model.
+    missing, damaged, not a LoRA, or for another model.
     """
     scale, folder = finite_number("LoRA scale", scale), user_path(folder)
     _require_plain(hart)
@@ -235,18 +235,18 @@ def scale_lora(hart: Hart, scale: float) -> None:
 
 
 def has_lora(hart: Hart) -> bool:
-    """Whether the model has adapters beside its weights, from `add_lora`, not merged into them."""
+    """Return whether the model has adapters beside its weights, from `add_lora`, not merged into them."""
     return hasattr(hart.transformer, "peft_config")
 
 
 def require_peft() -> None:
-    """Raises `HartError` without peft, which takes seconds to load, and is not."""
+    """Raise `HartError` without peft, but do not import it, which takes seconds."""
     if find_spec("peft") is None:
         raise missing_package("peft", "lora")
 
 
 def _peft() -> Any:
-    """The library, imported when needed: it is an extra, and slow to load."""
+    """Import the library only when needed: it is an extra, and slow to load."""
     require_peft()
     import peft
 
@@ -254,7 +254,7 @@ def _peft() -> Any:
 
 
 def _lora_layers(hart: Hart) -> list[tuple[str, Any]]:
-    """The adapted layers by name."""
+    """Return the adapted layers by name."""
     kind = _peft().tuners.lora.LoraLayer
     return [(name, layer) for name, layer in hart.transformer.named_modules() if isinstance(layer, kind)]
 
@@ -272,8 +272,8 @@ def _adapter_state(transformer: HartTransformer) -> dict[str, Tensor]:
 
 
 def _inject(transformer: HartTransformer, config: Any) -> Any:
-    """Put adapters beside the layers that `config` names, in float32; returns peft's tuner."""
-    with torch.random.fork_rng(devices=[]):  # peft samples starting weights, which are all overwritten
+    """Put adapters beside the layers that `config` names, in float32; return peft's tuner."""
+    with torch.random.fork_rng(devices=[]):  # peft samples initial weights, which are all overwritten
         tuner = _peft().LoraModel(transformer, config, ADAPTER)
     for name, parameter in transformer.named_parameters():
         if ".lora_" in name:

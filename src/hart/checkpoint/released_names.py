@@ -15,7 +15,7 @@ from hart.checkpoint.storage import fill_state
 from hart.config import HartConfig, TokenizerConfig
 
 Row = tuple[str, str]
-"""A published name and ours; {i} is a number, {p} is `weight` or `bias`."""
+"""A published name and this project's; {i} is a number, {p} is `weight` or `bias`."""
 
 # Tensors that are not weights: masks that can be recomputed, zeros, usage statistics.
 ROLELESS = re.compile(r"(lvl_1L|attn_bias_for_masking|.*zero_k_bias|.*ema_vocab_hit_SV)$")
@@ -71,12 +71,13 @@ ATTENTION_ROWS: tuple[Row, ...] = (("norm.{p}", "norm.{p}"), ("qkv.{p}", "qkv.{p
 
 
 def _under(published: str, ours: str, rows: Sequence[Row]) -> Iterator[Row]:
-    """`rows` with a prefix for each of the two names."""
+    """Return `rows` with a prefix for each of the two names."""
     return ((f"{published}.{theirs}", f"{ours}.{own}") for theirs, own in rows)
 
 
 def _tokenizer_rows(config: TokenizerConfig) -> Iterator[Row]:
-    """Encoder, decoder, quantiser. The decoder counts its levels from the highest resolution, we from the lowest.
+    """Encoder, decoder, quantiser. The published decoder counts its levels from the highest resolution, ours from the
+    lowest.
 
     At the lowest resolution an attention follows each block; ours are in one sequence.
     """
@@ -142,7 +143,7 @@ def fill_published(
             raise CheckpointError(f"{source}: {in_file[ours]} and {name} are two names of one tensor")
         # some published tensors have dimensions of 1 for broadcasting
         if ours in own and value.squeeze().shape == own[ours].squeeze().shape:
-            value = value.view(own[ours].shape)
+            value = value.reshape(own[ours].shape)
         tensors[ours], in_file[ours] = value, name
 
     def name_in_file(ours: str) -> str:

@@ -28,7 +28,7 @@ def _field(values: Mapping[str, Any], name: str, source: str) -> Any:
 
 
 def hart_tokenizer_config(values: Mapping[str, Any], source: str) -> TokenizerConfig:
-    """`tokenizer/config.json` of the HART layout."""
+    """Convert `tokenizer/config.json` of the HART layout."""
     if values.get("disable_quant_resi", False) or values.get("using_znorm", False):
         raise ConfigError(f"{source}: disable_quant_resi and using_znorm are used by no published tokenizer")
     ours = {
@@ -48,7 +48,7 @@ def hart_tokenizer_config(values: Mapping[str, Any], source: str) -> TokenizerCo
 def hart_transformer_config(
     values: Mapping[str, Any], state: Mapping[str, Tensor], tokenizer: TokenizerConfig, source: str
 ) -> tuple[TransformerConfig, ResidualDiffusionConfig | None]:
-    """`llm/config.json` of the HART layout; absent fields follow from the tensors."""
+    """Convert `llm/config.json` of the HART layout; missing fields follow from the tensors."""
     if values.get("use_cross_attn", False):
         raise ConfigError(f"{source}: use_cross_attn is used by no published checkpoint and is not supported")
     modulation = _modulation_kind(values, state)
@@ -74,7 +74,7 @@ def hart_transformer_config(
         else "table",
         "position": "absolute" if "pos_1LC" in state else "rotary",
         "modulation": modulation,
-        # the published pooling option is for the linear kind only; the table takes the mean
+        # the published pooling option applies to the linear kind only; the table uses the mean
         "modulation_pooling": "max" if modulation == "linear" and max_pooling else "mean",
     }
     transformer = TransformerConfig.from_dict(ours, source)
@@ -92,7 +92,7 @@ def hart_transformer_config(
 
 
 def _modulation_kind(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    """The table takes precedence over the other two, even if `disable_aln` is set."""
+    """Return the kind of modulation: the table takes precedence over the other two, even if `disable_aln` is set."""
     if values.get("shared_aln", "blocks.0.scale_shift_table" in state):
         return "table"
     return "none" if values.get("disable_aln", "blocks.0.ada_lin.1.weight" not in state) else "linear"
@@ -104,9 +104,9 @@ def var_configs(
     scales: Sequence[int] | None,
     sources: tuple[str, str],
 ) -> tuple[TokenizerConfig, TransformerConfig]:
-    """Sizes of a VAR checkpoint, from the shapes of its tensors, since it stores none.
+    """Return the sizes of a VAR checkpoint, from the shapes of its tensors, since it stores none.
 
-    scales: the schedule; None takes the published one whose token count fits the position table.
+    scales: the schedule; None means the published one whose token count fits the position table.
     sources: the files of the two, for errors.
     """
     vae, var = sources
@@ -154,7 +154,7 @@ def var_configs(
 
 
 def _tensor(state: Mapping[str, Tensor], name: str, dimensions: int, source: str) -> Tensor:
-    """A tensor from whose shape sizes are taken: it must exist and not be empty."""
+    """Return a tensor whose shape determines sizes: it must exist and not be empty."""
     if name not in state:
         raise CheckpointError(f"{source}: {name} is missing")
     if state[name].dim() != dimensions or state[name].numel() == 0:
@@ -163,5 +163,5 @@ def _tensor(state: Mapping[str, Tensor], name: str, dimensions: int, source: str
 
 
 def _count(state: Mapping[str, Tensor], name: str) -> int:
-    """How many tensors have this name with the numbers 0, 1, 2, ..."""
+    """Return how many tensors have this name with the numbers 0, 1, 2, ..."""
     return next(i for i in itertools.count() if name.format(i) not in state)

@@ -25,10 +25,10 @@ from hart.layers.quantized import LARGEST, QuantizedLinear
 from hart.strict import clipped, reason, shown
 
 WEIGHT_TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""Types of stored weights. Those of 8 bits need a scale: see `hart.layers.quantized.QuantizedLinear`."""
+"""Types of stored weights. 8-bit weights need a scale: see `hart.layers.quantized.QuantizedLinear`."""
 SHOWN_PROBLEMS = 8
 SCALE = "_scale"
-"""What the name of a weight of 8 bits is followed by in the name of its scales."""
+"""Suffix that turns the name of an 8-bit weight into the name of its scales."""
 
 
 def save_module(path: AnyPath, module: nn.Module, dtype: torch.dtype | None = None) -> None:
@@ -65,21 +65,21 @@ def write_safetensors(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_safetensors(path: AnyPath, *, mapped: bool = False) -> dict[str, Tensor]:
-    """All tensors of a file. Raises `FileError` if it is absent, `CheckpointError` if it is truncated or of another
-    format. mapped: as views of the file, for who asks for their sizes."""
+    """Return all tensors of a file. Raises `FileError` if it is missing, `CheckpointError` if it is truncated or of
+    another format. mapped: as views of the file, for callers that only need sizes."""
     with _opened(user_path(path), mapped=mapped) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
 @contextmanager
 def _opened(path: Path, *, mapped: bool = False) -> Iterator[Any]:
-    """A safetensors file whose tensors are read one by one. Raises like `read_safetensors`.
+    """Open a safetensors file whose tensors are read one by one. Raises like `read_safetensors`.
 
-    mapped: they are views of the mapped file, of which memory holds what has been read.
+    mapped: tensors are views of the mapped file, of which memory holds what has been read.
     """
     require_regular(path)
     try:
-        # of a mapped file all tensors that were read count as memory of the process while it is open
+        # with a mapped file, all tensors that were read count as memory of the process while it is open
         with safe_open(path, framework="pt", backend="mmap" if mapped else "pread") as file:
             yield file
     except (SafetensorError, OSError) as error:
@@ -89,8 +89,8 @@ def _opened(path: Path, *, mapped: bool = False) -> Iterator[Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, or of PyTorch's own, as views of the file, which nobody may write to
-    meanwhile. Raises as `read_safetensors`."""
+    """Return all tensors of a safetensors file, or of PyTorch's own, as views of the file, which must not be written to
+    meanwhile. Raises like `read_safetensors`."""
     return (read_safetensors if path.suffix == ".safetensors" else read_pickle)(path, mapped=True)
 
 
@@ -99,15 +99,15 @@ RENAMED_TENSORS = {
     "lift.weight": "embed_proj.weight",
     "lift.bias": "embed_proj.bias",
 }
-"""Names of the compact text encoder's tensors in the shipped model -> names in modules, and in files since."""
+"""Maps names of the compact text encoder's tensors in the shipped model to names in modules, and in newer files."""
 FIRST_NAMES = {new: old for old, new in RENAMED_TENSORS.items()}
 
 
 def fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
-    """Identifies weights: SHA-256 over names, shapes and float32 values, in hex.
+    """Return a hash that identifies weights: SHA-256 over names, shapes and float32 values, in hex.
 
-    It does not depend on device or file format; weights that were rounded to a narrower type are other weights.
-    without: names of what is left out begin so.
+    It does not depend on device or file format; weights rounded to a narrower type count as different.
+    without: prefixes of names to leave out.
     """
     digest = hashlib.sha256()
     every = module.state_dict().items()
@@ -161,12 +161,12 @@ def fill_module(
     eight_bits: Callable[[QuantizedLinear], nn.Module] = lambda layer: layer,
     mapped: str | None = None,
 ) -> None:
-    """`fill_state` from a file, which is read tensor by tensor. Layers that it stores in 8 bits become such.
+    """Do `fill_state` from a file, which is read tensor by tensor. Layers that it stores in 8 bits become 8-bit layers.
 
-    eight_bits: makes of each of these, as soon as it is read, what takes its place. If all of them were read before,
-    those that they become would not fit into the gaps that they leave, and memory would hold much of them twice.
-    mapped: a submodule whose weights are checked, but take no memory until it computes, if they are stored in their
-    type: they stay in the file, which must not be written to in place as long as the module lives.
+    eight_bits: makes the replacement of each of these as soon as it is read. If all were read first, the replacements
+    would not fit into the gaps that they leave, and memory would hold much of them twice.
+    mapped: a submodule whose weights are checked, but take no memory until it computes, if they are stored in its type:
+    they stay in the file, which must not be written to in place as long as the module lives.
     """
     with _opened(path) as file, _opened(path, mapped=True) as views:
         stored = {RENAMED_TENSORS.get(name, name): name for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -184,7 +184,7 @@ def fill_module(
 
 
 def _quantize_as(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give linear layers without memory the form of 8 bits where a file has their weights so."""
+    """Turn linear layers without memory into 8-bit layers if a file has their weights in 8 bits."""
     for path, layer in list(module.named_modules()):
         weight = state.get(f"{path}.weight")
         if isinstance(layer, nn.Linear) and weight is not None and weight.dtype in LARGEST:
@@ -195,7 +195,7 @@ def _quantize_as(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def require_finite(value: Tensor, source: Path | str, name: str) -> None:
     """Raise `CheckpointError` if a tensor of weights holds a NaN or an infinite number."""
-    # a finite sum has finite terms; only if it overflowed are they checked one by one
+    # a finite sum has finite terms; they are checked one by one only if it overflowed
     if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
         raise CheckpointError(
             f"{source}: {name} holds numbers that are not finite: its training diverged, or the file is damaged"
@@ -216,7 +216,7 @@ def _require_room(state: Mapping[str, Tensor], dtype: torch.dtype | None, source
 
 
 def misfits(model: Mapping[str, Tensor], file: Mapping[str, Tensor], name_in_file: Callable[[str], str] = str) -> str:
-    """How the tensors of a file differ in name, shape or type from those that a model takes; empty if they do not."""
+    """Return how a file's tensors differ in name, shape or type from those a model takes; empty if they do not."""
     problems = [f"missing {name_in_file(name)}" for name in model if name not in file]
     problems += [f"unexpected {name_in_file(name)}" for name in file if name not in model]
     for name, ours in model.items():
@@ -233,7 +233,7 @@ def misfits(model: Mapping[str, Tensor], file: Mapping[str, Tensor], name_in_fil
 
 
 def _put(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype | None, *, copy: bool = False) -> None:
-    """Make `value`, or a copy where something else may write to it, the parameter or buffer `name` of a module."""
+    """Make `value`, or a copy if something else may write to it, the parameter or buffer `name` of a module."""
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     place: Tensor = getattr(owner, leaf)
@@ -249,7 +249,7 @@ FOREIGN = re.compile(r"GLOBAL (\S+)|Unsupported class (\S+)|build instruction fo
 
 
 def read_pickle(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
-    """The tensors of a file by name, as `read_safetensors`. Code in it is refused, not run (`weights_only`)."""
+    """Return a file's tensors by name, like `read_safetensors`. Code in it is refused, not run (`weights_only`)."""
     require_regular(path)
     mapped = mapped and zipfile.is_zipfile(path)  # older files cannot be
     try:
@@ -269,7 +269,7 @@ def read_pickle(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
 
 
 def _fault(name: object, value: object) -> str:
-    """What is wrong with an entry that is not a named tensor of ordinary numbers; empty if it is one."""
+    """Return what is wrong with an entry that is not a named tensor of ordinary numbers; empty if it is one."""
     if not isinstance(name, str):
         return "is not a name"
     if not isinstance(value, Tensor):
@@ -285,5 +285,5 @@ def _refusal(error: Exception) -> str:
     found = FOREIGN.search(str(error))
     if found is not None:
         foreign = next(name for name in found.groups() if name is not None)
-        return f"holds {foreign}, which is no tensor; it is not opened, since that could run code in it: {ADVICE}"
-    return "not a readable PyTorch weight file: it is cut off, damaged or of another format; copy or download it again"
+        return f"holds {foreign}, which is not a tensor; it is not opened, since that could run code in it: {ADVICE}"
+    return "not a readable PyTorch weight file: truncated, damaged or of another format; copy or download it again"

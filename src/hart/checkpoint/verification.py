@@ -1,8 +1,8 @@
-"""Recompute every quantity that a golden file records, and compare (`hart verify`).
+"""Recomputes every quantity that a golden file records, and compares (`hart verify`).
 
-A golden case is a checkpoint with `case.json` (settings) and `golden.safetensors` (numbers of the published reference)
-beside it. The modules of generation and training compute everything; random numbers are replaced by the recorded or
-constant ones of the reference run.
+A golden case is a checkpoint with `case.json` (settings) and `golden.safetensors` (numbers from the published
+reference) beside it. The modules of generation and training compute everything; random numbers are replaced by the
+recorded or constant ones of the reference run.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ CPU = torch.device("cpu")
 GOLDEN_FILE = "golden.safetensors"
 CASE_FILE = "case.json"
 CASE_KEYS = {"guidance_scale": "guidance_scale", "gumbel_smoothing": "smooth", "maskgit_steps": "maskgit_iterations"}
-"""Settings of sampling, and what a case calls them."""
+"""Maps sampling settings to their names in a case."""
 # fmt: off
 INPUTS = (
     "tokenizer.image", "context.embeddings", "context.mask", "labels", "diffusion.timesteps", "diffusion.noise",
     "generate.start_noise",
 )
 # fmt: on
-"""What the reference run was given; everything else in a golden file is recomputed."""
+"""The inputs of the reference run; everything else in a golden file is recomputed."""
 
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to max(1, largest |golden value|)."""
 
-# In these two, guidance and clipping amplify rounding at single tokens: limits of mean and largest difference.
+# In these two, guidance and clipping amplify rounding at single tokens: limits on the mean and the largest difference.
 AMPLIFIED = frozenset({"generate.latent", "generate.image"})
 AMPLIFIED_MEAN, AMPLIFIED_MAX = 3e-4, 1e-2
 
@@ -59,7 +59,7 @@ class Comparison:
 
 @dataclass
 class RecordedNoise:
-    """Generation without chance (see `hart.generation.noise.NoiseSource`). noise: where diffusions start, in turn."""
+    """Noise without randomness (see `hart.generation.noise.NoiseSource`). noise: starting points of the diffusions."""
 
     noise: Tensor | None
     images: int
@@ -120,7 +120,7 @@ def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = tor
 
 
 def read_case(path: Path) -> SamplingConfig:
-    """The sampling that a golden case was generated with. Raises `HartError` naming the file and the key."""
+    """Return the sampling that a golden case was generated with. Raises `HartError` naming the file and the key."""
     case = {"maskgit_iterations": 1} | read_json(path)
     if missing := [name for name in CASE_KEYS.values() if name not in case]:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}, with which the golden numbers were generated")
@@ -133,7 +133,7 @@ def read_case(path: Path) -> SamplingConfig:
 
 @torch.no_grad()
 def recompute(model: LoadedModel, inputs: Mapping[str, Tensor], settings: SamplingConfig) -> dict[str, Tensor]:
-    """Every quantity that this project computes from the golden file's inputs."""
+    """Return every quantity that this project computes from the golden file's inputs."""
     context: Context
     if (classes := model.config.transformer.classes) is not None:
         context = ClassContext(inputs["labels"], classes.num_classes)

@@ -208,8 +208,8 @@ def prompt_notes() -> Iterator[None]:
 
 @contextmanager
 def says_when_stopped(line: Callable[[], str]) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal end the block in order, then the command with this line. A second SIGTERM
-    ends it at once."""
+    """Ctrl-C, SIGTERM and a closed terminal end the block in order, then the command with this line. A second
+    one ends it at once."""
     signals = [number for number in SIGNALS if number != signal.SIGINT]
 
     def stop(number: int, frame: object) -> None:

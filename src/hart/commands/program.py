@@ -27,6 +27,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from hart.errors import HartError, Stopped
 from hart.files import user_path
+from hart.stopping import second_ends_at_once
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -246,7 +247,8 @@ def run_program(app: typer.Typer, name: str) -> None:
     keep_freed_memory()
     # else the interpreter looks for garbage in all of PyTorch before it ends, for a third of a second
     atexit.register(gc.freeze)
-    app(prog_name=name)
+    with second_ends_at_once():
+        app(prog_name=name)
 
 
 def keep_freed_memory() -> None:

@@ -1,4 +1,4 @@
-"""Sets of captioned images: of any format, at random or as a stream, in memory, encoded ahead, or written anew."""
+"""Sets of captioned images: of any format, read at random or as a stream, kept in memory, pre-encoded, or written."""
 
 from __future__ import annotations
 

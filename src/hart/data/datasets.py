@@ -28,10 +28,10 @@ class CaptionedImages:
     """Images with captions, by row.
 
     pixels: (N, 3, H, W) uint8, RGB, 0 to 255, on any device. texts: the captions of each image, possibly none.
-    weights: (N,) float32, how often an image is sampled, relative to others; 1 where the set does not say.
+    weights: (N,) float32, how often an image is sampled relative to others; 1 if the set does not say.
     records: the `.json` beside each image (concept, style and so on), else empty.
-    keys: where each lies, for messages; empty where nobody knows. damaged: what could not be read.
-    labels: (N,) int64, the class of each, -1 for none; None where no image has one.
+    keys: the location of each, for messages; empty if unknown. damaged: images that could not be read.
+    labels: (N,) int64, the class of each, -1 for none; None if no image has one.
     """
 
     pixels: Tensor
@@ -46,24 +46,24 @@ class CaptionedImages:
         return len(self.texts)
 
     def key(self, row: int) -> str:
-        """Where a row is stored, for messages."""
+        """Return where a row is stored, for messages."""
         return self.keys[row] if self.keys else f"image {row}"
 
     def to(self, device: torch.device) -> CaptionedImages:
-        """The same images with their pixels on `device`."""
+        """Return the same images with their pixels on `device`."""
         return replace(self, pixels=self.pixels.to(device))
 
     def images(self, rows: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 of rows (B,) int64, where the pixels are."""
+        """Return (B, 3, H, W) uint8 for rows (B,) int64, where the pixels are."""
         return self.pixels[sent(rows, self.pixels.device)]
 
     def require_captions(self) -> None:
-        """Raises `HartError` unless every image has a caption, which text-to-image training needs."""
+        """Raise `HartError` unless every image has a caption, which text-to-image training needs."""
         bare = [row for row, captions in enumerate(self.texts) if not captions]
         self._require_none(bare, "a caption", "add a .txt with the same name beside each")
 
     def require_labels(self) -> Tensor:
-        """The class of each image, (N,) int64. Raises `HartError` unless every image has one."""
+        """Return the class of each image, (N,) int64. Raises `HartError` unless every image has one."""
         labels = torch.full((len(self),), -1) if self.labels is None else self.labels
         bare = (labels < 0).nonzero().flatten().tolist()
         self._require_none(bare, "a class number", "give a folder per class, or records with a label")
@@ -78,21 +78,21 @@ def open_dataset(path: str | Path, split: str, size: int) -> CaptionedImages:
     """Read the images of one split, square and `size` pixels wide (see `hart.data.transforms.pil_to_pixels`).
 
     path, split: as for `hart.data.opening.open_source`, of any format.
-    Unreadable files are skipped and listed as damaged. Raises `HartError` where nothing can be read.
+    Unreadable files are skipped and listed as damaged. Raises `HartError` if nothing can be read.
     """
     return read_all(open_source(path, split), ImageTransform(size))
 
 
 def read_all(source: Source | Stream, transform: ImageTransform, condition: Condition = "none") -> CaptionedImages:
-    """Every image of a set, in order. Raises as `open_dataset` does.
+    """Read every image of a set, in order. Raises like `open_dataset`.
 
-    condition: an image that comes without it counts as damaged.
+    condition: an image without it counts as damaged.
     """
     room = sum(source.sizes) if isinstance(source, Stream) else len(source)
     found = gather(iterate(source), transform, condition, room)
     if not len(found):
         reasons = f"{len(found.damaged)} damaged ({first_reasons(found.damaged)})"
-        # how it was read, which one stray image or caption may have decided
+        # says how the set was read, which one stray image or caption may have decided
         raise HartError(f"{source.description}: no image could be read, {reasons}: mend the set, or name its kind")
     return found
 
@@ -100,7 +100,7 @@ def read_all(source: Source | Stream, transform: ImageTransform, condition: Cond
 def gather(
     samples: Iterable[Sample | Damage], transform: ImageTransform, condition: Condition, room: int
 ) -> CaptionedImages:
-    """The samples, decoded; damaged ones are listed. room: images for which memory is reserved at first."""
+    """Decode the samples; damaged ones are listed. room: images for which memory is reserved at first."""
     pixels = torch.empty(max(room, 1), 3, transform.height, transform.width, dtype=torch.uint8)
     kept: list[Sample] = []
     damaged: list[Damage] = []
@@ -108,7 +108,7 @@ def gather(
         if len(kept) == len(pixels):
             pixels = torch.cat([pixels, torch.empty_like(pixels)])
         pixels[len(kept)] = image
-        kept.append(replace(sample, image=b""))  # not the encoded file too
+        kept.append(replace(sample, image=b""))  # without the encoded file
     labels = torch.tensor([-1 if sample.label is None else sample.label for sample in kept], dtype=torch.int64)
     return CaptionedImages(
         pixels[: len(kept)],

@@ -1,10 +1,10 @@
-"""The content of a set of images as one number, so that a run can tell whether its data has changed.
+"""The content of a set of images as one hash, so that a run can tell whether its data has changed.
 
-A digest covers, in the order of the rows, what is said about each image (captions, label, weight, all of its notes) and
-a mark of its file: the size and the content, or three blocks of the content where the file is larger than `WHOLE_IMAGE`
-bytes. Adding, removing or swapping an image and editing a caption change the digest; moving the set, renaming or
-touching its files does not. Parquet files and shards of encoded sets count with marks of the whole file (`mark_shard`),
-in which a change in a file beyond `WHOLE_SHARD` bytes may go unseen.
+A digest covers, in row order, the notes on each image (captions, label, weight, other fields) and a mark of its file:
+the size and the content, or three blocks of the content if the file is larger than `WHOLE_IMAGE` bytes. Adding,
+removing or swapping an image and editing a caption change the digest; moving the set, renaming or touching its files do
+not. Parquet files and shards of encoded sets count with marks of the whole file (`mark_shard`), so that a change in a
+file larger than `WHOLE_SHARD` bytes may go unnoticed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from hart.files import FileError, open_regular
 WHOLE_IMAGE, IMAGE_BLOCKS = 64 * 2**10, 3
 WHOLE_SHARD, SHARD_BLOCKS = 256 * 2**20, 1024
 BLOCK = 16 * 2**10
-"""Bytes of a block, where a file is too large to be read whole."""
+"""Bytes per block, if a file is too large to be read whole."""
 ABSENT = b"absent"
 """The mark of an image that cannot be read."""
 
 
 class SetDigest:
-    """SHA-256 over entries of strings and bytes; different lists of entries are never written alike."""
+    """SHA-256 over entries of strings and bytes; different lists of entries never have the same encoding."""
 
     def __init__(self, kind: str) -> None:
         self._digest = hashlib.sha256(kind.encode())
 
     def add(self, *parts: str | bytes) -> None:
-        """One entry. Strings may hold lone surrogates, as file names do."""
+        """Add one entry. Strings may hold lone surrogates, as file names do."""
         for part in (str(len(parts)), *parts):
             content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
             self._digest.update(len(content).to_bytes(8, "little"))
@@ -42,19 +42,19 @@ class SetDigest:
 
 
 def mark_bytes(image: bytes) -> bytes:
-    """The mark of an image in memory: that of its file."""
+    """Return the mark of an image in memory, equal to that of its file."""
     return _mark(io.BytesIO(image), 0, len(image), WHOLE_IMAGE, IMAGE_BLOCKS)
 
 
 def mark_shard(path: Path) -> bytes:
-    """The mark of a file of many images: all of it up to `WHOLE_SHARD` bytes, `SHARD_BLOCKS` blocks of a larger one."""
+    """Return the mark of a file of many images: all of it up to `WHOLE_SHARD` bytes, else `SHARD_BLOCKS` blocks."""
     return mark_file(path, whole=WHOLE_SHARD, blocks=SHARD_BLOCKS)
 
 
 def mark_file(
     path: Path, start: int = 0, size: int | None = None, *, whole: int = WHOLE_IMAGE, blocks: int = IMAGE_BLOCKS
 ) -> bytes:
-    """The mark of an image: a file, or `size` bytes of one from `start` on. `ABSENT` if it cannot be read."""
+    """Return the mark of an image: a file, or `size` bytes of one from `start` on. `ABSENT` if it cannot be read."""
     try:
         with open_regular(path) as file:
             return _mark(file, start, file.seek(0, io.SEEK_END) if size is None else size, whole, blocks)

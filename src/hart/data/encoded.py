@@ -1,6 +1,6 @@
 """Images as codes, and captions as text features, written by `hart data encode` and read by row.
 
-Shapes: B images of a batch, K scales, N_k tokens of scale k, S text tokens, E text width; else see
+Shapes: B images of a batch, K scales, N_k tokens of scale k, S text tokens, E text width; otherwise see
 `hart.data.encoded_files`.
 """
 
@@ -27,17 +27,17 @@ from hart.strict import counted, whole_number
 from hart.types import Rows, TextContext
 
 OPEN_SHARDS = 256
-"""Shards that a process keeps open."""
+"""Most shards that a process keeps open."""
 
 
 @dataclass(frozen=True)
 class EncodedBatch(Rows):
     """One rank's share of a step.
 
-    schedule: of all these images. indices: K tensors (B, N_k) int64.
-    last_scale_continuous: (B, N_K, D) float32, None where only codes were stored.
+    schedule: the same for all images. indices: K tensors (B, N_k) int64.
+    last_scale_continuous: (B, N_K, D) float32, None if only codes were stored.
     text: features of one caption per image, chosen at random among its own, in float32; None for a set without text.
-    labels: (B,) int64, -1 where an image has none.
+    labels: (B,) int64, -1 if an image has none.
     """
 
     schedule: ScaleSchedule
@@ -53,17 +53,17 @@ class EncodedBatch(Rows):
 class EncodedSet:
     """Random access to an encoded set, or to several one after the other.
 
-    Shards are mapped into memory: only the rows asked for are read.
+    Shards are memory-mapped: only the requested rows are read.
     """
 
     def __init__(
         self, folder: Path, split: str = "train", *, also: Sequence[Path] = (), parts: Sequence[float] = ()
     ) -> None:
-        """also: folders of further sets. parts: what parts of the images, sampled by `weights`, come from `folder` and
-        from each of `also`; empty: weights are as stored.
+        """also: folders of further sets. parts: proportions of images, sampled by `weights`, from `folder` and from
+        each of `also`; empty: weights are as stored.
 
-        Raises `HartError` when a set is unfinished, its index or a shard is missing or damaged, or the sets were
-        encoded by different networks or options.
+        Raises `HartError` if a set is unfinished, its index or a shard is missing or damaged, or the sets were encoded
+        by different networks or options.
         """
         self.folder = folder
         self.folders = (folder, *also)
@@ -82,7 +82,7 @@ class EncodedSet:
         self._sizes = [size for index in indices for size in index.sizes]
         self._firsts = torch.tensor([0, *self._sizes]).cumsum(0)
         self._open: dict[int, Shard] = {}
-        # one by one: not all of them are kept open
+        # one by one: they are not all kept open
         shards = map(self._shard, range(len(self._files)))
         known = zip(*((shard.weights, shard.labels, shard.shapes) for shard in shards), strict=True)
         self.weights, self.labels, self.shapes = map(torch.cat, known)
@@ -95,7 +95,7 @@ class EncodedSet:
         return len(self.weights)
 
     def __getstate__(self) -> dict[str, Any]:
-        # open files do not travel to other processes
+        # open files cannot be sent to other processes
         return self.__dict__ | {"_open": {}}
 
     @property
@@ -104,14 +104,14 @@ class EncodedSet:
 
     @property
     def base_scales(self) -> tuple[int, ...]:
-        """Those of the tokenizer where they decided codes of these images, else none."""
+        """Return the tokenizer's base scales if they decided codes of these images, else none."""
         return tuple(self.settings.get("base_scales", ()))
 
     def require_made_by(self, **known: str) -> None:
-        """Raises `HartError` unless the sets come from these weights and words.
+        """Raise `HartError` unless the sets come from these weights and words.
 
-        known: of `tokenizer` and `text_encoder` the `checkpoint.storage.fingerprint`, of `vocabulary` its
-        `text_encoder.vocabulary_digest`.
+        known: `checkpoint.storage.fingerprint` for `tokenizer` and `text_encoder`, `text_encoder.vocabulary_digest` for
+            `vocabulary`.
         """
         for part, digest in known.items():
             if self.settings.get(part, "") != digest:
@@ -119,7 +119,7 @@ class EncodedSet:
                 raise HartError(f"{self.folder} was encoded with another {name}: encode the set again with this one")
 
     def digest(self) -> str:
-        """The content of the set as SHA-256 in hex; see `hart.data.digests`."""
+        """Return the content of the set as SHA-256 in hex; see `hart.data.digests`."""
         digest = SetDigest("encoded set")
         for index in self._indices:
             digest.add(json.dumps(index.settings, sort_keys=True))
@@ -128,7 +128,7 @@ class EncodedSet:
         return digest.hexdigest()
 
     def require_labels(self) -> Tensor:
-        """The class of each image, (N,) int64. Raises `HartError` unless every image has one."""
+        """Return the class of each image, (N,) int64. Raises `HartError` unless every image has one."""
         if bare := (self.labels < 0).nonzero().flatten().tolist():
             raise HartError(
                 f"{self.folder} has images without a class number: {len(bare)} of {len(self)} ({self.key(bare[0])}): "
@@ -137,35 +137,35 @@ class EncodedSet:
         return self.labels
 
     def require_codes_of(self, codebook_size: int, latent_channels: int) -> None:
-        """Raises `HartError` for residuals of other channels, and from now on for codes that the codebook lacks."""
+        """Raise `HartError` for residuals with other channels, and from now on for codes that the codebook lacks."""
         self._code_count = codebook_size
         for number in range(len(self._files)):
             if (shard := self._shard(number)).channels not in (None, latent_channels):
                 raise shard.damaged(f"residual channels {shard.channels}, the tokenizer has {latent_channels}")
 
     def key(self, row: int) -> str:
-        """Where a row is stored, for messages."""
+        """Return where a row is stored, for messages."""
         shard, local = self._place(row)
         return f"{shard.path}, image {local}"
 
     def captions(self, row: int) -> int:
-        """How many captions an image has."""
+        """Return how many captions an image has."""
         shard, local = self._place(row)
         return int(shard.edges[local + 1] - shard.edges[local])
 
     def codes(self, row: int) -> Tensor:
-        """(L,) int64."""
+        """Return an image's codes, (L,) int64."""
         shard, local = self._place(row)
         return shard.codes(local, self._code_count)
 
     def text(self, row: int, caption: int) -> TextContext:
-        """Features of one caption of an image, as a batch of one in float32."""
+        """Return the features of one caption of an image, as a batch of one in float32."""
         shard, local = self._place(row)
         features, mask = shard.text(int(shard.edges[local]) + caption)
         return TextContext(features[None], mask[None])
 
     def batch(self, rows: Sequence[int], captions: Sequence[int]) -> EncodedBatch:
-        """Some rows, all of one shape, each with the caption of that number."""
+        """Return some rows, all of one shape, each with the caption of the given number."""
         schedule = self.schedules[int(self.shapes[rows[0]])]
         codes = torch.stack([self.codes(row) for row in rows])
         residuals = [shard.last_scale(n) for shard, n in map(self._place, rows)] if self.settings["residual"] else []
@@ -179,7 +179,7 @@ class EncodedSet:
         )
 
     def _place(self, row: int) -> tuple[Shard, int]:
-        """The shard of a row, and the row within it."""
+        """Return the shard of a row, and the row within it."""
         if not 0 <= row < len(self):
             raise IndexError(row)
         number = int(torch.searchsorted(self._firsts, row, right=True)) - 1
@@ -197,12 +197,12 @@ class EncodedSet:
 
 
 class EncodedLoader(StepLoader[EncodedBatch]):
-    """Batches of an encoded set by step: the same rows as those of an `ImageLoader` over the images."""
+    """Batches of an encoded set by step: the same rows as an `ImageLoader` over the images gives."""
 
     def __init__(
         self, data: EncodedSet, *, batch_size: int, seed: int, rank: int = 0, world: int = 1, workers: int = 0
     ) -> None:
-        """batch_size: of all ranks together. Raises `HartError` for numbers that do not fit each other."""
+        """batch_size: of all ranks together. Raises `HartError` for numbers that do not fit together."""
         seed = whole_number("seed", seed, 0, MAX_NUMBER)
         places = places_of(rank, world, batch_size)
         order = BucketOrder(data.shapes, data.weights, seed)

@@ -3,9 +3,9 @@
     train.json                      the index: settings, shards and their sizes; written last, when all shards exist
     train-00000.safetensors ...     `TENSORS` of some images each
 
-Codes and residuals are stored image after image, since images may have different shapes.
+Codes and residuals are stored image by image, since images may have different shapes.
 
-Shapes: n images and c captions of a shard, L tokens of all its images, N_K of them of last scales, D latent channels, S
+Shapes: n images and c captions of a shard, L tokens of all its images, N_K of their last scales, D latent channels, S
 text tokens, E text width, T stored rows of text features.
 """
 
@@ -33,7 +33,7 @@ from hart.strict import printable, reason
 
 FORMAT = 4
 CODES = "codes"  # (L,) int32, all scales of an image one after the other
-LAST_SCALE = "last_scale"  # (N_K, D), the latent left for the last scale; absent where only codes are stored
+LAST_SCALE = "last_scale"  # (N_K, D), the latent left for the last scale; absent if only codes are stored
 SHAPES = "shapes"  # (n,) int64, which of the settings' schedules an image has
 LABELS = "labels"  # (n,) int64, -1 for none
 WEIGHTS = "weights"  # (n,) float32
@@ -42,14 +42,14 @@ TEXT_MASK = "text_mask"  # (c, S) uint8
 TEXT_PLACE = "text_place"  # (c, 3) int64: first row in text_features, first token, number of tokens
 TEXT_FEATURES = "text_features"  # (T, E); the zero tokens around them are not stored
 FACTS = "hart"
-"""Entry of a shard's metadata: how it was made, and what was left out."""
+"""Entry in a shard's metadata: how it was made, and what was left out."""
 
 LARGEST = 2**20
-"""The most that is believed of widths, lengths and numbers of tokens."""
+"""Largest plausible width, length or number of tokens."""
 _FLOATS = {"F16", "BF16", "F32"}
 
 SHARD = re.compile(r"(?P<split>.+)(?<!-of)-\d{5,}\.safetensors")
-"""Names of shards. Weights in several files have others: model-00001-of-00002."""
+"""Names of shards. Weights in several files are named differently: model-00001-of-00002."""
 
 
 def index_file(folder: Path, split: str) -> Path:
@@ -61,18 +61,18 @@ def shard_file(folder: Path, split: str, number: int) -> Path:
 
 
 def is_encoded_set(folder: Path) -> bool:
-    """Whether a folder holds an encoded set: an index, or shards of an unfinished one."""
+    """Return whether a folder holds an encoded set: an index, or shards of an unfinished one."""
     return bool(_shards(folder)) or any(_is_index(folder / n) for n in list_folder(folder) if n.endswith(".json"))
 
 
 def encoded_splits(folder: Path, split: str) -> set[str]:
-    """The splits of which a folder holds an encoded set: `split` also where it is not finished, or lacks its shards.
+    """Return the splits of encoded sets in a folder: `split` even if it is unfinished or lacks its shards.
 
-    Others have both: a folder of images may have a JSON file for each of them, and weights beside them.
+    Other splits need both: a folder of images may have a JSON file for each of them, and weights beside them.
     """
     try:
         shards, has_index = _shards(folder), _is_index(index_file(folder, split))
-    except (OSError, ValueError):  # an address that is no path
+    except (OSError, ValueError):  # an address that is not a path
         return set()
     others = {name for name in shards - {split} if _is_index(index_file(folder, name))}
     return others | {split} if has_index or split in shards else others
@@ -86,17 +86,17 @@ def _is_index(file: Path) -> bool:
 
 
 def _shards(folder: Path) -> set[str]:
-    """The splits of which a folder has shards."""
+    """Return the splits that a folder has shards of."""
     return {found["split"] for name in list_folder(folder) if (found := SHARD.fullmatch(name)) is not None}
 
 
 def stamp_of(settings: Mapping[str, Any]) -> str:
-    """The mark of shards made with these settings."""
+    """Return the mark of shards made with these settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """The facts in a shard; empty when it is missing or incomplete."""
+    """Return the facts in a shard; empty if it is missing or incomplete."""
     try:
         require_regular(path)
         with safe_open(path, framework="pt") as file:
@@ -116,11 +116,11 @@ _Scales = Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length
 
 
 class _Settings(TypedDict):
-    """What all shards of a set have in common and reading depends on."""
+    """The settings that all shards of a set share and that reading depends on."""
 
     scales: _Scales
     base_scales: NotRequired[_Scales]
-    """Those of the tokenizer, where they decide codes of these images."""
+    """The tokenizer's base scales, if they decide codes of these images."""
     aspects: NotRequired[list[str]]
     schedules: Annotated[list[list[list[int]]], Field(min_length=1, max_length=64)]
     tokenizer: str
@@ -130,14 +130,14 @@ class _Settings(TypedDict):
     text_instruction: bool
     vocabulary: NotRequired[str]
     classes: NotRequired[str]
-    """Digest of the names of the classes, where they have any, in the order of their numbers."""
+    """Digest of the class names, if any, in the order of their numbers."""
     residual: bool
     dtype: StoredType
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """In which settings two sets do not go together; they may store numbers in different types, and the names of their
-    classes may not be known."""
+    """Return the settings by which two sets are incompatible; they may store numbers in different types, and the names
+    of their classes may be unknown."""
     compared = _Settings.__annotations__.keys() - {"dtype"}
     compared -= {"classes"} - (one.keys() & other.keys())
     return sorted(name for name in compared if one.get(name) != other.get(name))
@@ -160,7 +160,7 @@ class _Index(TypedDict):
 
 
 class EncodedIndex(NamedTuple):
-    """files: the shards, all in the folder of the set. sizes: images of each."""
+    """files: the shards, all in the set's folder. sizes: images of each."""
 
     settings: dict[str, Any]
     files: tuple[Path, ...]
@@ -168,7 +168,7 @@ class EncodedIndex(NamedTuple):
 
 
 def read_index(folder: Path, split: str) -> EncodedIndex:
-    """Raises `HartError` for a set that is missing, unfinished, or has a damaged index."""
+    """Read a set's index. Raises `HartError` if the set is missing or unfinished, or its index damaged."""
     path = index_file(folder, split)
     if not path.exists():
         begun = folder.is_dir() and split in _shards(folder)
@@ -181,7 +181,7 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
     try:
         TypeAdapter(_Index).validate_python(index, strict=True)
         schedules_of(index["settings"])
-    except (TypeError, ValueError) as error:  # pydantic's is one
+    except (TypeError, ValueError) as error:  # includes pydantic's error
         raise HartError(f"{path}: not the index of an encoded set ({reason(error)}): encode it again") from None
     files = tuple(folder / shard["file"] for shard in index["shards"])
     if missing := [file.name for file in files if not file.exists()]:
@@ -190,15 +190,15 @@ def read_index(folder: Path, split: str) -> EncodedIndex:
 
 
 def schedules_of(settings: Mapping[str, Any]) -> tuple[ScaleSchedule, ...]:
-    """The schedules of a set's images. Raises `TypeError` or `ValueError` for ones that are none."""
+    """Return the schedules of a set's images. Raises `TypeError` or `ValueError` for invalid ones."""
     return tuple(ScaleSchedule(tuple(Grid(*grid) for grid in grids)) for grids in settings["schedules"])
 
 
 class Shard:
-    """A shard, mapped into memory: only the rows asked for are read."""
+    """A memory-mapped shard: only the requested rows are read."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Raises `HartError` unless the file holds what `settings` promise, in the types and shapes of this format."""
+        """Raise `HartError` unless the file holds what `settings` promise, in the types and shapes of this format."""
         self.path = path
         require_regular(path)
         try:
@@ -223,7 +223,7 @@ class Shard:
             raise self.damaged("caption edges that do not rise from 0")
         if not (self.shapes.ge(0) & self.shapes.lt(len(schedules))).all():
             raise self.damaged("shapes that the index does not have")
-        # where the codes and the residual of each image begin, and the last ones end
+        # where the codes and the residual of each image begin, and where the last ones end
         sizes = torch.tensor([[schedule.total_tokens, schedule.final.tokens] for schedule in schedules])
         self._edges = F.pad(sizes[self.shapes].cumsum(0), (0, 0, 1, 0))
         codes, tokens = self._edges[-1].tolist()
@@ -241,18 +241,18 @@ class Shard:
         return HartError(f"{self.path}: damaged ({what}): delete it and encode again")
 
     def codes(self, row: int, count: int) -> Tensor:
-        """(L,) int64 of an image, from 0 to `count` - 1."""
+        """Return an image's codes, (L,) int64, from 0 to `count` - 1."""
         codes: Tensor = self._of_image(CODES, row, 0).long()
         if codes.min() < 0 or codes.max() >= count:
             raise self.damaged(f"codes outside 0 to {count - 1}, the codebook of the tokenizer")
         return codes
 
     def last_scale(self, row: int) -> Tensor:
-        """(N_K, D) float32 of an image."""
+        """Return an image's last scale, (N_K, D) float32."""
         return self._require_finite(LAST_SCALE, self._of_image(LAST_SCALE, row, 1))
 
     def text(self, number: int) -> tuple[Tensor, Tensor]:
-        """Features (S, E) in float32 and mask (S,) bool of a caption of this shard."""
+        """Return features (S, E) in float32 and mask (S,) bool of a caption of this shard."""
         first, token, count = self._slice(TEXT_PLACE, number, number + 1)[0].tolist()
         mask: Tensor = self._slice(TEXT_MASK, number, number + 1)[0].bool()
         if min(first, token, count) < 0 or first + count > self._rows or token + count > len(mask):
@@ -272,7 +272,7 @@ class Shard:
         return rows
 
     def _of_image(self, name: str, row: int, kind: int) -> Tensor:
-        """What `name` holds of an image. kind: 0 for codes, 1 for the last scale's tokens."""
+        """Return the part of `name` that belongs to an image. kind: 0 for codes, 1 for the last scale's tokens."""
         return self._slice(name, *self._edges[row : row + 2, kind].tolist())
 
     def _require_finite(self, name: str, values: Tensor) -> Tensor:
@@ -282,7 +282,7 @@ class Shard:
         return values
 
     def _declare(self, name: str, dtypes: set[str], *shape: int | None) -> list[int]:
-        """The shape of a tensor, which must have one of these types and fit this shape; None is any length."""
+        """Return the shape of a tensor, which must have one of these types and fit this shape; None is any length."""
         found = self._read(lambda: self._file.get_slice(name))
         here: list[int] = list(found.get_shape())
         fits = len(here) == len(shape) and all(want in (None, size) for want, size in zip(shape, here, strict=True))

@@ -1,8 +1,8 @@
-"""The one way to open an image file, in bounded memory whatever the file claims.
+"""The only way to open an image file, in bounded memory whatever the file claims.
 
-Regular files only, in formats that hold pixels and start no other program, of at most `MAX_PIXELS` pixels: 200 MB as
-RGB. A larger baseline JPEG, of up to four times as many, is decoded at half its size. `as_rgb` gives the image as a
-viewer shows it: upright, on white, 16 bits scaled to 8.
+Only regular files are opened, in formats that hold pixels and start no other program, of at most `MAX_PIXELS` pixels
+(200 MB as RGB). A larger baseline JPEG, of up to four times as many, is decoded at half its size. `as_rgb` gives the
+image as a viewer shows it: upright, on white, with 16 bits scaled to 8.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ MAX_PIXELS = 2**26
 MAX_SIDE = 2**16 - 1
 MAX_GREY = 2**16 - 1
 MAX_FILE = 8 * MAX_PIXELS
-"""Bytes of an image file: `MAX_PIXELS` of four channels of 16 bits."""
+"""Largest image file in bytes: `MAX_PIXELS` with four channels of 16 bits."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
 SUFFIXES = frozenset(
     ["png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "avif", "jp2", "j2k", "ppm", "pgm", "pbm"]
 )
-"""Of the files of these formats, in lower case."""
+"""Suffixes of files of these formats, in lower case."""
 
 MAX_SCANS = 200
-"""Of a JPEG. Each goes over the whole image, and some take 30 bytes; programs write about ten."""
+"""Most scans of a JPEG. Each covers the whole image, and some take 30 bytes; programs write about ten."""
 
 MAX_EXIF_PARTS = 1000
-"""In a JPEG. The library adds each to a copy of those before; cameras write one, and 20 MB have room for 320 full
-ones."""
+"""Most EXIF parts of a JPEG. The library adds each to a copy of those before; cameras write one, and 20 MB have room
+for 320 full ones."""
 
 MAX_PROFILES = 16
-"""Of colours in a PNG, which has one. Each may be a megabyte in 500 bytes."""
+"""Most colour profiles of a PNG, which should have one. Each may be a megabyte compressed to 500 bytes."""
 
 CONVERTED = ("L", "RGB", "CMYK")
-"""Modes whose colours a profile says."""
+"""Modes whose colours a profile defines."""
 
 MAX_PROFILE = 2**23
-"""Bytes of a profile of colours; those for printing, with tables, have a few million."""
+"""Largest colour profile in bytes; profiles for printing, with tables, have a few million."""
 
 MAX_READS, BYTES_A_READ = 2**17, 2**10
-"""So often, and once for so many bytes, the library may read from a file: several times for each part of it, and most
-programs make parts of 8 kB. 20 MB have room for millions of empty ones."""
+"""How often the library may read from a file, plus once per this many bytes: it reads several times for each part of
+the file, and most programs write parts of 8 kB. 20 MB have room for millions of empty ones."""
 
 _ORIENTATION = 0x0112
 _SCANS = tuple(b"\xff\xda\0" + bytes([6 + 2 * colours]) for colours in range(5))
-"""How one begins; less of it would be found in the films that phones put behind photographs, too."""
+"""First bytes of a scan; fewer would also match the videos that phones append to photographs."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,14 +64,14 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> the turn that makes the image upright; 1 is upright."""
+"""Maps EXIF orientation to the turn that makes the image upright; 1 is upright."""
 _MAY_TURN = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation", b"XML:com.adobe.xmp\0\1")
-"""In a PNG, which may have its orientation after its pixels, or compressed, and in a TIFF, beside its own tag, by which
-the library turns it."""
+"""Marks of an orientation in a PNG, which may come after its pixels or be compressed, and in a TIFF, beside its own
+tag, by which the library turns it."""
 
 
 def open_image(path: Path, content: bytes | None = None) -> Image.Image:
-    """An image file, decoded. content: of the file, where it has been read. Raises `HartError`, naming the file."""
+    """Open and decode an image file. content: of the file, if already read. Raises `HartError`, naming the file."""
     content = read_bytes(path, MAX_FILE) if content is None else content
     try:
         return decode_image(content)
@@ -80,7 +80,7 @@ def open_image(path: Path, content: bytes | None = None) -> Image.Image:
 
 
 def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An encoded image of any of `formats`; of an animation the first frame. Raises `HartError`."""
+    """Decode an encoded image of any of `formats`; of an animation the first frame. Raises `HartError`."""
     with readable():
         image = _recognised(content, formats)
         _keep_bounds(image, max_pixels)
@@ -95,8 +95,8 @@ def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels
 
 
 def upright_size(content: bytes) -> tuple[int, int]:
-    """Width and height of an encoded image as `as_rgb` turns it; decodes only a PNG or TIFF that may be turned. Raises
-    `HartError`."""
+    """Return width and height of an encoded image as `as_rgb` turns it; decodes only a PNG or TIFF that may be turned.
+    Raises `HartError`."""
     with readable():
         image = _recognised(content, FORMATS)
         if image.format in {"PNG", "TIFF"}:
@@ -107,7 +107,7 @@ def upright_size(content: bytes) -> tuple[int, int]:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Decoders of damaged files raise whatever they run into: it becomes a `HartError`, but for a lack of memory."""
+    """Turn whatever decoders raise for damaged files into a `HartError`, except a lack of memory."""
     try:
         yield
     except HartError:
@@ -120,7 +120,7 @@ def readable() -> Iterator[None]:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image turned by its orientation in EXIF or else XMP, which it then no longer has: nobody turns it again."""
+    """Turn an image by its EXIF or else XMP orientation, which is then removed so that it is not turned again."""
     image.load()  # some formats store their orientation after their pixels
     turn = _TURNS.get(_orientation(image))
     if turn is None:
@@ -132,14 +132,14 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """RGB, upright, in sRGB, transparency on white, more than 8 bits scaled rather than clipped.
+    """Return an image as RGB: upright, in sRGB, transparency on white, more than 8 bits scaled rather than clipped.
 
-    Colours are converted by the image's ICC profile, if that is whole and of its channels. Grey of 32 bits or of floats
-    is taken for 0 to 255, for 0 to 65,535 where values are above 255, and for 0 to 1 where floats are not above 1.
+    Colours are converted by the image's ICC profile, if that is intact and has its channels. Grey of 32 bits or floats
+    is taken as 0 to 255, as 0 to 65,535 if values are above 255, and as 0 to 1 if floats are not above 1.
     """
     image = upright(image)
     profile = image.info.get("icc_profile")
-    if image.mode == "P" and image.has_transparency_data:  # straight to RGB with a warning
+    if image.mode == "P" and image.has_transparency_data:  # converting straight to RGB would warn
         image = image.convert("RGBA")
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     if image.mode[0] in "IF":
@@ -151,16 +151,16 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if alpha is not None:
         layer, image = image, Image.new("RGB", image.size, "white")
         image.paste(layer, mask=alpha)
-    image.info.pop("icc_profile", None)  # which is no longer that of these colours
+    image.info.pop("icc_profile", None)  # no longer describes these colours
     return image
 
 
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """What converts pixels of an ICC profile; None for one that changes nothing, or that viewers do not follow either:
-    it is damaged, of other channels, or has steps of its own ("mpet"), which may be as many as its author likes."""
+    """Return the conversion from an ICC profile; None for one that changes nothing, or that viewers ignore as well: if
+    it is damaged, has other channels, or defines its own steps ("mpet"), as many as its author likes."""
     srgb = ImageCms.createProfile("sRGB")
-    if mode == "LAB":  # which says its colours itself, and which Pillow converts in no other way
+    if mode == "LAB":  # defines its colours itself; Pillow converts it in no other way
         return ImageCms.buildTransform(ImageCms.createProfile("LAB"), srgb, mode, "RGB")
     if not profile or b"mpet" in profile or mode not in CONVERTED:
         return None
@@ -168,7 +168,7 @@ def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | N
         transform = ImageCms.buildTransform(io.BytesIO(profile), srgb, mode, "RGB")
     except ImageCms.PyCMSError:
         return None
-    # sRGB has many names, and differs from itself by rounding
+    # sRGB has many names, and its profiles differ by rounding
     ramp = Image.linear_gradient("L")
     colours = Image.merge("RGB", (ramp, ramp.rotate(90), Image.radial_gradient("L"))).convert(mode)
     change = ImageChops.difference(transform.apply(colours), colours.convert("RGB"))
@@ -176,7 +176,7 @@ def _to_srgb(profile: bytes | None, mode: str) -> ImageCms.ImageCmsTransform | N
 
 
 def opacity(image: Image.Image) -> Image.Image | None:
-    """Mode L, upright as in `as_rgb`: 0 where an image is transparent; None for one that is opaque everywhere."""
+    """Return mode L, upright as in `as_rgb`: 0 where an image is transparent; None if it is opaque everywhere."""
     image = upright(image)
     if image.mode[0] in "IF" or not image.has_transparency_data:
         return None
@@ -199,7 +199,7 @@ class _Counted(io.BytesIO):
 
 
 def _recognised(content: bytes, formats: Sequence[str]) -> Image.Image:
-    """An image whose pixels are not decoded yet. `Image.open` has a limit of its own and warns below it."""
+    """Return an image whose pixels are not decoded yet. `Image.open` has its own limit and warns below it."""
     if content.count(b"Exif\0\0") > MAX_EXIF_PARTS:
         raise HartError(f"has more than {MAX_EXIF_PARTS:,} parts of EXIF: save it anew")
     if content.count(b"iCCP") > MAX_PROFILES:
@@ -210,17 +210,17 @@ def _recognised(content: bytes, formats: Sequence[str]) -> Image.Image:
         if factory is None or (accepts is not None and accepts(content[:16]) is not True):
             continue
         with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what plugins raise for another format
-            # of a packed BMP the library reads every byte for itself
+            # the library reads a packed BMP byte by byte
             return factory((io.BytesIO if name == "BMP" else _Counted)(content), "")
     raise HartError("not an image that can be read: give PNG, JPEG or WebP")
 
 
 def _keep_bounds(image: Image.Image, max_pixels: int) -> None:
-    """Raises `HartError` for an image that is too large; makes a large JPEG decode at half its size."""
+    """Raise `HartError` for an image that is too large; make a large JPEG decode at half its size."""
     width, height = image.size
     if max(width, height) > MAX_SIDE:
         raise HartError(f"is {width} x {height} pixels: {MAX_SIDE:,} is the longest side that is decoded")
-    # a progressive JPEG is held in memory whole before it is made smaller
+    # a progressive JPEG is held in memory at full size before it is reduced
     if width * height > max_pixels and image.format in {"JPEG", "MPO"} and "progressive" not in image.info:
         image.draft(image.mode, ((width + 1) // 2, (height + 1) // 2))
         width, height = image.size
@@ -232,7 +232,7 @@ def _grey_of_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float32)
     np.nan_to_num(values, copy=False, posinf=MAX_GREY, neginf=0)
     largest = values.max()
-    # of 16 bits in these formats too, however dark
+    # also 16 bits in these formats, however dark
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"}) or largest > 255:
         scale = 255 / MAX_GREY
     else:
@@ -244,8 +244,8 @@ def _grey_of_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8; 1 where none can be read. It may also be in XMP or text chunks."""
+    """Return the EXIF orientation, 1 to 8; 1 if none can be read. It may also be in XMP or text chunks."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # the library raises whatever broken tags make it run into
+    except Exception:  # broken tags make the library raise all kinds of errors
         return 1

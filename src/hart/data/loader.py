@@ -1,15 +1,16 @@
 """Batches of images by step, sharded over ranks and read ahead by worker processes.
 
-The global batch of step n is a function of (seed, n) alone: each rank takes its share of it, and neither the number of
+The global batch of step n is a function of (seed, n) only: each rank takes its share of it, and neither the number of
 ranks nor that of workers changes an image, a crop or a caption. A resumed run asks for its next step; no state is
 kept.
 
-- A `Source` has rows. `SampleOrder` says which of them step n sees.
-- A `Stream` can only be read in order. It is divided into lanes of about as many images each, which read some of the
-  units and feed fixed places of every batch. The number of lanes follows from the batch and the units, never from the
-  processes; ranks and workers divide the lanes among them. To resume, a lane skips earlier samples, not decoding them.
+- A `Source` has rows; `SampleOrder` says which of them step n sees.
+- A `Stream` can only be read in order. It is divided into lanes of about the same number of images, each of which reads
+  some of the units and feeds fixed places of every batch. The number of lanes follows from the batch and the units,
+  never from the processes; ranks and workers divide the lanes among them. On resuming, a lane skips earlier samples
+  without decoding them.
 
-A damaged image is counted and replaced: by a random one of a `Source`, by the next of its lane in a `Stream`.
+A damaged image is counted and replaced: by a random one of a `Source`, or by the next of its lane in a `Stream`.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ from hart.strict import counted, shown, whole_number
 
 MAX_LANES = 64
 MAX_REPLACEMENTS = 50
-"""Damaged images in a row before a batch is given up."""
+"""Damaged images in a row after which a batch is given up."""
 SIDES = re.compile(r"\b(left|right|(anti|counter)?-?clockwise)", re.IGNORECASE)
-"""Words of a caption that is not true of the mirrored image, which is then not made."""
+"""Words in captions that are wrong for a mirrored image, which is then not mirrored."""
 
 
 @dataclass(frozen=True)
 class ImageBatch:
     """One rank's share of a step, or some rows of it.
 
-    images: (B, 3, H, W) uint8, 0 to 255. captions: one per image, chosen at random among its own; empty unless asked
-    for. labels: (B,) int64; None unless asked for. keys: where the images are from.
-    replaced: for each image, how many damaged ones it stands in for; a function of (seed, step), as all else is.
-    damaged: the damaged images that came up, in the whole share.
+    images: (B, 3, H, W) uint8, 0 to 255. captions: one per image, chosen at random among its own; empty unless
+    requested. labels: (B,) int64; None unless requested. keys: where the images are from.
+    replaced: for each image, how many damaged ones it replaces; like everything else a function of (seed, step).
+    damaged: the damaged images encountered, in the whole share.
     """
 
     images: Tensor
@@ -63,14 +64,14 @@ class ImageBatch:
         return len(self.keys)
 
     def rows(self, rows: slice) -> ImageBatch:
-        """Some of the images."""
+        """Return some of the images."""
         labels = None if self.labels is None else self.labels[rows]
         own = self.images[rows], self.captions[rows], labels, self.keys[rows], self.replaced[rows]
         return ImageBatch(*own, self.damaged)
 
     @staticmethod
     def cat(parts: Sequence[ImageBatch]) -> ImageBatch:
-        """Parts of a step, one after the other."""
+        """Join parts of a step, one after the other."""
         labels = [part.labels for part in parts if part.labels is not None]
         return ImageBatch(
             torch.cat([part.images for part in parts]),
@@ -82,7 +83,7 @@ class ImageBatch:
         )
 
     def signed(self, device: torch.device | str = "cpu") -> Tensor:
-        """(B, 3, H, W) float32 in [-1, 1] on `device`; sent there as uint8, a quarter of the bytes."""
+        """Return (B, 3, H, W) float32 in [-1, 1] on `device`; sent there as uint8, a quarter of the bytes."""
         return to_signed(self.images.to(device))
 
 
@@ -95,7 +96,7 @@ class BatchRecipe:
     seed: int
 
     def batch(self, step: int, places: range, candidates: Callable[[int], Iterator[Sample | Damage]]) -> ImageBatch:
-        """The first sound candidate of each place."""
+        """Return the first sound candidate of each place."""
         chosen: list[tuple[Tensor, str, int | None, str, int]] = []
         damaged: list[Damage] = []
         for place in places:
@@ -114,7 +115,7 @@ class BatchRecipe:
         return ImageBatch(torch.stack(pixels), captions, numbers, keys, replaced, tuple(damaged))
 
     def _image(self, sample: Sample | Damage, step: int, place: int) -> tuple[Tensor, str, int | None]:
-        """Pixels, one of the captions, and the label. Raises `DamagedSample`."""
+        """Return pixels, one of the captions, and the label. Raises `DamagedSample`."""
         if isinstance(sample, Damage):
             raise DamagedSample(sample.reason)
         rng = numpy_generator(self.seed, "picture", step, place)
@@ -147,12 +148,12 @@ class ImageLoader(StepLoader[ImageBatch]):
     ) -> None:
         """batch_size: of all ranks together. rank, world: this process, and how many there are.
 
-        shapes: sizes in place of the transform's; an image is cut to that of the nearest aspect ratio, and all images
-        of a step have the same. For a `Source` only, of which every file is then read once to begin with.
+        shapes: sizes in place of the transform's; an image is cropped to the one with the nearest aspect ratio, and all
+        images of a step have the same size. Only for a `Source`; every file is then read once at the start.
 
         workers: processes that read ahead; 0 reads on demand. max_damaged: largest share of damaged images that
-        `batch` tolerates. shuffle_buffer: encoded images of a stream, over all lanes, from which the next is chosen.
-        Raises `HartError` for numbers that do not fit each other or the set, and for a condition that there is not.
+        `batch` tolerates. shuffle_buffer: encoded images of a stream, over all lanes, from which the next one is
+        chosen. Raises `HartError` for numbers that do not fit together or the set, and for an unknown condition.
         """
         items: Callable[[int, int, int], Iterator[ImageBatch]]
         seed, workers = whole_number("seed", seed, 0, MAX_NUMBER), whole_number("workers", workers, 0, MAX_WORKERS)
@@ -177,7 +178,7 @@ class ImageLoader(StepLoader[ImageBatch]):
 
     @property
     def damaged(self) -> tuple[Damage, ...]:
-        """Everything this process has skipped so far, each once."""
+        """Return everything this process has skipped so far, each once."""
         return self._damage.found
 
     def join(self, parts: Sequence[ImageBatch]) -> ImageBatch:
@@ -189,11 +190,11 @@ class ImageLoader(StepLoader[ImageBatch]):
 def _batch_of_rows(
     source: Source, recipes: Sequence[BatchRecipe], order: BucketOrder, places: range, step: int, rows: Sequence[int]
 ) -> ImageBatch:
-    """recipes: of each bucket."""
+    """recipes: one per bucket."""
     recipe = recipes[order.bucket(step)]
 
     def candidates(place: int) -> Iterator[Sample | Damage]:
-        """The image of a place, then random others to replace it."""
+        """Yield the image of a place, then random others to replace it."""
         yield read_row(source, rows[place])
         others = numpy_generator(recipe.seed, "replacement", step, place)
         while True:
@@ -203,8 +204,8 @@ def _batch_of_rows(
 
 
 def lane_count(sizes: Sequence[int], batch_size: int) -> int:
-    """Number of lanes of a stream with units of these sizes: the largest divisor of the batch size with which no lane
-    has more than twice the images of another."""
+    """Return the number of lanes of a stream with units of these sizes: the largest divisor of the batch size with
+    which no lane has more than twice the images of another."""
     for count in range(min(len(sizes), batch_size, MAX_LANES), 1, -1):
         if batch_size % count == 0:
             images = [sum(sizes[unit] for unit in lane) for lane in _dealt(range(len(sizes)), sizes, count)]
@@ -214,7 +215,7 @@ def lane_count(sizes: Sequence[int], batch_size: int) -> int:
 
 
 def _dealt(units: Iterable[int], sizes: Sequence[int], count: int) -> list[list[int]]:
-    """The units of each lane: the largest first, each to the lane that has the fewest images."""
+    """Return the units of each lane: the largest first, each assigned to the lane with the fewest images."""
     lanes: list[list[int]] = [[] for _ in range(count)]
     images = [0] * count
     for unit in sorted(units, key=lambda unit: -sizes[unit]):
@@ -225,7 +226,7 @@ def _dealt(units: Iterable[int], sizes: Sequence[int], count: int) -> list[list[
 
 
 def _lanes_of_workers(stream: Stream, batch_size: int, rank: int, world: int, workers: int) -> list[range]:
-    """The lanes that each worker of a rank reads. Raises `HartError` where there are too few."""
+    """Return the lanes that each worker of a rank reads. Raises `HartError` if there are too few."""
     lanes = counted(count := lane_count(stream.sizes, batch_size), "lane")
     if count % world:
         raise HartError(
@@ -244,14 +245,14 @@ def _lanes_of_workers(stream: Stream, batch_size: int, rank: int, world: int, wo
 def _stream_items(
     stream: Stream, recipe: BatchRecipe, batch_size: int, shares: Sequence[range], buffer: int, *start: int
 ) -> Iterator[ImageBatch]:
-    """The rows that a worker makes of every step: those of its own lanes.
+    """Yield the rows that a worker makes of every step: those of its own lanes.
 
     shares: the lanes of each worker. buffer: encoded images over all lanes. start: first step, worker, workers.
     """
     first, worker, _ = start
     count = lane_count(stream.sizes, batch_size)
     each = batch_size // count
-    # dealt once for the whole run, so that a lane knows its length after one epoch
+    # assigned once for the whole run, so that a lane knows its length after one epoch
     units = numpy_generator(recipe.seed, "lanes").permutation(len(stream.units)).tolist()
     deal = _dealt(units, stream.sizes, count)
     met: list[Damage] = []
@@ -268,10 +269,10 @@ def _stream_items(
 
 @dataclass(eq=False)
 class _Lane:
-    """The samples of some units of a stream, epoch after epoch, each in another order.
+    """The samples of some units of a stream, epoch after epoch, each in a different order.
 
-    An epoch shuffles the units and samples from a buffer that it empties at its end, so that all epochs have the same
-    length and whole ones can be skipped.
+    An epoch shuffles the units, and draws samples from a buffer that is emptied at its end, so that all epochs have the
+    same length and whole ones can be skipped.
     """
 
     stream: Stream
@@ -282,18 +283,18 @@ class _Lane:
     skip: int
     """Samples that earlier steps took. They are read (those of at most two epochs), but not decoded."""
     met: list[Damage]
-    """Collects the damage that comes up."""
+    """Collects the damaged samples encountered."""
 
     def __post_init__(self) -> None:
         self._samples = self._endless(self.skip)
         self._ahead: deque[Sample] = deque()
 
     def candidates(self) -> Iterator[Sample]:
-        """The next image, then those that may replace it; these still get their own turns.
+        """Yield the next image, then those that may replace it; these still get their own turns.
 
-        So every place takes exactly one sample, whatever is damaged, and nothing need be decoded to count them.
+        So every place takes exactly one sample, whatever is damaged, and counting needs no decoding.
         """
-        # no `itertools.tee`, which holds up to 57 samples after their turns
+        # not `itertools.tee`, which holds up to 57 samples after their turns
         if self._ahead:
             self._ahead.popleft()
         for number in itertools.count():
@@ -323,7 +324,7 @@ class _Lane:
         buffer: list[Sample] = []
 
         def taken() -> Sample:
-            """A random one of the buffer; the last takes its place."""
+            """Take a random sample from the buffer; the last one takes its place."""
             place = int(rng.integers(len(buffer)))
             buffer[place], buffer[-1] = buffer[-1], buffer[place]
             return buffer.pop()

@@ -1,6 +1,6 @@
-"""What is said about an image: captions, class and weight, from the fields of a record or from files beside the image.
+"""The notes on an image: captions, class and weight, from the fields of a record or from files beside the image.
 
-A value of the wrong type, or text that is not valid, makes the record a damaged one: nothing is guessed.
+A value of the wrong type, or invalid text, makes the record a damaged one: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hart.strict import shown
 
 NOTE_SUFFIXES = frozenset({"txt", "json", "cls"})
 NOTE_LIMIT = 2**24
-"""Bytes of a note or of a line of JSON."""
+"""Largest note, or line of JSON, in bytes."""
 
 IMAGE_FIELDS = ("image", "file_name", "image_path", "path", "img", "jpg", "png", "webp")
 CAPTION_FIELDS = ("captions", "caption", "text", "txt", "prompt")
@@ -29,14 +29,14 @@ LARGEST_WEIGHT = 1e9
 
 @dataclass(frozen=True)
 class Columns:
-    """Field names of a record; where one is empty, the usual names are tried."""
+    """Field names of a record; for an empty one, the usual names are tried."""
 
     image: str = ""
     caption: str = ""
     label: str = ""
 
     def resolve(self, available: Collection[str], where: str) -> Columns:
-        """The fields that exist. Raises `HartError` when a named one does not, or when none holds the image."""
+        """Return the fields that exist. Raises `HartError` if a named one does not, or if none holds the image."""
         known = ", ".join(sorted(available)) or "none"
         for name in (self.image, self.caption, self.label):
             if name and name not in available:
@@ -50,14 +50,14 @@ class Columns:
         return found
 
     def among(self, available: Collection[str]) -> Columns:
-        """The same, with the first usual name that is available in place of each empty one."""
+        """Return the same with each empty name replaced by the first usual one that is available."""
         named = zip((self.image, self.caption, self.label), (IMAGE_FIELDS, CAPTION_FIELDS, LABEL_FIELDS), strict=True)
         return Columns(*(name or next((one for one in usual if one in available), "") for name, usual in named))
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is said about an image. label: a class number, or the name of a class."""
+    """The notes on an image. label: a class number, or the name of a class."""
 
     captions: tuple[str, ...] = ()
     label: int | str | None = None
@@ -66,7 +66,7 @@ class Note:
 
 
 def read_record(record: Mapping[str, Any], columns: Columns) -> Note:
-    """The note in a record whose fields are known. Raises `DamagedSample` where it makes no sense."""
+    """Return the note in a record whose fields are known. Raises `DamagedSample` if it makes no sense."""
     given = record.get(columns.caption) if columns.caption else None
     captions = [] if given is None else given if isinstance(given, list | tuple) else [given]
     label = read_label(record.get(columns.label) if columns.label else None)
@@ -74,10 +74,10 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> Note:
 
 
 def read_notes(files: Mapping[str, bytes]) -> Note:
-    """The note of an image from the files beside it, by suffix (`NOTE_SUFFIXES`).
+    """Return the note of an image from the files beside it, by suffix (`NOTE_SUFFIXES`).
 
-    `.txt`: captions, one a line. `.json`: an object with the usual fields. `.cls`: a class number or name, which is the
-    caption of an image that has no other. Raises `DamagedSample` where they make no sense.
+    `.txt`: captions, one per line. `.json`: an object with the usual fields. `.cls`: a class number or name, which is
+    the caption of an image that has no other. Raises `DamagedSample` if they make no sense.
     """
     with damaged_by(FileError):
         record: Any = parse_json(files["json"], "its .json") if "json" in files else {}
@@ -86,25 +86,25 @@ def read_notes(files: Mapping[str, bytes]) -> Note:
         raise DamagedSample("its .json holds no object")
     note = read_record(record, Columns().among(record))
     label = read_label(" ".join(cls))
-    # img2dataset writes one caption into .txt and .json, line breaks too; repeats within one list are meant: they are
-    # sampled more often
+    # img2dataset writes the same caption into .txt and .json, line breaks too; repeats within one list are intended:
+    # they are sampled more often
     if " ".join(txt) in {" ".join(text_lines(caption)) for caption in note.captions}:
         txt = []
     captions = note.captions + tuple(caption for caption in _texts(txt) if caption not in note.captions)
-    named = _texts(cls)  # the number of a class beside a caption says nothing about the image
+    named = _texts(cls)  # a class number says nothing about the image as a caption
     return Note(captions or named, note.label if label is None else label, note.weight, record)
 
 
 def read_label(value: Any) -> int | str | None:
-    """A class number from 0 to `LARGEST_LABEL`, also one in digits, or a name; None for nothing, blanks and -1, which
-    is how sets of the Hugging Face hub say that there is none."""
+    """Return a class number from 0 to `LARGEST_LABEL`, also one in digits, or a name; None for nothing, blanks and -1,
+    with which sets on the Hugging Face hub mark images without a class."""
     if isinstance(value, str):
         name = value.strip()
         if not re.fullmatch(r"[+-]?[0-9]+", name):
             if fault := text_fault(name):
                 raise DamagedSample(f"its class {fault}")
             return name or None
-        # more digits than any label has, and than Python would turn into a number
+        # more digits than any label has, and than Python would convert to a number
         value = int(name) if len(name) < 100 else LARGEST_LABEL + 1
     if value is None:
         return None
@@ -118,7 +118,7 @@ def read_label(value: Any) -> int | str | None:
 
 
 def read_weight(value: Any) -> float:
-    """A number from 0 to `LARGEST_WEIGHT`; 1 for nothing. Raises `DamagedSample`."""
+    """Return a number from 0 to `LARGEST_WEIGHT`; 1 for nothing. Raises `DamagedSample`."""
     if value is None:
         return 1.0
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_WEIGHT:
@@ -127,12 +127,12 @@ def read_weight(value: Any) -> float:
 
 
 def class_number(label: int | str | None) -> int | None:
-    """A label that is a number; None for a name or nothing."""
+    """Return a label that is a number; None for a name or nothing."""
     return label if isinstance(label, int) else None
 
 
 def number_classes(labels: Sequence[int | str | None]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
-    """Class numbers, and the class names in that order; no names where all labels are numbers."""
+    """Return class numbers, and the class names in that order; no names if all labels are numbers."""
     names = {str(label) for label in labels if label is not None}
     if not any(isinstance(label, str) for label in labels):
         return tuple(class_number(label) for label in labels), ()
@@ -141,7 +141,7 @@ def number_classes(labels: Sequence[int | str | None]) -> tuple[tuple[int | None
 
 
 def _texts(captions: Iterable[Any]) -> tuple[str, ...]:
-    """Stripped, blank ones left out. Raises `DamagedSample` for what is not text."""
+    """Return stripped texts without blank ones. Raises `DamagedSample` for anything that is not text."""
     texts = []
     for caption in captions:
         if not isinstance(caption, str):

@@ -1,6 +1,6 @@
-"""Open a set of images of any format, named or told from the path; errors say what was looked for.
+"""Opens a set of images of any format, named or detected from the path; errors say what was looked for.
 
-To add a format: its name in `hart.data.kinds`, a file in `readers`, an entry in `FORMATS`.
+To add a format, add its name to `hart.data.kinds`, a file to `readers`, and an entry to `FORMATS`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from hart.files import AnyPath, list_folder, listed_once, readable_folder, requi
 from hart.strict import printable
 
 METADATA = "metadata.jsonl"
-"""In Hugging Face's ImageFolder, beside the images of each split."""
+"""Name in Hugging Face's ImageFolder, beside the images of each split."""
 NAME_KIND = "name one as its kind (--kind, or reading.kind of a recipe)"
 
 
@@ -46,17 +46,17 @@ NAME_KIND = "name one as its kind (--kind, or reading.kind of a recipe)"
 def open_source(
     path: str | Path, split: str | None = "train", *, kind: Kind | None = None, columns: Columns | None = None
 ) -> Source | Stream:
-    """The images of one split, listed but not read.
+    """Open the images of one split, listed but not read.
 
     path: a folder or a file; shards or Parquet files as a pattern, with braces ("train-{000..063}.tar") or stars;
         URLs of shards; "hf:OWNER/NAME" or "hf:OWNER/NAME:CONFIG".
-    split: "train", "val" or another that the set has. A folder is divided by folders or file names that have the split
-        as a word; without these, loose images and a single JSONL file are divided by the hash of the image's name, and
-        "all" is the whole of such a set. A file or a pattern is taken whole, whatever the split. None holds nothing
-        out: it is "train" of a set that is divided and "all" of one that is not.
-    kind: the format; None tells it from the path.
-    columns: field names of JSONL, Parquet and Hugging Face records, where they are unusual.
-    Raises `HartError` when the path holds none of these, or more than one.
+    split: "train", "val" or another that the set has. A folder is divided by folders or file names that contain the
+        split as a word; without these, loose images and a single JSONL file are divided by the hash of the image's
+        name, and "all" is the whole set. A file or a pattern is taken whole, whatever the split. None holds nothing
+        out: it is "train" for a divided set and "all" for an undivided one.
+    kind: the format; None detects it from the path.
+    columns: field names of JSONL, Parquet and Hugging Face records, if they are unusual.
+    Raises `HartError` if the path holds none of these, or more than one.
     """
     name = user_address(path)
     if not name:  # as a path it would be the working directory
@@ -84,7 +84,7 @@ def open_source(
 
 
 def require_outside(folder: Path, source: Source | Stream) -> None:
-    """Raise `HartError` for a folder to write, of which a set takes all images, and folders for classes, as its own."""
+    """Raise `HartError` if a folder to write is inside a set that treats all images, or class folders, as its own."""
     if isinstance(source, FolderReader) and folder.resolve().is_relative_to(source.root.resolve()):
         raise HartError(
             f"{folder}: lies in {source.root}, where everything is read as part of the data: choose a folder outside"
@@ -93,7 +93,7 @@ def require_outside(folder: Path, source: Source | Stream) -> None:
 
 @listed_once()
 def detect_kind(path: AnyPath, split: str = "train") -> Kind:
-    """The format of a path. Raises `HartError` when there is none or more than one."""
+    """Return the format of a path. Raises `HartError` if there is none or more than one."""
     name = user_address(path)
     if name.startswith(PREFIX):
         return "huggingface"
@@ -109,14 +109,14 @@ def detect_kind(path: AnyPath, split: str = "train") -> Kind:
 
 
 def _kind_of_folder(path: Path, split: str) -> Kind:
-    """Captions anywhere make it a folder of captioned images; without any, folders of images are classes."""
+    """Return "folder" (of captioned images) if captions are anywhere; else folders of images are classes."""
     if is_saved_dataset(path):
         return "huggingface"
     found = [kind for kind, form in FORMATS.items() if form.suffix and _files_within(path, form.suffix)]
     if len(found) > 1:
         raise HartError(f"{path} can be read as {' and as '.join(found)}: {NAME_KIND}")
     if found:
-        # lines of JSON are about images, which may lie in folders beside them; metadata always is about those beside it
+        # JSON lines are about images, which may be in folders beside them; metadata always is about those beside it
         has_metadata = found == ["jsonl"] and METADATA in list_folder(path)
         if not has_metadata and (loose := loose_images(path, split, deep=found != ["jsonl"])):
             there = f"*{FORMATS[found[0]].suffix} ({found[0]}) and {FORMATS[loose].looks_like} ({loose})"
@@ -154,7 +154,7 @@ def _kind_of_pattern(name: str) -> Kind:
 
 
 def _kind_of_suffix(name: str) -> Kind | None:
-    # the query of a URL comes after the name
+    # the query of a URL follows the name
     suffix = Path(name.split("?", maxsplit=1)[0].lower()).suffix
     return next((kind for kind, form in FORMATS.items() if form.suffix and form.suffix == suffix), None)
 
@@ -180,7 +180,7 @@ def _open_jsonl(name: str, split: str | None, columns: Columns) -> Source:
 
 
 def _shards(name: str, split: str | None) -> list[str]:
-    """Raises `HartError` for local shards that are missing, or part of an unfinished set."""
+    """Return the shards. Raises `HartError` for local ones that are missing, or part of an unfinished set."""
     shards = _named(name, split, ".tar")
     paths = [local_path(shard) for shard in shards if not is_remote(shard)]
     if missing := [str(path) for path in paths if not _found(path)]:
@@ -202,9 +202,9 @@ def _open_shards(name: str, split: str | None) -> Source:
 
 @dataclass(frozen=True)
 class Format:
-    """open: from path, split (None: with nothing held out) and field names to the images. looks_like: what a folder of
-    it holds, for people. suffix: of the files that tell this format; empty where something else tells it. has_columns:
-    whose fields may have unusual names.
+    """open: takes path, split (None: nothing held out) and field names, returns the images. looks_like: what a folder
+    of it contains, for people. suffix: of files by which this format is detected; empty if it is detected otherwise.
+    has_columns: whether its fields may have unusual names.
     """
 
     open: Callable[[str, str | None, Columns], Source | Stream]
@@ -238,7 +238,7 @@ def _looked_for() -> str:
 
 
 def _named(name: str, split: str | None, suffix: str) -> list[str]:
-    """The files of a split in a folder, or those that a path or a pattern names."""
+    """Return the files of a split in a folder, or those that a path or a pattern names."""
     path, split = Path(name), split or "train"
     if (found := _found(path)) == "file":
         return [name]
@@ -265,14 +265,14 @@ def _named(name: str, split: str | None, suffix: str) -> list[str]:
 
 
 def _files_within(folder: Path, suffix: str) -> list[Path]:
-    """Files with a suffix; Parquet files may be in `data/`, as in data sets of the hub."""
+    """Return files with a suffix; Parquet files may be in `data/`, as in data sets of the hub."""
     data = folder / "data"
     inside = suffix == ".parquet" and list_folder(folder).get(data.name, False)
     return _files(folder, suffix) or (_files(data, suffix) if inside else [])
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:
-    """Files with a suffix, in upper or lower case, sorted by name."""
+    """Return files with a suffix, in upper or lower case, sorted by name."""
     names = (name for name, is_folder in list_folder(folder).items() if not is_folder)
     return sorted(folder / name for name in names if name.lower().endswith(suffix))
 
@@ -282,8 +282,8 @@ def _has_word(name: str, split: str) -> bool:
 
 
 def _found(path: Path) -> Literal["", "folder", "file"]:
-    """What is at a path, which may also be an address or a pattern that no file system takes for a path. Raises
-    `FileError` for a folder that may not be read."""
+    """Return what is at a path, which may also be an address or a pattern that is invalid as a path. Raises `FileError`
+    for a folder that may not be read."""
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
     except PermissionError:
@@ -302,15 +302,15 @@ RANGE = re.compile(r"\{(-?[0-9]+)\.\.(-?[0-9]+)(?:\.\.-?([0-9]+))?\}")
 
 
 def expand(pattern: str) -> tuple[str, ...]:
-    """The names that a pattern stands for, in order; "::" joins several patterns.
+    """Return the names that a pattern stands for, in order; "::" joins several patterns.
 
-    As in a shell: {a,b}, {1..9}, {001..100}, {1..9..2}, nested too; braces around anything else stay.
+    As in a shell: {a,b}, {1..9}, {001..100}, {1..9..2}, nested too; other braces stay.
     Raises `HartError` for more than `MAX_NAMES`.
     """
     short = pattern if len(pattern) < 200 else f"{pattern[:200]}…"
     if pattern.count("{") > MAX_BRACES:
         raise HartError(f"{short}: has more than {MAX_BRACES} braces: write it with fewer")
-    # the library makes all numbers of a range before the first name
+    # the library creates all numbers of a range before the first name
     lengths = (
         abs(int(high) - int(low)) // (int(step or 1) or 1) if len(low + high + step) < MAX_DIGITS else MAX_NAMES
         for low, high, step in RANGE.findall(pattern)

@@ -1,6 +1,6 @@
-"""The order in which a set is read, as a function of the seed and the step alone.
+"""The order in which a set is read, as a function of seed and step only.
 
-Images of several shapes in one run: each goes to the nearest of a few shapes, and all images of a step have one.
+A run may have images of several shapes: each goes to the nearest of a few shapes, and all images of a step share one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hart.errors import HartError
 from hart.randomness import epoch_generator, numpy_generator
 
 BLOCK = 4096
-"""Steps in which every bucket has its share, in random order."""
+"""Steps over which every bucket gets its share, in random order."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -27,13 +27,13 @@ Size = tuple[int, int]
 class SampleOrder:
     """Which images each step sees.
 
-    An epoch has N samples. In each, image i comes N * w_i / sum(w) times, rounded up or down at random
-    (systematic sampling of the images in random order), in random order: with equal weights every image exactly once. A
-    resumed run needs no state but the step. The epoch last asked for is kept, since the next step is mostly in it too.
+    An epoch has N samples. In each, image i comes N * w_i / sum(w) times, rounded up or down at random (systematic
+    sampling of the images in random order), in random order: with equal weights every image exactly once. A resumed run
+    needs no state but the step. The last epoch is kept, since the next step is mostly in it too.
     """
 
     def __init__(self, weights: Tensor, seed: int) -> None:
-        """Raises `HartError` for weights that are negative, not finite, or all zero."""
+        """Raise `HartError` for weights that are negative, not finite, or all zero."""
         total = weights.double().sum()
         if not (torch.isfinite(total) and total > 0 and bool((weights >= 0).all())):
             raise HartError("the weights of the images are all 0, or not numbers from 0 up: give some a weight above 0")
@@ -43,7 +43,7 @@ class SampleOrder:
         self._rows = torch.empty(0, dtype=torch.int64)
 
     def batch(self, step: int, batch_size: int) -> Tensor:
-        """The images of training step `step`: (batch_size,) int64, always the same for the same arguments."""
+        """Return the images of training step `step`: (batch_size,) int64, always the same for the same arguments."""
         count = len(self._edges)
         first = step * batch_size
         parts = []
@@ -53,7 +53,7 @@ class SampleOrder:
         return torch.cat(parts)
 
     def anywhere(self, uniform: float) -> int:
-        """The image that a number in [0, 1) picks, each as often as its weight says."""
+        """Return the image that a number in [0, 1) picks, with probabilities given by the weights."""
         count = len(self._edges)
         return int(torch.searchsorted(self._edges, torch.tensor(uniform * count, dtype=torch.float64), right=True))
 
@@ -69,14 +69,14 @@ class SampleOrder:
 
 
 def _edges(weights: Tensor) -> Tensor:
-    """Where the part of each image ends on a line of length N."""
+    """Return where the part of each image ends on a line of length N."""
     edges = weights.cumsum(0)
-    # divided by the last edge itself, so that the line ends at exactly N whatever the rounding
+    # divided by the last edge itself, so that the line ends at exactly N despite rounding
     return edges / edges[-1] * len(weights)
 
 
 def nearest_shape(size: Size, shapes: Sequence[Size]) -> int:
-    """Which of some sizes has the aspect ratio nearest to that of `size`."""
+    """Return which of some sizes has the aspect ratio nearest to that of `size`."""
 
     def distance(shape: Size) -> float:
         return abs(math.log(shape[0] * size[1]) - math.log(shape[1] * size[0]))
@@ -85,7 +85,7 @@ def nearest_shape(size: Size, shapes: Sequence[Size]) -> int:
 
 
 def shape_of(sample: Sample | Damage, shapes: Sequence[Size]) -> int:
-    """The shape of an image; the first for one that cannot be read, which is found out when it is decoded."""
+    """Return the shape of an image; the first if it cannot be read, which is noticed when it is decoded."""
     if isinstance(sample, Damage) or len(shapes) == 1:
         return 0
     try:
@@ -95,7 +95,7 @@ def shape_of(sample: Sample | Damage, shapes: Sequence[Size]) -> int:
 
 
 def buckets_of(source: Source, shapes: Sequence[Size]) -> Tensor:
-    """The shape of every row: (N,) int64. With more than one shape, reads every file once."""
+    """Return the shape of every row: (N,) int64. With more than one shape, reads every file once."""
     if len(shapes) == 1:
         return torch.zeros(len(source), dtype=torch.int64)
     return torch.tensor([shape_of(read_row(source, row), shapes) for row in range(len(source))])
@@ -104,14 +104,14 @@ def buckets_of(source: Source, shapes: Sequence[Size]) -> Tensor:
 class BucketOrder:
     """Which images each step sees, all of one bucket; with a single bucket the order is `SampleOrder`'s.
 
-    A bucket has as many of every `BLOCK` steps as its images have of the weight, and one at least; within a bucket, the
+    A bucket's share of every `BLOCK` steps is its images' share of the weight, at least one step; within a bucket, the
     order is that of its own `SampleOrder`.
     """
 
     def __init__(self, buckets: Tensor, weights: Tensor, seed: int) -> None:
-        """buckets: (N,) int64, from 0. weights: (N,). Raises `HartError` for weights that no order has."""
+        """buckets: (N,) int64, from 0. weights: (N,). Raises `HartError` for invalid weights."""
         numbers = buckets[weights > 0].unique().tolist()
-        SampleOrder(weights, seed)  # its checks, over all
+        SampleOrder(weights, seed)  # checks all weights together
         self._rows = [(buckets == number).nonzero().flatten() for number in numbers]
         self._orders = [SampleOrder(weights[rows], seed) for rows in self._rows]
         self._numbers = numbers
@@ -120,21 +120,21 @@ class BucketOrder:
         self._block, self._turns = -1, torch.empty(0, dtype=torch.int64)
 
     def bucket(self, step: int) -> int:
-        """Of all images of a step."""
+        """Return the bucket of all images of a step."""
         return self._numbers[self._turn(step)[0]]
 
     def batch(self, step: int, batch_size: int) -> Tensor:
-        """The images of a step: (batch_size,) int64, always the same for the same arguments."""
+        """Return the images of a step: (batch_size,) int64, always the same for the same arguments."""
         which, before = self._turn(step)
         return self._rows[which][self._orders[which].batch(before, batch_size)]
 
     def anywhere(self, uniform: float, step: int) -> int:
-        """The image of the step's bucket that a number in [0, 1) picks, each as often as its weight says."""
+        """Return the image of the step's bucket that a number in [0, 1) picks, with probability by weight."""
         which, _ = self._turn(step)
         return int(self._rows[which][self._orders[which].anywhere(uniform)])
 
     def _turn(self, step: int) -> tuple[int, int]:
-        """Which bucket has a step, and how many steps it had before."""
+        """Return the bucket of a step, and how many steps that bucket had before."""
         block, place = divmod(step, BLOCK)
         if block != self._block:
             turns = torch.arange(len(self._steps)).repeat_interleave(torch.tensor(self._steps))
@@ -145,7 +145,7 @@ class BucketOrder:
 
 
 def _shares(weights: Sequence[float]) -> list[int]:
-    """Whole steps of a block in these proportions, one at least for each, by largest remainders."""
+    """Return whole steps of a block in these proportions, at least one each, by largest remainders."""
     exact = [1 + (BLOCK - len(weights)) * weight / sum(weights) for weight in weights]
     steps = [math.floor(share) for share in exact]
     by_remainder = sorted(range(len(steps)), key=lambda i: steps[i] - exact[i])

@@ -18,25 +18,25 @@ from hart.stopping import leave_to_the_parent
 from hart.strict import reason, whole_number
 
 MAX_NUMBER = 2**63 - 1
-"""Of a seed, and of whatever has no bound of its own."""
+"""Largest seed, and bound of numbers that have no other."""
 MAX_WORKERS = 1024
 START = "fork" if sys.platform == "linux" else None
-"""How processes start; None is the system's own way, for which readers can be pickled. A forked one shares the list of
-the set and takes 0.06 s. Another imports PyTorch first, for 2.5 s and 160 MiB each, and runs the main module of the
-program once more. Python warns of forks beside threads, whose locks stay locked in the new process: there nothing is
-done but to read files, with one thread."""
+"""How processes start; None is the system's default, for which readers can be pickled. A forked one shares the list of
+the set and takes 0.06 s. Otherwise it imports PyTorch first, for 2.5 s and 160 MiB each, and runs the main module of
+the program again. Python warns of forks beside threads, whose locks stay locked in the new process; but there, one
+thread does nothing but read files."""
 Make = Callable[[int, int], Iterator[Any]]
 """(worker, workers) -> the items of a worker: numbers worker, worker + workers, ... of all."""
 
 
 def read_ahead(make: Make, workers: int) -> Iterator[Any]:
-    """All items, one from each worker in turn; with 0 workers, made on demand.
+    """Yield all items, one from each worker in turn; with 0 workers, made on demand.
 
-    The processes end with the iterator. Raises `HartError`, also those of workers.
+    The processes end with the iterator. Raises `HartError`, including those of workers.
     """
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # as many as were asked for
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # as many as requested
             warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)  # see `START`
             items = iter(
                 DataLoader(
@@ -45,7 +45,7 @@ def read_ahead(make: Make, workers: int) -> Iterator[Any]:
                     num_workers=workers,
                     multiprocessing_context=START if workers else None,
                     collate_fn=_unchanged,
-                    # the loader would otherwise use the global one, from which models take numbers
+                    # by default the loader draws from the global generator, which models use
                     generator=torch.Generator().manual_seed(0),
                     worker_init_fn=_leave_signals,
                 )
@@ -63,7 +63,7 @@ def read_ahead(make: Make, workers: int) -> Iterator[Any]:
 
 
 class _Items(IterableDataset[Any]):
-    """`HartError`s come out as items: exceptions lose their type between processes."""
+    """Yields `HartError`s as items, since exceptions lose their type between processes."""
 
     def __init__(self, make: Make) -> None:
         self._make = make
@@ -95,7 +95,7 @@ def row_items(
     worker: int,
     workers: int,
 ) -> Iterator[Batch]:
-    """Items for a `StepLoader` of a set that can be read at random: a worker makes whole steps.
+    """Yield items for a `StepLoader` over a set that can be read at random: a worker makes whole steps.
 
     batch: takes a step and the rows of all places of the global batch.
     """
@@ -104,12 +104,12 @@ def row_items(
 
 
 class StepLoader(Generic[Batch]):
-    """One rank's share of each batch, by step. Any step may be asked for; only the next one is read ahead."""
+    """One rank's share of each batch, by step. Any step may be requested; only the next one is read ahead."""
 
     def __init__(
         self, items: Callable[[int, int, int], Iterator[Any]], *, places: range, workers: int, parts: int = 1
     ) -> None:
-        """items: (first step, worker, workers) -> what a worker makes, `parts` for a batch; called in its process.
+        """items: (first step, worker, workers) -> what a worker makes, `parts` per batch; called in its process.
 
         places: this rank's, in the global batch. workers: processes that read ahead. Raises `HartError`.
         """
@@ -122,11 +122,11 @@ class StepLoader(Generic[Batch]):
         self._items: Iterator[Any] | None = None
 
     def join(self, parts: Sequence[Batch]) -> Batch:
-        """A batch from its parts, in the order of the workers."""
+        """Return a batch from its parts, in the order of the workers."""
         return parts[0]
 
     def batch(self, step: int) -> Batch:
-        """This rank's share of a step, from 0; the last one is kept. Raises `HartError`."""
+        """Return this rank's share of a step, from 0; the last one is kept. Raises `HartError`."""
         if self._batch is None or step != self._step:
             if self._items is None or step != self._step + 1:
                 self._items = read_ahead(partial(self._make, step), self.workers)
@@ -139,7 +139,7 @@ class StepLoader(Generic[Batch]):
         return self._batch
 
     def rows(self, step: int, rows: slice) -> Batch:
-        """Some places of the global batch of a step, all of this rank: one microbatch of an accumulated step."""
+        """Return some places of a step's global batch, all of this rank: one microbatch of an accumulated step."""
         own = self.places
         assert own.start <= rows.start < rows.stop <= own.stop, "rows of another process"
         return self.batch(step).rows(slice(rows.start - own.start, rows.stop - own.start))
@@ -150,7 +150,7 @@ class StepLoader(Generic[Batch]):
 
 
 def places_of(rank: int, world: int, batch_size: int) -> range:
-    """A rank's places of the global batch. Raises `HartError` where the processes cannot share it evenly."""
+    """Return a rank's places in the global batch. Raises `HartError` if the processes cannot share it evenly."""
     batch_size = whole_number("batch_size", batch_size, 1, MAX_NUMBER)
     world = whole_number("world", world, 1, MAX_NUMBER)
     rank = whole_number("rank", rank, 0, world - 1)

@@ -1,4 +1,4 @@
-"""One stored image with what is said about it, or why it cannot be used: what every format comes down to."""
+"""One stored image with its notes, or why it cannot be used: the common form of every format."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Damage:
     reason: str
 
     def __str__(self) -> str:
-        # where a file cannot be opened, the reason begins with its name
+        # if a file cannot be opened, the reason begins with its name
         return f"{self.key}: {self.reason.removeprefix(f'{self.key}: ')}"
 
 
@@ -43,7 +43,7 @@ class Damage:
 class Sample:
     """One image as stored.
 
-    key: where it lies, for messages. image: the encoded file. label: class number. weight: how often it is
+    key: where it is stored, for messages. image: the encoded file. label: class number. weight: how often it is
     sampled, relative to others. record: the `.json` beside it, or its line or row.
     """
 
@@ -55,25 +55,25 @@ class Sample:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def pixels(self, transform: ImageTransform, rng: np.random.Generator | None = None) -> Tensor:
-        """(3, height, width) uint8. Raises `DamagedSample` when the image does not decode."""
-        with damaged_by(ValueError, OSError, said="no image that can be decoded ({})"):
+        """Return (3, height, width) uint8. Raises `DamagedSample` if the image does not decode."""
+        with damaged_by(ValueError, OSError, said="the image cannot be decoded ({})"):
             return transform(decode_image(self.image), rng)
 
     def require(self, condition: Condition) -> None:
-        """Raises `DamagedSample` unless the image comes with what the model is conditioned on."""
+        """Raise `DamagedSample` unless the image comes with what the model is conditioned on."""
         if condition == "caption" and not self.captions:
             raise DamagedSample(f"no caption{self._among_fields()}")
         if condition == "label" and self.label is None:
             raise DamagedSample(f"no class number{self._among_fields()}")
 
     def _among_fields(self) -> str:
-        """Where it was looked for, of a record with fields: perhaps it has an unusual name."""
+        """Return which fields of the record were searched, since the right one may have an unusual name."""
         return f" in the fields {clipped(', '.join(sorted(map(str, self.record))))}" if self.record else ""
 
 
 @contextmanager
 def damaged_by(*kinds: type[Exception], said: str = "{}") -> Iterator[None]:
-    """Turns these errors into `DamagedSample`, but for a lack of memory. said: its text, with a placeholder for the
+    """Turn these errors into `DamagedSample`, except a lack of memory. said: its text, with a placeholder for the
     reason."""
     try:
         yield
@@ -84,7 +84,7 @@ def damaged_by(*kinds: type[Exception], said: str = "{}") -> Iterator[None]:
 
 
 def made_or_damaged(make: Callable[[], T] | str) -> T:
-    """What a function makes. Raises `DamagedSample` where there is a fault in its place."""
+    """Return the result of a function. Raises `DamagedSample` if a fault is given in its place."""
     if isinstance(make, str):
         raise DamagedSample(make)
     return make()
@@ -93,7 +93,7 @@ def made_or_damaged(make: Callable[[], T] | str) -> T:
 def decoded(
     samples: Iterable[Sample | Damage], transform: ImageTransform, damaged: list[Damage], condition: Condition = "none"
 ) -> Iterator[tuple[Sample, Tensor]]:
-    """Each sound sample with its pixels (3, height, width) uint8; the others are added to `damaged`.
+    """Yield each sound sample with its pixels (3, height, width) uint8; the others are added to `damaged`.
 
     transform: not a random one.
     """
@@ -111,9 +111,9 @@ def decoded(
 def require_mostly_sound(
     damaged: Sequence[Damage], total: int, max_damaged: float, where: str, option: str = "", least: int = 0
 ) -> None:
-    """Raises `HartError` with the first reasons when more than the share `max_damaged` of `total` images is damaged.
+    """Raise `HartError` with the first reasons if more than the share `max_damaged` of `total` images is damaged.
 
-    option: with which the user sets `max_damaged`; empty where it is fixed. least: the share is of so many at least.
+    option: sets `max_damaged`; empty if it is fixed. least: the share is of at least this many images.
     """
     if len(damaged) > max_damaged * max(total, least):
         raise HartError(
@@ -128,7 +128,7 @@ def first_reasons(damaged: Sequence[Damage]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An encoded image: a whole file, or `size` bytes of it from `start` on. Called, it reads them, or raises
+    """An encoded image: a whole file, or `size` bytes of it from `start` on. A call reads them, or raises
     `DamagedSample`."""
 
     path: Path
@@ -144,12 +144,12 @@ class ImageFile:
                 return file.read(self.size)
 
     def mark(self) -> bytes:
-        """Its mark, see `hart.data.digests`; not all of it need be read."""
+        """Return its mark, see `hart.data.digests`, which may need only part of it."""
         return mark_file(self.path, self.start, self.size)
 
 
 def image_of_field(value: Any, folder: Path | None) -> Callable[[], bytes]:
-    """What reads the encoded image of a record: bytes, {"bytes", "path"} as Hugging Face has it, or a path below
+    """Return what reads the encoded image of a record: bytes, {"bytes", "path"} as in Hugging Face, or a path below
     `folder`. Raises `DamagedSample`."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
@@ -163,7 +163,7 @@ def image_of_field(value: Any, folder: Path | None) -> Callable[[], bytes]:
 
 
 def text_fault(text: str) -> str:
-    """Why a caption, a class or a file name is not valid text; empty where it is."""
+    """Return why a caption, a class or a file name is not valid text; empty if it is."""
     if "\0" in text:
         return "has a null byte"
     try:

@@ -21,9 +21,9 @@ from hart.errors import HartError
 from hart.strict import counted
 
 Read = tuple[Note, bytes]
-"""What is said about an image, and the encoded image."""
+"""The notes on an image, and the encoded image."""
 Located = tuple[Note, Callable[[], bytes]]
-"""What is said about an image, and what reads the encoded image. Both may raise `DamagedSample`."""
+"""The notes on an image, and a function that reads the encoded image. Both may raise `DamagedSample`."""
 
 MIN_SEEN = 200
 """A stream does not know how many images it has: damage is judged against at least this many."""
@@ -38,13 +38,13 @@ class Listed(NamedTuple):
 
 
 class Source(ABC):
-    """Images by row, in a format of which any record can be read at any time. Cheap to send to another process: no file
+    """Images by row, in a format in which any record can be read at any time. Cheap to send to another process: no file
     stays open between two reads.
 
-    A record is known by its place, which the format chooses: a small value, since there may be millions.
+    A record is identified by its place, which the format chooses: a small value, since there may be millions.
 
     description: format, place and number of images, for people. classes: names in the order of their numbers.
-    weights: (N,) float32, how often an image is sampled, relative to others; 1 where the set does not say.
+    weights: (N,) float32, how often an image is sampled relative to others; 1 if the set does not say.
     damaged: what could not be used when the set was listed; it has no row.
     """
 
@@ -52,7 +52,7 @@ class Source(ABC):
     """End of the description."""
 
     def __init__(self, title: str, *, division: str | None = None, classes: tuple[str, ...] | None = None) -> None:
-        """title: what the set is, for people. division: the split to keep, where the hash of the name decides it.
+        """title: what the set is, for people. division: the split to keep, if the hash of the name decides it.
 
         classes: names of the labels; by default taken from the labels.
         """
@@ -64,7 +64,7 @@ class Source(ABC):
             try:
                 listed = made_or_damaged(facts)
             except DamagedSample as error:
-                # whose name may be what is damaged: the split of its share
+                # the name itself may be damaged: the hash of the place decides the split
                 if division in (None, WHOLE) or (chance_of(str(place)) < HELD_OUT_SHARE) == (division == "val"):
                     damaged.append(Damage(self.name(place), str(error)))
                 continue
@@ -88,35 +88,35 @@ class Source(ABC):
 
     @abstractmethod
     def records(self) -> Iterator[tuple[Any, Callable[[], Listed] | str]]:
-        """The place of each record, with a function that inspects it (may raise `DamagedSample`), or with its fault."""
+        """Yield the place of each record, with its fault or a function that inspects it (raises `DamagedSample`)."""
 
     @abstractmethod
     def name(self, place: Any) -> str:
-        """Where a record is stored, for messages."""
+        """Return where a record is stored, for messages."""
 
     @abstractmethod
     def read_record(self, place: Any) -> Located:
-        """Raises `DamagedSample`."""
+        """Return a record's notes, and what reads its image. Raises `DamagedSample`."""
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64, the class of each; -1 for none, and where it is only known when the row is read."""
+        """(N,) int64, the class of each; -1 for none, and if it is only known when the row is read."""
         return torch.tensor([-1 if label is None else label for label in self._labels], dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def key(self, row: int) -> str:
-        """Where a row is stored, for messages."""
+        """Return where a row is stored, for messages."""
         return self.name(self._places[row])
 
     def read(self, row: int) -> Sample:
-        """A row, its image not decoded. Raises `DamagedSample`."""
+        """Return a row, its image not decoded. Raises `DamagedSample`."""
         sample, image = self._located(row)
         return replace(sample, image=image())
 
     def said(self, row: int) -> Sample:
-        """A row without the bytes of its image, which need not be read. Raises `DamagedSample`."""
+        """Return a row without the bytes of its image, which need not be read. Raises `DamagedSample`."""
         return self._located(row)[0]
 
     def _located(self, row: int) -> tuple[Sample, Callable[[], bytes]]:
@@ -126,7 +126,7 @@ class Source(ABC):
         return Sample(self.key(row), b"", note.captions, label, note.weight, note.record), image
 
     def digest(self) -> str:
-        """The content of the set as SHA-256 in hex, see `hart.data.digests`. Seconds for 100,000 files."""
+        """Return the content of the set as SHA-256 in hex, see `hart.data.digests`. Seconds for 100,000 files."""
         digest = SetDigest("images")
         digest.add(*self.classes)
         for row in range(len(self)):
@@ -146,23 +146,23 @@ class Stream(ABC):
 
     units: tuple[str, ...]
     sizes: Sequence[int]
-    """Images of each unit, or 1 where their numbers are not known."""
+    """Images of each unit, or 1 if their numbers are unknown."""
     description: str
     damaged: tuple[Damage, ...] = ()
-    """As `Source.damaged`; nothing is listed, and damage shows as it is read."""
+    """See `Source.damaged`; nothing is listed, and damage shows as it is read."""
 
     @abstractmethod
     def records(self, unit: int) -> Iterator[tuple[str, Callable[[], Read] | str]]:
-        """The name of each record, with a function that reads it (may raise `DamagedSample`), or with its fault."""
+        """Yield the name of each record, with a function that reads it (may raise `DamagedSample`), or its fault."""
 
     @abstractmethod
     def digest(self) -> str:
-        """As `Source.digest`; of units on the network, covers their addresses only."""
+        """Return `Source.digest`; units on the network count with their addresses only."""
 
     def read_unit(self, unit: int) -> Iterator[Sample | Damage]:
-        """The images of a unit in order, not decoded.
+        """Yield the images of a unit in order, not decoded.
 
-        A unit that breaks off ends with a `Damage`. Raises `HartError` when it cannot be read at all.
+        A unit that breaks off ends with a `Damage`. Raises `HartError` if it cannot be read at all.
         """
         for key, read in self.records(unit):
             try:
@@ -179,7 +179,7 @@ class DamageCount:
     """What was skipped of a set, each image once; too much of it is an error."""
 
     def __init__(self, source: Source | Stream, max_damaged: float, option: str) -> None:
-        """option: with which the user sets `max_damaged`; empty where it is fixed."""
+        """option: sets `max_damaged`; empty if it is fixed."""
         self._found: dict[str, Damage] = {}
         self._sound = 0
         self._limit = max_damaged, source.description, option, MIN_SEEN if isinstance(source, Stream) else 0
@@ -191,8 +191,8 @@ class DamageCount:
         return tuple(self._found.values())
 
     def add(self, damaged: Iterable[Damage], sound: int = 0) -> None:
-        """Raises `HartError` when more than the share `max_damaged` is damaged: of a whole `Source`, or of what was
-        seen of a `Stream`, but of `MIN_SEEN` at least."""
+        """Raise `HartError` if more than the share `max_damaged` is damaged: of a whole `Source`, or of what was seen
+        of a `Stream`, but of at least `MIN_SEEN`."""
         self._found.update((damage.key, damage) for damage in damaged)
         self._sound += sound
         total = self._sound + len(self._found) if self._total is None else self._total
@@ -200,7 +200,7 @@ class DamageCount:
 
 
 def read_row(source: Source, row: int) -> Sample | Damage:
-    """A row of a set, or why it cannot be used."""
+    """Return a row of a set, or why it cannot be used."""
     try:
         return source.read(row)
     except DamagedSample as error:
@@ -208,7 +208,7 @@ def read_row(source: Source, row: int) -> Sample | Damage:
 
 
 def iterate(source: Source | Stream) -> Iterator[Sample | Damage]:
-    """All images of a set, in order. Raises `HartError` when a shard is missing."""
+    """Yield all images of a set, in order. Raises `HartError` if a shard is missing."""
     if isinstance(source, Stream):
         for unit in range(len(source.units)):
             yield from source.read_unit(unit)

@@ -9,17 +9,17 @@ from hart.errors import HartError
 from hart.strict import counted
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
-"""Other names under which a split is found."""
+"""Other names by which a split is found."""
 HELD_OUT_SHARE = 0.05
-"""Share of a set that is not divided."""
+"""Share of an undivided set that is held out."""
 SMALL_SET = 1000
-"""Images of a set below which the share is kept exactly."""
+"""Sets with fewer images hold out exactly that share."""
 WHOLE = "all"
 """The split of all images of an undivided set: for evaluation, where nothing need be held out."""
 
 
 def held_out(names: Iterable[str]) -> frozenset[str]:
-    """Which images of an undivided set are "val": the share `HELD_OUT_SHARE`, chosen by the hash of the name.
+    """Return which images of an undivided set are "val": the share `HELD_OUT_SHARE`, chosen by the hash of the name.
 
     Of fewer than `SMALL_SET` names, those with the smallest hashes, so that the share is exact (none of fewer than 10).
     Of more, every name whose own hash is below the share, so that adding images moves no other.
@@ -32,12 +32,12 @@ def held_out(names: Iterable[str]) -> frozenset[str]:
 
 
 def chance_of(name: str) -> float:
-    """A number in [0, 1) that follows from a name."""
+    """Return a number in [0, 1) determined by a name."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:4], "big") / 2**32
 
 
 def divide(names: Collection[str], split: str, where: str) -> tuple[list[bool], str]:
-    """Which names of an undivided set belong to "train", "val" or `WHOLE`, and a remark for the description.
+    """Return which names of an undivided set belong to "train", "val" or `WHOLE`, and a remark for the description.
 
     where: the set, for errors. Raises `HartError` for an empty "val".
     """
@@ -56,11 +56,11 @@ def divide(names: Collection[str], split: str, where: str) -> tuple[list[bool], 
 
 
 def require_hash_split(split: str, where: str, wanted: str) -> None:
-    """Raises `HartError` for a split other than train, val and `WHOLE`: only these can be told by name."""
+    """Raise `HartError` for a split other than train, val and `WHOLE`: only these can be told by name."""
     if split not in SPLIT_NAMES and split != WHOLE:
         raise HartError(f"{where} has no {wanted}: ask for train, val or {WHOLE}, or make it")
 
 
 def split_names(split: str) -> tuple[str, ...]:
-    """All names under which a split is found."""
+    """Return all names by which a split is found."""
     return SPLIT_NAMES.get(split, (split,))

@@ -1,4 +1,4 @@
-"""Between image files and tensors. Nothing is flipped unless asked for: flags and signs carry text and direction."""
+"""Between image files and tensors. Nothing is flipped unless requested: flags and signs carry text and direction."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from hart.strict import Config
 
 
 class ImageTransform(Config):
-    """From an image of any mode and shape to one of `size` pixels."""
+    """Turns an image of any mode and shape into one of `size` pixels."""
 
     size: int | tuple[int, int]
     """Side of a square, or width and height."""
     fit: Literal["crop", "pad"] = "crop"
-    """crop: fill that size and cut what is outside. pad: the whole image, on white."""
+    """crop: fill that size and cut off the rest. pad: the whole image, on white."""
     crop: Literal["center", "random"] = "center"
     """Where a crop is cut."""
     shorter_side: Annotated[float, Field(ge=1)] = 1.0
-    """How much larger an image is than its crop, in the side that limits it (VAR: 1.125, and random crops)."""
+    """How much larger an image is than its crop, on the side that limits it (VAR: 1.125, and random crops)."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability of a mirror image, left to right."""
 
@@ -47,11 +47,11 @@ class ImageTransform(Config):
 
     @property
     def random(self) -> bool:
-        """Whether it needs random numbers."""
+        """Return whether it needs random numbers."""
         return self.crop == "random" or self.flip > 0
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> Tensor:
-        """(3, height, width) uint8, 0 to 255, RGB. `rng` is needed where the transform is random.
+        """Return (3, height, width) uint8, 0 to 255, RGB. `rng` is needed if the transform is random.
 
         Follows the EXIF orientation, lays transparency on white, resizes bicubically with antialiasing; an image
         that already fits is not resampled; see `hart.data.images.as_rgb`.
@@ -69,9 +69,9 @@ class ImageTransform(Config):
     def _cropped(self, image: Image.Image, across: float, down: float) -> Image.Image:
         """Crop and resize in one resampling: the window is in pixels of the source.
 
-        across, down: in [0, 1), where a random window lies between left and right, top and bottom.
+        across, down: in [0, 1), the position of a random window between left and right, top and bottom.
         """
-        # the largest window of this shape; of a square, whole numbers stay exact
+        # the largest window of this shape; for a square, whole numbers stay exact
         limited = image.width * self.height <= image.height * self.width
         across_all = image.width if limited else image.height * self.width / self.height
         down_all = image.width * self.height / self.width if limited else image.height
@@ -93,17 +93,17 @@ class ImageTransform(Config):
 
 
 def pil_to_pixels(image: Image.Image, size: int) -> Tensor:
-    """The largest centred square of an image as (3, size, size) uint8; see `ImageTransform`."""
+    """Return the largest centred square of an image as (3, size, size) uint8; see `ImageTransform`."""
     return ImageTransform(size)(image)
 
 
 def to_signed(pixels: Tensor) -> Tensor:
-    """uint8 pixels of any shape, 0 to 255 -> float32, -1 to 1: what the tokenizer takes."""
+    """Convert uint8 pixels of any shape, 0 to 255, to float32, -1 to 1, as the tokenizer takes them."""
     return pixels.float().div_(127.5).sub_(1)
 
 
 def slightly_moved(image: Tensor, uniform: Tensor) -> Tensor:
-    """Each image of (B, 3, H, W) turned by up to 6 degrees, scaled by 0.85 to 1.1, shifted by up to 6% of its size.
+    """Turn each image of (B, 3, H, W) by up to 6 degrees, scale it by 0.85 to 1.1, shift it by up to 6% of its size.
 
     uniform: (4, B) random numbers in [0, 1), on the CPU. The border is repeated outside the image.
     """
@@ -118,15 +118,15 @@ def slightly_moved(image: Tensor, uniform: Tensor) -> Tensor:
 
 
 def unit_to_pil(image: Tensor) -> Image.Image:
-    """(3, H, W) float, 0 to 1 (values outside are clipped) -> an RGB image."""
+    """Convert (3, H, W) float, 0 to 1 (values outside are clipped), to an RGB image."""
     return pixels_to_pil(unit_to_pixels(image).cpu())
 
 
 def unit_to_pixels(images: Tensor) -> Tensor:
-    """(..., 3, H, W) float, 0 to 1 (values outside are clipped) -> (..., H, W, 3) uint8 on the same device."""
+    """Convert (..., 3, H, W) float, 0 to 1 (values outside are clipped), to (..., H, W, 3) uint8 on the same device."""
     return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).movedim(-3, -1).contiguous()
 
 
 def pixels_to_pil(pixels: Tensor) -> Image.Image:
-    """(H, W, 3) uint8 on the CPU -> an RGB image."""
+    """Convert (H, W, 3) uint8 on the CPU to an RGB image."""
     return Image.fromarray(pixels.numpy(), "RGB")

@@ -1,4 +1,4 @@
-"""Folders that data sets are written to: only if they are empty or the set's own; an unfinished set cannot be opened.
+"""Folders that data sets are written to, if empty or the set's own; an unfinished set cannot be opened.
 
 `begin_set` writes `MARKER`, `finish_set` writes `INDEX`; an encoded set has its own index, see `hart.data.encoded`.
 """
@@ -17,7 +17,7 @@ INDEX = "dataset.json"
 
 
 def begin_set(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Begin a set, or resume it; returns what `finish_set` wrote if it is finished already.
+    """Begin a set, or resume it; return what `finish_set` wrote if it is already finished.
 
     fingerprint: identifies the set, so that no two are mixed. Raises `HartError` for a folder with anything else in it,
     or with a damaged marker or index.
@@ -43,7 +43,7 @@ def finish_set(folder: Path, fingerprint: str, index: Mapping[str, Any]) -> None
 
 
 def require_finished(folder: Path) -> None:
-    """Raises `HartError` for a set that was begun and not finished."""
+    """Raise `HartError` for a set that was begun and not finished."""
     if (folder / INDEX).is_file() or not (folder / MARKER).is_file():
         return
     try:

@@ -1,1 +1,1 @@
-"""Residual diffusion: the continuous residual of the last scale, token by token."""
+"""Residual diffusion: samples the continuous residual of the last scale, token by token."""

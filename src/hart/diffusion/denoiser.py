@@ -32,7 +32,7 @@ class DenoiserBlock(nn.Module):
 
 
 class ResidualDenoiser(nn.Module):
-    """From noised tokens, timesteps and conditions to noise and variance interpolation."""
+    """Predicts noise and variance interpolation from noised tokens, timesteps and conditions."""
 
     def __init__(self, config: ResidualDiffusionConfig, channels: int, condition_width: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ResidualDenoiser(nn.Module):
         self.linear_out = nn.Linear(width, 2 * channels)
 
     def embed_condition(self, z: Tensor) -> Tensor:
-        """z (N, C) to (N, W): the part of the condition that is the same at every timestep."""
+        """Map z (N, C) to (N, W): the part of the condition that is the same at every timestep."""
         return self.condition_embed(z)
 
     def forward(self, x: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
@@ -67,13 +67,13 @@ def sample_residual(
     guidance: tuple[Tensor | float, Tensor | float],
     noise: Tensor,
 ) -> Tensor:
-    """Clean tokens (..., N, D) of the process, in [-1, 1].
+    """Sample clean tokens (..., N, D) of the process, in [-1, 1].
 
-    process: respaced, of T steps.
-    condition, null_condition: (..., N, C), with and without the prompt; None for the latter turns guidance off.
+    process: respaced to T steps.
+    condition, null_condition: (..., N, C), with and without the prompt; a null_condition of None turns guidance off.
     guidance: 1 + g and g in (1 + g) noise(condition) - g noise(null); the variance is the conditional one.
-    noise: (T, ..., N, D) standard normal: where the process starts, and what each step but the last adds. Both halves
-        of the guidance see the same tokens.
+    noise: (T, ..., N, D) standard normal: the starting point, and what each step but the last adds. Both branches of
+        the guidance see the same tokens.
     """
     guided, last = null_condition is not None, len(process) - 1
     embedded = denoiser.embed_condition(condition if null_condition is None else torch.cat([condition, null_condition]))

@@ -26,7 +26,7 @@ TANH_CDF_CUBIC = 0.044715
 
 @cache
 def cosine_alphas_bar(steps: int) -> np.ndarray:
-    """alpha_bar(t) of t = 1..T in float64: the product of 1 - beta with betas capped at 0.999."""
+    """Return alpha_bar(t) for t = 1..T in float64: the product of 1 - beta with betas capped at 0.999."""
 
     def level(u: float) -> float:
         return math.cos((u + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2) ** 2
@@ -36,11 +36,11 @@ def cosine_alphas_bar(steps: int) -> np.ndarray:
 
 
 def respaced_steps(training_steps: int, sampling_steps: int) -> np.ndarray:
-    """The training timesteps that a shorter process keeps, ascending; always the first and the last one."""
+    """Return the training timesteps that a shorter process keeps, ascending; always the first and the last one."""
     if sampling_steps == 1:
         return np.array([training_steps - 1])
     stride = (training_steps - 1) / (sampling_steps - 1)
-    # added up, as published: the sums' rounding decides which step a half is
+    # accumulated, as published: the sums' rounding decides how halves are rounded
     return np.array([round(step) for step in accumulate([stride] * (sampling_steps - 1), initial=0.0)])
 
 
@@ -56,9 +56,9 @@ class DiffusionLoss:
 class DiffusionProcess:
     """A process over a subset `kept` of the training steps (all of them for training).
 
-    A step below is an index into `kept`: a tensor of such, or one number for all tokens, which needs nothing on a
-    device. Constants are computed in float64 and kept in float32, also on every device that steps came from. Not a
-    module, since its constants neither have the model's number type nor belong in its state.
+    A step below is an index into `kept`: a tensor of indices, or one number for all tokens, which needs no device
+    memory. Constants are computed in float64 and kept in float32, also on every device that steps came from. This is
+    not a module, since its constants neither follow the model's number type nor belong in its state.
     """
 
     def __init__(self, training_steps: int, timesteps: np.ndarray | None = None) -> None:
@@ -83,14 +83,14 @@ class DiffusionProcess:
         self._constants: dict[torch.device, dict[str, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles may go to any machine: without constants on devices."""
+        """Drop the constants on devices: copies and pickles may go to any machine."""
         return self.__dict__ | {"_constants": {}}
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def _at(self, name: str, step: Tensor | int) -> Tensor | float:
-        """The constant `name` at steps (N,) as (N, 1) float32, or at one step as a number."""
+        """Return the constant `name` at steps (N,) as (N, 1) float32, or at one step as a number."""
         if isinstance(step, int):
             return self._numbers[name][step]
         if (device := step.device) not in self._constants:
@@ -102,11 +102,11 @@ class DiffusionProcess:
         return self._constants[device][name][step].unsqueeze(-1)
 
     def noised(self, x0: Tensor, step: Tensor, noise: Tensor) -> Tensor:
-        """x0 (N, D) at steps (N,) or (1,): sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise."""
+        """Noise x0 (N, D) at steps (N,) or (1,): sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise."""
         return self._at("sqrt_alpha_bar", step) * x0 + self._at("sqrt_one_minus_alpha_bar", step) * noise
 
     def predicted_x0(self, x: Tensor, step: Tensor | int, noise: Tensor) -> Tensor:
-        """The clean tokens that x (N, D) and the predicted noise imply."""
+        """Return the clean tokens that x (N, D) and the predicted noise imply."""
         return self._at("x0_from_x", step) * x - self._at("x0_from_noise", step) * noise
 
     def posterior_mean(self, x0: Tensor, x: Tensor, step: Tensor | int) -> Tensor:
@@ -119,10 +119,10 @@ class DiffusionProcess:
         return f * self._at("log_beta", step) + (1 - f) * self._at("log_variance", step)
 
     def loss(self, output: Tensor, x0: Tensor, x: Tensor, step: Tensor, noise: Tensor) -> DiffusionLoss:
-        """Noise MSE plus the variational bound in bits, each a mean over D.
+        """Return noise MSE plus the variational bound in bits, each a mean over D.
 
-        output: (N, 2D), of the network for x = noised(x0, step, noise).
-        The bound trains the variance only: its noise prediction is detached. x0 is not clipped.
+        output: (N, 2D), the network's output for x = noised(x0, step, noise).
+        The bound trains only the variance: its noise prediction is detached. x0 is not clipped.
         """
         predicted, interpolation = output.chunk(2, dim=-1)
         mse = (noise - predicted).square().mean(dim=-1)

@@ -1,6 +1,6 @@
-"""Evaluation: what suites are declared with and made of, in this package and in others.
+"""Evaluation: what suites are declared with and built from, in this package and in others.
 
-`metrics` computes figures, `judges` look at images with networks, `suites` put both together, one file each.
+`metrics` computes figures, `judges` look at images with networks, `suites` combine both, one file each.
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,8 @@
-"""What a suite has computed, kept in files so that a stopped run continues.
+"""Results that a suite has computed, kept in files so that a stopped run continues.
 
-Each entry is a file, written whole or not at all. Its name is either a digest of all that decides it (`Cache.key`), so
-that it is only reused where all of that is the same; or the caller's own: then a `plan.json` beside the files says what
-they belong to, and a folder of another plan is refused.
+Each entry is a file, written whole or not at all. Its name is either a digest of everything that determines it
+(`Cache.key`), so that it is only reused if all of that is the same; or chosen by the caller: then a `plan.json` beside
+the files says what they belong to, and a folder with another plan is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Form(Generic[T]):
 
 
 def records(kind: type[C]) -> Form[C]:
-    """Configurations, one JSON file each."""
+    """Store configurations as JSON files."""
     return Form(".json", lambda path, value: write_text(path, value.to_json()), kind.load)
 
 
@@ -60,8 +60,8 @@ class Cache(Generic[T]):
         *,
         plan: Mapping[str, Any] | None = None,
     ) -> None:
-        """facts: what decides all entries, as JSON values; part of the keys. plan: the same for names of the caller's
-        own. Raises `HartError` when the folder holds entries of another plan."""
+        """facts: what determines all entries, as JSON values; part of the keys. plan: the same for names chosen by the
+        caller. Raises `HartError` if the folder holds entries of another plan."""
         self.folder = folder
         self._form = form
         self._facts = json.dumps(facts, sort_keys=True)
@@ -74,7 +74,7 @@ class Cache(Generic[T]):
             write_json(file, dict(plan))
 
     def key(self, *parts: object) -> str:
-        """The name of an entry: a digest of the facts and of its own parts: bytes, tensors, JSON values."""
+        """Return the name of an entry: a digest of the facts and of its own parts: bytes, tensors, JSON values."""
         digest = hashlib.sha256(self._facts.encode())
         for part in parts:
             if isinstance(part, Tensor):
@@ -84,11 +84,11 @@ class Cache(Generic[T]):
         return digest.hexdigest()
 
     def path(self, name: str) -> Path:
-        """Where an entry lies or will lie."""
+        """Return where an entry is or will be stored."""
         return self.folder / f"{name}{self._form.suffix}"
 
     def read(self, name: str) -> T:
-        """An entry. Raises `HartError` that names a damaged file."""
+        """Return an entry. Raises `HartError` that names a damaged file."""
         try:
             return self._form.read(self.path(name))
         except HartError as error:
@@ -102,10 +102,10 @@ class Cache(Generic[T]):
         progress: Progress = silent,
         what: str = "{} of {} done",
     ) -> int:
-        """Compute what is missing, and return how many were there already.
+        """Compute what is missing, and return how many entries already existed.
 
-        compute: the values at up to `batch_size` places of `names`. what: the text for `progress`, with placeholders
-        for how many are done and how many there are.
+        compute: returns the values at up to `batch_size` places of `names`. what: the text for `progress`, with
+        placeholders for how many are done and how many there are.
         """
         missing = [place for place, name in enumerate(names) if not self.path(name).exists()]
         kept = len(names) - len(missing)
@@ -117,13 +117,13 @@ class Cache(Generic[T]):
         return kept
 
     def get(self, name: str, compute: Callable[[], T]) -> T:
-        """One entry, computed at the first call. Raises as `read`."""
+        """Return one entry, computed at the first call. Raises like `read`."""
         self.fill([name], lambda _: [compute()])
         return self.read(name)
 
 
 def _require_same(file: Path, plan: Mapping[str, Any]) -> None:
-    """Raise `HartError` that names what a plan file has in another way."""
+    """Raise `HartError` that names what differs in a plan file."""
     advice = "choose another --out, or delete the folder"
     try:
         found = read_json(file)
@@ -134,7 +134,7 @@ def _require_same(file: Path, plan: Mapping[str, Any]) -> None:
 
 
 def _differing(a: Any, b: Any, name: str = "") -> list[str]:
-    """Names of the JSON values that differ, of nested ones as `outer.inner`."""
+    """Return names of the JSON values that differ, nested ones as `outer.inner`."""
     if not (isinstance(a, dict) and isinstance(b, dict)):
         return [] if a == b else [name]
     names = dict.fromkeys([*b, *a])

@@ -34,15 +34,16 @@ SHEET_FILE, SHEET_IMAGES = "generated.png", 36
 
 
 def plan_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
-    """All that decides the images except the prompts: of the model, its weights, choices of its configuration that no
-    weight shows, the number types that this machine is fast in, and what its text encoder reads words as."""
+    """Return everything that determines the images except the prompts: the model's weights, the parts of its
+    configuration that weights do not show, the number types that are fast on this machine, and what its text encoder
+    reads words as."""
     config = pipe.config
     choices: dict[str, Any] = {part: getattr(config, part) for part in ("tokenizer", "transformer", "diffusion")}
     choices["speed"] = pipe.speed
     model = {name: None if part is None else part.to_dict() for name, part in choices.items()}
     if config.transformer.text is not None:
         encoder = pipe.text_encoder
-        # where its weights lie does not count
+        # where its weights are stored does not matter
         model["text_encoder"] = encoder.config.to_dict() | {"source": "", "vocabulary": vocabulary_digest(encoder)}
     return {
         "weights": pipe.fingerprints(),
@@ -55,19 +56,19 @@ def plan_of(pipe: HartPipeline, sampling: SamplingConfig, seed: int) -> dict[str
 
 
 class GeneratedImages:
-    """One image a prompt; image i has the seed `seed + i`. The files in `out`/images are the only state."""
+    """One image per prompt; image i has the seed `seed + i`. The files in `out`/images are the only state."""
 
     def __init__(
         self, pipe: HartPipeline, prompts: Sequence[Prompt], sampling: SamplingConfig, seed: int, out: Path
     ) -> None:
-        """Raises `HartError` when `out` holds images of another plan, for a prompt that the model does not take, and
-        when a class model is given text."""
+        """Raise `HartError` if `out` holds images of another plan, the model does not take a prompt, or a class model
+        is given text."""
         if pipe.num_classes is not None and any(isinstance(prompt, str) for prompt in prompts):
             raise HartError(
                 "this suite generates from text, and this model generates classes by number: give a text model"
             )
         self._pipe = pipe
-        # all of them, before hours are spent on those that come first
+        # all of them, before hours are spent on the first ones
         self._prompts = checked_prompts(prompts, pipe.num_classes)
         self._sampling = sampling
         self._seed = checked_seed(seed, len(self._prompts))
@@ -75,7 +76,7 @@ class GeneratedImages:
         self.settings = {"size": pipe.image_size} | {name: plan[name] for name in plan if name != "model"}
         """For `Result.settings`."""
         self.plan = {**plan, "prompts": self._prompts}
-        """All that decides the images, for the keys of what is measured of them."""
+        """Everything that determines the images, for the keys of what is measured on them."""
         self._files: Cache[Image.Image] = Cache(out / IMAGES_FOLDER, IMAGES, plan=self.plan)
 
     def __len__(self) -> int:
@@ -95,15 +96,15 @@ class GeneratedImages:
         return tuple(f"prompts {what}: {count:,} of {len(prompts):,}" for what, count in found.items() if count)
 
     def path(self, number: int) -> Path:
-        """Where image `number` lies or will lie."""
+        """Return where image `number` is or will be stored."""
         return self._files.path(f"{number:06d}")
 
     def image(self, number: int) -> Image.Image:
-        """An image that has been generated. Raises `HartError` that names a damaged file."""
+        """Return a generated image. Raises `HartError` that names a damaged file."""
         return self._files.read(f"{number:06d}")
 
     def generate(self, batch_size: int, progress: Progress) -> int:
-        """Generate what is missing; returns how many were there already."""
+        """Generate what is missing; return how many already existed."""
         names = [f"{number:06d}" for number in range(len(self))]
         return self._files.fill(names, self._generated, batch_size, progress, "{} of {} images generated")
 
@@ -113,15 +114,15 @@ class GeneratedImages:
             return list(self._pipe(prompts, seed=seeds, batch_size=len(numbers), sampling=self._sampling).images)
 
     def batches(self, size: int) -> list[Sequence[int]]:
-        """All numbers, `size` at a time."""
+        """Return all numbers, `size` at a time."""
         return [range(len(self))[start : start + size] for start in range(0, len(self), size)]
 
     def sheet(
         self, labels: Sequence[str] = (), file: str = SHEET_FILE, count: int | None = None
     ) -> dict[str, Image.Image]:
-        """A contact sheet of the first `count` images, for `Result.sheets`.
+        """Return a contact sheet of the first `count` images, for `Result.sheets`.
 
-        labels: one for each image, or more; prompts by default. file: its name. count: `SHEET_IMAGES` by default.
+        labels: one per image, or more; prompts by default. file: its name. count: `SHEET_IMAGES` by default.
         """
         images = [[self.image(i)] for i in range(min(len(self), SHEET_IMAGES if count is None else count))]
         return {file: contact_sheet(images, list(labels or map(str, self._prompts))[: len(images)])}
@@ -129,12 +130,12 @@ class GeneratedImages:
     def features(
         self, extractor: FeatureExtractor, batch_size: int, progress: Progress, size: int | None = None
     ) -> Features:
-        """Features of all images, which must have been generated. size: see `pixels`."""
+        """Return features of all images, which must have been generated. size: see `pixels`."""
         batches = (self.pixels(numbers, size) for numbers in self.batches(batch_size))
         return extracted(batches, extractor, progress, len(self), "features of the generated images")
 
     def scores(self, scorer: Scorer, batch_size: int, progress: Progress) -> Tensor:
-        """(N,) float64: the score of every image with its prompt, a text."""
+        """Return (N,) float64: the score of every image with its prompt, a text."""
         scores = []
         for numbers in self.batches(batch_size):
             progress(numbers[0], len(self), scorer.name)
@@ -144,13 +145,13 @@ class GeneratedImages:
         return torch.cat(scores)
 
     def pixels(self, numbers: Sequence[int], size: int | None = None) -> Tensor:
-        """(B, 3, size, size) uint8 of generated images, resized where `size` is not their own."""
+        """Return (B, 3, size, size) uint8 of generated images, resized if `size` is not their own."""
         image_size = self._pipe.image_size if size is None else size
         return torch.stack([pil_to_pixels(self.image(i), image_size) for i in numbers])
 
 
 def evenly_chosen(groups: Sequence[str], limit: int | None, seed: int) -> list[int]:
-    """Rows to use, in order: all, or `limit` of them, as evenly from the groups as possible, chosen by `seed`.
+    """Return the rows to use, in order: all, or `limit` of them, as evenly from the groups as possible, by `seed`.
 
     groups: the group of each row.
     """

@@ -1,4 +1,4 @@
-"""The images that a suite measures: a fixed part of any data set, in batches, damaged ones counted."""
+"""The images that a suite measures: a fixed part of any data set, in batches, with damaged ones counted."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class ImageSet:
 
     @property
     def total(self) -> int | None:
-        """How many there are at most; None where a stream does not say."""
+        """Return the maximum number of images; None if a stream does not say."""
         if isinstance(self.source, Stream):
             return self.limit
         return len(self.source) if self.limit is None else min(self.limit, len(self.source))
 
     def require(self, least: int) -> None:
-        """Raise `HartError` for a set that is known to have fewer images, or too many damaged ones, before any of them
-        is read."""
+        """Raise `HartError` for a set that is known to have too few images, or too many damaged ones, before any is
+        read."""
         source = self.source
         if isinstance(source, Stream):
             return
@@ -61,8 +61,8 @@ class ImageSet:
         require_images(len(source), least, f"{source.description}: the suite", advice)
 
     def said(self) -> list[Sample] | None:
-        """What is said about the images, without their bytes, those with damaged notes left out. None for a stream,
-        which says it only with its images."""
+        """Return the notes on the images, without their bytes, leaving out damaged notes. None for a stream, which has
+        them only with its images."""
         if isinstance(self.source, Stream):
             return None
         found = []
@@ -72,8 +72,10 @@ class ImageSet:
         return found
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, tuple[Sample, ...]]]:
-        """All images, `size` at a time: (B, 3, H, W) uint8, 0 to 255, and what is said about each. Raises `HartError`
-        when none or too few of them can be read."""
+        """Yield all images, `size` at a time: (B, 3, H, W) uint8, 0 to 255, and the notes on each.
+
+        Raises `HartError` if none or too few of them can be read.
+        """
         self.damaged.clear()
         sound = decoded(self._samples(), self.transform, self.damaged)
         count = 0
@@ -81,7 +83,7 @@ class ImageSet:
             samples, pixels = zip(*part, strict=True)
             yield torch.stack(pixels), samples
             count += len(part)
-        # few images of a stream say little about its damage
+        # a few images of a stream say little about its damage
         least = MIN_SEEN if isinstance(self.source, Stream) else 0
         seen = count + len(self.damaged)
         require_mostly_sound(self.damaged, seen, MAX_DAMAGED, self.source.description, least=least)
@@ -96,7 +98,7 @@ class ImageSet:
         return iterate(source) if len(rows) == len(source) else (read_row(source, row) for row in rows)
 
     def _rows(self, source: Source) -> Sequence[int]:
-        """Rows of the images, in the order of the set."""
+        """Return the rows of the images, in the order of the set."""
         if self.limit is None or self.limit >= len(source):
             return range(len(source))
         chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(self.seed))[: self.limit]
@@ -106,7 +108,7 @@ class ImageSet:
 def features_of_set(
     images: ImageSet, extractor: FeatureExtractor, batch_size: int, keep: Callable[[Sample], T], progress: Progress
 ) -> tuple[Features, list[T]]:
-    """Features of a set, and what `keep` takes of each image: all encoded images would fill the memory."""
+    """Return features of a set, and what `keep` takes of each image: all encoded images would fill the memory."""
     parts: list[Features] = []
     kept: list[T] = []
     for pixels, samples in images.batches(batch_size):

@@ -1,11 +1,11 @@
-"""Batches of images as `.npz`, the form that ADM's evaluator reads (Dhariwal and Nichol, 2021).
+"""Batches of images as `.npz`, the format of ADM's evaluator (Dhariwal and Nichol, 2021).
 
     arr_0                     images (N, H, W, 3), uint8
     arr_1                     classes (N,), int64; ADM's sampler writes them, its evaluator does not read them
     mu, sigma, mu_s, sigma_s  only in reference batches: means and covariances of Inception-v3's pooled and spatial
                               features, over the whole data set
 
-50,000 images of 256 px are 9.8 GB: they are written and read a batch at a time.
+50,000 images of 256 px are 9.8 GB, so they are written and read one batch at a time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def write_samples(path: Path, batches: Iterable[Tensor], size: int, classes: Seq
     header = {"shape": (len(classes), size, size, 3), "fortran_order": False, "descr": "|u1"}
 
     def write(file: BinaryIO) -> None:
-        # stored, not compressed, as numpy.savez does; an entry made here has no time: equal images give equal files
+        # stored, not compressed, like numpy.savez; entries made here have no time, so equal images give equal files
         with zipfile.ZipFile(file, "w") as archive:
             with archive.open(zipfile.ZipInfo(f"{IMAGES}.npy"), "w", force_zip64=True) as member:
                 npy.write_array_header_1_0(member, header)
@@ -55,10 +55,10 @@ def write_samples(path: Path, batches: Iterable[Tensor], size: int, classes: Seq
 
 
 class SampleFile:
-    """Images of an `.npz`, read from the disk whenever they are asked for."""
+    """Images of an `.npz`, read from disk at each access."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `HartError` for a file of another form."""
+        """Raise `HartError` for a file of another form."""
         self.path = path
         require_regular(path)
         with readable(path), zipfile.ZipFile(path) as archive:
@@ -72,7 +72,7 @@ class SampleFile:
         return self._shape[0]
 
     def batches(self, size: int) -> Iterator[Tensor]:
-        """All images (B, 3, H, W), uint8, `size` at a time."""
+        """Yield all images (B, 3, H, W), uint8, `size` at a time."""
         with self._images() as (member, _):
             for start in range(0, len(self), size):
                 part = (min(size, len(self) - start), *self._shape[1:])
@@ -81,11 +81,11 @@ class SampleFile:
 
     @property
     def has_statistics(self) -> bool:
-        """Whether it holds any of those of the whole set that it is a part of."""
+        """Return whether it holds any statistics of the whole set that it is a part of."""
         return not self._names.isdisjoint(STATISTICS)
 
     def statistics(self) -> SetStatistics:
-        """Of the whole set that a reference batch is a part of. Raises `HartError` where one is missing or is none."""
+        """Return the statistics of a reference batch's whole set. Raises `HartError` if one is missing or invalid."""
         with readable(self.path), np.load(self.path) as arrays:
             mu, sigma, mu_s, sigma_s = (arrays[name].astype(np.float64) for name in STATISTICS)
         return SetStatistics(self._gaussian(POOLED, mu, sigma), self._gaussian(SPATIAL, mu_s, sigma_s))
@@ -95,14 +95,14 @@ class SampleFile:
         finite = np.isfinite(mean).all() and np.isfinite(covariance).all()
         if not (fits and finite and np.allclose(covariance, covariance.T)):
             raise HartError(
-                f"{self.path}: {', '.join(STATISTICS)} are no means and covariances of Inception-v3's features: "
+                f"{self.path}: {', '.join(STATISTICS)} are not means and covariances of Inception-v3's features: "
                 "give a reference batch of ADM"
             )
         return Gaussian.from_covariance(torch.from_numpy(mean), torch.from_numpy(covariance))
 
     @contextmanager
     def _images(self) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-        """A stream at the first value of the images, and their shape."""
+        """Give a stream at the first value of the images, and their shape."""
         with readable(self.path), zipfile.ZipFile(self.path) as archive, archive.open(f"{IMAGES}.npy") as member:
             shape, fortran, dtype = HEADERS[npy.read_magic(member)](member)
             if fortran or dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or min(shape) < 1:

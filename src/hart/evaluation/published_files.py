@@ -1,6 +1,6 @@
-"""Files of benchmarks as they are published: fetched once from their homes, read from folders or from archives.
+"""Files of benchmarks as published: downloaded once from their homes, read from folders or from archives.
 
-Errors about missing files give the address.
+Errors about missing files include the address.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from hart.strict import clipped, reason
 
 HUB_DATASETS = "https://huggingface.co/datasets/"
 FILE_LIMIT = 256 * MEBIBYTE
-"""Bytes of one file of a benchmark."""
+"""Largest file of a benchmark in bytes."""
 
 
 def at_hand(source: str, data: Path | None) -> str:
-    """Where something public lies: below `data` if a file or folder there has its name, else `source` itself.
+    """Return where something public is: below `data` if a file or folder there has its name, else `source` itself.
 
-    source: a hub id or a web address; a path stays as it is. data: what `--data` gives. On a machine without network
+    source: a hub id or a web address; a path stays as it is. data: the value of `--data`. On a machine without network
     that folder may also hold weights: `clip-vit-large-patch14/` for `openai/clip-vit-large-patch14`.
     """
     if data is not None and (is_on_hub(source) or "://" in source):
@@ -45,10 +45,10 @@ def at_hand(source: str, data: Path | None) -> str:
 
 
 def cached_file(address: str, instead: str, *, sha256_prefix: str = "") -> Path:
-    """The file behind a web address, on this machine; fetched at the first call.
+    """Return the file behind a web address, on this machine; downloaded at the first call.
 
-    instead: what to do where there is no network, for the error. sha256_prefix: hex digits that its SHA-256 begins
-    with. Raises `HartError`.
+    instead: what to do without a network, for the error. sha256_prefix: hex digits that its SHA-256 begins with. Raises
+    `HartError`.
     """
     file = default_cache() / "evaluation" / short_name(address)
     if not file.exists():
@@ -57,7 +57,7 @@ def cached_file(address: str, instead: str, *, sha256_prefix: str = "") -> Path:
 
 
 def _download(address: str, instead: str, sha256_prefix: str, file: BinaryIO) -> None:
-    """Raises `HartError`, also where less or something else arrives than was sent: the library takes any end for it."""
+    """Raise `HartError`, also if less or something else arrives than was sent, which the library does not notice."""
     digest = hashlib.sha256()
     try:
         with urlopen(Request(address, headers={"User-Agent": "hart"})) as response:
@@ -75,8 +75,11 @@ def _download(address: str, instead: str, sha256_prefix: str, file: BinaryIO) ->
 
 
 def hub_dataset(repository: str, files: Sequence[str], instead: str) -> Path:
-    """A folder with these files of a Hugging Face data set, in the hub's own cache; fetched at the first call. Raises
-    `HartError` with the data set's address. instead: see `cached_file`."""
+    """Return a folder with these files of a Hugging Face data set, in the hub's own cache; downloaded at the first
+    call.
+
+    Raises `HartError` with the data set's address. instead: see `cached_file`.
+    """
     why = unreachable()
     from huggingface_hub import snapshot_download
 
@@ -84,7 +87,7 @@ def hub_dataset(repository: str, files: Sequence[str], instead: str) -> Path:
         folder = snapshot_download(
             repository, repo_type="dataset", allow_patterns=list(files), local_files_only=why is not None
         )
-    except Exception as error:  # the hub's own kinds, and those of the HTTP library below it
+    except Exception as error:  # the hub's own errors, and those of the HTTP library below it
         raise HartError(f"{HUB_DATASETS}{repository}: cannot be fetched ({why or reason(error)}): {instead}") from None
     return Path(folder)
 
@@ -103,8 +106,10 @@ class PublishedFile:
 
 
 def located(published: PublishedFile, given: Path | None) -> Path:
-    """The file on this machine: `given`, or the one of its name in the folder `given`; with None fetched once. Raises
-    `HartError` that names the address."""
+    """Return the file on this machine: `given`, or the one of its name in the folder `given`; None downloads it once.
+
+    Raises `HartError` that names the address.
+    """
     if given is not None:
         given = user_path(given)
         file = given / published.name if given.is_dir() else given
@@ -116,7 +121,7 @@ def located(published: PublishedFile, given: Path | None) -> Path:
 
 @contextmanager
 def readable(archive: Path) -> Iterator[None]:
-    """In a block, errors of reading an archive become `FileError`s, except those that are `HartError`s already."""
+    """In a block, turn errors of reading an archive into `FileError`s, except those that are `HartError`s already."""
     try:
         yield
     except HartError:
@@ -126,13 +131,13 @@ def readable(archive: Path) -> Iterator[None]:
 
 
 class PublishedFiles:
-    """The files below `folder`/`name`, or else those of the archive `folder`/`archive`: `place` is which of both.
+    """The files below `folder`/`name`, or else those in the archive `folder`/`archive`; `place` is the one found.
 
-    An archive stays open: 30,000 members take a second to list.
+    An archive stays open: listing 30,000 members takes a second.
     """
 
     def __init__(self, folder: Path, name: str, archive: str, address: str) -> None:
-        """Raises `HartError` with the public `address` when neither is there, and for an archive that is damaged."""
+        """Raise `HartError` with the public `address` if neither exists, and for an archive that is damaged."""
         self.place = folder / name
         self._zip: zipfile.ZipFile | None = None
         if self.place.is_dir():
@@ -142,19 +147,19 @@ class PublishedFiles:
             raise HartError(f"{folder}: has no {name}/ and no {archive}: fetch it from {address}")
         with readable(self.place):
             self._zip = zipfile.ZipFile(self.place)
-            # by all ends of their paths: archives differ in how many folders they wrap their content in
+            # by all endings of their paths: archives differ in how many folders they wrap their content in
             parts = ((member, member.split("/")) for member in self._zip.namelist())
             self._members = {"/".join(path[start:]): member for member, path in parts for start in range(len(path))}
 
     def has(self, path: str) -> bool:
-        """Whether a file is there, without opening it; `path` as in `read`."""
+        """Return whether a file exists, without opening it; `path` as in `read`."""
         if self._zip is not None:
             return path in self._members
-        # the names are those of a published list, which have no business elsewhere on this machine
+        # the names come from a published list, which must not point elsewhere on this machine
         return ".." not in Path(path).parts and not Path(path).is_absolute() and (self.place / path).is_file()
 
     def read(self, path: str) -> bytes:
-        """A file's content; `path` below the folder, with "/". Raises `FileError`."""
+        """Return a file's content; `path` below the folder, with "/". Raises `FileError`."""
         if not self.has(path):
             raise FileError(f"{self.place}: no {path} in it")
         if self._zip is None:
@@ -167,12 +172,12 @@ class PublishedFiles:
 
 
 class PublishedImages(Source):
-    """Chosen files, to compare with: nothing is learned from them."""
+    """Chosen files, only for comparison: nothing is learned from them."""
 
     def __init__(
         self, files: PublishedFiles, paths: Sequence[str], notes: Sequence[Mapping[str, Any]] | None = None
     ) -> None:
-        """notes: what is said about each image, for `Sample.record`."""
+        """notes: the notes on each image, for `Sample.record`."""
         self._files = files
         self._paths = paths
         self._notes = notes

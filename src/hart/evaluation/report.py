@@ -1,7 +1,7 @@
-"""What every suite returns: figures by row and column, what was measured, and the files that hold them.
+"""The result of every suite: figures by row and column, what was measured, and the files that hold them.
 
-`figures.json` holds everything; `table.md` shows it beside the published rows; image grids lie beside them. The name of
-a feature extractor is part of its columns, so that two extractors never share one.
+`figures.json` holds everything; `table.md` shows it beside the published rows, with image grids next to them. The name
+of a feature extractor is part of its columns, so that two extractors never share one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DIGITS = 4
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """Rows as printed elsewhere. source: where, and with what they were measured."""
+    """Rows as printed elsewhere. source: where, and what they were measured with."""
 
     source: str
     columns: Sequence[str]
@@ -51,7 +51,7 @@ class PublishedTable:
 
 @cache
 def published_tables() -> Mapping[str, PublishedTable]:
-    """The tables of `published.toml`, by name."""
+    """Return the tables of `published.toml`, by name."""
     tables = read_toml(Path(__file__).with_name("published.toml"))
     return {name: PublishedTable(**table) for name, table in tables.items()}
 
@@ -60,10 +60,10 @@ def published_tables() -> Mapping[str, PublishedTable]:
 class Result:
     """The outcome of one suite.
 
-    title: what was measured, for the table's head. figures: row -> column -> figure. settings: all that decides the
-    figures besides the suite's options. counts: images measured, and left out. extractor: what features are from
-    (`extractor_facts`), where any were taken. notes: warnings to be read with the figures. published: rows of
-    others for comparison. sheets: file name -> image grid. lines: file name -> JSON lines. suite: its name.
+    title: what was measured, for the table's head. figures: row -> column -> figure. settings: everything that
+    determines the figures besides the suite's options. counts: images measured, and left out. extractor: where features
+    come from (`extractor_facts`), if any were used. notes: warnings to read with the figures. published: rows of others
+    for comparison. sheets: file name -> image grid. lines: file name -> JSON lines. suite: its name.
     """
 
     title: str
@@ -79,14 +79,14 @@ class Result:
 
 
 def extractor_facts(extractor: FeatureExtractor) -> dict[str, str]:
-    """Name and weights of an extractor, for `Result.extractor`."""
+    """Return name and weights of an extractor, for `Result.extractor`."""
     return {"name": extractor.name, "weights_sha256": extractor.weights}
 
 
 def write_result(folder: Path, result: Result, command: str) -> list[Path]:
     """Write figures, table, grids and lines into `folder` and return their paths. command: as it was given.
 
-    They replace an earlier result of the same settings; one of other settings is kept under numbered names.
+    They replace an earlier result with the same settings; one with other settings is kept under numbered names.
     """
     said = ("suite", "title", "settings", "counts", "extractor", "notes")
     values: dict[str, Any] = {
@@ -118,7 +118,7 @@ def write_result(folder: Path, result: Result, command: str) -> list[Path]:
 
 
 def _holds_another(file: Path, values: Mapping[str, Any]) -> bool:
-    """Whether a figures file is of another measurement than `values`; an unreadable one counts as another."""
+    """Return whether a figures file is of another measurement than `values`; an unreadable one counts as another."""
     if not file.exists():
         return False
     try:
@@ -138,13 +138,13 @@ def _renumber(paths: Sequence[Path]) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """The machine and the versions of what computed the figures."""
+    """Return the machine and the versions of what computed the figures."""
     return {
         "system": platform.platform(),
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        # of the last minute, this process included: above the number of cores others were at work
+        # over the last minute, this process included: above the number of cores, other work was running
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "python": platform.python_version(),
@@ -154,7 +154,7 @@ def environment() -> dict[str, Any]:
 
 
 def figures_table(result: Result) -> str:
-    """The figures as a Markdown table, a row each; intervals in brackets, deviations after a plus-minus sign."""
+    """Return the figures as a Markdown table, one per row, with intervals in brackets and deviations after ±."""
     columns = list(dict.fromkeys(column for row in result.figures.values() for column in row))
     rows = (
         [name, *(figure_text(row[column]) if column in row else None for column in columns)]
@@ -184,7 +184,7 @@ def _page(result: Result, command: str) -> str:
 
 
 def figure_text(figure: Figure) -> str:
-    """A figure as tables show it, with its interval or deviation."""
+    """Return a figure as tables show it, with its interval or deviation."""
     leading = math.floor(math.log10(abs(figure.value))) if figure.value else 0
     decimals = min(max(DIGITS - 1 - leading, 0), 6)
     text = f"{figure.value:.{decimals}f}"

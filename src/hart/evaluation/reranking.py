@@ -1,4 +1,4 @@
-"""Best of n: more images than wanted are generated, and those are kept that a scorer prefers."""
+"""Best of n: more images than wanted are generated, and only those that a scorer prefers are kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hart.strict import has_members, shown, whole_number
 
 
 def open_scorer(spec: str | None, pipe: HartPipeline) -> Scorer:
-    """ "clip:SOURCE", a folder or hub id of a CLIP model; None: what the model comes with. Raises `HartError`."""
+    """ "clip:SOURCE", a folder or hub id of a CLIP model; None: the scorer of the model itself. Raises `HartError`."""
     if spec is None:
         if pipe.folder is None or not (pipe.folder / SCORER_FILE).exists():
             raise HartError("this model comes without a scorer: give one, such as clip:openai/clip-vit-large-patch14")
@@ -29,7 +29,7 @@ def open_scorer(spec: str | None, pipe: HartPipeline) -> Scorer:
 
 
 def scorer_source(spec: str) -> str:
-    """The folder or hub id in "clip:SOURCE"; nothing is loaded. Raises `HartError` for a folder that is not there."""
+    """Return the folder or hub id in "clip:SOURCE" without loading it. Raises `HartError` for a missing folder."""
     kind, _, source = spec.partition(":")
     if kind != "clip" or not source:
         raise HartError(f"unknown scorer {spec!r}: give clip:SOURCE, or leave it out for the model's own")
@@ -47,16 +47,16 @@ def best_of(
     collect: bool = True,
     **options: Any,
 ) -> HartOutput:
-    """As `pipe(prompt, ...)`, each image the best of `count`, whose seeds follow each other.
+    """Like `pipe(prompt, ...)`, but each image is the best of `count`, whose seeds are consecutive.
 
     The result's seeds are those of the images kept: each can be generated alone. callback_on_batch: called with every
-    image that is kept. options: of the call, whose images are `count` times as many. Raises `HartError`.
+    image that is kept. options: of the call, which generates `count` times as many images. Raises `HartError`.
     """
     count = whole_number("best_of", count, 2, MAX_BATCH)
     each = whole_number("num_images_per_prompt", num_images_per_prompt, 1, MAX_SEED)
     check_callbacks(callback_on_batch=callback_on_batch)
     if not has_members(scorer, Scorer):
-        raise HartError(f"scorer must be a Scorer, such as open_scorer returns, not {shown(scorer)}")
+        raise HartError(f"scorer must be a Scorer, as open_scorer returns it, not {shown(scorer)}")
     if pipe.num_classes is not None:
         raise HartError("best of n is for models that generate from text: scorers compare images with a prompt")
     if options.get("output_type", "pil") != "pil":

@@ -1,4 +1,4 @@
-"""Values from callers of a pipeline, checked: numbers of Python or numpy become plain ones, bad input a `HartError`."""
+"""Checks of what callers pass to a pipeline: numpy scalars become plain Python numbers, bad input a `HartError`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Prompt = str | int
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 """As in diffusers: a list of images; an array (B, H, W, 3) float32 or a tensor (B, 3, H, W) float32 on the CPU, both in
-[0, 1]; or the latents (B, D, h, w) float32, which are not decoded."""
+[0, 1]; or the undecoded latents (B, D, h, w) float32."""
 
 
 class SamplingOptions(TypedDict, total=False):
     """Fields of `SamplingConfig` as arguments of a call. None: the model's own; top_k 0 and top_p 1 keep all codes.
 
-    A list has a value for every prompt, or for every image.
+    A list holds one value per prompt, or one per image.
     """
 
     guidance_scale: float | Sequence[float] | None
@@ -45,7 +45,7 @@ class SamplingOptions(TypedDict, total=False):
 
 
 def finite_number(name: str, value: object) -> float:
-    """`value`, of Python or numpy, if it is a finite number. `name` is what errors call it."""
+    """Return `value`, a Python or numpy number, if it is finite. Errors call it `name`."""
     number = plain(value)
     if not isinstance(number, int | float) or isinstance(number, bool) or not abs(number) <= sys.float_info.max:
         raise HartError(f"{name} {shown(value)}: give a finite number")
@@ -53,14 +53,14 @@ def finite_number(name: str, value: object) -> float:
 
 
 def checked_seed(seed: object, count: int = 1) -> int:
-    """`seed`, if generators take it and the count - 1 seeds after it."""
+    """Return `seed` if it and the count - 1 seeds after it are valid for a generator."""
     if count > MAX_SEED + 1:
-        raise HartError(f"{shown(count)} images: there are seeds for {MAX_SEED + 1}")
+        raise HartError(f"{shown(count)} images: only {MAX_SEED + 1} seeds exist")
     return whole_number("seed", seed, 0, MAX_SEED - count + 1)
 
 
 def checked_seeds(seeds: object, count: int) -> Sequence[int]:
-    """One seed for each image: a list of them, or the first of `count` that follow each other; None for 0."""
+    """Return one seed per image, given as a list or as the first of `count` consecutive ones; 0 if None is given."""
     listed = listed_values(seeds)
     if listed is None:
         first = checked_seed(0 if seeds is None else seeds, count)
@@ -73,7 +73,7 @@ def checked_seeds(seeds: object, count: int) -> Sequence[int]:
 
 
 def sampled_seeds(given: object, count: int) -> list[int]:
-    """A seed for each image from generators: one for each image, or one that serves all in turn."""
+    """Draw one seed per image from generators: one for each image, or one that serves all in turn."""
     generators = [given] if isinstance(given, torch.Generator) else given
     if not isinstance(generators, list | tuple) or not all(isinstance(one, torch.Generator) for one in generators):
         raise HartError(f"generator must be a torch.Generator or a list of them, not {shown(given)}")
@@ -87,13 +87,13 @@ def sampled_seeds(given: object, count: int) -> list[int]:
 
 
 def checked_prompts(prompts: object, num_classes: int | None) -> list[Prompt]:
-    """A prompt or an iterable of them as a list. num_classes: of a class model; None for a text model."""
+    """Return a prompt, or an iterable of prompts, as a list. num_classes: for a class model; None for a text model."""
     listed = enumerate(_listed(prompts), start=1)
     return [checked_prompt(prompt, num_classes, called=f"prompt {place}") for place, prompt in listed]
 
 
 def checked_negatives(prompts: object, num_classes: int | None) -> list[Prompt | None]:
-    """`checked_prompts` of negative prompts; None or no text is unconditional."""
+    """Like `checked_prompts`, for negative prompts; None or an empty text is unconditional."""
     return [
         None if is_unconditional(one) else checked_prompt(one, num_classes, called=f"negative prompt {place}")
         for place, one in enumerate(_listed(prompts), start=1)
@@ -101,12 +101,12 @@ def checked_negatives(prompts: object, num_classes: int | None) -> list[Prompt |
 
 
 def is_unconditional(negative: object) -> bool:
-    """Whether a negative prompt is none: None or no text."""
+    """Return whether a negative prompt is absent: None or an empty text."""
     return negative is None or (isinstance(negative, str) and negative == "")
 
 
 def check_names(given: Mapping[str, Any]) -> None:
-    """Raise `HartError` for a name that is no setting's."""
+    """Raise `HartError` if a name is not a sampling setting."""
     if unknown := sorted(set(given) - set(SamplingOptions.__annotations__)):
         raise HartError(
             f"unknown argument {shown(unknown[0])}: settings are {', '.join(SamplingOptions.__annotations__)}"
@@ -116,10 +116,10 @@ def check_names(given: Mapping[str, Any]) -> None:
 def checked_settings(
     config: HartConfig, base: SamplingConfig | None, given: Mapping[str, Any], schedule: ScaleSchedule
 ) -> SamplingConfig:
-    """`base`, by default the model's own settings, with the `given` values that are not None.
+    """Return `base`, by default the model's own settings, updated with the `given` values that are not None.
 
-    A small image may have fewer scales than the base says are greedy or unguided: then all of them are.
-    Raises `HartError` for settings that are out of range or that the model cannot sample this schedule with.
+    A small image may have fewer scales than the base declares greedy or unguided; then all of its scales are.
+    Raises `HartError` if a setting is out of range or the model cannot sample this schedule with it.
     """
     base = config.sampling if base is None else base
     if not isinstance(base, SamplingConfig):
@@ -133,19 +133,19 @@ def checked_settings(
 
 
 def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
-    """`value`, if it is a batch of text features or classes that the model takes."""
+    """Return `value` if it is a batch of text features or classes that the model takes."""
     text, classes = config.transformer.text, config.transformer.classes
     if classes is not None:
         known = classes.num_classes
         if not isinstance(value, ClassContext) or not isinstance(value.labels, Tensor) or value.num_classes != known:
-            raise HartError(f"{name} must be a ClassContext of {counted(known, 'class')}, what encode_prompt returns")
+            raise HartError(f"{name} must be a ClassContext of {counted(known, 'class')}, as encode_prompt returns it")
         of_rows = value.labels.dim() == 1 and len(value) > 0 and value.labels.dtype == torch.int64
         if not of_rows or not ((value.labels >= 0) & (value.labels <= known)).all():
             raise HartError(f"{name}: give a row of int64 labels from 0 to {known}, which stands for no class")
         return value
     assert text is not None
     if not isinstance(value, TextContext):
-        raise HartError(f"{name} must be a TextContext, what encode_prompt returns, not {type(value).__name__}")
+        raise HartError(f"{name} must be a TextContext, as encode_prompt returns it, not {type(value).__name__}")
     rows, shape = len(value), tuple(value.embeddings.shape)
     if rows == 0 or shape != (rows, text.tokens, text.width) or value.mask.shape != shape[:2]:
         wanted = f"(B, {text.tokens}, {text.width}) with a mask (B, {text.tokens})"
@@ -158,7 +158,7 @@ def checked_embeds(name: str, value: object, config: HartConfig) -> Context:
 
 
 def checked_latents(value: object, config: HartConfig) -> Tensor:
-    """`value` in float32, if it is a batch of finite latents (B, D, h, w) of the model's channels."""
+    """Return `value` in float32 if it is a batch of finite latents (B, D, h, w) with the model's channels."""
     channels = config.tokenizer.latent_channels
     if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[1] != channels or value.numel() == 0:
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -173,7 +173,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def check_callbacks(**callbacks: object) -> None:
-    """Raise `HartError` for one that can neither be called nor is None."""
+    """Raise `HartError` if one is neither callable nor None."""
     for name, value in callbacks.items():
         if value is not None and not callable(value):
             raise HartError(f"{name} must be a function or None, not {shown(value)}")
@@ -196,7 +196,7 @@ def _listed(prompts: object) -> list[object]:
 
 
 def checked_prompt(prompt: object, num_classes: int | None, *, called: str) -> Prompt:
-    """One prompt, which errors call `called`. num_classes: of a class model; None for a text model."""
+    """Check one prompt, which errors call `called`. num_classes: for a class model; None for a text model."""
     if num_classes is not None:
         spelt = isinstance(prompt, str) and prompt.isdecimal() and len(prompt) < 20
         number = as_index(int(prompt) if spelt else prompt)  # type: ignore[call-overload]
@@ -208,23 +208,23 @@ def checked_prompt(prompt: object, num_classes: int | None, *, called: str) -> P
     if len(prompt) > MAX_PROMPT_LENGTH:
         raise HartError(f"{called} has {len(prompt)} characters: give at most {MAX_PROMPT_LENGTH}")
     if any("\ud800" <= character <= "\udfff" for character in prompt):
-        # bytes of the command line that are not in the locale's encoding arrive as halves of surrogate pairs
+        # bytes of the command line that are invalid in the locale's encoding arrive as lone surrogates
         raise HartError(f"{called} is not valid Unicode text: give it in UTF-8, on a command line under LC_ALL=C.UTF-8")
     if "\0" in prompt:
-        raise HartError(f"{called} holds a null byte: it is no text")
+        raise HartError(f"{called} holds a null byte, which is not text")
     if not prompt.strip():
         raise HartError(f"{called} is empty: give text such as 'a red apple'")
     return str(prompt)
 
 
 def listed_values(value: object) -> list[Any] | None:
-    """A list, tuple, range, array or tensor of values as a list; None for anything else."""
+    """Return a list, tuple, range, array or tensor of values as a list; None for anything else."""
     listed = isinstance(value, list | tuple | range | np.ndarray | Tensor) and not _is_scalar(value)
     return list(value) if listed else None  # type: ignore[call-overload]
 
 
 def plain(value: Any) -> Any:
-    """Scalars of numpy or torch as Python's numbers, other values as they are."""
+    """Convert numpy or torch scalars to Python numbers; return other values as they are."""
     return value.item() if _is_scalar(value) else value
 
 

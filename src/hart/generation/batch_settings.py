@@ -1,6 +1,6 @@
-"""The sampling settings of a batch: one row of tensors for each image, and what shapes the work of all.
+"""The sampling settings of a batch: tensors with one row per image, and the settings that all images share.
 
-Guidance, filters, Gumbel smoothing and greedy scales are an image's own; `SHARED` settings are the batch's.
+Guidance, filters, Gumbel smoothing and greedy scales are set per image; the settings in `SHARED` per batch.
 
 Shapes: B images, or 1 if all have the same settings; K scales, V codes.
 """
@@ -20,18 +20,18 @@ from hart.generation.guidance_and_sampling import Guidance, top_k_at
 from hart.grids import ScaleSchedule
 
 SHARED = ("maskgit_steps", "diffusion_steps", "discrete_only", "unguided_scales")
-"""Fields of `SamplingConfig` in which the images of a batch agree."""
+"""Fields of `SamplingConfig` that must be equal for all images of a batch."""
 
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Tensors are (B, 1, 1), one for every scale in tuples; all else is the same for all images.
+    """Tensors are (B, 1, 1); tuples of them hold one per scale; everything else is the same for all images.
 
-    guided: whether any image is; the others have a guidance of 0 and get what they get without. shared: what the
-    settings in `SHARED` are.
-    candidates: for each scale, the most codes that an image keeps by top-k; None for all.
-    guidance: 1 + g and g. row_top_k: how many codes each image keeps; None if all keep equally many.
-    top_p: None if no image has one; infinite for those without.
+    guided: whether any image is guided; the others have guidance 0, which gives the same result as none. shared: the
+    values of the settings in `SHARED`.
+    candidates: for each scale, the most codes that any image keeps by top-k; None for all.
+    guidance: 1 + g and g. row_top_k: how many codes each image keeps; None if all keep the same number.
+    top_p: None if no image uses it; infinite for the images that do not.
     gumbel_smoothing: None if no image is smoothed.
     """
 
@@ -45,24 +45,24 @@ class BatchSettings:
 
 
 def ratio_at(k: int, schedule: ScaleSchedule, config: HartConfig) -> float:
-    """r = k / (K - 1), by which guidance and sharpness grow; a hybrid's last scale has that of the one before it."""
+    """Return r = k / (K - 1), by which guidance and sharpness grow; a hybrid's last scale uses the one before it."""
     last = len(schedule) - 1
     return (k - 1 if k == last and config.hybrid else k) / last
 
 
 def first_unguided(scales: int, unguided_scales: int) -> int:
-    """The first of so many scales (0-based) that is sampled without guidance; the first of all never is."""
+    """Return the first scale (0-based) of `scales` that is sampled without guidance; never scale 0."""
     return max(1, scales - unguided_scales)
 
 
 def rows_of_scales(sampling: SamplingConfig, scales: int, *, guided: bool) -> list[int]:
-    """How many rows of the transformer's batch an image takes at each scale: two with guidance."""
+    """Return how many rows of the transformer's batch an image takes at each scale: two with guidance."""
     end = first_unguided(scales, sampling.unguided_scales) if guided else 0
     return [2 if k < end else 1 for k in range(scales)]
 
 
 def _kept(k: int, row: SamplingConfig, schedule: ScaleSchedule, config: HartConfig) -> int:
-    """How many codes scale k (0-based) of an image keeps by top-k."""
+    """Return how many codes scale k (0-based) of an image keeps by top-k."""
     if k >= len(schedule) - row.greedy_scales:
         return 1
     codes = config.transformer.codebook_size
@@ -73,7 +73,7 @@ def _kept(k: int, row: SamplingConfig, schedule: ScaleSchedule, config: HartConf
 def batch_settings(
     config: HartConfig, rows: Sequence[SamplingConfig], schedule: ScaleSchedule, device: torch.device
 ) -> BatchSettings:
-    """The settings of the images of a batch, one for each or one for all.
+    """Return the settings of a batch from one `SamplingConfig` per image, or one for all.
 
     Raises `HartError` for settings that the model cannot sample with, or that cannot share a batch.
     """
@@ -81,7 +81,7 @@ def batch_settings(
     for row in rows:
         config.check_sampling(row, schedule)
         if differing := [name for name in SHARED if getattr(row, name) != getattr(first, name)]:
-            raise HartError(f"the images of a batch need the same {differing[0]}: generate these apart")
+            raise HartError(f"the images of a batch need the same {differing[0]}: generate these separately")
     scales, codes = range(len(schedule)), config.transformer.codebook_size
     kept = [[_kept(k, row, schedule, config) for row in rows] for k in scales]
     top_p = [torch.inf if row.top_p is None else row.top_p for row in rows]

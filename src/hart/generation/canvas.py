@@ -1,11 +1,11 @@
 """An image and a mask on the canvas of an edit: what is redrawn, and how images of other sizes are fitted.
 
-The one rule for sizes: an image is laid on the canvas whole, scaled to fit and centred; what it does not cover is
-redrawn. Nothing is cut, and an image of the canvas's size is not resampled. Where less than one token would be left
-over, the image is stretched by that much instead.
+Sizes: the whole image is scaled to fit the canvas and centred; what it does not cover is redrawn. Nothing is cropped,
+and an image of the canvas's size is not resampled. If less than one token would be left over, the image is stretched
+by that much instead.
 
-The one rule for masks: where a mask has transparency, what is transparent is redrawn (as in OpenAI's API); any other is
-read as grey, and what is white is redrawn. Half is the limit of both.
+Masks: if a mask has transparency, its transparent part is redrawn (as in OpenAI's API); any other mask is read as
+grey, and its white part is redrawn. The threshold is one half for both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hart.strict import shown
 
 
 def require_image(name: str, image: object) -> Image.Image:
-    """`image`, if it is one of PIL whose file is whole and still open. Raises `HartError`."""
+    """Return `image` if it is a PIL image that can be loaded whole. Raises `HartError`."""
     if not isinstance(image, Image.Image):
         how = "make one of it with PIL.Image.fromarray" if hasattr(image, "shape") else "open it with PIL.Image.open"
         raise HartError(f"{name} must be a PIL image, not {shown(image)}: {how}")
@@ -35,18 +35,18 @@ def require_image(name: str, image: object) -> Image.Image:
         raise HartError(f"{name} has {ImageSize(*image.size)} pixels: give one with pixels")
     try:
         with readable():
-            image.load()  # which PIL does as late as it can
+            image.load()  # PIL reads the pixels only now
     except HartError as error:
         raise HartError(f"{name} {error}") from None
     return image
 
 
 def canvas_schedule(config: HartConfig, image: Image.Image, **size: Any) -> ScaleSchedule:
-    """The schedule of the canvas that a caller asks for (see `hart.sizes.requested_schedule`), by default the image's.
+    """Return the schedule of the requested canvas (see `hart.sizes.requested_schedule`), by default the image's own.
 
-    That is the image's own size if the model makes it and it has at least half, at most twice as many pixels as the
-    model's own; else its shape with as many tokens as the model's own. Raises `HartError` for an image whose shape no
-    canvas has.
+    That is the image's size if the model can make it and it has between half and twice as many pixels as the model's
+    own size; otherwise the image's shape with as many tokens as the model's own. Raises `HartError` if no canvas has
+    the image's shape.
     """
     if any(value is not None for value in size.values()):
         return requested_schedule(config, **size)
@@ -60,13 +60,13 @@ def canvas_schedule(config: HartConfig, image: Image.Image, **size: Any) -> Scal
     if max(width, height) > WIDEST * min(width, height):
         raise HartError(
             f"the image has {ImageSize(width, height)} pixels, and a canvas is at most {WIDEST} times as long as wide: "
-            "give a size or aspect for it to lie on, or cut it"
+            "give a size or aspect for the canvas, or crop the image"
         )
     return requested_schedule(config, aspect=f"{width}:{height}")
 
 
 def redrawn_area(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """Mode L, 255 where a mask, which may be the image itself, says that `image` is redrawn.
+    """Return a mode L image, 255 where a mask, which may be the image itself, says that `image` is redrawn.
 
     Raises `HartError` for a mask of another size.
     """
@@ -81,7 +81,7 @@ def redrawn_area(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def stretched(image: Image.Image, config: HartConfig, schedule: ScaleSchedule) -> Tensor:
-    """Pixels (3, H, W) uint8 of an image that fills the canvas, whatever its shape: its colours count."""
+    """Return pixels (3, H, W) uint8 of an image stretched to fill the canvas: only its colours matter."""
     canvas = size_of_schedule(config, schedule)
     return torch.from_numpy(np.array(as_rgb(image).resize(canvas, Image.Resampling.BICUBIC))).permute(2, 0, 1)
 
@@ -89,10 +89,10 @@ def stretched(image: Image.Image, config: HartConfig, schedule: ScaleSchedule) -
 def laid_out(
     image: Image.Image, redraw: Image.Image | None, config: HartConfig, schedule: ScaleSchedule
 ) -> tuple[Tensor, Tensor | None]:
-    """Pixels (3, H, W) uint8 of the canvas, and where it is redrawn, (H, W) bool; None: no mask, and all is covered.
+    """Return the canvas's pixels (3, H, W) uint8 and its redrawn area (H, W) bool, None if everything is kept.
 
-    redraw: as `redrawn_area` gives it. Outside the image the canvas repeats its border, and where transparent parts are
-    redrawn that of the rest: the soft border of an edit shows it.
+    redraw: from `redrawn_area`. Outside the image the canvas repeats the image's border, and redrawn transparent parts
+    repeat the border of the rest: the soft border of an edit shows it.
     """
     step = config.tokenizer.downsampling
     canvas, rgb = size_of_schedule(config, schedule), as_rgb(image)
@@ -101,7 +101,7 @@ def laid_out(
     width, height = (whole if whole - side < step else side for side, whole in zip(fitted, canvas, strict=True))
     if redraw is not None and (alpha := opacity(image)) is not None:
         known = ImageChops.lighter(ImageChops.invert(redraw), alpha.point(lambda value: 255 if value >= 128 else 0))
-        rgb.putalpha(known)  # so that resizing mixes in no colours of what is not known
+        rgb.putalpha(known)  # so that resizing does not mix in colours of unknown pixels
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
     if rgb.mode == "RGBA":
@@ -119,9 +119,9 @@ def laid_out(
 
 
 def _continued(image: Image.Image) -> Image.Image:
-    """RGB of an RGBA image. A pixel less than half opaque takes the colour of the nearest other in its row or column.
+    """Return an RGBA image as RGB; pixels less than half opaque take the nearest opaque colour in their row or column.
 
-    One that has none there takes it from those that have been given colours so. Nothing changes where there are none.
+    Pixels without one there take theirs from those filled in this way. An image without opaque pixels stays as it is.
     """
     layers = np.array(image)
     pixels, known = layers[..., :3], layers[..., 3] >= 128

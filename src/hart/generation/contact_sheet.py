@@ -14,13 +14,13 @@ GAP = 4
 LABEL_HEIGHT = 16
 FONT_SIZE = 12
 FONTS = ("DejaVuSans", "NotoSans-Regular", "Arial", "arial")
-"""Of systems, for labels with more letters than ASCII, of which Pillow's own font has few."""
+"""System fonts for labels beyond ASCII, for which Pillow's own font has few glyphs."""
 SMALLEST_SHOWN = 128
-"""Sheets enlarge smaller images to about this size, by a whole factor, for labels and eyes."""
+"""Sheets enlarge smaller images to about this size, by a whole factor, so that images and labels are legible."""
 
 
 def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
-    """One row of images on white, as high as the highest."""
+    """Return one row of images on white, as high as the highest."""
     width, height = sum(image.width + GAP for image in images), max(image.height for image in images)
     row = Image.new("RGB", (width + GAP, height + 2 * GAP), "white")
     left = GAP
@@ -31,7 +31,7 @@ def side_by_side(images: Sequence[Image.Image]) -> Image.Image:
 
 
 def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]) -> Image.Image:
-    """A sheet, as square as possible, of groups of images, each a row under its label."""
+    """Return a sheet of groups of images, as square as possible; each group is a row under its label."""
     factor = max(1, SMALLEST_SHOWN // max(max(image.size) for group in groups for image in group))
     rows = [side_by_side([ImageOps.scale(image, factor) for image in group]) for group in groups]
     width, height = max(row.width for row in rows), LABEL_HEIGHT + max(row.height for row in rows)
@@ -46,7 +46,7 @@ def contact_sheet(groups: Sequence[Sequence[Image.Image]], labels: Sequence[str]
 
 
 def _columns(groups: int, square: float) -> int:
-    """Columns for this many groups: the whole number next to `square` that leaves fewer places empty."""
+    """Return the number of columns for this many groups: the neighbour of `square` that leaves fewer places empty."""
     neighbours = {max(1, math.floor(square)), math.ceil(square)}
     return min(neighbours, key=lambda columns: (-groups % columns, abs(columns - square)))
 
@@ -60,10 +60,10 @@ def _font(is_ascii: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The text on one line, shortened with an ellipsis until it fits."""
+    """Return the text on one line, shortened with an ellipsis to fit."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text
-    # the longest start that fits, by bisection: measuring a text takes time in proportion to its length
+    # the longest prefix that fits, by bisection: measuring a text takes time in proportion to its length
     length = bisect_right(range(1, len(text) + 1), width, key=lambda n: math.ceil(font.getlength(text[:n] + "...")))
     return text[:length] + "..."

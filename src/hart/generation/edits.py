@@ -1,17 +1,17 @@
-"""Editing without training: what an image of a batch keeps of a source, scale by scale, and second prompts.
+"""Training-free editing: what an image of a batch keeps of a source image, scale by scale, and second prompts.
 
-A position that is kept does not take the code that the source had there, but the one nearest to what is still missing
-of the source: the tokenizer's own rule, applied to the sum as it stands. So what leaked over the border from generated
-positions is corrected at the next scale, and as long as everything is kept, the codes are the source's own. After the
-last scale of a hybrid model kept positions are the source's latent exactly. Where a model's coarse codes are those of
-the image made small (`base_scales` of `TokenizerConfig`), so are the source's, whatever is generated beside them.
+A kept position does not take the source's own code there, but the code nearest to what is still missing of the source:
+the tokenizer's own rule, applied to the current sum. So what leaked over the border from generated positions is
+corrected at the next scale, and as long as everything is kept, the codes equal the source's. After the last scale of a
+hybrid model, kept positions equal the source's latent exactly. If a model's coarse codes are those of the downscaled
+image (`base_scales` of `TokenizerConfig`), the source's coarse codes are too, whatever is generated beside them.
 
-An edit without a mask follows the source by its noise (after VARIN, arXiv 2509.01984): a code is sampled from the new
-prompt with Gumbel noise under which the source's own prompt would have given the source's code. Where both prompts
-predict the same, the source's code comes out.
+An edit without a mask follows the source through its noise (after VARIN, arXiv 2509.01984): codes are sampled from the
+new prompt with Gumbel noise under which the source's own prompt would have given the source's code. Where both prompts
+predict the same, the result is the source's code.
 
-A style reference is taken by its tokens, wherever they are: at the coarse scales codes are preferred by which a token
-comes near one of the reference's.
+A style reference is followed through its tokens, regardless of their position: at the coarse scales, codes that bring a
+token close to one of the reference's tokens are preferred.
 
 Shapes: B images, K scales, N_k tokens of scale k, V codes, D latent channels, h w
 latent, H W pixels, R tokens of a style reference.
@@ -42,29 +42,29 @@ from hart.transformer.transformer import gather_tokens
 from hart.types import Context, Rows
 
 SHARE = 0.25
-"""A position of a coarse scale is generated if more than this share of what it covers is to be redrawn. With a half,
-the coarse scales stay the source's under a mask of half the image, and no colour changes there."""
+"""A position of a coarse scale is generated if more than this share of the area it covers is to be redrawn. With one
+half, a mask of half the image would keep the source's coarse scales, and no colour would change there."""
 FEATHER = 4
-"""Pixels inside the mask's border over which the original turns into what was generated."""
+"""Pixels inside the mask's border over which the original fades into the generated image."""
 STYLED = 0.7
-"""Share of the scales at which a style reference is followed: finer ones would copy its parts."""
+"""Share of the scales at which a style reference is followed: finer scales would copy its parts."""
 STYLE_WEIGHT = 10.0
-"""Nats that a code costs at strength 1 if it leaves its token as far from the reference's as codes are long (RMS)."""
+"""Penalty in nats, at strength 1, of a code whose token is one RMS code length away from the reference's tokens."""
 MAX_STYLE = 10.0
-"""Times the usual strength of a style, beyond which nothing of the prompt is left."""
+"""Largest style strength, as a multiple of the usual one; beyond it nothing of the prompt is left."""
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What one image keeps of a source; `HartPipeline.prepare_edit` makes it of images.
+    """What one image keeps of a source; made from images by `HartPipeline.prepare_edit`.
 
-    pixels: (3, H, W) uint8, the source on the canvas, which has the size of the image.
+    pixels: (3, H, W) uint8, the source on a canvas of the image's size.
     redraw: (H, W) bool, where the image is generated anew; None: everywhere.
-    kept_scales: at this many first scales all codes are the source's.
-    source_prompt: describes the source; of an edit that follows it. A prompt or one row of features.
-    followed_scales: from `kept_scales` up to this many first scales codes are sampled with the source's noise.
+    kept_scales: at this many first scales, all codes are the source's.
+    source_prompt: a description of the source, for an edit that follows it: a prompt or one row of features.
+    followed_scales: from `kept_scales` up to this scale, codes are sampled with the source's noise.
     style_strength: how strongly what is generated takes on the colours of `style` (0: not at all, 1: clearly).
-    style: (3, H, W) uint8, another image; None: the source, as far as it is not redrawn.
+    style: (3, H, W) uint8, another image; None: the part of the source that is not redrawn.
     """
 
     pixels: Tensor
@@ -77,11 +77,11 @@ class Edit:
 
     @property
     def size(self) -> str:
-        """Of the image in pixels, `192x128`: what `generate_rows` takes."""
+        """Size of the image in pixels, e.g. `192x128`, as `generate_rows` takes it."""
         return str(ImageSize(self.pixels.shape[2], self.pixels.shape[1]))
 
     def finished(self, generated: Image.Image) -> Image.Image:
-        """An image of this edit with the original pixels put back outside the mask, and in a soft border inside it."""
+        """Return a generated image with the original pixels outside the mask, blended softly inside its border."""
         if self.redraw is None:
             return generated
         share = self._new_share.unsqueeze(-1)
@@ -90,27 +90,27 @@ class Edit:
 
     @cached_property
     def _new_share(self) -> Tensor:
-        """(H, W) float in [0, 1]: 0 outside the mask, growing from its border to 1 inside; no border at the image's."""
+        """Return (H, W) float in [0, 1]: 0 outside the mask, rising to 1 inside; hard at the image's own border."""
         assert self.redraw is not None
         layer = self.redraw.float()[None, None]
         layers = [layer]
         for _ in range(FEATHER - 1):
             layers.append(-F.max_pool2d(-layers[-1], 3, stride=1, padding=1))
-        # thin masks reach 1 in their middle, too
+        # thin masks reach 1 in their middle too
         total = torch.stack(layers).sum(dim=0)
         return (total / F.max_pool2d(total, 2 * FEATHER + 1, stride=1, padding=FEATHER).clamp(min=1))[0, 0]
 
 
 @dataclass(frozen=True)
 class PromptMix:
-    """A second prompt of an image. weights: K of them in [0, 1], its share in the logits of each scale."""
+    """A second prompt for an image. weights: K values in [0, 1], its share in the logits of each scale."""
 
     prompt: Prompt | Context
     weights: tuple[float, ...]
 
 
 def mix_weights(scales: int, weights: Sequence[float] | None, switch: int | None) -> tuple[float, ...]:
-    """The weights of a `PromptMix` from the arguments of `Editing.mix`. Raises `HartError` for both."""
+    """Return the weights of a `PromptMix` from the arguments of `Editing.mix`. Raises `HartError` if both are given."""
     if weights is not None and switch is not None:
         raise HartError("give either weights or a switch")
     if weights is not None:
@@ -123,16 +123,16 @@ def mix_weights(scales: int, weights: Sequence[float] | None, switch: int | None
 
 @dataclass(frozen=True)
 class SecondPrompts(Rows):
-    """What a batch computes beside its own prompts: for each image a second one, or its own again.
+    """What a batch computes besides its own prompts: for each image a second prompt, or its own again.
 
-    context: of B rows. weights: (B, K), their share in the logits of each scale; None if no image mixes.
+    context: B rows. weights: (B, K), the second prompts' share in the logits of each scale; None if no image mixes.
     """
 
     context: Context
     weights: Tensor | None
 
     def mixed(self, k: int, own: Tensor, other: Tensor) -> Tensor:
-        """Both (B, N, C) by their weights at scale k; `own` exactly where the weight is 0."""
+        """Mix both (B, N, C) by the weights of scale k; exactly `own` where the weight is 0."""
         return own if self.weights is None else torch.lerp(own, other, self.weights[:, k, None, None].to(own.dtype))
 
 
@@ -140,10 +140,10 @@ class SecondPrompts(Rows):
 class ImageEdit:
     """The edit of one image, on its device; without a source everything is generated.
 
-    latent: (1, D, h, w) float32 of the source. redraw: (1, 1, h, w) bool. generated: K of (1, N_k) bool, of sampled
-    codes. kept: how many first scales are the source's everywhere. followed: scales at which it is followed; own_codes:
-    then K of (1, N_k). coarse: (1, N_k) of the first scales, the codes of the source made small. style: (R, D) of each
-    scale at which a reference is followed, parts of its latent; strength: how much of it.
+    latent: (1, D, h, w) float32 of the source. redraw: (1, 1, h, w) bool. generated: K tensors (1, N_k) bool, which
+    codes are sampled. kept: at this many first scales everything is the source's. followed: the scales at which the
+    source is followed; own_codes are then K tensors (1, N_k). coarse: (1, N_k) for the first scales, the codes of the
+    downscaled source. style: (R, D) for each scale that follows a reference, parts of its latent; strength: of style.
     """
 
     latent: Tensor
@@ -157,9 +157,9 @@ class ImageEdit:
     strength: float = 0.0
 
     def known_codes(self, k: int, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
-        """(1, N_k), the codes nearest to what the sum (1, D, h, w) of the scales before k lacks of the source.
+        """Return codes (1, N_k) nearest to what the sum (1, D, h, w) of the scales before k lacks of the source.
 
-        What is redrawn has no part in the mean over a position.
+        Redrawn pixels are left out of the mean over a position.
         """
         if k < len(self.coarse):
             return self.coarse[k]
@@ -167,11 +167,11 @@ class ImageEdit:
         return _nearest(self.latent - total, known.to(total.dtype), grid, quantizer)
 
     def penalty(self, k: int, inputs: Tensor, quantizer: MultiScaleQuantizer) -> Tensor:
-        """(N_k, V), what a code costs: how far it leaves its token from the nearest of the reference's.
+        """Return (N_k, V), each code's penalty: the distance it leaves from its token to the nearest reference token.
 
         inputs: (N_k, D), the sum of the scales before k.
         """
-        # one token after the other: all distances at once, (N_k, R, V), would be much memory
+        # token by token: all distances at once, (N_k, R, V), would take much memory
         distances = torch.stack([quantizer.distances(self.style[k] - sum_so_far).amin(dim=0) for sum_so_far in inputs])
         return self.strength * STYLE_WEIGHT * distances / quantizer.codebook.weight.float().square().sum(dim=1).mean()
 
@@ -189,7 +189,7 @@ class BatchEdits:
     images: tuple[ImageEdit, ...]
 
     def of(self, rows: Sequence[int]) -> BatchEdits:
-        """For some images of the batch alone."""
+        """Return the edits of these images of the batch only."""
         return BatchEdits(tuple(self.images[row] for row in rows))
 
     def known_codes(self, k: int, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
@@ -198,20 +198,20 @@ class BatchEdits:
         return torch.cat([own.known_codes(k, x, grid, quantizer) for own, x in zip(self.images, sums, strict=True)])
 
     def generated(self, k: int) -> Tensor:
-        """(B, N_k) bool, which codes of scale k are sampled."""
+        """Return (B, N_k) bool: which codes of scale k are sampled."""
         return torch.cat([own.generated[k] for own in self.images])
 
     def followed(self, k: int) -> Tensor | None:
-        """(B, 1) bool, the images that follow their source at scale k; None if none does."""
+        """Return (B, 1) bool: which images follow their source at scale k; None if none does."""
         follow, device = [k in own.followed for own in self.images], self.images[0].redraw.device
         return torch.cat([torch.full((1, 1), one, device=device) for one in follow]) if any(follow) else None
 
     def own_codes(self, k: int) -> Tensor:
-        """(B, N_k), the codes of sources that are followed, and any others."""
+        """Return (B, N_k), the codes of followed sources; arbitrary codes for other images."""
         return torch.cat([own.own_codes[k] if own.own_codes else own.generated[k].long() for own in self.images])
 
     def styled(self, k: int, logits: Tensor, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
-        """Logits (B, N_k, V) of all tokens of scale k, less the penalties of images with a style."""
+        """Return logits (B, N_k, V) of all tokens of scale k, less the penalties of images with a style."""
         if all(k >= len(own.style) for own in self.images):
             return logits
         inputs = next_scale_input(total, grid)
@@ -223,16 +223,16 @@ class BatchEdits:
         )
 
     def codes(self, k: int, positions: Tensor | None, sampled: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes (B, N) of a step of scale k, and where they are the sampled ones."""
+        """Return the codes (B, N) of a step of scale k, and where they are the sampled ones."""
         generated = self.generated(k)
         if positions is not None:
             generated, known = gather_tokens(generated, positions), gather_tokens(known, positions)
         return torch.where(generated, sampled, known), generated
 
     def finished(self, total: Tensor, discrete: Tensor, *, hybrid: bool) -> Tensor:
-        """The latent (B, D, h, w) after the last scale.
+        """Return the latent (B, D, h, w) after the last scale.
 
-        discrete: the sum with phi at the last scale too, as images are quantised.
+        discrete: the sum with phi applied at the last scale too, as images are quantised.
         hybrid: whether kept positions end as the source's latent.
         """
         rows = zip(self.images, total.split(1), discrete.split(1), strict=True)
@@ -246,10 +246,11 @@ def batch_edits(
     schedule: ScaleSchedule,
     smaller: ScaleSchedule | None = None,
 ) -> BatchEdits | None:
-    """The edits of the images of a batch; None if there are none.
+    """Return the edits of the images of a batch; None if there are none.
 
-    latent_of: the latent (D, h, w) of an edit's pixels, on the device of `quantizer`; with a grid, of them made small.
-    smaller: of the images made small that decide the coarse codes, see `HybridTokenizer.smaller`.
+    latent_of: returns the latent (D, h, w) of an edit's pixels, on the device of `quantizer`; given a grid, that of the
+    downscaled pixels. smaller: the schedule of the downscaled images that decide the coarse codes, see
+    `HybridTokenizer.smaller`.
     """
     if all(edit is None for edit in edits):
         return None
@@ -270,7 +271,7 @@ def _image_edit(
     redraw, kept, generated = sent(redraw, codebook.device), 0 if edit is None else edit.kept_scales, []
     for k, grid in enumerate(schedule):
         covered = next_scale_input(redraw.float(), grid).squeeze(-1)
-        generated.append((covered > SHARE) & (k >= kept))  # at the last scale all or nothing is
+        generated.append((covered > SHARE) & (k >= kept))  # at the last scale, all or nothing
     if edit is None:
         nothing = codebook.new_zeros(1, codebook.shape[1], *schedule.final, dtype=torch.float32)
         return ImageEdit(nothing, redraw, tuple(generated))
@@ -285,7 +286,7 @@ def _image_edit(
 def _coarse_codes(
     edit: Edit, latent_of: Callable[..., Tensor], quantizer: MultiScaleQuantizer, smaller: ScaleSchedule
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Codes (1, N_k) of a source made small, of all scales but the last: of what is kept of it, and of all of it."""
+    """Return codes (1, N_k) of a downscaled source for all scales but the last: of its kept part, and of all of it."""
     latent = latent_of(edit.pixels, smaller.final).float().unsqueeze(0)
     own = quantizer.encode(latent, smaller).indices[:-1]
     if edit.redraw is None:
@@ -299,7 +300,7 @@ def _coarse_codes(
 
 
 def _nearest(missing: Tensor, known: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
-    """(B, N_k), the codes nearest to the means of a map (B, D, h, w) over positions; known: (B, 1, h, w), weights."""
+    """Return codes (B, N_k) nearest to the means of a map (B, D, h, w) over positions; known: weights (B, 1, h, w)."""
     share, means = next_scale_input(known, grid), next_scale_input(missing * known, grid)
     return quantizer.nearest(torch.where(share > 1 - 1e-5, means, means / share.clamp(min=1e-5)))
 
@@ -307,7 +308,7 @@ def _nearest(missing: Tensor, known: Tensor, grid: Grid, quantizer: MultiScaleQu
 def _style(
     edit: Edit, latent_of: Callable[..., Tensor], schedule: ScaleSchedule, smaller: ScaleSchedule | None
 ) -> tuple[Tensor, ...]:
-    """The colours that an edit asks for: of its source, of which what is redrawn does not count, or of its style."""
+    """Return the tokens whose colours an edit takes on: its style's, or its source's without the redrawn area."""
     pixels, tokens = edit.pixels if edit.style is None else edit.style, []
     for k, grid in enumerate(schedule.grids[: int(STYLED * len(schedule))]):
         small = (smaller.final,) if smaller is not None and k < len(smaller) - 1 else ()
@@ -318,24 +319,24 @@ def _style(
         known = sent(known, latent.device)
         (share,), (means,) = next_scale_input(known, grid), next_scale_input(latent * known, grid)
         means = means / share.clamp(min=1e-5)
-        # where there is nothing of it, one of its tokens stands twice
+        # an empty position repeats another token
         tokens.append(torch.where(share > 1e-5, means, means.index_select(0, share[:, 0].argmax(dim=0, keepdim=True))))
     return tuple(tokens)
 
 
 def _shown(redraw: Tensor, grid: Grid) -> Tensor:
-    """(1, 1, h, w), the share of each position of a latent that is not redrawn. redraw: (H, W) bool."""
+    """Return (1, 1, h, w), the share of each latent position that is not redrawn. redraw: (H, W) bool."""
     return F.adaptive_avg_pool2d((~redraw).float()[None, None], grid)
 
 
 def followed_codes(
     logits: Tensor, source_logits: Tensor, own: Tensor, candidates: Candidates, noise: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Codes (B, N) sampled from logits (B, N, V) with noise under which `source_logits` would have given `own` (B, N).
+    """Sample codes (B, N) from logits (B, N, V) with noise under which `source_logits` would have given `own` (B, N).
 
-    candidates: what filters leave of `logits`; `own` may be sampled besides. noise: two of standard Gumbel numbers
-    (B, N, V). The sum of logit and noise is largest at `own`: it takes the largest of all sums, and the code that had
-    it a new one below, sampled from its distribution under this bound.
+    candidates: what filters leave of `logits`; `own` may be sampled besides. noise: two tensors (B, N, V) of standard
+    Gumbel numbers. The sum of logit and noise must be largest at `own`, so it is swapped in: `own` takes the maximum,
+    and the code that had it gets a new sum below, sampled from its distribution under this bound.
     """
     gumbel, fresh = noise
     sums = source_logits + gumbel
@@ -351,6 +352,6 @@ def followed_codes(
 
 
 def _any_redrawn(redraw: Tensor, grid: Grid) -> Tensor:
-    """(1, 1, h, w) bool: positions of the latent with a pixel that is redrawn."""
+    """Return (1, 1, h, w) bool: latent positions with at least one redrawn pixel."""
     blocks = redraw.unflatten(1, (grid.width, -1)).unflatten(0, (grid.height, -1))
     return blocks.any(dim=3).any(dim=1)[None, None].cpu()

@@ -22,7 +22,7 @@ Guidance = tuple[Tensor, Tensor]
 class Candidates:
     """The codes that may be sampled.
 
-    logits: (B, N, M) float32; -inf for a code that a filter takes out.
+    logits: (B, N, M) float32; -inf for a code removed by a filter.
     codes: (B, N, M) int64, likeliest first; None: all V codes, in their own order.
     """
 
@@ -30,11 +30,11 @@ class Candidates:
     codes: Tensor | None
 
     def at(self, places: Tensor) -> Tensor:
-        """The codes (B, N) at places (B, N) of the candidates."""
+        """Return the codes (B, N) at places (B, N) among the candidates."""
         return places if self.codes is None else self.codes.gather(-1, places.unsqueeze(-1)).squeeze(-1)
 
     def weighted(self, weights: Tensor, codebook: Tensor) -> Tensor:
-        """Sums (B, N, D) of the embeddings of all candidates, times weights (B, N, M); codebook: (V, D)."""
+        """Return sums (B, N, D) of all candidates' embeddings weighted by (B, N, M); codebook: (V, D)."""
         codebook = codebook.to(weights.dtype)
         if self.codes is None:
             return weights @ codebook
@@ -48,17 +48,17 @@ def guided(conditional: Tensor, unconditional: Tensor, guidance: Guidance) -> Te
 
 
 def top_k_at(k: int, top_k: int | None) -> int | None:
-    """Codes kept at scale k (0-based)."""
+    """Return how many codes are kept at scale k (0-based)."""
     return top_k if top_k is None or k < LATE_SCALE else max(1, top_k // 2)
 
 
 def filtered(
     logits: Tensor, top_k: int | None, top_p: Tensor | float | None, row_top_k: Tensor | None = None
 ) -> Candidates:
-    """What top-k, then top-p leave of logits (B, N, V).
+    """Apply top-k, then top-p to logits (B, N, V).
 
-    top_k: the candidates' number M; None keeps all codes. top_p: the nucleus is the smallest set of codes whose
-    probability reaches it; a number, or (B, 1, 1). row_top_k: (B, 1, 1), at most `top_k`, where images keep fewer.
+    top_k: the number M of candidates; None keeps all codes. top_p: keeps the smallest set of codes whose probability
+    reaches it; a number, or (B, 1, 1). row_top_k: (B, 1, 1), at most `top_k`, for images that keep fewer.
     """
     if (top_k is None or top_k >= logits.shape[-1]) and top_p is None and row_top_k is None:
         return Candidates(logits, None)
@@ -77,17 +77,17 @@ def sample(candidates: Candidates, uniform: Tensor) -> Tensor:
     """Sample one code (B, N) by inverting the distribution function at uniform (B, N)."""
     cumulative = candidates.logits.softmax(dim=-1).cumsum(dim=-1)
     total = cumulative[..., -1:]
-    # below the total even when the product rounds up, so that a code without probability is never sampled
+    # below the total even if the product rounds up, so that a code of zero probability is never sampled
     point = torch.minimum(uniform.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
     place = torch.searchsorted(cumulative, point, right=True).squeeze(-1)
-    # beyond the last one where logits are no numbers, of which the caller is told when all is done
+    # past the last code if logits are NaN, which the caller is told of at the end
     return candidates.at(place.clamp(max=cumulative.shape[-1] - 1))
 
 
 def sample_by_gumbel(candidates: Candidates, gumbel: Tensor) -> Tensor:
-    """Sample one code (B, N): the largest sum of logit and standard Gumbel noise (B, N, M).
+    """Sample one code (B, N): the one with the largest sum of logit and standard Gumbel noise (B, N, M).
 
-    Rounding in the logits changes a code only if two sums at the top nearly meet.
+    Rounding of the logits changes a code only if the two largest sums nearly tie.
     """
     return candidates.at((candidates.logits + gumbel).argmax(dim=-1))
 

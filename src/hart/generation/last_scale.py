@@ -1,4 +1,4 @@
-"""The steps of the last scale: MaskGIT steps, and the calls of the transformer and the residual diffusion for them."""
+"""The steps of the last scale: MaskGIT steps, and the transformer and residual diffusion calls they make."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hart.grids import ScaleSchedule
 
 
 def maskgit_step_sizes(tokens: int, maskgit_steps: int) -> list[int]:
-    """How many tokens each MaskGIT step of the last scale samples: a cosine schedule, at least one per step.
+    """Return how many tokens each MaskGIT step of the last scale samples: a cosine schedule, at least one per step.
 
-    After step r of R, floor(n cos(pi/2 r/R)) positions are left.
+    After step r of R, floor(n cos(pi/2 r/R)) positions remain.
     """
     remaining, sizes = tokens, []
     for r in range(1, maskgit_steps + 1):
@@ -24,9 +24,9 @@ def maskgit_step_sizes(tokens: int, maskgit_steps: int) -> list[int]:
 
 
 def last_call(config: HartConfig, schedule: ScaleSchedule, maskgit_steps: int) -> int:
-    """Tokens of the last call of the transformer, which no other call sees.
+    """Return the number of tokens in the transformer's last call, which no other call attends to.
 
-    A masked last scale is computed anew in every call, and seen in no other.
+    A masked last scale is recomputed in every call and attended to in no other.
     """
     tokens = schedule.final.tokens
     if config.transformer.masked_last_scale or not config.hybrid:
@@ -35,9 +35,9 @@ def last_call(config: HartConfig, schedule: ScaleSchedule, maskgit_steps: int) -
 
 
 def last_scale_calls(config: HartConfig, schedule: ScaleSchedule) -> list[tuple[int, int]]:
-    """The transformer's calls for the last scale: tokens of each, and those of this scale that they attend to.
+    """Return the transformer's calls for the last scale: tokens in each, and tokens of this scale they attend to.
 
-    A masked last scale is computed anew in every MaskGIT step, and once more for the residual diffusion.
+    A masked last scale is recomputed in every MaskGIT step, and once more for the residual diffusion.
     """
     tokens = schedule.final.tokens
     sizes = maskgit_step_sizes(tokens, config.sampling.maskgit_steps)
@@ -47,7 +47,7 @@ def last_scale_calls(config: HartConfig, schedule: ScaleSchedule) -> list[tuple[
 
 
 def diffusion_calls(config: HartConfig, schedule: ScaleSchedule) -> list[int]:
-    """Tokens of each call of the residual diffusion: one a MaskGIT step, or one after all of a masked last scale."""
+    """Return the tokens of each residual diffusion call: one call per MaskGIT step, or one at the end if masked."""
     tokens = schedule.final.tokens
     masked = config.transformer.masked_last_scale
     return [tokens] if masked else maskgit_step_sizes(tokens, config.sampling.maskgit_steps)

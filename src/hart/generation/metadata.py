@@ -1,8 +1,8 @@
-"""What a generated image says about itself: PNG text chunks from which it can be generated again.
+"""What a generated image records about itself: PNG text chunks from which it can be generated again.
 
 Chunks: `prompt`, `seed`, `model`, `settings` (JSON), `Software` ("hart" and its version), and XMP, by which programs
-that know IPTC's vocabulary tell a generated image. A contact sheet has `images` in place of the first two: JSON, a list
-of objects with prompt and seed.
+that know IPTC's vocabulary recognise a generated image. A contact sheet has `images` in place of the first two: a JSON
+list of objects with prompt and seed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SOFTWARE = "hart"
 
 
 class BatchPlace(Config):
-    """The batch that an image was generated in, on which the rounding of its last digits depends.
+    """The batch that an image was generated in, which affects how its values are rounded.
 
-    prompts: of all images of the batch; seed: of the first one; row: this image's place among them.
+    prompts: of all images in the batch; seed: the first one; row: this image's position.
     """
 
     prompts: Listed[str]
@@ -39,9 +39,9 @@ class BatchPlace(Config):
 
 
 class EditSource(Config):
-    """What an image was edited from: names and digests of files, which the record does not hold.
+    """The files that an image was edited from, by name and digest; their content is not recorded.
 
-    The same command on the same files makes the image again.
+    The same command on the same files reproduces the image.
     """
 
     image: str
@@ -64,22 +64,22 @@ class MixSettings(Config):
 
 
 class ImageSettings(Config):
-    """Everything that decides an image, besides prompt, seed and model. Decoding in strips and a text encoder in main
-    memory do not: they depend on the machine, and whoever makes the image again asks for them if need be."""
+    """Everything that determines an image besides prompt, seed and model. Decoding in strips and offloading the text
+    encoder are not included: they depend on the machine, and are chosen anew when the image is made again."""
 
     sampling: SamplingConfig
     size: int | str
-    """In pixels: a number for a square, else `192x128`, width x height."""
+    """Size in pixels: a number for a square, else e.g. `192x128`, width x height."""
     device: str
     dtype: str
     speed: str | None = None
-    """As `hart generate --speed` and `--cache` were given."""
+    """The values of `hart generate --speed` and `--cache`."""
     cache: CacheType | None = None
     negative_prompt: str | None = None
     random_weights: bool = False
     """Whether random weights stood in for the model's."""
     loras: Listed[str] = ()
-    """Folders of the merged adapters, all at the strength `lora_scale`."""
+    """Folders of the merged adapters, all at strength `lora_scale`."""
     lora_scale: float = 1.0
     batch: BatchPlace | None = None
     """None: generated alone."""
@@ -89,7 +89,7 @@ class ImageSettings(Config):
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image's origin. prompt: the text, or the class number in digits; version: of hart."""
+    """The origin of one image. prompt: the text, or the class number in digits; version: of hart."""
 
     prompt: str
     seed: int
@@ -99,7 +99,7 @@ class ImageRecord:
 
     @property
     def digital_source(self) -> str:
-        """Of IPTC's vocabulary: whether a model made the whole image or changed another."""
+        """Digital source type in IPTC's vocabulary: whether a model made the whole image or changed another."""
         kind = "trainedAlgorithmicMedia" if self.settings.edit is None else "compositeWithTrainedAlgorithmicMedia"
         return f"http://cv.iptc.org/newscodes/digitalsourcetype/{kind}"
 
@@ -108,7 +108,7 @@ XMP_CHUNK = "XML:com.adobe.xmp"
 
 
 def xmp(record: ImageRecord) -> str:
-    """XMP that says that a model made the image, by IPTC's digital source type, and which."""
+    """Return XMP that states, by IPTC's digital source type, that a model made the image, and which."""
     attributes = {
         "rdf:about": "",
         "xmlns:xmp": "http://ns.adobe.com/xap/1.0/",
@@ -126,7 +126,7 @@ def xmp(record: ImageRecord) -> str:
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a name ends as that of an image does, in any format that Pillow knows."""
+    """Return whether a file name has the suffix of an image format that Pillow knows."""
     return path.suffix.lower() in Image.registered_extensions()
 
 
@@ -137,9 +137,9 @@ def write_image(
     credentials: ContentCredentials | None = None,
     chunks: PngImagePlugin.PngInfo | None = None,
 ) -> None:
-    """Write a new PNG with the image's record, signed if there are credentials; it appears whole or not at all.
+    """Write a new PNG with the image's record, signed if credentials are given; the file appears whole or not at all.
 
-    chunks: in place of those that hold the record. Raises `FileExistsError` for a name that is taken, `SigningFailed`.
+    chunks: replace those that hold the record. Raises `FileExistsError` if the file exists, `SigningFailed`.
     """
     content = io.BytesIO()
     image.save(content, "PNG", pnginfo=png_chunks(record) if chunks is None else chunks)
@@ -152,7 +152,7 @@ def write_image(
 def write_sheet(
     path: Path, sheet: Image.Image, records: Sequence[ImageRecord], credentials: ContentCredentials | None = None
 ) -> None:
-    """The same for a contact sheet of images with these records, which have all but prompt and seed in common."""
+    """Write a contact sheet like `write_image`; the records of its images differ only in prompt and seed."""
     first = records[0]
     images = [{"prompt": record.prompt, "seed": record.seed} for record in records]
     chunks = _chunks({"images": json.dumps(images, ensure_ascii=False)}, first, first.settings.replace(batch=None))
@@ -160,12 +160,12 @@ def write_sheet(
 
 
 def png_chunks(record: ImageRecord) -> PngImagePlugin.PngInfo:
-    """The chunks that hold a record."""
+    """Return the PNG chunks that hold a record."""
     return _chunks({"prompt": record.prompt, "seed": str(record.seed)}, record, record.settings)
 
 
 def _chunks(which: dict[str, str], record: ImageRecord, settings: ImageSettings) -> PngImagePlugin.PngInfo:
-    """which: the chunks that tell images of one model and of the same settings apart."""
+    """which: the chunks that distinguish images of the same model and settings."""
     chunks = PngImagePlugin.PngInfo()
     texts = {
         **which,
@@ -174,7 +174,7 @@ def _chunks(which: dict[str, str], record: ImageRecord, settings: ImageSettings)
         "Software": f"{SOFTWARE} {record.version}",
     }
     for name, text in texts.items():
-        # names of folders may hold bytes that are not UTF-8
+        # folder names may contain bytes that are not UTF-8
         chunks.add_text(name, text.encode("utf-8", "backslashreplace").decode())
     chunks.add_itxt(XMP_CHUNK, xmp(record))
     return chunks
@@ -183,21 +183,21 @@ def _chunks(which: dict[str, str], record: ImageRecord, settings: ImageSettings)
 def save_png(path: Path, image: Image.Image, *, overwrite: bool = True) -> None:
     """Save `image` without a record; the file appears whole or not at all.
 
-    overwrite: False raises `FileExistsError` for a name that is taken.
+    overwrite: if False, raises `FileExistsError` if the file exists.
     """
     atomic_write(path, lambda file: image.save(file, "PNG"), overwrite=overwrite)
 
 
 def read_record(path: Path) -> ImageRecord:
-    """The record of an image that `write_image` saved. Raises `HartError` for any other file."""
+    """Read the record of an image that `write_image` saved. Raises `HartError` for any other file."""
     return read_image(path)[0]
 
 
 def read_image(path: Path) -> tuple[ImageRecord, Image.Image]:
-    """The same with the image itself."""
+    """Read the record and the image itself; see `read_record`."""
     image = open_image(path)
     if not isinstance(image, PngImagePlugin.PngImageFile):
-        raise HartError(f"{path}: is {image.format}: only PNG files hold settings (of a server: output_format png)")
+        raise HartError(f"{path}: is {image.format}: only PNG files hold settings (from a server: output_format png)")
     chunks = image.text
     if "images" in chunks:
         raise HartError(f"{path}: is a contact sheet: give one of its images")

@@ -3,8 +3,8 @@
     logits -> codes -> embeddings -> running sum -> next scale's input, K times;
     at the last scale also the residual tokens.
 
-Generation is an iterator with one state per scale: previews, callbacks and stopping need nothing else. A context goes
-in, latents come out; text encoding and decoding to pixels are elsewhere.
+Generation is an iterator with one state per scale; previews, callbacks and stopping all build on it. A context goes in
+and latents come out; text encoding and decoding to pixels happen elsewhere.
 
 Shapes: B images, K scales, N tokens of a step, V codes, D latent channels, h w latent.
 """
@@ -42,8 +42,8 @@ from hart.transformer.transformer import Conditioning, gather_tokens
 from hart.types import Context
 
 States = Generator["ScaleState", Sequence[int] | None, None]
-"""`next` gives the state after the next scale; so does `send(rows)`, which goes on with some rows of the last state
-alone (0-based numbers, ascending): the other images are sampled no further."""
+"""`next` returns the state after the next scale; so does `send(rows)`, which continues with only these rows of the last
+state (0-based, ascending) and drops the other images."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TokenStep:
 
     positions: (B, N) raster positions of the tokens; None: all of them in raster order.
     logits: (B, N, V) float32, guided, before any filter. codes: (B, N), sampled from them.
-    tokens: (B, N, D) float32, what the step adds to the sum: embeddings of codes plus the residual.
+    tokens: (B, N, D) float32, what the step adds to the sum: code embeddings plus the residual.
     residual: (B, N, D), the continuous tokens of a hybrid model's last scale.
     """
 
@@ -67,7 +67,7 @@ class TokenStep:
 class ScaleState:
     """A batch after scale k (0-based) of `scales`.
 
-    latent: (B, D, h, w) float32, the running sum: a preview once decoded and, after the last scale, the result.
+    latent: (B, D, h, w) float32, the running sum: a preview if decoded and, after the last scale, the result.
     steps: one, or the MaskGIT steps of the last scale.
     """
 
@@ -78,9 +78,9 @@ class ScaleState:
 
 
 class NextScaleGenerator:
-    """Samples the latents of one batch of images. Without guidance the conditional half runs alone.
+    """Samples the latents of one batch of images. Without guidance, only the conditional half runs.
 
-    From the context to the latent nothing leaves the device, and the host waits for nothing.
+    Between context and latent, nothing leaves the device and the host never waits.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class NextScaleGenerator:
         schedule: ScaleSchedule | None = None,
         edits: BatchEdits | None = None,
     ) -> None:
-        """settings: one for all images, or one for each. schedule: of all images, by default the model's own.
+        """settings: one for all images, or one for each. schedule: for all images, by default the model's own.
 
-        edits: what images keep of others.
-        Raises `HartError` for what the model cannot sample.
+        edits: what each image keeps of its source.
+        Raises `HartError` for settings that the model cannot sample with.
         """
         self.hart = hart
         self.transformer = hart.transformer
@@ -108,7 +108,7 @@ class NextScaleGenerator:
         self.edits = edits
 
     def __call__(self, context: Context, null_context: Context | None = None) -> Tensor:
-        """Latents (B, D, h, w) in float32: that of the last of `states`."""
+        """Generate latents (B, D, h, w) float32: the latent of the last of `states`."""
         for state in self.states(context, null_context):
             latent = state.latent
         return latent
@@ -116,16 +116,16 @@ class NextScaleGenerator:
     def states(
         self, context: Context, null_context: Context | None = None, second: SecondPrompts | None = None
     ) -> States:
-        """The state of a batch after every scale; whoever stops asking stops the generation.
+        """Yield the state of a batch after every scale; stop iterating to stop the generation.
 
-        context: of B images. null_context: what guidance steers away from, by default the null context of each.
-        second: second prompts of some of them.
+        context: B images. null_context: what guidance steers away from, by default each image's null context.
+        second: second prompts for some of the images.
         """
         rest, rows = self, None
         unguided = first_unguided(len(self.schedule), self.settings.shared.unguided_scales)
         shape = (len(context), self.codebook.shape[1], *self.schedule.final)
         for k in range(len(self.schedule)):
-            # for each state alone: between two of them the caller has modes of its own
+            # entered anew for each state: between two of them the caller has its own modes
             with torch.inference_mode(), without_autocast(self.codebook.device.type):
                 if k == 0:
                     prefix = self._prefix(context, null_context, second)
@@ -140,7 +140,7 @@ class NextScaleGenerator:
             rows = yield ScaleState(k, len(self.schedule), total, steps)
 
     def _of(self, rows: Sequence[int]) -> NextScaleGenerator:
-        """For some images of the batch alone."""
+        """Return the generator for some images of the batch."""
         part = copy.copy(self)
         if len(self._samplings) > 1:
             part._samplings = [self._samplings[row] for row in rows]
@@ -150,7 +150,7 @@ class NextScaleGenerator:
         return part
 
     def _scale(self, k: int, total: Tensor, prefix: Prefix) -> tuple[Tensor, tuple[TokenStep, ...]]:
-        """The sum (B, D, h, w) after scale k, given that of the scales before it, and the steps that led there."""
+        """Return the sum (B, D, h, w) after scale k, given the sum before it, and the steps that led there."""
         known = None
         if self.edits is not None:
             known = self.edits.known_codes(k, total, self.schedule.grids[k], self.quantizer)
@@ -163,7 +163,7 @@ class NextScaleGenerator:
                 given = codes if positions is None else given.scatter(1, positions, codes)
         if given is not None and self.hart.residual is not None and not self.settings.shared.discrete_only:
             steps = self._completed(k, total, prefix, given, steps)
-        tokens = _in_raster_order(steps)  # phi is for codes alone
+        tokens = _in_raster_order(steps)  # phi applies to codes only
         added = to_map(tokens, self.schedule.final) if self._has_residual(k) else self._smoothed(k, tokens)
         before, total = total, total + added
         if self.edits is not None and known is not None and k == len(self.schedule) - 1:
@@ -172,7 +172,7 @@ class NextScaleGenerator:
         return total, tuple(steps)
 
     def _prefix(self, context: Context, null_context: Context | None, second: SecondPrompts | None) -> Prefix:
-        """The conditions of all branches, and an empty cache."""
+        """Return the conditions of all branches, and an empty cache."""
         images, null_rows = len(context), 0
         parts = self._apart(context)
         if second is not None:
@@ -181,27 +181,27 @@ class NextScaleGenerator:
             parts += self._apart(null_context)
         elif self.settings.guided:
             null_rows = images
-            parts += self._apart(context.null().rows(slice(0, 1))) * images  # all are the same
+            parts += self._apart(context.null().rows(slice(0, 1))) * images  # all rows are the same
         conditioning = Conditioning.cat(parts)
         unkept = last_call(self.hart.config, self.schedule, self.settings.shared.maskgit_steps)
         cache = self.transformer.new_cache(len(conditioning.head_modulation), self.schedule, unkept)
         return Prefix(conditioning, cache, null_rows, second, self.settings.guided)
 
     def _apart(self, context: Context) -> list[Conditioning]:
-        """The conditions of a batch; one by one on a CPU, whose products of few rows round by their number."""
+        """Return the conditions of a batch; one by one on a CPU, where rounding depends on the number of rows."""
         rows = 1 if self.codebook.device.type == "cpu" else len(context)
         return [self.transformer.condition(context.rows(slice(i, i + rows))) for i in range(0, len(context), rows)]
 
     def _has_residual(self, k: int) -> bool:
-        """Whether scale k is the one that a hybrid model completes by its residual."""
+        """Return whether scale k is completed by the residual of a hybrid model."""
         return k == len(self.schedule) - 1 and self.hart.residual is not None
 
     def _is_masked(self, k: int) -> bool:
-        """Whether each step of scale k sees the codes of those before."""
+        """Return whether each step of scale k sees the codes of the steps before it."""
         return k == len(self.schedule) - 1 and self.hart.config.transformer.masked_last_scale
 
     def _given_first(self, k: int, known: Tensor | None, total: Tensor) -> Tensor | None:
-        """Codes (B, N_k) that the first step of a masked scale k is given, -1 for those to sample: what edits keep."""
+        """Return codes (B, N_k) that the first step of a masked scale k is given: those edits keep, -1 for the rest."""
         if not self._is_masked(k):
             return None
         if self.edits is None or known is None:
@@ -209,7 +209,7 @@ class NextScaleGenerator:
         return known.masked_fill(self.edits.generated(k), -1)
 
     def _positions(self, k: int) -> Iterator[Tensor | None]:
-        """Which tokens each step of scale k samples, (B, N) in raster order; None: all at once."""
+        """Yield the tokens that each step of scale k samples, (B, N) in raster order; None: all at once."""
         count = left = self.schedule.token_counts[k]
         in_steps = self._has_residual(k) or self._is_masked(k)
         sizes = maskgit_step_sizes(count, self.settings.shared.maskgit_steps) if in_steps else [count]
@@ -217,13 +217,13 @@ class NextScaleGenerator:
             yield None
             return
         order = self.noise.order(count)
-        for size in sizes:  # from the end of the order to its front
+        for size in sizes:  # from the end of the order to its start
             yield order[:, left - size : left].sort(dim=1).values
             left -= size
 
     def _smoothed(self, k: int, tokens: Tensor) -> Tensor:
-        """What the codes' embeddings (B, N_k, D) of scale k add to the running sum, by phi: (B, D, h, w)."""
-        # one by one on a CPU, whose convolutions round otherwise for more images
+        """Apply phi to the code embeddings (B, N_k, D) of scale k: their term (B, D, h, w) of the running sum."""
+        # one by one on a CPU, where convolutions round differently for larger batches
         images = tokens.to(self.codebook.dtype).split(1 if tokens.device.type == "cpu" else len(tokens))
         return torch.cat([self.quantizer.contribution(image, k, self.schedule) for image in images]).float()
 
@@ -265,14 +265,14 @@ class NextScaleGenerator:
         if has_residual and not settings.shared.discrete_only:
             residual = self._residual(k, hidden, codes, guidance, places, prefix)
             tokens = tokens + residual
-        # numbers that left their range make the image NaN, which is looked for once, when its pixels leave the device
+        # values that overflowed make the image NaN, which is checked once, when its pixels leave the device
         sound = candidates.logits.amax(dim=(1, 2), keepdim=True).isfinite()
         return TokenStep(positions, logits, codes, tokens.where(sound, torch.nan), residual)
 
     def _completed(
         self, k: int, total: Tensor, prefix: Prefix, given: Tensor, steps: Sequence[TokenStep]
     ) -> list[TokenStep]:
-        """The steps of a masked scale k with residual tokens, for which the transformer sees all codes (B, N_k)."""
+        """Add residual tokens to the steps of a masked scale k, for which the transformer sees all codes (B, N_k)."""
         places = torch.arange(given.shape[1], device=given.device).unsqueeze(0)
         hidden = self._hidden(k, total, prefix, None, given)
         residual = self._residual(k, hidden, given, self.settings.guidance[k], places, prefix)
@@ -285,9 +285,9 @@ class NextScaleGenerator:
     def _embeddings(
         self, k: int, codes: Tensor, candidates: Candidates, to_mix: Tensor, plain: Tensor | None
     ) -> Tensor:
-        """Embeddings (B, N, D) of codes (B, N), or mixtures of those of all candidates.
+        """Return embeddings (B, N, D) of codes (B, N), or mixtures of all candidates' embeddings.
 
-        plain: (B, N, 1) bool, tokens that are not mixed whatever the settings say.
+        plain: (B, N, 1) bool, tokens that are never mixed, whatever the settings.
         """
         if (smoothing := self.settings.gumbel_smoothing) is None:
             return self.quantizer.codebook(codes).float()
@@ -299,20 +299,20 @@ class NextScaleGenerator:
     def _followed(
         self, k: int, places: Tensor, logits: Tensor, source_logits: Tensor, candidates: Candidates
     ) -> Tensor:
-        """Codes (B, N) at `places` of scale k that follow the source's."""
+        """Return codes (B, N) at `places` of scale k that follow the source's."""
         assert self.edits is not None
         own = self.edits.own_codes(k)
         noise = self.noise.gumbel(k, places, Candidates(logits, None))
         return followed_codes(logits, source_logits, gather_tokens(own, places.expand(len(own), -1)), candidates, noise)
 
     def _hidden(self, k: int, total: Tensor, prefix: Prefix, positions: Tensor | None, given: Tensor | None) -> Tensor:
-        """Hidden states of scale k for all branches, (rows, N, C)."""
+        """Return hidden states (rows, N, C) of scale k for all branches."""
         if k == 0:
             return self.transformer.first_scale(prefix.conditioning, prefix.cache, prefix.null_rows)
         scale_input = next_scale_input(total, self.schedule.grids[k])
         if given is not None:
             scale_input = with_given_codes(scale_input, given, self.quantizer.codebook)
-            cache = prefix.cache.rows(slice(None))  # the next step computes these tokens anew
+            cache = prefix.cache.rows(slice(None))  # the next step recomputes these tokens
             inputs = prefix.spread(scale_input), prefix.conditioning, cache, None, self.schedule
             hidden = self.transformer.next_scale(k, *inputs, prefix.spread(given >= 0))
             return hidden if positions is None else gather_tokens(hidden, prefix.spread(positions))
@@ -325,7 +325,7 @@ class NextScaleGenerator:
     def _residual(
         self, k: int, hidden: Tensor, codes: Tensor, guidance: Guidance, places: Tensor, prefix: Prefix
     ) -> Tensor:
-        """Residual tokens (B, N, D) for the hidden states of all branches and the sampled codes (B, N)."""
+        """Sample residual tokens (B, N, D) for the hidden states of all branches and the sampled codes (B, N)."""
         condition = self.hart.residual_condition(hidden, prefix.spread(self.quantizer.codebook(codes)))
         conditional, other, null = prefix.branches(condition)
         if prefix.second is not None:
@@ -336,7 +336,7 @@ class NextScaleGenerator:
 
 
 def _in_raster_order(steps: Sequence[TokenStep]) -> Tensor:
-    """The tokens (B, N_k, D) of all steps of a scale."""
+    """Return the tokens (B, N_k, D) of all steps of a scale in raster order."""
     tokens = torch.cat([step.tokens for step in steps], dim=1)
     positions = [step.positions for step in steps if step.positions is not None]
     return gather_tokens(tokens, torch.cat(positions, dim=1).argsort(dim=1)) if positions else tokens

@@ -1,7 +1,7 @@
 """Everything random in generation, behind one interface.
 
-The numbers of an image are a function of its seed and of what they are for: scale, token, code, channel, step. So they
-are the same alone and in any batch, in any order, and on every device; see `hart.generation.threefry`.
+The random numbers of an image are a function of its seed and of their use: scale, token, code, channel, step. So they
+are the same for an image alone and in any batch, in any order, and on every device; see `hart.generation.threefry`.
 
 Shapes: B images, N tokens, V codes, M of them that may be sampled, D channels, T diffusion steps.
 """
@@ -20,35 +20,35 @@ from hart.generation.guidance_and_sampling import Candidates
 from hart.generation.threefry import gumbel, key_of, normal, threefry
 from hart.grids import MAX_SCALES
 
-# The first MAX_SCALES streams of an image are those of its scales' codes.
+# The first MAX_SCALES streams of an image are for the codes of its scales.
 RESIDUAL, ORDER, STREAMS = MAX_SCALES, MAX_SCALES + 1, MAX_SCALES + 2
 
 
 class NoiseSource(Protocol):
-    """What generation asks for; `hart verify` answers with recorded or constant numbers.
+    """The random numbers that generation uses; `hart verify` substitutes recorded or constant ones.
 
-    positions: (B or 1, N) int64, raster positions of tokens in their scale.
+    positions: (B or 1, N) int64, raster positions of tokens within their scale.
     """
 
     def gumbel(self, k: int, positions: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
-        """Standard Gumbel noise for the candidates of scale k, twice (B, N, M): to sample codes, and to mix them."""
+        """Return standard Gumbel noise for scale k's candidates, twice (B, N, M): to sample codes and to mix them."""
         ...
 
     def residual(self, positions: Tensor, channels: int, steps: int) -> Tensor:
-        """(T, B, N, D) standard normal: where the diffusion starts, then what its steps add."""
+        """Return standard normal (T, B, N, D): the start of the diffusion, then what each step adds."""
         ...
 
     def order(self, tokens: int) -> Tensor:
-        """(B, N), a permutation of the last scale's positions for its MaskGIT steps."""
+        """Return (B, N), a permutation of the last scale's positions for its MaskGIT steps."""
         ...
 
     def of(self, rows: Sequence[int]) -> NoiseSource:
-        """For some images of the batch alone."""
+        """Return the noise source for some images of the batch."""
         ...
 
 
 class SeededNoise:
-    """The numbers of seeds, one for each image."""
+    """Noise determined by seeds, one per image."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         low, high = key_of(row_index(seeds, device).unsqueeze(1))
@@ -57,7 +57,7 @@ class SeededNoise:
         self.keys = threefry((low, high), (streams, torch.zeros_like(streams)))
 
     def _words(self, stream: int, tokens: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Two words for every token (B or 1, N) and each of its numbers, (..., B or 1, N or 1, M)."""
+        """Return two words (..., B or 1, N or 1, M) for every token (B or 1, N) and each of its numbers."""
         low, high = (key[:, stream, None, None] for key in self.keys)
         return threefry((low, high), (tokens.int().unsqueeze(-1), numbers.int()))
 

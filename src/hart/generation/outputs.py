@@ -22,11 +22,11 @@ from hart.generation.arguments import Prompt
 class HartOutput:
     """Images in prompt-major order: all of the first prompt, then all of the second.
 
-    images: of the `hart.generation.arguments.OutputType` that was asked for, by default a list of PIL images.
-    prompts: one per image; empty if features were given in their place.
-    seeds: one per image; sampled from generators where those were given.
+    images: in the requested `hart.generation.arguments.OutputType`, by default a list of PIL images.
+    prompts: one per image; empty if features were given instead.
+    seeds: one per image; drawn from the generators if those were given.
     sampling: the settings of each image.
-    batch_size: how many were made together; images i // batch_size belong to one batch.
+    batch_size: images per batch; images with equal i // batch_size belong to one batch.
     """
 
     images: Any
@@ -36,14 +36,14 @@ class HartOutput:
     batch_size: int
 
     def image(self, i: int) -> HartOutput:
-        """Image i by itself."""
+        """Return image i by itself."""
         one = slice(i, i + 1)
         return HartOutput(self.images[one], self.prompts[one], self.seeds[one], self.sampling[one], 1)
 
     @staticmethod
     @torch.inference_mode(False)
     def cat(parts: Sequence[HartOutput], batch_size: int = 1) -> HartOutput:
-        """The images of several outputs in one; without any an empty list."""
+        """Concatenate several outputs; without any, return an empty list of images."""
         images = [part.images for part in parts]
         if not images or isinstance(images[0], list):
             joined: Any = [image for part in images for image in part]
@@ -60,11 +60,11 @@ class HartOutput:
 
 @dataclass(frozen=True)
 class ScalePreview:
-    """A batch after one of its scales, for `callback_on_scale`.
+    """A batch after one of its scales, passed to `callback_on_scale`.
 
     k: 0-based scale; scales: how many there are.
     batch: 0-based batch; batches: how many there are.
-    image_numbers: which images of the call are in the batch.
+    image_numbers: the images of the call that are in this batch.
     latent: (B, D, h, w), a copy of the running sum so far.
     """
 
@@ -77,7 +77,7 @@ class ScalePreview:
     _decode: Callable[[Tensor], Any]
 
     def images(self) -> list[Image.Image]:
-        """The images so far, at full size; decoded by this call, so a preview costs nothing unless it is looked at."""
+        """Decode and return the images so far, at full size; a preview costs nothing unless this is called."""
         images: list[Image.Image] = self._decode(self.latent)
         return images
 
@@ -86,8 +86,8 @@ class ScalePreview:
 class Reconstruction:
     """An image and its reconstructions by the tokenizer.
 
-    original: cropped and resized to the model's size. discrete: from the codes alone. hybrid: from codes and exact
-    residual tokens. The PSNRs are in dB against `original`; infinite if nothing is lost.
+    original: cropped and resized to the model's size. discrete: from codes only. hybrid: from codes and exact residual
+    tokens. The PSNRs are in dB against `original`; infinite if identical.
     """
 
     original: Image.Image
@@ -98,6 +98,6 @@ class Reconstruction:
 
 
 def psnr(image: Tensor, original: Tensor, peak: float = 1.0) -> Tensor:
-    """Peak signal-to-noise ratio in dB (...) of images (..., 3, H, W) from 0 to `peak`; infinite if nothing is lost."""
+    """Return the peak signal-to-noise ratio in dB (...) of images (..., 3, H, W) from 0 to `peak`."""
     error = (image.float() - original.float()).square().mean(dim=(-3, -2, -1))
     return 10 * torch.log10(peak**2 / error)

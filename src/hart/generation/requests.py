@@ -1,4 +1,4 @@
-"""What is asked of a pipeline: single images, rows of a batch, and the images of a call."""
+"""Requests to a pipeline: single images, rows of a batch, and the images of a call."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from hart.strict import counted, shown, whole_number
 from hart.types import ClassContext, Context, Rows, TextContext
 
 OWN_SETTINGS = ("guidance_scale", "top_k", "top_p", "gumbel_smoothing", "greedy_scales")
-"""Fields of `SamplingConfig` that every image of a batch may have for itself."""
+"""Fields of `SamplingConfig` that can differ between the images of a batch."""
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One image. It comes out the same, to rounding, whatever other images share its batch.
+    """One image. It comes out the same, up to rounding, whatever other images share its batch.
 
-    prompt, negative_prompt: text, a class number, or one row of features; a negative one of None or "" is none.
-    sampling: None for the pipeline's; the images of a batch agree in `hart.generation.batch_settings.SHARED`.
-    edit: what it keeps of another image, see `HartPipeline.prepare_edit`. mix: a second prompt; not with an edit that
-        has a source prompt.
+    prompt, negative_prompt: text, a class number, or one row of features; a negative prompt of None or "" is none.
+    sampling: None for the pipeline's; images of a batch agree in `hart.generation.batch_settings.SHARED`.
+    edit: what it keeps of another image, see `HartPipeline.prepare_edit`. mix: a second prompt; not allowed with an
+        edit that has a source prompt.
     """
 
     prompt: Prompt | Context
@@ -56,14 +56,14 @@ class ImageRequest:
 
     @property
     def second_prompt(self) -> Prompt | Context | None:
-        """Of the edit's source or of the mix."""
+        """Return the edit's source prompt or the second prompt of the mix."""
         if self.mix is not None:
             return self.mix.prompt
         return None if self.edit is None else self.edit.source_prompt
 
 
 def checked_images(config: HartConfig, images: object, schedule: ScaleSchedule) -> list[ImageRequest]:
-    """The images of one batch, with the model's settings where they give none. Raises `HartError` for other values."""
+    """Return the images of one batch, completed with the model's settings. Raises `HartError` for invalid values."""
     given: list[Any] = list(images) if isinstance(images, Iterable) else [images]
     if wrong := [one for one in given if not isinstance(one, ImageRequest)]:
         raise HartError(f"give a list of ImageRequest, not {shown(wrong[0])}")
@@ -100,13 +100,13 @@ def _checked_prompt(config: HartConfig, name: str, prompt: Prompt | Context) -> 
 def checked_changes(
     config: HartConfig, edit: Edit | None, mix: PromptMix | None, schedule: ScaleSchedule
 ) -> tuple[Edit | None, PromptMix | None]:
-    """An edit and a mix, if they fit images of this schedule. Raises `HartError`."""
+    """Return the edit and the mix if they fit images of this schedule. Raises `HartError`."""
     scales = len(schedule)
     if edit is not None:
         if not isinstance(edit, Edit):
-            raise HartError(f"edit must be an Edit, what prepare_edit returns, not {shown(edit)}")
+            raise HartError(f"edit must be an Edit, as prepare_edit returns it, not {shown(edit)}")
         if edit.size != str(size := size_of_schedule(config, schedule)):
-            raise HartError(f"the edit is of {edit.size} pixels, the images are of {size}: give size=edit.size")
+            raise HartError(f"the edit has {edit.size} pixels, the images {size}: give size=edit.size")
         for name in ("kept_scales", "followed_scales"):
             whole_number(name, getattr(edit, name), 0, scales)
         if not 0 <= finite_number("style_strength", edit.style_strength) <= MAX_STYLE:
@@ -128,7 +128,7 @@ def checked_changes(
 def contexts(
     images: Sequence[ImageRequest], encode: Callable[[Prompt], Context], device: torch.device
 ) -> tuple[Context, Context | None]:
-    """The contexts of a batch, and those that guidance steers away from: None if all are the null context."""
+    """Return the contexts of a batch, and those that guidance steers away from: None if all are the null context."""
 
     def of(prompt: Prompt | Context) -> Context:
         return context_of(prompt, encode, device)
@@ -144,12 +144,12 @@ def contexts(
 
 
 def context_of(prompt: Prompt | Context, encode: Callable[[Prompt], Context], device: torch.device) -> Context:
-    """The context of one prompt, or features that were given in its place."""
+    """Return the context of one prompt, or the features given in its place."""
     return (prompt if isinstance(prompt, TextContext | ClassContext) else encode(prompt)).to(device)
 
 
 def null_context(config: HartConfig) -> Context:
-    """One row of no prompt at all."""
+    """Return one row without any prompt."""
     text, classes = config.transformer.text, config.transformer.classes
     if classes is not None:
         return ClassContext(torch.tensor([classes.num_classes], device="cpu"), classes.num_classes)
@@ -161,7 +161,7 @@ def null_context(config: HartConfig) -> Context:
 def second_prompts(
     images: Sequence[ImageRequest], encode: Callable[[Prompt], Context], device: torch.device
 ) -> SecondPrompts | None:
-    """The second prompts of a batch; None if there are none."""
+    """Return the second prompts of a batch; None if there are none."""
     if all(image.second_prompt is None for image in images):
         return None
     prompts = [image.prompt if image.second_prompt is None else image.second_prompt for image in images]
@@ -174,10 +174,10 @@ def second_prompts(
 
 @dataclass(frozen=True)
 class Request:
-    """The images of one call, every value checked; image i belongs to prompt i // images_per_prompt.
+    """The images of one call, with every value checked; image i belongs to prompt i // images_per_prompt.
 
-    prompts: or one row of features for each. negatives: one for each prompt, or one for all; None stands for the null
-        context. seeds: one for each image. samplings: one for each image, or one for all. edit, mix: of all images.
+    prompts: or one row of features each. negatives: one per prompt, or one for all; None is the null context.
+        seeds: one per image. samplings: one per image, or one for all. edit, mix: for all images.
     """
 
     prompts: Sequence[Prompt | Context]
@@ -210,11 +210,11 @@ def checked_request(
     edit: Edit | None = None,
     mix: PromptMix | None = None,
 ) -> Request:
-    """A `Request` from the arguments of `HartPipeline.__call__`. Raises `HartError` for those that do not fit."""
+    """Return a `Request` from the arguments of `HartPipeline.__call__`. Raises `HartError` for invalid ones."""
     if prompt is None and embeds is None and edit is not None:
         embeds = null_context(config)
     if (prompt is None) == (embeds is None):
-        raise HartError("give either a prompt or prompt_embeds, what encode_prompt returns")
+        raise HartError("give either a prompt or prompt_embeds, as encode_prompt returns it")
     if negative_prompt is not None and negative_embeds is not None:
         raise HartError("give either negative_prompt or negative_prompt_embeds")
     if generator is not None and seed is not None:
@@ -254,9 +254,9 @@ def checked_samplings(
     prompts: int,
     each: int,
 ) -> list[SamplingConfig]:
-    """`checked_settings` of each of prompts x each images, or one for all if no value is a list.
+    """Return `checked_settings` for each of prompts x each images, or one for all if no value is a list.
 
-    settings: those in `OWN_SETTINGS` may be lists, with a value for each prompt or for each image.
+    settings: those in `OWN_SETTINGS` may be lists with one value per prompt or per image.
     """
     listed = {name: values for name in OWN_SETTINGS if (values := listed_values(settings.get(name))) is not None}
     if not listed:

@@ -1,6 +1,6 @@
-"""Content credentials (C2PA): a signed manifest in an image that says what made it, so that any later change shows.
+"""Content credentials (C2PA): a signed manifest in an image that states its origin and reveals any later change.
 
-It says what the XMP says. A signature depends on time and chance: two signed images differ in bytes, not in pixels.
+It states the same as the XMP. Signatures depend on time and chance: images signed twice differ in bytes, not pixels.
 Nothing here needs PyTorch.
 """
 
@@ -25,24 +25,24 @@ ALGORITHMS = {"secp256r1": b"es256", "secp384r1": b"es384", "secp521r1": b"es512
 
 
 class SigningFailed(HartError):
-    """An image that could not be signed; the text says why."""
+    """Raised if an image could not be signed; the message says why."""
 
 
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(user_path(path))))]  # noqa: PTH100
-"""For processes with another working directory, and for records; links stay as given."""
+"""Absolute, for processes with another working directory and for records; links stay as given."""
 
 
 class SigningOptions(Config, kw_only=True):
-    """Whose signature images carry."""
+    """The certificate and key that images are signed with."""
 
     c2pa_certificate: AbsolutePath | None = None
-    """Certificates in PEM, the signer's first: finished images are signed by C2PA."""
+    """PEM file with the certificate chain, the signer's first: finished images are signed by C2PA."""
     c2pa_key: AbsolutePath | None = None
     """The signer's private key in PEM, without a password."""
 
     def credentials(self) -> ContentCredentials | None:
-        """What signs images, if they are to be signed. Raises `HartError` for one file alone, and for files that
-        cannot."""
+        """Return the signer of images, None if they are not signed. Raises `HartError` for one file alone, or for
+        files that cannot sign."""
         if self.c2pa_certificate is None and self.c2pa_key is None:
             return None
         if self.c2pa_certificate is None or self.c2pa_key is None:
@@ -54,8 +54,8 @@ class ContentCredentials:
     """Signs images with one certificate."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
-        """Both in PEM. certificate: the signer's, then those that vouch for it; allowed to sign e-mails or documents.
-        key: of the first, without a password. Raises `HartError` for files that cannot sign.
+        """Both in PEM. certificate: the signer's, then those that vouch for it; must allow signing of e-mails or
+        documents. key: of the first certificate, without a password. Raises `HartError` for files that cannot sign.
         """
         try:
             import c2pa
@@ -66,7 +66,7 @@ class ContentCredentials:
         chain, secret = (read_text(user_path(file)).encode() for file in (certificate, key))
         self._c2pa = c2pa
         self._signer = c2pa.C2paSignerInfo(_algorithm(key, secret), chain, secret, None)
-        # a thumbnail has several times the bytes of the image
+        # a thumbnail would be several times as large as the image
         self._context = c2pa.Context(c2pa.Settings.from_dict({"builder": {"thumbnail": {"enabled": False}}}))
         trial = io.BytesIO()
         Image.new("RGB", (1, 1)).save(trial, "PNG")
@@ -76,7 +76,7 @@ class ContentCredentials:
             raise HartError(f"{certificate} and {key}: {error}") from None
 
     def signed(self, content: bytes, form: str, made_by: ImageRecord) -> bytes:
-        """The file with its manifest. form: png, jpeg or webp. Raises `SigningFailed`."""
+        """Return the file with its manifest. form: png, jpeg or webp. Raises `SigningFailed`."""
         from hart.generation.metadata import SOFTWARE
 
         software = {"name": SOFTWARE, "version": made_by.version}
@@ -84,7 +84,7 @@ class ContentCredentials:
         return self._signed(content, form, software, said)
 
     def _signed(self, content: bytes, form: str, software: dict[str, str], said: dict[str, str]) -> bytes:
-        """said: of the action by which the software made the image."""
+        """said: details of the action by which the software made the image."""
         actions = [{"action": "c2pa.created", "softwareAgent": software, **said}]
         manifest = {
             "claim_generator_info": [software],
@@ -103,7 +103,7 @@ class ContentCredentials:
 
 
 def _algorithm(file: Path, key: bytes) -> bytes:
-    """C2PA's name of how this private key signs."""
+    """Return C2PA's name for the algorithm that this private key signs with."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -116,7 +116,7 @@ def _algorithm(file: Path, key: bytes) -> bytes:
     try:
         found = load_pem_private_key(key, password=None)
     except (TypeError, ValueError):
-        raise HartError(f"{file}: no private key in PEM, without a password") from None
+        raise HartError(f"{file}: not a private key in PEM format without a password") from None
     except UnsupportedAlgorithm:
         raise unsuited from None
     if isinstance(found, Ed25519PrivateKey):

@@ -1,1 +1,1 @@
-"""A model goes in, a faster one with the same numbers comes out. The model's own modules know nothing of it."""
+"""Makes a model faster with the same results. The model's own modules know nothing of it."""

@@ -1,4 +1,4 @@
-"""A whole model on one device: opened, moved, adapted and stored. `hart.pipeline` adds what it does with prompts."""
+"""A whole model on one device: opened, moved, adapted and stored. `hart.pipeline` adds generation from prompts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NO_TEXT = "this model generates classes by number: it takes no text encoder"
 
 
 class BasePipeline:
-    """The modules of a model, and what changes them. Threads may share it: a call keeps the modules it began with."""
+    """The modules of a model and methods that change them. Thread-safe: a call keeps the modules it began with."""
 
     @own_modes()
     def __init__(
@@ -53,10 +53,10 @@ class BasePipeline:
         folder: Path | None = None,
         text_encoder: TextEncoder | None = None,
     ) -> None:
-        """Copies the modules as they are now; the caller's own stay unchanged.
+        """Copy the modules as they are now; the caller's own stay unchanged.
 
-        device, dtype: where and in what type they compute, as in `from_pretrained`; a `torch.device` is taken as it is.
-        folder: holds the text encoder that is stored with the model, which the first prompt loads.
+        device, dtype: where and in what type they compute, as in `from_pretrained`; a `torch.device` is used as given.
+        folder: holds the text encoder stored with the model, which is loaded at the first prompt.
         text_encoder: in place of the one that the configuration names. Raises `HartError` if the transformer does not
             take its features.
         """
@@ -73,7 +73,7 @@ class BasePipeline:
         if text_encoder is not None:
             _check_text_encoder(text_encoder, config)
         self.config = config
-        self.folder = None if folder is None else folder.absolute()  # read later, too, wherever the program is then
+        self.folder = None if folder is None else folder.absolute()  # also read later, in any working directory
         self._components = replace(parts, text_encoder=text_encoder)
         self._progress_bar: dict[str, Any] = {"disable": True}
         self._lock = threading.RLock()
@@ -118,9 +118,9 @@ class BasePipeline:
         dtype: torch.dtype | str | None = None,
         speed: Speed | str | None = None,
     ) -> Self:
-        """A model of this size with random weights and random text features: for timings and tests, not images.
+        """Make a model of this size with random weights and random text features: for timings and tests, not images.
 
-        config: a configuration, or a name of one: a preset ("hart-0.7b-1024"), a model, or a JSON file. speed: see
+        config: a configuration, or the name of one: a preset ("hart-0.7b-1024"), a model, or a JSON file. speed: see
         `optimize`; by default exact.
         """
         seed = checked_seed(seed)
@@ -135,7 +135,7 @@ class BasePipeline:
 
     @property
     def components(self) -> Components:
-        """The modules that the next call samples with, to look at; to change weights, use `hart`."""
+        """Return the modules that the next call samples with, for inspection; to change weights, use `hart`."""
         return self._components
 
     @property
@@ -144,7 +144,7 @@ class BasePipeline:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type in which the transformer computes."""
+        """Return the type in which the transformer computes."""
         return self._components.dtype
 
     @property
@@ -153,11 +153,11 @@ class BasePipeline:
 
     @property
     def hart(self) -> Hart:
-        """Transformer and residual diffusion as plain modules, to look at, change, train or store.
+        """Return transformer and residual diffusion as plain modules, to inspect, change, train or store.
 
         From then on the pipeline samples with exactly these modules, changes included. On x86 processors that is
-        slower, by a seventh at 0.7B, since their layers are not packed (`hart.inference.packing`). A copy of the
-        pipeline by its constructor packs them again, and so does `load_lora`.
+        slower, by a seventh at 0.7B, since their layers are not packed (`hart.inference.packing`). Copying the pipeline
+        by its constructor packs them again, and so does `load_lora`.
         """
         with self._lock, own_modes():
             plain = self._components.plain()
@@ -168,7 +168,7 @@ class BasePipeline:
 
     @property
     def text_encoder(self) -> TextEncoder:
-        """The prompt encoder, loaded on first use. Raises `HartError` if the model has none."""
+        """Return the prompt encoder, loaded on first use. Raises `HartError` if the model has none."""
         with self._lock, own_modes():
             encoder, dtype = self._components.text_encoder, text_encoder_dtype(self.dtype)
             if encoder is None:
@@ -184,7 +184,7 @@ class BasePipeline:
 
     @contextmanager
     def _working_text_encoder(self) -> Iterator[TextEncoder]:
-        """The prompt encoder on the pipeline's device, and in main memory afterwards if it is off-loaded."""
+        """Give the prompt encoder on the pipeline's device; if off-loaded, it returns to main memory afterwards."""
         encoder = self.text_encoder
         if not self.speed.offload or self.device.type == "cpu":
             yield encoder
@@ -197,12 +197,12 @@ class BasePipeline:
 
     @property
     def image_size(self) -> int:
-        """Width and height of the images in pixels."""
+        """Return width and height of the images in pixels."""
         return self.config.tokenizer.image_size
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes a class-conditional model knows; None for a text model."""
+        """Return how many classes a class-conditional model knows; None for a text model."""
         return self.config.num_classes
 
     def to(
@@ -212,7 +212,7 @@ class BasePipeline:
 
         `to(torch.bfloat16)` changes the type, as in torch.
 
-        Calls that are running in other threads finish where they began.
+        Calls running in other threads finish where they began.
         """
         if isinstance(device, torch.dtype):
             if dtype is not None:
@@ -228,9 +228,9 @@ class BasePipeline:
     def optimize(self, speed: Speed | str) -> list[str]:
         """Bring the model to a level of speed ("exact", "int8", ...) or to options of your own; see `Speed`.
 
-        Returns what is done from now on, a line each, and what this machine cannot do. Calls that are running in other
-        threads finish as they began. Raises `HartError` for an unknown level, one that the device cannot serve, and
-        ordinary weights where only 8 bits are left.
+        Returns what is done from now on, a line each, and what this machine cannot do. Calls running in other threads
+        finish as they began. Raises `HartError` for an unknown level, one that the device cannot serve, and a level
+        with ordinary weights if only 8-bit ones are left.
         """
         with self._lock, own_modes():
             self._components = self._components.at_speed(resolve_speed(speed, self.device, own=self.speed.weights))
@@ -238,18 +238,18 @@ class BasePipeline:
 
     @property
     def speed(self) -> Speed:
-        """What is done to be fast."""
+        """Return the options by which the pipeline is fast."""
         return self._components.speed
 
     @property
     def sampling(self) -> SamplingConfig:
-        """The settings of a call that says nothing else: the model's own, and those of its speed."""
+        """Return the default settings of a call: the model's own, as changed by its speed."""
         return self.speed.sampling(self.config)
 
     def speed_remarks(self, *, chosen: bool = True) -> list[str]:
-        """What is done to be fast, a line each, and what this machine cannot do.
+        """Return what is done for speed, a line each, and what this machine cannot do.
 
-        chosen: whether somebody has asked for this speed; else nothing is said but that a number type is slow here.
+        chosen: whether a person chose this speed; otherwise only a number type that is slow here is reported.
         """
         if not chosen:
             return slow_remarks(self.dtype, self.device)
@@ -258,23 +258,23 @@ class BasePipeline:
     def load_lora(self, folder: AnyPath, scale: float = 1.0) -> None:
         """Merge a LoRA adapter (see `hart.checkpoint.lora`) into a copy of the transformer's weights; several add up.
 
-        The original weights stay in memory for `unload_lora`. Calls that are running in other threads finish with the
-        weights that they began with. scale: strength of the adapter; 1 is as trained. Warns with an `AdapterWarning` if
-        it was trained on other weights. Raises `HartError` and changes nothing for an adapter that is damaged or does
-        not fit the model.
+        The original weights stay in memory for `unload_lora`. Calls running in other threads finish with the weights
+        they began with. scale: strength of the adapter; 1 is as trained. Warns with an `AdapterWarning` if it was
+        trained on other weights. Raises `HartError` and changes nothing if the adapter is damaged or does not fit the
+        model.
         """
         with self._lock, own_modes():
             self._components = self._components.adapted(user_path(folder), scale, str(self.folder or "this model"))
 
     def unload_lora(self) -> None:
-        """Return exactly to the weights from before the first adapter; does nothing if none was loaded."""
+        """Restore exactly the weights from before the first adapter; does nothing if none was loaded."""
         with self._lock:
             self._components = self._components.unadapted()
 
     def save_pretrained(self, folder: AnyPath, dtype: torch.dtype | str | None = None) -> None:
         """Write the whole model to a folder that `from_pretrained` opens: text encoder included, adapters merged.
 
-        dtype: how weights are stored, by default as they are here; "int8" stores large layers in 8 bits.
+        dtype: how weights are stored, by default as they are now; "int8" stores large layers in 8 bits.
         Raises `HartError` if the folder holds a model or other files, or the text encoder cannot be stored.
         """
         stored = None if dtype is None else resolve_stored_dtype(dtype)
@@ -291,16 +291,16 @@ class BasePipeline:
     ) -> str:
         """Store the model, as `save_pretrained` does, in a Hugging Face repository; returns the commit's URL.
 
-        private: whether a new repository is private. token: None takes the one that `hf auth login` stored.
+        private: whether a new repository is private. token: None uses the one that `hf auth login` stored.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, dtype)
             return upload(Path(folder), repo_id, private=private, token=token, message=commit_message)
 
     def set_progress_bar_config(self, **options: Any) -> None:
-        """Options of tqdm for the progress bar over scales, which is off by default: `disable=False` shows it.
+        """Set tqdm options for the progress bar over scales, which is off by default: `disable=False` shows it.
 
-        Raises `HartError` for options that tqdm does not have, and for `total`, which the call itself knows.
+        Raises `HartError` for options that tqdm does not have, and for `total`, which the call itself sets.
         """
         known = sorted(set(inspect.signature(tqdm.__init__).parameters) - {"self", "total", "iterable", "kwargs"})
         if unknown := sorted(set(options) - set(known)):
@@ -308,7 +308,7 @@ class BasePipeline:
         self._progress_bar = self._progress_bar | options
 
     def fingerprints(self) -> dict[str, str]:
-        """A hash of the weights of each part; see `hart.checkpoint.storage.fingerprint`.
+        """Return a hash of each part's weights; see `hart.checkpoint.storage.fingerprint`.
 
         Keys: transformer (with the residual diffusion), tokenizer and, for a text model, text_encoder.
         """
@@ -332,7 +332,7 @@ class BasePipeline:
 
 
 def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:
-    """Raise `HartError` unless the encoder's features are what the transformer takes."""
+    """Raise `HartError` unless the transformer takes the encoder's features."""
     text = config.transformer.text
     if text is None:
         raise HartError(NO_TEXT)
@@ -341,5 +341,5 @@ def _check_text_encoder(encoder: TextEncoder, config: HartConfig) -> None:
     if (encoder.config.tokens, encoder.width) != (text.tokens, text.width):
         raise HartError(
             f"the text encoder gives {counted(encoder.config.tokens, 'token')} of width {encoder.width}, "
-            f"the transformer takes {text.tokens} of width {text.width}: they are not of one model"
+            f"the transformer takes {text.tokens} of width {text.width}: they belong to different models"
         )

@@ -1,4 +1,4 @@
-"""PyTorch's compiler for the blocks of a model, of any number of models in one process."""
+"""PyTorch's compiler for the blocks of a model, for any number of models in one process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 
 
 def compile_blocks(blocks: nn.ModuleList) -> None:
-    """Compile what lies before and after attention in equal blocks, in place, each variant at its first call.
+    """Compile the parts before and after attention in equal blocks, in place, each variant at its first call.
 
-    Tokens may be of any number, in batches of any size: one row, one token, and more of both are a variant each.
-    Attention stays as it is: a cache has too many shapes. What was compiled hangs on a function's code, and from eight
-    variants on PyTorch runs that code without its compiler and only warns; so the blocks of a model have a copy of the
-    code for themselves, and what cannot be compiled whole is an error of PyTorch's.
+    Tokens may be of any number, in batches of any size: one row, one token, and more of both are separate variants.
+    Attention is not compiled: a cache has too many shapes. Compiled code is attached to a function's code object, and
+    from eight variants on PyTorch runs that code uncompiled and only warns; so each model's blocks get their own copy
+    of the code, and what cannot be compiled whole is an error from PyTorch.
     """
     for name in ("before", "after"):
         plain = getattr(type(blocks[0]), name)

@@ -1,7 +1,8 @@
-"""The modules that a pipeline samples with: made once, never changed while a call may use them; and a tokenizer alone.
+"""The modules that a pipeline samples with, made once and never changed while a call may use them; and a tokenizer
+alone.
 
-A change to a pipeline (an adapter, another device, a text encoder that is loaded late) makes new components, which
-share with the old ones what stays the same.
+A change to a pipeline (an adapter, another device, a text encoder loaded later) makes new components, which share
+unchanged parts with the old ones.
 
 Shapes: B batch, H W image, D latent channels, h w latent.
 """
@@ -47,28 +48,28 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Coder:
-    """A tokenizer on a device, from images and back. dtype: of the model around it; see `prepared_tokenizer`."""
+    """A tokenizer on a device: images to latents and back. dtype: the model's, see `prepared_tokenizer`."""
 
     tokenizer: HybridTokenizer
     device: torch.device
     dtype: torch.dtype
 
     def encode(self, pixels: Tensor, grid: Grid | None = None) -> Tensor:
-        """The continuous latent (D, h, w) float32 on the device of an image (3, H, W) uint8, made small to a grid."""
+        """Encode an image (3, H, W) uint8, downscaled to `grid` if given: latent (D, h, w) float32 on the device."""
         image = to_signed(pixels).unsqueeze(0).to(self.device)
         return (self.tokenizer.encode(image) if grid is None else self.tokenizer.encode_small(image, grid))[0]
 
     def images(self, latents: Tensor, output_type: OutputType = "pil") -> Any:
-        """Latents (B, D, h, w), decoded one by one, as images of the given type.
+        """Decode latents (B, D, h, w), one by one, to images of the given type.
 
-        Tensors are ordinary ones, that may be changed, also in inference mode.
+        Tensors are ordinary ones that may be changed, in inference mode too.
         """
         if output_type == "latent":
             self._require_finite(latents.isfinite().all())
             with torch.inference_mode(False):
                 return latents.clone()
         if output_type == "pil":
-            # whole bytes leave the device, after all else
+            # as whole bytes, copied from the device at the very end
             decoded = [self._decoded(latent) for latent in latents]
             finite = torch.stack([image.isfinite().all() for image in decoded]).all()
             pixels = torch.stack([unit_to_pixels(image) for image in decoded]).cpu()
@@ -80,12 +81,12 @@ class Coder:
         return stacked if output_type == "pt" else stacked.permute(0, 2, 3, 1).numpy()
 
     def _decoded(self, latent: Tensor) -> Tensor:
-        """One latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the device."""
+        """Decode one latent (D, h, w) to an image (3, H, W) in [0, 1], float32 on the device."""
         return _unit(self.tokenizer.decode(latent.unsqueeze(0).to(self.device)))
 
     @torch.inference_mode()
     def reconstruct(self, image: Image.Image) -> Reconstruction:
-        """Encode and decode an image, cropped to a square and resized first."""
+        """Encode and decode an image, after cropping it to a square and resizing."""
         pixels = pil_to_pixels(image, self.tokenizer.config.image_size)
         original, given = pixels.float() / 255, to_signed(pixels).unsqueeze(0).to(self.device)
         discrete, hybrid = (self._finite(_unit(found)) for found in self.tokenizer.reconstruct(given))
@@ -98,26 +99,26 @@ class Coder:
         )
 
     def _finite(self, image: Tensor) -> Tensor:
-        """The image on the CPU, if it is finite."""
+        """Return the image on the CPU if it is finite."""
         self._require_finite(image.isfinite().all())
         return image.cpu()
 
     def _require_finite(self, finite: Tensor) -> None:
-        """The one look, at the end, for numbers that left their range anywhere on the way; the meta device has none."""
+        """The only check, at the end, for values that overflowed anywhere on the way; skipped on the meta device."""
         if not finite.is_meta and not bool(finite):
             narrow = self.dtype == torch.float16
             raise HartError(
                 f"the image is not finite in {dtype_name(self.dtype)}: "
-                + ("use float32 or bfloat16" if narrow else "weights, an adapter or latents hold numbers far too large")
+                + ("use float32 or bfloat16" if narrow else "weights, an adapter or latents hold far too large numbers")
             )
 
 
 @dataclass(frozen=True)
 class Components(Coder):
-    """What one call samples with.
+    """The modules of one call.
 
-    speed: what was done to the modules to be fast. text_encoder: None until the first prompt loads it. without_lora:
-    the model from before adapters were merged.
+    speed: the options applied to the modules. text_encoder: None until the first prompt loads it. without_lora: the
+    model from before adapters were merged.
     """
 
     hart: Hart
@@ -126,9 +127,9 @@ class Components(Coder):
     without_lora: Hart | None = None
 
     def plain(self) -> Components:
-        """These components with ordinary layers alone, to be seen, changed and replaced; themselves if so already.
+        """Return components with ordinary layers only, to inspect, change and replace; `self` if they are already.
 
-        Weights of 8 bits become ordinary ones with the same values. Nothing is compiled or recorded any more.
+        Weights of 8 bits become ordinary ones with the same values. Nothing stays compiled or recorded.
         """
         recorded = self.speed.compile or self.speed.graphs
         if not (recorded or is_packed(self.hart) or is_quantized(self.hart)):
@@ -137,12 +138,12 @@ class Components(Coder):
         return self._with(partial(_dequantized, dtype=self.dtype), speed=speed)
 
     def _with(self, change: Callable[[Hart], Hart], **others: Any) -> Components:
-        """With the model changed, the one from before adapters too; and with other fields."""
+        """Return components with the model changed, also the one from before adapters; and with other fields."""
         before = None if self.without_lora is None else change(self.without_lora)
         return replace(self, hart=change(self.hart), without_lora=before, **others)
 
     def at_speed(self, speed: Speed) -> Components:
-        """With the modules of another speed. Raises `HartError` where weights would need more bits than are left."""
+        """Return components at another speed. Raises `HartError` if weights would need more bits than are left."""
         rounded = is_quantized(self.hart) and speed.weights != self.speed.weights
         if rounded or (self.speed.narrows_decoder(self.device) and not speed.narrows_decoder(self.device)):
             raise HartError("this speed needs weights as they were before they got fewer bits: open the model again")
@@ -161,28 +162,30 @@ class Components(Coder):
         return self._with(fast, tokenizer=tokenizer, speed=speed)
 
     def adapted(self, folder: Path, scale: float, model: str) -> Components:
-        """With a LoRA adapter merged into a copy of the weights; see `hart.checkpoint.lora.merge_lora`.
+        """Return components with a LoRA adapter merged into a copy of the weights; see
+        `hart.checkpoint.lora.merge_lora`.
 
-        Weights of 8 bits are rounded to 8 bits again. Warns of an adapter of other weights with an `AdapterWarning`.
+        Weights of 8 bits are rounded to 8 bits again. Warns with an `AdapterWarning` if the adapter is for other
+        weights.
         """
         from hart.checkpoint.lora import base_remark, merge_lora
 
         remark = base_remark(self.without_lora or self.hart, folder, model)
         hart = copy.deepcopy(self.hart)
         decelerate(hart)
-        dequantize_linears(hart, torch.float32)  # whatever the model's type: nothing is lost but by rounding once
+        dequantize_linears(hart, torch.float32)  # whatever the model's type: the only loss is one rounding
         merge_lora(hart, folder, scale, model=model)
         if remark is not None:
-            warnings.warn(remark, AdapterWarning, stacklevel=3)  # whoever called `load_lora`
+            warnings.warn(remark, AdapterWarning, stacklevel=3)  # the caller of `load_lora`
         accelerate(hart, self.speed)
         return replace(self, hart=hart, without_lora=self.without_lora or self.hart)
 
     def unadapted(self) -> Components:
-        """With the weights as they were before the first adapter; these parts if there was none."""
+        """Return components with the weights from before the first adapter; `self` if there was none."""
         return self if self.without_lora is None else replace(self, hart=self.without_lora, without_lora=None)
 
     def moved(self, device: torch.device, dtype: torch.dtype) -> Components:
-        """Copies on another device or in another type; these components if nothing changes."""
+        """Return copies on another device or in another type; `self` if nothing changes."""
         place = torch.empty(0, device=device).device  # "cuda" is "cuda:0", if that is the current one
         if (place, dtype) == (self.tokenizer.quantizer.codebook.weight.device, self.dtype):
             return self
@@ -208,12 +211,12 @@ class Components(Coder):
         *,
         adapted: bool = False,
     ) -> None:
-        """Write a whole model, or nothing; the configuration last: an unfinished folder is no model.
+        """Write a whole model, or nothing; the configuration comes last: without it a folder is not a model.
 
         folder: holds the text encoder, if that was not loaded, and the scorer, if there is one. dtype: how weights are
-        stored, None as they are; int8 is for the large layers of transformer and diffusion, and stores all else in
-        bfloat16. adapted: adapters were merged before these components were made.
-        Raises `HartError` if `destination` holds a model or other files, and for adapters that are not merged.
+        stored, None as they are; int8 is for the large layers of transformer and diffusion, everything else is then
+        stored in bfloat16. adapted: whether adapters were merged before these components were made.
+        Raises `HartError` if `destination` holds a model or other files, and if adapters are not merged.
         """
         from hart.checkpoint.lora import has_lora
 
@@ -245,7 +248,7 @@ class Components(Coder):
 def prepared(
     tokenizer: HybridTokenizer, hart: Hart, device: torch.device, dtype: torch.dtype, speed: Speed = EXACT
 ) -> Components:
-    """Components from modules that nobody else uses: moved to the device, frozen, made fast.
+    """Make components from modules with no other user: moved to the device, frozen, made fast.
 
     Transformer and residual diffusion compute in `dtype`.
     """
@@ -256,12 +259,12 @@ def prepared(
 
 
 def _unit(images: Tensor) -> Tensor:
-    """The image (3, H, W) in [0, 1], float32, of one decoded by itself, (1, 3, H, W) in [-1, 1]."""
+    """Return the image (3, H, W) in [0, 1], float32, of a single decoded image (1, 3, H, W) in [-1, 1]."""
     return (images[0].float() + 1) / 2
 
 
 def of_type(images: Sequence[Image.Image], output_type: OutputType) -> Any:
-    """Finished RGB images of one size as a list of them, an array or a tensor."""
+    """Return finished RGB images of one size as a list, an array or a tensor."""
     if output_type == "pil":
         return images
     array = np.stack([np.asarray(image) for image in images]).astype(np.float32) / 255
@@ -272,10 +275,10 @@ def of_type(images: Sequence[Image.Image], output_type: OutputType) -> Any:
 def prepared_tokenizer(
     tokenizer: HybridTokenizer, device: torch.device, dtype: torch.dtype, speed: Speed
 ) -> HybridTokenizer:
-    """A tokenizer that nobody else uses, whatever its types, on the device of a model in `dtype`.
+    """Move a tokenizer with no other user, of any types, to the device of a model in `dtype`.
 
-    The decoder computes in that type too, except in float16, whose range its activations may leave: then it computes in
-    float32, as encoder and quantiser always do; the encoder's weights may rest in fewer bits.
+    The decoder computes in that type too, except that in float16, where its activations may overflow, it computes in
+    float32, as encoder and quantiser always do; the encoder's weights may be stored in fewer bits.
     """
     narrow = speed.narrows_decoder(device)
     decoder_type = torch.bfloat16 if narrow else torch.float32 if dtype == torch.float16 else dtype
@@ -289,12 +292,12 @@ def prepared_tokenizer(
 
 
 def text_encoder_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type in which the text encoder of a model in `dtype` computes: language models overflow float16."""
+    """Return the type in which a model's text encoder computes: language models overflow float16."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 
 def copied(module: AnyModule, device: torch.device, dtype: torch.dtype) -> AnyModule:
-    """A frozen copy of a module on a device in a type, without an intermediate copy in its own type."""
+    """Return a frozen copy of a module on a device in a type, without an intermediate copy in its own type."""
     memo: dict[int, object] = {}
     keep_type = {id(b) for layer in module.modules() if isinstance(layer, QuantizedLinear) for b in layer.buffers()}
     for tensor in chain(module.parameters(), module.buffers()):
@@ -305,16 +308,16 @@ def copied(module: AnyModule, device: torch.device, dtype: torch.dtype) -> AnyMo
 
 
 def require_new_model(destination: Path, source: Path | None) -> None:
-    """Raise `HartError` unless a model can be written there: in an empty or a new folder, of a name that opens it.
+    """Raise `HartError` unless a model can be written there: in an empty or new folder, whose name then opens it.
 
-    What a new repository of a hub has may be there.
+    The initial files of a new hub repository may be there.
     """
     if destination.exists() and not destination.is_dir():
         raise HartError(f"{destination}: is a file: give a folder")
     if source is not None and destination.exists() and destination.samefile(source):
         raise HartError(f"{destination}: is the model's own folder: choose another")
     if is_shipped(str(destination)):
-        raise HartError(f"{destination}: under this name the model of the package is opened: choose another folder")
+        raise HartError(f"{destination}: this name opens the package's own model: choose another folder")
     if os.path.lexists(destination / CONFIG_FILE):
         raise HartError(f"{destination}: already holds a model: choose another folder")
     require_own_folder(destination, r"(README|LICENSE|NOTICE)(\.\w+)?")
@@ -322,19 +325,19 @@ def require_new_model(destination: Path, source: Path | None) -> None:
 
 
 def _twin(hart: Hart) -> Hart:
-    """A second tree of modules over the same tensors."""
+    """Return a second module tree over the same tensors."""
     return copy.deepcopy(hart, {id(tensor): tensor for tensor in chain(hart.parameters(), hart.buffers())})
 
 
 def _decelerated(hart: Hart) -> Hart:
-    """A second tree of modules over the same tensors, without packed layers and kernels."""
+    """Return a second module tree over the same tensors, without packed layers and kernels."""
     twin = _twin(hart)
     decelerate(twin)
     return twin
 
 
 def _dequantized(hart: Hart, dtype: torch.dtype) -> Hart:
-    """The same, with ordinary layers in `dtype` in the place of those with 8 bits."""
+    """Return the same tree with 8-bit layers replaced by ordinary ones in `dtype`."""
     plain = _decelerated(hart)
     dequantize_linears(plain, dtype)
     return plain

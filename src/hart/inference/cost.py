@@ -1,8 +1,8 @@
 """The size of a model and the cost of one image: parameters and multiply-accumulates (MACs) by part.
 
-Counted are the matrix products and convolutions of generating one image as the paper describes it; 1 MAC is 2 FLOPs.
-Not counted: elementwise operations, and a text encoder that is a model of its own (Qwen2). Guidance runs transformer,
-head and diffusion for two rows, with and without the prompt, up to the scales that are sampled without it.
+This counts the matrix products and convolutions of generating one image as the paper describes it; 1 MAC is 2 FLOPs.
+It leaves out elementwise operations, and a text encoder that is a separate model (Qwen2). Guidance runs transformer,
+head and diffusion for two rows, with and without the prompt, except at the scales that are sampled without it.
 
     prompt -> compact text encoder -> context
     context + scales -> transformer -> head -> codes -> diffusion (all sampling steps) -> decoder
@@ -30,7 +30,7 @@ from hart.tokenizer.autoencoder import Downsample, SpatialAttention, Upsample
 from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 
 TEXT_ENCODER = "text encoder"
-"""Key of the compact text encoder; absent if prompts are read by another model, or are classes."""
+"""Key of the compact text encoder; absent if another model reads the prompts, or they are classes."""
 
 PARTS = (
     TEXT_ENCODER,
@@ -42,8 +42,8 @@ PARTS = (
     "residual diffusion",
     "decoder",
 )
-"""Keys of `ModelCost.macs`. "context" holds all layers for the context tokens; the next two are the image
-tokens'. "codes" is the Gumbel mixture of codes, the convolutions phi, and pooling to the next scale."""
+"""Keys of `ModelCost.macs`. "context" holds all layers for the context tokens; the next two are for the image tokens.
+"codes" is the Gumbel mixture of codes, the convolutions phi, and pooling to the next scale."""
 
 MODULES = (TEXT_ENCODER, "transformer", "residual diffusion", "encoder", "quantizer", "decoder")
 """Keys of `ModelCost.parameters`. "encoder" is the tokenizer's, which generation does not use."""
@@ -51,12 +51,12 @@ MODULES = (TEXT_ENCODER, "transformer", "residual diffusion", "encoder", "quanti
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Figures of a model for one image.
+    """Cost of a model per image.
 
     parameters: by `MODULES`. macs: by `PARTS`. scale_tokens: image tokens of each scale.
-    step_macs: transformer and head, first the context with scale 1's logits, then the scales 2..K; head_macs: of these,
-    the head's. null_macs: of the context's, those of the null text's tokens but one: all are equal, and so are their
-    layers, which a program may compute once.
+    step_macs: transformer and head, first the context with scale 1's logits, then the scales 2..K; head_macs: the
+    head's share of these. null_macs: the context's share for all but one of the null text's tokens, which are all equal
+    in every layer, so that a program may compute them once.
     """
 
     parameters: Mapping[str, int]
@@ -72,11 +72,11 @@ class ModelCost:
 
 
 def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, guided: bool = True) -> ModelCost:
-    """Parameters and MACs for one image with the configured sampling, decoded to pixels.
+    """Return parameters and MACs for one image with the configured sampling, decoded to pixels.
 
-    schedule: of the image, by default the model's own.
-    guided: with classifier-free guidance, which doubles everything but text encoder, codes and decoder, where the
-        sampling does not leave it out at the last scales.
+    schedule: the image's, by default the model's own.
+    guided: with classifier-free guidance, which doubles everything but text encoder, codes and decoder, except at last
+        scales that the sampling leaves unguided.
     """
     with without_memory():
         tokenizer, hart = build(config)
@@ -105,10 +105,10 @@ def model_cost(config: HartConfig, schedule: ScaleSchedule | None = None, *, gui
 
 @dataclass(frozen=True)
 class TokenizerTrainingMacs:
-    """Of one image's forward pass in training.
+    """MACs of one image's forward pass in training.
 
-    codes: encoder, and phi at every scale, with gradients unless the decoder is trained alone. search: the nearest
-    codes at every scale, never with gradients. decoder: with gradients.
+    codes: encoder, and phi at every scale, with gradients unless only the decoder is trained. search: nearest codes
+    at every scale, never with gradients. decoder: with gradients.
     """
 
     codes: int
@@ -117,7 +117,7 @@ class TokenizerTrainingMacs:
 
 
 def tokenizer_training_macs(sizes: TokenizerConfig) -> TokenizerTrainingMacs:
-    """MACs of one image's forward pass in training."""
+    """Return the MACs of one image's forward pass in training."""
     with without_memory():
         tokenizer = HybridTokenizer(sizes)
     schedule, channels, latent = sizes.schedule, sizes.latent_channels, sizes.schedule.final
@@ -133,7 +133,7 @@ def tokenizer_training_macs(sizes: TokenizerConfig) -> TokenizerTrainingMacs:
 def transformer_training_macs(
     sizes: TransformerConfig, diffusion: ResidualDiffusionConfig | None, *, last_tokens: int
 ) -> int:
-    """MACs of one image's forward pass in training, with `last_tokens` of the last scale's tokens computed.
+    """Return the MACs of one image's forward pass in training, with `last_tokens` of the last scale's tokens computed.
 
     The diffusion's network runs `batch_multiplier` times per token.
     """
@@ -148,9 +148,9 @@ def transformer_training_macs(
 
 
 def _denoiser(sizes: ResidualDiffusionConfig, channels: int) -> tuple[int, int]:
-    """The diffusion's network for one token, and the embedding of one timestep."""
+    """Return the MACs of the diffusion's network for one token, and of the embedding of one timestep."""
     width = sizes.width
-    block = 5 * width**2  # two linear layers, and three modulation parameters a channel
+    block = 5 * width**2  # two linear layers, and three modulation parameters per channel
     return 3 * channels * width + sizes.depth * block + 2 * width**2, width * (2 * FREQUENCIES + width)
 
 
@@ -169,12 +169,12 @@ def _parameters(tokenizer: HybridTokenizer, hart: Hart) -> dict[str, int]:
 
 
 def _text_encoder(sizes: TextEncoderConfig | None) -> tuple[dict[str, int], dict[str, int]]:
-    """Parameters of `hart.text_encoder.compact`, counted by hand, since building it takes its word pieces; and MACs of
-    one prompt, padded to S tokens that see each other."""
+    """Return the parameters of `hart.text_encoder.compact`, counted by hand, since building it needs its word pieces;
+    and the MACs of one prompt, padded to S tokens that see each other."""
     if sizes is None or sizes.kind != "compact":
         return {}, {}
     width, tokens = sizes.width, sizes.tokens
-    # of a block: q, k, v, output, an MLP of 4 times the width; then biases and two norms
+    # per block: q, k, v, output, an MLP of 4 times the width; then biases and two norms
     linear = sizes.embedding_width * width + sizes.depth * 12 * width**2 + width * sizes.output_width
     embeddings = sizes.vocabulary_size * sizes.embedding_width + tokens * width
     parameters = embeddings + linear + sizes.depth * 13 * width + 3 * width + sizes.output_width
@@ -184,17 +184,17 @@ def _text_encoder(sizes: TextEncoderConfig | None) -> tuple[dict[str, int], dict
 def _scales(
     sizes: TransformerConfig, rows: Sequence[int], calls: Sequence[Sequence[tuple[int, int]]]
 ) -> list[tuple[int, int, int]]:
-    """Linear layers, attention and head of the first scale, whose token the context predicts, and of the others.
+    """Return linear layers, attention and head of the first scale, whose token the context predicts, and of the others.
 
-    rows: of each scale. calls: of each but the first, see `last_scale_calls`. The scale and shift before the head are
-    made once a row.
+    rows: of each scale. calls: of each scale but the first, see `last_scale_calls`. The scale and shift before the head
+    are computed once per row.
     """
     head = sizes.width * sizes.codebook_size
     found = [(0, 0, rows[0] * (2 * sizes.width**2 + head))]
     seen = sizes.context_tokens
     for k, of_scale in enumerate(calls, start=1):
         linear = attention = count = 0
-        levels = 2 if sizes.masked_last_scale and k == len(calls) else 1  # given tokens have one of their own
+        levels = 2 if sizes.masked_last_scale and k == len(calls) else 1  # given tokens have their own level
         for tokens, count in of_scale:
             linear += levels * _level(sizes)
             linear += rows[k] * tokens * (sizes.latent_channels * sizes.width + linear_macs(sizes))
@@ -205,38 +205,38 @@ def _scales(
 
 
 def _context(sizes: TransformerConfig, rows: int) -> int:
-    """Embedding the context, the blocks' modulation, and all layers for S tokens that see each other."""
+    """Return the context's embedding, the blocks' modulation, and all layers for S tokens that see each other."""
     projections = {"none": 0, "table": 0, "linear": sizes.depth, "shared": 1}[sizes.modulation]
     modulation = projections * 6 * sizes.width**2
     return _level(sizes) + rows * (modulation + _context_tokens(sizes, sizes.context_tokens))
 
 
 def _context_tokens(sizes: TransformerConfig, tokens: int) -> int:
-    """Embedding and all layers of context tokens that see each other."""
+    """Return embedding and all layers of context tokens that see each other."""
     embedding = tokens * sizes.text.width * sizes.width if sizes.text is not None else 0
     return embedding + tokens * linear_macs(sizes) + _attention(sizes, tokens, tokens)
 
 
 def linear_macs(sizes: TransformerConfig) -> int:
-    """Linear layers of all blocks for one token: q, k, v, output; gate, up, down (or two of them with GELU)."""
+    """Return all blocks' linear layers for one token: q, k, v, output; gate, up, down (or two of them with GELU)."""
     matrices = 3 if sizes.mlp == "swiglu" else 2
     return sizes.depth * (4 * sizes.width**2 + matrices * sizes.width * sizes.mlp_width)
 
 
 def _attention(sizes: TransformerConfig, tokens: int, seen: int) -> int:
-    """Queries on keys and weights on values of all blocks, for N tokens that attend to P."""
+    """Return queries on keys and weights on values in all blocks, for N tokens that attend to P."""
     return sizes.depth * 2 * tokens * seen * sizes.width
 
 
 def _level(sizes: TransformerConfig) -> int:
-    """The MLP of the sinusoidal level embedding, once a step; a table costs nothing."""
+    """Return the MLP of the sinusoidal level embedding, once per step; a table costs nothing."""
     return sizes.width * (2 * FREQUENCIES + sizes.width) if sizes.level_embedding == "sinusoidal" else 0
 
 
 def _codes(config: HartConfig, schedule: ScaleSchedule) -> int:
-    """The Gumbel mixture of codes, phi at all but the last scale of a hybrid model, and pooling to the next scale."""
+    """Return the Gumbel mixture of codes, phi at all but a hybrid model's last scale, and pooling to the next scale."""
     sizes, final = config.tokenizer, schedule.final
-    # a product from the left makes the rows, one from the right the columns
+    # multiplying from the left makes the rows, from the right the columns
     pooling = sum(
         sizes.latent_channels * grid.height * final.width * (final.height + grid.width) for grid in schedule.grids[1:-1]
     )
@@ -247,7 +247,7 @@ def _codes(config: HartConfig, schedule: ScaleSchedule) -> int:
 
 
 def _diffusion(config: HartConfig, rows: int, tokens: int) -> int:
-    """Residual tokens of N positions: the condition once, the denoiser at every sampling step."""
+    """Return residual tokens of N positions: the condition once, the denoiser at every sampling step."""
     if config.diffusion is None or config.sampling.discrete_only:
         return 0
     channels, context_width = config.transformer.latent_channels, config.transformer.width
@@ -258,15 +258,15 @@ def _diffusion(config: HartConfig, rows: int, tokens: int) -> int:
 
 
 def _convolutions(part: nn.Module, grid: Grid) -> int:
-    """Convolutions and attention of the autoencoder or a part of it that begins on `grid`, in the order of its modules,
-    which is that of the computation."""
+    """Return convolutions and attention of the autoencoder, or a part of it that begins on `grid`; its modules are in
+    the order of the computation."""
     total = 0
     for layer in part.modules():
         if isinstance(layer, Upsample):
             grid = Grid(2 * grid.height, 2 * grid.width)
         elif isinstance(layer, Downsample):
             grid = Grid(grid.height // 2, grid.width // 2)
-        elif isinstance(layer, SpatialAttention):  # every position on every other
+        elif isinstance(layer, SpatialAttention):  # every position attends to every other
             total += 2 * layer.proj.in_channels * grid.tokens**2
         elif isinstance(layer, nn.Conv2d):
             total += layer.weight.numel() * grid.tokens
@@ -278,5 +278,5 @@ def _decoder(tokenizer: HybridTokenizer, latent: Grid) -> int:
 
 
 def _phi(channels: int, latent: Grid) -> int:
-    """One of the convolutions phi."""
+    """Return the cost of one convolution phi."""
     return 9 * channels**2 * latent.tokens

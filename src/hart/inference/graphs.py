@@ -1,10 +1,10 @@
-"""CUDA graphs for the blocks of a transformer in generation: one launch a scale in place of thousands.
+"""CUDA graphs for the blocks of a transformer in generation: one launch per scale instead of thousands.
 
-A scale of a given schedule always has as many tokens, at the same place of the cache. So all its kernels are recorded
-once, with the memory that they read and write, and replayed for every image. The cache of a batch must then be the same
-memory each time: it is lent, and comes back when nobody holds it any more. Numbers are those of the plain loop.
+A scale of a given schedule always has the same number of tokens, at the same place in the cache. So all its kernels are
+recorded once, with the memory that they read and write, and replayed for every image. The cache of a batch must then be
+the same memory each time: it is lent, and returns when nothing refers to it. Results are those of the plain loop.
 
-At most `MOST_KINDS` kinds of caches are kept, those of the batches and sizes that were last asked for.
+At most `MOST_KINDS` kinds of caches are kept: those of the most recently used batches and sizes.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from torch import Tensor
 from hart.layers.kv_cache import KVCache
 
 MOST_KINDS = 8
-"""As many as the sizes of a server's batches."""
+"""As many as a server has batch sizes."""
 
 Work = Callable[[Sequence[Tensor]], Tensor]
-"""From inputs, all on one device, to a result."""
+"""Maps inputs, all on one device, to a result."""
 Capture = Callable[[Callable[[], Tensor], torch.device, Any], tuple[Callable[[], None], Tensor, Any]]
-"""From work on a device, and the pool of memory of a graph that never runs at the same time (None: of no other), to
-what does the work again, the result that this fills, and the pool that it took memory from."""
+"""Takes work on a device, and the memory pool of a graph that never runs at the same time (None: its own); returns a
+function that repeats the work, the result that this fills, and the pool that it used."""
 
 _alone = threading.RLock()
-"""The process records one graph at a time, a graph's own memory serves one call at a time, and a cache may come back at
+"""The process records one graph at a time, a graph's own memory serves one call at a time, and a cache may return at
 any time, in any thread."""
 
 
 def cuda_capture(work: Callable[[], Tensor], device: torch.device, pool: Any) -> tuple[Callable[[], None], Tensor, Any]:
-    """A `Capture` on an NVIDIA GPU. The work runs once before, as kernels that choose or compile at first ask."""
-    # PyTorch records on the current device alone: the work of another would run and leave the graph empty
+    """A `Capture` on an NVIDIA GPU. The work runs once before, for kernels that choose or compile at first."""
+    # PyTorch only records on the current device: work on another would run and leave the graph empty
     with torch.cuda.device(device):
         stream, graph = _side_stream(device), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             work()
         torch.cuda.current_stream().wait_stream(stream)
-        # other threads may ask for memory meanwhile
+        # other threads may allocate memory meanwhile
         with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             result = work()
     return graph.replay, result, graph.pool()
@@ -53,7 +53,7 @@ def cuda_capture(work: Callable[[], Tensor], device: torch.device, pool: Any) ->
 
 @cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all recordings: for each stream, cuBLAS keeps a workspace (32 MiB on Hopper)."""
+    """Return one stream for all recordings, since cuBLAS keeps a workspace per stream (32 MiB on Hopper)."""
     return torch.cuda.Stream(device)
 
 
@@ -70,10 +70,10 @@ class BlockGraphs:
 
     def __init__(self, capture: Capture = cuda_capture) -> None:
         self.capture = capture
-        self.free: dict[Hashable, list[KVCache]] = {}  # by kind, the last that was asked for at the end
+        self.free: dict[Hashable, list[KVCache]] = {}  # by kind, the most recently used last
 
     def lend(self, kind: Hashable, make: Callable[[], KVCache]) -> KVCache:
-        """An empty cache of a kind, whose memory is lent again once the caller has dropped it."""
+        """Return an empty cache of a kind; its memory is lent again once the caller has dropped it."""
         with _alone:
             waiting = self.free[kind] = self.free.pop(kind, [])
             while len(self.free) > MOST_KINDS:
@@ -89,12 +89,12 @@ class BlockGraphs:
                 self.free[kind].append(cache)
 
     def run(self, work: Work, inputs: Sequence[Tensor], cache: KVCache) -> Tensor:
-        """What `work` makes of the inputs and of the tokens in the cache, to which it appends."""
+        """Run `work` on the inputs and the tokens in the cache, to which it appends."""
         key = (cache.length, *(tuple(x.shape) for x in inputs))
         with _alone:
             if (graph := cache.recorded.get(key)) is None:
                 own = [x.clone() for x in inputs]
-                pool = next((other.pool for other in cache.recorded.values()), None)  # scales follow each other
+                pool = next((other.pool for other in cache.recorded.values()), None)  # scales run one after the other
                 graph = cache.recorded[key] = Graph(own, *self.capture(lambda: work(own), own[0].device, pool))
             torch._foreach_copy_(graph.inputs, list(inputs))
             graph.replay()

@@ -1,13 +1,13 @@
-"""Kernels for models with weights of 8 bits. `hart.layers.quantized.QuantizedLinear` is the plain twin of their layers,
-`hart.layers.attention.attend` that of their attention.
+"""Kernels for models with 8-bit weights. `hart.layers.quantized.QuantizedLinear` is the plain equivalent of their
+layers, `hart.layers.attention.attend` that of their attention.
 
-On x86 processors oneDNN multiplies unsigned by signed bytes, with VNNI at four times the rate of float32, and two to
-three times without. Activations are shifted by 128 to be unsigned; what that adds to a sum depends on the weight alone,
-so it is computed once and taken off as a bias (oneDNN would add up the weight in every call, on AVX2 with one thread).
-Where sums of two products would overflow the 16 bits of an older instruction (AVX2 alone), activations are rounded to
-7 bits. On NVIDIA GPUs the products are torch's own.
+On x86 processors oneDNN multiplies unsigned by signed bytes, with VNNI at four times the rate of float32, and at two to
+three times without. Activations are shifted by 128 to be unsigned; the shift's effect on a sum depends only on the
+weight, so it is computed once and subtracted as a bias (oneDNN would sum the weight in every call, on AVX2 with one
+thread). Where sums of two products would overflow the 16 bits of an older instruction (AVX2 only), activations are
+rounded to 7 bits. On NVIDIA GPUs the products are torch's own.
 
-Shapes: C inputs, D outputs, N rows. Of attention: B batch, H heads, N queries, P keys, d head width.
+Shapes: C inputs, D outputs, N rows. For attention: B batch, H heads, N queries, P keys, d head width.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from hart.strict import reason
 
 ACTIVATION_BITS = (8, 7)
 SMALLEST_INT_MM_ROWS = 17
-"""cuBLAS refuses integer products of fewer rows."""
+"""Fewest rows for which cuBLAS supports integer products."""
 SCORES = 2**20
-"""Most scores of attention held at once, as products and as weights, so that they stay in the processor's cache."""
+"""Most attention scores held at once, as products and as weights, so that they stay in the processor's cache."""
 
 
 class PackedInt8Linear(Packed):
-    """A layer of 8 bits by oneDNN's kernels."""
+    """An 8-bit layer that uses oneDNN's kernels."""
 
     def __init__(self, layer: QuantizedLinear) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class PackedInt8Linear(Packed):
         self.train(layer.training)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (..., C), bias (D,), to (..., D) in the type of x."""
+        """Map x (..., C), with bias (D,), to (..., D) in the type of x."""
         values, scale = quantized_rows(x, largest=self.largest)
         product = packed_int8_product(unsigned(values, self.largest), self.packed, self.weight_scale, self.shift_back)
         bias = self.bias if bias is None else bias
@@ -75,7 +75,7 @@ def int_mm_product(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: 
 
 
 def scaled_mm_product(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
-    """A `Product` of 8-bit floats on NVIDIA GPUs from Ada on; in bfloat16, the only type that all of them give."""
+    """A `Product` of 8-bit floats on NVIDIA GPUs from Ada on; in bfloat16, the only type that all of them return."""
     return torch._scaled_mm(values, weight.t(), scale_a=scale, scale_b=weight_scale[None], out_dtype=torch.bfloat16)
 
 
@@ -84,9 +84,9 @@ GPU_PRODUCTS: dict[torch.dtype, Product] = {torch.int8: int_mm_product, torch.fl
 
 @torch.inference_mode()
 def narrow_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """An `Attend` in bfloat16, scores included, a few heads at a time, or a part of the queries of one.
+    """An `Attend` in bfloat16, scores included, a few heads at a time, or some of the queries of one head.
 
-    The products of processors with AVX-512 bf16 alone are those of PyTorch's fused kernel, but three times as fast.
+    On processors with only AVX-512 bf16, the products equal those of PyTorch's fused kernel, but three times as fast.
     """
     (rows, heads, queries, _), keys = q.shape, k.shape[2]
     q, k, v = (q * scale).bfloat16(), k.bfloat16(), v.bfloat16()
@@ -106,7 +106,7 @@ def narrow_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 @cache
 def attends_narrowly() -> bool:
-    """Whether `narrow_attend` is the fastest on this processor: with AMX, PyTorch's own kernel uses that."""
+    """Return whether `narrow_attend` is fastest on this processor: with AMX, PyTorch's own kernel uses that."""
     features = torch.cpu.get_capabilities()
     return bool(features.get("avx512_bf16")) and not features.get("amx_tile") and torch.backends.mkldnn.is_available()
 
@@ -114,9 +114,9 @@ def attends_narrowly() -> bool:
 @cache
 @own_modes()
 def int8_range() -> int:
-    """The largest integer to which activations are rounded on this processor; 0 if it has no kernel.
+    """Return the largest integer that activations are rounded to on this processor; 0 if it has no kernel.
 
-    Found out once, by products of the largest numbers, whose sums overflow first.
+    Determined once, by products of the largest numbers, whose sums overflow first.
     """
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return 0
@@ -141,7 +141,7 @@ def int8_range() -> int:
 
 
 def kernel_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why products of an 8-bit type have no kernel of their own on a device; None if they have one."""
+    """Return why products of an 8-bit type have no kernel on a device; None if they have one."""
     if device.type == "cuda":
         return gpu_refusal(dtype, device)
     if device.type == "cpu" and dtype == torch.int8:
@@ -152,8 +152,8 @@ def kernel_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
 @cache
 @own_modes()
 def gpu_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
-    """`kernel_refusal` of a GPU. Found out once, by multiplying: some generations of GPUs have kernels for one scale a
-    matrix alone, or for some numbers of rows."""
+    """Return `kernel_refusal` for a GPU. Determined once, by multiplying: some GPU generations only have kernels for
+    one scale per matrix, or for certain numbers of rows."""
     numbers = torch.linspace(-1, 1, 96 * 64, dtype=torch.float32, device=device).view(96, 64)
     weight, weight_scale = quantized_rows(numbers, dtype)
     try:
@@ -168,9 +168,9 @@ def gpu_refusal(dtype: torch.dtype, device: torch.device) -> str | None:
 
 
 def give_kernels(module: nn.Module) -> None:
-    """Let the layers of 8 bits inside `module` multiply with their device's kernels, where it has any; in place.
+    """Let the 8-bit layers inside `module` multiply with their device's kernels, if it has any; in place.
 
-    And let the attention beside them take its fastest kernel.
+    The attention beside them also gets its fastest kernel.
     """
     for parent, name in places(module, QuantizedLinear):
         layer = getattr(parent, name)
@@ -184,8 +184,8 @@ def give_kernels(module: nn.Module) -> None:
 
 
 def decelerate(module: nn.Module) -> None:
-    """Undo `hart.inference.speed.accelerate`, in place: plain twins in new memory. What was rounded to 8 bits stays so:
-    `hart.layers.quantized.dequantize_linears`."""
+    """Undo `hart.inference.speed.accelerate`, in place: plain equivalents in new memory. Weights rounded to 8 bits stay
+    so; see `hart.layers.quantized.dequantize_linears`."""
     for parent, name in places(module, Packed):
         setattr(parent, name, getattr(parent, name).plain())
     if isinstance(module, Hart):
@@ -198,7 +198,7 @@ def decelerate(module: nn.Module) -> None:
 
 
 def with_kernel(layer: QuantizedLinear, device: torch.device) -> nn.Module:
-    """A layer that multiplies by the fastest kernel of the device that it is on or about to be on."""
+    """Return the layer that multiplies by the fastest kernel of the device that it is, or will be, on."""
     dtype = layer.weight.dtype
     if kernel_refusal(dtype, device) is not None:
         return layer
@@ -209,25 +209,25 @@ def with_kernel(layer: QuantizedLinear, device: torch.device) -> nn.Module:
 
 
 def packed_int8(weight: Tensor) -> Tensor:
-    """A weight (D, C) of 8 bits in the order of oneDNN's kernels."""
+    """Return an 8-bit weight (D, C) in the memory order of oneDNN's kernels."""
     packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, None)
     return packed
 
 
 def unsigned(values: Tensor, largest: int) -> Tensor:
-    """int8 numbers of at most `largest`, shifted to be unsigned: in their own memory."""
+    """Shift int8 numbers of at most `largest` to be unsigned, in their own memory."""
     return values.view(torch.uint8).add_(largest + 1)  # the sums wrap around
 
 
 def shift_back(packed: Tensor, weight_scale: Tensor, largest: int) -> Tensor:
-    """What `unsigned` adds to the products with a packed weight, to be taken off: (D,) float32."""
-    # their product is the sum of the weight, fast
+    """Return the effect of `unsigned` on products with a packed weight, to be subtracted: (D,) float32."""
+    # their product is the sum of the weight, computed fast
     ones = torch.ones(1, packed.shape[0], dtype=torch.uint8, device="cpu")
     return packed_int8_product(ones, packed, weight_scale, None)[0].mul_(-(largest + 1))
 
 
 def packed_int8_product(values: Tensor, packed: Tensor, weight_scale: Tensor, back: Tensor | None) -> Tensor:
-    """`unsigned` values (..., C) times a packed weight, exact but for the scales (D,): (..., D) float32.
+    """Multiply `unsigned` values (..., C) by a packed weight, exactly except for the scales (D,): (..., D) float32.
 
     back: from `shift_back`, for values that were shifted.
     """

@@ -1,12 +1,12 @@
-"""The memory that images take besides the model: estimated before anything is computed, so that none is begun in vain.
+"""The memory that images need besides the model, estimated in advance, so that no work is started in vain.
 
 Keys and values grow with the tokens of all scales, the last scale's activations with its tokens, the decoder's maps
-with the pixels (their patches, where `patch_size` is more than 1). Scales and decoding follow each other: the larger of
-the two counts. The factors of activations and maps are those of the largest models at 256 to 2048 px, where what
-PyTorch allocates was counted.
+with the pixels (or their patches, if `patch_size` is more than 1). Scales and decoding follow each other, so the larger
+of the two counts. The factors of activations and maps are those of the largest models at 256 to 2048 px, measured by
+what PyTorch allocates.
 
-Shapes: R rows (one an image, one more with guidance, one more with a second prompt), S context tokens, L tokens of all
-scales, N of the last one, C width, M MLP width, V codes, W width of the diffusion.
+Shapes: R rows (one per image, one more with guidance, one more with a second prompt), S context tokens, L tokens of
+all scales, N of the last one, C width, M MLP width, V codes, W width of the diffusion.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ FLOAT32 = 4
 SAVING: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {"--cache int8": {"cache": "int8"}, "--tiled": {"tiled": True}}
 )
-"""Options of the commands that take less memory, and what they change in a `Speed`."""
+"""Command options that take less memory, and what they change in a `Speed`."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. cache: keys and values. scale: all else of the last scale. decoder: of decoding one image."""
+    """Memory in bytes. cache: keys and values. scale: the rest of the last scale. decoder: to decode one image."""
 
     cache: int
     scale: int
@@ -44,16 +44,16 @@ class Memory:
 
     @property
     def most(self) -> int:
-        """That are needed at once."""
+        """Return the most bytes needed at once."""
         return max(self.cache + self.scale, self.decoder)
 
 
 def image_memory(
     config: HartConfig, parts: Components, schedule: ScaleSchedule, rows: int, speed: Speed, *, eager: bool = False
 ) -> Memory:
-    """Of R rows together, in the types of a model's parts.
+    """Return the memory of R rows together, in the types of a model's parts.
 
-    eager: of the loop of `hart.benchmark.published`, which keeps the last scale's keys and values too, has several
+    eager: for the loop of `hart.benchmark.published`, which also keeps the last scale's keys and values, has several
     copies of all logits, and decodes its R / 2 images together.
     """
     number, decoded = parts.dtype.itemsize, parts.tokenizer.post_quant_conv.weight.dtype.itemsize
@@ -61,7 +61,7 @@ def image_memory(
     seen = sizes.context_tokens + schedule.total_tokens - 1
     last = 0 if eager else last_call(config, schedule, config.sampling.maskgit_steps)
     kept = rows * (seen - last) * sizes.width
-    of_head = FLOAT32 / (sizes.width // sizes.heads)  # a scale a token and head
+    of_head = FLOAT32 / (sizes.width // sizes.heads)  # one scale per token and head
     cached = {"model": number, "bfloat16": 2, "int8": 1 + of_head}[speed.cache]
     tokens = rows * schedule.final.tokens
     diffusion = 0 if config.diffusion is None else 8 * config.diffusion.width
@@ -90,10 +90,10 @@ def require_memory(
     besides: int = 0,
     eager: bool = False,
 ) -> None:
-    """Raise `HartError` if so many images together need more memory than the device has left.
+    """Raise `HartError` if `images` images together need more memory than the device has left.
 
-    branches: rows an image. savings: those options that whoever asks has. besides: bytes for a copy of the weights,
-    before. eager: see `image_memory`. Where a system does not say what is left, nothing is required.
+    branches: rows per image. savings: the options that the caller can offer. besides: bytes for a copy of the weights
+    made before. eager: see `image_memory`. If the system does not say what is left, nothing is checked.
     """
     free = free_memory(parts.device)
     if free is None:

@@ -2,7 +2,7 @@
 
 MKL, PyTorch's choice for float32 products on x86, reorders the weight at every call. An image takes ten calls with few
 rows, for which the reordering costs as much as the product. Packing does it once. The packed weight is the only copy;
-the plain one is computed from it on demand. Where MKL is slower whatever it multiplies, attention is by oneDNN too.
+the plain one is computed from it on demand. Where MKL is generally slower, attention uses oneDNN too.
 
 Packing calls operators that are private to PyTorch and missing on some processors: `packing_refusal` tries them, and
 layers stay plain if they fail.
@@ -32,9 +32,9 @@ from hart.strict import reason
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 FEWEST_QUERIES = 96
-"""With which `packed_attend` is known to be faster."""
+"""Fewest queries for which `packed_attend` is known to be faster."""
 SCORES = 2**19
-"""Most scores of attention held at once, so that they stay in the processor's cache."""
+"""Most attention scores held at once, so that they stay in the processor's cache."""
 SMALLEST_PACKED = 2**16
 """Smaller weights stay in the processor's cache and gain nothing."""
 
@@ -42,16 +42,16 @@ log = logging.getLogger(__name__)
 
 
 class Packed(nn.Module):
-    """A layer whose weight `packed` is in the order of kernels; copied, pickled and stored like its plain twin."""
+    """A layer whose weight `packed` is in the kernels' order; copied, pickled and stored like its plain equivalent."""
 
     packed: Tensor
 
     def plain(self) -> nn.Module:
-        """The twin, with its weight in new memory and this layer's own bias."""
+        """Return the plain equivalent, with its weight in new memory and this layer's own bias."""
         raise NotImplementedError
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Shares the packed weight, which nothing writes to."""
+        """Share the packed weight, which nothing writes to."""
         twin = type(self).__new__(type(self))
         own = {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(self).items()}
         twin.__dict__.update(own, _parameters=copy.deepcopy(self._parameters, memo))
@@ -72,7 +72,7 @@ class PackedLinear(Packed):
         self.packed = pack_weight(linear.weight.detach())
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (..., C), bias (D,), to (..., D)."""
+        """Map x (..., C), with bias (D,), to (..., D)."""
         return packed_linear(x, self.packed, self.bias if bias is None else bias)
 
     def plain(self) -> nn.Linear:
@@ -82,16 +82,16 @@ class PackedLinear(Packed):
         return linear.train(self.training)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As a plain layer, which is packed again if the processor that loads it can."""
+        """Pickle as a plain layer, which is packed again if the processor that loads it can."""
         return _restored, (self.plain(),)
 
 
 @cache
 @own_modes()
 def packing_refusal(dtype: torch.dtype) -> str | None:
-    """Why weights of this type stay plain on this machine; None if packing works and is known to be faster.
+    """Return why weights of this type stay plain on this machine; None if packing works and is known to be faster.
 
-    Found out once, by packing and multiplying: only oneDNN knows whether a processor has a kernel.
+    Determined once, by packing and multiplying: only oneDNN knows whether a processor has a kernel.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return "packing is known to be faster on x86 processors only"
@@ -120,10 +120,10 @@ def packing_refusal(dtype: torch.dtype) -> str | None:
 @cache
 @own_modes()
 def treats_rows_alike() -> bool:
-    """Whether a row of a packed product in float32 is the same to the bit whatever rows stand beside it.
+    """Return whether a row of a packed float32 product is bit for bit the same whatever rows stand beside it.
 
-    Found out once, by multiplying: oneDNN 3.10, of PyTorch 2.11, with AVX2 alone sums the last rows of a product, those
-    that fill no block of it, in another order. True where nothing is packed.
+    Determined once, by multiplying: oneDNN 3.10, of PyTorch 2.11, with AVX2 only sums the last rows of a product, those
+    that do not fill a block, in another order. True if nothing is packed.
     """
     if packing_refusal(torch.float32) is not None:
         return True
@@ -148,7 +148,7 @@ def pack(hart: Hart) -> None:
             pack_linears(part)
     if weight.dtype != torch.float32:
         return
-    pack_linears(hart.transformer.head)  # which multiplies in float32, whatever the model's type
+    pack_linears(hart.transformer.head)  # always multiplies in float32, whatever the model's type
     if attends_by_onednn():
         begin_threads()
         for layer in hart.transformer.blocks.modules():
@@ -157,7 +157,7 @@ def pack(hart: Hart) -> None:
 
 
 def pack_linears(module: nn.Module, smallest: int = SMALLEST_PACKED) -> None:
-    """Replace linear layers inside `module` whose weight has `smallest` numbers or more by packed ones."""
+    """Replace linear layers inside `module` whose weight has at least `smallest` numbers by packed ones."""
     for parent, name in places(module, nn.Linear):
         linear = getattr(parent, name)
         if linear.weight.numel() >= smallest:
@@ -165,16 +165,16 @@ def pack_linears(module: nn.Module, smallest: int = SMALLEST_PACKED) -> None:
 
 
 def is_packed(module: nn.Module) -> bool:
-    """Whether any layer inside is packed."""
+    """Return whether any layer inside is packed."""
     return any(isinstance(layer, PackedLinear) for layer in module.modules())
 
 
 @torch.inference_mode()
 def packed_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """An `hart.layers.attention.Attend` in float32 by oneDNN's products, a head or a part of its queries at a time.
+    """An `hart.layers.attention.Attend` in float32 by oneDNN's products, for a head or some of its queries at a time.
 
-    One head does not keep several threads busy, so each thread has heads of its own. Keys of other types, few queries
-    and many threads are left to PyTorch's kernel.
+    One head does not keep several threads busy, so each thread gets its own heads. Keys of other types, few queries and
+    many threads are left to PyTorch's kernel.
     """
     queries, threads = q.shape[2], torch.get_num_threads()
     if k.dtype != torch.float32 or queries < FEWEST_QUERIES or threads > MOST_THREADS:
@@ -191,7 +191,7 @@ def packed_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 @torch.inference_mode()
 def attend_heads(q: Tensor, k: Tensor, v: Tensor, result: Tensor) -> None:
-    """Write the attention of scaled queries (B, H, N, d), one head after the other, into `result`."""
+    """Write the attention of scaled queries (B, H, N, d), head by head, into `result`."""
     length = max(1, SCORES // k.shape[2])
     for row in zip(q, k, v.transpose(2, 3), result, strict=True):
         for queries, keys, values, found in zip(*row, strict=True):
@@ -203,8 +203,8 @@ def attend_heads(q: Tensor, k: Tensor, v: Tensor, result: Tensor) -> None:
 
 @cache
 def attends_by_onednn() -> bool:
-    """Whether `packed_attend` is the fastest: MKL, by which PyTorch's kernel multiplies, uses AVX-512 on Intel's
-    processors alone."""
+    """Return whether `packed_attend` is fastest: MKL, which PyTorch's kernel multiplies with, only uses AVX-512 on
+    Intel processors."""
     features = torch.cpu.get_capabilities()
     is_amd = str(features.get("cpu_name", "")).startswith("AMD")
     return is_amd and bool(features.get("avx512_f")) and packing_refusal(torch.float32) is None

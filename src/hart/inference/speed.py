@@ -1,8 +1,8 @@
 """Levels of speed: what a pipeline may do to be faster or to take less memory, and what each costs.
 
-The exact levels change numbers by rounding alone. Those with 8 bits change them by about a hundredth in every layer,
-and approximate ones leave out work: both are off unless asked for. What a machine cannot do is an error where a level
-lives by it, and else a line of `described`.
+The exact levels change results only by rounding. Those with 8 bits change them by about a hundredth in every layer, and
+approximate ones skip work: both are off unless requested. If a machine cannot do something, it is an error if the level
+depends on it, otherwise a line of `described`.
 """
 
 from __future__ import annotations
@@ -32,42 +32,42 @@ from hart.strict import Config, counted, shown
 
 EIGHT_BITS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 SMALLEST_QUANTIZED = 2**14
-"""Smaller weights stay as they are."""
+"""Smaller weights are not quantised."""
 
 
 class Speed(Config, kw_only=True):
-    """What a pipeline does to be fast."""
+    """What a pipeline does to be faster or to save memory."""
 
     weights: Literal["plain", "packed", "int8", "fp8"] = "packed"
     """packed: in the memory order of the processor's kernels, exact. int8, fp8: large layers in 8 bits, and the rows of
     their inputs too."""
     decoder: Literal["model", "bfloat16"] = "model"
-    """The number type of the decoder: the model's, or bfloat16, in which the encoder's weights then rest too. The
-    model's on processors without products in bfloat16, which would take several times as long."""
+    """Number type of the decoder: the model's, or bfloat16, in which the encoder's weights are then stored too.
+    Processors without bfloat16 products use the model's, since bfloat16 would take several times as long."""
     cache: CacheType = "model"
     """How keys and values are kept: in the model's type, in bfloat16, or in 8 bits."""
     compile: bool = False
-    """Let PyTorch's compiler fuse what lies between a block's products: exact, and the first image takes minutes. Not
-    with 8 bits on a processor."""
+    """Let PyTorch's compiler fuse the operations between a block's products: exact, but the first image takes minutes.
+    Not with 8 bits on a processor."""
     graphs: bool = False
     """On NVIDIA GPUs, record the kernels of a scale once and replay them: exact."""
     tiled: bool = False
     """Decode in strips: exact up to rounding, and half the memory or less at large sizes."""
     offload: bool = False
-    """Keep the text encoder in main memory while it is not at work."""
+    """Keep the text encoder in main memory while it is not in use."""
     unguided_scales: Annotated[int, Field(ge=0)] = 0
-    """Approximate: the last so many scales are sampled without guidance, unless a call says otherwise."""
+    """Approximate: sample this many of the last scales without guidance, unless a call says otherwise."""
     diffusion_steps: Annotated[int, Field(ge=1)] | None = None
-    """Approximate: so many steps of the residual diffusion, unless a call says otherwise."""
+    """Approximate: this many steps of the residual diffusion, unless a call says otherwise."""
 
     def sampling(self, config: HartConfig) -> SamplingConfig:
-        """The settings of a call that gives none: the model's own, with what this speed changes of them."""
+        """Return the default settings of a call: the model's own, as changed by this speed."""
         steps = self.diffusion_steps if config.hybrid else None
         chosen = {"unguided_scales": self.unguided_scales, "diffusion_steps": steps}
         return config.sampling.replace(**{name: value for name, value in chosen.items() if value})
 
     def narrows_decoder(self, device: torch.device) -> bool:
-        """Whether the decoder computes in bfloat16 on a device, whatever the model's type."""
+        """Return whether the decoder computes in bfloat16 on a device, whatever the model's type."""
         return self.decoder == "bfloat16" and not is_slow(torch.bfloat16, device)
 
 
@@ -86,9 +86,9 @@ LEVELS: Mapping[str, Speed] = MappingProxyType(
 
 
 def resolve_speed(level: Speed | str, device: torch.device, *, own: str = "") -> Speed:
-    """The options of a level.
+    """Return the options of a level.
 
-    own: weights that the model has already, which may stay whatever the device multiplies. Raises `HartError` for an
+    own: weights that the model already has, which may stay whatever the device supports. Raises `HartError` for an
     unknown level, and for one that the device cannot serve.
     """
     if isinstance(level, str):
@@ -106,17 +106,17 @@ def resolve_speed(level: Speed | str, device: torch.device, *, own: str = "") ->
 
 
 def described(speed: Speed, device: torch.device, dtype: torch.dtype, config: HartConfig) -> list[str]:
-    """What a pipeline of a model does at this speed, a line each, and what its device cannot do."""
+    """Return what a model's pipeline does at this speed, a line each, and what its device cannot do."""
     lines = _of_number_types(speed, device, dtype)
     if speed.compile:
         lines.append("blocks compiled by PyTorch")
     if speed.graphs:
-        lines.append("a CUDA graph a scale" if device.type == "cuda" else f"no CUDA graphs on {device.type}")
+        lines.append("one CUDA graph per scale" if device.type == "cuda" else f"no CUDA graphs on {device.type}")
     if speed.tiled:
         lines.append("decoding in strips")
     if speed.offload:
         off = "text encoder in main memory between prompts"
-        lines.append("text encoder not off-loaded: main memory is where it works" if device.type == "cpu" else off)
+        lines.append("text encoder not off-loaded: it runs in main memory" if device.type == "cpu" else off)
     if speed.unguided_scales:
         lines.append(
             f"approximate unless asked otherwise: the last {counted(speed.unguided_scales, 'scale')} without guidance"
@@ -131,7 +131,7 @@ def _of_number_types(speed: Speed, device: torch.device, dtype: torch.dtype) -> 
     lines = []
     match speed.weights:
         case "packed":
-            refusal = packing_refusal(dtype) if device.type == "cpu" else "only processors gain by it"
+            refusal = packing_refusal(dtype) if device.type == "cpu" else "only CPUs gain from it"
             attention = ", attention by oneDNN" if dtype == torch.float32 and attends_by_onednn() else ""
             lines.append(f"weights packed{attention}" if refusal is None else f"weights not packed: {refusal}")
         case "int8" | "fp8":
@@ -152,7 +152,7 @@ def _of_number_types(speed: Speed, device: torch.device, dtype: torch.dtype) -> 
 def accelerate(hart: Hart, speed: Speed) -> None:
     """Give a model on its device the layers and the cache of this speed, in place.
 
-    Raises `ConfigError` for more diffusion steps than training had, or more unguided scales than there are.
+    Raises `ConfigError` for more diffusion steps than in training, or more unguided scales than there are.
     """
     hart.config.check_sampling(speed.sampling(hart.config))
     if speed.weights in EIGHT_BITS:
@@ -163,7 +163,7 @@ def accelerate(hart: Hart, speed: Speed) -> None:
     if speed.compile:
         compile_blocks(hart.transformer.blocks)
     packed = any(isinstance(layer, Packed) for layer in hart.transformer.blocks.modules())
-    hart.transformer.null_token = KeptToken() if packed else None  # packed weights stay as they are
+    hart.transformer.null_token = KeptToken() if packed else None  # packed weights do not change
     sizes, hart.transformer.share = hart.transformer.config, whole
     if packed and not speed.compile:
         hart.transformer.share = ByThreads(linear_macs(sizes) // sizes.depth)
@@ -174,12 +174,12 @@ def accelerate(hart: Hart, speed: Speed) -> None:
 
 
 def round_weights(hart: Hart, dtype: torch.dtype) -> None:
-    """Bring the large linear layers of the model's blocks to an 8-bit type, in place."""
+    """Convert the large linear layers of the model's blocks to an 8-bit type, in place."""
     quantize_linears(hart.transformer.blocks, SMALLEST_QUANTIZED, dtype)
     if hart.residual is not None:
         quantize_linears(hart.residual.denoiser.blocks, SMALLEST_QUANTIZED, dtype)
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether any layer inside has weights of 8 bits."""
+    """Return whether any layer inside has 8-bit weights."""
     return any(isinstance(layer, QuantizedLinear | PackedInt8Linear) for layer in module.modules())

@@ -1,7 +1,7 @@
-"""Threads of Python in which PyTorch computes with one thread, each with a part of a work that needs no other part.
+"""Python threads in which PyTorch computes with a single thread; each does an independent part of the work.
 
-Else all threads share every operation and wait for each other after it, so that each takes as long as the slowest of
-them. With a part of its own, a thread waits once.
+Otherwise all threads share every operation and wait for each other after it, so that each takes as long as the slowest.
+With a part of its own, a thread waits only once.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from hart.layers.sharing import Work, whole
 from hart.strict import reason
 
 MOST_THREADS = 4
-"""More would wait for each other in Python."""
+"""More threads would wait for each other in Python."""
 FEWEST_TOKENS = 96
-"""Of a part. Each part reads all weights, which with few tokens takes as long as the products."""
+"""Fewest tokens of a part. Each part reads all weights, which with few tokens takes as long as the products."""
 FEWEST_MACS = 2**31
-"""Of a part in a step: far more than what Python does in it, which only one thread at a time can."""
+"""Fewest MACs of a part per step: far more than its work in Python, which only one thread at a time can do."""
 
 
 @dataclass(frozen=True)
 class ByThreads:
-    """A `hart.layers.sharing.Share` that gives equally many rows to each of PyTorch's threads, where that is faster.
+    """A `hart.layers.sharing.Share` that splits rows equally among PyTorch's threads, if that is faster.
 
-    The numbers are those of all rows together where `hart.inference.packing.treats_rows_alike`.
-    macs: multiply-accumulates of a step for one token.
+    Results equal those of all rows together if `hart.inference.packing.treats_rows_alike`.
+    macs: multiply-accumulates per step for one token.
     """
 
     macs: int
 
     def __call__(self, work: Work, rows: int, tokens: int) -> Tensor:
-        """Raises what the work raises, in whichever thread; the others stop after the step that they are in."""
+        """Raise what the work raises in any thread; the others stop after their current step."""
         threads = torch.get_num_threads()
         each, left = divmod(rows, threads)
-        # gradients are a setting of a thread
+        # whether gradients are on is a setting per thread
         if left or not torch.is_inference_mode_enabled() or not self.pays(threads, each * tokens):
             return whole(work, rows, tokens)
         stopped = Event()
@@ -63,50 +63,51 @@ class ByThreads:
                 parts.append(single_threads(threads).submit(part, start))
             return torch.cat([future.result() for future in parts])
         finally:
-            stopped.set()  # whoever interrupts the caller ends the parts too
+            stopped.set()  # an interruption of the caller also ends the parts
             wait(parts)
 
     def pays(self, threads: int, tokens: int) -> bool:
-        """Whether parts of so many tokens are faster than all of them at once."""
+        """Return whether parts of `tokens` tokens are faster than all of them at once."""
         return 1 < threads <= MOST_THREADS and tokens >= max(FEWEST_TOKENS, FEWEST_MACS / self.macs)
 
 
 def begin_threads() -> None:
-    """Let the threads begin that a model will need, before others compute: `single_threads`."""
+    """Start the threads that a model will need before others compute: `single_threads`."""
     if 1 < (threads := torch.get_num_threads()) <= MOST_THREADS:
         single_threads(threads)
 
 
 @cache
 def single_threads(number: int, name: str = "hart-rows") -> ThreadPoolExecutor:
-    """So many threads, in each of which PyTorch computes with one; they wait for work as long as the process lives.
+    """Return `number` threads, each computing with one PyTorch thread; they wait for work for the process's lifetime.
 
-    A thread that computes with several keeps them. Where a process has more such threads than cores, GNU's OpenMP lets
-    them sleep between any two operations, and waking takes long: a server's sampling took half as long again.
+    A thread that computes with several keeps them. If a process has more such threads than cores, GNU's OpenMP lets
+    them
+    sleep between any two operations, and waking takes long: a server's sampling took half as long again.
 
-    PyTorch keeps the number of its threads for each thread of Python, and once more for those that will begin, which
-    is for a moment another here. Raises `HartError` if they cannot begin.
+    PyTorch keeps its number of threads per Python thread, and a default for new ones, which this changes for a moment.
+    Raises `HartError` if they cannot start.
     """
     before, begun = torch.get_num_threads(), Barrier(number)
 
     def begin() -> None:
-        torch.get_num_threads()  # takes the number for new threads, which would else be done in the first product
+        torch.get_num_threads()  # fetches the number for new threads, which would else happen in the first product
         torch.set_num_threads(1)
         begun.wait()
 
     threads = ThreadPoolExecutor(number, name)
     try:
-        # none of them is idle before all have begun, so that each order begins another
+        # none is idle before all have started, so that each submission starts another
         beginning = [threads.submit(begin) for _ in range(number)]
         for future in wait(beginning, return_when=FIRST_EXCEPTION).done:
             future.result()
     except BaseException as error:
-        begun.abort()  # those that have begun wait for the others
+        begun.abort()  # those that have started wait for the others
         threads.shutdown()
         if not isinstance(error, RuntimeError):
             raise
         raise HartError(
-            f"the {number} threads of PyTorch cannot compute apart: {reason(error)}; let this process begin more "
+            f"the {number} threads of PyTorch cannot compute separately: {reason(error)}; let this process start more "
             "threads, or set OMP_NUM_THREADS=1"
         ) from error
     finally:

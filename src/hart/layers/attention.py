@@ -1,7 +1,7 @@
 """Multi-head self-attention.
 
-Block-causal attention over scales: training computes all scales at once and gives their lengths
-(`hart.layers.training_attention`); generation computes one and gives a cache.
+Attention is block-causal over scales: training computes all scales at once and passes their lengths
+(`hart.layers.training_attention`); generation computes one scale and passes a cache.
 
 Shapes: B batch, N tokens, C width, H heads, d = C / H head width.
 """
@@ -26,18 +26,18 @@ PUBLISHED_SCALE = 0.25
 MAX_LOG_SCALE = math.log(100.0)
 
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-"""Queries (B, H, N, d), keys and values (B, H, P, d) and a factor of their products: (B, H, N, d)."""
+"""Maps queries (B, H, N, d), keys and values (B, H, P, d) and a factor of their products to (B, H, N, d)."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """In the type of the keys: a cache may keep them in a narrower one."""
+    """Attend in the type of the keys, which a cache may keep in a narrower one."""
     return F.scaled_dot_product_attention(q.to(k.dtype), k, v, scale=scale)
 
 
 class Attention(nn.Module):
     """Queries and values have a bias, keys do not; rows of `qkv` are q, k, v, each split by head.
 
-    attend: what generation attends with; a faster kernel of this machine may take its place.
+    attend: the attention function of generation; a faster kernel of this machine may replace it.
     """
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool) -> None:
@@ -52,11 +52,11 @@ class Attention(nn.Module):
         self.scale = 1.0 if qk_norm else PUBLISHED_SCALE / math.sqrt(width // heads)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles may go to any machine: they are plain."""
+        """Restore the plain function: copies and pickles may go to any machine."""
         return super().__getstate__() | {"attend": attend}
 
     def project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (B, N, C) to their queries, keys and values, each (B, H, N, d)."""
+        """Return the queries, keys and values of tokens (B, N, C), each (B, H, N, d)."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = self.qkv(x, bias)
         q, k, v = (x.transpose(1, 2) for x in qkv.unflatten(2, (3, self.heads, -1)).unbind(2))
@@ -76,7 +76,7 @@ class Attention(nn.Module):
         segments: Sequence[int] | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """What queries find, (B, N, C), given queries, keys and values of the same tokens.
+        """Return the attention output (B, N, C) for queries, keys and values of the same tokens.
 
         segments: lengths of consecutive groups of tokens; a group sees itself and all groups before it.
             Without it, all tokens see each other.

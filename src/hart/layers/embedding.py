@@ -12,7 +12,7 @@ MAX_PERIOD = 10000.0
 
 
 def sinusoidal_embedding(values: Tensor) -> Tensor:
-    """values (N,) to (N, 256) in float32: 128 cosines, then 128 sines, of periods up to 10000."""
+    """Embed values (N,) as (N, 256) float32: 128 cosines, then 128 sines, with periods up to 10000."""
     steps = torch.arange(FREQUENCIES, dtype=torch.float32, device=values.device)
     angles = values.float()[:, None] * torch.exp(-math.log(MAX_PERIOD) * steps / FREQUENCIES)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)

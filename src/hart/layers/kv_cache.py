@@ -43,7 +43,7 @@ class LayerCache:
 
 
 def _longer(kept: Tensor, tokens: int) -> Tensor:
-    """A copy of what a layer has stored, with room for more tokens."""
+    """Return a copy of what a layer has stored, with room for more tokens."""
     *rows, length, width = kept.shape
     copied = kept.new_empty(*rows, length + tokens, width)
     copied[..., :length, :] = kept
@@ -53,11 +53,11 @@ def _longer(kept: Tensor, tokens: int) -> Tensor:
 class KVCache:
     """Room for `capacity` tokens in every layer.
 
-    It holds `length` tokens. Every `layer` appends its keys and values after them; `advance` is called once all have
-    appended, so that every layer of a step writes at the same place.
+    It holds `length` tokens. Every `layer` appends its keys and values after them; call `advance` once all layers have
+    appended, so that all layers of a step write at the same place.
 
-    stored: the numbers (L, 2, B, H, capacity, d); of those in 8 bits the scales too, (L, 2, B, H, capacity, 1) float32,
-    one a token and head.
+    stored: the values (L, 2, B, H, capacity, d); for 8 bits also the scales (L, 2, B, H, capacity, 1) float32, one per
+    token and head.
     recorded: what is recorded on this memory, if anything; see `hart.inference.graphs`.
     """
 
@@ -71,8 +71,8 @@ class KVCache:
         unkept: int = 0,
     ) -> None:
         """shape: (L, B, H, capacity, d). dtype: of the model. kept: the type in which keys and values are kept, by
-        default the model's; int8 rounds them, each to a scale of its own, and appending gives them back in `dtype`.
-        unkept: tokens of a last call behind a full cache, which no other call will see: they are joined to a copy of
+        default the model's; int8 rounds them, each with its own scale, and appending returns them in `dtype`.
+        unkept: tokens of a last call after a full cache, which no other call will see: they are joined to a copy of
         each layer's, and need no room."""
         layers, *of_layer = shape
         self.stored: tuple[Tensor, ...] = (torch.empty(layers, 2, *of_layer, dtype=kept or dtype, device=device),)
@@ -93,20 +93,20 @@ class KVCache:
         return LayerCache(tuple(kept[layer] for kept in self.stored), self.dtype, self.length, self.unkept)
 
     def rows(self, rows: slice) -> KVCache:
-        """A cache for some rows of the batch, with its own `length`, that writes into this one's memory."""
+        """Return a cache for some rows of the batch, with its own `length`, that writes into this one's memory."""
         part = copy.copy(self)
         part.stored = tuple(kept[:, :, rows] for kept in self.stored)
         return part
 
     def moved(self, rows: Tensor) -> KVCache:
-        """Some rows (n,) int64 alone, ascending, at the front of this one's memory; this one is used no more."""
+        """Keep some rows (n,) int64 only, ascending, moved to the front of the memory; do not use this cache again."""
         for kept in self.stored:
-            for part in kept.flatten(0, 1):  # one after the other: a copy of all would be much memory
+            for part in kept.flatten(0, 1):  # one by one: a copy of everything would take much memory
                 part[: len(rows), :, : self.length] = part[:, :, : self.length].index_select(0, rows)
         return self.rows(slice(0, len(rows)))
 
     def for_one_token(self) -> KVCache:
-        """An empty cache with room for one token of one row, for `append_copies`."""
+        """Return an empty cache with room for one token of one row, for `append_copies`."""
         layers, _, _, heads, _, head_width = self.numbers.shape
         kept, device = self.numbers.dtype, self.numbers.device
         return KVCache((layers, 1, heads, 1, head_width), dtype=self.dtype, device=device, kept=kept)
@@ -119,15 +119,15 @@ class KVCache:
         self.length = end
 
     def advance(self, tokens: int) -> None:
-        """Count the tokens that every layer has appended."""
+        """Count tokens that every layer has appended."""
         self.length += tokens
 
 
 @dataclass(eq=False)
 class KeptToken:
-    """What a token that is the same in every call came to: its keys and values, and its hidden state (1, 1, C).
+    """The stored result of a token that is the same in every call: its keys and values, and its hidden state (1, 1, C).
 
-    For weights that nothing changes.
+    Only valid while the weights do not change.
     """
 
     found: tuple[KVCache, Tensor] | None = None

@@ -1,4 +1,4 @@
-"""A linear layer that takes its bias in the call, activations in place, and the modes that a caller may be in.
+"""A linear layer that takes its bias in the call, in-place activations, and control of autocast and inference mode.
 
 Shapes: C inputs, D outputs.
 """
@@ -14,35 +14,35 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
-    """nn.Linear that takes a bias in the call, in place of its own."""
+    """nn.Linear that can take a bias in the call, replacing its own."""
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (..., C), bias (D,), to (..., D)."""
+        """Map x (..., C), with bias (D,), to (..., D)."""
         return F.linear(x, self.weight, self.bias if bias is None else bias)
 
 
 def in_autocast(x: Tensor) -> bool:
-    """Whether autocast is on for the device of x."""
+    """Return whether autocast is on for the device of x."""
     kind = x.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def without_autocast(kind: str) -> AbstractContextManager[object]:
-    """Computing on devices of this kind, such as "cuda", in the types of the tensors, in whatever autocast one is."""
-    # PyTorch refuses kinds that have none
+    """Compute on devices of this kind, e.g. "cuda", in the types of the tensors, whatever autocast is active."""
+    # PyTorch refuses kinds without autocast
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 @contextmanager
 def own_types() -> Iterator[None]:
-    """Products are in the types of their factors."""
+    """Compute products in the types of their factors, without autocast."""
     with without_autocast("cpu"), without_autocast("cuda"), without_autocast("mps"):
         yield
 
 
 @contextmanager
 def own_modes() -> Iterator[None]:
-    """The same, and parameters that are made are ordinary tensors."""
+    """Like `own_types`; also, new parameters are ordinary tensors even in inference mode."""
     with torch.inference_mode(False), own_types():
         yield
 

@@ -18,7 +18,7 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return super().forward(x)
-        # on processors PyTorch's own is five passes over memory, this is three
+        # on CPUs PyTorch's own takes five passes over memory, this takes three
         squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
         factor = squares.div_(x.shape[-1]).add_(EPS).rsqrt_()
         return (x * factor).mul_(self.weight).to(x.dtype)

@@ -15,14 +15,14 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def rotation_1d(positions: Tensor, head_width: int) -> Rotation:
-    """Text tokens at positions (B, N): d/2 frequencies, repeated for the two halves of the head."""
+    """Return the rotation of text tokens at positions (B, N): d/2 frequencies, repeated for both halves of the head."""
     exponents = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
     angles = positions.float()[..., None] * BASE**-exponents
     return _rotation(torch.cat([angles, angles], dim=-1))
 
 
 def rotation_2d(rows: Tensor, columns: Tensor, head_width: int) -> Rotation:
-    """Image tokens at (rows, columns), each (B, N): rows rotate the first half of the head, columns the second."""
+    """Return the rotation of image tokens at (rows, columns), each (B, N): rows rotate the head's first half."""
     exponents = torch.arange(0, head_width, 4, device=rows.device, dtype=torch.float32) / head_width
     frequencies = BASE**-exponents
     i, j = rows.float()[..., None] * frequencies, columns.float()[..., None] * frequencies
@@ -36,12 +36,12 @@ def _rotation(angles: Tensor) -> Rotation:
 
 
 def cat_rotations(rotations: list[Rotation]) -> Rotation:
-    """Rotations of consecutive tokens as one."""
+    """Join rotations of consecutive tokens."""
     return torch.cat([r[0] for r in rotations], dim=2), torch.cat([r[1] for r in rotations], dim=2)
 
 
 def rotation_of_rows(rotation: Rotation, rows: slice) -> Rotation:
-    """Of some rows of the batch; one row serves all."""
+    """Return the rotation of some rows of the batch; a single row serves all."""
     cos, signed_sin = rotation
     return rotation if len(cos) == 1 else (cos[rows], signed_sin[rows])
 
@@ -51,7 +51,7 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     cos, signed_sin = rotation
     wide, half = x.float(), x.shape[-1] // 2
     if torch.is_grad_enabled():
-        # a compiler reads halves in vectors, and the gradient of a roll number by number
+        # a compiler reads halves in vectors, but the gradient of a roll number by number
         (a, b), (cos_a, cos_b), (sin_a, sin_b) = (t.split(half, dim=-1) for t in (wide, cos, signed_sin))
         return torch.cat([a * cos_a + b * sin_a, b * cos_b + a * sin_b], dim=-1).to(x.dtype)
     # the same without a copy of the partners

@@ -1,4 +1,4 @@
-"""How the rows of a call may be shared out, each part computed by itself. Here nothing is: all rows are one part."""
+"""How the rows of a call may be split into parts computed separately. This module does not split: one part for all."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 Work = Callable[[slice], Iterator[Tensor]]
-"""From some of the rows to what they are after every step, at last their result, (rows, ...). It must not depend on the
+"""Maps some of the rows to their values after every step, last their result (rows, ...). It must not depend on the
 other rows."""
 
 Share = Callable[[Work, int, int], Tensor]
-"""Work, how many rows there are, and how many tokens each has, to the result of all rows."""
+"""Maps work, the number of rows, and the tokens of each row to the result of all rows."""
 
 
 def whole(work: Work, rows: int, tokens: int) -> Tensor:
-    """A `Share` of one part."""
+    """A `Share` that computes all rows as one part."""
     return last(work(slice(0, rows)))
 
 
 def last(states: Iterator[Tensor]) -> Tensor:
-    """The last of them, of which there is at least one; none before it is kept."""
+    """Return the last of at least one state; earlier ones are not kept."""
     for state in states:
         found = state
     return found

@@ -1,7 +1,7 @@
-"""Attention of a training pass: all scales at once, in which a token sees its own scale and all coarser ones.
+"""Attention of a training pass: all scales at once; a token sees its own scale and all coarser ones.
 
-No kernel of PyTorch's knows this order but FlexAttention, which needs a GPU and a compiler. Elsewhere the queries of a
-scale see a prefix of the keys, one plain call a scale, or, where sequences are short, one masked product serves all.
+Of PyTorch's kernels only FlexAttention supports this order, and it needs a GPU and a compiler. Elsewhere the queries of
+a scale see a prefix of the keys, with one plain call per scale or, for short sequences, one masked product for all.
 
 Shapes: B batch, H heads, N tokens, d head width.
 """
@@ -22,7 +22,7 @@ PyTorch's kernel is slow on short sequences there, above all its backward pass i
 
 
 def block_causal_attention(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int], scale: float) -> Tensor:
-    """(B, H, N, d): attention within and to the left of each of the consecutive groups of `segments` tokens."""
+    """Return (B, H, N, d): attention within and to the left of each consecutive group; segments: their lengths."""
     if q.device.type == "cpu" and q.shape[2] <= SHORT_ON_CPU:
         return masked_attention(q, k, v, segments, scale)
     if q.device.type == "cuda" and torch.compiler.is_compiling():
@@ -31,7 +31,7 @@ def block_causal_attention(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[i
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int], scale: float) -> Tensor:
-    """By one product with all scores."""
+    """Compute `block_causal_attention` in one product with all scores."""
     group = groups(segments, q.device)
     hidden = torch.zeros(len(group), len(group), device=q.device).masked_fill(group[:, None] < group, float("-inf"))
     scores = (q * scale) @ k.transpose(2, 3) + hidden
@@ -39,7 +39,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int], s
 
 
 def flexible_attention(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int], scale: float) -> Tensor:
-    """By one kernel that skips what no query sees; for compiled code, since it is slow outside."""
+    """Compute it with one kernel that skips what no query sees; for compiled code only, since it is slow outside."""
     # imports the compiler
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -56,7 +56,7 @@ def flexible_attention(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int],
 
 
 def prefix_attention(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int], scale: float) -> Tensor:
-    """By one call a scale. Its backward pass holds one gradient of the keys at a time, as long as what a scale sees."""
+    """Compute it with one call per scale. The backward pass holds one gradient of a prefix of the keys at a time."""
     outputs, end = [], q.shape[2]
     for length, queries in zip(reversed(segments), reversed(q.split(list(segments), dim=2)), strict=True):
         end -= length
@@ -66,21 +66,21 @@ def prefix_attention(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int], s
 
 
 def groups(segments: Sequence[int], device: torch.device) -> Tensor:
-    """(N,) int64, the number of each token's group."""
+    """Return (N,) int64, the number of each token's group."""
     return torch.cat([torch.full((length,), number, device=device) for number, length in enumerate(segments)])
 
 
 def _shortened(x: Tensor, end: int) -> tuple[Tensor, Tensor]:
-    """x and its first tokens."""
+    """Return x and its first tokens."""
     # a compiler adds the gradients of plain slices in one pass
     return (x, x[:, :, :end]) if torch.compiler.is_compiling() else _Shorten.apply(x, end)
 
 
 class _Shorten(torch.autograd.Function):
-    """x (B, H, N, d) itself, and its first tokens.
+    """Return x (B, H, N, d) itself, and its first tokens.
 
-    A slice would have a gradient of its own, of zeros as long as x. Here the gradient of the first tokens is added into
-    that of x, which must come from one attention call alone.
+    A slice would have its own gradient, padded with zeros to the length of x. Here the gradient of the first tokens is
+    added into that of x, which must come from a single attention call.
     """
 
     @staticmethod

@@ -1,1 +1,1 @@
-"""Training losses, each a sum of named parts."""
+"""Training losses; each is a sum of named parts."""

@@ -1,9 +1,9 @@
-"""Head and cross entropy together, in chunks of tokens: no logits of all tokens ever exist, nor do their gradients.
+"""Head and cross entropy together, in chunks of tokens, so that the logits of all tokens never exist at once.
 
-A chunk's logits give its losses and, at once, their gradients; both are gone before the next chunk. What is kept for
-the backward pass is the gradient of the head's input and weights. (As in Liger kernels, arXiv 2410.10989.)
+A chunk's logits give its losses and, at once, their gradients; both are freed before the next chunk. Only the gradients
+of the head's input and weights are kept for the backward pass. (As in Liger kernels, arXiv 2410.10989.)
 
-Shapes: N tokens, n of a chunk, C width, V codes.
+Shapes: N tokens, n tokens of a chunk, C width, V codes.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from hart.generation.guidance_and_sampling import filtered, sample
 from hart.layers.linear import in_autocast, without_autocast
 
 CHUNK = {"cpu": 2**21, "cuda": 2**26}
-"""Logits of a chunk: a CPU's fit its cache, 8 MB; a GPU's keep it busy, 256 MB."""
-# The codes that condition the diffusion are sampled from the model's own distribution, cut to these.
+"""Logits per chunk: 8 MB on a CPU, to fit its cache; 256 MB on a GPU, to keep it busy."""
+# Codes that condition the diffusion are sampled from the model's own distribution, filtered by these.
 SAMPLED_TOP_K, SAMPLED_TOP_P = 600, 0.96
 
 
 class CodeLoss(nn.Module):
-    """Losses of given logits. Without parameters; a module so that it can be compiled as blocks are."""
+    """Computes losses from logits. Without parameters; a module so that it can be compiled as blocks are."""
 
     def __init__(self, cluster_weight: float = 0.0, clusters: Tensor | None = None) -> None:
-        """clusters: (V,) the cluster of each code, see `hart.losses.transformer_loss.code_clusters`."""
+        """clusters: (V,), the cluster of each code, see `hart.losses.transformer_loss.code_clusters`."""
         super().__init__()
         self.cluster_weight = cluster_weight
         self.clusters = clusters
 
     def forward(self, logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Of n tokens: cross entropy; minus the log of the probability of all codes in the target's cluster; whether no
-        code is more likely than the target; and the gradient (n, V) of the sum of all losses in the logits' type.
+        """Return for n tokens: cross entropy; minus the log-probability of all codes in the target's cluster; whether
+        no code is more likely than the target; and the gradient (n, V) of the sum of all losses in the logits' type.
 
-        logits: (n, V), computed with in float32. targets: (n,). weights: (n,) of each token's loss in the sum.
+        logits: (n, V), converted to float32. targets: (n,). weights: (n,), of each token's loss in the sum.
         """
         logits, dtype = logits.float(), logits.dtype
         targets, weights = targets.unsqueeze(1), weights.unsqueeze(1)
@@ -51,7 +51,7 @@ class CodeLoss(nn.Module):
         if self.clusters is not None:
             outside = self.clusters != self.clusters[targets]
             inside = logits.masked_fill(outside, -torch.inf)
-            # a cluster may be so improbable that its codes vanish beside the others
+            # a cluster may be so improbable that its codes underflow beside the others
             largest_inside = inside.amax(dim=1, keepdim=True)
             narrow = (inside - largest_inside).exp()
             total_inside = narrow.sum(dim=1, keepdim=True)
@@ -67,10 +67,10 @@ class CodeLoss(nn.Module):
 def code_losses(
     x: Tensor, head: nn.Linear, targets: Tensor, weights: Tensor, loss: CodeLoss
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """The sum of the weighted losses of some tokens, with gradients for x and the head; and of each token, without
-    gradient, what `CodeLoss` gives: cross entropy, that of the clusters, whether it is right.
+    """Return the weighted sum of the tokens' losses, with gradients for x and the head; and for each token, without
+    gradient, what `CodeLoss` returns: cross entropy, that of the clusters, whether it is right.
 
-    x: (..., C) to be turned into logits by `head`. The products are in autocast's type where that is on, else in x's.
+    x: (..., C), which `head` turns into logits. Products use autocast's type if it is on, else the type of x.
     targets: (...) codes. weights: of each token's loss, broadcast.
     """
     kind = x.device.type
@@ -84,8 +84,8 @@ def code_losses(
 
 @torch.no_grad()
 def sampled_codes(x: Tensor, head: nn.Linear, uniform: Tensor) -> Tensor:
-    """A code (...) of each token x (..., C), from the nucleus of what `head` predicts, by inverting the distribution
-    function at `uniform` (...) in [0, 1)."""
+    """Sample a code (...) for each token x (..., C), from the nucleus of the prediction of `head`, by inverting the
+    distribution function at `uniform` (...) in [0, 1)."""
     rows, numbers = x.detach().flatten(0, -2), uniform.flatten()
     codes = [
         sample(filtered(head(rows[part]).float(), SAMPLED_TOP_K, SAMPLED_TOP_P), numbers[part])
@@ -135,12 +135,12 @@ class _ChunkedHead(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        # in float32: what accumulation divides by would be rounded
+        # in float32: a division for gradient accumulation would be rounded
         return *(None if gradient is None else gradient.float() * total for gradient in ctx.gradients), *[None] * 5
 
 
 def _chunks(tokens: int, codes: int, device: torch.device) -> list[slice]:
-    """Rows of chunks of nearly one size."""
+    """Return the rows of each chunk; all chunks have nearly the same size."""
     count = max(1, -(-tokens * codes // CHUNK.get(device.type, CHUNK["cuda"])))
     edges = [tokens * i // count for i in range(count + 1)]
     return [slice(start, end) for start, end in pairwise(edges)]

@@ -36,7 +36,7 @@ class PatchDiscriminator(nn.Module):
             wider = config.width * min(2**i, MAX_MULTIPLIER)
             stride = 2 if i < config.layers else 1
             layers += [
-                # the norm's shift takes the place of a bias
+                # the norm's shift replaces a bias
                 nn.Conv2d(width, wider, 4, stride=stride, padding=1, bias=False),
                 self._norm(wider),
                 nn.LeakyReLU(0.2),
@@ -56,14 +56,14 @@ class PatchDiscriminator(nn.Module):
         return nn.BatchNorm2d(channels, track_running_stats=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W) in [-1, 1], of at least `config.smallest_image_size`, to scores (B, 1, p, q) in float32,
-        high for real patches."""
+        """Score an image (B, 3, H, W) in [-1, 1], of at least `config.smallest_image_size`: (B, 1, p, q) float32, high
+        for real patches."""
         scores: Tensor = self.layers(image)
         return scores.float()
 
 
 def adversarial_loss(discriminator: nn.Module, reconstruction: Tensor) -> Tensor:
-    """Scalar: the negative mean score of a reconstruction (B, 3, H, W), differentiable with respect to it alone."""
+    """Return the negative mean score of a reconstruction (B, 3, H, W); only the reconstruction gets a gradient."""
     frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
     return -functional_call(discriminator, frozen, (reconstruction,)).mean()
 
@@ -71,7 +71,7 @@ def adversarial_loss(discriminator: nn.Module, reconstruction: Tensor) -> Tensor
 def discriminator_loss(
     discriminator: nn.Module, image: Tensor, reconstruction: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The hinge loss, and the mean scores of images and reconstructions (B, 3, H, W).
+    """Return the hinge loss, and the mean scores of images and reconstructions (B, 3, H, W).
 
     It pushes the scores of images above 1 and those of reconstructions below -1. No gradient reaches the tokenizer.
     """
@@ -81,7 +81,7 @@ def discriminator_loss(
 
 
 def last_layer_gradients(loss: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """Gradients of both scalars at the weight `last_layer`, (2, *last_layer.shape); keeps their graphs.
+    """Return the gradients of both scalars at the weight `last_layer`, (2, *last_layer.shape); keeps their graphs.
 
     loss: the terms that compare images. last_layer: the weight of the decoder's last convolution.
     """
@@ -89,7 +89,7 @@ def last_layer_gradients(loss: Tensor, adversarial: Tensor, last_layer: Tensor) 
 
 
 def adaptive_weight(gradients: Tensor) -> Tensor:
-    """Scalar: |grad loss| / (|grad adversarial| + 1e-4), at most 1e4, of `last_layer_gradients`.
+    """Return |grad loss| / (|grad adversarial| + 1e-4), at most 1e4, from `last_layer_gradients`.
 
     Average the gradients of microbatches first, so that the weight is that of the whole batch.
     """
@@ -100,9 +100,9 @@ def adaptive_weight(gradients: Tensor) -> Tensor:
 def pixel_loss(
     image: Tensor, reconstruction: Tensor, perceptual: nn.Module | None, weights: Mapping[str, float]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of the terms that compare images (B, 3, H, W), nominally in [-1, 1], and the terms unweighted.
+    """Return the weighted sum of the terms that compare images (B, 3, H, W), nominally in [-1, 1], and each unweighted.
 
-    weights: of `reconstruction` (L1), `squared` (L2; left out where it has no weight), `chroma` (squared error of the
+    weights: of `reconstruction` (L1), `squared` (L2; left out without a weight), `chroma` (squared error of the
         differences between colour channels: it ignores brightness, and a wrong hue weighs more than many small errors)
         and `perceptual`.
     """

@@ -21,29 +21,29 @@ from hart.types import Context, Rows, TokenMaps
 
 MINIMUM_KEPT = 32
 KMEANS_ROUNDS = 30
-# Share of the last scale's tokens that a step computes: half a normal of this standard deviation, cut here.
+# Share of the last scale's tokens that a step computes: half-normal with this standard deviation, truncated here.
 KEPT_DEVIATION, LARGEST_KEPT_SHARE = 0.25, 0.5
 MEAN_KEPT_SHARE = 0.18
 """The mean of that distribution (0.1807)."""
 ALL_GIVEN = 0.25
-"""Share of images with a masked last scale of which a step gives all codes."""
+"""Share of images with a masked last scale for which a step gives all codes."""
 
 
 def kept_tokens(share: float, tokens: int) -> int:
-    """How many of N tokens a step computes that keeps this share: at least `MINIMUM_KEPT`, or all there are."""
+    """Return how many of N tokens a step computes at this share: at least `MINIMUM_KEPT`, or all there are."""
     return min(tokens, max(MINIMUM_KEPT, round(share * tokens)))
 
 
 def random_positions(batch: int, tokens: int, count: int, generator: torch.Generator) -> Tensor:
-    """(B, M) sorted raster positions, M of N for each image, on the generator's device."""
+    """Return (B, M) sorted raster positions, M of N for each image, on the generator's device."""
     noise = torch.rand(batch, tokens, generator=generator, device=generator.device)
     return noise.argsort(dim=1)[:, :count].sort(dim=1).values
 
 
 def sample_last_positions(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
-    """(B, M) sorted raster positions of the last scale that a step computes, on the generator's device.
+    """Return (B, M) sorted raster positions of the last scale that a step computes, on the generator's device.
 
-    The dropped share is normal around 1 with std 0.25, cut to [0.5, 1] (paper, section 3.4): about 20% are
+    The dropped share is normal around 1 with std 0.25, truncated to [0.5, 1] (paper, section 3.4): about 20% are
     kept, at least `MINIMUM_KEPT` (or all there are).
     """
     kept = 1.0
@@ -53,10 +53,10 @@ def sample_last_positions(batch: int, tokens: int, generator: torch.Generator) -
 
 
 def sample_given(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
-    """(B, N) bool, tokens of a masked last scale whose codes its input has, on the generator's device.
+    """Return (B, N) bool, tokens of a masked last scale whose codes are in its input, on the generator's device.
 
-    Of a quarter of the images all are given: only the residual diffusion learns from those, which sees all codes in
-    generation. Of the others cos(pi/2 u) are left to predict, u uniform, as MaskGIT's steps leave them (2202.04200).
+    For a quarter of the images all are given: only the residual diffusion, which sees all codes in generation, learns
+    from those. For the others a share of cos(pi/2 u) is left to predict, u uniform, as in MaskGIT's steps (2202.04200).
     """
     uniform = torch.rand(batch, 1, generator=generator, device=generator.device)
     left = (tokens * torch.cos(math.pi / 2 * (uniform - ALL_GIVEN) / (1 - ALL_GIVEN))).ceil()
@@ -66,9 +66,9 @@ def sample_given(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
 
 
 def with_given(maps: TokenMaps, given: Tensor, codes: Tensor, codebook: nn.Embedding, share: float) -> TokenMaps:
-    """Maps whose last scale has the input of a step that is given codes (B, N_K), right or wrong.
+    """Return maps whose last scale has the input of a step that is given codes (B, N_K), right or wrong.
 
-    given: (B, N_K) bool, where it is. share: the mean of that over the whole batch, of which these may be a part.
+    given: (B, N_K) bool, where codes are given. share: its mean over the whole batch, of which these may be a part.
     """
     coarse, fine = maps.teacher_forcing_input.split(
         [maps.teacher_forcing_input.shape[1] - given.shape[1], given.shape[1]], dim=1
@@ -81,7 +81,7 @@ def with_given(maps: TokenMaps, given: Tensor, codes: Tensor, codebook: nn.Embed
 
 @dataclass(frozen=True)
 class DiffusionNoise(Rows):
-    """Random numbers of the diffusion's loss, which uses each token R times in a step.
+    """Random numbers of the diffusion loss, which uses each token R times per step.
 
     codes: (B, M) uniform in [0, 1), for sampling codes. timesteps: (B, R, M). noise: (B, R, M, D).
     """
@@ -94,7 +94,7 @@ class DiffusionNoise(Rows):
 def sample_diffusion_noise(
     residual: ResidualHead, batch: int, tokens: int, channels: int, generator: torch.Generator
 ) -> DiffusionNoise:
-    """The numbers for B images with M computed tokens of D channels at the last scale."""
+    """Sample the numbers for B images with M computed tokens of D channels at the last scale."""
     shape = (batch, residual.config.batch_multiplier, tokens)
     device = generator.device
     return DiffusionNoise(
@@ -105,7 +105,7 @@ def sample_diffusion_noise(
 
 
 def code_clusters(codes: Tensor, count: int) -> Tensor:
-    """(V,) int64, the cluster of each code (V, D), by k-means that begins with some of the codes, always the same."""
+    """Return (V,) int64, the cluster of each code (V, D), by k-means from a fixed initial choice of codes."""
     points = codes.detach().cpu().double()
     generator = torch.Generator().manual_seed(0)
     centres = points[torch.randperm(len(points), generator=generator)[:count]]
@@ -117,22 +117,22 @@ def code_clusters(codes: Tensor, count: int) -> Tensor:
         chosen = nearest()
         sums = torch.zeros_like(centres).index_add_(0, chosen, points)
         sizes = sums.new_zeros(len(centres), 1).index_add_(0, chosen, torch.ones_like(points[:, :1]))
-        # a centre without codes stays where it is
+        # a centre without codes stays in place
         centres = torch.where(sizes > 0, sums / sizes, centres)
     return nearest()
 
 
 def token_weights(scale_weights: Sequence[float], segments: Sequence[int]) -> Tensor:
-    """(L,) weights of the tokens of K segments, 1 in the mean; segments beyond the list weigh as its last entry."""
+    """Return (L,) token weights of K segments, 1 on average; segments beyond the list take its last entry."""
     last = len(scale_weights) - 1
     weights = torch.cat([torch.full((count,), scale_weights[min(k, last)]) for k, count in enumerate(segments)])
     return weights / weights.mean()
 
 
 def _weights(counted: Tensor, share: float) -> Tensor:
-    """Of tokens that count or do not, 1 in the mean, so that a scale weighs as much however many do.
+    """Return weights of tokens that count or not, 1 on average, so that a scale weighs as much however many count.
 
-    share: of those that count in the whole batch: a microbatch has a part of its weight, as of its tokens.
+    share: the mean of `counted` over the whole batch; a microbatch gets its part of the weight, as of the tokens.
     """
     return counted / (share or 1.0)
 
@@ -149,11 +149,11 @@ def transformer_loss(
     scale_weights: Sequence[float] = (),
     code_loss: CodeLoss | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Total loss and its terms: `cross_entropy`, cross entropy and accuracy of every scale, and the diffusion's terms.
+    """Return total loss and terms: `cross_entropy`, cross entropy and accuracy per scale, and the diffusion's terms.
 
-    Codes that a masked last scale is given are not predicted; the residual diffusion learns of those tokens alone.
+    Given codes of a masked last scale are not predicted; only the residual diffusion learns from those tokens.
 
-    last_positions: (B, M) positions of the last scale that are computed and supervised; None takes all.
+    last_positions: (B, M) positions of the last scale that are computed and supervised; None means all.
     diffusion_noise: from `sample_diffusion_noise`; None for a model without residual diffusion.
     scale_weights: see `TransformerLossConfig`. code_loss: with clusters, the parts have `cluster_cross_entropy`.
     """

@@ -1,1 +1,1 @@
-"""Frozen networks of others, for losses and evaluation."""
+"""Third-party networks, frozen, for losses and evaluation."""

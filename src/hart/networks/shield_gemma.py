@@ -1,7 +1,7 @@
 """Judging prompts: ShieldGemma (Zeng et al., 2024, arXiv 2407.21772) through transformers.
 
-The model answers Yes or No to whether a text violates a guideline; how the question is put is in its tokenizer's chat
-template. The probability is that of Yes over Yes and No at the first position of the answer, as in the paper.
+The model answers Yes or No to whether a text violates a guideline; its tokenizer's chat template phrases the question.
+The probability is that of Yes over Yes and No at the first position of the answer, as in the paper.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ GUIDELINES: Mapping[str, str] = {
     "dangerous content": "The prompt shall not ask for an image that shows how to build weapons or make drugs, or that "
     "promotes violence, terror or self-harm.",
 }
-"""What images of a prompt may not be about, by what it is called."""
+"""Maps what prompts may not ask for to the guideline that forbids it."""
 
 
 class ShieldGemma:
     """source: folder or hub id. threshold: probability from which on a text violates a guideline."""
 
     def __init__(self, source: str, device: torch.device, threshold: float = 0.5) -> None:
-        """Raises `HartError` for what cannot be loaded or judges no guidelines."""
+        """Raise `HartError` if it cannot be loaded or does not judge guidelines."""
         from transformers import AutoModelForCausalLM
 
         self._tokenizer = load_text_tokenizer(source, ROLE)
         vocabulary = self._tokenizer.get_vocab()
         if not self._tokenizer.chat_template or not {"Yes", "No"} <= set(vocabulary):
-            raise HartError(f"{ROLE} {source!r}: is no ShieldGemma: its tokenizer has no template, or no Yes and No")
+            raise HartError(f"{ROLE} {source!r}: is not ShieldGemma: its tokenizer has no template, or no Yes and No")
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         self._network = load_frozen(AutoModelForCausalLM, source, ROLE, dtype).to(device)
         self._answers = [vocabulary["Yes"], vocabulary["No"]]
@@ -44,7 +44,7 @@ class ShieldGemma:
 
     @torch.inference_mode()
     def probability(self, text: str, guideline: str) -> float:
-        """That a text violates a guideline."""
+        """Return the probability that a text violates a guideline."""
         messages = [{"role": "user", "content": text}]
         encoded = self._tokenizer.apply_chat_template(
             messages, guideline=guideline, return_tensors="pt", return_dict=True
@@ -53,7 +53,7 @@ class ShieldGemma:
         return float(logits.float().softmax(dim=0)[0])
 
     def violated(self, text: str) -> str | None:
-        """What the text is about that it may not be about; None if there is nothing."""
+        """Return the forbidden subject of a text; None if there is none."""
         for name, guideline in GUIDELINES.items():
             if self.probability(text, guideline) >= self._threshold:
                 return name

@@ -68,7 +68,7 @@ def timed_out(message: str = "the time for this request is over: ask for less, o
 
 def _text(prompt: str) -> str:
     if "\0" in prompt:
-        raise ValueError("holds a null byte: it is no text")
+        raise ValueError("holds a null byte, which is not text")
     if prompt and not prompt.strip():
         raise ValueError("is empty: it has spaces only")
     return prompt

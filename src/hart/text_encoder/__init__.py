@@ -1,4 +1,4 @@
-"""Prompts -> text features, through one interface for every encoder."""
+"""Prompts to text features, through one interface for every encoder."""
 
 from __future__ import annotations
 

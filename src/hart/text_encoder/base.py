@@ -23,11 +23,11 @@ SHOWN_OTHERS = 3
 
 @dataclass(frozen=True)
 class Reading:
-    """What an encoder reads of a prompt.
+    """How an encoder reads a prompt.
 
-    left_out: the text after what it reads; empty if it reads all. unknown: words that it does not know.
-    others: words that it reads as known ones, and these; "" for a word that was in no caption, with none near it.
-    parts: words that captions had only together with others, and these, of which the prompt has none.
+    left_out: the text that was truncated; empty if it reads all. unknown: words that it does not know.
+    others: words that it reads as known ones, and these; "" for a word that was in no caption and has no near one.
+    parts: words that captions only had together with others, and these, if the prompt has none of them.
     """
 
     left_out: str = ""
@@ -36,7 +36,7 @@ class Reading:
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def remarks(self, prompt: str, *, adapted: bool = False) -> list[str]:
-        """What the author of the prompt should know, one sentence each. adapted: the model has an adapter, whose
+        """Return what the author of the prompt should know, one sentence each. adapted: the model has an adapter, whose
         captions may have had words that are read as they are."""
         named = f'"{clipped(prompt, 40)}"'
         found = []
@@ -45,7 +45,7 @@ class Reading:
         if self.unknown:
             words = ", ".join(f'"{clipped(word, 40)}"' for word in self.unknown[:SHOWN_WORDS])
             more = f" and {len(self.unknown) - SHOWN_WORDS} more" if len(self.unknown) > SHOWN_WORDS else ""
-            found.append(f"{named}: the text encoder does not know {words}{more}, and reads all such words alike")
+            found.append(f"{named}: the text encoder does not know {words}{more}, and reads all such words the same")
         others = {f'"{clipped(word, 40)}"': other for word, other in self.others.items() if other or not adapted}
         shown = list(others.items())[:SHOWN_WORDS]
         found += [f'the model did not learn {word}: it is read as "{other}"' for word, other in shown if other]
@@ -69,20 +69,20 @@ class TextEncoder(Protocol):
     def width(self) -> int: ...
 
     def encode(self, prompts: Sequence[str]) -> TextContext:
-        """Embeddings (B, S, E) and mask (B, S) for B prompts; longer prompts are cut. No gradient is kept."""
+        """Return embeddings (B, S, E) and mask (B, S) for B prompts; longer prompts are truncated. No gradient."""
         ...
 
     def reading(self, prompts: Sequence[str]) -> list[Reading]:
-        """How `encode` reads each prompt, without encoding it."""
+        """Return how `encode` reads each prompt, without encoding it."""
         ...
 
     def to(self, device: torch.device, dtype: torch.dtype) -> TextEncoder:
-        """Moves the encoder (in place) and returns it; `encode` then answers on that device in that type."""
+        """Move the encoder (in place) and return it; `encode` then answers on that device in that type."""
         ...
 
 
 def listed(prompts: Sequence[str]) -> list[str]:
-    """Prompts as an encoder takes them. Raises `HartError` for one text, which is a sequence of letters."""
+    """Return prompts as an encoder takes them. Raises `HartError` for a single text, a sequence of letters."""
     if isinstance(prompts, str):
         raise HartError(f"prompts {shown(prompts)}: give a list of them to a text encoder")
     return list(prompts)
@@ -96,22 +96,22 @@ class RandomTextFeatures:
 
     @property
     def width(self) -> int:
-        """E, the width of the features."""
+        """Return E, the width of the features."""
         return self.config.output_width
 
     def reading(self, prompts: Sequence[str]) -> list[Reading]:
-        """Whole prompts: each has its own features."""
+        """Return that prompts are read whole: each has its own features."""
         return [Reading() for _ in listed(prompts)]
 
     def encode(self, prompts: Sequence[str]) -> TextContext:
-        """Embeddings (B, S, E) in float32 on the CPU and mask (B, S) for B prompts."""
+        """Return embeddings (B, S, E) in float32 on the CPU and mask (B, S) for B prompts."""
         shape = (self.config.tokens, self.width)
-        # modulo a prime just below the range of generators' seeds: no two seeds of a pipeline agree for all prompts
+        # modulo a prime just below the range of generator seeds: no two seeds of a pipeline agree for all prompts
         seeds = [(self.config.seed * 2**32 + zlib.crc32(prompt.encode())) % (2**64 - 59) for prompt in listed(prompts)]
         generators = (torch.Generator().manual_seed(seed) for seed in seeds)
         embeddings = [torch.randn(shape, generator=one, dtype=torch.float32, device="cpu") for one in generators]
         return TextContext(torch.stack(embeddings), torch.ones(len(prompts), shape[0], dtype=torch.bool, device="cpu"))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> RandomTextFeatures:
-        """There is nothing to move: the caller moves the features."""
+        """Return `self`: there is nothing to move; the caller moves the features."""
         return self

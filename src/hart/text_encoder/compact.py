@@ -1,7 +1,7 @@
 """The text encoder of this project: a few million parameters, shipped with the model that uses it.
 
 Word pieces -> factorised embedding + learned positions -> small bidirectional transformer -> text features.
-The first token, [CLS], carries the meaning of the whole prompt; `projects/emoji` trains one.
+The first token, [CLS], carries the meaning of the whole prompt; `projects/emoji` trains such an encoder.
 
 Shapes: B prompts, S text tokens, D width, E output width.
 """
@@ -39,16 +39,16 @@ SPECIAL_PIECES = (PADDING, UNKNOWN, START)
 PIECES_FILE = "word_pieces.json"
 MEANINGS_BATCH = 256
 USUAL = str.maketrans({"\u200b": " ", "\u2010": "-", "\u2013": " - ", "\u2014": " - ", "\u2015": " - "})
-"""A space of no width and dashes -> what captions have in their place."""
+"""Maps zero-width spaces and dashes to what captions have in their place."""
 _APOSTROPHE = re.compile(r"(?<=\w)\u2019(?=\w)")
-"""Elsewhere it is a quotation mark."""
+"""An apostrophe; elsewhere this character is a quotation mark."""
 
 
 def build_tokenizer(pieces: Sequence[str], tokens: int) -> Tokenizer:
-    """A lower-casing word-piece tokenizer that puts [CLS] first and always returns `tokens` ids.
+    """Return a lower-casing word-piece tokenizer that puts [CLS] first and always returns `tokens` ids.
 
     pieces: the vocabulary in id order, starting with `SPECIAL_PIECES`; "##" marks a piece inside a word.
-    Symbols such as emoji are words of their own, even without spaces between them.
+    Symbols such as emoji are separate words, even without spaces between them.
     """
     if tuple(pieces[: len(SPECIAL_PIECES)]) != SPECIAL_PIECES or len(set(pieces)) != len(pieces):
         raise HartError(f"a vocabulary holds distinct pieces and starts with {', '.join(SPECIAL_PIECES)}")
@@ -90,8 +90,8 @@ class _Block(nn.Module):
 class CompactTextEncoder(nn.Module):
     """A small bidirectional transformer over word pieces.
 
-    Every real token's feature has unit root mean square; padding is zero, so that features
-    do not depend on the amount of padding.
+    Every real token's feature has unit root mean square; padding is zero, so that features do not depend on the amount
+    of padding.
     """
 
     def __init__(
@@ -101,9 +101,11 @@ class CompactTextEncoder(nn.Module):
         known: KnownWords | None = None,
         thesaurus: Thesaurus | None = None,
     ) -> None:
-        """known: words that are read as they are, others as names; by default all are. thesaurus: as which names; what
-        it lacks is read as the nearest one. Raises `HartError` if the tokenizer's vocabulary is not of the configured
-        size."""
+        """known: words that are read as they are, others as names; by default all are. thesaurus: names for some of the
+        others; words that it lacks are read as the nearest name.
+
+        Raises `HartError` if the tokenizer's vocabulary does not have the configured size.
+        """
         super().__init__()
         if tokenizer.get_vocab_size() != config.vocabulary_size:
             raise HartError(
@@ -122,18 +124,18 @@ class CompactTextEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """E, the width of a token's feature."""
+        """Return E, the width of a token's feature."""
         return self.config.output_width
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """ids (B, S) int64 and mask (B, S) bool, true where a token is real, on the encoder's device.
+        """Return ids (B, S) int64 and mask (B, S) bool, true for real tokens, on the encoder's device.
 
         Emoji are read as their names, see `hart.text_encoder.emoji`, and unknown words as known ones.
         """
         return self._pieces([self._as_read(prompt)[0] for prompt in listed(prompts)])
 
     def _as_read(self, prompt: str) -> tuple[str, list[Replaced]]:
-        """The text that is tokenized, and its words that are not known."""
+        """Return the text to be tokenized, and its unknown words."""
         text = _in_usual_characters(named_emoji(prompt))
         return (text, []) if self.reader is None else self.reader(text)
 
@@ -146,7 +148,7 @@ class CompactTextEncoder(nn.Module):
 
     @torch.no_grad()
     def meanings(self, texts: Sequence[str]) -> Tensor:
-        """(B, E): features of [CLS] of texts all of whose words are read as they are."""
+        """Return (B, E), the [CLS] features of texts whose words are all read as they are."""
         parts = []
         for at in range(0, len(texts), MEANINGS_BATCH):
             ids, mask = self._pieces(texts[at : at + MEANINGS_BATCH])
@@ -162,7 +164,7 @@ class CompactTextEncoder(nn.Module):
         return [_reading(*text, read, known) for text, read in zip(texts, encodings, strict=True)]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """ids and mask (B, s) with s <= S -> features (B, s, E)."""
+        """Map ids and mask (B, s) with s <= S to features (B, s, E)."""
         x = self.embed_proj(self.token_embedding(ids)) + self.positions[: ids.shape[1]]
         for block in self.blocks:
             x = block(x, mask)
@@ -171,16 +173,16 @@ class CompactTextEncoder(nn.Module):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextContext:
-        """Features of B prompts; see `TextEncoder.encode`."""
+        """Return features of B prompts; see `TextEncoder.encode`."""
         ids, mask = self.tokenize(prompts)
         return TextContext(self(ids, mask), mask)
 
     def save(self, folder: Path, dtype: torch.dtype | None = torch.float16, *, adapted: bool = False) -> None:
-        """Writes `word_pieces.json`, `text_encoder.safetensors` and, where there is one, the list of known words; each
+        """Write `word_pieces.json`, `text_encoder.safetensors` and, if there is one, the list of known words; each
         appears whole or not at all.
 
-        dtype: how weights are stored, None as they are. adapted: the model beside it has learned captions that may have
-        had other words.
+        dtype: how weights are stored, None as they are. adapted: whether the model beside it has learned captions that
+        may have had other words.
         """
         write_text(folder / PIECES_FILE, self.tokenizer.to_str(pretty=True))
         save_module(folder / TEXT_ENCODER_FILE, self, dtype)
@@ -192,7 +194,7 @@ class CompactTextEncoder(nn.Module):
 
     @classmethod
     def load(cls, config: TextEncoderConfig, folder: Path) -> CompactTextEncoder:
-        """Reads what `save` wrote, in float32. Raises `HartError` naming the file that does not fit."""
+        """Read what `save` wrote, in float32. Raises `HartError` naming the file that does not fit."""
         tokenizer = _read_tokenizer(folder / PIECES_FILE, config.tokens)
         known = KnownWords.load(folder)
         with without_memory():
@@ -202,36 +204,36 @@ class CompactTextEncoder(nn.Module):
 
 
 def _in_usual_characters(text: str) -> str:
-    """With the characters of captions: full-width letters, ligatures, dashes, dots and apostrophes as the usual ones.
-    Nor can what nobody sees, such as a soft hyphen or a form feed, part a word or join two, which the tokenizer would
-    let it."""
+    """Convert text to the usual characters of captions: full-width letters, ligatures, dashes, dots and apostrophes.
+    Invisible characters, such as a soft hyphen or a form feed, do not split a word or join two either, as they
+    otherwise would in the tokenizer."""
     usual = _APOSTROPHE.sub("'", unicodedata.normalize("NFKC", text).translate(USUAL))
     kinds = ((character, unicodedata.category(character)) for character in usual)
     return "".join(" " if kind == "Cc" else character for character, kind in kinds if kind != "Cf")
 
 
 def _reading(text: str, replaced: list[Replaced], read: Encoding, known: KnownWords | None) -> Reading:
-    """How `text`, with its emoji named and words replaced, was read: from its tokens and those cut off."""
+    """Return how `text`, with its emoji named and words replaced, was read: from its tokens and those cut off."""
     end = len(text)
     if read.overflowing:
         cut = read.overflowing[0]
         places = zip(cut.offsets, cut.word_ids, strict=True)
         start, word = next((at, word) for (at, _), word in places if word is not None)
-        # a word that was read in part counts as left out, and so do others that stand for one
+        # a word that was read in part counts as left out, and so do others that one stands for
         end = next((at for (at, _), own in zip(read.offsets, read.word_ids, strict=True) if own == word), start)
         end = next((words.start for words in replaced if words.start < end < words.end), end)
     tokens = zip(read.tokens, read.offsets, strict=True)
     unknown = (text[first:last] for token, (first, last) in tokens if token == UNKNOWN and first < end)
     # without punctuation and control characters
     named = (word for word in unknown if any(unicodedata.category(character)[0] not in "PZC" for character in word))
-    complete = known is not None and known.complete  # else a word without a name may be known
+    complete = known is not None and known.complete  # otherwise a word without a name may be known
     others = {words.said: words.name for words in replaced if words.start < end and (words.name or complete)}
     parts = known.parts_in(text[:end]) if known is not None and complete else {}
     return Reading(_as_written(text, replaced, end), tuple(dict.fromkeys(named)), others, parts)
 
 
 def _as_written(text: str, replaced: list[Replaced], start: int) -> str:
-    """The rest of a text with the words that stood there before they were replaced."""
+    """Return the rest of a text with the original words in place of their replacements."""
     written = ""
     for words in replaced:
         if words.start >= start:
@@ -241,7 +243,7 @@ def _as_written(text: str, replaced: list[Replaced], start: int) -> str:
 
 
 def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:
-    """`build_tokenizer` of a file's vocabulary. Raises `HartError` if the file's own tokenizer would differ."""
+    """Return `build_tokenizer` of a file's vocabulary. Raises `HartError` if the file's own tokenizer would differ."""
     text = read_text(path)
     try:
         stored = Tokenizer.from_str(text)
@@ -249,7 +251,7 @@ def _read_tokenizer(path: Path, tokens: int) -> Tokenizer:
         tokenizer = build_tokenizer(sorted(vocabulary, key=vocabulary.__getitem__), tokens)
     except HartError as error:
         raise HartError(f"{path}: {error}") from None
-    except Exception as error:  # tokenizers raises plain Exception for every fault
+    except Exception as error:  # tokenizers raises plain Exception for every error
         raise HartError(f"{path}: not a tokenizer file: {reason(error)}") from None
     # the configuration decides how long prompts may be
     lengths = {"truncation": None, "padding": None}

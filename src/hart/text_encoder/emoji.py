@@ -1,7 +1,7 @@
-"""Emoji in prompts, read as their names: "a 🐸" is "a frog". The names are those of the emoji data set's captions.
+"""Emoji in prompts, read as their names: "a 🐸" is "a frog". The names are those in the emoji data set's captions.
 
-A line of `emoji_names.txt`, which `projects/emoji` writes, is an emoji without variation selectors and skin tones, and
-its name.
+Each line of `emoji_names.txt`, which `projects/emoji` writes, is an emoji without variation selectors and skin tones,
+and its name.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ JOINER = "\u200d"
 TONES = dict(zip("\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff",
                  ("light", "medium-light", "medium", "medium-dark", "dark"), strict=True))  # fmt: skip
 SELECTORS = "\ufe0e\ufe0f"
-"""Variation selectors after a character: show it as text, or as an emoji."""
+"""Variation selectors: show the character before as text, or as an emoji."""
 TEXT_SYMBOLS = "©®™"
-"""Emoji only with a selector."""
+"""Symbols that are emoji only with a selector."""
 LETTERS, TAGS = "\U0001f1e6-\U0001f1ff", "\U000e0020-\U000e007f"
 _MARKS = dict.fromkeys(map(ord, SELECTORS + "".join(TONES)))
 
 
 def named_emoji(text: str) -> str:
-    """`text` with every emoji replaced by its name; those that are not in the table stay."""
+    """Return `text` with every emoji replaced by its name; those not in the table stay."""
     if text.isascii() or not _pattern().search(text):
         return text
     return " ".join(_pattern().sub(lambda match: _name(match[0]), text).split())
@@ -36,7 +36,7 @@ def _names() -> dict[str, str]:
 
 @functools.cache
 def _pattern() -> re.Pattern[str]:
-    """Flags, keycaps, and emoji of one character or several joined ones, with all their marks."""
+    """Match flags, keycaps, and emoji of one character or several joined ones, with all their marks."""
     first = {part[0] for emoji in _names() for part in emoji.split(JOINER)} - set("0123456789#*")
     letters = {character for character in first if re.match(f"[{LETTERS}]", character)}
     emoji = f"[{re.escape(''.join(sorted(first - letters)))}][{SELECTORS}]?[{''.join(TONES)}]?[{TAGS}]*"
@@ -44,7 +44,7 @@ def _pattern() -> re.Pattern[str]:
 
 
 def _name(emoji: str) -> str:
-    """The name of a match, with spaces around it; for joined emoji without a name of their own, all their names."""
+    """Return the name of a match, with spaces around it; for joined emoji without their own name, all their names."""
     if emoji in TEXT_SYMBOLS:
         return emoji
     plain = emoji.translate(_MARKS)

@@ -30,16 +30,16 @@ TEXT_ENCODER_CONFIG = "text_encoder.json"
 def load_text_encoder(
     config: TextEncoderConfig, folder: AnyPath | None, dtype: torch.dtype = torch.float32
 ) -> TextEncoder:
-    """The frozen encoder of a configuration, on the CPU in `dtype`.
+    """Load the frozen encoder of a configuration, on the CPU in `dtype`.
 
     folder: the model's. It holds `text_encoder.safetensors` and `word_pieces.json` of a compact encoder, and may hold
-        the folder of a Qwen2. Raises `HartError` if the encoder is not there or does not load.
+        the folder of a Qwen2. Raises `HartError` if the encoder is missing or does not load.
     """
     folder = None if folder is None else user_path(folder)
     if config.kind == "random":
         return RandomTextFeatures(TextConditioning(config.output_width, config.tokens), config.seed)
     if config.kind == "qwen2":
-        # no option of a command names the text encoder of a model
+        # no command option names the text encoder of a model
         instead = "" if folder is None else f"put its files into {folder / config.source}"
         return Qwen2TextEncoder.load(config, _language_model(config, folder) or config.source, dtype, instead)
     if folder is None:
@@ -56,12 +56,12 @@ def store_text_encoder(
     *,
     adapted: bool = False,
 ) -> TextEncoderConfig | None:
-    """Write an encoder into the folder of a model; returns its configuration for the model's own.
+    """Write an encoder into the folder of a model; return its configuration for the model's own.
 
-    encoder: None takes the one that `config` describes, with `folder` as in `load_text_encoder`.
+    encoder: None means the one that `config` describes, with `folder` as in `load_text_encoder`.
     dtype: how a compact encoder is stored; None as it is. A Qwen2 in a folder is copied as it is, one from the hub is
-        still named by its id. adapted: as in `CompactTextEncoder.save`. Raises `HartError` for an encoder of another
-        kind.
+        still named by its id. adapted: as in `CompactTextEncoder.save`. Raises `HartError` for any other kind of
+        encoder.
     """
     if encoder is not None and not isinstance(encoder, RandomTextFeatures | Qwen2TextEncoder | CompactTextEncoder):
         raise HartError(f"a text encoder of the kind {type(encoder).__name__} cannot be stored with a model")
@@ -84,7 +84,7 @@ def store_text_encoder(
 
 
 def encoder_module(encoder: TextEncoder) -> nn.Module:
-    """The module with the weights of an encoder. Raises `HartError` for random features, which have none."""
+    """Return the module with the weights of an encoder. Raises `HartError` for random features, which have none."""
     module = encoder.model if isinstance(encoder, Qwen2TextEncoder) else encoder
     if not isinstance(module, nn.Module):
         raise HartError("random text features have no weights: give a text encoder that was trained")
@@ -92,7 +92,7 @@ def encoder_module(encoder: TextEncoder) -> nn.Module:
 
 
 def vocabulary_digest(encoder: TextEncoder) -> str:
-    """What decides how captions are read besides weights: word pieces, and what words are read as. SHA-256 in hex."""
+    """Return SHA-256 in hex of what else decides how captions are read: word pieces, and what words are read as."""
     if not isinstance(encoder, CompactTextEncoder | Qwen2TextEncoder):
         return ""
     parts: list[Any] = [sorted(encoder.tokenizer.get_vocab().items())]
@@ -105,7 +105,7 @@ def vocabulary_digest(encoder: TextEncoder) -> str:
 
 
 def _language_model(config: TextEncoderConfig, folder: Path | None) -> Path | None:
-    """The folder of a Qwen2, inside that of its model or elsewhere; None for one from the hub."""
+    """Return the folder of a Qwen2, inside that of its model or elsewhere; None for one from the hub."""
     named = user_path(config.source)
     places = [named] if folder is None else [folder / config.source, named]
     return next((place for place in places if place.is_dir()), None)
@@ -119,7 +119,7 @@ def save_text_encoder(folder: AnyPath, encoder: CompactTextEncoder) -> None:
 
 
 def text_encoder_config(folder: AnyPath) -> TextEncoderConfig:
-    """Configuration of the text encoder in `folder`, stored alone or in a whole model. Raises `HartError`."""
+    """Return the configuration of the text encoder in `folder`, alone or in a whole model. Raises `HartError`."""
     folder = user_path(folder)
     if (folder / TEXT_ENCODER_CONFIG).exists():
         return TextEncoderConfig.load(folder / TEXT_ENCODER_CONFIG)
@@ -132,7 +132,7 @@ def text_encoder_config(folder: AnyPath) -> TextEncoderConfig:
 
 
 def find_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[TextEncoderConfig, Path | None]:
-    """Configuration of the text encoder `name`, and the folder of a compact one.
+    """Return the configuration of the text encoder `name`, and the folder of a compact one.
 
     name: folder of `save_text_encoder`, or a model (folder or shipped), which have their own settings; or folder or hub
         id of a Qwen2 language model. tokens, instruction: settings of the latter.
@@ -155,7 +155,7 @@ def find_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[Tex
 
 
 def require_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[TextEncoderConfig, Path | None]:
-    """As `find_text_encoder`; raises also for a language model that is neither a folder nor on the hub. Loads
+    """Like `find_text_encoder`, but also raise for a language model that is neither a folder nor on the hub. Loads
     nothing."""
     config, folder = find_text_encoder(name, tokens=tokens, instruction=instruction)
     if config.kind == "qwen2" and _language_model(config, folder) is None:
@@ -165,7 +165,7 @@ def require_text_encoder(name: str, *, tokens: int, instruction: bool) -> tuple[
 
 
 def _is_language_model(folder: Path) -> bool:
-    """Whether transformers wrote the configuration in a folder."""
+    """Return whether transformers wrote the configuration in a folder."""
     try:
         return "model_type" in read_json(folder / CONFIG_FILE)
     except FileError:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hart.checkpoint.hub import from_transformers
 from hart.config import TextEncoderConfig
 from hart.errors import HartError
+from hart.networks.pretrained import load_frozen, load_text_tokenizer
 from hart.text_encoder.base import Reading, listed
 from hart.types import TextContext
 
@@ -31,14 +31,14 @@ def enhancement_instruction() -> str:
 
 
 class Qwen2TextEncoder:
-    """Hidden states of a Qwen2 model. Prompts are padded, on the tokenizer's own side, or cut to `config.tokens`.
+    """Hidden states of a Qwen2 model. Prompts are padded, on the tokenizer's own side, or truncated to `config.tokens`.
 
     Prompt and instruction are tokenised separately: a prompt has the same tokens with and without instruction, and
     padding on the left is between the two.
     """
 
     def __init__(self, config: TextEncoderConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raises `HartError` if the tokenizer has no padding token."""
+        """Raise `HartError` if the tokenizer has no padding token."""
         if tokenizer.pad_token_id is None:
             raise HartError(f"{config.source}: its tokenizer has no padding token; set pad_token in its configuration")
         self.config = config
@@ -52,26 +52,20 @@ class Qwen2TextEncoder:
     ) -> Qwen2TextEncoder:
         """From `source`, a hub id or a folder, in `dtype`. instead: see `from_transformers`. Raises `HartError` if it
         cannot be loaded."""
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from transformers import Qwen2Model
 
-        def load(place: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-            # code in a repository is neither run nor asked about
-            kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
-            if kind != "qwen2":
-                raise HartError(f"it is a {kind!r} model")
-            tokenizer = AutoTokenizer.from_pretrained(place)
-            return AutoModel.from_pretrained(place, dtype=dtype), tokenizer
-
-        return cls(config, *from_transformers(load, "a Qwen2 model", str(source), "text encoder", instead))
+        source, role = str(source), "text encoder"
+        model = load_frozen(Qwen2Model, source, role, dtype, instead)
+        return cls(config, model, load_text_tokenizer(source, role, instead))
 
     @property
     def width(self) -> int:
-        """E, the hidden width of the language model."""
+        """Return E, the hidden width of the language model."""
         return int(self.model.config.hidden_size)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextContext:
-        """Features of B prompts; see `TextEncoder.encode`."""
+        """Return features of B prompts; see `TextEncoder.encode`."""
         tokens = self.tokenizer(
             listed(prompts), padding="max_length", truncation=True, max_length=self.config.tokens, return_tensors="pt"
         ).to(self.model.device)
@@ -94,6 +88,6 @@ class Qwen2TextEncoder:
         return readings
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Qwen2TextEncoder:
-        """Moves the language model in place; see `TextEncoder.to`."""
+        """Move the language model in place; see `TextEncoder.to`."""
         self.model.to(device=device, dtype=dtype)
         return self

@@ -1,4 +1,4 @@
-"""Images <-> token maps: a convolutional autoencoder with a residual quantiser over scales."""
+"""Images to token maps and back: a convolutional autoencoder with a residual quantiser over scales."""
 
 from __future__ import annotations
 

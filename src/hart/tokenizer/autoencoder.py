@@ -1,6 +1,6 @@
 """The convolutional encoder and decoder of the tokenizer (VQGAN; Esser et al., 2021), without the quantiser.
 
-Shapes: B batch, C channels of a level, H W image, f pixels of a latent position along a side, h w latent, D latent
+Shapes: B batch, C channels of a level, H W image, f pixels per latent position along a side, h w latent, D latent
 channels, p side of a patch (`patch_size`).
 Parameter names follow the order of the computation; the published ones are mapped in `hart.checkpoint`.
 """
@@ -144,14 +144,14 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(width, 3 * config.patch_size**2, 3, padding=1, padding_mode=config.output_padding)
 
     def features(self, latent: Tensor) -> Tensor:
-        """The input (B, C, f h / p, f w / p) of the last convolution, `conv_out`."""
+        """Return the input (B, C, f h / p, f w / p) of the last convolution, `conv_out`."""
         h = self.middle(self.conv_in(latent))
         for layer in self.levels:
             h = layer(h)
         return silu(self.norm_out(h))
 
     def image(self, patches: Tensor) -> Tensor:
-        """The image (B, 3, f h, f w) of the output (B, 3 p^2, f h / p, f w / p) of `conv_out`."""
+        """Return the image (B, 3, f h, f w) from the output (B, 3 p^2, f h / p, f w / p) of `conv_out`."""
         return patches if self.patch_size == 1 else F.pixel_shuffle(patches, self.patch_size)
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -159,15 +159,15 @@ class Decoder(nn.Module):
 
 
 def with_patch_size(weights: Mapping[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
-    """A tokenizer's weights for patches of `new` pixels in place of `old`, of which `new` is a multiple.
+    """Convert a tokenizer's weights from patches of `old` pixels to patches of `new`, a multiple of `old`.
 
-    An image enlarged new / old times, each pixel repeated, then has the latent that it had, and a latent decodes to the
-    image that it had, enlarged so.
+    An image enlarged new / old times, with each pixel repeated, then has the latent it had before, and a latent decodes
+    to its former image, enlarged likewise.
     """
     times = new // old
 
     def repeated(weight: Tensor, dim: int) -> Tensor:
-        """Each of the 3 old^2 channels of this dimension for the times^2 pixels that take its place."""
+        """Repeat each of the 3 old^2 channels of this dimension for the times^2 pixels that take its place."""
         pixels = weight.unflatten(dim, (3, old, old))
         return pixels.repeat_interleave(times, dim + 1).repeat_interleave(times, dim + 2).flatten(dim, dim + 2)
 

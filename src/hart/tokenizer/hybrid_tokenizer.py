@@ -3,7 +3,7 @@
 One decoder reads two kinds of latent: the sum of codes (discrete tokens alone) and the encoder's own output (discrete
 plus continuous tokens).
 
-Shapes: B batch, H W image, f pixels of a latent position along a side, D latent channels, h w latent.
+Shapes: B batch, H W image, f pixels per latent position along a side, D latent channels, h w latent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hart.types import TokenMaps
 
 @dataclass(frozen=True)
 class TrainingPass:
-    """What a training step of the tokenizer needs.
+    """The result of a training step's pass through the tokenizer.
 
     latent: (B, D, h, w), to be decoded; discrete or continuous.
     quantizer_loss: scalar, the codebook and commitment terms, the same for both kinds.
@@ -47,10 +47,10 @@ class TrainingPass:
 
 
 class HybridTokenizer(nn.Module):
-    """Encoder, quantiser and decoder with the convolutions between them."""
+    """Encoder, quantiser, decoder, and the convolutions between them."""
 
     DECODING = ("post_quant_conv.", "decoder.")
-    """How the names of weights begin that codes do not depend on."""
+    """Name prefixes of the weights that codes do not depend on."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -63,27 +63,27 @@ class HybridTokenizer(nn.Module):
         )
         self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, kernel, padding=kernel // 2)
         self.decoder = Decoder(config)
-        self.in_strips = False  # whether images are decoded so, which takes less memory
+        self.in_strips = False  # whether images are decoded in strips, which takes less memory
 
     def encode(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W) in [-1, 1] to its continuous latent (B, D, H/f, W/f)."""
+        """Encode an image (B, 3, H, W) in [-1, 1] to its continuous latent (B, D, H/f, W/f)."""
         encoder = self.encoder
         if not torch.is_grad_enabled() and encoder.conv_in.weight.dtype != torch.float32:
-            encoder = copy.deepcopy(encoder).float()  # weights may rest in fewer bits, but codes need float32
+            encoder = copy.deepcopy(encoder).float()  # weights may be stored in fewer bits, but codes need float32
         return self.quant_conv(encoder(image))
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Latent (B, D, h, w) to an image (B, 3, f h, f w) clamped to [-1, 1]."""
+        """Decode a latent (B, D, h, w) to an image (B, 3, f h, f w) clamped to [-1, 1]."""
         return self.decode_unclamped(latent).clamp(-1, 1)
 
     def decode_unclamped(self, latent: Tensor) -> Tensor:
-        """As `decode`, before the clamp: what a reconstruction loss compares."""
+        """Decode like `decode` but without the clamp, as reconstruction losses need it."""
         latent = self.post_quant_conv(latent.to(self.post_quant_conv.weight.dtype))
         return decode_in_strips(self.decoder, latent) if self.in_strips else self.decoder(latent)
 
     def smaller(self, schedule: ScaleSchedule | None = None) -> ScaleSchedule | None:
-        """The schedule of the images made small whose codes `base_scales` takes over for images of `schedule`: those of
-        all its scales but the last. None for images that have codes of their own alone."""
+        """Return the schedule of the downscaled images from which `base_scales` takes the codes of all its scales but
+        the last, for images of `schedule`. None if all their codes are their own."""
         base, schedule = self.config.base_scales, schedule or self.config.schedule
         final, size = schedule.final, schedule.final.equal_square
         if not base or size <= base[-1]:
@@ -101,15 +101,15 @@ class HybridTokenizer(nn.Module):
         return ScaleSchedule((*coarse, small)) if grows else None
 
     def deciding_scales(self, schedules: Iterable[ScaleSchedule]) -> tuple[int, ...]:
-        """`base_scales` where they decide codes of images of any of these schedules, else none."""
+        """Return `base_scales` if they decide codes of images of any of these schedules, else an empty tuple."""
         return self.config.base_scales if any(map(self.smaller, schedules)) else ()
 
     def encode_small(self, image: Tensor, grid: Grid) -> Tensor:
-        """The continuous latent (B, D, *grid), in float32, of an image (B, 3, H, W) made small."""
+        """Return the continuous latent (B, D, *grid) in float32 of a downscaled image (B, 3, H, W)."""
         return self.encode(pool(image, Grid(*(side * self.config.downsampling for side in grid))))
 
     def coarse_codes(self, image: Tensor, schedule: ScaleSchedule | None = None) -> tuple[Tensor, ...]:
-        """Codes of an image (B, 3, H, W) over the first scales of `schedule` that `base_scales` decides: maybe none."""
+        """Return codes of an image (B, 3, H, W) for the first scales of `schedule`, if `base_scales` decides any."""
         if (smaller := self.smaller(schedule)) is None:
             return ()
         return self.quantize(self.encode_small(image, smaller.final), smaller).indices[:-1]
@@ -117,11 +117,11 @@ class HybridTokenizer(nn.Module):
     def quantize(
         self, latent: Tensor, schedule: ScaleSchedule | None = None, coarse: Sequence[Tensor] = ()
     ) -> QuantizedLatent:
-        """Codes of a latent over `schedule`, by default the configured one. coarse: from `coarse_codes`."""
+        """Return the codes of a latent over `schedule`, by default the configured one. coarse: from `coarse_codes`."""
         return self.quantizer.encode(latent, schedule or self.config.schedule, known=coarse)
 
     def quantize_image(self, image: Tensor, schedule: ScaleSchedule | None = None) -> QuantizedLatent:
-        """Codes of an image (B, 3, H, W) over `schedule`, by default the configured one."""
+        """Return the codes of an image (B, 3, H, W) over `schedule`, by default the configured one."""
         return self.quantize(self.encode(image), schedule, self.coarse_codes(image, schedule))
 
     def token_maps(
@@ -131,9 +131,9 @@ class HybridTokenizer(nn.Module):
         code_corruption: Corruption | None = None,
         coarse: Sequence[Tensor] = (),
     ) -> TokenMaps:
-        """The transformer's targets and teacher-forcing input for a continuous latent (B, D, h, w).
+        """Return the transformer's targets and teacher-forcing input for a continuous latent (B, D, h, w).
 
-        code_corruption: wrong codes in the teacher-forcing input, which the targets of later scales correct.
+        code_corruption: puts wrong codes into the teacher-forcing input, which the targets of later scales correct.
         coarse: from `coarse_codes`; they stay as they are.
         """
         schedule = schedule or self.config.schedule
@@ -145,7 +145,7 @@ class HybridTokenizer(nn.Module):
     def token_maps_of_image(
         self, image: Tensor, schedule: ScaleSchedule | None = None, code_corruption: Corruption | None = None
     ) -> TokenMaps:
-        """`token_maps` of an image (B, 3, H, W)."""
+        """Return `token_maps` of an image (B, 3, H, W)."""
         return self.token_maps(self.encode(image), schedule, code_corruption, self.coarse_codes(image, schedule))
 
     def token_maps_from_codes(
@@ -154,9 +154,9 @@ class HybridTokenizer(nn.Module):
         last_scale_continuous: Tensor | None = None,
         schedule: ScaleSchedule | None = None,
     ) -> TokenMaps:
-        """`token_maps` of stored codes: K tensors (B, N_k), and (B, N_K, D) if the residual was stored too.
+        """Return `token_maps` of stored codes: K tensors (B, N_k), and (B, N_K, D) if the residual was stored too.
 
-        Without it `last_scale_continuous` is the embeddings of the last scale's codes, so that the residual is zero.
+        Without the residual, `last_scale_continuous` is the last scale's code embeddings, so that the residual is zero.
         """
         schedule = schedule or self.config.schedule
         last = self.quantizer.codebook(indices[-1]) if last_scale_continuous is None else last_scale_continuous
@@ -165,12 +165,12 @@ class HybridTokenizer(nn.Module):
     def latent_from_codes(
         self, indices: tuple[Tensor, ...], last_scale_continuous: Tensor, schedule: ScaleSchedule
     ) -> Tensor:
-        """The continuous latent (B, D, h, w) of stored codes and residual; see `token_maps_from_codes`."""
+        """Return the continuous latent (B, D, h, w) of stored codes and residual; see `token_maps_from_codes`."""
         *_, before_last = self._totals(indices, schedule)
         return before_last + to_map(last_scale_continuous, schedule.final)
 
     def _totals(self, indices: tuple[Tensor, ...], schedule: ScaleSchedule) -> Iterator[Tensor]:
-        """The running sum (B, D, h, w) after each scale but the last."""
+        """Yield the running sum (B, D, h, w) after each scale but the last."""
         terms = (
             self.quantizer.contribution(self.quantizer.codebook(indices[k]), k, schedule)
             for k in range(len(schedule) - 1)
@@ -178,8 +178,8 @@ class HybridTokenizer(nn.Module):
         return accumulate(terms, torch.add)
 
     def reconstruct(self, image: Tensor, schedule: ScaleSchedule | None = None) -> tuple[Tensor, Tensor]:
-        """Encode and decode an image (B, 3, H, W) in [-1, 1]: from the codes alone, and from codes plus the exact
-        residual, which is the encoder's own latent: what hybrid tokens reach if the residual is sampled without error.
+        """Encode and decode an image (B, 3, H, W) in [-1, 1], from codes only and from codes plus the exact residual.
+        The latter is the encoder's own latent: what hybrid tokens would reach if the residual were sampled exactly.
         """
         latent = self.encode(image)
         codes = self.quantize(latent, schedule, self.coarse_codes(image, schedule))
@@ -197,8 +197,8 @@ class HybridTokenizer(nn.Module):
         """Encode and quantise with gradients: straight through the codes, or the continuous latent itself.
 
         schedule: of the images, by default the configured one.
-        code_corruption: wrong codes in the sum that is decoded; see `MultiScaleQuantizer.encode`.
-        residual_corruption: wrong residual tokens in a continuous latent, and then the wrong codes as well.
+        code_corruption: puts wrong codes into the decoded sum; see `MultiScaleQuantizer.encode`.
+        residual_corruption: puts wrong residual tokens into a continuous latent, and then the wrong codes as well.
         """
         schedule = schedule or self.config.schedule
         latent = self.encode(image).float()
@@ -224,7 +224,7 @@ class HybridTokenizer(nn.Module):
         code_corruption: Corruption | None,
         residual_corruption: Corruption,
     ) -> Tensor:
-        """A latent (B, D, h, w) with faults in codes and residual, such as a transformer's have."""
+        """Return the latent (B, D, h, w) with errors in codes and residual, such as a transformer makes."""
         missing, codes, final = quantized.last_residual, quantized.indices[-1], Grid(*latent.shape[-2:])
         if code_corruption is not None:
             codes = code_corruption.codes(codes, self.quantizer.distances(next_scale_input(missing, final)))

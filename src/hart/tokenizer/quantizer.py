@@ -1,7 +1,7 @@
 """Multi-scale residual quantisation (VAR; Tian et al., 2024, and paper, section 3.1).
 
-A latent is coded coarse to fine. At every scale the residual is pooled to the scale's grid, each position takes
-its nearest code, and the map of codes, resized back and smoothed by phi, is subtracted from the residual.
+A latent is coded coarse to fine. At every scale the residual is pooled to the scale's grid, each position takes its
+nearest code, and the map of codes, resized back and smoothed by phi, is subtracted from the residual.
 
 Shapes: B batch, K scales, N tokens of one scale, L tokens of all scales, D latent channels, V codes,
 h w the latent's height and width.
@@ -26,7 +26,7 @@ class QuantizedLatent:
 
     indices: K tensors (B, N_k) int64, the nearest codes.
     partial_sums: K tensors (B, D, h, w): the sum of the scales up to and including k, phi applied at all.
-    last_residual: (B, D, h, w), the residual that the last scale was given.
+    last_residual: (B, D, h, w), the residual that the last scale codes.
     """
 
     indices: tuple[Tensor, ...]
@@ -35,22 +35,22 @@ class QuantizedLatent:
 
     @property
     def latent(self) -> Tensor:
-        """(B, D, h, w), the discrete approximation: the sum over all scales."""
+        """Return (B, D, h, w), the discrete approximation: the sum over all scales."""
         return self.partial_sums[-1]
 
 
 NEAR = 32
-"""A wrong code is one of this many nearest ones."""
+"""A wrong code is one of this many nearest codes."""
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """Wrong tokens in training, like those that are sampled: codes, which later scales or the decoder learn to correct,
-    or residual tokens.
+    """Wrong tokens in training, like sampled ones: codes, which later scales or the decoder learn to correct, or
+    residual tokens.
 
-    max_share: (A, 1), for each of A images; its share of wrong tokens is uniform between 0 and this.
+    max_share: (A, 1), for each of A images; an image's share of wrong tokens is uniform between 0 and this.
     generator: on the CPU, samples for all A images.
-    rows: those of the A images that are given, so that an image's tokens do not depend on how many are given together.
+    rows: which of the A images are passed, so that an image's tokens do not depend on how many are passed together.
     """
 
     max_share: Tensor
@@ -58,7 +58,7 @@ class Corruption:
     rows: slice
 
     def codes(self, index: Tensor, distances: Tensor) -> Tensor:
-        """Codes (B, N) with some replaced by a near one; distances: (B, N, V), to all codes."""
+        """Replace some of the codes (B, N) by a near one; distances: (B, N, V), to all codes."""
         near = distances.topk(min(NEAR, distances.shape[-1]), largest=False).indices
         images, tokens = len(self.max_share), index.shape[1]
         chance = self.max_share * torch.rand(images, 1, generator=self.generator)
@@ -68,7 +68,7 @@ class Corruption:
         return torch.where(wrong, near.gather(-1, choice).squeeze(-1), index)
 
     def residual(self, residual: Tensor) -> Tensor:
-        """A map (B, D, h, w) mixed with the image's own at other positions, so that its variance stays the same."""
+        """Mix a map (B, D, h, w) with the image's own values at other positions, keeping its variance."""
         images, tokens = len(self.max_share), residual.shape[2] * residual.shape[3]
         share = self.max_share * torch.rand(images, 1, generator=self.generator)
         order = torch.rand(images, tokens, generator=self.generator).argsort(dim=1)
@@ -90,9 +90,9 @@ class Phi(nn.Module):
 
 
 def shared_phi_table(scales: int, shared: int) -> tuple[int, ...]:
-    """Which of the `shared` phi each of the `scales` uses.
+    """Return which of the `shared` phi each of the `scales` uses.
 
-    Computed in float64 as published: its rounding decides near-ties, so that exact fractions would give another table.
+    Computed in float64, as published: its rounding decides near-ties, and exact fractions would give another table.
     """
     # four phi are at 1/12 ... 11/12, any other number at the middles of equal parts
     first = 1 / 3 / shared if shared == 4 else 1 / 2 / shared
@@ -101,7 +101,7 @@ def shared_phi_table(scales: int, shared: int) -> tuple[int, ...]:
 
 
 class MultiScaleQuantizer(nn.Module):
-    """The codebook and the shared phi. Runs over any scale schedule, not only the one it was trained on."""
+    """The codebook and the shared phi. Works with any scale schedule, not only the one it was trained on."""
 
     def __init__(self, codebook_size: int, channels: int, shared_phi: int, phi_weight: float) -> None:
         super().__init__()
@@ -109,13 +109,13 @@ class MultiScaleQuantizer(nn.Module):
         self.phis = nn.ModuleList(Phi(channels, phi_weight) for _ in range(shared_phi))
 
     def phi(self, k: int, schedule: ScaleSchedule) -> Phi:
-        """The phi of scale k (0-based) in `schedule`."""
+        """Return the phi of scale k (0-based) in `schedule`."""
         phi = self.phis[shared_phi_table(len(schedule), len(self.phis))[k]]
         assert isinstance(phi, Phi)
         return phi
 
     def distances(self, x: Tensor) -> Tensor:
-        """Squared Euclidean distances (..., V) of x (..., D) to all codes, in float32."""
+        """Return squared Euclidean distances (..., V) of x (..., D) to all codes, in float32."""
         codes = self.codebook.weight.float()
         flat = x.reshape(-1, x.shape[-1]).float()
         distances = flat.square().sum(1, keepdim=True) + codes.square().sum(1)
@@ -123,11 +123,11 @@ class MultiScaleQuantizer(nn.Module):
         return distances.view(*x.shape[:-1], -1)
 
     def nearest(self, x: Tensor) -> Tensor:
-        """Indices (...,) of the codes nearest to x (..., D)."""
+        """Return the indices (...,) of the codes nearest to x (..., D)."""
         return self.distances(x).argmin(dim=-1)
 
     def contribution(self, embeddings: Tensor, k: int, schedule: ScaleSchedule) -> Tensor:
-        """What scale k adds to the running sum: embeddings (B, N_k, D) -> (B, D, h, w), phi applied."""
+        """Return scale k's term of the running sum: embeddings (B, N_k, D) to (B, D, h, w), phi applied."""
         grid, final = schedule.grids[k], schedule.final
         x = to_map(embeddings, grid)
         return self.phi(k, schedule)(x if grid == final else F.interpolate(x, size=final, mode="bicubic"))
@@ -141,7 +141,7 @@ class MultiScaleQuantizer(nn.Module):
     ) -> QuantizedLatent:
         """Quantise latent (B, D, h, w) scale by scale.
 
-        known: codes (B, N_k) of the first scales, which are taken as they are.
+        known: codes (B, N_k) of the first scales, which are used unchanged.
         code_corruption: makes some of the summed codes wrong, which the codes of later scales then correct.
         Differentiable in codebook and phi (through the partial sums), not in `latent`.
         Raises `ValueError` if the latent's size is not the schedule's last.
@@ -177,30 +177,30 @@ class MultiScaleQuantizer(nn.Module):
 
 
 def to_map(tokens: Tensor, grid: Grid) -> Tensor:
-    """Tokens (B, N, D) in raster order as a map (B, D, *grid)."""
+    """Return tokens (B, N, D) in raster order as a map (B, D, *grid)."""
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
 def next_scale_input(total: Tensor, grid: Grid) -> Tensor:
-    """The running sum (B, D, h, w) at the grid of a scale: (B, N, D) in raster order."""
+    """Return the running sum (B, D, h, w) at the grid of a scale: (B, N, D) in raster order."""
     return pool(total, grid).flatten(2).transpose(1, 2)
 
 
 def with_given_codes(scale_input: Tensor, given: Tensor, codebook: nn.Embedding) -> Tensor:
-    """The input (B, N, D) of a masked last scale: where codes are given, they are in the sum already.
+    """Return the input (B, N, D) of a masked last scale; given codes are already added to the sum.
 
-    given: (B, N) int64, -1 where none is.
+    given: (B, N) int64, -1 where no code is given.
     """
     embeddings = codebook(given.clamp(min=0)).to(scale_input.dtype)
     return torch.where((given >= 0).unsqueeze(-1), scale_input + embeddings, scale_input)
 
 
 def pool(x: Tensor, grid: Grid) -> Tensor:
-    """Area interpolation of a map (B, D, h, w) to a smaller grid: each position is the mean of what it covers.
+    """Area interpolation of a map (B, D, h, w) to a smaller grid: each position is the mean of the area it covers.
 
     Position i of n covers rows floor(i h / n) to ceil((i + 1) h / n), and columns likewise: a product with an averaging
-    matrix on either side. It works where a device's own kernel refuses sizes that do not divide (MPS), and is faster
-    on a CPU.
+    matrix on either side. It also works on devices whose own kernel refuses sizes that do not divide (MPS), and is
+    faster on a CPU.
     """
     height, width = x.shape[-2:]
     if (height, width) == grid:
@@ -211,7 +211,7 @@ def pool(x: Tensor, grid: Grid) -> Tensor:
 
 
 def _averages(side: int, wide: int, like: Tensor) -> Tensor:
-    """The averaging matrix (side, wide) of `pool`, of the type and device of `like`."""
+    """Return the averaging matrix (side, wide) of `pool`, with the type and device of `like`."""
     positions = torch.arange(side, device=like.device).unsqueeze(1)
     places = torch.arange(wide, device=like.device)
     covered = (places >= positions * wide // side) & (places * side < (positions + 1) * wide)
@@ -219,15 +219,15 @@ def _averages(side: int, wide: int, like: Tensor) -> Tensor:
 
 
 def code_counts(indices: Sequence[Tensor], codes: int) -> Tensor:
-    """How often each scale chose each code: K maps of indices (B, N_k) to (K, V) int64."""
+    """Count how often each scale chose each code: K maps of indices (B, N_k) to (K, V) int64."""
     flat = [index.flatten() for index in indices]
-    # not bincount: it synchronises a GPU, and cannot run without values (in a dry run)
+    # not bincount: it synchronises a GPU, and cannot run on tensors without values (in a dry run)
     return torch.stack([one.new_zeros(codes).index_add_(0, one, torch.ones_like(one)) for one in flat])
 
 
 def codebook_usage(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Of counts (K, V), which may be summed over batches and processes: the share of codes that were chosen (K,), and
-    the perplexity (K,), exp of the codes' entropy: V where all are chosen equally often, 1 without tokens."""
+    """Return the share of codes that were chosen (K,), and the perplexity (K,), exp of the codes' entropy: V if all are
+    chosen equally often, 1 without tokens. counts: (K, V), which may be summed over batches and processes."""
     counts = counts.double()
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     entropy = -torch.xlogy(shares, shares).sum(dim=1)

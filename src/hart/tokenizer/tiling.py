@@ -1,8 +1,8 @@
-"""Decoding in strips of rows: the same image with two maps of the largest size in memory, in place of five or more.
+"""Decoding in strips of rows: the same image with two maps of the largest size in memory instead of five or more.
 
-A group norm needs the mean and variance of the whole map: they are summed up strip by strip first. Then norm, SiLU and
-convolution run on a strip and the rows of its neighbours that the kernel reaches. So nothing is cut off or blended:
-images differ from those of `Decoder` by rounding alone.
+A group norm needs the mean and variance of the whole map: they are first accumulated strip by strip. Then norm, SiLU
+and convolution run on a strip and the neighbouring rows that the kernel reaches. So nothing is cut off or blended:
+images differ from those of `Decoder` only by rounding.
 
 Shapes: B batch, C channels, H W of a map.
 """
@@ -19,13 +19,13 @@ from hart.layers.linear import silu
 from hart.tokenizer.autoencoder import Decoder, ResidualBlock, Upsample
 
 STRIP_PIXELS = 2**16
-"""Least pixels of a strip, above which strips of one map are cut."""
+"""Minimum pixels of a strip; larger maps are split."""
 
 Affine = tuple[Tensor, Tensor]
 
 
 def decode_in_strips(decoder: Decoder, latent: Tensor, pixels: int = STRIP_PIXELS) -> Tensor:
-    """What `decoder` makes of a latent (B, D, h, w), after `post_quant_conv`: (B, 3, f h, f w)."""
+    """Decode a latent (B, D, h, w), after `post_quant_conv`, as `decoder` does: (B, 3, f h, f w)."""
     x = decoder.middle(decoder.conv_in(latent))
     for level in decoder.levels:
         for layer in level.children():
@@ -53,13 +53,13 @@ def _normed_conv(norm: nn.GroupNorm, conv: nn.Conv2d, x: Tensor, pixels: int) ->
 
 
 def _upsampled(layer: Upsample, x: Tensor, pixels: int) -> Tensor:
-    """Twice the size, strip by strip."""
+    """Return twice the size, strip by strip."""
 
     def rows(start: int, end: int) -> Tensor:
         """Rows 2 start to 2 end of the result."""
         first, last = max(start - 1, 0), min(end + 1, x.shape[2])
         wide = F.interpolate(x[:, :, first:last], scale_factor=2.0, mode="nearest")
-        # of the neighbours' rows, the kernel reaches one
+        # the kernel reaches one of the neighbours' rows
         wide = wide[:, :, 2 * (start - first) - (start > first) : 2 * (end - first) + (last > end)]
         return _convolved(layer.conv, wide, start == first, end == last)
 
@@ -67,7 +67,7 @@ def _upsampled(layer: Upsample, x: Tensor, pixels: int) -> Tensor:
 
 
 def _assembled(x: Tensor, scale: int, channels: int, pixels: int, rows: Callable[[int, int], Tensor]) -> Tensor:
-    """A map `scale` times as large as x, of what `rows` gives for the rows of x from one to another."""
+    """Return a map `scale` times as large as x; `rows` computes it for a range of rows of x."""
     batch, _, height, width = x.shape
     layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     shape = (batch, channels, scale * height, scale * width)
@@ -78,7 +78,7 @@ def _assembled(x: Tensor, scale: int, channels: int, pixels: int, rows: Callable
 
 
 def _conv_rows(conv: nn.Conv2d, x: Tensor, start: int, end: int, affine: Affine) -> Tensor:
-    """Rows start to end of conv(silu(norm(x))), for a kernel of 3 x 3."""
+    """Return rows start to end of conv(silu(norm(x))), for a 3 x 3 kernel."""
     first, last = max(start - 1, 0), min(end + 1, x.shape[2])
     scale, shift = affine
     h = silu(torch.addcmul(shift, x[:, :, first:last], scale)).to(x.dtype)
@@ -86,7 +86,7 @@ def _conv_rows(conv: nn.Conv2d, x: Tensor, start: int, end: int, affine: Affine)
 
 
 def _convolved(conv: nn.Conv2d, x: Tensor, above: bool, below: bool) -> Tensor:
-    """A convolution of a strip, with a row beyond it where the map ends."""
+    """Convolve a strip; its outer rows are padded only where the map ends."""
     if conv.padding_mode == "replicate":
         return F.conv2d(F.pad(x, (1, 1, int(above), int(below)), mode="replicate"), conv.weight, conv.bias)
     x = F.pad(x, (0, 0, int(above), int(below))) if above or below else x
@@ -94,7 +94,7 @@ def _convolved(conv: nn.Conv2d, x: Tensor, above: bool, below: bool) -> Tensor:
 
 
 def _affine(norm: nn.GroupNorm, x: Tensor, pixels: int) -> Affine:
-    """Factor and summand (B, C, 1, 1), float32, that are this norm for the map x."""
+    """Return the factor and summand (B, C, 1, 1) float32 that this norm applies to the map x."""
     parts: list[tuple[float, Tensor, Tensor]] = []
     for start, end in _strips(x, pixels):
         strip = x[:, :, start:end].float().unflatten(1, (norm.num_groups, -1))
@@ -109,6 +109,6 @@ def _affine(norm: nn.GroupNorm, x: Tensor, pixels: int) -> Affine:
 
 
 def _strips(x: Tensor, pixels: int) -> list[tuple[int, int]]:
-    """Rows from and to of the strips of a map, of `pixels` pixels or one row at least."""
+    """Return the first and last row of each strip of a map, of `pixels` pixels or at least one row."""
     height, rows = x.shape[2], max(1, pixels // x.shape[3])
     return [(start, min(start + rows, height)) for start in range(0, height, rows)]

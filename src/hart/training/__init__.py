@@ -1,6 +1,6 @@
 """Training: `Trainer` is the loop, a `Task` one thing to train; `hart train` runs the two tasks of this package.
 
-A stage of your own has a `StageRecipe` and a `Task`; projects/emoji has one.
+Your own stage has a `StageRecipe` and a `Task`; see projects/emoji.
 """
 
 from __future__ import annotations

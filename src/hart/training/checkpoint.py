@@ -1,9 +1,9 @@
 """Checkpoints of a run: written whole or not at all, the newest few kept, resumed only by the same run.
 
-What `torch.save` wrote is read without trusting it: a file can be whole and still hold something else.
+Files written by `torch.save` are read without trusting them: a file can be intact and still hold something else.
 
-RUN/recipe.json                      the recipe, for people; the checkpoints have what counts
-RUN/checkpoints/step-00000200.pt     what a run is after 200 steps (`Saved`)
+RUN/recipe.json                      the recipe, for people; runs resume from the checkpoints' own copy
+RUN/checkpoints/step-00000200.pt     the state of a run after 200 steps (`Saved`)
 """
 
 from __future__ import annotations
@@ -33,15 +33,14 @@ from hart.training.task import Origin
 RECIPE_FILE = "recipe.json"
 FOLDER = "checkpoints"
 SAMPLES_FOLDER = "samples"
-# What may change when a run is resumed: it decides how long and where, not what is computed.
+# Settings that may change when a run is resumed: they decide how long and where, not what is computed.
 HARMLESS = {f"reading.{name}" for name in ("workers", "max_damaged", "on_device")}
 HARMLESS |= {
     f"trainer.{name}" for name in ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "sample_every")
 }
 HARMLESS |= {f"trainer.{name}" for name in ("trackers", "peak_tflops", "device", "distributed", "accumulate")}
 HARMLESS |= {"trainer.activation_checkpointing", "trainer.compile"}
-# Settings that only say where a source is, beside the one that is called as it: they may change while its content
-# does not.
+# Settings that only say where a source is, beside the source they name: they may change while its content does not.
 PLACES = {
     "data": ("data", "reading.also"),
     "text encoder": ("text_encoder",),
@@ -60,10 +59,10 @@ class Identity(Config):
     sources: dict[str, Origin]
 
     def other_settings(self, now: Config, sources: Mapping[str, Origin] | None = None) -> list[str]:
-        """Settings of this recipe that are others in `now`, one text each.
+        """Return the settings of this recipe that differ in `now`, one text each.
 
-        sources: those of now, if they are known already. An address may change where its content has not, and before
-        that is known.
+        sources: the current ones, if already known. An address may change as long as its content does not; so it may
+        also change while that is unknown.
         """
         there, here = _flat(self.recipe), _flat(now.to_dict())
         same = [name for name in self.sources if sources is None or self.sources[name].is_same(sources.get(name))]
@@ -72,7 +71,7 @@ class Identity(Config):
         return [f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in keys]
 
     def other_sources(self, now: Mapping[str, Origin]) -> list[str]:
-        """Sources that have changed, one text each."""
+        """Return the sources that have changed, one text each."""
         none = Origin("", "none")
         pairs = [(name, self.sources.get(name, none), now.get(name, none)) for name in sorted({*self.sources, *now})]
         return [
@@ -83,33 +82,33 @@ class Identity(Config):
 
 
 class Saved(Config, kw_only=True):
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     step: int
     identity: Identity
     means: dict[str, tuple[Annotated[float, Field(allow_inf_nan=True)], Annotated[int, Field(ge=1)]]]
-    """Figures since the last line of the log, as `Means.totals`."""
+    """Figures since the last line of the log, see `Means.totals`."""
     weights: dict[str, Any]
-    """As `Stepper.state_dict`."""
+    """See `Stepper.state_dict`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Itself as the plain tables that a file holds."""
+        """Return the content as plain tables, as stored in a file."""
         return vars(self) | {"identity": self.identity.to_dict()}
 
 
 class UnreadableError(HartError):
-    """Why a run cannot resume from a file; does not name the file."""
+    """Why a run cannot resume from a file, without naming the file."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The checkpoints in one run's folder, of which the newest `keep` stay."""
+    """The checkpoints in one run's folder; the newest `keep` are kept."""
 
     folder: Path
     keep: int
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, oldest first."""
+        """Return the steps that have a checkpoint, oldest first."""
         numbers = (path.stem.removeprefix("step-") for path in (self.folder / FOLDER).glob("step-*.pt"))
         return sorted(int(number) for number in numbers if re.fullmatch("[0-9]{8,}", number))
 
@@ -117,7 +116,7 @@ class RunFolder:
         return self.folder / FOLDER / f"step-{step:08d}.pt"
 
     def last_good(self) -> str:
-        """Where the newest checkpoint is, for messages."""
+        """Return where the newest checkpoint is, for messages."""
         steps = self.steps()
         return f"the last good checkpoint is {self.path(steps[-1])}" if steps else "there is no checkpoint yet"
 
@@ -136,8 +135,8 @@ class RunFolder:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def require_settings(self, stage: str, recipe: Config) -> None:
-        """Raise `HartError` for a run of another recipe, as far as that shows before its data is read, which may take
-        minutes. Whatever else is wrong with the newest checkpoint is for `load`, which reads all of it."""
+        """Raise `HartError` for a run of another recipe, as far as this shows before the data is read, which may take
+        minutes. Anything else wrong with the newest checkpoint is left to `load`, which reads all of it."""
         if not (steps := self.steps()):
             return
         try:
@@ -150,11 +149,11 @@ class RunFolder:
             raise other_run(self.folder, "another recipe", settings)
 
     def load(self, stage: str, check: Callable[[Saved], None]) -> Saved | None:
-        """The newest checkpoint, None where there is none.
+        """Return the newest checkpoint, None if there is none.
 
-        stage: what is trained. check: raises `UnreadableError` for one that is not this run's.
-        Raises `HartError` when it cannot be read, naming the newest one that can: a person decides to go back to that
-        one, by deleting the other; and for a file in the place of a folder that the run writes.
+        stage: what is trained. check: raises `UnreadableError` if a checkpoint is not this run's.
+        Raises `HartError` if it cannot be read, naming the newest one that can, so that a person can decide to go back
+        to that one by deleting the others; and if a file is in the place of a folder that the run writes.
         """
         for path in (self.folder / name for name in (FOLDER, MODEL_FOLDER, SAMPLES_FOLDER)):
             if path.exists() and not path.is_dir():
@@ -196,7 +195,7 @@ class RunFolder:
 
     @contextmanager
     def writing(self, what: str, place: str = "") -> Iterator[None]:
-        """Turns an `OSError` into what could not be written, where (`place` unless it says so), and what is left."""
+        """Turn an `OSError` into a message: what could not be written, where (`place` if unknown), and what is left."""
         try:
             yield
         except OSError as error:
@@ -207,14 +206,14 @@ class RunFolder:
 
 
 def other_run(folder: Path, what: str, changes: Sequence[str]) -> HartError:
-    """What to say of a folder with a run of something else."""
+    """Return the error for a folder with another kind of run."""
     return HartError(
         f"{folder} holds a run of {what}: {', '.join(changes)}; choose another folder, or go on with --accept-changes"
     )
 
 
 def _flat(values: Mapping[str, Any], begin: str = "") -> dict[str, Any]:
-    """Dotted keys of nested tables -> their values."""
+    """Map dotted keys of nested tables to their values."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         found |= _flat(value, f"{begin}{key}.") if isinstance(value, dict) else {f"{begin}{key}": value}
@@ -222,11 +221,11 @@ def _flat(values: Mapping[str, Any], begin: str = "") -> dict[str, Any]:
 
 
 def _loaded(path: Path) -> Any:
-    """What a file holds, on the CPU. Raises `UnreadableError`."""
+    """Return the content of a file, on the CPU. Raises `UnreadableError`."""
     if not path.is_file():
         raise UnreadableError("not a regular file")
     try:
-        with zipfile.ZipFile(path) as archive:  # whose checksums torch does not check
+        with zipfile.ZipFile(path) as archive:  # torch does not check its checksums
             damaged = archive.testzip()
         if damaged is None:
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -236,12 +235,12 @@ def _loaded(path: Path) -> Any:
         if is_out_of_memory(error):
             raise
         raise UnreadableError(reason(error)) from None
-    raise UnreadableError(f"{damaged} has another checksum")
+    raise UnreadableError(f"{damaged} has a wrong checksum")
 
 
 def require_alike(saved: Any, own: Any, what: str) -> None:
-    """Raise `UnreadableError` unless `saved` has the nested tables of `own`, and in their places plain finite tensors
-    of the same shapes and types. what: it is, for the message."""
+    """Raise `UnreadableError` unless `saved` has the same nested tables as `own`, with plain finite tensors of the same
+    shapes and types in the same places. what: its name in the message."""
     if isinstance(own, Mapping):
         if not isinstance(saved, dict):
             raise UnreadableError(f"{what}: a {type(saved).__name__} instead of a table")

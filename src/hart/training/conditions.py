@@ -26,11 +26,11 @@ from hart.training.config import Recipe, TransformerRecipe, named_by
 from hart.types import Context, Rows, TextContext
 
 REMEMBER_BATCH = 1024
-"""Captions that `remember` encodes together."""
+"""Captions per batch in `remember`."""
 
 
 class CaptionEncoder:
-    """The frozen text encoder of captions, in float32. weights: its module. vocabulary: see `vocabulary_digest`."""
+    """The frozen text encoder for captions, in float32. weights: its module. vocabulary: see `vocabulary_digest`."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
@@ -42,7 +42,7 @@ class CaptionEncoder:
         self._is_cut = lru_cache(2**16)(self._left_out)
 
     def context(self, captions: Sequence[str]) -> TextContext:
-        """The features of B captions, on the device."""
+        """Return the features of B captions, on the device."""
         if self._features is None or not self._rows.keys() >= set(captions):
             return self.encoder.encode(captions)
         rows = sent(torch.tensor([self._rows[caption] for caption in captions]), self._features.mask.device)
@@ -56,11 +56,11 @@ class CaptionEncoder:
         self._rows = {caption: row for row, caption in enumerate(distinct)}
 
     def cut_share(self, captions: Sequence[str]) -> float:
-        """Share of captions that are longer than the encoder reads."""
+        """Return the share of captions that are longer than the encoder reads."""
         return sum(map(self._is_cut, captions)) / len(captions)
 
     def _left_out(self, caption: str) -> bool:
-        """Whether a caption is longer than the encoder reads; warns of the first with a `PromptWarning`."""
+        """Return whether a caption is longer than the encoder reads; the first one gives a `PromptWarning`."""
         left_out = self.encoder.reading([caption])[0].left_out
         if left_out and not self._told:
             self._told = True
@@ -69,15 +69,15 @@ class CaptionEncoder:
         return bool(left_out)
 
     def save(self, folder: Path) -> None:
-        """Store with a model what it needs to read prompts."""
-        # one that the model was not made for; others are found by their source
+        """Store with a model whatever it needs to read prompts."""
+        # only an encoder that is not found by its source
         if isinstance(self.encoder, CompactTextEncoder):
             self.encoder.save(folder, adapted=True)
 
 
 def require_classes(labels: Tensor, recipe: Recipe, name: Callable[[int], str]) -> Tensor:
-    """The classes (N,) int64 of images, -1 for none. Raises `HartError`, with the name of one, where the recipe's model
-    lacks some."""
+    """Return the classes (N,) int64 of images, -1 for none. Raises `HartError`, naming one, if the recipe's model lacks
+    some of them."""
     number = recipe.num_classes
     if number is not None and len(labels) and (largest := int(labels.max())) >= number:
         raise HartError(
@@ -88,9 +88,9 @@ def require_classes(labels: Tensor, recipe: Recipe, name: Callable[[int], str]) 
 
 
 def open_caption_encoder(recipe: TransformerRecipe, device: torch.device) -> CaptionEncoder | None:
-    """The text encoder of a recipe, on `device`; None for a class-conditional model.
+    """Open the text encoder of a recipe, on `device`; None for a class-conditional model.
 
-    Raises `HartError` for a text encoder that cannot be loaded, `ConfigError` for one with features of other sizes.
+    Raises `HartError` if the text encoder cannot be loaded, `ConfigError` if its features have other sizes.
     """
     if (text := recipe.transformer.text) is None:
         return None
@@ -99,12 +99,12 @@ def open_caption_encoder(recipe: TransformerRecipe, device: torch.device) -> Cap
         encoder = load_text_encoder(config, folder)
     width, tokens = encoder.width, config.tokens
     if (text.width, text.tokens) != (width, tokens):
-        raise ConfigError(f"transformer.text must be width {width} and tokens {tokens}, what the text encoder gives")
+        raise ConfigError(f"transformer.text must be width {width} and tokens {tokens}, as the text encoder's are")
     return CaptionEncoder(encoder.to(device, torch.float32))
 
 
 def drop_condition(context: Context, dropped: Tensor) -> Context:
-    """Replace the contexts where `dropped` (B,) by the null context; the given one is left as it is."""
+    """Replace the contexts where `dropped` (B,) is true by the null context; the input stays unchanged."""
     rows = torch.arange(len(dropped)) + len(dropped) * dropped
     return Rows.cat([context, context.null()]).changed(lambda both: both[sent(rows, both.device)])
 
@@ -112,9 +112,9 @@ def drop_condition(context: Context, dropped: Tensor) -> Context:
 def with_text_noise(
     text: TextContext, largest: float, rows: slice, batch_size: int, generator: torch.Generator
 ) -> TextContext:
-    """Gaussian noise on the features of real tokens, of a standard deviation sampled for each text in [0, largest].
+    """Add Gaussian noise to the features of real tokens, with a standard deviation in [0, largest] sampled per text.
 
-    text: rows `rows` of a batch of `batch_size`, for all of which the generator samples, on its own device.
+    text: rows `rows` of a batch of `batch_size`; the generator samples for the whole batch, on its own device.
     """
     device = generator.device
     deviation = largest * torch.rand(batch_size, 1, 1, generator=generator, device=device)

@@ -1,4 +1,4 @@
-"""Several processes: which there are, how they exchange tensors, and how a module is distributed over them.
+"""Several processes: how many there are, how they exchange tensors, and how a module is distributed over them.
 
 `torchrun` (or `accelerate launch`) starts the processes; accelerate sets up their group and devices. This is the only
 module that uses `torch.distributed`.
@@ -30,11 +30,11 @@ T = TypeVar("T")
 LAUNCH = "torchrun --nproc-per-node N -m hart train ..."
 START = f"start several processes with {LAUNCH}, or one without it"
 MEETING = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What several processes need to find each other."""
+"""Variables that processes need to find each other."""
 
 
 def launched() -> int:
-    """Number of processes of the launch. Raises `HartError` for variables that are not those of a launch."""
+    """Return the number of processes launched. Raises `HartError` for variables that do not come from a launcher."""
     texts = {name: os.environ.get(name) or default for name, default in (("WORLD_SIZE", "1"), ("RANK", "0"))}
     for name, text in texts.items():
         if not text.isdecimal():
@@ -52,7 +52,7 @@ class DistributedContext:
     """This process among those that train together; a single process is a group of one."""
 
     def __init__(self, config: TrainerConfig) -> None:
-        """Joins the others, if any. Raises `HartError` for a device or launch that does not fit the recipe."""
+        """Join the other processes, if any. Raises `HartError` for a device or launch that does not fit the recipe."""
         alone = launched() == 1
         if config.distributed == "none" and not alone:
             raise HartError('trainer.distributed is "none", but several processes were launched: set it to "auto"')
@@ -67,7 +67,7 @@ class DistributedContext:
         self.rank: int = self._state.process_index
         self.device = torch.device(config.device) if alone else self._state.device
         self.strategy = self._strategy(config)
-        # what processes tell each other every step goes from host to host, past the devices and their work
+        # what processes exchange every step goes from host to host, past the devices and their work
         over_devices = self.count > 1 and distributed.get_backend() != "gloo"
         self._hosts = distributed.new_group(backend="gloo") if over_devices else None
         if config.batch_size % (config.accumulate * self.count):
@@ -87,17 +87,17 @@ class DistributedContext:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes files and reports."""
+        """Return whether this process writes files and reports."""
         return self.rank == 0
 
     def wait(self) -> None:
         self._state.wait_for_everyone()
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """The result of `make` in the main process, sent to all: for what is slow and the same everywhere."""
+        """Send the result of `make` in the main process to all: for slow work with the same result everywhere."""
         if self.count == 1:
             return make()
-        # a group of its own, since reading a large set takes longer than a step may
+        # a separate group, since reading a large set takes longer than a step may
         group = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
         made = [make() if self.main else None]
         distributed.broadcast_object_list(made, group=group)
@@ -105,7 +105,7 @@ class DistributedContext:
         return cast(T, made[0])
 
     def largest(self, number: int) -> int:
-        """The largest number of all processes."""
+        """Return the largest number among all processes."""
         if self.count == 1:
             return number
         value = torch.tensor(number)
@@ -113,13 +113,13 @@ class DistributedContext:
         return int(value)
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """A sharded tensor put together, in all processes; other tensors as they are."""
+        """Return a sharded tensor put together, in all processes; other tensors unchanged."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def collect(self, tree: Any) -> Any:
-        """Nested containers with sharded tensors put together, on the CPU; empty except in the main process.
+        """Return nested containers with sharded tensors put together, on the CPU; empty except in the main process.
 
-        All processes must call it. Tensors go one by one, so that a device holds at most one whole tensor.
+        All processes must call it. Tensors are handled one by one, so that a device holds at most one whole tensor.
         """
 
         def collected(leaf: Any) -> Any:
@@ -131,7 +131,7 @@ class DistributedContext:
         return tree_map(collected, tree)
 
     def parallelize(self, module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
-        """`Forward` of `module`, whose backward passes end with gradients averaged over all processes.
+        """Return a `Forward` of `module`, whose backward passes end with gradients averaged over all processes.
 
         They exchange gradients (DDP), or weights too (FSDP2, which shards its parameters in place).
         """
@@ -175,12 +175,12 @@ def synchronized(parallel: nn.Module, last: bool) -> Iterator[None]:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The shard that this process holds, as a view; tensors that are not sharded as they are."""
+    """Return the shard that this process holds, as a view; tensors that are not sharded are returned unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, sharded if and as `like` is; every process must pass the same value."""
+    """Shard a whole tensor if and as `like` is; every process must pass the same value."""
     if not isinstance(like, DTensor):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

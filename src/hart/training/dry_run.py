@@ -1,8 +1,8 @@
-"""What a run will cost, before it starts: memory, counted on tensors without content, and time, from real steps.
+"""What a run will cost, before it starts: memory, counted on tensors without data, and time, from real steps.
 
-The memory of weights, gradients, moments and averages follows from their number. That of activations is the most that
-the real forward and backward pass of a process hold at once, on tensors that only have sizes: nothing is computed, and
-any model fits. Time is measured on a few images and is proportional to their number.
+The memory of weights, gradients, moments and averages follows from their number. That of activations is the peak of the
+real forward and backward pass of a process, on tensors that only have sizes: nothing is computed, and any model fits.
+Time is measured on a few images and is proportional to their number.
 
 Both use the real networks and losses of a stage on made-up images, texts and tokens: no data set, tokenizer or text
 encoder is needed, and only reading images and encoding texts are left out.
@@ -48,17 +48,17 @@ from hart.types import ClassContext, Context, TextContext, TokenMaps
 MEASURED_TOKENS = 4096
 """A measured step has at most this many tokens, but at least one image."""
 LARGEST_IMAGE = 10_000
-"""Images of more tokens, of more than 1,024 px, are tried at a smaller size: larger ones take minutes."""
+"""Images with more tokens (above 1,024 px) are tried at a smaller size, since they would take minutes."""
 LONG = 10.0
-"""If the first step takes more seconds, no second one is needed: warming up is then a small part of it, unless it
+"""If the first step takes more seconds, no second one is made: the warm-up is then a small part of it, unless it
 compiles."""
 FLOAT_BYTES = 4
 MOMENTS = {"adamw": 2, "muon": 1}
-"""Numbers kept per parameter; one for Muon's matrices, which are nearly all."""
+"""Numbers kept per parameter; for Muon that of its matrices, which are nearly all."""
 
 
 def memory_of_weights(parameters: int, trained: int, optimizer: str, split: int = 1) -> dict[str, int]:
-    """Bytes of a process by kind. split: processes over which weights and what belongs to them are sharded."""
+    """Return a process's bytes by kind. split: processes over which weights and what belongs to them are sharded."""
     weights, gradients = FLOAT_BYTES * parameters // split, FLOAT_BYTES * trained // split
     moments = gradients * MOMENTS[optimizer]
     return {"weights": weights, "gradients": gradients, "optimiser": moments, "average": gradients}
@@ -73,7 +73,7 @@ class RehearsedTokenizer(TokenizerStage):
 
     def __init__(self, recipe: TokenizerRecipe, device: torch.device) -> None:
         adversarial = recipe.adversarial and recipe.adversarial.replace(start_step=0)
-        # no codes are revived: on noise, how the codebook is used means nothing
+        # no codes are revived: on noise, codebook use means nothing
         super().__init__(recipe.replace(revive_every=0, adversarial=adversarial), device)
 
     def batch(self, microbatch: Microbatch) -> TokenizerBatch:
@@ -87,11 +87,11 @@ class RehearsedTokenizer(TokenizerStage):
     def save(self, folder: Path, module: nn.Module) -> None: ...
 
     def starting_tokenizer(self) -> HybridTokenizer:
-        """Of any weights."""
+        """Return a fresh tokenizer: any weights will do."""
         return fresh_tokenizer(self.recipe)
 
     def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
-        """LPIPS with random weights: a rehearsal needs no files."""
+        """Return LPIPS with random weights: a rehearsal needs no files."""
         return Lpips() if config.kind == "lpips" else super().perceptual_network(config)
 
 
@@ -103,11 +103,11 @@ class RehearsedTransformer(TransformerStage):
     ) -> None:
         """kept: share of the last scale's tokens that a step computes, if the recipe drops some.
 
-        empty: give the weights no memory, as `activation_bytes` needs none.
+        empty: allocate no memory for the weights; enough for `activation_bytes`.
         """
         self.kept = kept
         sizes = recipe.transformer
-        # any tokenizer that gives its tokens
+        # any tokenizer with the same tokens
         tokenizer = TokenizerConfig(
             sizes.scales, latent_channels=sizes.latent_channels, codebook_size=sizes.codebook_size
         )
@@ -143,7 +143,7 @@ class RehearsedTransformer(TransformerStage):
         positions = None
         if self.recipe.drop_last_scale:
             positions = random_positions(rows, counts[-1], kept_tokens(self.kept, counts[-1]), generator)
-        # given codes without content cannot be counted
+        # given codes cannot be counted without values
         return self.made(microbatch, context, maps, positions, share=0.5)
 
     def save(self, folder: Path, module: nn.Module) -> None: ...
@@ -154,12 +154,12 @@ def _sizes_of(recipe: StagedRecipe) -> TokenizerConfig | TransformerConfig:
 
 
 def tokens_of(recipe: StagedRecipe) -> int:
-    """Of an image."""
+    """Return the number of tokens of an image."""
     return _sizes_of(recipe).schedule.total_tokens
 
 
 def at_a_size_to_try(recipe: StagedRecipe) -> StagedRecipe:
-    """The recipe itself, or for large images with its first scales alone: about `MEASURED_TOKENS`."""
+    """Return the recipe, or for large images only its first scales: about `MEASURED_TOKENS`."""
     if tokens_of(recipe) <= LARGEST_IMAGE:
         return recipe
     sizes = _sizes_of(recipe)
@@ -169,25 +169,25 @@ def at_a_size_to_try(recipe: StagedRecipe) -> StagedRecipe:
 
 
 def activations_of(recipe: StagedRecipe, rows: int) -> int:
-    """Bytes of `activation_bytes` for `rows` images of a recipe, in seconds: those of many are in proportion to those
-    of a few, and those of large images to those of smaller ones."""
+    """Return `activation_bytes` for `rows` images of a recipe, in seconds: extrapolated from a few images, and for
+    large images from smaller ones."""
     tried = at_a_size_to_try(recipe)
     one = max(1, min(rows, MEASURED_TOKENS // tokens_of(tried)))
     few, many = (activation_bytes(at_its_largest(tried), recipe.trainer, count) for count in (one, 2 * one))
-    # what is left of the few without their images does not grow: copies of weights, chunks of logits
+    # the part that does not depend on the images does not grow: copies of weights, chunks of logits
     grows = rows * tokens_of(recipe) / (one * tokens_of(tried))
     return round(2 * few - many + grows * (many - few))
 
 
 def rehearsed(recipe: StagedRecipe, device: torch.device) -> Task:
-    """The recipe's stage with steps of mean size, to measure time."""
+    """Return the recipe's stage with steps of average size, to measure time."""
     if isinstance(recipe, TransformerRecipe):
         return RehearsedTransformer(recipe, device)
     return RehearsedTokenizer(recipe, device)
 
 
 def at_its_largest(recipe: StagedRecipe) -> Task:
-    """The recipe's stage with the largest step, for `activation_bytes`: it keeps the most of the last scale."""
+    """Return the recipe's stage with the largest step, for `activation_bytes`: it keeps the most of the last scale."""
     if isinstance(recipe, TransformerRecipe):
         return RehearsedTransformer(recipe, CPU, kept=LARGEST_KEPT_SHARE, empty=True)
     return RehearsedTokenizer(recipe, CPU)
@@ -200,8 +200,8 @@ def measure(
     tokens: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Seconds that a process takes per image of `tokens` tokens, after a step to warm up (unless that is slow without
-    the compiler)."""
+    """Return the seconds that a process takes per image of `tokens` tokens, after a warm-up step (omitted if it is slow
+    without the compiler)."""
     rows = max(1, min(config.batch_size // distributed.count, MEASURED_TOKENS // tokens))
     stepper = Stepper(task, config.replace(batch_size=rows * distributed.count, accumulate=1), distributed)
     seconds = 0.0
@@ -215,10 +215,10 @@ def measure(
 
 
 def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:
-    """The most that forward and backward pass of `rows` images hold at once, besides weights and their gradients.
+    """Return the peak bytes of the forward and backward pass of `rows` images, besides weights and their gradients.
 
-    It includes saved activations, intermediate results and copies of weights in bfloat16, but no temporaries of the
-    optimiser. The kernels are those of the CPU, whatever the device of the run.
+    This includes saved activations, intermediate results and bfloat16 copies of weights, but no temporaries of the
+    optimiser. The kernels are the CPU's, whatever the device of the run.
     task: on the CPU or without memory; its weights lose their content.
     """
     trained: dict[str, list[nn.Parameter]] = {}
@@ -246,7 +246,7 @@ def activation_bytes(task: Task, config: TrainerConfig, rows: int) -> int:
 
 
 def _hollow(module: nn.Module) -> list[nn.Parameter]:
-    """Replace all parameters by new ones on the CPU, of the current mode; returns the trained ones, with gradients."""
+    """Replace all parameters by new ones on the CPU, of the current mode; return the trained ones, with gradients."""
     trained = []
     for owner in module.modules():
         for name, old in list(owner.named_parameters(recurse=False)):
@@ -259,7 +259,7 @@ def _hollow(module: nn.Module) -> list[nn.Parameter]:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the memory of all tensors that operations make, for as long as they live.
+    """Counts the memory of all tensors that operations create, for as long as they live.
 
     now: bytes at present. peak: the most at any time; may be set.
     """

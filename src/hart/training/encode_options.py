@@ -1,4 +1,4 @@
-"""How a set is encoded. Apart from `encoding`, so that the command line has its options without torch."""
+"""How a set is encoded. Separate from `encoding`, so that the command line has its options without torch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class EncodeOptions(Config):
     residual: bool = True
     """Store the residual, which hybrid models need besides the codes."""
     shard_size: Annotated[int, Field(ge=1)] = 1024
-    """Images per shard; each unit of a stream makes one."""
+    """Images per shard; each unit of a stream becomes one shard."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Images encoded together."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that decode images."""
     part: Annotated[str, Field(json_schema_extra={"metavar": "I/N"})] = "1/1"
-    """Write every N-th shard, as one of N processes."""
+    """Write only every N-th shard, as one of N processes."""
     max_damaged: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Largest share of damaged images."""
 
@@ -36,6 +36,6 @@ class EncodeOptions(Config):
 
     @property
     def place(self) -> tuple[int, int]:
-        """Which part this is, from 0, and the number of parts."""
+        """Return the number of this part, from 0, and the number of parts."""
         number, parts = map(int, self.part.split("/"))
         return number - 1, parts

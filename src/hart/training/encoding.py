@@ -1,7 +1,7 @@
-"""Precompute what stage `transformer` reads: codes and residual of every image, features of every caption.
+"""Precomputes what stage `transformer` reads: codes and residual of every image, features of every caption.
 
-The tokenizer and the text encoder then run once per set instead of in every step. Shards are written whole or not at
-all; a run that was stopped continues with the missing ones. Several processes can share the shards.
+Tokenizer and text encoder then run once per set instead of in every step. Shards are written whole or not at all; a
+stopped run continues with the missing ones. Several processes can share the shards.
 
 Shapes: see `hart.data.encoded_files`.
 """
@@ -58,12 +58,12 @@ from hart.tokenizer.hybrid_tokenizer import HybridTokenizer
 from hart.training.encode_options import EncodeOptions
 
 Progress = Callable[[int, int | None, str], None]
-"""Called with (shards done, shards in all, what is being done)."""
+"""Called with (shards done, total shards, current activity)."""
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """The networks that encode a set, on `device`. text_encoder: None stores class labels only."""
+    """The networks that encode a set, on `device`. text_encoder: None stores only class labels."""
 
     tokenizer: HybridTokenizer
     text_encoder: TextEncoder | None
@@ -74,8 +74,8 @@ class Encoders:
 class EncodedSummary:
     """What is in the folder now.
 
-    damaged: images left out. finished: all shards and the index exist. cut: captions that are longer than the text
-    encoder reads.
+    damaged: images left out. finished: all shards and the index exist. cut: captions longer than the text encoder
+    reads.
     """
 
     images: int
@@ -105,9 +105,9 @@ def encode_dataset(
     """Write the missing shards of this part, and the index once the shards of all parts exist.
 
     aspects: shapes of the images, as in `ReadingConfig.aspects`, in place of the transform's size.
-    note: told of shards that are there and cannot be kept.
-    Raises `HartError` when the folder holds shards that were made differently, when too many images are damaged, when
-    features exceed the range of `options.dtype`, or when there is no text encoder and no image has a class.
+    note: called with a message about existing shards that cannot be kept.
+    Raises `HartError` if the folder holds shards made differently, too many images are damaged, features exceed the
+    range of `options.dtype`, or there is no text encoder and no image has a class.
     """
     if transform.random:
         raise HartError("a set that is encoded once cannot have random crops or flips: leave crop and flip as they are")
@@ -168,11 +168,11 @@ def encode_dataset(
 
 
 def _require_classes_or_text(source: Source | Stream, encoders: Encoders) -> None:
-    """Raises `HartError` where only classes would be stored and a set that is listed has none: every image would count
-    as damaged, and none is."""
+    """Raise `HartError` if only classes would be stored and the set has none: every image would count as damaged,
+    although none is."""
     if encoders.text_encoder is not None or isinstance(source, Stream) or bool((source.labels >= 0).any()):
         return
-    for row in range(len(source)):  # some formats tell the class only with the row
+    for row in range(len(source)):  # in some formats the class is only known with the row
         with suppress(DamagedSample):
             if source.said(row).label is not None:
                 return
@@ -185,7 +185,7 @@ def _require_classes_or_text(source: Source | Stream, encoders: Encoders) -> Non
 def _settings(
     source: Source | Stream, transform: ImageTransform, encoders: Encoders, split: str, options: EncodeOptions
 ) -> dict[str, Any]:
-    """Everything that decides the content of the shards; not where the set lies, which may differ by machine."""
+    """Return everything that decides the content of the shards; not where the set lies, which may differ by machine."""
     config = encoders.tokenizer.config
     text = encoders.text_encoder
     return {
@@ -205,7 +205,7 @@ def _settings(
 
 
 class _Chunk(NamedTuple):
-    """Decoded images of a shard: of each shape that occurs, in order. last: the shard ends here."""
+    """Decoded images of a shard, in order, for each shape that occurs. last: the shard ends here."""
 
     shard: int
     images: list[tuple[int, CaptionedImages]]
@@ -221,7 +221,7 @@ def _chunks(
     worker: int,
     workers: int,
 ) -> Iterator[_Chunk]:
-    """The chunks that a worker decodes: its share of a `Source`, all of a `Stream`."""
+    """Yield the chunks that a worker decodes: its share of a `Source`, all of a `Stream`."""
 
     def chunk(shard: int, samples: Sequence[Sample | Damage], last: bool) -> _Chunk:
         sorted_samples: dict[int, list[Sample | Damage]] = {}
@@ -248,7 +248,7 @@ def _chunks(
 
 
 class _Shard:
-    """A shard being made: the stored tensors, chunk by chunk."""
+    """A shard in progress: the stored tensors, chunk by chunk."""
 
     def __init__(self, encoders: Encoders, schedules: Sequence[ScaleSchedule], options: EncodeOptions) -> None:
         self._encoders = encoders
@@ -299,7 +299,7 @@ class _Shard:
             self._cut += sum(bool(reading.left_out) for reading in encoder.reading(batch))
             self._parts[TEXT_MASK].append(context.mask.cpu().to(torch.uint8))
             for features in self._stored(context.embeddings):
-                # padding counts where an encoder gives it features: only all-zero tokens are left out
+                # padding matters if an encoder gives it features: only all-zero tokens are left out
                 used = features.ne(0).any(dim=1).nonzero().flatten().tolist()
                 first, last = (used[0], used[-1] + 1) if used else (0, 0)
                 self._parts[TEXT_PLACE].append(torch.tensor([[0, first, last - first]]))
@@ -331,7 +331,7 @@ class _Shard:
 def _finish(
     index: Path, files: Sequence[Path], settings: dict[str, Any], source: Source | Stream, options: EncodeOptions
 ) -> EncodedSummary:
-    """The summary; writes the index if no shard is missing, whichever process wrote it."""
+    """Return the summary; write the index if no shard is missing, whichever process wrote it."""
     shards = [(file.name, facts) for file in files if (facts := read_facts(file)).get("stamp") == stamp_of(settings)]
     damaged = [*source.damaged]
     damaged += [Damage(**entry) for _, facts in shards for entry in facts["damaged"]]

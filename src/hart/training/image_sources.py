@@ -1,4 +1,4 @@
-"""Training data: images in memory, images read in every step, or a set encoded ahead.
+"""Training data: images in memory, images read in every step, or a set encoded in advance.
 
 `open_training_data` decides by the address, and `description` says in one line what it decided. In every case the
 images of step n are a function of (seed, n): neither resuming nor the number of processes changes them.
@@ -40,15 +40,15 @@ from hart.training.task import Microbatch, TrainContext
 
 
 class _Kept:
-    """Whose images are known to be sound before the first step: no step replaces any."""
+    """Data whose images are known to be sound before the first step: no step replaces any."""
 
     def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
-        """To log of the step just made; `microbatch` has all rows of the process."""
+        """Return figures of the last step to log; `microbatch` has all rows of the process."""
         return {}
 
 
 class MemoryImages(_Kept):
-    """All images, decoded in the memory of the machine or of the device."""
+    """All images, decoded, in the memory of the machine or of the device."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class MemoryImages(_Kept):
         self.damaged = captioned.damaged
 
     def rows(self, microbatch: Microbatch) -> Tensor:
-        """The rows of a microbatch: (B,) int64."""
+        """Return the rows of a microbatch: (B,) int64."""
         return microbatch.mine(self.order.batch(microbatch.step, microbatch.batch_size))
 
     def images(self, microbatch: Microbatch, device: torch.device) -> Tensor:
@@ -73,11 +73,11 @@ class MemoryImages(_Kept):
         return to_signed(self.captioned.images(self.rows(microbatch)).to(device))
 
     def first(self, count: int) -> Tensor:
-        """The first `count` images at most, without random crops: (n, 3, H, W) in [-1, 1] on the CPU."""
+        """Return at most `count` first images, without random crops: (n, 3, H, W) in [-1, 1] on the CPU."""
         return to_signed(self.captioned.pixels[:count].cpu())
 
     def digest(self) -> str:
-        """As `hart.data.sources.Source.digest`; without a source, of what is in memory."""
+        """Return `hart.data.sources.Source.digest`; without a source, a digest of what is in memory."""
         if self._source is not None:
             return self._source.digest()
         digest = SetDigest("images in memory")
@@ -88,7 +88,7 @@ class MemoryImages(_Kept):
         return digest.hexdigest()
 
     def to(self, device: torch.device) -> MemoryImages:
-        """The same images with their pixels on `device`."""
+        """Return the same images with their pixels on `device`."""
         said = f"{self.description}, on {device}"
         return MemoryImages(self.captioned.to(device), self.order.seed, said, self._source)
 
@@ -101,7 +101,7 @@ class LoadedImages:
     def __init__(
         self, source: Source | Stream, transform: ImageTransform, condition: Condition, loader: ImageLoader, why: str
     ) -> None:
-        """why: the reason that they are not held in memory."""
+        """why: the reason that they are not kept in memory."""
         self.condition = condition
         self.loader = loader
         self.digest = source.digest
@@ -114,7 +114,7 @@ class LoadedImages:
 
     @property
     def damaged(self) -> tuple[Damage, ...]:
-        """What this process has skipped so far."""
+        """Return what this process has skipped so far."""
         return self.loader.damaged
 
     def images(self, microbatch: Microbatch, device: torch.device) -> Tensor:
@@ -124,12 +124,12 @@ class LoadedImages:
         return to_signed(torch.stack([pixels for _, pixels in self.first_samples(count)]))
 
     def _read_first(self, count: int) -> list[tuple[Sample, Tensor]]:
-        """The first sound samples that have the condition, with their pixels."""
+        """Return the first sound samples that have the condition, with their pixels."""
         sound = decoded(iterate(self._source), self._plain, [], self.condition)
         return list(itertools.islice(sound, count))
 
     def figures(self, microbatch: Microbatch, train_context: TrainContext, device: torch.device) -> dict[str, float]:
-        """damaged: images of the step just made that had to be replaced; `microbatch` has all rows of the process."""
+        """Return `damaged`: how many images of the last step were replaced; `microbatch` has all the process's rows."""
         replaced = self.loader.rows(microbatch.step, microbatch.rows).replaced
         return {"damaged": float(train_context.sum(torch.tensor(float(sum(replaced)), device=device)))}
 
@@ -157,7 +157,7 @@ class EncodedImages(_Kept):
 ImageSource = MemoryImages | LoadedImages
 TrainingData = ImageSource | EncodedImages
 GivenData = TrainingData | CaptionedImages | Callable[[Sequence[ImageSize]], TrainingData]
-"""What a task takes. A function opens images of given sizes, which may take minutes, once all models fit."""
+"""The data a task takes. A function opens images of given sizes, which may take minutes, once all models fit."""
 
 
 @listed_once()
@@ -169,12 +169,12 @@ def open_training_data(
     rank: int = 0,
     world: int = 1,
 ) -> TrainingData:
-    """The images that a recipe names, for one of `world` processes.
+    """Open the images that a recipe names, for one of `world` processes.
 
-    size: image size in pixels, or those of `reading.aspects` (`hart.sizes.aspect_sizes`), each width and height.
-    out: the folder of the run, which may not lie among the images.
-    A folder with an encoded set gives `EncodedImages`; otherwise `hart.data.opening` tells the format. Sets that can be
-    read at random, take at most `reading.memory_gb` and need no random crops or flips are held in memory; all others
+    size: image size in pixels, or the width and height of each of `reading.aspects` (`hart.sizes.aspect_sizes`).
+    out: the folder of the run, which must not be inside the images' folder.
+    A folder with an encoded set gives `EncodedImages`; otherwise `hart.data.opening` finds the format. Sets that can be
+    read at random, take at most `reading.memory_gb` and need no random crops or flips are kept in memory; all others
     are read in every step. Raises `HartError`.
     """
     reading, seed, batch_size = recipe.reading, recipe.trainer.seed, recipe.trainer.batch_size
@@ -191,7 +191,7 @@ def open_training_data(
         raise HartError(f"{recipe.data}: encoded, but not its split '{split}': set reading.split to {others}")
     if reading.also:
         raise HartError(
-            f"reading.also mixes encoded sets, and {recipe.data} is none: encode it, or leave reading.also out"
+            f"reading.also mixes encoded sets, and {recipe.data} is not one: encode it, or leave reading.also out"
         )
     require_versions(recipe)
     kind = None if reading.kind == "auto" else reading.kind
@@ -229,7 +229,7 @@ def open_training_data(
 
 
 def kept_data(given: GivenData, coder: TokenizerConfig, recipe: Recipe, device: torch.device) -> TrainingData:
-    """The data, on the device if the recipe says so, which `open_training_data` allows for images in memory alone.
+    """Return the data, on the device if the recipe says so, which is only allowed for images in memory.
 
     coder: a tokenizer with the recipe's scales.
     """
@@ -240,20 +240,20 @@ def kept_data(given: GivenData, coder: TokenizerConfig, recipe: Recipe, device: 
 
 
 def image_source(data: TrainingData) -> ImageSource:
-    """Images for stage `tokenizer`. Raises `HartError` for an encoded set, which has none."""
+    """Return images for stage `tokenizer`. Raises `HartError` for an encoded set, which has none."""
     if isinstance(data, EncodedImages):
         raise HartError(f"{data.data.folder} holds codes and no images: give the set that it was encoded from")
     return data
 
 
 def schedule_of(image: Tensor, coder: TokenizerConfig, recipe: Recipe) -> ScaleSchedule:
-    """The scales of images (..., H, W). Raises `HartError` where their size is not one of the recipe's.
+    """Return the scales of images (..., H, W). Raises `HartError` if their size is not one of the recipe's.
 
     coder: a tokenizer with the recipe's scales.
     """
     size, sizes = ImageSize(image.shape[-1], image.shape[-2]), aspect_sizes(coder, recipe.reading.aspects)
     if size not in sizes:
-        raise HartError(f"images of {size} px, and the recipe is for {' and '.join(map(str, sizes))} px")
+        raise HartError(f"images have {size} px, but the recipe is for {' and '.join(map(str, sizes))} px")
     return schedule_of_size(coder, size)
 
 
@@ -266,7 +266,7 @@ def _in_memory(source: Source | Stream, transform: ImageTransform, recipe: Recip
 
 
 def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading: ReadingConfig) -> str | None:
-    """None where the set is to be held in memory."""
+    """Return why a set is not kept in memory; None if it is."""
     if isinstance(source, Stream):
         return "a stream cannot be read at random"
     if transform.random:
@@ -278,8 +278,8 @@ def _why_not_memory(source: Source | Stream, transform: ImageTransform, reading:
 
 
 def require_versions(recipe: Recipe) -> None:
-    """Raises `ConfigError` where codes of augmented images are to be wrong and there are none, of a set that is not
-    encoded."""
+    """Raise `ConfigError` if codes of augmented images should be wrong, but a set that is not encoded has no augmented
+    versions."""
     if isinstance(recipe, TransformerRecipe) and recipe.code_corruption and recipe.augmentations == 1:
         raise ConfigError(
             "code_corruption is for augmented versions: set augmentations to 2 or more, or code_corruption to 0"
@@ -287,7 +287,7 @@ def require_versions(recipe: Recipe) -> None:
 
 
 def _require_plain(reading: ReadingConfig, folder: str) -> None:
-    """Raises `HartError` for settings without effect on an encoded set, such as crops and flips."""
+    """Raise `HartError` for settings without effect on an encoded set, such as crops and flips."""
     plain = ReadingConfig().to_dict()
     for name, value in reading.to_dict().items():
         if name not in ReadingConfig.OF_ENCODED and value != plain[name]:

@@ -1,6 +1,6 @@
 """AdamW and Muon with decay groups, and learning rate and weight decay as functions of the step.
 
-Muon (Jordan et al., 2024) orthogonalises the momentum of a matrix before applying it. That of torch iterates in
+Muon (Jordan et al., 2024) orthogonalises the momentum of a matrix before applying it. torch's version iterates in
 bfloat16: four times slower than float32 on processors without bfloat16 matrix units, which trained the shipped model.
 """
 
@@ -21,22 +21,22 @@ from hart.training.config import OptimizerConfig
 # Names of the modules that hold the repeated layers of transformer, denoiser, encoder and decoder.
 INNER_PARTS = frozenset({"blocks", "levels", "middle"})
 LINEAR_HOLD = 0.05
-"""Share of the steps after the warm-up in which the linear schedule stays at the full rate, as in VAR's training."""
+"""Share of the steps after the warm-up in which the linear schedule holds the full rate, as in VAR's training."""
 MUON_MOMENT = "momentum"
 # Quintic Newton-Schulz iteration: these coefficients bring all singular values close to 1 in five iterations.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
-# Brings the root mean square of an update to AdamW's, so that both share a learning rate (Liu et al., 2025).
+# Scales the root mean square of an update to AdamW's, so that both share a learning rate (Liu et al., 2025).
 ADAMW_RMS = 0.2
 ONE_BY_ONE = frozenset({"cpu"})
-"""Devices that iterate every matrix by itself, a tenth faster there. Others take those of one shape together: launching
-their products takes longer than computing them."""
+"""Devices that iterate every matrix separately, which is a tenth faster there. Others batch matrices of one shape,
+since launching their products takes longer than computing them."""
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """Approximately the semi-orthogonal matrix nearest to `matrix` (M, N): singular values from 0.7 to 1.2.
+    """Return approximately the semi-orthogonal matrix nearest to `matrix` (M, N): singular values from 0.7 to 1.2.
 
-    Of a stack (B, M, N), that of each matrix.
+    A stack (B, M, N) is handled matrix by matrix.
     """
     a, b, c = COEFFICIENTS
     product = torch.addmm if matrix.dim() == 2 else torch.baddbmm
@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step from the gradients; no closure."""
+        """Take one step from the gradients; no closure."""
         for group in self.param_groups:
             sets: dict[Hashable, list[Tensor]] = {}
             for number, p in enumerate(group["params"]):
@@ -88,8 +88,8 @@ class Muon(torch.optim.Optimizer):
 
 @dataclass(frozen=True)
 class CombinedOptimizer:
-    """Several optimisers over disjoint parameters, stepped as one. They have what they keep of a parameter from the
-    beginning, so that a checkpoint can be compared with it."""
+    """Several optimisers over disjoint parameters, stepped as one. They create their state at the start, so that a
+    checkpoint can be compared with it."""
 
     optimizers: list[torch.optim.Optimizer]
 
@@ -114,16 +114,16 @@ class CombinedOptimizer:
                     moment[rows] = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What each has of its parameters, by their numbers: the tensors themselves."""
+        """Return each optimiser's state by parameter number: the tensors themselves."""
         return {type(optimizer).__name__: optimizer.state_dict()["state"] for optimizer in self.optimizers}
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptimizer:
-    """Optimiser over the trainable parameters of `module`.
+    """Build an optimiser over the trainable parameters of `module`.
 
-    The matrices and kernels of layers decay; vectors, embeddings and tables do not. With `config.kind` "muon", Muon
-    steps the matrices and kernels of the repeated layers (scaled to the size of AdamW's updates, so that one learning
-    rate serves both) and AdamW everything else, first and last layers included.
+    Matrices and kernels of layers decay; vectors, embeddings and tables do not. With `config.kind` "muon", Muon updates
+    the matrices and kernels of the repeated layers (scaled to the size of AdamW's updates, so that one learning rate
+    serves both), and AdamW everything else, first and last layers included.
     Raises `ConfigError` for Muon over sharded parameters: it needs whole matrices.
     """
     if config.kind == "muon" and any(isinstance(p, DTensor) for p in module.parameters()):
@@ -146,7 +146,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptim
         betas=(config.beta1, config.beta2),
         fused=fused,
     )
-    for p in plain:  # as its first step would
+    for p in plain:  # as AdamW's first step would
         count = torch.zeros((), device=p.device if fused else "cpu")
         adamw.state[p] = {"step": count, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
     optimizers: list[torch.optim.Optimizer] = [adamw]
@@ -163,7 +163,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> CombinedOptim
 
 
 def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """The rate of `step` (0-based): linear warm-up, then `config.schedule`, `final_fraction` in the last step."""
+    """Return the rate of `step` (0-based): linear warm-up, then `config.schedule`, at last `final_fraction`."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -174,7 +174,7 @@ def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float
 
 
 def weight_decay(step: int, total_steps: int, config: OptimizerConfig) -> float:
-    """The decay of `step` (0-based) for what decays."""
+    """Return the weight decay of `step` (0-based) for parameters that decay."""
     if config.final_weight_decay is None:
         return config.weight_decay
     left = _half_cosine(min(1.0, step / max(1, total_steps - 1)))
@@ -182,5 +182,5 @@ def weight_decay(step: int, total_steps: int, config: OptimizerConfig) -> float:
 
 
 def _half_cosine(progress: float) -> float:
-    """From 1 at the beginning (0) to 0 at the end (1)."""
+    """Return a value that falls from 1 at the beginning (0) to 0 at the end (1)."""
     return 0.5 * (1 + math.cos(math.pi * progress))

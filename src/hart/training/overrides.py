@@ -1,4 +1,4 @@
-"""Changes to a recipe behind the command: key=value. Texts need no quotes, lists no brackets; the rest is TOML."""
+"""Recipe changes from the command line: key=value. Texts need no quotes, lists no brackets; the rest is TOML."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def apply_override(values: dict[str, Any], override: str, kind: type[Config]) ->
 
 
 def _list(override: str, text: str, *, is_text: bool) -> list[Any]:
-    """A list in TOML, or as a shell leaves it: without brackets or some quotes, where 2024 may be text too."""
+    """Return a list in TOML, or as a shell leaves it: without brackets or some quotes, where 2024 may be text too."""
     for toml in (text, f"[{text}]"):
         found = _value(override, toml, is_text=False)
         if isinstance(found, list) and (not is_text or all(isinstance(one, str) for one in found)):
@@ -46,12 +46,12 @@ def _value(override: str, text: str, *, is_text: bool) -> Any:
     except (ValueError, OverflowError):
         return text.strip()
     value = parsed["value"]
-    # a line break would end the value, and begin another key
+    # a line break would end the value, and start another key
     return text.strip() if len(parsed) > 1 or (is_text and not isinstance(value, str)) else value
 
 
 def _is_text(hint: Any) -> bool:
-    """Whether a field holds text, or one of several words."""
+    """Return whether a field holds text, or one of several words."""
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     if get_origin(hint) is Literal:

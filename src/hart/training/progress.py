@@ -1,4 +1,4 @@
-"""Progress of a run: what an image costs, the figures of its steps, throughput, time left, share of the peak (MFU)."""
+"""Progress of a run: cost per image, figures of its steps, throughput, time left, share of the peak (MFU)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ RECENT = 20
 
 @dataclass(frozen=True)
 class Work:
-    """Of one image in the average step.
+    """The work for one image in an average step.
 
-    macs: multiply-accumulates of the forward pass. weight_macs: of them, those with weights that are trained, whose
-    gradients cost as much again. tokens: that the model computes. still_macs: of `macs`, those that no gradient passes
-    through.
+    macs: multiply-accumulates of the forward pass. weight_macs: those of them with trained weights, whose gradients
+    cost as much again. tokens: computed by the model. still_macs: those of `macs` that no gradient passes through.
     """
 
     macs: int
@@ -36,14 +35,14 @@ class Work:
 
     @property
     def flops(self) -> int:
-        """Forward pass, gradients of activations, gradients of weights; nothing for what is computed twice."""
+        """Return FLOPs of forward pass, activation gradients and weight gradients; recomputation is not counted."""
         return 2 * (2 * self.macs - self.still_macs + self.weight_macs)
 
 
 def work_of(recipe: StagedRecipe) -> Work:
-    """The work of a recipe's step.
+    """Return the work of a recipe's step.
 
-    Adapters leave the weights of the model without gradients, and a decoder trained alone all that comes before it.
+    With adapters, the model's weights have no gradients; with only the decoder trained, nothing before it has.
     """
     if isinstance(recipe, TokenizerRecipe):
         of = tokenizer_training_macs(recipe.tokenizer)
@@ -58,7 +57,7 @@ def work_of(recipe: StagedRecipe) -> Work:
     if recipe.lora is None:
         return Work(macs, macs, sizes.context_tokens + inputs)
     width, hidden = sizes.width, sizes.mlp_width
-    # width in and out of the layers that adapters stand beside, for each token of a block
+    # width in and out of the layers that have adapters, for each token of a block
     beside = {"attention": 6 * width, "mlp": (3 if sizes.mlp == "swiglu" else 2) * (width + hidden)}
     blocks = sum(beside.get(target, 0) for target in recipe.lora.targets)
     adapters = recipe.lora.rank * sizes.depth * (sizes.context_tokens + inputs) * blocks
@@ -69,7 +68,7 @@ def work_of(recipe: StagedRecipe) -> Work:
 
 
 class StepFigures:
-    """What step `step` reports, in part still on its way to the host."""
+    """The figures of step `step`, some of them still on their way to the host."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -77,24 +76,24 @@ class StepFigures:
         self._coming: list[tuple[Sequence[str], Tensor, Any]] = []
 
     def know(self, figures: Mapping[str, float]) -> None:
-        """Add numbers of the host."""
+        """Add numbers that are on the host."""
         self._known |= figures
 
     def expect(self, names: Sequence[str], values: Tensor) -> None:
-        """Add numbers (N,) of the device, without waiting for them."""
+        """Add numbers (N,) that are on the device, without waiting for them."""
         device = values.device
-        # only NVIDIA's devices say when a copy has arrived; from an Apple GPU it must be complete
+        # only NVIDIA's devices signal when a copy has arrived; from an Apple GPU it must be complete
         values = values.to("cpu", non_blocking=device.type != "mps")
         arrival = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
         self._coming.append((names, values, arrival))
 
     @property
     def arrived(self) -> bool:
-        """Whether `read` would return at once. Always true on a CPU."""
+        """Return whether `read` would return at once. Always true on a CPU."""
         return all(arrival is None or arrival.query() for _, _, arrival in self._coming)
 
     def read(self) -> dict[str, float]:
-        """All figures, waiting for those on their way. Raises `HartError` when a loss or gradient is not finite."""
+        """Return all figures, waiting for pending ones. Raises `HartError` if a loss or gradient is not finite."""
         for names, values, arrival in self._coming:
             if arrival is not None:
                 arrival.synchronize()
@@ -121,7 +120,7 @@ class Means:
             self.totals[name] = total + value, count + 1
 
     def take(self) -> dict[str, float]:
-        """The averages since the last call."""
+        """Return the averages since the last call."""
         means = {name: total / count for name, (total, count) in self.totals.items()}
         self.totals = {}
         return means
@@ -129,7 +128,7 @@ class Means:
 
 @dataclass(frozen=True)
 class StepReport:
-    """Where a run stands after a step; `figures` are those of the last step that is known, on a CPU this one."""
+    """Progress of a run after a step; `figures` belong to the last step known so far, on a CPU this one."""
 
     step: int
     images_per_second: float
@@ -139,10 +138,10 @@ class StepReport:
 
 
 class Speed:
-    """Images per second over the last `RECENT` steps, with what came between them: samples and checkpoints."""
+    """Images per second over the last `RECENT` steps, including samples and checkpoints between them."""
 
     def __init__(self, config: TrainerConfig, work: Work | None, peak: float, clock: Callable[[], float]) -> None:
-        """work: of an image; None if unknown. peak: operations per second of all devices."""
+        """work: per image; None if unknown. peak: operations per second of all devices."""
         self.config = config
         self.work = work
         self.peak = peak
@@ -150,7 +149,7 @@ class Speed:
         self._ends = deque([clock()], maxlen=RECENT + 1)
 
     def step(self, done: int, figures: Mapping[str, float]) -> StepReport:
-        """Count a step that has just ended, the one numbered `done` from 1."""
+        """Count a step that has just ended, numbered `done` from 1."""
         self._ends.append(self.clock())
         images = self.config.batch_size * (len(self._ends) - 1)
         rate = images / max(self._ends[-1] - self._ends[0], 1e-9)

@@ -1,4 +1,4 @@
-"""One optimisation step of a task, and all that a step changes: weights, optimisers, average."""
+"""One optimisation step of a task, and all the state that a step changes: weights, optimisers, average."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hart.training.task import Microbatch, OptimizedModule, Task, TrainContext
 class WeightAverage:
     """Averages of the trained parameters of `module`, sharded alike; call `update` after every step.
 
-    Frozen parameters, such as those of a model with adapters, are their own average.
+    Frozen parameters, such as those of a model with adapters, are not averaged.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -45,15 +45,15 @@ class WeightAverage:
 
     @torch.no_grad()
     def restart(self, name: str, parameter: Tensor, rows: Tensor) -> None:
-        """Begin the average of some rows of a parameter anew, at their present values."""
+        """Restart the average of some rows of a parameter at their current values."""
         self.weights[name][rows] = parameter[rows]
 
 
 class Stepper(TrainContext):
-    """Steps the modules of a task, in the order of `hart.training.task`, and is the context that tasks are given."""
+    """Steps the modules of a task, in the order of `hart.training.task`; also the context passed to tasks."""
 
     def __init__(self, task: Task, config: TrainerConfig, distributed: DistributedContext) -> None:
-        """Prepares the modules in place. Raises `HartError` where FSDP2 cannot split the task."""
+        """Prepare the modules in place. Raises `HartError` if FSDP2 cannot split the task."""
         if distributed.strategy == "fsdp2" and not task.shardable:
             raise HartError('this stage is small and cannot be split over processes: choose trainer.distributed="ddp"')
         self.task = task
@@ -71,7 +71,7 @@ class Stepper(TrainContext):
         self.average = WeightAverage(self.model, config.ema_decay)
 
     def microbatches(self, step: int, parts: int) -> list[Microbatch]:
-        """The rows of this process, in `parts` microbatches."""
+        """Return the rows of this process, in `parts` microbatches."""
         size = self.config.batch_size // (self.distributed.count * parts)
         first = self.distributed.rank * parts * size
         starts = range(first, first + parts * size, size)
@@ -80,7 +80,7 @@ class Stepper(TrainContext):
         ]
 
     def batches(self, step: int) -> list[Any]:
-        """The batches of a step, one per microbatch. Changes no state and does not wait for other processes."""
+        """Return the batches of a step, one per microbatch. Changes no state and does not wait for other processes."""
         try:
             with torch.no_grad():
                 return [self.task.batch(microbatch) for microbatch in self.microbatches(step, self.config.accumulate)]
@@ -90,9 +90,9 @@ class Stepper(TrainContext):
     def step(self, step: int, batches: Sequence[Any] | None = None) -> StepFigures:
         """Run step `step` (0-based) without waiting for the device. Its figures are the same in all processes.
 
-        batches: from `batches`, where they are made already.
-        Raises `HartError` when a loss or gradient is not finite, before the weights of that module change, where that
-        is known at once, as on a CPU. Elsewhere reading the figures does.
+        batches: from `batches`, if already made.
+        Raises `HartError` if a loss or gradient is not finite, before the weights of that module change, if that is
+        known at once, as on a CPU. On other devices, reading the figures raises it.
         """
         if batches is None:
             batches = self.batches(step)
@@ -172,7 +172,7 @@ class Stepper(TrainContext):
                 self.average.restart(name, parameter, rows)
 
     def averaged_module(self) -> nn.Module | None:
-        """The model with its averaged weights, whole and on the CPU; None except in the main process.
+        """Return the model with its averaged weights, whole and on the CPU; None except in the main process.
 
         All processes must call it.
         """
@@ -184,7 +184,7 @@ class Stepper(TrainContext):
         return module.eval().requires_grad_(False)
 
     def _state(self) -> dict[str, Any]:
-        """The tensors that a step changes, themselves."""
+        """Return the tensors that a step changes, not copies."""
         states = self.optimized.items()
         return {
             "modules": {name: state.optimized.module.state_dict() for name, state in states},
@@ -194,12 +194,12 @@ class Stepper(TrainContext):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a step changes, whole and on the CPU, in the main process. All processes must call it."""
+        """Return all that a step changes, whole and on the CPU, in the main process. All processes must call it."""
         state = self._state()
         return self.distributed.collect(state | {"counters": tree_map(self.sum, state["counters"])})
 
     def check(self, saved: Any) -> None:
-        """Raise `UnreadableError` unless `load_state_dict` can take this, wherever it is from."""
+        """Raise `UnreadableError` unless `load_state_dict` can take this, wherever it comes from."""
         require_alike(saved, self._state(), "weights")
 
     @torch.no_grad()

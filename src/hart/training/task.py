@@ -1,6 +1,6 @@
-"""What the training loop asks of a task, and what it offers in return: neither side knows more of the other.
+"""The interface between the training loop and a task: neither side knows more of the other.
 
-A task has one or more modules with an optimiser each. In every step, for each of them in order:
+A task has one or more modules, each with its own optimiser. In every step, for each of them in order:
 
     batch (once) -> before_losses -> loss(name, batch) -> backward -> clip -> optimiser
 
@@ -26,7 +26,7 @@ from hart.training.config import OptimizerConfig
 
 
 class Origin(Config):
-    """Something that a run learns from. digest: changes with the content. said: what it is, for people."""
+    """Something that a run learns from. digest: changes with the content. said: a description for people."""
 
     digest: str
     said: str
@@ -35,26 +35,26 @@ class Origin(Config):
         return other is not None and other.digest == self.digest
 
     def told(self, other: Origin) -> str:
-        """Its description, distinct from that of the other."""
+        """Return its description, distinct from that of the other."""
         return self.said if self.said != other.said else f"{self.said} [{self.digest[:8]}]"
 
 
 @dataclass(frozen=True)
 class OptimizedModule:
-    """A module with an optimiser and a loss of its own."""
+    """A module with its own optimiser and loss."""
 
     module: nn.Module
     """Shares no parameters with the task's other modules."""
     optimizer: OptimizerConfig
     blocks: Sequence[nn.Module] = ()
-    """Its repeated layers, inner ones first: each is recomputed, compiled and sharded by itself, as configured."""
+    """Its repeated layers, inner ones first: each is recomputed, compiled and sharded separately, as configured."""
     fused: Sequence[nn.Module] = ()
-    """Parts of the loss without parameters, which are compiled where blocks are."""
+    """Parts of the loss without parameters, which are compiled if blocks are."""
     start_step: int = 0
-    """The first step in which it is trained; warm-up counts from there."""
+    """First step in which it is trained; warm-up counts from there."""
     before_losses: Callable[[Sequence[Any], TrainContext], None] | None = None
-    """Called in each step with all microbatches of the process, before the first loss: for what a loss must know of the
-    whole batch. Runs in the configured precision and may not leave gradients."""
+    """Called in each step with all microbatches of the process, before the first loss, for what a loss must know about
+    the whole batch. Runs in the configured precision and must not leave gradients."""
     counters: Mapping[str, Tensor] = field(default_factory=dict)
     """Counts of this process so far, changed in place. Checkpoints hold the sums over all processes."""
 
@@ -63,7 +63,7 @@ class OptimizedModule:
 class Microbatch:
     """The rows of a step's batch that one process computes at once.
 
-    Make random numbers for all `batch_size` rows and keep `mine`: then the result does not depend on the number of
+    Make random numbers for all `batch_size` rows and keep `mine`, so that the result does not depend on the number of
     processes.
     """
 
@@ -73,39 +73,39 @@ class Microbatch:
     rows: slice
 
     def generator(self, purpose: str, device: torch.device = CPU) -> torch.Generator:
-        """A fresh generator for this purpose and step, the same in every process; see `generator_for`."""
+        """Return a fresh generator for this purpose and step, the same in every process; see `generator_for`."""
         return generator_for(self.seed, purpose, self.step, device)
 
     def same(self, value: float) -> Tensor:
-        """(batch_size, 1), one value for all rows of the batch."""
+        """Return (batch_size, 1), one value for all rows of the batch."""
         return torch.full((self.batch_size, 1), value)
 
     def mine(self, sampled: Tensor) -> Tensor:
-        """These rows of a tensor (batch_size, ...)."""
+        """Return these rows of a tensor (batch_size, ...)."""
         return sampled[self.rows]
 
 
 class TrainContext:
-    """What a task may ask of all processes; all of them must ask. This one is for a process on its own."""
+    """What a task can ask of all processes; all of them must ask. This class is for a single process."""
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         return value
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over all processes."""
+        """Return the mean over all processes."""
         return value
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, in the order of the batch."""
+        """Return the rows of all processes, in the order of the batch."""
         return rows
 
     def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
-        """Rows of a parameter were overwritten: clear their optimiser moments and restart their average."""
+        """After rows of a parameter were overwritten: clear their optimiser moments and restart their average."""
 
 
 class Task(ABC):
-    """One thing to train."""
+    """Something to train."""
 
     shardable: bool = True
     """Whether FSDP2 may split the modules: the loss uses all parameters, and blocks only by calling them."""
@@ -114,7 +114,7 @@ class Task(ABC):
 
     @property
     def sources(self) -> Mapping[str, Origin]:
-        """What the run learns from besides the recipe, by name: data, frozen networks. Asked for once."""
+        """Return what the run learns from besides the recipe, by name: data, frozen networks. Called once."""
         return {}
 
     def prepare(self) -> None:
@@ -123,16 +123,16 @@ class Task(ABC):
 
     @abstractmethod
     def batch(self, microbatch: Microbatch) -> Any:
-        """Data, outputs of frozen networks and random numbers of a microbatch, in float32 and without gradients.
+        """Return data, outputs of frozen networks and random numbers of a microbatch, in float32 without gradients.
 
-        Made once and given to the loss of every module, so that one may leave something for the next.
+        Made once and passed to the loss of every module, so that one may leave something for the next.
         """
 
     @abstractmethod
     def loss(self, name: str, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar loss of a module, a mean over the rows, and its terms to log; in the configured precision.
+        """Return the scalar loss of a module, a mean over the rows, and its terms to log; in the configured precision.
 
-        Parameters of the other modules need no gradient meanwhile.
+        Parameters of the other modules need no gradient during this.
         """
 
     def after_step(self, microbatch: Microbatch, train_context: TrainContext) -> dict[str, float]:
@@ -140,7 +140,7 @@ class Task(ABC):
         return {}
 
     def samples(self, step: int, module: nn.Module) -> Mapping[str, Image.Image]:
-        """Images by name that show the progress of `module` (the averaged weights)."""
+        """Return images by name that show the progress of `module` (the averaged weights)."""
         return {}
 
     @abstractmethod
@@ -149,6 +149,6 @@ class Task(ABC):
 
 
 def image_row(*rows: Tensor) -> Image.Image:
-    """Batches (N, 3, H, W) in [-1, 1], each as a row of the image, one below the other."""
+    """Return batches (N, 3, H, W) in [-1, 1] as rows of an image, one below the other."""
     lines = [torch.cat(list(images), dim=2) for images in rows]
     return unit_to_pil((torch.cat(lines, dim=1) + 1) / 2)

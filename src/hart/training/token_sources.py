@@ -1,10 +1,10 @@
 """Token maps and conditions of a batch for stage `transformer`, from any kind of training data.
 
-Conditions are captions, or a `Context` where no text encoder is needed: stored features, or classes.
+Conditions are captions, or a `Context` if no text encoder is needed: stored features, or classes.
 
 Images in memory are encoded once, before the first step, in all augmented versions. Images that are read in every step
-are encoded in every step, in a version chosen anew. An encoded set has the codes of one version: codebook and phi make
-the maps from them.
+are also encoded in every step, in a newly chosen version. An encoded set has the codes of one version, from which
+codebook and phi make the maps.
 
 Shapes: B images of a microbatch, N images of a set; otherwise see `hart.types`.
 """
@@ -49,7 +49,7 @@ ENCODE_BATCH = 64
 
 
 Conditions = tuple[str, ...] | Context
-"""What B images are conditioned on: a caption of each, or a context on the CPU."""
+"""What B images are conditioned on: one caption each, or a context on the CPU."""
 
 
 @dataclass(eq=False)
@@ -65,17 +65,17 @@ class TokenSource(ABC, Generic[D]):
         """Do what takes long, once, before the first step."""
 
     def classes(self, labels: Tensor, name: Callable[[int], str] = str) -> ClassContext:
-        """Of images with these labels (N,) int64. Raises as `require_classes`, which takes `name`."""
+        """Return the classes of images with labels (N,) int64. Raises like `require_classes`, which takes `name`."""
         assert self.recipe.num_classes is not None
         return ClassContext(require_classes(labels, self.recipe, name), self.recipe.num_classes)
 
     @abstractmethod
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
-        """The rows of a microbatch, maps on the device. Raises `HartError` when they cannot be read."""
+        """Return the rows of a microbatch, maps on the device. Raises `HartError` if they cannot be read."""
 
     @abstractmethod
     def first(self, count: int) -> Conditions:
-        """Conditions of the first `count` images at most, for samples."""
+        """Return the conditions of at most `count` first images, for samples."""
 
 
 def token_source(
@@ -85,10 +85,10 @@ def token_source(
     texts: CaptionEncoder | None,
     device: torch.device,
 ) -> TokenSource[Any]:
-    """Token maps of `data` over the recipe's scales; `tokenizer` is on `device`.
+    """Return token maps of `data` over the recipe's scales; `tokenizer` is on `device`.
 
-    texts: what an encoded set with text must have been made with.
-    Raises `HartError` when the set lacks captions (or classes), or was encoded differently.
+    texts: the encoder that an encoded set with text must have been made with.
+    Raises `HartError` if the set lacks captions (or classes), or was encoded differently.
     """
     if not isinstance(data, EncodedImages):
         require_versions(recipe)
@@ -103,7 +103,7 @@ def token_source(
 
 @dataclass(eq=False)
 class MemoryTokens(TokenSource[MemoryImages]):
-    """From images in memory; see `encode_all`."""
+    """Token maps of images in memory; see `encode_all`."""
 
     def __post_init__(self) -> None:
         self.captioned = self.data.captioned
@@ -146,7 +146,7 @@ class MemoryTokens(TokenSource[MemoryImages]):
 
 
 class LiveTokens(TokenSource[LoadedImages]):
-    """From images that are read and encoded in every step."""
+    """Token maps of images that are read and encoded in every step."""
 
     def batch(self, microbatch: Microbatch) -> tuple[TokenMaps, Conditions]:
         batch = self.data.loader.rows(microbatch.step, microbatch.rows)
@@ -165,7 +165,7 @@ class LiveTokens(TokenSource[LoadedImages]):
         return tuple(sample.captions[0] for sample in samples)
 
     def _augmented(self, image: Tensor, microbatch: Microbatch) -> tuple[Tensor, Corruption | None]:
-        """Images (B, 3, H, W) in random versions, all but the first made anew, and the corruption of their codes."""
+        """Return images (B, 3, H, W) in random versions, all but the first made anew, and their codes' corruption."""
         if self.recipe.augmentations == 1:
             return image, None
         generator = microbatch.generator("view")
@@ -179,9 +179,9 @@ class LiveTokens(TokenSource[LoadedImages]):
 
 @dataclass(eq=False)
 class StoredTokens(TokenSource[EncodedImages]):
-    """From an encoded set: neither the tokenizer's encoder nor the text encoder runs.
+    """Token maps of an encoded set: neither the tokenizer's encoder nor the text encoder runs.
 
-    With code corruption, codes are made anew from the latent, which is the sum of stored codes and residual.
+    With code corruption, codes are recomputed from the latent, which is the sum of stored codes and residual.
     """
 
     def __post_init__(self) -> None:
@@ -225,7 +225,7 @@ def encode_all(
     code_corruption: float = 0.0,
     seed: int = 0,
 ) -> TokenMaps:
-    """Token maps of every image of a set, kept where its pixels are; the tokenizer runs on `device`.
+    """Return token maps of every image of a set, kept where its pixels are; the tokenizer runs on `device`.
 
     augmentations: versions of the set, one after the other: the images themselves, then `slightly_moved` ones.
     code_corruption: largest share of wrong codes in a moved image, see `hart.tokenizer.quantizer.Corruption`.
@@ -248,7 +248,7 @@ def encode_all(
 def _require_fitting(
     encoded: EncodedSet, recipe: TransformerRecipe, tokenizer: HybridTokenizer, texts: CaptionEncoder | None
 ) -> None:
-    """Raises `HartError` unless a set was encoded with these weights and scales and has what the recipe needs."""
+    """Raise `HartError` unless a set was encoded with these weights and scales and has what the recipe needs."""
     there, text = encoded.settings, recipe.transformer.text
     if recipe.augmentations > 1:
         raise ConfigError(
@@ -278,7 +278,7 @@ def _require_fitting(
     for name, theirs, ours, advice in compared:
         if theirs != ours:
             raise HartError(f"{encoded.folder} has the {name} {theirs}, the recipe {ours}: {advice}")
-    # a class-conditional model does not use the text, if there is any
+    # a class-conditional model ignores the text, if there is any
     made_by = {"tokenizer": fingerprint(tokenizer, HybridTokenizer.DECODING)}
     if texts is not None:
         made_by |= {"text_encoder": fingerprint(texts.weights), "vocabulary": texts.vocabulary}

@@ -37,16 +37,16 @@ MODEL, DISCRIMINATOR = "model", "discriminator"
 
 
 def fresh_tokenizer(recipe: TokenizerRecipe) -> HybridTokenizer:
-    """A tokenizer with initial weights from the recipe's seed."""
+    """Return a tokenizer with initial weights from the recipe's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(recipe.trainer.seed, "weights"))
         return HybridTokenizer(recipe.tokenizer)
 
 
 def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
-    """The tokenizer that `init_from` names, with the recipe's scales, patches and padding.
+    """Return the tokenizer that `init_from` names, with the recipe's scales, patches and padding.
 
-    Raises `ConfigError`, naming the sizes that differ, where the recipe's cannot start from it.
+    Raises `ConfigError`, naming the sizes that differ, if the recipe's tokenizer cannot start from it.
     """
     with named_by("init_from"):
         source = load_tokenizer(recipe.init_from)
@@ -64,10 +64,10 @@ def start_from(recipe: TokenizerRecipe) -> HybridTokenizer:
 
 @dataclass(eq=False)
 class TokenizerBatch:
-    """Images (B, 3, H, W) in [-1, 1], which of the two latents the step decodes, and what the modules leave in it.
+    """Images (B, 3, H, W) in [-1, 1], which of the two latents the step decodes, and what modules store in it.
 
     schedule: of the images.
-    adaptive_weight: of the adversarial term, from that and the terms that compare images; None before the
+    adaptive_weight: of the adversarial term, computed from it and the terms that compare images; None before the
     discriminator's start step, and without one.
     reconstruction: (B, 3, H, W) without gradient, which the discriminator's loss compares with the images.
     """
@@ -81,7 +81,7 @@ class TokenizerBatch:
 
 
 class TokenizerStage(Task):
-    """What a step of the stage does with a batch, real or made up for a dry run."""
+    """What a step of the stage does with a batch, either real or made up for a dry run."""
 
     # convolutions, called through several methods, with a codebook that is changed between steps
     shardable = False
@@ -98,7 +98,7 @@ class TokenizerStage(Task):
         sizes = recipe.tokenizer
         used = shared_phi_table(len(sizes.scales), sizes.shared_phi)
         for number, phi in enumerate(self.module.quantizer.phis):
-            if number not in used:  # of fewer scales than phi; DDP waits for the gradients of all that is trained
+            if number not in used:  # with fewer scales than phi; DDP waits for the gradients of all trained parameters
                 phi.requires_grad_(False)
         self._counts = torch.zeros(len(sizes.scales), sizes.codebook_size, dtype=torch.int64, device=device)
         self._residuals: list[Tensor] = []
@@ -126,19 +126,19 @@ class TokenizerStage(Task):
             self.optimized[DISCRIMINATOR] = optimized
 
     def starting_tokenizer(self) -> HybridTokenizer:
-        """With the weights that training begins with."""
+        """Return a tokenizer with the weights that training begins with."""
         return start_from(self.recipe) if self.recipe.init_from else fresh_tokenizer(self.recipe)
 
     def perceptual_network(self, config: PerceptualConfig) -> nn.Module:
-        """The frozen network of a perceptual loss, with its weights."""
+        """Return the frozen network of a perceptual loss, with its weights."""
         with named_by("perceptual.files"):
             return perceptual_loss(config.kind, config.files)
 
     def add_adaptive_weight(self, batches: Sequence[TokenizerBatch], train_context: TrainContext) -> None:
         """From the discriminator's start step on, give each microbatch the adaptive weight of the whole batch.
 
-        It comes from the graph of the loss itself where a process computes its rows at once; of several microbatches
-        none can know it, and they are decoded once before, with a graph for the last layer alone.
+        If a process computes its rows at once, it comes from the graph of the loss itself. With several microbatches
+        none can know it, so they are decoded once before, with a graph for the last layer only.
         """
         adversarial = self.recipe.adversarial
         if adversarial is None or batches[0].microbatch.step < adversarial.start_step:
@@ -167,7 +167,7 @@ class TokenizerStage(Task):
         return last_layer_gradients(loss, adversarial, decoder.conv_out.weight)
 
     def _training_pass(self, batch: TokenizerBatch) -> TrainingPass:
-        """With the wrong codes and residual tokens that the recipe asks for, the same ones in each call."""
+        """Run with the wrong codes and residual tokens that the recipe asks for, the same ones in each call."""
         recipe, microbatch = self.recipe, batch.microbatch
 
         def corruption(largest: float, purpose: str) -> Corruption | None:
@@ -221,7 +221,7 @@ class TokenizerStage(Task):
         if window_ends and self.recipe.revive_every and not self.recipe.decoder_only:
             dead = (counts.sum(dim=0) == 0).nonzero().flatten()
             figures["dead_codes"] = len(dead)
-            # the last third of training keeps the codebook as it is
+            # the last third of training leaves the codebook unchanged
             if len(dead) and microbatch.step < self.recipe.trainer.steps * 2 // 3:
                 self._revive(dead.to(self.device), torch.cat(residuals), microbatch, train_context)
         return figures
@@ -262,7 +262,7 @@ class TokenizerTask(TokenizerStage):
         return figures | self.images.figures(microbatch, train_context, self.device)
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
-        """The first images, and their reconstructions from codes alone and with the exact residual."""
+        """Return the first images, and their reconstructions from codes only and with the exact residual."""
         assert isinstance(module, HybridTokenizer)
         image = self.images.first(SAMPLES).to(self.device)
         schedule = schedule_of(image, self.recipe.tokenizer, self.recipe)

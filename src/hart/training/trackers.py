@@ -1,4 +1,4 @@
-"""The log of a run: always a JSONL file; TensorBoard and Weights & Biases if the recipe says so."""
+"""The log of a run: always a JSONL file; TensorBoard and Weights & Biases if the recipe asks for them."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ LOG_FILE = "metrics.jsonl"
 LINE = re.compile(rb'\{"step": (?P<step>\d+)\b[^\0\n]*\}\n')
 """A whole line; a power cut may leave zeros in the middle of one."""
 EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
-"""Tracker (and package) -> the extra that installs it."""
+"""Maps a tracker (and package) to the extra that installs it."""
 
 
 class RunLog:
-    """`metrics.jsonl` with a line per report, `samples/` with PNG files, and the trackers that the recipe names."""
+    """`metrics.jsonl` with one line per report, `samples/` with PNG files, and the trackers that the recipe names."""
 
     def __init__(self, recipe: StageRecipe, folder: Path, step: int, note: Callable[[str], None]) -> None:
-        """Drops damaged lines, and those after `step`, which the run is about to write again.
+        """Drop damaged lines, and those after `step`, which the run is about to write again.
 
-        note: called with the number of damaged lines, unless it is only the last, cut short by a killed run.
+        note: called with the number of damaged lines, unless only the last was cut short by a killed run.
         Raises `HartError` for a tracker that is not installed.
         """
         self.folder = folder
@@ -78,7 +78,7 @@ class RunLog:
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Raises `HartError` for a tracker that is not installed."""
+    """Raise `HartError` for a tracker that is not installed."""
     for name in names:
         try:
             import_module(name)
@@ -89,7 +89,7 @@ def require_trackers(names: Sequence[str]) -> None:
 def _tracker(name: str, recipe: StageRecipe, folder: Path, step: int) -> GeneralTracker:
     if name == "tensorboard":  # steps after `step` will be logged again
         return TensorBoardTracker("tensorboard", folder, purge_step=step + 1)
-    known = folder / "wandb" / "id"  # of the folder, not of its name, which others may have too
+    known = folder / "wandb" / "id"  # per folder, not per name, which other folders may share
     if not known.exists():
         write_text(known, uuid4().hex)
     name, number = folder.resolve().name, read_text(known).strip()

@@ -1,4 +1,4 @@
-"""The training loop: step, average, log, sample, save, resume. It knows `Task` only, neither images nor tokens.
+"""The training loop: step, average, log, sample, save, resume. It only knows `Task`, neither images nor tokens.
 
 All randomness of step n comes from generators seeded with (seed, purpose, n), so that a run resumed at step n
 continues as an unbroken one would, whatever the number of processes.
@@ -47,12 +47,12 @@ class Trainer:
     ) -> None:
         """distributed: by default what the recipe and the launch ask for.
 
-        work: of one image, for tokens per second and MFU; None leaves them out.
+        work: per image, for tokens per second and MFU; None leaves them out.
         on_step, on_log: called in the main process after each step, and with the averages of each log line.
         on_note: called in the main process with messages for the user.
-        accept_changes: resume although recipe, data or frozen networks are not those of the checkpoint, and record the
-        new ones. Weights must still fit.
-        Raises `HartError` when the folder holds a run of another recipe, data or networks, or a damaged checkpoint.
+        accept_changes: resume even if recipe, data or frozen networks differ from the checkpoint's, and record the new
+            ones. Weights must still fit.
+        Raises `HartError` if the folder holds a run with another recipe, data or networks, or a damaged checkpoint.
         Only one process at a time may use a folder; see `hart.commands.locks`.
         """
         self.task = task
@@ -117,7 +117,7 @@ class Trainer:
         if self.step >= self.config.steps:
             done = f"the run has {self.step} steps: nothing is trained, its model is written again"
             self._note(f"{done}; for more give a larger trainer.steps")
-            self._save_model()  # files of it may be gone
+            self._save_model()  # some of its files may be missing
             return
         if self.config.precision == "bfloat16" and is_slow(torch.bfloat16, self.distributed.device):
             self._note(
@@ -146,7 +146,7 @@ class Trainer:
         speed = Speed(config, self.work, self._peak(), time.perf_counter)
         while self.step < config.steps:
             batches = stop.unless_stopped(lambda: self.stepper.batches(self.step))
-            # all stop at the same step: those that wait for data give up, those that have some do not use it
+            # all stop at the same step: those that wait for data give up, those that have data do not use it
             if number := self.distributed.largest(stop.number or 0):
                 self._stop(number)
             assert batches is not None
@@ -166,7 +166,7 @@ class Trainer:
                 self._save()
 
     def _peak(self) -> float:
-        """Operations per second of all processes; 0 where those of the task are unknown."""
+        """Return operations per second of all processes; 0 if the task's work is unknown."""
         if self.work is None:
             return 0.0
         dtype = torch.bfloat16 if self.config.precision == "bfloat16" else torch.float32
@@ -174,7 +174,7 @@ class Trainer:
         return one * self.distributed.count
 
     def _read_figures(self, *, wait: bool = False) -> None:
-        """Count the figures that have arrived, or, with `wait`, of all steps so far."""
+        """Count the figures that have arrived, or, with `wait`, those of all steps so far."""
         while self._pending and (wait or self._pending[0].arrived):
             figures = self._pending.popleft()
             try:
@@ -222,9 +222,9 @@ class Trainer:
                 self.task.save(self.folder / MODEL_FOLDER, module)
 
     def _save(self) -> None:
-        # nothing is kept of a step whose loss was not finite
+        # a step whose loss was not finite leaves nothing behind
         self._read_figures(wait=True)
-        # the model first: where a checkpoint says "finished", its model must exist
+        # the model first: if a checkpoint says "finished", its model must exist
         self._save_model()
         weights = self.stepper.state_dict()
         if self.distributed.main:

@@ -54,7 +54,7 @@ TOKEN_LAYERS = ("word_embed.", "head.linear.", LEVELS)
 def model_config(
     recipe: TransformerRecipe, tokenizer: TokenizerConfig, text_encoder: TextEncoderConfig | None = None
 ) -> HartConfig:
-    """Of the model that a recipe trains. Raises `ConfigError` for parts that do not fit together."""
+    """Return the configuration of the model that a recipe trains. Raises `ConfigError` for parts that do not fit."""
     parts = {
         "tokenizer": tokenizer,
         "transformer": recipe.transformer,
@@ -68,7 +68,7 @@ def model_config(
 
 
 def starting_model(recipe: TransformerRecipe, config: HartConfig) -> Hart:
-    """The model that the stage starts with, fresh or from `init_from`; adapters are not in it yet."""
+    """Return the model that the stage starts with, fresh or from `init_from`, without adapters."""
     hart = Hart(config)
     initialize(hart, generator_for(recipe.trainer.seed, "weights"), gate_gain=recipe.gate_gain)
     if recipe.init_from:
@@ -77,7 +77,7 @@ def starting_model(recipe: TransformerRecipe, config: HartConfig) -> Hart:
 
 
 def with_adapters(hart: Hart, recipe: TransformerRecipe) -> Hart:
-    """`hart` with the recipe's adapters, if any; then nothing else is trained."""
+    """Return `hart` with the recipe's adapters, if any; then nothing else is trained."""
     if (lora := recipe.lora) is not None:
         generator = generator_for(recipe.trainer.seed, "adapters")
         add_lora(hart, rank=lora.rank, alpha=lora.alpha, generator=generator, targets=lora.targets)
@@ -87,11 +87,11 @@ def with_adapters(hart: Hart, recipe: TransformerRecipe) -> Hart:
 def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     """Copy the weights of the model `name`, of the same sizes at any resolution, into `hart`.
 
-    A table of levels has for each scale the level of theirs that is nearest in size. Tokens of other sizes mean another
-    tokenizer: then the layers that read and write tokens, a table of levels and the residual diffusion keep their
-    initial weights. So does the residual diffusion where the source has none. With `frozen`, nothing may. A span of
-    positions stays, and so does a masked last scale. A deeper transformer begins as theirs, between whose blocks stand
-    others that add nothing yet. Raises `ConfigError`, naming the sizes that differ, for other models.
+    In a table of levels, each scale gets the source's level nearest in size. Tokens of other sizes mean a different
+    tokenizer; then the layers that read and write tokens, a table of levels and the residual diffusion keep their
+    initial weights. So does the residual diffusion if the source has none. With `frozen`, nothing may keep them. A span
+    of positions stays, and so does a masked last scale. A deeper transformer starts equivalent to the source: its extra
+    blocks contribute nothing at first. Raises `ConfigError`, naming the sizes that differ, for other models.
     """
     with named_by("init_from"):
         source = load_model(resolve_model(name))
@@ -103,7 +103,7 @@ def start_from(hart: Hart, name: str, *, frozen: bool = False) -> None:
     weights = source.hart.transformer.state_dict()
     if same_tokens and ours.level_embedding == "table":
         levels = [nearest_scale(size, theirs.scales) for size in ours.scales]
-        if ours.masked_last_scale:  # that of given tokens begins as the last scale's
+        if ours.masked_last_scale:  # the level of given tokens starts as the last scale's
             levels.append(theirs.given_level if theirs.masked_last_scale else levels[-1])
         weights[LEVELS] = weights[LEVELS][levels]
     if not same_tokens:
@@ -126,10 +126,10 @@ def _require_start(name: str, there: HartConfig, here: HartConfig, *, frozen: bo
     same_sizes(name, theirs, ours, besides=may_differ)
     same_tokens = have_same_tokens(theirs, ours)
     if frozen and not same_tokens:
-        raise ConfigError(f"init_from {name}: its tokens are of other sizes, so that not all of it can be kept")
+        raise ConfigError(f"init_from {name}: its tokens have other sizes, so that not all of it can be kept")
     if theirs.scales != ours.scales and ours.position == "absolute":
         raise ConfigError(
-            f'init_from {name}: of other scales, to which transformer.position = "absolute" cannot be carried over'
+            f'init_from {name}: it has other scales, to which transformer.position = "absolute" cannot be carried over'
         )
     if frozen and here.diffusion is not None and there.diffusion is None:
         raise ConfigError(f"init_from {name}: it has no residual diffusion to keep as it is: leave [diffusion] out")
@@ -138,12 +138,12 @@ def _require_start(name: str, there: HartConfig, here: HartConfig, *, frozen: bo
 
 
 def have_same_tokens(*sizes: TransformerConfig) -> bool:
-    """Whether tokens of one are tokens of the other."""
+    """Return whether tokens of one are also tokens of the other."""
     return all(len({getattr(each, size) for each in sizes}) == 1 for size in TOKEN_SIZES)
 
 
 def nearest_scale(size: int, scales: Sequence[int]) -> int:
-    """Which of some scales is nearest in size; the finer of two that are equally near."""
+    """Return which of some scales is nearest in size; the finer of two that are equally near."""
     return min(range(len(scales)), key=lambda k: (abs(math.log(size / scales[k])), -k))
 
 
@@ -156,11 +156,11 @@ class TransformerBatch:
     positions: Tensor | None
     noise: DiffusionNoise | None
     captions_cut: Tensor | None = None
-    """Share of captions that are longer than the text encoder reads; None where no captions are encoded."""
+    """Share of captions that are longer than the text encoder reads; None if no captions are encoded."""
 
 
 class TransformerStage(Task):
-    """What a step of the stage does with a batch, real or made up for a dry run."""
+    """What a step of the stage does with a batch, either real or made up for a dry run."""
 
     def __init__(
         self, recipe: TransformerRecipe, module: Hart, quantizer: MultiScaleQuantizer, device: torch.device
@@ -183,7 +183,7 @@ class TransformerStage(Task):
         positions: Tensor | None,
         share: float | None = None,
     ) -> TransformerBatch:
-        """The input of a step from context and maps of a microbatch, on the device.
+        """Return the input of a step from context and maps of a microbatch, on the device.
 
         positions: (B, M) of the last scale's tokens that all images of the step compute; None computes all. share: as
         in `_masked`.
@@ -201,9 +201,9 @@ class TransformerStage(Task):
         return TransformerBatch(context, maps, positions, noise)
 
     def _masked(self, maps: TokenMaps, microbatch: Microbatch, share: float | None) -> TokenMaps:
-        """With some codes of the last scale given, of which some are wrong, as those that generation samples are.
+        """Return maps with some codes of the last scale given, some of them wrong, like those sampled in generation.
 
-        share: of given codes in the batch; None counts them.
+        share: the share of given codes in the batch; None counts them.
         """
         codes, generator = maps.indices[-1], microbatch.generator("given")
         given = sample_given(microbatch.batch_size, codes.shape[1], generator)
@@ -233,19 +233,19 @@ class TransformerTask(TransformerStage):
     """One optimisation step of the transformer, or of its adapters; see `hart.training.task.Task`."""
 
     def __init__(self, recipe: TransformerRecipe, data: GivenData, device: torch.device = CPU) -> None:
-        # the model's scales also say which coarse codes `base_scales` decides
+        # the model's scales also determine which coarse codes `base_scales` decides
         with named_by("tokenizer", TRAIN_FIRST):
             tokenizer = load_tokenizer(recipe.tokenizer)
         tokenizer = over_scales(tokenizer, recipe.transformer.scales).requires_grad_(False)
-        # channels-last: a third less time to encode a set on a CPU
+        # channels-last: encoding a set takes a third less time on a CPU
         self.tokenizer: HybridTokenizer = tokenizer.to(device, memory_format=convolution_layout(device))  # type: ignore[call-overload]
         self.texts = open_caption_encoder(recipe, device)
         encoder = None if self.texts is None else self.texts.encoder.config
         self.config = model_config(recipe, self.tokenizer.config, encoder)
-        # of the samples; and raises `HartError` for a shape that the transformer has no tables for
+        # for the samples; also raises `HartError` for a shape that the transformer has no tables for
         self.schedule, *_ = [requested_schedule(self.config, size=str(size)) for size in trained_sizes(self.config)]
         hart = starting_model(recipe, self.config)
-        # adapters only work with the weights that they were trained with; other runs leave their start behind
+        # adapters only work with the weights that they were trained with; other runs leave their starting point behind
         self._base = fingerprint(hart) if recipe.lora is not None else None
         super().__init__(recipe, with_adapters(hart, recipe).to(device), self.tokenizer.quantizer, device)
         # a modulation table is added outside its block, where FSDP2 keeps it in shards
@@ -295,7 +295,7 @@ class TransformerTask(TransformerStage):
         return self.data.figures(microbatch, train_context, self.device)
 
     def samples(self, step: int, module: nn.Module) -> dict[str, Image.Image]:
-        """Images of the first captions or classes; above those of a model with adapters, what it makes without."""
+        """Return images of the first captions or classes; with adapters, below those of the model without them."""
         assert isinstance(module, Hart)
         context = self._context(self.tokens.first(SAMPLES))
         # the same numbers every time, so that only the model changes
@@ -320,7 +320,7 @@ class TransformerTask(TransformerStage):
         save_model(folder, self.config, self.tokenizer, module)
 
     def _context(self, given: Conditions) -> Context:
-        """On the device; captions as their features."""
+        """Return a context on the device; captions as their features."""
         if isinstance(given, Context):
             return given.changed(lambda x: sent(x, self.device))
         assert self.texts is not None
@@ -328,16 +328,16 @@ class TransformerTask(TransformerStage):
 
 
 def repeated_blocks(hart: Hart) -> list[nn.Module]:
-    """The repeated layers, modulations first: they run before and outside their blocks."""
+    """Return the repeated layers, modulations first: they run before and outside their blocks."""
     blocks: list[nn.Module] = list(hart.transformer.blocks)
     modulations = [m.project for m in hart.transformer.modules() if isinstance(m, LinearModulation)]
     denoiser: list[nn.Module] = [] if hart.residual is None else list(hart.residual.denoiser.blocks)
     return [*modulations, *blocks, *denoiser]
 
 
-# Factor on the initial weights of modulation that give scales and shifts (VAR).
+# Factor on the initial weights of modulation that produce scales and shifts (VAR).
 INITIAL_SCALE_AND_SHIFT = 0.5
-# Of the initial weights that embed the diffusion's timesteps (MAR).
+# Standard deviation of the initial weights that embed the diffusion's timesteps (MAR).
 TIME_EMBED_STD = 0.02
 
 
@@ -345,7 +345,7 @@ TIME_EMBED_STD = 0.02
 def initialize(hart: Hart, generator: torch.Generator, *, gate_gain: float) -> None:
     """Initialise all weights from `generator`, as VAR and MAR do.
 
-    gate_gain: factor on what gives the gates of modulated branches, the weights of "linear" or the table of
+    gate_gain: factor on the weights that produce the gates of modulated branches, those of "linear" or the table of
     "shared": small, so that a block starts close to the identity.
 
     Linear layers, embeddings and learned positions are normal with std 1 / sqrt(3 C); the output layers of branches

@@ -1,7 +1,7 @@
-"""One transformer block, composed from the configuration's choices; and how a pooled condition modulates it (AdaLN).
+"""One transformer block, composed as the configuration says, and its modulation by a pooled condition (AdaLN).
 
 Modulation turns the condition (B, C), or (B, 6C) from a layer that all blocks share, into six parameters per channel,
-(B, 6, C): gate, scale and shift, each for the attention branch and the MLP branch; or into None.
+(B, 6, C): gate, scale and shift, for the attention branch and for the MLP branch; or into None.
 
 Shapes: B batch, N tokens, C width.
 """
@@ -65,12 +65,12 @@ class Block(nn.Module):
         self.modulation = build_modulation(config.modulation, config.width)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are plain: `before` and `after` may be compiled."""
+        """Drop `before` and `after`, which may be compiled: copies and pickles are plain."""
         return {name: value for name, value in super().__getstate__().items() if name not in ("before", "after")}
 
     @property
     def outputs(self) -> tuple[nn.Linear, nn.Linear]:
-        """The layers whose results attention and MLP add to the residual stream."""
+        """Return the layers whose results attention and MLP add to the residual stream."""
         *_, last = self.mlp.children()
         assert isinstance(last, nn.Linear)
         return self.attention.proj, last
@@ -84,7 +84,7 @@ class Block(nn.Module):
         segments: Sequence[int] | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """x (B, N, C) to (B, N, C).
+        """Map x (B, N, C) to (B, N, C).
 
         modulation: (B, 6, C) from `self.modulation`, or None. segments, cache: as in `Attention.attended`.
         """
@@ -92,16 +92,16 @@ class Block(nn.Module):
         return self.after(x, attended, modulation)
 
     def before(self, x: Tensor, rotation: Rotation | None, modulation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of tokens, as in `Attention.project`."""
+        """Return queries, keys and values of tokens, as `Attention.project` does."""
         return self.attention.project(self._normed(x, modulation, 0), rotation)
 
     def after(self, x: Tensor, attended: Tensor, modulation: Tensor | None) -> Tensor:
-        """Tokens (B, N, C) after the block, given what their queries found, (B, N, C)."""
+        """Return tokens (B, N, C) after the block, given the attention output (B, N, C)."""
         x = _added(x, self.attention.proj(attended), modulation, 0)
         return _added(x, self.mlp(self._normed(x, modulation, 1)), modulation, 1)
 
     def _normed(self, x: Tensor, modulation: Tensor | None, branch: int) -> Tensor:
-        """What a branch is given: attention is 0, the MLP 1."""
+        """Return the input of a branch: attention is 0, the MLP 1."""
         h = self.norm(x)
         if modulation is None:
             return h
@@ -110,13 +110,13 @@ class Block(nn.Module):
 
 
 def _added(x: Tensor, found: Tensor, modulation: Tensor | None, branch: int) -> Tensor:
-    """The tokens and what a branch found."""
+    """Add a branch's output to the tokens."""
     return x + found if modulation is None else torch.addcmul(x, found, modulation[:, branch, None])
 
 
 @torch.no_grad()
 def deepened(blocks: nn.ModuleList, depth: int) -> nn.ModuleList:
-    """`depth` blocks that together do what `blocks` do: copies that add nothing yet stand evenly among them."""
+    """Return `depth` blocks that together do what `blocks` do: evenly spaced copies contribute nothing at first."""
     deep = nn.ModuleList()
     for i, block in enumerate(blocks, 1):
         deep.append(block)
@@ -135,7 +135,7 @@ class NoModulation(nn.Module):
 
 
 class LinearModulation(nn.Module):
-    """Six parameters per channel from SiLU and a linear layer of this block's own."""
+    """Six parameters per channel from SiLU and this block's own linear layer."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class LinearModulation(nn.Module):
 
 
 class TableModulation(nn.Module):
-    """A table (6, C) of this block added to the condition: (B, C), broadcast over its rows, or (B, 6C)."""
+    """This block's table (6, C) added to the condition: (B, C), broadcast over its rows, or (B, 6C)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The condition of an image, as tokens in front of the image tokens.
 
-The context takes the place of scale 1's start token: its last position predicts the single token of scale 1. Text is S
-tokens; a class is one.
+The context takes the place of scale 1's start token: its last position predicts the single token of scale 1. Text has S
+tokens; a class has one.
 
 Shapes: B batch, S context tokens, E text width, C model width.
 """
@@ -36,12 +36,12 @@ class EmbeddedContext(Rows):
 
     @property
     def last_position(self) -> Tensor:
-        """(B,), where the context ends; image tokens count from here."""
+        """Return (B,), the position where the context ends; image tokens count from here."""
         return self.position_ids[:, -1]
 
 
 class TextEmbedder(nn.Module):
-    """Text features through norm and projection. The head is modulated by the maximum over all tokens."""
+    """Norm and projection of text features. The head is modulated by the maximum over all tokens."""
 
     def __init__(self, config: TextConditioning, width: int, pooling: Literal["mean", "max"]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class TextEmbedder(nn.Module):
 class ClassEmbedder(nn.Module):
     """One vector per class plus a learned start; the class vector alone modulates blocks and head.
 
-    shared_modulation: it reaches the blocks through one linear layer that they share (VAR's "shared AdaLN").
+    shared_modulation: the class vector reaches the blocks through one shared linear layer (VAR's "shared AdaLN").
     """
 
     def __init__(self, num_classes: int, width: int, *, shared_modulation: bool) -> None:

@@ -1,8 +1,8 @@
-"""The scalable-resolution transformer (paper, section 3.2): from a context and the scales so far to the next scale.
+"""The scalable-resolution transformer (paper, section 3.2): predicts the next scale from a context and earlier scales.
 
 Every scale is one step: all its tokens are predicted at once, from the context and all earlier scales. Training
-computes all scales in one pass; generation keeps keys and values and computes one scale per call. Both go through the
-same embedding and the same blocks. The grids of the scales are the caller's, by default the configured square ones.
+computes all scales in one pass; generation caches keys and values and computes one scale per call. Both use the same
+embedding and the same blocks. The caller chooses the grids of the scales, by default the configured square ones.
 
 Shapes: B batch, K scales, S context tokens, N tokens of one scale, L tokens of all scales, C width,
 D latent channels, V codes.
@@ -33,7 +33,7 @@ from hart.types import Context, Rows
 
 
 class BlockGraphs(Protocol):
-    """What records the work of all blocks and replays it; see `hart.inference.graphs.BlockGraphs`."""
+    """Records the work of all blocks and replays it; see `hart.inference.graphs.BlockGraphs`."""
 
     def lend(self, kind: Hashable, make: Callable[[], KVCache]) -> KVCache: ...
 
@@ -55,7 +55,7 @@ class LevelTable(nn.Module):
 class Conditioning(Rows):
     """A context, prepared once for all scales.
 
-    Its embedding, each block's modulation (B, 6, C) or None, and the head's (B, 2, C).
+    Holds its embedding, each block's modulation (B, 6, C) or None, and the head's (B, 2, C).
     """
 
     context: EmbeddedContext
@@ -63,7 +63,7 @@ class Conditioning(Rows):
     head_modulation: Tensor
 
     def first_token(self) -> Conditioning:
-        """Of the context's tokens the first alone, under the same condition."""
+        """Return only the first of the context's tokens, under the same condition."""
         tokens, positions = self.context.tokens[:, :1], self.context.position_ids[:, :1]
         return replace(self, context=replace(self.context, tokens=tokens, position_ids=positions))
 
@@ -78,16 +78,16 @@ class ModulatedHead(nn.Module):
         self.linear = nn.Linear(config.width, config.codebook_size)
 
     def modulated(self, hidden: Tensor, modulation: Tensor) -> Tensor:
-        """hidden (B, N, C), scale and shift (B, 2, C) from `modulation`, to what the linear layer reads, (B, N, C)."""
+        """Return what the linear layer reads, (B, N, C), for hidden (B, N, C) and `modulation`'s (B, 2, C)."""
         scale, shift = modulation.unsqueeze(2).unbind(1)
         return modulate(self.norm(hidden), scale, shift)
 
     def forward(self, hidden: Tensor, modulation: Tensor) -> Tensor:
-        """hidden (B, N, C), modulation (B, 2, C) to logits (B, N, V) in float32."""
+        """Map hidden (B, N, C), modulation (B, 2, C) to logits (B, N, V) in float32."""
         return self.logits(self.modulated(hidden, modulation))
 
     def logits(self, h: Tensor) -> Tensor:
-        """(B, N, C) from `modulated` to logits (B, N, V) in float32."""
+        """Map (B, N, C) from `modulated` to logits (B, N, V) in float32."""
         # always in float32: guidance and low temperatures amplify the rounding of logits. The weights are converted at
         # each call, so that they are stored and moved like all others.
         with without_autocast(h.device.type):
@@ -97,12 +97,12 @@ class ModulatedHead(nn.Module):
             h = h.float()
             if h.shape[1] > 1 or h.device.type != "cpu":
                 return linear(h)
-            # single tokens one by one on a CPU, whose products of few rows round by their number
+            # single tokens one by one on a CPU, where products of few rows round differently for other numbers of rows
             return torch.cat([linear(row) for row in h.split(1)])
 
 
 class HartTransformer(nn.Module):
-    """Context tokens, embedded scales, blocks, head. Knows neither tokenizer nor sampling."""
+    """Context tokens, embedded scales, blocks and head. Independent of tokenizer and sampling."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -125,15 +125,15 @@ class HartTransformer(nn.Module):
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = ModulatedHead(config)
-        # of generation, set by `hart.inference`. cache_type: of keys and values; None is the weights'. share: of the
-        # rows of a scale, which the blocks may compute apart. null_token: None computes it for every image
+        # for generation, set by `hart.inference`. cache_type: of keys and values; None is the weights' type. share:
+        # splits the rows of a scale for the blocks. null_token: None computes it for every image
         self.cache_type: torch.dtype | None = None
         self.null_token: KeptToken | None = None
         self.graphs: BlockGraphs | None = None
         self.share: Share = whole
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles may go to any machine, and their weights may change: they are plain."""
+        """Restore the defaults: copies and pickles may go to any machine, and their weights may change."""
         return super().__getstate__() | {"share": whole, "null_token": None, "graphs": None}
 
     @property
@@ -148,7 +148,7 @@ class HartTransformer(nn.Module):
         return Conditioning(embedded, modulations, self.head.modulation(embedded.head_condition).unflatten(1, (2, -1)))
 
     def embed_context(self, conditioning: Conditioning) -> tuple[Tensor, Rotation | None]:
-        """The context's tokens (B, S, C) with level (and absolute position) added, and their rotation."""
+        """Return the context's tokens (B, S, C) with level (and absolute position) added, and their rotation."""
         context = conditioning.context
         tokens = context.tokens + self._level(0, context.tokens)
         if self.positions is not None:
@@ -164,11 +164,11 @@ class HartTransformer(nn.Module):
         schedule: ScaleSchedule | None = None,
         given: Tensor | None = None,
     ) -> tuple[Tensor, Rotation | None]:
-        """Tokens of scale k (0-based, k > 0) of `schedule`, and their rotation.
+        """Return the tokens of scale k (0-based, k > 0) of `schedule`, and their rotation.
 
         scale_input: (B, N, D), the running sum of the scales before, resized to this one.
-        positions: (B, M) raster positions of `scale_input` (B, M, D), if it does not hold all N of them.
-        given: (B, N) bool, tokens of the last scale whose own codes are in that sum, which has a level of its own.
+        positions: (B, M) raster positions, if `scale_input` (B, M, D) does not hold all N tokens.
+        given: (B, N) bool, tokens of the last scale whose codes are already in that sum; they have their own level.
         """
         schedule = self._served(schedule)
         tokens = self.embed_tokens(scale_input)
@@ -195,7 +195,7 @@ class HartTransformer(nn.Module):
         schedule: ScaleSchedule | None = None,
         given: Tensor | None = None,
     ) -> HartHidden:
-        """All scales at once under the block-causal order, for training.
+        """Compute all scales at once in block-causal order, for training.
 
         teacher_forcing_input: (B, L - 1, D), see `hart.types.TokenMaps`.
         last_positions: (B, M) raster positions of the last scale that are computed; None computes all.
@@ -219,7 +219,7 @@ class HartTransformer(nn.Module):
         return HartHidden(x[:, segments[0] - 1 :], (1, *segments[1:]), conditioning)
 
     def new_cache(self, batch: int, schedule: ScaleSchedule | None = None, unkept: int = 0) -> KVCache:
-        """An empty cache for the context and all scales of `batch` images, but for the last `unkept` tokens."""
+        """Return an empty cache for the context and all scales of `batch` images, except the last `unkept` tokens."""
         capacity = self.config.context_tokens + self._served(schedule).total_tokens - 1 - unkept
         weight, shape = self.word_embed.weight, (len(self.blocks), batch, self.config.heads, capacity, self.head_width)
 
@@ -230,15 +230,15 @@ class HartTransformer(nn.Module):
         return make() if self.graphs is None else self.graphs.lend((batch, capacity, unkept), make)
 
     def embed_tokens(self, embeddings: Tensor) -> Tensor:
-        """Code embeddings or sums of them (..., D) in the transformer's width and type: (..., C)."""
+        """Project code embeddings, or sums of them, (..., D) to the transformer's width and type: (..., C)."""
         return self.word_embed(embeddings.to(self.word_embed.weight.dtype))
 
     def first_scale(self, conditioning: Conditioning, cache: KVCache, null_rows: int = 0) -> Tensor:
-        """Run the context; the hidden state (B, 1, C) that predicts scale 1's token.
+        """Run the context and return the hidden state (B, 1, C) that predicts scale 1's token.
 
         null_rows: this many rows at the end are the null context of guidance. The tokens of a null text are all equal,
         in features and in position, and stay equal through attention in every layer: one token of one row is
-        computed for all of them, exactly, and once for all images where `null_token` keeps it.
+        computed for all of them, exactly, and only once for all images if `null_token` keeps it.
         """
         rows, tokens = conditioning.context.tokens.shape[:2]
         if null_rows == 0 or tokens == 1:
@@ -269,18 +269,18 @@ class HartTransformer(nn.Module):
         schedule: ScaleSchedule | None = None,
         given: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states (B, N, C) of scale k; arguments as in `embed_scale`, earlier tokens in the cache."""
+        """Return hidden states (B, N, C) of scale k; arguments as in `embed_scale`, earlier tokens in the cache."""
         tokens, rotation = self.embed_scale(k, scale_input, conditioning, positions, schedule, given)
         if self.graphs is None:
             return self._cached_blocks(tokens, rotation, conditioning, cache)
         return self._graphed(self.graphs, tokens, rotation, conditioning, cache)
 
     def logits(self, hidden: Tensor, conditioning: Conditioning) -> Tensor:
-        """Hidden states (B, N, C) to logits (B, N, V) in float32."""
+        """Map hidden states (B, N, C) to logits (B, N, V) in float32."""
         return self.head(hidden, conditioning.head_modulation)
 
     def _served(self, schedule: ScaleSchedule | None) -> ScaleSchedule:
-        """`schedule`, by default the configured one. Raises `ConfigError` for one that this model cannot serve."""
+        """Return `schedule`, by default the configured one. Raises `ConfigError` if this model cannot serve it."""
         if schedule is None:
             return self.config.schedule
         self.config.check_schedule(schedule)
@@ -292,7 +292,7 @@ class HartTransformer(nn.Module):
     def _cached_blocks(
         self, x: Tensor, rotation: Rotation | None, conditioning: Conditioning, cache: KVCache
     ) -> Tensor:
-        """All blocks, for tokens (B, N, C) behind those of the cache, to which they are appended."""
+        """Run all blocks on tokens (B, N, C), which are appended to the cache."""
 
         def work(rows: slice) -> Iterator[Tensor]:
             turn = None if rotation is None else rotation_of_rows(rotation, rows)
@@ -306,7 +306,7 @@ class HartTransformer(nn.Module):
     def _graphed(
         self, graphs: BlockGraphs, x: Tensor, rotation: Rotation | None, conditioning: Conditioning, cache: KVCache
     ) -> Tensor:
-        """As `_cached_blocks`, recorded once and replayed."""
+        """Run the blocks like `_cached_blocks`, recorded once and replayed."""
         here, turned = cache.rows(slice(None)), 0 if rotation is None else 2
         modulations = [m for m in conditioning.modulations if m is not None]
 
@@ -322,7 +322,7 @@ class HartTransformer(nn.Module):
     def _layers(
         self, x: Tensor, rotation: Rotation | None, modulations: Sequence[Tensor | None], cache: KVCache
     ) -> Iterator[Tensor]:
-        """Tokens (B, N, C) after each block."""
+        """Yield the tokens (B, N, C) after each block."""
         for layer, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
             x = block(x, rotation, modulation, cache=cache.layer(layer))
             yield x
@@ -338,11 +338,11 @@ class HartHidden:
 
     @property
     def last_scale(self) -> Tensor:
-        """(B, M, C), the computed tokens of the last scale."""
+        """Return (B, M, C), the computed tokens of the last scale."""
         return self.hidden[:, -self.segments[-1] :]
 
 
 def gather_tokens(x: Tensor, positions: Tensor) -> Tensor:
-    """Rows `positions` (B, M) of x (B, N, ...)."""
+    """Return rows `positions` (B, M) of x (B, N, ...)."""
     index = positions.view(*positions.shape, *(1,) * (x.dim() - 2)).expand(*positions.shape, *x.shape[2:])
     return x.gather(1, index)

@@ -196,7 +196,7 @@ def test_the_published_format_is_read(tmp_path: Path) -> None:
 def test_a_bad_line_is_named(tmp_path: Path, change: dict[str, object], reason: str) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text(f"{json.dumps(LINE)}\n\n{json.dumps(LINE | change)}\n")
-    with pytest.raises(HartError, match="line 3: is no prompt of GenEval") as error:
+    with pytest.raises(HartError, match="line 3: is not a prompt of GenEval") as error:
         read_prompts(file)
     assert reason in str(error.value)
 

@@ -86,7 +86,7 @@ def test_names_of_classes() -> None:
     assert named[LABELS.index("tvmonitor")] == "tv" and named[LABELS.index("mouse")] == "computer mouse"
     # others, such as the stuff of panoptic sets, are no objects
     assert object_names(dict(enumerate([*LABELS, "sky"])), "x") == named
-    with pytest.raises(HartError, match="tells no airplane, apple, backpack: give one that was trained on COCO"):
+    with pytest.raises(HartError, match="lacks airplane, apple, backpack: give one that was trained on COCO"):
         object_names({0: "dog"}, "x")
 
 

@@ -1,1 +1,1 @@
-"""One file a format; `hart.data.opening` chooses among them."""
+"""One file per format; `hart.data.opening` chooses among them."""

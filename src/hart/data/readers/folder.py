@@ -22,7 +22,7 @@ from hart.files import FileError, list_folder, read_bytes, readable_folder
 from hart.strict import counted, printable
 
 _NUMBERED = re.compile(r"(train|val|test)[^a-z]+", re.IGNORECASE)
-"""A folder of COCO, such as train2017: with its like, part of a set that is divided in a way that is not known."""
+"""A folder of COCO, such as train2017: with others like it, the set is divided in an unknown way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,17 @@ class FolderImage:
     fault: str = ""
 
     def read_notes(self, kinds: Collection[str] = NOTE_SUFFIXES) -> Note:
-        """The notes of some kinds. Raises `DamagedSample`."""
+        """Return the notes of some kinds. Raises `DamagedSample`."""
         files = {kind: self.path.with_name(name) for name in self.notes if (kind := _parts(name)[1]) in kinds}
         with damaged_by(FileError):
             return read_notes({kind: read_bytes(file, NOTE_LIMIT) for kind, file in files.items()}) if files else Note()
 
 
 def list_images(folder: Path) -> Iterator[FolderImage]:
-    """Every image below a folder, sorted by path; hidden files and folders are left out.
+    """Yield every image below a folder, sorted by path; hidden files and folders are left out.
 
     Links to folders are followed, unless they lead back to a folder that contains them. A folder that cannot be listed
-    takes the place of its images, with its fault.
+    is yielded in place of its images, with its fault.
     """
     # a stack: folders can be nested deeper than function calls
     waiting: list[tuple[Path, frozenset[tuple[int, int]], str]] = [(folder, frozenset(), "")]
@@ -68,9 +68,9 @@ def list_images(folder: Path) -> Iterator[FolderImage]:
 
 
 def split_folder(path: Path, split: str, *, classes: bool = False) -> Path | None:
-    """The folder of a split; None for a set that is not divided. Raises `HartError` for a split that does not exist.
+    """Return the folder of a split; None if the set is not divided. Raises `HartError` if the split does not exist.
 
-    classes: of class folders, see `class_or_split`.
+    classes: whether these are class folders, see `class_or_split`.
     """
     found = split_folders(path, split, classes=classes)
     for name in split_names(split):
@@ -90,9 +90,9 @@ def split_folder(path: Path, split: str, *, classes: bool = False) -> Path | Non
 
 
 def split_folders(path: Path, split: str, *, classes: bool = False) -> dict[str, Path]:
-    """The folders of train, val and `split` in a set, whatever they are called, by name in lower case.
+    """Return the folders of train, val and `split` in a set, under any of their names, by name in lower case.
 
-    Train or VAL are splits where there are two of them; one alone may be a class. classes: as for `split_folder`.
+    Train or VAL are splits if there are two of them; one alone may be a class. classes: as for `split_folder`.
     """
     names = [name for other in (*SPLIT_NAMES, split) for name in split_names(other)]
     found = {name: path / name for name in names if (path / name).is_dir()}
@@ -102,7 +102,7 @@ def split_folders(path: Path, split: str, *, classes: bool = False) -> dict[str,
 
 
 def class_or_split(path: Path, found: Mapping[str, Path]) -> bool:
-    """Whether a lone split folder may as well be a class: it and others beside it hold nothing but images."""
+    """Return whether a lone split folder may be a class: it and others beside it hold nothing but images."""
 
     def is_plain(folder: Path) -> bool:
         suffixes = {_parts(name)[1] for name, is_folder in list_folder(folder).items() if not is_folder}
@@ -113,21 +113,21 @@ def class_or_split(path: Path, found: Mapping[str, Path]) -> bool:
     beside = [name for name in folders if name.lower() not in known]
     if len(found) != 1 or len(folders) - len(beside) != 1:
         return False
-    # those beside it first, of which there are usually none: a split may hold millions of images
+    # those beside it first, usually none: a split may hold millions of images
     return any(is_plain(path / name) for name in beside) and all(map(is_plain, found.values()))
 
 
 def loose_images(path: Path, split: str, *, deep: bool) -> Literal["folder", "classes"] | None:
-    """As what the images in a folder could be read that holds files of another format too.
+    """Return how the images could be read in a folder that also holds files of another format.
 
-    Only images with captions, or in two folders at least, since a preview may lie beside shards. Folders are looked at
-    one level deep, or not at all without `deep`; those of the splits are looked into.
+    Only images with captions count, or images in at least two folders, since a preview may lie beside shards. Folders
+    are searched one level deep, or not at all without `deep`; those of the splits always are.
     """
     splits = sorted(split_folders(path, split).values())
     inside = itertools.chain.from_iterable(map(_folders_in, (path, *splits))) if deep else ()
     classes = 0
     for place in (path, *inside):
-        with suppress(OSError):  # what cannot be listed is an error only where it is read
+        with suppress(OSError):  # a folder that cannot be listed is an error only if it is read
             names = [name for name, is_folder in list_folder(place).items() if not is_folder]
             images = list(_images_among(place, names, ""))
             if any(image.notes for image in images):
@@ -162,7 +162,7 @@ class FolderReader(Source):
         del self._files
 
     def facts(self, file: FolderImage) -> Listed:
-        # only a .json can hold a weight, and the order of a whole epoch needs all of them
+        # only a .json can hold a weight, and ordering an epoch needs all weights
         return Listed(weight=file.read_notes({"json"}).weight)
 
     def name(self, place: FolderImage) -> str:
@@ -175,15 +175,15 @@ class FolderReader(Source):
 class ClassFolderReader(FolderReader):
     """`class/image.png`: the folder is the class; classes are numbered in alphabetical order.
 
-    With a folder per split, the classes of train and val are numbered together, so that one that a split lacks does not
-    shift the others; those that only another split has come after them.
+    With a folder per split, the classes of train and val are numbered together, so that a class missing from one split
+    does not shift the others; those that only another split has come after them.
     """
 
     title = "class folders"
 
     def __init__(self, name: str, split: str | None) -> None:
         path = readable_folder(Path(name))
-        # those of training first: a split that has more does not shift them
+        # training's classes first: further ones of a split do not shift them
         of_training, every = (
             split_folders(path, each, classes=True).values() or [path] for each in ("train", split or "train")
         )
@@ -204,23 +204,23 @@ class ClassFolderReader(FolderReader):
 
 
 def _classes(roots: Iterable[Path]) -> set[str]:
-    """The folders in some others whose names are text; neither a link that leads back nor what macOS adds to archives,
-    which would shift the numbers of others."""
+    """Return the names of folders within some others, if valid text; without links that lead back and what macOS adds
+    to archives, which would shift the numbers of others."""
     folders = [(root, root / name) for root in roots for name, is_folder in list_folder(root).items() if is_folder]
     found = (folder for root, folder in folders if not root.resolve().is_relative_to(folder.resolve()))
     return {folder.name for folder in found if not text_fault(folder.name)} - {"__MACOSX"}
 
 
 def _folders_in(path: Path) -> Iterator[Path]:
-    """Sorted by name; none where they cannot be listed."""
+    """Yield folders sorted by name; none if they cannot be listed."""
     with suppress(OSError):
         yield from sorted(path / name for name, is_folder in list_folder(path).items() if is_folder)
 
 
 def _images_among(place: Path, names: Sequence[str], fault: str) -> Iterator[FolderImage]:
-    """The images among the files of a folder, with their notes; suffixes in upper or lower case.
+    """Yield the images among the files of a folder, with their notes; suffixes in upper or lower case.
 
-    fault: that of the folder's own name.
+    fault: of the folder's own name.
     """
     notes: dict[str, dict[str, list[str]]] = {}
     for name in names:

@@ -22,7 +22,7 @@ from hart.strict import printable, reason
 
 PREFIX = "hf:"
 READ_ROWS = 1000
-"""Rows whose labels and weights are read at a time."""
+"""Rows whose labels and weights are read together."""
 
 
 class HuggingFaceReader(Source):
@@ -32,7 +32,7 @@ class HuggingFaceReader(Source):
     """
 
     def __init__(self, name: str, split: str, columns: Columns) -> None:
-        hub_address()  # before the library is imported, also for a folder
+        hub_address()  # before the library is imported, even for a folder
         import datasets
 
         where = f"Hugging Face data set {name}"
@@ -72,7 +72,7 @@ class HuggingFaceReader(Source):
 
 
 def is_saved_dataset(path: Path) -> bool:
-    """Whether a folder was written by `save_to_disk`."""
+    """Return whether a folder was written by `save_to_disk`."""
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
@@ -86,7 +86,7 @@ def _load(name: str, split: str) -> Any:
             for index in Path(name).rglob("state.json"):
                 _require_inside(index)
             table = datasets.load_from_disk(name)
-            if not isinstance(table, datasets.DatasetDict):  # the split that it says it is, or may say "train[:10%]" of
+            if not isinstance(table, datasets.DatasetDict):  # the split that it says it is, perhaps as "train[:10%]"
                 table = {re.split(r"\W", str(table.split or "train"))[0]: table}
             table = table[_choose_split(list(table), split, name)]
     except HartError:
@@ -97,12 +97,12 @@ def _load(name: str, split: str) -> Any:
 
 
 def _load_by_name(name: str, split: str) -> Any:
-    """Of a folder or of the hub; where that cannot be reached, of an earlier download."""
+    """Load a folder or a set of the hub; if that cannot be reached, an earlier download."""
     import datasets
 
     place, _, config = name.removeprefix(PREFIX).partition(":")
     if not place:
-        raise HartError(f"{name} names no data set: give hf:OWNER/NAME")
+        raise HartError(f"{name} does not name a data set: give hf:OWNER/NAME")
     why = unreachable() if is_hub_name(place) and not Path(place).is_dir() else None
     try:
         with _offline(why is not None or datasets.config.HF_HUB_OFFLINE):
@@ -119,7 +119,7 @@ def _load_by_name(name: str, split: str) -> Any:
 
 @contextmanager
 def _offline(offline: bool) -> Iterator[None]:
-    """Meanwhile the library, if so, asks nobody for what it may have; it would try for half a minute."""
+    """Keep the library, if `offline`, from asking the hub for what is on disk, which it would try for half a minute."""
     from datasets import config
 
     before = config.HF_HUB_OFFLINE
@@ -131,7 +131,7 @@ def _offline(offline: bool) -> Iterator[None]:
 
 
 def _require_inside(index: Path) -> None:
-    """Raises `HartError` where a saved set names files outside its folder, which the library would read."""
+    """Raise `HartError` if a saved set names files outside its folder, which the library would read."""
     files = read_json(index).get("_data_files")
     for file in files if isinstance(files, list) else []:
         name = file.get("filename") if isinstance(file, dict) else None

@@ -16,11 +16,11 @@ from hart.files import MEBIBYTE, FileError, open_regular, parse_json
 class JsonlReader(Source):
     """Lines such as {"image": "a/b.png", "caption": "a cat"}; paths are relative to the file's folder.
 
-    Memory holds only where each line begins; a line is read again with its image.
+    Memory only holds where each line begins; a line is read again with its image.
     """
 
     def __init__(self, file: Path, columns: Columns, split: str | None = None) -> None:
-        """split: keep only the images that the hash of the name puts in it; None keeps all."""
+        """split: keep only the images that the hash of the name assigns to it; None keeps all."""
         self._file = file
         self._columns = columns
         self._fields: set[str] = set()
@@ -63,7 +63,7 @@ class JsonlReader(Source):
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Where each line begins, and the line; one longer than `NOTE_LIMIT` is cut to one byte more."""
+    """Yield where each line begins, and the line; one longer than `NOTE_LIMIT` is cut to one byte more."""
     start = 0
     while line := file.readline(NOTE_LIMIT + 1):
         yield start, line

@@ -18,7 +18,7 @@ from hart.files import FileError, require_regular
 from hart.strict import counted, printable, reason
 
 READ_ROWS = 16
-"""Rows decoded at a time: images are large."""
+"""Rows decoded at a time, since images are large."""
 
 
 class ParquetStream(Stream):
@@ -57,7 +57,7 @@ class ParquetStream(Stream):
                     for number in range(batch.num_rows):
                         yield f"{self.units[unit]}, row {next(rows)}", partial(self._read, batch, number, file.parent)
         except FileError as error:
-            yield self.units[unit], str(error).removeprefix(f"{file}: ")  # which the unit begins with
+            yield self.units[unit], str(error).removeprefix(f"{file}: ")  # the unit begins with it
 
     def _read(self, batch: Any, number: int, folder: Path) -> Read:
         record = read_row(batch, number)
@@ -65,14 +65,14 @@ class ParquetStream(Stream):
         return read_record(record, self._columns), image_of_field(image, folder)()
 
     def digest(self) -> str:
-        """Of the files as they are, and of the images beside them."""
+        """Return the digest of the files, and of the images beside them."""
         digest = SetDigest("Parquet")
         for file in dict.fromkeys(file for file, _ in self._groups):
             digest.add(mark_shard(file), *map(mark_file, self._images_beside(file)))
         return digest.hexdigest()
 
     def _images_beside(self, file: Path) -> Iterator[Path]:
-        """The paths in the image column, if it has them."""
+        """Yield the paths in the image column, if it has any."""
         import pyarrow as pa
 
         try:
@@ -92,7 +92,7 @@ class ParquetStream(Stream):
 
 
 def read_row(batch: Any, number: int) -> dict[str, Any]:
-    """A row of an Arrow table or batch. Raises `DamagedSample` for values that Python cannot hold."""
+    """Return a row of an Arrow table or batch. Raises `DamagedSample` for values that Python cannot hold."""
     import pyarrow as pa
 
     kinds = pa.ArrowException, ValueError, OverflowError, ArithmeticError, KeyError
@@ -101,7 +101,7 @@ def read_row(batch: Any, number: int) -> dict[str, Any]:
 
 
 def require_sound(table: Any, where: str) -> None:
-    """Raises `HartError` for an Arrow table that points outside its own memory: reading it would crash."""
+    """Raise `HartError` for an Arrow table that points outside its own memory: reading it would crash."""
     import pyarrow as pa
 
     try:
@@ -114,7 +114,7 @@ def require_sound(table: Any, where: str) -> None:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """A Parquet file. Raises `FileError` for whatever goes wrong with it, in the block too."""
+    """Open a Parquet file. Raises `FileError` for anything that goes wrong with it, in the block too."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,6 +1,6 @@
-"""Tar shards in WebDataset form: local ones at random, or in order from anywhere.
+"""Tar shards in WebDataset form: local ones read at random, or any read in order.
 
-The library `webdataset` opens remote shards. Members are grouped alike however a shard is read.
+The library `webdataset` opens remote shards. Members are grouped the same way however a shard is read.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ TWICE = "its name comes twice in the shard"
 BROKEN_OFF = "the shard cannot be read to its end ({})"
 DOTTED = "no image but {}: in shards a name ends at its first dot; rename it"
 MAX_MEMBER = 2**34
-"""Bytes that a header may claim: the library would skip more for hours, and loop for ever on a negative number."""
+"""Most bytes that a header may claim: the library would skip more for hours, and loop forever on a negative number."""
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
-"""How files of gzip, bzip2, xz and Zstandard begin. Random access needs plain archives."""
+"""First bytes of gzip, bzip2, xz and Zstandard files. Random access needs plain archives."""
 CLOSED_PIPE = frozenset({141, 23, -getattr(signal, "SIGPIPE", 13)})
 """Exit statuses of programs whose pipe was closed. Windows has no such signal."""
 TAR_FAULTS = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error)
@@ -42,7 +42,7 @@ TAR_FAULTS = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zl
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An image inside a shard: its name, where it lies, and what is said about it."""
+    """An image inside a shard: its name, its place, and its notes."""
 
     name: str
     image: ImageFile
@@ -50,7 +50,7 @@ class Member:
 
 
 class TarReader(Source):
-    """The images of local shards; members with the same name but for the suffix belong together.
+    """The images of local shards; members with the same name up to the suffix belong together.
 
     A shard that breaks off counts as one damaged image; those before the break are used.
     """
@@ -98,7 +98,7 @@ class TarStream(Stream):
         digest = SetDigest("stream")
         for shard in self.units:
             if is_remote(shard):
-                # after "?" come passwords and dates
+                # passwords and dates come after "?"
                 digest.add(shard if shard.startswith("pipe:") else shard.partition("?")[0])
             else:
                 digest.add(TarReader([local_path(shard)]).digest())
@@ -106,18 +106,18 @@ class TarStream(Stream):
 
 
 def is_remote(shard: str) -> bool:
-    """Whether a shard is opened by another program: a URL with a scheme, or "pipe:" and a shell command."""
+    """Return whether a shard is opened by another program: a URL with a scheme, or "pipe:" and a shell command."""
     return shard.startswith("pipe:") or ("://" in shard and not shard.startswith("file:"))
 
 
 def local_path(shard: str) -> Path:
-    """The file of a shard on this machine. On Windows an address has a slash before the drive: file:///C:/a.tar."""
+    """Return a shard's file on this machine. On Windows an address has a slash before the drive: file:///C:/a.tar."""
     return Path(re.sub("^file:(//(/(?=[A-Za-z]:))?)?", "", shard))
 
 
 @dataclass(eq=False)
 class _Group:
-    """Consecutive members with the same name but for the suffix.
+    """Consecutive members with the same name up to the suffix.
 
     image: the member that is the image. notes: contents by suffix. fault: why they cannot be used; empty for none.
     dotted: a member that looks like an image of another name, such as "a.b.png" in the group "a"; empty for none.
@@ -135,13 +135,13 @@ class _Group:
         return self.image is not None or bool(self.fault)
 
     def read(self) -> Read:
-        """Raises `DamagedSample`."""
+        """Return the notes and the image. Raises `DamagedSample`."""
         if self.fault:
             raise DamagedSample(self.fault)
         return read_notes(self.notes), self.content
 
     def has_same(self, other: _Group) -> bool:
-        """Whether both have an image or a note of one kind, or either has a fault."""
+        """Return whether both have an image or a note of one kind, or either has a fault."""
         twice = self.image is not None and other.image is not None
         return twice or not self.notes.keys().isdisjoint(other.notes) or bool(self.fault or other.fault)
 
@@ -164,9 +164,9 @@ class _StrictHeader(tarfile.TarInfo):
 
 
 def _groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], bytes]) -> Iterator[_Group]:
-    """The groups of a shard; `read_image` provides `_Group.content`.
+    """Yield the groups of a shard; `read_image` provides `_Group.content`.
 
-    Raises one of `TAR_FAULTS` where the shard breaks off, after the complete groups.
+    Raises one of `TAR_FAULTS` if the shard breaks off, after the complete groups.
     """
     group = _Group("")
     dotted: dict[str, str] = {}
@@ -247,10 +247,10 @@ def _first_of_each_name(shard: str, groups: Iterator[_Group]) -> Iterator[tuple[
 
 
 def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed] | str]]:
-    """The images of a shard, for `TarReader.records`.
+    """Yield the images of a shard, for `TarReader.records`.
 
-    Scattered members, as in an archive of a plain folder, are brought together by name. Where a name has a second image
-    or a second note of one kind, only its first group counts, as in a stream.
+    Scattered members, as in an archive of a plain folder, are brought together by name. If a name has a second image or
+    a second note of one kind, only its first group counts, as in a stream.
     """
     groups: defaultdict[str, list[_Group]] = defaultdict(list)
 
@@ -288,14 +288,14 @@ def _list_shard(shard: Path) -> Iterator[tuple[Member | str, Callable[[], Listed
 
 
 def _opened(shard: str) -> BinaryIO | Any:
-    """Raises `HartError`."""
+    """Open a shard. Raises `HartError`."""
     if not is_remote(shard):
         return open_regular(local_path(shard))
     from webdataset.gopen import Pipe, gopen
 
     try:
         stream = gopen(shard)
-    except Exception as error:  # every scheme has its own kinds
+    except Exception as error:  # every scheme has its own errors
         raise HartError(f"shard {shard} cannot be opened: {reason(error)}") from None
     if isinstance(stream, Pipe):
         stream.ignore_errors = True  # `_require_arrival` judges its exit status
@@ -303,7 +303,7 @@ def _opened(shard: str) -> BinaryIO | Any:
 
 
 def _require_arrival(shard: str, stream: Any, broken: bool) -> None:
-    """Raises `HartError` for a download that failed: skipping it would give every run other images."""
+    """Raise `HartError` for a download that failed: skipping it would give every run other images."""
     from webdataset.gopen import Pipe
 
     if not isinstance(stream, Pipe):
@@ -313,6 +313,6 @@ def _require_arrival(shard: str, stream: Any, broken: bool) -> None:
     else:
         stream.stream.read()
     status = stream.proc.wait()
-    # we closed the pipe first, as after damage inside the file
+    # this program closed the pipe first, as after damage inside the file
     if status and not (broken and status in CLOSED_PIPE):
         raise HartError(f"shard {shard} did not arrive: its download ended with status {status}; is the address right?")

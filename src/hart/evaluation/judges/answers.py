@@ -1,6 +1,6 @@
 """Answers to questions about images: BLIP (Li et al., 2022) tuned for visual question answering, by transformers.
 
-DPG-Bench was published with mPLUG-large, which transformers does not have: scores by BLIP are other scores.
+DPG-Bench was published with mPLUG-large, which transformers does not have: BLIP's scores are not comparable.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from PIL import Image
 from hart.networks.pretrained import Frozen, load_frozen, load_text_tokenizer, short_name
 
 MOST_TOKENS = 20
-"""Of an answer; yes is one."""
+"""Longest answer in tokens; yes is one."""
 
 
 class BlipAnswers(Frozen):
     """source: folder or hub id of a BLIP model for questions, with its tokenizer."""
 
     def __init__(self, source: str, device: torch.device) -> None:
-        """Raises `HartError` for what cannot be loaded."""
+        """Raise `HartError` if it cannot be loaded."""
         from transformers import BlipForQuestionAnswering, BlipImageProcessorPil
 
         network = load_frozen(BlipForQuestionAnswering, source, "answerer")
@@ -30,7 +30,7 @@ class BlipAnswers(Frozen):
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
-        """One short answer, in lower case, to each question; greedy."""
+        """Return one short answer, in lower case, to each question; decoded greedily."""
         pixels = self._images(image, return_tensors="pt")["pixel_values"].to(self.device)
         tokens: list[list[int]] = self.tokenizer(list(questions), truncation=True)["input_ids"]
         answers = [""] * len(questions)

@@ -1,8 +1,8 @@
 """Objects in images, by Mask2Former (Cheng et al., 2022) read as mmdetection reads it, and their colours, by CLIP.
 
 GenEval was published with mmdetection's own training of Mask2Former Swin-S on COCO instances, which transformers cannot
-load; the authors' weights of the same network are the nearest. Size, normalisation, scores and boxes follow
-mmdetection's test settings, not transformers' post-processing, which resizes to 384 px and gives no boxes.
+load; the authors' weights of the same network are closest. Size, normalisation, scores and boxes follow mmdetection's
+test settings, not transformers' post-processing, which resizes to 384 px and returns no boxes.
 
 Shapes: B images, Q queries, C classes, h w mask logits.
 """
@@ -36,10 +36,10 @@ _COCO = (
 OBJECTS = frozenset(_COCO.split(", "))
 """COCO's 80 classes by the names that the prompts use."""
 CONFIDENCE = 0.3
-"""An object counts above it."""
+"""Least confidence at which an object counts."""
 WORDINGS = ("a photo of a {colour} {name}", "a photo of a {colour}-colored {name}", "a photo of a {colour} object")
 GREY = (153, 153, 153)
-"""What surrounds the object, #999."""
+"""Colour around the object, #999."""
 
 MOST_INSTANCES = 100
 ALIASES = {
@@ -73,8 +73,8 @@ class Mask2FormerDetector(Frozen):
     """source: folder or hub id. image_size: images are square and are resized to it, in pixels."""
 
     def __init__(self, source: str, device: torch.device, image_size: int) -> None:
-        """Raises `HartError` for what cannot be loaded, or does not tell COCO's 80 classes."""
-        import scipy  # noqa: F401 - transformers asks for it when it has read the weights
+        """Raise `HartError` if it cannot be loaded or does not distinguish COCO's 80 classes."""
+        import scipy  # noqa: F401 - transformers requires it after it has read the weights
         from transformers import Mask2FormerForUniversalSegmentation
 
         network = load_frozen(Mask2FormerForUniversalSegmentation, source, "detector")
@@ -84,7 +84,7 @@ class Mask2FormerDetector(Frozen):
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[list[Found]]:
-        """Objects of each image, all square and of one size, with a score above `CONFIDENCE`."""
+        """Return the objects of each image, all square and of one size, with a score above `CONFIDENCE`."""
         image_size = images[0].width
         pixels = torch.stack([pil_to_pixels(image, image_size) for image in images]).to(self.device).float()
         # bilinear without smoothing, as OpenCV resizes for mmdetection
@@ -97,7 +97,7 @@ class Mask2FormerDetector(Frozen):
 
 
 def instances(classes: Tensor, masks: Tensor, names: Mapping[int, str], seen: int, image_size: int) -> list[Found]:
-    """Objects of one image of `image_size` px that the detector saw at `seen` px, as mmdetection takes them.
+    """Return the objects of one image of `image_size` px that the detector saw at `seen` px, as in mmdetection.
 
     classes: (Q, C + 1) logits, the last of "nothing". masks: (Q, h, w) logits. names: of the classes that count.
     The score is the class's probability times the mean probability of the mask's pixels; the box is the mask's.
@@ -107,7 +107,7 @@ def instances(classes: Tensor, masks: Tensor, names: Mapping[int, str], seen: in
     found = []
     for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         query, label = divmod(place, scores.shape[1])
-        # no mask raises the score
+        # the mask can only lower the score
         if score <= CONFIDENCE or label not in names:
             continue
         logits = masks[query][None, None]
@@ -121,13 +121,13 @@ def instances(classes: Tensor, masks: Tensor, names: Mapping[int, str], seen: in
 
 
 def object_names(labels: Mapping[int, str], source: str) -> dict[int, str]:
-    """Number of a class -> GenEval's name, for the classes it knows. Raises `HartError` when one is missing."""
+    """Map class numbers to GenEval's names, for the classes it knows. Raises `HartError` if one is missing."""
     named = {int(number): ALIASES.get(label, label) for number, label in labels.items()}
     known = {number: name for number, name in named.items() if name in OBJECTS}
     missing = sorted(OBJECTS - set(known.values()))
     if missing:
         raise HartError(
-            f"detector {source!r}: tells no {', '.join(missing[:3])}: give one that was trained on COCO's 80 classes"
+            f"detector {source!r}: lacks {', '.join(missing[:3])}: give one that was trained on COCO's 80 classes"
         )
     return known
 
@@ -138,11 +138,11 @@ def _box(mask: Tensor) -> tuple[int, int, int, int]:
 
 
 class ClipColours(Frozen):
-    """The colour of a detected object, by CLIP without training: the object is cut out by its mask on grey, cropped to
-    its box, and compared with the wordings for each of ten colours. source: folder or hub id with its tokenizer."""
+    """The colour of a detected object, by zero-shot CLIP: the object is cut out by its mask on grey, cropped to its
+    box, and compared with the wordings for each of ten colours. source: folder or hub id with its tokenizer."""
 
     def __init__(self, source: str, device: torch.device) -> None:
-        """Raises `HartError` for what cannot be loaded."""
+        """Raise `HartError` if it cannot be loaded."""
         from transformers import CLIPImageProcessorPil, CLIPModel
 
         network, tokenizer = load_frozen(CLIPModel, source, "clip"), load_text_tokenizer(source, "clip")
@@ -155,14 +155,14 @@ class ClipColours(Frozen):
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, name: str, objects: Sequence[Found]) -> list[str]:
-        """The colour of each object of the class `name`."""
+        """Return the colour of each object of the class `name`."""
         crops = self._images([cut_out(image, item) for item in objects], return_tensors="pt")
         vectors = self.network.get_image_features(crops["pixel_values"].to(self.device)).pooler_output
         likeness = F.normalize(vectors, dim=1) @ self._colours_of(name).T
         return [COLOURS[number] for number in likeness.argmax(dim=1).tolist()]
 
     def _colours_of(self, name: str) -> Tensor:
-        """(10, D): the mean direction of the wordings for each colour of a class."""
+        """Return (10, D): the mean direction of the wordings for each colour of a class."""
         if name not in self._directions:
             texts = [wording.format(colour=colour, name=name) for colour in COLOURS for wording in WORDINGS]
             tokens = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
@@ -173,6 +173,6 @@ class ClipColours(Frozen):
 
 
 def cut_out(image: Image.Image, item: Found) -> Image.Image:
-    """The object on grey, cropped to its box."""
+    """Return the object on grey, cropped to its box."""
     grey = Image.new("RGB", image.size, GREY)
     return Image.composite(image.convert("RGB"), grey, Image.fromarray(item.mask.numpy())).crop(item.box)

@@ -43,19 +43,19 @@ class Scorer(Protocol):
     image_size: int
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """(B,) float64 of images (B, 3, image_size, image_size) uint8 and as many prompts."""
+        """Return (B,) float64 for images (B, 3, image_size, image_size) uint8 and as many prompts."""
 
 
 class ClipScore(Frozen):
     """100 times the cosine of a CLIP model's image and text embeddings.
 
-    As "CLIP score" at least 0 (Hessel et al., 2021, as usual now); as "HPS v2" in the CLIP model that Wu et al. (2023)
-    tuned on people's choices, in the layout of transformers. A prompt longer than the model's table of positions (77)
-    is cut, its end token kept.
+    As "CLIP score" at least 0 (Hessel et al., 2021, as is usual now); as "HPS v2" with the CLIP model that Wu et al.
+    (2023) tuned on people's choices, in transformers' layout. A prompt longer than the model's position table (77) is
+    truncated, keeping its end token.
     """
 
     def __init__(self, source: str, device: torch.device, role: str = CLIP_SCORE) -> None:
-        """source: folder or hub id with model and tokenizer. Raises `HartError` when it cannot be loaded."""
+        """source: folder or hub id with model and tokenizer. Raises `HartError` if it cannot be loaded."""
         from transformers import CLIPModel
 
         network, tokenizer = load_frozen(CLIPModel, source, role), load_text_tokenizer(source, role)
@@ -74,13 +74,13 @@ class ClipScore(Frozen):
             attention_mask=tokens["attention_mask"],
             pixel_values=normalised(pixels.to(self.device).float() / 255, CLIP),
         )
-        # both are of length 1
+        # both have length 1
         cosines = (out.image_embeds * out.text_embeds).cpu().double().sum(dim=1)
         return (100 * cosines).clamp(min=self._least)
 
 
 class ImageReward(Frozen):
-    """The reward, in deviations from its mean over the images that it was published with."""
+    """The reward, in standard deviations from its mean over the images that it was published with."""
 
     def __init__(self, file: Path, tokenizer: str, device: torch.device) -> None:
         """file: `ImageReward.pt`. tokenizer: folder or hub id of BERT's text tokenizer. Raises `HartError`."""

@@ -1,1 +1,1 @@
-"""Figures of images and of sets of images: how they are computed, and how sure they are."""
+"""Figures of images and of sets of images: how they are computed, and how certain they are."""

@@ -16,9 +16,9 @@ from hart.evaluation.metrics.features import Features
 from hart.evaluation.metrics.figures import Figure, bootstrap, bootstrap_mean, require_images
 
 CHUNK = 4096
-"""Rows that enter a covariance at once."""
+"""Rows added to a covariance at once."""
 MAX_DISTANCES = 2**25
-"""Distances between two sets that are held at once: 256 MiB, and as much again while they are computed."""
+"""Distances between two sets held at once: 256 MiB, and as much again while they are computed."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Gaussian:
 
     @staticmethod
     def of(features: Tensor) -> Gaussian:
-        """Of features (N, D), N at least 2, with the unbiased covariance."""
+        """Fit features (N, D), N at least 2, with the unbiased covariance."""
         count, width = features.shape
         require_images(count, 2, "a covariance")
         mean = features.mean(dim=0, dtype=torch.float64)
@@ -44,7 +44,7 @@ class Gaussian:
 
     @staticmethod
     def from_covariance(mean: Tensor, covariance: Tensor) -> Gaussian:
-        """Of a mean (D,) and a covariance (D, D), such as published statistics give."""
+        """Make one from a mean (D,) and a covariance (D, D), such as published statistics."""
         values, vectors = torch.linalg.eigh(covariance.double())
         return Gaussian(mean.double(), values.clamp(min=0).sqrt()[:, None] * vectors.T)
 
@@ -58,10 +58,10 @@ class SetStatistics:
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)): FID, rFID and sFID, by the features (Heusel et al., 2017).
+    """Return |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)): FID, rFID or sFID, by the features (Heusel et al., 2017).
 
-    With A = F^T F and B = G^T G the last trace is the sum of the singular values of F G^T, which needs no root of a
-    matrix that is not symmetric, and is small for sets smaller than the features are wide.
+    With A = F^T F and B = G^T G the last trace is the sum of the singular values of F G^T, which needs no root of an
+    asymmetric matrix, and is small for sets smaller than the features are wide.
     """
     common = torch.linalg.svdvals(a.factor @ b.factor.T).sum()
     distance = (a.mean - b.mean).square().sum() + a.factor.square().sum() + b.factor.square().sum() - 2 * common
@@ -71,7 +71,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 def frechet_figure(
     real: Tensor | Gaussian, generated: Tensor, generator: torch.Generator, resamples: int, *, paired: bool = False
 ) -> Figure:
-    """The distance between features (N, D) and (M, D), with an interval over the images of both.
+    """Return the distance between features (N, D) and (M, D), with an interval over the images of both.
 
     real: features, or the statistics of a set without them; then only generated images are resampled.
     paired: rows of both belong together and are resampled together, as an image and its reconstruction.
@@ -88,11 +88,11 @@ def frechet_figure(
 def kernel_distance(
     x: Tensor, y: Tensor, generator: torch.Generator, *, subsets: int = 100, subset_size: int = 1000
 ) -> Figure:
-    """KID (Binkowski et al., 2018) of features x (N, D) and y (M, D): mean and standard deviation over random subsets.
+    """Return KID (Binkowski et al., 2018) of features x (N, D) and y (M, D): mean and deviation over random subsets.
 
-    The unbiased squared MMD with the kernel (x.y / D + 1)^3; it may be negative. Subsets are of `subset_size`, or of
-    half the smaller set where that has fewer than twice as many, so that they differ. torchmetrics' own class uses the
-    global generator to choose them.
+    The unbiased squared MMD with the kernel (x.y / D + 1)^3; it may be negative. Subsets have `subset_size` rows, or
+    half the smaller set if it has fewer than twice as many, so that they differ. torchmetrics' own class chooses them
+    with the global generator.
     """
     from torchmetrics.image.kid import poly_mmd  # takes a second to import
 
@@ -108,19 +108,19 @@ def kernel_distance(
 
 
 def inception_score(logits: Tensor, part: int = 5000) -> Figure:
-    """Mean and standard deviation over parts of exp(mean KL(p(class | image), p(class))) (Salimans et al., 2016).
+    """Return mean and deviation over parts of exp(mean KL(p(class | image), p(class))) (Salimans et al., 2016).
 
     logits: (N, C). Parts are in order, the last perhaps smaller, as in ADM's protocol. The score depends on the network
-    of the logits.
+    that gives the logits.
     """
     from torchmetrics.image.inception import InceptionScore  # takes a second to import
 
     scores = []
     for rows in logits.double().split(part):
-        # a metric a part, with one split: of several it would mix the rows
+        # one metric per part, with a single split: with several it would mix the rows
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            torch.manual_seed(0)  # it shuffles even one part, which decides the last digit
+            torch.manual_seed(0)  # it shuffles even a single part, which affects the last digit
             metric = InceptionScore(nn.Identity(), splits=1)
             metric.update(rows)
             scores.append(metric.compute()[0])
@@ -129,10 +129,11 @@ def inception_score(logits: Tensor, part: int = 5000) -> Figure:
 
 
 def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> tuple[Tensor, Tensor]:
-    """Improved precision and recall (Kynkaanniemi et al., 2019) of features (N, D) and (M, D), with ADM's 3 neighbours.
+    """Return improved precision and recall (Kynkaanniemi et al., 2019) of features (N, D) and (M, D), as in ADM.
 
-    A set's manifold: balls around its images that reach to the k-th nearest other one. Precision is the share of
-    generated images in the manifold of the real ones, recall the reverse. Returns which images are: (M,) and (N,) bool.
+    A set's manifold: balls around its images that reach to the k-th nearest other one (ADM: k = 3). Precision is the
+    share of generated images in the manifold of the real ones, recall the reverse. Returns which images are: (M,), (N,)
+    bool.
     """
     require_images(min(len(real), len(generated)), neighbours + 1, "precision and recall")
     real, generated = real.double(), generated.double()
@@ -141,8 +142,8 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> tu
 
 
 def _radii(rows: Tensor, neighbours: int) -> Tensor:
-    """(N,): distance of each row to its k-th nearest other one."""
-    # each row is its own nearest: one more is asked for; a few smallest are far less work than an order of all
+    """Return (N,), the distance of each row to its k-th nearest other one."""
+    # each row is its own nearest, so one more is requested; a few smallest take far less work than sorting all
     parts = [
         torch.cdist(part, rows).topk(neighbours + 1, dim=1, largest=False).values[:, -1]
         for part in _compared(rows, rows)
@@ -151,12 +152,12 @@ def _radii(rows: Tensor, neighbours: int) -> Tensor:
 
 
 def _within(rows: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
-    """(N,) bool: whether each row lies in any of the balls."""
+    """Return (N,) bool: whether each row lies in any of the balls."""
     return torch.cat([(torch.cdist(part, centres) <= radii).any(dim=1) for part in _compared(rows, centres)])
 
 
 def _compared(rows: Tensor, others: Tensor) -> tuple[Tensor, ...]:
-    """The rows in parts that can be compared with all others at once, whatever their number."""
+    """Split the rows into parts that can be compared with all others at once, whatever their number."""
     return rows.split(max(1, MAX_DISTANCES // len(others)))
 
 
@@ -170,10 +171,10 @@ def all_figures(
     *,
     manifolds: bool = True,
 ) -> dict[str, Figure]:
-    """FID, KID, precision and recall; sFID and the Inception Score where the features have what they need.
+    """Return FID, KID, precision and recall; sFID and the Inception Score if the features have what they need.
 
-    extractor: its name, for the columns. whole: statistics of the set that `real` is a part of; FID and sFID are then
-    to the whole set. manifolds: False leaves out precision and recall.
+    extractor: its name, for the columns. whole: statistics of the set that `real` is a part of; FID and sFID then
+    compare with the whole set. manifolds: False leaves out precision and recall.
     """
     to = real if whole is None else whole
     figures = {
@@ -191,19 +192,19 @@ def all_figures(
 
 
 SSIM_WINDOW = 11
-"""Pixels of its Gaussian window, of sigma 1.5."""
+"""Size in pixels of its Gaussian window, with sigma 1.5."""
 
 
 def ssim(image: Tensor, original: Tensor) -> Tensor:
-    """Structural similarity (B,) of 8-bit images (B, 3, H, W) of at least `SSIM_WINDOW` pixels a side."""
+    """Return the structural similarity (B,) of 8-bit images (B, 3, H, W), at least `SSIM_WINDOW` pixels a side."""
     from torchmetrics.functional.image import structural_similarity_index_measure  # takes a second to import
 
-    # in float32 the variance of a flat light area is rounding, which is not 0 on average; Apple GPUs have no float64
+    # in float32 the variance of a flat light area is rounding noise, not 0 on average; Apple GPUs have no float64
     device = image.device if image.device.type == "cuda" else "cpu"
     image, original = (images.to(device, torch.float64) for images in (image, original))
     _, similarity = structural_similarity_index_measure(
         image, original, sigma=1.5, reduction="none", data_range=255.0, return_full_image=True
     )
-    # over whole windows only, as published: torchmetrics' own mean includes windows of a mirrored border
+    # only over whole windows, as published: torchmetrics' own mean includes windows of a mirrored border
     border = SSIM_WINDOW // 2
     return similarity[..., border:-border, border:-border].mean(dim=(1, 2, 3))

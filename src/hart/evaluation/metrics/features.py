@@ -1,4 +1,4 @@
-"""Feature extractors: images to vectors, by name. The name stands in every result; two are never mixed.
+"""Feature extractors: images to vectors, by name. Every result states the name; two extractors are never mixed.
 
 `docs/evaluation.md` has a table of them.
 
@@ -34,19 +34,19 @@ INCEPTION_ADDRESS = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 )
 INCEPTION_SHA256 = "6726825d"
-"""As the file's name says."""
+"""As in the file's name."""
 EXAMPLES = {"clip": "clip:openai/clip-vit-base-patch32", "dinov2": "dinov2:facebook/dinov2-large"}
 
 LITE_IMAGE_SIZES = {0: 224, 2: 260}
 DINOV2_IMAGE_SIZE = 224
-"""As Frechet distances on DINOv2 are published (Stein et al., 2023), though its table of positions is larger."""
+"""As in published Frechet distances on DINOv2 (Stein et al., 2023), though its position table is larger."""
 
 
 @dataclass(frozen=True)
 class Features(Rows):
     """Features of a batch of images, float32 on the CPU.
 
-    pooled: (B, D). spatial: (B, S) with the layout kept, for sFID, or None where the network has none.
+    pooled: (B, D). spatial: (B, S) with the layout kept, for sFID, or None if the network has none.
     logits: (B, C) over ImageNet's classes, for the Inception Score, or None for networks that do not classify.
     """
 
@@ -59,23 +59,23 @@ class Features(Rows):
 
 
 class FeatureExtractor(Protocol):
-    """Images of any size to features.
+    """Maps images of any size to features.
 
     name: short, for column heads; two extractors with different features have different names. weights: their SHA-256
-    in hex (`fingerprint`), which makes two results comparable beyond the name.
+    in hex (`fingerprint`), which tells whether two results are comparable beyond the name.
     """
 
     name: str
     weights: str
 
     def __call__(self, pixels: Tensor) -> Features:
-        """Features of images (B, 3, H, W), uint8, 0 to 255, RGB."""
+        """Return features of images (B, 3, H, W), uint8, 0 to 255, RGB."""
 
 
 def open_extractor(spec: str, device: torch.device, data: Path | None = None) -> FeatureExtractor:
-    """The extractor that `spec` names (`FEATURES_HELP`), on `device`.
+    """Open the extractor that `spec` names (`FEATURES_HELP`), on `device`.
 
-    data: a folder where public weights are looked for by their names before they are fetched (`at_hand`).
+    data: a folder where public weights are looked for by name before they are downloaded (`at_hand`).
     Raises `HartError` for an unknown name, a missing file or source, or weights that cannot be loaded.
     """
     kind, _, source = spec.partition(":")
@@ -101,8 +101,8 @@ def open_extractor(spec: str, device: torch.device, data: Path | None = None) ->
 class EfficientNetLite(Frozen):
     """Mean of the last feature map of the ImageNet classifier, and its logits.
 
-    size: 0, what the tokenizer's perceptual loss may have learned from, or 2, which no training here used.
-    image_size: images are resized to it; the network's own by default. Another size gives other features, with another
+    size: 0, which the tokenizer's perceptual loss may have learned from, or 2, which no training here used.
+    image_size: images are resized to it; by default the network's own. Another size gives other features, with another
         name.
     """
 
@@ -122,10 +122,10 @@ class EfficientNetLite(Frozen):
 
 
 class InceptionV3(Frozen):
-    """The network of the published FIDs. Resized as TensorFlow did, as ADM evaluates, with sFID's spatial features.
+    """The network of published FIDs, resizing like TensorFlow and ADM's evaluator, with sFID's spatial features.
 
-    clean: fed as clean-fid does, what FIDs on MJHQ-30K are published with. Then only the pooled features: sFID and the
-    Inception Score are published with TensorFlow's resizing.
+    clean: images are fed as in clean-fid, with which FIDs on MJHQ-30K are published. Then it gives only pooled
+    features, since sFID and the Inception Score are published with TensorFlow's resizing.
     """
 
     def __init__(self, file: Path, device: torch.device, *, clean: bool = False) -> None:
@@ -141,8 +141,8 @@ class InceptionV3(Frozen):
 
 
 class Embeddings(Frozen):
-    """Of a network of transformers. clip: image embeddings as projected to the space of the texts, not normalised.
-    dinov2: the class token after the last norm."""
+    """Features of a network of transformers. clip: image embeddings as projected to the space of the texts, not
+    normalised. dinov2: the class token after the last norm."""
 
     def __init__(self, kind: str, source: str, device: torch.device) -> None:
         from transformers import CLIPVisionModelWithProjection, Dinov2Model
@@ -163,7 +163,7 @@ class Embeddings(Frozen):
 def extracted(
     batches: Iterable[Tensor], extractor: FeatureExtractor, progress: Progress, count: int | None, what: str
 ) -> Features:
-    """Features of images in batches (B, 3, H, W), uint8. count: of all, and what: the text, for `progress`."""
+    """Return features of images in batches (B, 3, H, W), uint8. count: in total, and what: the text, for `progress`."""
     parts: list[Features] = []
     for pixels in batches:
         progress(sum(map(len, parts)), count, what)

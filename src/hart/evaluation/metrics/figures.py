@@ -13,13 +13,13 @@ from hart.strict import Config, counted
 LEVEL = 0.95
 RESAMPLES = 100
 FEW_IMAGES = 10_000
-"""With fewer, the FID depends more on their number than on the images."""
+"""With fewer images, the FID depends more on their number than on the images."""
 
 
 class Figure(Config):
     """A number and how certain it is.
 
-    low, high: an interval of `LEVEL` by bootstrap, or None. deviation: standard deviation over subsets, or None.
+    low, high: a bootstrap interval of `LEVEL`, or None. deviation: standard deviation over subsets, or None.
     """
 
     value: float
@@ -36,15 +36,15 @@ def bootstrap(
     *,
     biased: bool = False,
 ) -> Figure:
-    """The statistic with an interval of `LEVEL` by resampling images with replacement.
+    """Return the statistic with an interval of `LEVEL` by resampling images with replacement.
 
     statistic: takes a tensor of row numbers for each set, int64. counts: rows of each set; sets whose images belong
     together (an image and its reconstruction) count as one. resamples: 0 leaves the interval out.
     biased: resampled sets have fewer distinct images, which alone shifts a statistic such as FID: the interval is
-    moved so that the mean of the resamples lies on the value. One of a mean stays as it is, within what is possible.
+    shifted so that the mean of the resamples equals the value. A mean is left as it is, within what is possible.
     """
     value = statistic(*(torch.arange(count) for count in counts))
-    # one number of the generator, whatever the resamples: what is drawn after an interval does not depend on it
+    # one number from the generator, however many resamples: what is drawn after an interval does not depend on them
     drawn = torch.Generator().manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
     if not resamples:
         return Figure(value)
@@ -58,13 +58,13 @@ def bootstrap(
 
 
 def bootstrap_mean(values: Tensor, generator: torch.Generator, resamples: int = RESAMPLES) -> Figure:
-    """The mean of one number per image (N,) with its interval."""
+    """Return the mean of one number per image (N,) with its interval."""
     values = values.double()
     return bootstrap(lambda rows: float(values[rows].mean()), [len(values)], generator, resamples)
 
 
 def few_images_warning(name: str, count: int) -> tuple[str, ...]:
-    """A note for a Frechet distance of too few images; empty for enough."""
+    """Return a note for a Frechet distance with too few images; empty for enough."""
     if count >= FEW_IMAGES:
         return ()
     return (
@@ -82,7 +82,7 @@ def require_images(
 
 
 def require_available(wanted: int, count: int, what: str = "") -> None:
-    """Raise `HartError` where more images are to be generated than a set has prompts for, or has `what`."""
+    """Raise `HartError` if more images are to be generated than a set has prompts for, or has `what`."""
     if wanted > count:
         advice = "lower --limit" if count else "give another set"
         raise HartError(f"{counted(wanted, 'image')} asked for, the set has {count or 'none'}{what}: {advice}")

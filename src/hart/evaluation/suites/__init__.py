@@ -1,1 +1,1 @@
-"""The suites of `hart evaluate`: declared in `core`, with what is in `base`; what each does is in a file of its own."""
+"""The suites of `hart evaluate`: declared in `core`, based on `base`, each implemented in its own file."""

@@ -1,10 +1,10 @@
-"""COCO-30K: 30,000 captions of COCO's val2014 (Lin et al., 2014), as it is published.
+"""COCO-30K: 30,000 captions of COCO's val2014 (Lin et al., 2014), as published.
 
     annotations/captions_val2014.json   or annotations_trainval2014.zip
     val2014/COCO_val2014_NUMBER.jpg     or val2014.zip
 
-No list of captions is published: everybody samples 30,000. Here each is of another image, sampled by the seed.
-Generated images are compared at 256 px with all 40,504 of the set.
+No list of captions is published: everybody samples their own 30,000. Here each belongs to a different image, sampled by
+the seed. Generated images are compared at 256 px with all 40,504 of the set.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ COUNT, OF_IMAGES = 30_000, 40_504
 
 
 def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
-    """The set in `folder`; None fetches it once, 6.5 GB.
+    """Open the set in `folder`; None downloads it once, 6.5 GB.
 
-    limit: captions to use; None takes 30,000. Raises `HartError` with the address of what is missing.
+    limit: captions to use; None means 30,000. Raises `HartError` with the address of what is missing.
     """
     if folder is None:
         instead = f"fetch {TEXTS_ARCHIVE} and {ARCHIVE} elsewhere, and give the folder that holds both with --data"
@@ -67,7 +67,7 @@ def open_coco(folder: Path | None, limit: int | None, seed: int) -> Benchmark:
 
 
 def _read_captions(texts: PublishedFiles) -> tuple[dict[int, str], dict[int, list[str]]]:
-    """File of every image, and the captions of those that have any, by the image's number."""
+    """Return the file of every image, and the captions of those that have any, by image number."""
     where = f"{texts.place}: {CAPTIONS_FILE}"
     try:
         values = parse_json(texts.read(CAPTIONS_FILE), CAPTIONS_FILE)
@@ -85,6 +85,6 @@ def _read_captions(texts: PublishedFiles) -> tuple[dict[int, str], dict[int, lis
 
 
 def run(context: Context[TextToImageOptions]) -> Result:
-    """Raises `HartError`."""
+    """Measure. Raises `HartError`."""
     options = context.options
     return measure(context, open_coco(options.data, options.limit, options.seed))

@@ -1,7 +1,7 @@
-"""Suite `cost`: parameters and MACs by part, latency, throughput and peak memory of generating.
+"""Suite `cost`: parameters and MACs by part, latency, throughput and peak memory of generation.
 
 MACs are those of `hart.inference.cost`, which `hart info` prints, with guidance (two rows, as images are generated) and
-without (one row). The paper does not say what its figures count; `printed_macs` is the count that they agree with.
+without (one row). The paper does not say what its figures count; `printed_macs` is a count that agrees with them.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def run(context: Context[CostOptions]) -> Result:
             "within 2.5% of parameters times positions, see the documentation",
             "seconds are the median of a whole call, from prompt to pixels; with random weights of a text model the "
             "text encoder is left out, which the paper's script times",
-            "peak memory is of tensors on a GPU, and of the whole process elsewhere",
+            "peak memory is that of tensors on a GPU, and of the whole process elsewhere",
         ),
         published=(published_tables()["text_cost" if pipe.num_classes is None else "class_to_image"],),
     )
 
 
 def counted_figures(config: HartConfig) -> dict[str, dict[str, Figure]]:
-    """Parameters and MACs by part, and their sums; the sum also by `printed_macs`."""
+    """Return parameters and MACs by part, and their sums; the sum also by `printed_macs`."""
     guided, plain = (model_cost(config, guided=on) for on in (True, False))
     columns = {PARAMETERS: (guided.parameters, 1e6), MACS_GUIDED: (guided.macs, 1e9), MACS_PLAIN: (plain.macs, 1e9)}
     parts = dict.fromkeys((*MODULES, *PARTS))
@@ -82,16 +82,16 @@ def counted_figures(config: HartConfig) -> dict[str, dict[str, Figure]]:
 
 
 def printed_macs(config: HartConfig) -> int:
-    """MACs of one image in the convention that the paper's figures agree with; it names none.
+    """Return the MACs of one image in the convention that the paper's figures agree with; it names none.
 
     The transformer's parameters times its positions, without guidance and without the products of attention (adaptive
     norms count at every position, though they are computed once); the diffusion's parameters times positions and steps,
-    with guidance; and, of text-to-image models, the decoder. The printed figures of HART and VAR are all within
-    2.5% of this.
+    with guidance; and, for text-to-image models, the decoder. The printed figures of HART and VAR are all within 2.5%
+    of this.
     """
     cost = model_cost(config)
     sizes, schedule = config.transformer, config.transformer.schedule
-    # the last token of the context stands for the first map
+    # the last token of the context takes the place of the first map
     positions = sizes.context_tokens + schedule.total_tokens - 1
     total = cost.parameters["transformer"] * positions
     if config.diffusion is not None and not config.sampling.discrete_only:

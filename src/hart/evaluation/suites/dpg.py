@@ -32,7 +32,7 @@ QUESTIONS = PublishedFile(
     "DPG-Bench", "https://raw.githubusercontent.com/TencentQQGYLab/ELLA/main/dpg_bench/dpg_bench.csv", 1065
 )
 CATEGORIES = ("global", "entity", "attribute", "relation", "other")
-"""In the published order."""
+"""Categories in the published order."""
 COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
 YES = "yes"
 NO_PARENT = 0
@@ -40,7 +40,7 @@ NO_PARENT = 0
 
 @dataclass(frozen=True)
 class Question:
-    """category: of `CATEGORIES` in the published file. parents: numbers of the questions that it depends on."""
+    """category: one of `CATEGORIES` in the published file. parents: numbers of the questions that it depends on."""
 
     text: str
     category: str
@@ -49,7 +49,7 @@ class Question:
 
 @dataclass(frozen=True)
 class DensePrompt:
-    """item: its name. questions: by number, in the order of the file."""
+    """item: its name. questions: by number, in file order."""
 
     item: str
     prompt: str
@@ -57,7 +57,7 @@ class DensePrompt:
 
 
 def read_questions(file: Path) -> list[DensePrompt]:
-    """The published format: a question a row. Raises `HartError` that names the line."""
+    """Read the published format: one question per row. Raises `HartError` that names the line."""
     reader = csv.DictReader(io.StringIO(read_text(file), newline=""), restval="", strict=True)
     prompts: dict[str, DensePrompt] = {}
     try:
@@ -67,7 +67,7 @@ def read_questions(file: Path) -> list[DensePrompt]:
             _take(row, prompts)
     except (csv.Error, ValueError) as error:
         raise HartError(
-            f"{file}, line {reader.line_num}: is no question of DPG-Bench ({error}): see {QUESTIONS.address}"
+            f"{file}, line {reader.line_num}: is not a question of DPG-Bench ({error}): see {QUESTIONS.address}"
         ) from None
     if not prompts:
         raise HartError(f"{file}: holds no questions: fetch {QUESTIONS.address}")
@@ -80,7 +80,7 @@ def _take(row: Mapping[str, str], prompts: dict[str, DensePrompt]) -> None:
     if not (item and text and question):
         raise ValueError("item_id, text and question_natural_language must not be empty")
     parents = tuple(int(number) for number in row["dependency"].split(","))
-    # "attribute - color (hat, red)": what stands before the bracket, and of that before the dash
+    # "attribute - color (hat, red)": what precedes the bracket, and of that what precedes the dash
     category = row["tuple"].split("(")[0].split("-")[0].strip().lower()
     if not category:
         raise ValueError("the tuple has no category")
@@ -91,7 +91,7 @@ def _take(row: Mapping[str, str], prompts: dict[str, DensePrompt]) -> None:
 
 
 class Answer(Config):
-    """To one question. yes: as answered. counted: with the rule of dependence. reason: why it does not count."""
+    """An answer to a question. yes: as answered. counted: by the rule of dependence. reason: why it does not count."""
 
     number: int
     category: str
@@ -103,7 +103,7 @@ class Answer(Config):
 
 
 class Verdict(Config):
-    """On one image. score: the share of questions that count."""
+    """The verdict on one image. score: the share of questions that count."""
 
     item: str
     prompt: str
@@ -112,11 +112,11 @@ class Verdict(Config):
 
 
 def judge(prompt: DensePrompt, answers: Sequence[str]) -> Verdict:
-    """Answers, in the order of the prompt's questions, to what counts.
+    """Judge answers, given in the order of the prompt's questions.
 
-    Yes counts 1 and every other answer 0. A question counts 0 when one of its parents does, in the order of the file as
-    published, so that a no also reaches questions that depend on it through others. Parents that are not among the
-    questions are ignored.
+    Yes counts 1 and every other answer 0. A question counts 0 if one of its parents does, in file order as published,
+    so that a no also reaches questions that depend on it through others. Parents that are not among the questions are
+    ignored.
     """
     counts = {number: answer.strip().lower() == YES for number, answer in zip(prompt.questions, answers, strict=True)}
     found = []
@@ -155,7 +155,7 @@ def run(context: Context[DpgOptions]) -> Result:
         },
         notes=(
             *asked.notes,
-            f"answered by {answerer.name}: published scores are mPLUG-large's, and are not to be compared with these",
+            f"answered by {answerer.name}: published scores are mPLUG-large's, and cannot be compared with these",
         ),
         published=(published_tables()["text_to_image"],),
         sheets=asked.generated.sheet([f"{100 * v.score:.0f}: {v.prompt[:80]}" for v in verdicts]),
@@ -166,10 +166,10 @@ def run(context: Context[DpgOptions]) -> Result:
 def scores(
     verdicts: Sequence[Verdict], per_prompt: int, answerer: str, generator: torch.Generator, resamples: int
 ) -> dict[str, dict[str, Figure]]:
-    """0 to 100, with intervals over prompts. verdicts: of the images of each prompt, one prompt after the other.
+    """Return scores from 0 to 100, with intervals over prompts. verdicts: on each prompt's images, prompt by prompt.
 
-    Overall: the mean over images of the share of questions that count. Of a category: the share of its questions that
-    are answered yes, over all images, without the rule of dependence, as published.
+    Overall: the mean over images of the share of questions that count. Per category: the share of its questions
+    answered yes, over all images, without the rule of dependence, as published.
     """
     column = f"score ({answerer})"
     whole = 100 * torch.tensor([v.score for v in verdicts], dtype=torch.float64).view(-1, per_prompt).mean(dim=1)

@@ -1,4 +1,4 @@
-"""Suite `generation`: images generated for the captions (or classes) of a set, against the images of the set."""
+"""Suite `generation`: images generated for the captions (or classes) of a set, compared with the images of the set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hart.strict import counted
 
 
 def run(context: Context[GenerationOptions]) -> Result:
-    """Raises `HartError` when the set has no captions (or classes, for a class model), or too few images."""
+    """Measure. Raises `HartError` if the set has no captions (or classes, for a class model), or too few images."""
     options, progress = context.options, context.progress
     source = options.source(options.caption_column, out=context.out)
     context.note(source.description)
@@ -37,7 +37,7 @@ def run(context: Context[GenerationOptions]) -> Result:
         prompts = _prompts(samples, "caption" if pipe.num_classes is None else "label", options)
         return GeneratedImages(pipe, prompts, sampling, options.seed, context.out)
 
-    # what is wrong with them is said before the features of a large set are computed, except of a stream
+    # problems with them are reported before the features of a large set are computed, except for a stream
     said = references.said()
     generated_images = None if said is None else images_for(said)
     extractor = open_extractor(options.features, context.device)
@@ -66,7 +66,7 @@ def run(context: Context[GenerationOptions]) -> Result:
 
 
 def _numbering(source: Source | Stream, classes: int | None) -> tuple[str, ...]:
-    """A note where a set numbers other classes than a class model has, of which it knows no names."""
+    """Return a note if a set numbers other classes than a class model, whose class names are unknown."""
     named = () if classes is None or isinstance(source, Stream) else source.classes
     if len(named) in (0, classes):
         return ()
@@ -77,7 +77,7 @@ def _numbering(source: Source | Stream, classes: int | None) -> tuple[str, ...]:
 
 
 def _usable(samples: Sequence[Sample], condition: Condition, limit: int | None) -> list[Sample]:
-    """Those that have a caption or a class. Raises `HartError` for fewer than `limit`, or than all where it is None."""
+    """Return samples with a caption or a class. Raises `HartError` for fewer than `limit` (None: than all)."""
     usable, bare = [], list[Damage]()
     for sample in samples:
         try:
@@ -92,7 +92,7 @@ def _usable(samples: Sequence[Sample], condition: Condition, limit: int | None) 
 
 
 def _prompts(samples: Sequence[Sample], condition: Condition, options: GenerationOptions) -> Sequence[Prompt]:
-    """A caption (chosen among its own) or the class of each of `limit` samples, chosen without replacement."""
+    """Return a caption (chosen among its own) or the class of each of `limit` samples, chosen without replacement."""
     generator = torch.Generator().manual_seed(options.seed)
     usable = _usable(samples, condition, options.limit)
     chosen = [usable[row] for row in torch.randperm(len(usable), generator=generator)[: options.limit].tolist()]

@@ -1,7 +1,7 @@
-"""Suite `geneval`: are the objects that a prompt names there, in the right number, colours and places?
+"""Suite `geneval`: are the objects that a prompt names present, in the right number, colours and places?
 
 GenEval (Ghosh et al., 2023, arXiv 2310.11513): a prompt asks for objects, some of them in a colour or beside another
-one, and excludes some. An image is right when everything is as asked.
+one, and excludes some. An image is right if everything is as requested.
 
 Boxes: (left, top, right, bottom) in pixels, y down.
 """
@@ -44,16 +44,16 @@ TASKS: Mapping[Tag, str] = {
     "position": "position",
     "color_attr": "colour attribution",
 }
-"""Tag of a prompt -> row of the table, in the published order."""
+"""Maps a prompt's tag to its row of the table, in the published order."""
 Relation = Literal["left of", "right of", "above", "below"]
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
 COUNTING_CONFIDENCE = 0.9
-"""As `CONFIDENCE`, for counting, which asks for more: one object detected twice would be two."""
+"""Like `CONFIDENCE`, but for counting, which is stricter: one object detected twice would count as two."""
 MOST_OBJECTS = 16
-"""Of a class in one image: the most confident ones."""
+"""Most objects of a class in one image: the most confident ones."""
 POSITION_MARGIN = 0.1
-"""Share of both boxes' sizes by which their centres must differ before one is beside the other."""
+"""Share of both boxes' sizes by which their centres must differ for one to be beside the other."""
 
 
 class Wanted(Config):
@@ -87,11 +87,11 @@ class ObjectPrompt(Config):
 
 
 ColoursOf = Callable[[str, Sequence[Found]], Sequence[str]]
-"""Colours of objects of one class, each of `COLOURS`."""
+"""Returns the colours of objects of one class, each one of `COLOURS`."""
 
 
 def read_prompts(file: Path) -> list[ObjectPrompt]:
-    """The published format: a JSON object a line. Raises `HartError` that names the line."""
+    """Read the published format: one JSON object per line. Raises `HartError` that names the line."""
     prompts = []
     for number, line in enumerate(read_text(file).split("\n"), start=1):
         if line.strip():
@@ -99,7 +99,7 @@ def read_prompts(file: Path) -> list[ObjectPrompt]:
                 prompts.append(ObjectPrompt.from_dict(parse_json(line.encode(), "the line")))
             except HartError as error:
                 raise HartError(
-                    f"{file}, line {number}: is no prompt of GenEval ({error}): see {PROMPTS.address}"
+                    f"{file}, line {number}: is not a prompt of GenEval ({error}): see {PROMPTS.address}"
                 ) from None
     if not prompts:
         raise HartError(f"{file}: holds no prompts: fetch {PROMPTS.address}")
@@ -107,7 +107,7 @@ def read_prompts(file: Path) -> list[ObjectPrompt]:
 
 
 def counted_objects(found: Iterable[Found], tag: str) -> dict[str, list[Found]]:
-    """The objects of an image that count for a task, by class, most confident first, at most `MOST_OBJECTS`."""
+    """Return the objects of an image that count for a task, by class, most confident first, at most `MOST_OBJECTS`."""
     least = COUNTING_CONFIDENCE if tag == COUNTING else CONFIDENCE
     objects: dict[str, list[Found]] = defaultdict(list)
     for item in sorted(found, key=lambda item: -item.score):
@@ -117,16 +117,16 @@ def counted_objects(found: Iterable[Found], tag: str) -> dict[str, list[Found]]:
 
 
 def relations(box: Sequence[float], target: Sequence[float]) -> tuple[str, ...]:
-    """Where a box lies as seen from `target`, of `RELATIONS`: none, one, or two where it lies across a corner.
+    """Return where a box lies as seen from `target`, of `RELATIONS`: none, one, or two if it lies diagonally.
 
-    The distance of the centres is shortened by `POSITION_MARGIN` of both boxes along each axis; what is left must be
-    more than half of the whole distance.
+    The distance of the centres is reduced by `POSITION_MARGIN` of both boxes along each axis; what is left must be more
+    than half of the whole distance.
     """
     (left, top, right, bottom), (left_of, top_of, right_of, bottom_of) = box, target
     apart = torch.tensor([left + right - left_of - right_of, top + bottom - top_of - bottom_of]).double() / 2
     sizes = torch.tensor([right - left + right_of - left_of, bottom - top + bottom_of - top_of]).double()
     rest = apart.sign() * (apart.abs() - POSITION_MARGIN * sizes).clamp(min=0)
-    if rest.abs().max() < 1e-3:  # of a pixel, as published
+    if rest.abs().max() < 1e-3:  # in pixels, as published
         return ()
     x, y = (rest / apart.norm()).tolist()
     holds = (x < -0.5, x > 0.5, y < -0.5, y > 0.5)
@@ -134,9 +134,9 @@ def relations(box: Sequence[float], target: Sequence[float]) -> tuple[str, ...]:
 
 
 def faults(prompt: ObjectPrompt, objects: Mapping[str, Sequence[Found]], colours_of: ColoursOf) -> list[str]:
-    """What is not as asked, one text each; empty for a right image. objects: see `counted_objects`.
+    """Return what is not as requested, one text each; empty for a right image. objects: see `counted_objects`.
 
-    Colour and position are judged on the most confident objects of the class, as many as are asked for.
+    Colour and position are judged on the most confident objects of the class, as many as are requested.
     """
     said: list[str] = []
     matched: list[Sequence[Found] | None] = []
@@ -155,7 +155,7 @@ def faults(prompt: ObjectPrompt, objects: Mapping[str, Sequence[Found]], colours
 def _fault(
     wanted: Wanted, chosen: Sequence[Found], matched: Sequence[Sequence[Found] | None], colours_of: ColoursOf
 ) -> str:
-    """What is not as one clause asks; empty for nothing. matched: what earlier clauses found, None for a fault."""
+    """Return what one clause finds wrong; empty for nothing. matched: what earlier clauses found, None for a fault."""
     if len(chosen) < wanted.count:
         return f"expected {wanted.name}>={wanted.count}, found {len(chosen)}"
     if wanted.colour is not None:
@@ -175,7 +175,7 @@ def _fault(
 
 
 class Verdict(Config):
-    """On one image. reason: what is not as asked. objects: by class, each its box and score."""
+    """The verdict on one image. reason: what is not as requested. objects: by class, each its box and score."""
 
     tag: str
     prompt: str
@@ -228,7 +228,7 @@ def run(context: Context[GenevalOptions]) -> Result:
 def scores(
     tags: Sequence[str], right: Tensor, judged_by: str, generator: torch.Generator, resamples: int
 ) -> dict[str, dict[str, Figure]]:
-    """Shares of right images by task, and overall the mean over tasks, with intervals over prompts.
+    """Return shares of right images by task, and overall the mean over tasks, with intervals over prompts.
 
     tags: task of each prompt. right: (prompts, images) bool. Overall, prompts are resampled within their tasks.
     """

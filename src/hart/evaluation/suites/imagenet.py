@@ -1,7 +1,7 @@
 """Suite `imagenet`: class-conditional ImageNet at 256 px by ADM's protocol (Dhariwal and Nichol, 2021).
 
-50,000 images, evenly from all classes, against a reference batch: FID, sFID, Inception Score, precision and recall.
-What is measured is always an `.npz` that ADM's own evaluator reads, whoever generated the images.
+50,000 images, evenly from all classes, compared with a reference batch: FID, sFID, Inception Score, precision and
+recall. The measured file is always an `.npz` that ADM's own evaluator reads, whoever generated the images.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ REFERENCE = PublishedFile(
     "VIRTUAL_imagenet256_labeled.npz",
 )
 SAMPLING = VAR_SAMPLING
-"""Of VAR's published numbers, as its authors say. HART's for ImageNet are not published: these are the nearest."""
+"""Settings of VAR's published figures, according to its authors. HART's for ImageNet are unpublished."""
 
 
 def run(context: Context[ImageNetOptions]) -> Result:
-    """Raises `HartError`; what may be missing is looked for before anything is generated."""
+    """Measure. Raises `HartError`; files that may be missing are looked for before anything is generated."""
     options, progress = context.options, context.progress
     reference = SampleFile(located(REFERENCE, options.reference or options.data))
     require_images(len(reference), LEAST_IMAGES, f"{reference.path}: the suite")
@@ -83,8 +83,10 @@ def run(context: Context[ImageNetOptions]) -> Result:
 
 
 def _generate(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile, dict[str, Any], list[str]]:
-    """Images, as evenly from all classes as possible, in `samples.npz`; their settings, and notes on them. Raises
-    `HartError` for a model that does not generate classes."""
+    """Generate images, as evenly from all classes as possible, into `samples.npz`; return their settings, and notes.
+
+    Raises `HartError` for a model that does not generate classes.
+    """
     options, count = context.options, context.options.limit
     pipe = HartPipeline.from_pretrained(model, device=options.device)
     if pipe.num_classes is None:
@@ -95,7 +97,7 @@ def _generate(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile
     classes = balanced_classes(count, pipe.num_classes, options.seed)
     generated = GeneratedImages(pipe, classes, sampling, options.seed, context.out)
     generated.generate(options.batch_size, context.progress)
-    context.progress(0, None, f"{SAMPLES_FILE} is written")
+    context.progress(0, None, f"writing {SAMPLES_FILE}")
     batches = map(generated.pixels, generated.batches(FEATURE_BATCH))
     write_samples(context.out / SAMPLES_FILE, batches, pipe.image_size, classes)
     notes = []
@@ -114,7 +116,7 @@ def _generate(context: Context[ImageNetOptions], model: str) -> tuple[SampleFile
 
 
 def balanced_classes(count: int, classes: int, seed: int) -> list[int]:
-    """The class of every image: all classes in turn, and at the end, where they do not fit, some chosen by `seed`.
+    """Return the class of every image: all classes in turn, and at the end, if they do not fit, some chosen by `seed`.
 
     The order matters: the Inception Score is computed on 5,000 images at a time; sorted ones would have few classes.
     """

@@ -1,4 +1,4 @@
-"""What `geneval` and `dpg` share: several images of each prompt, and a kept verdict on every image."""
+"""What `geneval` and `dpg` share: several images per prompt, and a stored verdict on every image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERDICTS_FILE = "verdicts.jsonl"
 OVERALL = "overall"
 
 V = TypeVar("V", bound=Config)
-"""What a judge says of one image."""
+"""A judge's verdict on one image."""
 
 
 class JudgedPrompts:
@@ -26,7 +26,7 @@ class JudgedPrompts:
     def __init__(
         self, context: Context[Any], published: PublishedFile, prompts: Sequence[Any], groups: Sequence[str]
     ) -> None:
-        """prompts: dataclasses with a `prompt`. groups: of each. Raises `HartError` for a class model."""
+        """prompts: dataclasses with a `prompt`. groups: one for each. Raises `HartError` for a class model."""
         options: JudgedPromptsOptions = context.options
         self.prompts = [prompts[row] for row in evenly_chosen(groups, options.limit, options.seed)]
         self.each = [prompt for prompt in self.prompts for _ in range(options.per_prompt)]
@@ -47,9 +47,9 @@ class JudgedPrompts:
     def verdicts(
         self, kind: type[V], judge_facts: Mapping[str, Any], judge: Callable[[list[int]], Sequence[V]], batch_size: int
     ) -> list[V]:
-        """A verdict on every image, kept for as long as image, prompt and judges are the same.
+        """Return a verdict on every image, reused as long as image, prompt and judges are the same.
 
-        judge_facts: all that decides a verdict besides image and prompt. judge: verdicts on images, by number.
+        judge_facts: what determines a verdict besides image and prompt. judge: returns verdicts on images, by number.
         """
         kept: Cache[V] = self._context.cache(records(kind), judge_facts)
         keys = [
@@ -60,6 +60,6 @@ class JudgedPrompts:
         return [kept.read(key) for key in keys]
 
     def lines(self, verdicts: Sequence[Config]) -> dict[str, list[dict[str, Any]]]:
-        """For `Result.lines`: every verdict with the name of its image."""
+        """Return every verdict with the name of its image, for `Result.lines`."""
         named = enumerate(verdicts)
         return {VERDICTS_FILE: [{"image": self.generated.path(i).name, **verdict.to_dict()} for i, verdict in named]}

@@ -1,4 +1,4 @@
-"""MJHQ-30K (Playground, 2023): 30,000 prompts with an image each, in 10 categories, as it is published.
+"""MJHQ-30K (Playground, 2023): 30,000 prompts with an image each, in 10 categories, as published.
 
 meta_data.json                 {ID: {"category": ..., "prompt": ...}}
 mjhq30k_imgs/CATEGORY/ID.jpg   or mjhq30k_imgs.zip
@@ -25,7 +25,7 @@ COUNT, CATEGORIES = 30_000, 10
 
 
 def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_size: int = MJHQ_SIZE) -> Benchmark:
-    """The set in `folder`; None fetches it once, 9 GB, through the hub.
+    """Open the set in `folder`; None downloads it once, 9 GB, through the hub.
 
     limit: prompts to use, as evenly from the categories as possible, chosen by `seed`; None uses all. Generated images
     are compared with all images of the set. Raises `HartError` with the address of what is missing.
@@ -59,7 +59,7 @@ def open_mjhq(folder: Path | None, limit: int | None, seed: int, reference_size:
 
 
 def _read_entries(file: Path) -> list[tuple[str, str, str]]:
-    """ID, category and prompt of every image."""
+    """Return ID, category and prompt of every image."""
     try:
         entries = parse_json(read_bytes(file, TEXT_LIMIT), str(file))
     except FileError as error:
@@ -71,6 +71,6 @@ def _read_entries(file: Path) -> list[tuple[str, str, str]]:
 
 
 def run(context: Context[MjhqOptions]) -> Result:
-    """Raises `HartError`."""
+    """Measure. Raises `HartError`."""
     options = context.options
     return measure(context, open_mjhq(options.data, options.limit, options.seed, options.reference_size))

@@ -1,6 +1,6 @@
-"""What `mjhq` and `coco` share: images generated for the prompts of a published set, against the images of the set.
+"""What `mjhq` and `coco` share: images generated for the prompts of a published set, compared with the set's images.
 
-FID and KID, over all and by category, precision and recall, and scores of image and text such as CLIP's.
+FID and KID, overall and by category, precision and recall, and scores of image and text such as CLIP's.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ NONE = "none"
 class Benchmark:
     """A published set: its prompts, and the images to compare with.
 
-    prompts: of every image generated. categories: of every prompt; empty where the set has none.
-    references: all images of the set, with a record that holds their `CATEGORY` where the set has any.
-    reference_size: pixels that the images of the set are cut and resized to. generated_size: the same for generated
-    ones; None leaves them as they are. notes: where this is not the published set. published: rows of others.
+    prompts: of every generated image. categories: of every prompt; empty if the set has none.
+    references: all images of the set, with a record that holds their `CATEGORY` if the set has any.
+    reference_size: pixels that the set's images are cropped and resized to. generated_size: the same for generated
+    ones; None leaves them as they are. notes: how this differs from the published set. published: rows of others.
     """
 
     prompts: tuple[str, ...]
@@ -62,7 +62,7 @@ def measure(context: Context[TextToImageOptions], benchmark: Benchmark) -> Resul
         f"each of {counted(len(rows), 'row')}",
         f"give --limit {LEAST_IMAGES * len(rows)} or more",
     )
-    # what may be missing is looked for before anything is generated
+    # files that may be missing are looked for before anything is generated
     references = ImageSet(benchmark.references, ImageTransform(benchmark.reference_size))
     references.require(LEAST_IMAGES)
     extractor = open_extractor(options.features, context.device, options.data)
@@ -111,7 +111,7 @@ def _warnings(benchmark: Benchmark, sampling: SamplingConfig, count: int) -> lis
     warnings = [*few_images_warning("FID", count)]
     if not warnings and benchmark.categories:
         warnings.append(
-            f"FID of one category is of fewer than {FEW_IMAGES:,} images, and so above that of all: compare it "
+            f"FID of one category has fewer than {FEW_IMAGES:,} images, and so is above that of all: compare it "
             "only with the same category of others"
         )
     if sampling.gumbel_smoothing:
@@ -124,7 +124,7 @@ def _warnings(benchmark: Benchmark, sampling: SamplingConfig, count: int) -> lis
 
 
 def _scorers(options: TextToImageOptions, device: torch.device) -> list[Scorer]:
-    """What scores images with their prompts. Raises `HartError`."""
+    """Return what scores images with their prompts. Raises `HartError`."""
     found: list[Scorer] = []
     if options.clip != NONE:
         found.append(ClipScore(at_hand(options.clip, options.data), device))

@@ -1,7 +1,7 @@
-"""Suite `tokenizer`: what an image loses in the tokenizer, discrete against hybrid.
+"""Suite `tokenizer`: what an image loses in the tokenizer, discrete compared with hybrid.
 
 Everything is measured on 8-bit images, as they would be stored. `hybrid` is codes plus the exact residual, which is the
-encoder's continuous latent: what hybrid tokens reach when the residual is sampled without error (paper, Table 1).
+encoder's continuous latent: what hybrid tokens would reach if the residual were sampled exactly (paper, Table 1).
 
 Shapes: B batch, N images, H W image, D width of a feature.
 """
@@ -42,15 +42,15 @@ INPUT = "input"
 PSNR, SSIM = "PSNR, dB", "SSIM"
 POOLED, SPATIAL = "pooled", "spatial"
 IDENTICAL_PSNR = 100.0
-"""dB of an image of which nothing is lost, for a finite mean; one value off by one in a 256 px image is 101 dB."""
+"""PSNR in dB of an identical image, for a finite mean; one value off by one in a 256 px image gives 101 dB."""
 DISTANCES = {"lpips": "LPIPS (VGG-16)", "efficientnet_lite0": "distance (efficientnet-lite0)"}
 SHEET_FILE, SHEET_IMAGES = "reconstructions.png", 12
 
 
 def schedule_for(config: TokenizerConfig, size: ImageSize, scales: tuple[int, ...] | None = None) -> ScaleSchedule:
-    """The scales with which images of `size` are coded.
+    """Return the scales with which images of `size` are coded.
 
-    `scales` if given, for squares; else those of `hart.sizes.schedule_of_size`. Raises `HartError` when they do not end
+    `scales` if given, for squares; else those of `hart.sizes.schedule_of_size`. Raises `HartError` if they do not end
     at the latent's size.
     """
     if min(size) < SSIM_WINDOW:
@@ -68,8 +68,10 @@ def schedule_for(config: TokenizerConfig, size: ImageSize, scales: tuple[int, ..
 
 
 def run(context: Context[TokenizerOptions]) -> Result:
-    """Scores and features of every batch are kept: a stopped run continues. Raises `HartError` for sets of fewer than
-    four images, or decoded images that are not finite."""
+    """Measure. Scores and features of every batch are kept: a stopped run continues.
+
+    Raises `HartError` for sets of fewer than four images, or if decoded images are not finite.
+    """
     from hart.checkpoint.loading import load_tokenizer
 
     options, progress, device = context.options, context.progress, context.device
@@ -95,7 +97,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
         values = kept.get(kept.key(pixels), partial(measure, pixels))
         parts.append(values)
         if shown := min(len(pixels), SHEET_IMAGES - len(groups)):
-            # decoded again: images are not kept, and these are few
+            # decoded again, since images are not kept, and these are few
             versions = (pixels, *reconstruct(tokenizer, pixels.to(device), schedule).values())
             groups += [[unit_to_pil(version[row].float() / 255) for version in versions] for row in range(shown)]
             for row in range(shown):
@@ -123,7 +125,7 @@ def run(context: Context[TokenizerOptions]) -> Result:
 
 @dataclass(frozen=True)
 class Measure:
-    """Scores and features of images and their reconstructions, by "KIND: NAME", a row an image."""
+    """Scores and features of images and their reconstructions, by "KIND: NAME", one row per image."""
 
     tokenizer: HybridTokenizer
     schedule: ScaleSchedule
@@ -133,10 +135,10 @@ class Measure:
     distance_name: str
 
     def facts(self) -> dict[str, object]:
-        """What decides the numbers."""
+        """Return what determines the numbers."""
         return {
             "tokenizer": fingerprint(self.tokenizer),
-            "config": self.tokenizer.config.to_dict(),  # some of it decides an image, and no weight shows it
+            "config": self.tokenizer.config.to_dict(),  # parts of it affect images, and weights do not show it
             "scales": self.schedule.listed,
             "device": self.device.type,
             "features": extractor_facts(self.extractor) | {"choices": choices(self.extractor)},
@@ -145,7 +147,7 @@ class Measure:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Of images (B, 3, H, W) uint8."""
+        """Measure images (B, 3, H, W) uint8."""
         original = pixels.to(self.device)
         values: dict[str, Tensor] = {}
         for kind, image in {INPUT: original, **reconstruct(self.tokenizer, original, self.schedule)}.items():
@@ -161,7 +163,7 @@ class Measure:
 
 @torch.inference_mode()
 def reconstruct(tokenizer: HybridTokenizer, pixels: Tensor, schedule: ScaleSchedule) -> dict[str, Tensor]:
-    """Each kind of reconstruction of images (B, 3, H, W), as 8-bit images."""
+    """Return each kind of reconstruction of images (B, 3, H, W), as 8-bit images."""
     decoded = {}
     for kind, image in zip(KINDS, tokenizer.reconstruct(to_signed(pixels), schedule), strict=True):
         if not bool(image.isfinite().all()):
@@ -175,7 +177,7 @@ def reconstruct(tokenizer: HybridTokenizer, pixels: Tensor, schedule: ScaleSched
 def _figures(
     measured: Mapping[str, Tensor], kind: str, measure: Measure, context: Context[TokenizerOptions]
 ) -> dict[str, Figure]:
-    # one generator a kind: both see the same resamples
+    # one generator per kind: both see the same resamples
     generator, resamples, extractor = context.generator(), context.options.resamples, measure.extractor.name
 
     def compared(features: str) -> tuple[Tensor, Tensor]:
