@@ -176,9 +176,8 @@ class Changed(RequestBody):
     edit with neither mask nor source prompt, else none."""
     style_strength: Annotated[float, Field(ge=0, le=10)] | None = None
     """How strongly the result takes on the colours of the file `style`, or without one those of the image itself (0:
-    not at
-    all, 1: clearly); by default 1 with such a file, 0 without. Above 0, a variation takes no scales from the image
-    unless `kept_scales` says so."""
+    not at all, 1: clearly); by default 1 with such a file, 0 without. Above 0, a variation takes no scales from the
+    image unless `kept_scales` says so."""
 
 
 class Edit(Changed):
