@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import Tensor
 
-from hart.networks.image_reward import RewardNetwork
+from hart.networks import image_reward
 from judge_models import PIECES
 
 PUBLISHED = SimpleNamespace(
@@ -21,17 +22,19 @@ SIZES = SimpleNamespace(
 )  # fmt: skip
 
 
-def network(sizes: SimpleNamespace) -> RewardNetwork:
+def use(sizes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let networks have these sizes: the published file has 447 million weights."""
+
     def tower(width: int, depth: int) -> dict[str, int]:
         heads = width // sizes.head_width
         inner = {"intermediate_size": 4 * width, "num_hidden_layers": depth, "num_attention_heads": heads}
         return {"hidden_size": width, **inner}
 
     vision, text = tower(sizes.vision_width, sizes.vision_depth), tower(sizes.text_width, sizes.text_depth)
-    return RewardNetwork(
-        vision | {"image_size": sizes.image_size, "patch_size": sizes.patch},
-        text | {"vocab_size": sizes.vocabulary, "max_position_embeddings": sizes.positions},
-    )
+    vision |= {"image_size": sizes.image_size, "patch_size": sizes.patch}
+    text |= {"vocab_size": sizes.vocabulary, "max_position_embeddings": sizes.positions}
+    monkeypatch.setattr(image_reward, "VISION", vision)
+    monkeypatch.setattr(image_reward, "TEXT", text)
 
 
 def linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:

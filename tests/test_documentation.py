@@ -112,7 +112,7 @@ def test_the_reference_of_keys_has_all_that_is_declared() -> None:
     assert rows["trainer.precision"][1:4] == ("text", '"float32"', '"float32", "bfloat16"')
     assert rows["perceptual.files"][1:3] == ("list of text", "[]")
     assert rows["optimizer.final_weight_decay"][2] == "none"
-    assert rows["loss.reconstruction"][4] == "Of the mean absolute error (L1)."
+    assert rows["loss.reconstruction"][4] == "Weight of the mean absolute error (L1)."
     assert rows["data"][4].startswith("Images")
 
 

@@ -11,9 +11,10 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from hart.checkpoint.folders import CheckpointError
-from hart.checkpoint.hub import from_transformers, needed_files, require_repository
+from hart.checkpoint.hub import needed_files, require_repository
 from hart.checkpoint.loading import resolve_model
 from hart.errors import HartError
+from hart.networks.pretrained import from_transformers
 
 TOKENIZER = ["tokenizer/config.json", "tokenizer/model.safetensors"]
 PLAIN = ["llm/model-00001-of-00002.safetensors", "llm/model-00002-of-00002.safetensors"]

@@ -18,7 +18,7 @@ from hart import HartError, HartPipeline
 from hart.checkpoint.folders import SCORER_FILE
 from hart.data import pil_to_pixels
 from hart.evaluation import best_of, open_scorer
-from hart.evaluation.judges.references import ReferenceScore, write_references
+from hart.evaluation.judges.scores import ReferenceScore, write_references
 
 
 class Darkest:

@@ -45,6 +45,7 @@ def test_numbers_of_numpy_are_numbers(text: HartPipeline, classes: HartPipeline)
     assert images(out) == images(text("a cat", seed=3, guidance_scale=2, top_k=5, gumbel_smoothing=False))
     assert type(out.seeds[0]) is int
     assert images(classes(np.array([1, 2]))) == images(classes([1, 2])) == images(classes(torch.tensor([1, 2])))
+    assert images(classes(["1", "2"])) == images(classes([1, 2])), "as a command line has them"
 
 
 @pytest.mark.parametrize(

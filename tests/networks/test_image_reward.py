@@ -17,7 +17,7 @@ from hart.errors import HartError
 from hart.evaluation.judges.scores import ImageReward
 from hart.networks.image_reward import RewardNetwork, name_in_file
 from judge_models import save_text_tokenizer
-from reward_models import PUBLISHED, SIZES, network, published_layout, random_state
+from reward_models import PUBLISHED, SIZES, published_layout, random_state, use
 
 CPU = torch.device("cpu")
 PROMPTS = ["a cat", "two dogs and a very large house", "green"]
@@ -85,8 +85,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_scores_are_those_of_the_published_network(file: Path, tokenizer: str) -> None:
-    scorer = ImageReward(file, tokenizer, CPU, network(SIZES))
+def test_scores_are_those_of_the_published_network(file: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(SIZES, monkeypatch)
+    scorer = ImageReward(file, tokenizer, CPU)
     assert (scorer.name, scorer.image_size) == ("ImageReward", 16)
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(256, (len(PROMPTS), 3, 16, 16), generator=generator, dtype=torch.uint8)
@@ -112,7 +113,10 @@ def test_layout_is_that_of_the_published_file() -> None:
     assert ours["blip.text_encoder.encoder.layer.11.crossattention.self.key.weight"] == (768, 1024)
 
 
-def test_another_file_names_what_does_not_fit(file: Path, tokenizer: str, tmp_path: Path) -> None:
+def test_another_file_names_what_does_not_fit(
+    file: Path, tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(SIZES, monkeypatch)
     state = random_state(SIZES)
     del state["blip.visual_encoder.blocks.1.attn.proj.bias"]
     state["module.extra"] = torch.zeros(1)
@@ -120,8 +124,8 @@ def test_another_file_names_what_does_not_fit(file: Path, tokenizer: str, tmp_pa
     with pytest.raises(
         CheckpointError, match=r"missing blip\.visual_encoder\.blocks\.1\.attn\.proj\.bias; unexpected module"
     ):
-        ImageReward(tmp_path / "cut.pt", tokenizer, CPU, network(SIZES))
+        ImageReward(tmp_path / "cut.pt", tokenizer, CPU)
     with pytest.raises(HartError, match=r"absent\.pt: no such file: fetch it from https://huggingface\.co/THUDM"):
-        ImageReward(tmp_path / "absent.pt", tokenizer, CPU, network(SIZES))
+        ImageReward(tmp_path / "absent.pt", tokenizer, CPU)
     with pytest.raises(HartError, match=r"ImageReward '.*absent': there is no such folder"):
-        ImageReward(file, str(tmp_path / "absent"), CPU, network(SIZES))
+        ImageReward(file, str(tmp_path / "absent"), CPU)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from hart.config import TextEncoderConfig
 from hart.errors import HartError
@@ -87,6 +88,27 @@ def test_what_transformers_cannot_load_is_named(tmp_path: Path) -> None:
         load_text_encoder(TextEncoderConfig(kind="qwen2", tokens=4, source="/absent/model"), None)
     with pytest.raises(HartError, match="transformers cannot load it"):
         load_text_encoder(TextEncoderConfig(kind="qwen2", tokens=4, source=str(tmp_path)), None)
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(HartError, match="'bert' model"):
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=300, num_key_value_heads=2, **sizes)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, "right")
+    with pytest.raises(
+        HartError, match=r"is another model than a Qwen2Model, .* has no layers\.0\.self_attn\.k_proj\.bias"
+    ):
         load_text_encoder(TextEncoderConfig(kind="qwen2", tokens=4, source=str(tmp_path)), None)
+
+
+def test_an_encoder_that_was_copied_in_part_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    save_language_model(tmp_path)
+    file, missing = tmp_path / "model.safetensors", "model.layers.0.mlp.up_proj.weight"
+    whole = load_file(file)
+    save_file({name: whole[name] for name in whole if name != missing}, file, {"format": "pt"})
+    capfd.readouterr()
+    with pytest.raises(
+        HartError, match=r"only a part of one: it has no layers\.0\.mlp\.up_proj\.weight: give the folder"
+    ):
+        load(tmp_path, instruction=False)
+    assert capfd.readouterr().err == "", "the error says all of it"
+    save_file(whole, file, {"format": "pt"})
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(HartError, match="has no vocabulary: copy the files of its tokenizer"):
+        load(tmp_path, instruction=False)

@@ -17,14 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hart.inference.kernels import (
-    GPU_PRODUCTS,
-    int8_range,
-    packed_int8,
-    packed_int8_product,
-    shift_back,
-    unsigned,
-)
+from hart.inference.kernels import GPU_PRODUCTS, int8_range, packed_int8, packed_int8_product, shift_back, unsigned
 from hart.inference.packing import pack_weight, packed_linear, packing_refusal
 
 SEED = 0

@@ -243,8 +243,7 @@ def part_work(timer: GenerationTimer, batch: int) -> dict[str, Work]:
         samples.append(Work(2 * batch * cost.macs["codes"] * tokens / sum(counts), logits))
     diffusion_steps = config.diffusion_steps(sampling) * len(diffusion_calls(config, timer.schedule))
     diffusion = Work(
-        2 * batch * cost.macs["residual diffusion"],
-        diffusion_steps * cost.parameters["residual diffusion"] * weight,
+        2 * batch * cost.macs["residual diffusion"], diffusion_steps * cost.parameters["residual diffusion"] * weight
     )
     pixels = 3 * batch * timer.image_size.width * timer.image_size.height
     decoded = pipe.tokenizer.post_quant_conv.weight.dtype.itemsize

@@ -34,6 +34,8 @@ def cell_text(value: Any) -> str:
         return "yes" if value else "**NO**"
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
     return str(value).replace("|", "/")
 
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.released_weights import WEIGHT_FILES
-from hart.devices import is_out_of_memory
-from hart.errors import HartError
 from hart.files import user_path
 from hart.hub import hub_address, is_hub_name, unreachable
 from hart.strict import reason
 
-T = TypeVar("T")
-
-# Folder of a repository -> patterns of its weights, in order of preference: this project's layout and VAR's; HART's
-# parts.
+# Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
 NOT_DOWNLOADED = "{} {!r} is not a folder and cannot be downloaded from the Hugging Face hub"
 
@@ -37,70 +31,45 @@ def folder_or_id(source: str, role: str) -> str:
     raise CheckpointError(f"{role} {source!r}: there is no such folder, and a hub id is OWNER/NAME")
 
 
-def _remedy(source: str, instead: str = "") -> str:
+def remedy(source: str, instead: str = "") -> str:
+    """What to do where a hub model cannot be downloaded. instead: what to do with its files when they are there; by
+    default to give their folder."""
     elsewhere = f"fetch it elsewhere from https://huggingface.co/{source}"
     return f"check the name and the connection, or {elsewhere} and {instead or 'give the folder with its files'}"
 
 
-def from_transformers(load: Callable[[str], T], what: str, source: str, role: str, instead: str = "") -> T:
-    """Return what `load` makes, by transformers, of a folder or hub id; also of an earlier download of a hub model if
-    the hub cannot be reached.
-
-    what: what it should be. instead: what to do with its files if they cannot be downloaded; by default, give their
-    folder. Raises `HartError`.
-    """
-    place = folder_or_id(source, role)
-    from_hub = not user_path(source).is_dir()
-    if from_hub and (why := unreachable()) is not None:
-        if (copy := _copy(place)) is None:
-            failed = f"{role} {source!r}: is no folder, and the Hugging Face hub cannot be reached ({why})"
-            raise CheckpointError(f"{failed}: {_remedy(source, instead)}")
-        place = str(copy)
-    try:
-        return load(place)
-    except Exception as error:  # transformers raises many kinds
-        if is_out_of_memory(error):
-            raise
-        of_folder = "give a hub id or a folder with its configuration, weights and tokenizer"
-        remedy = _remedy(source, instead) if from_hub else of_folder
-        said = f"{role} {source!r}: transformers cannot load it as {what} ({reason(error)}): {remedy}"
-        raise HartError(said) from None
-
-
 def download(repository: str) -> Path:
-    """Return the folder of a hub model; if the hub cannot be reached, the copy of an earlier download.
-
-    Raises `CheckpointError` if there is neither.
-    """
+    """The folder of a hub model; if the hub cannot be reached, the copy of an earlier download. Raises
+    `CheckpointError` if there is neither."""
     try:
         files = _files(repository)
     except CheckpointError:
-        if (copy := _copy(repository)) is not None:
+        if (copy := downloaded(repository)) is not None:
             return copy
         raise
     from huggingface_hub import snapshot_download
 
     needed = needed_files(repository, files)
-    with _hub(NOT_DOWNLOADED.format("model", repository), _remedy(repository)):
+    with _hub(NOT_DOWNLOADED.format("model", repository), remedy(repository)):
         return Path(snapshot_download(repository, allow_patterns=needed))
 
 
 def require_repository(repository: str, role: str = "model") -> None:
-    """Raise `CheckpointError` for a hub model with neither an earlier download nor a list of files. role: what it is
-    for, in errors."""
-    if _copy(repository) is None:
+    """Raise `CheckpointError` for a hub model of which there is neither an earlier download nor a list of files. role:
+    what it is for, as errors call it."""
+    if downloaded(repository) is None:
         _files(repository, role)
 
 
 def _files(repository: str, role: str = "model") -> list[str]:
-    with _hub(NOT_DOWNLOADED.format(role, repository), _remedy(repository)):
+    with _hub(NOT_DOWNLOADED.format(role, repository), remedy(repository)):
         from huggingface_hub import list_repo_files
 
         return list(list_repo_files(repository))
 
 
-def _copy(repository: str) -> Path | None:
-    """Return the folder of an earlier download, if there is one."""
+def downloaded(repository: str) -> Path | None:
+    """The folder of an earlier download, if there is one."""
     hub_address()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError

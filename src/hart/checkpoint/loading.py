@@ -29,7 +29,7 @@ from hart.checkpoint.folders import (
     local_folder,
 )
 from hart.checkpoint.hub import download
-from hart.checkpoint.released_names import TRANSFORMER_NAMES, PublishedWeights, renamed, tokenizer_names
+from hart.checkpoint.released_names import fill_published, model_names, tokenizer_names
 from hart.checkpoint.released_weights import WEIGHT_FILES, hart_tokenizer_config, hart_transformer_config, var_configs
 from hart.checkpoint.storage import fill_module, fingerprint, read_tensors, save_module
 from hart.config import Config, ConfigError, HartConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
@@ -99,18 +99,20 @@ def load_model(
     """
     folder = readable_folder(user_path(folder))
     layout = layout_of(folder)
-    config, weights = (HartConfig.load(folder / CONFIG_FILE), None) if layout == "own" else _published(folder, layout)
+    published = None if layout == "own" else _published(folder, layout)
+    config = HartConfig.load(folder / CONFIG_FILE) if published is None else published[0]
     with without_memory():
         tokenizer, hart = build(config)
-    if weights is None:
-        at_rest = "encoder" if tokenizer_dtype is None else None  # generation does not need it
+    if published is None:
+        at_rest = "encoder" if tokenizer_dtype is None else None  # images are made without it
         fill_module(tokenizer, folder / TOKENIZER_FILE, tokenizer_dtype, mapped=at_rest)
         if eight_bits is None or config.dequantize:
             eight_bits = partial(_ordinary, dtype=dtype)
         fill_module(hart, folder / HART_FILE, dtype, eight_bits=eight_bits)
     else:
-        weights[0].fill(tokenizer, tokenizer_dtype)
-        weights[1].fill(hart, dtype)
+        _, vae, weights = published
+        fill_published(tokenizer, *vae, tokenizer_names(config.tokenizer, vae[0]), tokenizer_dtype)
+        fill_published(hart, *weights, model_names(config), dtype)
     return LoadedModel(config, tokenizer, hart, folder)
 
 
@@ -142,11 +144,7 @@ def opens_in_8_bits(folder: Path) -> bool:
 
 
 def save_model(
-    folder: AnyPath,
-    config: HartConfig,
-    tokenizer: HybridTokenizer,
-    hart: Hart,
-    dtype: torch.dtype | None = None,
+    folder: AnyPath, config: HartConfig, tokenizer: HybridTokenizer, hart: Hart, dtype: torch.dtype | None = None
 ) -> None:
     """Write the project's layout; the configuration last, so that an unfinished folder is not taken for a model.
 
@@ -177,7 +175,8 @@ def load_tokenizer(name: AnyPath) -> HybridTokenizer:
     if layout == "own":
         fill_module(tokenizer, folder / TOKENIZER_FILE, torch.float32)
     else:
-        _published(folder, layout)[1][0].fill(tokenizer, torch.float32)
+        vae = _published(folder, layout)[1]
+        fill_published(tokenizer, *vae, tokenizer_names(tokenizer.config, vae[0]), torch.float32)
     return tokenizer
 
 
@@ -246,22 +245,18 @@ def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
     return HybridTokenizer(config.tokenizer).eval(), Hart(config).eval()
 
 
-Published = tuple[HartConfig, tuple[PublishedWeights, PublishedWeights]]
-"""A configuration, and the weights of tokenizer and model."""
+Weights = tuple[dict[str, Tensor], str]
+"""Published tensors, and their file."""
+Published = tuple[HartConfig, Weights, Weights]
+"""A configuration, and the weights of tokenizer and model: views of their files, so that of those that are not used
+nothing is read."""
 
 
 def _published(folder: Path, layout: Literal["hart", "var"]) -> Published:
-    """The weights are views of their files: weights that are not used are never read."""
-    config, (vae, vae_source), (model, source) = (_hart_layout if layout == "hart" else _var_layout)(folder)
-    tokenizer = renamed(vae, tokenizer_names(config.tokenizer, vae), vae_source)
-    return config, (tokenizer, renamed(model, TRANSFORMER_NAMES, source))
+    return (_hart_layout if layout == "hart" else _var_layout)(folder)
 
 
-Weights = tuple[dict[str, Tensor], str]
-"""Published tensors, and the name of their file."""
-
-
-def _hart_layout(folder: Path) -> tuple[HartConfig, Weights, Weights]:
+def _hart_layout(folder: Path) -> Published:
     vae, llm = _read_weights(folder / "tokenizer"), _read_weights(folder / "llm")
     vae_file, llm_file = folder / "tokenizer" / CONFIG_FILE, folder / "llm" / CONFIG_FILE
     tokenizer = hart_tokenizer_config(read_json(vae_file), str(vae_file))
@@ -278,7 +273,7 @@ def _hart_layout(folder: Path) -> tuple[HartConfig, Weights, Weights]:
     return config, vae, llm
 
 
-def _var_layout(folder: Path) -> tuple[HartConfig, Weights, Weights]:
+def _var_layout(folder: Path) -> Published:
     files, case = (_only(folder, "vae*.pth"), _only(folder, "var*.pth")), folder / "case.json"
     vae, var = ((read_tensors(file), str(file)) for file in files)
     scales = read_json(case).get("patch_nums") if os.path.lexists(case) else None

@@ -18,13 +18,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from hart.checkpoint.folders import ADAPTER_CONFIG, HART_FILE, MODEL_FOLDER
@@ -35,7 +36,7 @@ from hart.errors import HartError, missing_package
 from hart.files import AnyPath, read_json, user_path, write_text
 from hart.generation.arguments import finite_number
 from hart.model import Hart
-from hart.strict import Listed, clipped, shown
+from hart.strict import Listed, clipped, require, shown
 from hart.transformer.transformer import HartTransformer
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -58,31 +59,37 @@ ADAPTER = "default"
 FILE_PREFIX = "base_model.model."
 
 Alpha = Annotated[float, Field(ge=-1e6, le=1e6)]
-# a name, or the end of one: peft treats anything else as a pattern, which it could match forever
-Layer = Annotated[str, Field(pattern=r"^[\w.]+$")]
-# Entries that decide the merged weights -> their allowed values.
-MERGED: Mapping[str, Any] = {
-    "r": Rank,
-    "lora_alpha": Alpha,
-    "target_modules": Annotated[list[Layer], Field(min_length=1)],
-    "rank_pattern": dict[Layer, Rank],
-    "alpha_pattern": dict[Layer, Alpha],
-    "use_rslora": bool,
-}
-# Entries only about training or origin. All others must be as in peft's defaults.
+
+
+def _layer(name: str) -> str:
+    # peft takes anything else as a pattern, with which it could search for ever
+    require(re.fullmatch(r"[\w.]+", name) is not None, "must be the name of a layer, or the end of one")
+    return name
+
+
+Layer = Annotated[str, AfterValidator(_layer)]
+# Entries about training or origin alone. All others but those of `Adapter` must be as in peft's defaults.
 TRAINING = (
     "peft_type", "peft_version", "task_type", "auto_mapping", "revision", "inference_mode", "lora_dropout",
     "loftq_config", "qalora_group_size", "megatron_core",
 )  # fmt: skip
-SETTINGS: Mapping[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(kind)
-    for name, kind in {
-        **MERGED,
-        "base_model_name_or_path": str | None,
-        "init_lora_weights": bool | Literal["gaussian", "orthogonal"],
-        **dict.fromkeys(TRAINING, Any),
-    }.items()
-}
+
+
+class Adapter(Config, kw_only=True):
+    """The entries of an adapter's configuration that decide the merged weights, and what it was trained on."""
+
+    r: Rank
+    lora_alpha: Alpha
+    target_modules: Listed[Layer]
+    rank_pattern: Mapping[Layer, Rank] = Field(default_factory=dict)
+    alpha_pattern: Mapping[Layer, Alpha] = Field(default_factory=dict)
+    use_rslora: bool = False
+    init_lora_weights: bool | Literal["gaussian", "orthogonal"] = True
+    """Others change the weights of the model, too."""
+    base_model_name_or_path: str | None = None
+
+    def __post_init__(self) -> None:
+        require(bool(self.target_modules), "target_modules: names no layer")
 
 
 def add_lora(
@@ -152,7 +159,7 @@ def save_lora(hart: Hart, folder: AnyPath, *, base_model: str) -> None:
 
 def require_lora(folder: AnyPath) -> None:
     """Raise `HartError` for a folder without a LoRA adapter, or if peft is not installed; loads neither."""
-    _values(user_path(folder))
+    _read(user_path(folder))
 
 
 def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str | None:
@@ -178,7 +185,7 @@ def base_remark(hart: Hart, folder: AnyPath, model: str = "this model") -> str |
     theirs, ours = torch.tensor(there, device="cpu"), torch.tensor(here, device="cpu")
     if (theirs - ours).norm() <= LARGEST_DIFFERENCE * theirs.norm():
         return None
-    base = clipped(_values(folder).get("base_model_name_or_path"))
+    base = clipped(_read(folder)[0].base_model_name_or_path)
     return f"{folder}: this adapter was trained on other weights ({base}) than {model} has: it may do less, or harm"
 
 
@@ -206,7 +213,7 @@ def merge_lora(hart: Hart, folder: AnyPath, scale: float = 1.0, *, model: str = 
     """
     scale, folder = finite_number("LoRA scale", scale), user_path(folder)
     _require_plain(hart)
-    config = _read_config(folder, _values(folder))
+    config = _read_config(folder)
     tensors = {name.removeprefix(FILE_PREFIX): t for name, t in read_safetensors(folder / ADAPTER_FILE).items()}
     _check(hart.transformer, config, tensors, folder, model)
     tuner = _inject(hart.transformer, config)
@@ -274,8 +281,8 @@ def _inject(transformer: HartTransformer, config: Any) -> Any:
     return tuner
 
 
-def _values(folder: Path) -> dict[str, Any]:
-    """Return an adapter's configuration. Raises `HartError` naming file and entry, and without peft."""
+def _read(folder: Path) -> tuple[Adapter, dict[str, Any]]:
+    """The configuration of an adapter, and its other entries. Raises `HartError` naming the file, and without peft."""
     require_peft()
     path = folder / ADAPTER_CONFIG
     if not folder.is_dir():
@@ -290,28 +297,20 @@ def _values(folder: Path) -> dict[str, Any]:
     values = read_json(path)
     if values.get("peft_type") != "LORA":
         raise HartError(f"{path}: an adapter of the kind {shown(values.get('peft_type'))}: only LORA can be merged")
-    if missing := [name for name in ("r", "lora_alpha", "target_modules") if name not in values]:
-        raise HartError(f"{path}: lacks {', '.join(missing)}")
-    return values
+    ours = {name: values.pop(name) for name in Adapter.__dataclass_fields__ if name in values}
+    return Adapter.from_dict(ours, str(path)), values
 
 
-def _read_config(folder: Path, values: Mapping[str, Any]) -> Any:
-    """Return peft's own configuration from checked values. Raises `HartError` naming the file and the entry."""
-    path, peft = folder / ADAPTER_CONFIG, _peft()
-    plain = peft.LoraConfig().to_dict()
-    for name, value in values.items():
-        try:
-            if name in SETTINGS:
-                SETTINGS[name].validate_python(value, strict=True)
-            sound = name in SETTINGS or not value or value == plain.get(name)
-        except ValidationError:
-            sound = False
-        if not sound:
-            raise HartError(f"{path}: {shown(name)} is {shown(value)}, with which this adapter cannot be merged")
-    return peft.LoraConfig(
-        base_model_name_or_path=values.get("base_model_name_or_path"),
-        **{name: values[name] for name in MERGED if name in values},
-    )
+def _read_config(folder: Path) -> Any:
+    """peft's own configuration, of checked values. Raises `HartError` naming the file and the entry."""
+    adapter, others = _read(folder)
+    plain = _peft().LoraConfig().to_dict()
+    for name, value in others.items():
+        if name not in TRAINING and value and value != plain.get(name):
+            what = f"{shown(name)} is {shown(value)}, with which this adapter cannot be merged"
+            raise HartError(f"{folder / ADAPTER_CONFIG}: {what}")
+    known = adapter.to_dict() | {"target_modules": list(adapter.target_modules), "init_lora_weights": True}
+    return _peft().LoraConfig(**known)
 
 
 def _check(transformer: HartTransformer, config: Any, tensors: Mapping[str, Tensor], folder: Path, model: str) -> None:

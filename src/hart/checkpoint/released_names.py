@@ -1,32 +1,26 @@
-"""The published tensor names and this project's, in one table that is read both ways: for loading and for errors.
-
-Published names appear only here. The model's own modules are named after what they compute.
+"""The published tensor names and ours. Published names appear here only; the model's own modules are named after what
+they compute.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from hart.checkpoint.folders import CheckpointError
 from hart.checkpoint.storage import fill_state
-from hart.config import TokenizerConfig
-from hart.strict import clipped, counted
+from hart.config import HartConfig, TokenizerConfig
 
 Row = tuple[str, str]
 """A published name and this project's; {i} is a number, {p} is `weight` or `bias`."""
 
-PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>weight|bias)"}
-
 # Tensors that are not weights: masks that can be recomputed, zeros, usage statistics.
 ROLELESS = re.compile(r"(lvl_1L|attn_bias_for_masking|.*zero_k_bias|.*ema_vocab_hit_SV)$")
 
-TRANSFORMER_ROWS: tuple[Row, ...] = (
+MODEL_ROWS: tuple[Row, ...] = (
     ("blocks.{i}.attn.qkv_proj.weight", "transformer.blocks.{i}.attention.qkv.weight"),
     ("blocks.{i}.attn.mat_qkv.weight", "transformer.blocks.{i}.attention.qkv.weight"),
     ("blocks.{i}.attn.q_bias", "transformer.blocks.{i}.attention.q_bias"),
@@ -113,100 +107,47 @@ def _tokenizer_rows(config: TokenizerConfig) -> Iterator[Row]:
         yield f"{name}.{{p}}", f"{name}.{{p}}"
 
 
-@cache
-def _pattern(name: str) -> re.Pattern[str]:
-    """Return a pattern for what a name of a row stands for."""
-    pattern = re.escape(name)
-    for placeholder, expression in PLACEHOLDERS.items():
-        pattern = pattern.replace(re.escape(placeholder), expression)
-    return re.compile(pattern)
+def _all_names(rows: Iterable[Row], numbers: int) -> dict[str, str]:
+    """Published names -> ours, of tensors that are numbered from 0 on, so many."""
+    every = [(i, p) for i in range(numbers) for p in ("weight", "bias")]
+    return {theirs.format(i=i, p=p): ours.format(i=i, p=p) for theirs, ours in rows for i, p in every}
 
 
-def _translated(name: str, source: str, target: str) -> str | None:
-    """Return the counterpart of `name` in `target`, if it matches `source`."""
-    match = _pattern(source).fullmatch(name)
-    return target.format(**match.groupdict()) if match is not None else None
+def model_names(config: HartConfig) -> dict[str, str]:
+    """Published names -> names in `hart.model.Hart`."""
+    depths = [part.depth for part in (config.transformer, config.diffusion) if part is not None]
+    return _all_names(MODEL_ROWS, max(depths))
 
 
-@dataclass(frozen=True)
-class NameTable:
-    """Rows of names, read both ways."""
-
-    rows: tuple[Row, ...]
-
-    def ours(self, published: str) -> str | None:
-        """Return our name of a published tensor; None if no layout has this name."""
-        found = (_translated(published, theirs, own) for theirs, own in self.rows)
-        return next((name for name in found if name is not None), None)
-
-    def published(self, ours: str) -> str:
-        """Return the published name of one of our tensors; if the layouts differ, all of them."""
-        found = (_translated(ours, own, theirs) for theirs, own in self.rows)
-        return " or ".join(name for name in found if name is not None)
-
-
-TRANSFORMER_NAMES = NameTable(TRANSFORMER_ROWS)
-"""Names in `hart.model.Hart`."""
-
-
-def tokenizer_names(config: TokenizerConfig, published: Iterable[str] = ()) -> NameTable:
-    """Return the names in `HybridTokenizer` for a file with `published` names, which may all begin with `vae.`."""
+def tokenizer_names(config: TokenizerConfig, published: Iterable[str] = ()) -> dict[str, str]:
+    """Published names -> names in `HybridTokenizer`, for a file of these, which may all begin with `vae.`."""
     prefix = "vae." if any(name.startswith("vae.") for name in published) else ""
-    return NameTable(tuple((prefix + theirs, own) for theirs, own in _tokenizer_rows(config)))
+    return _all_names(((prefix + theirs, ours) for theirs, ours in _tokenizer_rows(config)), config.shared_phi)
 
 
-@dataclass(frozen=True)
-class PublishedWeights:
-    """Tensors of a published file under our names. source: the file, for errors."""
-
-    tensors: dict[str, Tensor]
-    """Emptied as they are loaded."""
-    names: Mapping[str, str]
-    """Maps our names to those in the file."""
-    table: NameTable
-    source: str
-
-    def fill(self, module: nn.Module, dtype: torch.dtype | None) -> None:
-        """Fill a module without memory with these weights, see `fill_state`."""
-        fill_state(module, self.tensors, dtype, self.source, self.name_in_file)
-
-    def name_in_file(self, ours: str) -> str:
-        """Return the name in the file of one of our tensors, or the one that it should have."""
-        return self.names.get(ours) or self.table.published(ours)
-
-
-def renamed(published: MutableMapping[str, Tensor], table: NameTable, source: str) -> PublishedWeights:
-    """Take the tensors out of `published`. Raises `CheckpointError` naming those that have no counterpart."""
-    tensors: dict[str, Tensor] = {}
-    names: dict[str, str] = {}
-    unknown = []
+def fill_published(
+    module: nn.Module,
+    published: MutableMapping[str, Tensor],
+    source: str,
+    names: dict[str, str],
+    dtype: torch.dtype | None,
+) -> None:
+    """`fill_state` with published tensors, which are taken out of `published`. source: their file, for errors.
+    names: theirs -> ours."""
+    own, tensors, in_file = module.state_dict(), dict[str, Tensor](), dict[str, str]()
     for name in list(published):
-        value = published.pop(name)
+        value, ours = published.pop(name), names.get(name, name)
         if ROLELESS.match(name):
             continue
-        ours = table.ours(name)
-        if ours is None:
-            unknown.append(name)
-        elif ours in names:
-            raise CheckpointError(f"{source}: {names[ours]} and {name} are two names of one tensor")
-        else:
-            tensors[ours], names[ours] = _in_our_shape(ours, value), name
-    if unknown:
-        listed = ", ".join(map(clipped, unknown[:6]))
-        raise CheckpointError(
-            f"{source}: {counted(len(unknown), 'tensor')} not in any published HART or VAR layout: {listed}"
-        )
-    return PublishedWeights(tensors, names, table, source)
+        if ours in tensors:
+            raise CheckpointError(f"{source}: {in_file[ours]} and {name} are two names of one tensor")
+        # some published tensors have dimensions of 1 for broadcasting
+        if ours in own and value.squeeze().shape == own[ours].squeeze().shape:
+            value = value.reshape(own[ours].shape)
+        tensors[ours], in_file[ours] = value, name
 
+    def name_in_file(ours: str) -> str:
+        """Of one that it lacks all that it may have, since the layouts differ."""
+        return in_file.get(ours) or " or ".join(theirs for theirs, own in names.items() if own == ours)
 
-def _in_our_shape(ours: str, value: Tensor) -> Tensor:
-    """Remove the dimensions of 1 that some published tensors have for broadcasting."""
-    match ours.rsplit(".", 1)[1]:
-        case "log_scale" | "start":
-            return value.flatten()
-        case "positions":
-            return value.squeeze(0)
-        case "table":
-            return value.squeeze(0).squeeze(0)
-        case _:
-            return value
+    fill_state(module, tensors, dtype, source, name_in_file)

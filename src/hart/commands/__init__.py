@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING
 from hart.exports import lazy
 
 if TYPE_CHECKING:
-    from hart.commands.console import (
-        Report,
-        needs_extra,
-        note,
-        owned,
-        progress,
-        prompt_notes,
-        require_writable_file,
-    )
+    from hart.commands.console import Report, needs_extra, note, owned, progress, prompt_notes, require_writable_file
     from hart.commands.evaluate import suite_app
     from hart.commands.from_config import options_from_config
     from hart.commands.program import new_program, run_program

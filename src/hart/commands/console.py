@@ -262,9 +262,7 @@ class NumberedFiles:
 
     def __init__(self, folder: Path, count: int) -> None:
         """folder: or FILE.png for one file. count: how many files are to come; numbers are as wide as the last one.
-
-        Raises `HartError` like `require_output`, and for the folder of a job.
-        """
+        Raises `HartError` like `require_output`, and for the folder of a job."""
         require_output(folder, single=count == 1)
         if (folder / JOB_FILE).exists():
             raise HartError(f"--out {folder}: belongs to the job that its {JOB_FILE} describes: choose another folder")

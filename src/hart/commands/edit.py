@@ -11,7 +11,7 @@ import typer
 
 from hart.commands.console import hint_at_files, note
 from hart.commands.from_config import options_from_config
-from hart.commands.generate import ImageWriter, check_size, note_size, opened, prompts_for
+from hart.commands.generate import ImageWriter, check_size, note_size, opened
 from hart.commands.options import ImageOptions, SamplingSettings
 from hart.files import read_bytes
 from hart.sizes import ImageSize, requested_schedule
@@ -75,7 +75,7 @@ def edit(image: ImageArgument, options: EditOptions, settings: SamplingSettings,
         made = pipe.prepare_edit(
             source,
             mask,
-            source_prompt=None if source_prompt is None else prompts_for(pipe.config, [source_prompt])[0],
+            source_prompt=source_prompt,
             kept_scales=options.kept_scales,
             followed_scales=options.followed_scales,
             **style,
@@ -125,13 +125,12 @@ def mix(
         from hart.generation.requests import checked_changes
 
         hint_at_files([first, second])
-        both = prompts_for(pipe.config, [first, second])
         schedule = requested_schedule(pipe.config, **options.shape)
         shares = mix_weights(len(schedule), options.weights or None, options.switch)
-        checked_changes(pipe.config, None, PromptMix(both[1], shares), schedule)
+        checked_changes(pipe.config, None, PromptMix(second, shares), schedule)
         check_size(pipe, schedule, options, writer.total, mixed=True, **settings)
         writer.made_with["mix"] = MixSettings(second, shares)
-        pipe.mix(both, shares, **options.shape, **writer.arguments(pipe, report), **settings)
+        pipe.mix([first, second], shares, **options.shape, **writer.arguments(pipe, report), **settings)
 
 
 def _change(
@@ -165,8 +164,7 @@ def _change(
         writer.made_with["edit"] = EditSource(**facts, **of_image, **of_style, **amounts)
         said = [] if prompt is None else [prompt]
         hint_at_files(said)
-        asked = prompts_for(pipe.config, said)
-        pipe(asked or None, edit=made, size=made.size, **writer.arguments(pipe, report), **settings)
+        pipe(said or None, edit=made, size=made.size, **writer.arguments(pipe, report), **settings)
 
 
 def _opened(path: Path | None, role: str) -> tuple[Any, dict[str, Any]]:

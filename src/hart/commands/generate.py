@@ -112,8 +112,8 @@ def generate(options: GenerateOptions, settings: SamplingSettings, how: RunOptio
             require_one_sheet(writer.total, size_of_schedule(pipe.config, schedule))
         check_size(pipe, schedule, options, options.count * options.candidates, mixed=mix is not None, **settings)
         generate_images = generator_of(pipe, options)
-        prompts, second = prompts_for(pipe.config, options.prompts), prompt_mix(pipe.config, mix)
-        generate_images(prompts, mix=second, **options.shape, **writer.arguments(pipe, report), **settings)
+        asked = writer.arguments(pipe, report) | options.shape
+        generate_images(options.prompts, mix=prompt_mix(mix), **asked, **settings)
     if writer.kept is not None:
         print_path(write_grid(writer.kept, options))
 
@@ -202,38 +202,19 @@ def generator_of(pipe: HartPipeline, options: GenerateOptions) -> Any:
     return lambda prompts, **arguments: best_of(pipe, prompts, options.best_of, scorer, **arguments)
 
 
-def prompts_for(config: HartConfig, prompts: Sequence[str]) -> list[str | int]:
-    """Return text unchanged; for a class model the numbers that it spells."""
-    if config.num_classes is None:
-        return list(prompts)
-    try:
-        return [int(prompt) for prompt in prompts]
-    except ValueError:
-        raise HartError(
-            f"this model generates classes by number: give 0 to {config.num_classes - 1}, not words"
-        ) from None
-
-
-def negative_for(config: HartConfig, options: ImageOptions) -> list[str | int] | None:
-    """Return the negative prompt of the options, as a call takes it: an empty one is none, for a class model too."""
-    return prompts_for(config, [options.negative_prompt]) if options.negative_prompt else None
-
-
-def prompt_mix(config: HartConfig, mix: MixSettings | None) -> PromptMix | None:
+def prompt_mix(mix: MixSettings | None) -> PromptMix | None:
     """Return a recorded mixture of prompts, as a call takes it."""
     from hart.generation.edits import PromptMix
 
-    return None if mix is None else PromptMix(prompts_for(config, [mix.prompt])[0], mix.weights)
+    return None if mix is None else PromptMix(mix.prompt, mix.weights)
 
 
 class ImageWriter:
     """Writes batches as they are generated and prints their paths: a stopped run keeps what it has done."""
 
     def __init__(self, options: ImageOptions, total: int, row: int | None = None, *, keep: bool = False) -> None:
-        """total: images to come. row: write only this one of the batch. keep: hold images for a contact sheet.
-
-        Raises `HartError` for credentials that cannot sign.
-        """
+        """total: images to come. row: write only this one of the batch. keep: hold images for a contact sheet. Raises
+        `HartError` for credentials that cannot sign."""
         self.options, self.row, self.total, self.done = options, row, total, 0
         self.made_with = dict[str, Any]()
         """`edit` and `mix` of `ImageSettings`."""
@@ -245,7 +226,7 @@ class ImageWriter:
     def arguments(self, pipe: HartPipeline, report: Report) -> dict[str, Any]:
         """Return the arguments of every pipeline call for the options, so that its images come here."""
         return {
-            "negative_prompt": negative_for(pipe.config, self.options),
+            "negative_prompt": self.options.negative_prompt or None,
             "num_images_per_prompt": self.options.each,
             "seed": self.options.seed or 0,
             "batch_size": self.options.batch_size,
@@ -289,10 +270,8 @@ def opened(writer: ImageWriter) -> Iterator[tuple[HartPipeline, Report]]:
 
 
 def asked_schedule(config: HartConfig, options: ImageOptions, mix: MixSettings | None) -> ScaleSchedule:
-    """Return the schedule of the images. mix: that of the image of `--like`.
-
-    Raises `HartError` for sizes that the model cannot make, or whose number of scales differs from the mixture's.
-    """
+    """Return the schedule of the images. mix: that of the image of `--like`. Raises `HartError` for sizes that the
+    model cannot make, or whose number of scales differs from the mixture's."""
     schedule = requested_schedule(config, **options.shape)
     if mix is not None and len(mix.weights) != len(schedule):
         raise HartError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import Field
 
+from hart.benchmark.report import table
 from hart.checkpoint.folders import local_folder
 from hart.commands.console import NumberedFiles, note, print_path, progress, slug
 from hart.commands.from_config import options_from_config
@@ -22,8 +22,7 @@ from hart.strict import counted
 
 @options_from_config
 def reconstruct(
-    options: ModelOptions,
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    options: ModelOptions, images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)]
 ) -> None:
     """Encode and decode images with the tokenizer of a model, or a tokenizer alone: input, discrete and hybrid side by
     side, with PSNR in dB."""
@@ -66,9 +65,6 @@ class InfoOptions(Config, kw_only=True):
 @options_from_config
 def info(options: InfoOptions) -> None:
     """Show a model's scales, and its parameters and multiply-accumulates (MACs) per image, part by part."""
-    from rich.console import Console
-    from rich.table import Table
-
     from hart.checkpoint.loading import load_config
     from hart.devices import dtype_name
     from hart.inference.cost import model_cost
@@ -78,16 +74,14 @@ def info(options: InfoOptions) -> None:
     schedule = requested_schedule(config, size=options.size, aspect=options.aspect)
     guided = config.sampling.guidance_scale > 0
     cost = model_cost(config, schedule, guided=guided)
-    facts = Table(title=options.model, show_header=False)
-    for name, value in _facts(config, schedule).items():
-        facts.add_row(name, value)
+    facts = _facts(config, schedule)
     # the number types whose linear layers are packed on this machine, and why others are not
-    packing = [f"{dtype_name(dtype)}: {packing_refusal(dtype) or 'yes'}" for dtype in PACKED_DTYPES]
-    facts.add_row("packed on CPU", "\n".join(packing))
-    console = Console(markup=False, emoji=False)  # a model's name may have brackets and colons
-    console.print(facts)
-    console.print(_counts("parameters", "parameters", cost.parameters))
-    console.print(_counts("one image", f"MACs, guidance {'on' if guided else 'off'}", cost.macs))
+    facts |= {f"{dtype_name(dtype)} packed on CPU": packing_refusal(dtype) or "yes" for dtype in PACKED_DTYPES}
+    lines = [f"# {options.model}", "", *(f"- {name}: {value}" for name, value in facts.items())]
+    macs = f"MACs of one image, guidance {'on' if guided else 'off'}"
+    for title, counts in (("parameters", cost.parameters), (macs, cost.macs)):
+        lines += ["", *table(["part", title], [*counts.items(), ("total", sum(counts.values()))])]
+    typer.echo("\n".join(lines))
 
 
 class ConvertOptions(LoraOptions, kw_only=True):
@@ -180,16 +174,3 @@ def _facts(config: HartConfig, schedule: ScaleSchedule) -> dict[str, str]:
         compact = encoder.kind == "compact"
         facts["text encoder"] = encoder.kind if compact else f"{encoder.kind} {encoder.source} (not counted below)"
     return facts
-
-
-def _counts(title: str, unit: str, parts: Mapping[str, int]) -> object:
-    from rich.table import Table
-
-    table = Table(title=title)
-    table.add_column("part")
-    table.add_column(unit, justify="right")
-    for part, count in parts.items():
-        table.add_row(part, f"{count:,}")
-    table.add_section()
-    table.add_row("total", f"{sum(parts.values()):,}")
-    return table

@@ -55,8 +55,7 @@ def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="Recipe with sizes, data and settings.")],
     options: TrainOptions,
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as trainer.steps=10."),
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as trainer.steps=10.")
     ] = None,
 ) -> None:
     """Train a stage from a recipe. The same command resumes a stopped run.

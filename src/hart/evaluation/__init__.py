@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hart.evaluation.cache import IMAGES, TENSORS, Cache, records
     from hart.evaluation.generated_images import GeneratedImages, evenly_chosen
     from hart.evaluation.image_sets import ImageSet, features_of_set
-    from hart.evaluation.judges.references import REFERENCE_SIZE, write_references
+    from hart.evaluation.judges.scores import REFERENCE_SIZE, write_references
     from hart.evaluation.metrics.distances import all_figures, ssim
     from hart.evaluation.metrics.features import (
         DEFAULT_FEATURES,

@@ -59,12 +59,7 @@ class GeneratedImages:
     """One image per prompt; image i has the seed `seed + i`. The files in `out`/images are the only state."""
 
     def __init__(
-        self,
-        pipe: HartPipeline,
-        prompts: Sequence[Prompt],
-        sampling: SamplingConfig,
-        seed: int,
-        out: Path,
+        self, pipe: HartPipeline, prompts: Sequence[Prompt], sampling: SamplingConfig, seed: int, out: Path
     ) -> None:
         """Raise `HartError` if `out` holds images of another plan, the model does not take a prompt, or a class model
         is given text."""

@@ -106,11 +106,7 @@ class ImageSet:
 
 
 def features_of_set(
-    images: ImageSet,
-    extractor: FeatureExtractor,
-    batch_size: int,
-    keep: Callable[[Sample], T],
-    progress: Progress,
+    images: ImageSet, extractor: FeatureExtractor, batch_size: int, keep: Callable[[Sample], T], progress: Progress
 ) -> tuple[Features, list[T]]:
     """Return features of a set, and what `keep` takes of each image: all encoded images would fill the memory."""
     parts: list[Features] = []

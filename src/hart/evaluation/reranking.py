@@ -12,8 +12,7 @@ from hart.checkpoint.hub import folder_or_id
 from hart.config import MAX_SEED
 from hart.data.transforms import pil_to_pixels
 from hart.errors import HartError
-from hart.evaluation.judges.references import ReferenceScore
-from hart.evaluation.judges.scores import CLIP_SCORE, ClipScore, Scorer
+from hart.evaluation.judges.scores import CLIP_SCORE, ClipScore, ReferenceScore, Scorer
 from hart.generation.arguments import MAX_BATCH, check_callbacks, checked_prompts
 from hart.generation.outputs import HartOutput
 from hart.pipeline import HartPipeline

@@ -20,7 +20,7 @@ from hart.types import ClassContext, Context, TextContext
 MAX_PROMPT_LENGTH, MAX_BATCH = 10**5, 2**12
 
 Prompt = str | int
-"""Text for a text model, a class number for a class model."""
+"""Text for a text model; for a class model the number of a class, or its digits."""
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 """As in diffusers: a list of images; an array (B, H, W, 3) float32 or a tensor (B, 3, H, W) float32 on the CPU, both in
@@ -198,7 +198,8 @@ def _listed(prompts: object) -> list[object]:
 def checked_prompt(prompt: object, num_classes: int | None, *, called: str) -> Prompt:
     """Check one prompt, which errors call `called`. num_classes: for a class model; None for a text model."""
     if num_classes is not None:
-        number = as_index(prompt)
+        spelt = isinstance(prompt, str) and prompt.isdecimal() and len(prompt) < 20
+        number = as_index(int(prompt) if spelt else prompt)  # type: ignore[call-overload]
         if number is None or not 0 <= number < num_classes:
             raise HartError(f"this model generates classes by number: give 0 to {num_classes - 1}, not {shown(prompt)}")
         return number

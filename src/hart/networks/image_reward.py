@@ -10,7 +10,6 @@ Shapes: B batch, S tokens of a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,11 @@ UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.
 """Unused entries in the file: BLIP's projections to compare images with texts, and a counter that BERT once stored."""
 
 
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 224, "patch_size": 16,
 }  # fmt: skip
-TEXT = {
+TEXT: dict[str, Any] = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
     "vocab_size": 30524, "max_position_embeddings": 512,
 }  # fmt: skip
@@ -56,18 +55,18 @@ TEXT = {
 class RewardNetwork(nn.Module):
     """ImageReward with random weights; see `load_image_reward`. vision, text: sizes of BLIP's two towers."""
 
-    def __init__(self, vision: Mapping[str, Any] = VISION, text: Mapping[str, Any] = TEXT) -> None:
+    def __init__(self) -> None:
         super().__init__()
         from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-        # BLIP's own epsilon; transformers' default differs
-        self.vision = BlipVisionModel(BlipVisionConfig(**vision, layer_norm_eps=1e-6))
-        # its layers attend to the image only as a decoder
-        config = BlipTextConfig(**text, encoder_hidden_size=vision["hidden_size"], is_decoder=True)
+        # BLIP's own epsilon; transformers' default is another
+        self.vision = BlipVisionModel(BlipVisionConfig(**VISION, layer_norm_eps=1e-6))
+        # only as a decoder its layers attend to the image
+        config = BlipTextConfig(**TEXT, encoder_hidden_size=VISION["hidden_size"], is_decoder=True)
         self.text = BlipTextModel(config, add_pooling_layer=False)
         # without nonlinearities, as published; the dropout layers do nothing but count in the names
         layers = nn.Sequential(
-            nn.Linear(text["hidden_size"], 1024), nn.Dropout(), nn.Linear(1024, 128), nn.Dropout(),
+            nn.Linear(TEXT["hidden_size"], 1024), nn.Dropout(), nn.Linear(1024, 128), nn.Dropout(),
             nn.Linear(128, 64), nn.Dropout(), nn.Linear(64, 16), nn.Linear(16, 1),
         )  # fmt: skip
         self.mlp = nn.ModuleDict({"layers": layers})
@@ -88,15 +87,12 @@ def name_in_file(name: str) -> str:
     return name
 
 
-def load_image_reward(file: Path, network: RewardNetwork | None = None) -> RewardNetwork:
-    """Load the network with the weights of `ImageReward.pt`. Raises `HartError`, also for any unknown name.
-
-    network: one of other sizes to fill.
-    """
+def load_image_reward(file: Path) -> RewardNetwork:
+    """The network with the weights of `ImageReward.pt`. Raises `HartError`, for any unknown name too."""
     if not file.is_file():
         raise HartError(f"{file}: no such file: fetch it from {ADDRESS}")
     tensors = {name: value for name, value in read_pickle(file).items() if not name.startswith(UNUSED)}
-    network = network or RewardNetwork()
+    network = RewardNetwork()
     ours = {name_in_file(name): name for name in network.state_dict()}
     load_state(network, {ours.get(name, name): value for name, value in tensors.items()}, file, name_in_file)
     return network

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from hart.checkpoint.hub import from_transformers
+from hart.checkpoint.folders import CheckpointError
+from hart.checkpoint.hub import downloaded, folder_or_id, remedy
 from hart.checkpoint.storage import fingerprint
+from hart.devices import is_out_of_memory
 from hart.errors import HartError
+from hart.files import user_path
+from hart.hub import unreachable
+from hart.strict import reason
+
+T = TypeVar("T")
 
 # Mean and standard deviation of each colour that networks were trained with, for images in [0, 1].
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -47,24 +56,76 @@ def choices(judge: object) -> str:
     return hashlib.sha256(json.dumps(found, default=str).encode()).hexdigest()
 
 
-def load_frozen(kind: Any, source: str, role: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Load a model class of transformers from a folder or hub id, for inference.
+def load_frozen(kind: Any, source: str, role: str, dtype: torch.dtype = torch.float32, instead: str = "") -> Any:
+    """A model class of transformers, loaded from a folder or hub id, for inference.
 
-    role: what it is for, in errors. Raises `HartError`, also for weights of another network.
+    role, instead: as in `from_transformers`. Raises `HartError`, also for weights that are another network's, or not
+    all there: transformers makes random ones in place of those that it misses.
     """
     load = partial(kind.from_pretrained, dtype=dtype, output_loading_info=True)
-    model, report = from_transformers(load, kind.__name__, source, role)
+    model, report = from_transformers(load, kind.__name__, source, role, instead)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(TRAINING_ONLY))
     if missing:
-        raise HartError(f"{role} {source!r}: is not a {kind.__name__}: it lacks {', '.join(missing[:3])}")
+        raise HartError(
+            f"{role} {source!r}: is another model than a {kind.__name__}, or only a part of one: it has no "
+            f"{', '.join(missing[:3])}: give the folder with all of its files"
+        )
     return model.eval().requires_grad_(False)
 
 
-def load_text_tokenizer(source: str, role: str) -> Any:
-    """Return the text tokenizer in a model's folder or repository. Raises `HartError`."""
+def load_text_tokenizer(source: str, role: str, instead: str = "") -> Any:
+    """The text tokenizer in a model's folder or repository. Raises `HartError`, also where its vocabulary is not there,
+    without which transformers makes one that reads every text as nothing."""
     from transformers import AutoTokenizer
 
-    return from_transformers(AutoTokenizer.from_pretrained, "tokenizer", source, role)
+    tokenizer = from_transformers(AutoTokenizer.from_pretrained, "tokenizer", source, role, instead)
+    if not tokenizer.decode(tokenizer("a")["input_ids"], skip_special_tokens=True):
+        raise HartError(f"{role} {source!r}: has no vocabulary: copy the files of its tokenizer there too")
+    return tokenizer
+
+
+def from_transformers(load: Callable[[str], T], what: str, source: str, role: str, instead: str = "") -> T:
+    """What `load` makes, by transformers, of a folder or hub id; of a hub model that was downloaded earlier also where
+    the hub cannot be reached.
+
+    what: it should be. role: what it is for, as errors call it. instead: as in `hart.checkpoint.hub.remedy`. Raises
+    `HartError`.
+    """
+    place = folder_or_id(source, role)
+    from_hub = not user_path(source).is_dir()
+    if from_hub and (why := unreachable()) is not None:
+        if (copy := downloaded(place)) is None:
+            failed = f"{role} {source!r}: is no folder, and the Hugging Face hub cannot be reached ({why})"
+            raise CheckpointError(f"{failed}: {remedy(source, instead)}")
+        place = str(copy)
+    try:
+        with _without_reports():
+            return load(place)
+    except Exception as error:  # transformers raises many kinds
+        if is_out_of_memory(error):
+            raise
+        of_folder = "give a hub id or a folder with its configuration, weights and tokenizer"
+        advice = remedy(source, instead) if from_hub else of_folder
+        said = f"{role} {source!r}: transformers cannot load it as {what} ({reason(error)}): {advice}"
+        raise HartError(said) from None
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Meanwhile transformers prints no table of weights that a model leaves out or lacks, and no bars where there is no
+    terminal to show them."""
+    from transformers.utils import logging
+
+    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if had_bars and not (sys.stderr is not None and sys.stderr.isatty()):
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bars:
+            logging.enable_progress_bar()
 
 
 def normalised(pixels: Tensor, colours: tuple[Sequence[float], Sequence[float]]) -> Tensor:

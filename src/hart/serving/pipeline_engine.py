@@ -171,7 +171,7 @@ class PipelineEngine:
             mix=mixed,
         )
         row = Row(request.prompt or "", request.seed, size, made_with, len(schedule), schedule.total_tokens, edit)
-        checked_images(self.pipe.config, [self._asked(row, self._prompt)], schedule)
+        checked_images(self.pipe.config, [self._asked(row, str)], schedule)
         return row
 
     @torch.inference_mode()
@@ -211,10 +211,6 @@ class PipelineEngine:
         """Begin a batch of rows of one group."""
         return Batch(self.pipe, [self._asked(row, self._context) for row in rows], rows[0].size)
 
-    def _prompt(self, text: str) -> str | int:
-        """Return text unchanged; for a class model the number that it spells, if it spells one."""
-        return int(text) if self.pipe.num_classes is not None and text.isdecimal() else text
-
     def _asked(self, row: Row, read: Callable[[str], Any]) -> ImageRequest:
         """Return a row as the pipeline takes it, with prompts as `read` gives them. An edit without one generates
         whatever fits."""
@@ -233,7 +229,7 @@ class PipelineEngine:
         """Encode with the encoder itself: the pipeline's warnings quote prompts, which do not belong in a log."""
         if self.pipe.num_classes is None:
             return self.pipe.text_encoder.encode([prompt])
-        return self.pipe.encode_prompt(self._prompt(prompt))
+        return self.pipe.encode_prompt(prompt)
 
 
 class Batch:

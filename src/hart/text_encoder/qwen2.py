@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hart.checkpoint.hub import from_transformers
 from hart.config import TextEncoderConfig
 from hart.errors import HartError
+from hart.networks.pretrained import load_frozen, load_text_tokenizer
 from hart.text_encoder.base import Reading, listed
 from hart.types import TextContext
 
@@ -50,21 +50,13 @@ class Qwen2TextEncoder:
     def load(
         cls, config: TextEncoderConfig, source: str | Path, dtype: torch.dtype = torch.float32, instead: str = ""
     ) -> Qwen2TextEncoder:
-        """Load from `source`, a hub id or a folder, in `dtype`. instead: see `from_transformers`.
+        """From `source`, a hub id or a folder, in `dtype`. instead: see `from_transformers`. Raises `HartError` if it
+        cannot be loaded."""
+        from transformers import Qwen2Model
 
-        Raises `HartError` if it cannot be loaded.
-        """
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
-
-        def load(place: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-            # code in a repository is neither run nor asked about
-            kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
-            if kind != "qwen2":
-                raise HartError(f"it is a {kind!r} model")
-            tokenizer = AutoTokenizer.from_pretrained(place)
-            return AutoModel.from_pretrained(place, dtype=dtype), tokenizer
-
-        return cls(config, *from_transformers(load, "a Qwen2 model", str(source), "text encoder", instead))
+        source, role = str(source), "text encoder"
+        model = load_frozen(Qwen2Model, source, role, dtype, instead)
+        return cls(config, model, load_text_tokenizer(source, role, instead))
 
     @property
     def width(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from hart.data.images import open_image
 from hart.data.transforms import pil_to_pixels
 from hart.errors import HartError
 from hart.evaluation import published_files
-from hart.evaluation.judges import scores
 from hart.evaluation.metrics.distances import Gaussian, frechet_distance
 from hart.evaluation.metrics.features import open_extractor
 from hart.evaluation.published_files import located
@@ -28,7 +26,7 @@ from hart.evaluation.suites.mjhq import open_mjhq
 from helpers import unpadded
 from image_files import numbered
 from judge_models import save_text_tokenizer
-from reward_models import SIZES, network, random_state
+from reward_models import SIZES, random_state, use
 
 CATEGORIES = ("animals", "logo")
 EACH = 5
@@ -77,8 +75,7 @@ def test_mjhq_overall_and_by_category(
     out, reward = tmp_path / "out", tmp_path / "ImageReward.pt"
     torch.save(random_state(SIZES), reward)
     save_text_tokenizer(tmp_path / "words")
-    # the published file has 447 million weights
-    monkeypatch.setattr(scores, "ImageReward", partial(scores.ImageReward, network=network(SIZES)))
+    use(SIZES, monkeypatch)
     result = evaluate("mjhq", "--model", text_model, "--data", mjhq, "--features", "efficientnet-lite0", "--clip", clip,
                       "--hps", clip, "--image-reward", reward, "--image-reward-tokenizer", tmp_path / "words",
                       "--reference-size", 16, "--limit", 9, "--resamples", 0, "--device", "cpu",

@@ -30,9 +30,10 @@ def wordnet(tmp_path: Path) -> Path:
     files = {
         "data.noun": '00000001 06 n 01 yacht 0 000 | a vessel with sails; "two yachts"\n'
         "00000002 15 n 01 Verona 0 000 | a city\n00000003 05 n 01 hound 0 000 | a dog\n"
-        "00000006 06 n 02 sea 0 boat 0 000 | a vessel on water\n",
+        "00000006 06 n 02 sea 0 boat 0 000 | a vessel on water\n"
+        "00000007 07 n 01 angary 0 000 | a right of those at war\n",
         "index.noun": "yacht n 1 0 1 1 00000001\nverona n 1 0 1 0 00000002\nhound n 1 0 1 0 00000003\n"
-        "water_vessel n 1 0 1 0 00000006\n",
+        "water_vessel n 1 0 1 0 00000006\nangary n 1 0 1 0 00000007\n",
         "data.verb": "00000004 38 v 01 yacht 0 000 | sail about\n",
         "index.verb": "yacht v 1 0 1 1 00000004\n",
         "data.adj": "00000005 00 s 01 furious 0 000 | very angry\n",
@@ -137,3 +138,4 @@ def test_things_are_read_anywhere_and_others_alone(
     assert found.things == {"yacht": "boat", "hound": "dog", "water vessel": "boat"}
     assert found.alone["furious"] == "angry face"
     assert "verona" in found.left and "dog" not in found.left and "boats" not in found.left
+    assert known.corrected("angary") == "angry" and "angary" in found.left, "a word of its own is no misspelling"

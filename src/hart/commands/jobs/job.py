@@ -20,7 +20,7 @@ from pydantic_core import to_jsonable_python
 
 from hart import __version__
 from hart.commands.console import JOB_FILE, slug
-from hart.commands.generate import check_size, generator_of, negative_for, open_model, prompt_mix, prompts_for
+from hart.commands.generate import check_size, generator_of, open_model, prompt_mix
 from hart.commands.options import GenerateOptions
 from hart.errors import HartError
 from hart.files import flush_folder, read_json, rename_to_new, write_json
@@ -119,10 +119,8 @@ def _require_same(folder: Path, job: Job, theirs: dict[str, Any]) -> None:
 
 
 def missing_images(folder: Path, job: Job) -> dict[range, list[int]]:
-    """Map batches with missing images to those images. Damaged files are removed.
-
-    Raises `HartError` for a file that was made with something else.
-    """
+    """Map batches with missing images to those images. Damaged files are removed. Raises `HartError` for a file that
+    was made with something else."""
     with ThreadPoolExecutor() as pool:
         records = list(pool.map(lambda image: _record(folder / job.name(image)), range(job.count)))
     for image, record in enumerate(records):
@@ -176,16 +174,16 @@ class BatchGenerator:
             mark.unlink(missing_ok=True)
 
     def _written(self, batch: range, missing: Sequence[int]) -> Iterator[str]:
-        job, config = self.job, self.pipe.config
+        job = self.job
         prompts = [job.prompt(image) for image in batch]
         output = self._generate(
-            prompts_for(config, prompts),
-            negative_prompt=negative_for(config, job.options),
+            prompts,
+            negative_prompt=job.options.negative_prompt or None,
             seed=job.seed(batch.start),
             size=job.settings.size,
             batch_size=len(batch),
             sampling=job.settings.sampling,
-            mix=prompt_mix(config, job.settings.mix),
+            mix=prompt_mix(job.settings.mix),
             callback_on_scale=self._on_scale,
         )
         assert job.options.model is not None

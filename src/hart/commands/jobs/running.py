@@ -27,7 +27,6 @@ from hart.commands.generate import (
     RunOptions,
     asked_schedule,
     image_settings,
-    prompts_for,
     require_one_sheet,
     write_grid,
 )
@@ -116,7 +115,7 @@ def resolved(
     """
     from hart.checkpoint.loading import load_config, opens_in_8_bits, resolve_model
     from hart.devices import resolve_dtype
-    from hart.generation.arguments import checked_prompt, checked_seed, checked_settings
+    from hart.generation.arguments import checked_prompts, checked_seed, checked_settings
     from hart.inference.speed import EXACT, LEVELS
     from hart.pipeline import default_batch
 
@@ -128,8 +127,7 @@ def resolved(
     schedule = asked_schedule(config, options, mix)
     sampling = checked_settings(config, base, given, schedule)
     checked_seed(options.seed or 0, options.count * options.candidates)
-    for place, prompt in enumerate(prompts_for(config, options.prompts), start=1):
-        checked_prompt(prompt, config.num_classes, called=f"prompt {place}")
+    checked_prompts(options.prompts, config.num_classes)
     dtype, size = resolve_dtype(options.dtype, device), size_of_schedule(config, schedule)
     settings = image_settings(options, device, dtype, sampling, size).replace(
         speed=None if options.speed == own_speed else options.speed,
@@ -147,12 +145,7 @@ def resolved(
 
 
 def _finished(
-    folder: Path,
-    job: Job,
-    tasks: list[Task],
-    places: list[dict[str, str]],
-    cluster: Cluster | None,
-    report: Report,
+    folder: Path, job: Job, tasks: list[Task], places: list[dict[str, str]], cluster: Cluster | None, report: Report
 ) -> Generator[Finished, None, None]:
     """Yield batches as they are done. Remarks become notes, each printed once, whichever process makes them."""
     if not tasks:

@@ -70,11 +70,7 @@ def run(context: Context[CostOptions]) -> Result:
 def counted_figures(config: HartConfig) -> dict[str, dict[str, Figure]]:
     """Return parameters and MACs by part, and their sums; the sum also by `printed_macs`."""
     guided, plain = (model_cost(config, guided=on) for on in (True, False))
-    columns = {
-        PARAMETERS: (guided.parameters, 1e6),
-        MACS_GUIDED: (guided.macs, 1e9),
-        MACS_PLAIN: (plain.macs, 1e9),
-    }
+    columns = {PARAMETERS: (guided.parameters, 1e6), MACS_GUIDED: (guided.macs, 1e9), MACS_PLAIN: (plain.macs, 1e9)}
     parts = dict.fromkeys((*MODULES, *PARTS))
     rows = {
         part: {column: Figure(counts[part] / unit) for column, (counts, unit) in columns.items() if part in counts}

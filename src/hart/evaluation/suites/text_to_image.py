@@ -15,8 +15,7 @@ from hart.data.sources import Source
 from hart.data.transforms import ImageTransform
 from hart.evaluation.generated_images import GeneratedImages
 from hart.evaluation.image_sets import ImageSet, features_of_set
-from hart.evaluation.judges import scores
-from hart.evaluation.judges.scores import ClipScore, Scorer
+from hart.evaluation.judges.scores import ClipScore, ImageReward, Scorer
 from hart.evaluation.metrics.distances import all_figures
 from hart.evaluation.metrics.features import FEATURE_BATCH, Features, open_extractor
 from hart.evaluation.metrics.figures import FEW_IMAGES, Figure, bootstrap_mean, few_images_warning, require_images
@@ -133,5 +132,5 @@ def _scorers(options: TextToImageOptions, device: torch.device) -> list[Scorer]:
         found.append(ClipScore(at_hand(options.hps, options.data), device, "HPS v2"))
     if options.image_reward is not None:
         tokenizer = at_hand(options.image_reward_tokenizer, options.data)
-        found.append(scores.ImageReward(user_path(options.image_reward), tokenizer, device))
+        found.append(ImageReward(user_path(options.image_reward), tokenizer, device))
     return found

@@ -64,7 +64,7 @@ def find_thesaurus(
         )
         return bool(known.unknown(word)) and not known.spelt(word) and not plural
 
-    unknown = (word for word in senses.words if word.isalpha() and known.unknown(word))
+    unknown = [word for word in senses.words if word.isalpha() and known.unknown(word)]
     colours = {word for word in unknown if any(not s.thing and COLOUR.search(s.gloss) for s in senses(word)[:1])}
     common = [word for word in rank if needed(word) and word not in colours]
     listed = (word for word in read_wordnet(wordnet, rank).things if word not in colours)
@@ -78,7 +78,10 @@ def find_thesaurus(
     found.add(common, most_likely(meanings, common, spoken), LEAST)
     found.add(rare, most_likely(meanings, rare, spoken), LEAST)
     found.add(pairs, most_likely(meanings, pairs, spoken), LEAST_PAIR)
-    return Thesaurus(found.things, found.alone, {*common, *colours} - found.things.keys() - found.alone.keys())
+    # a leotard is no misspelt leopard, but a chopstick is one of the chopsticks
+    spelt = {word for word in unknown if needed(word) and known.corrected(word) not in ("", word + "s", word + "es")}
+    left = {*common, *colours, *spelt} - found.things.keys() - found.alone.keys()
+    return Thesaurus(found.things, found.alone, left)
 
 
 class Readings:
