@@ -212,7 +212,7 @@ HOLE = png((16, 16), "RGBA", (0, 0, 0, 0))
         (png()[:-30], None, "image", "cannot be read as an image; it may be damaged or cut off"),
         (png((4097, 4096), "1", 0), None, "image", "make it smaller"),
         (png(kind="TIFF"), None, "image", "not an image"),
-        (jpeg_of_scans(1000), None, "image", "save it anew"),
+        (jpeg_of_scans(1000), None, "image", "save it again"),
         (jpeg_of_exif(1001), None, "image", "has more than 1,000 parts of EXIF"),
         (png_of_parts(b"iCCP", 17), None, "image", "has more than 16 colour profiles"),
         (b"\xff\xd8" + b"\xff" * 140_000, None, "image", "has too many parts"),

@@ -277,7 +277,7 @@ def asked_schedule(config: HartConfig, options: ImageOptions, mix: MixSettings |
         raise HartError(
             f"--like: the image mixes two prompts over {counted(len(mix.weights), 'scale')}, and images of "
             f"{size_of_schedule(config, schedule)} have {len(schedule)}: leave --size, --aspect and --model out, or "
-            "mix the prompts anew with hart mix"
+            "mix the prompts again with hart mix"
         )
     return schedule
 

@@ -162,7 +162,7 @@ class BasePipeline:
         with self._lock, own_modes():
             plain = self._components.plain()
             if plain is not self._components:
-                log.info("the model's plain modules were asked for: from now on it samples with them, unpacked")
+                log.info("the plain modules were requested: from now on the model samples with them, unpacked")
                 self._components = plain
             return plain.hart
 

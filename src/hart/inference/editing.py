@@ -54,7 +54,7 @@ class Editing(BasePipeline):
         """Redraw a part of an image, or what a new description changes in it.
 
         mask: the transparent part of a mask is redrawn, or the white part of one without transparency, and no pixel
-                outside it changes. Without a mask, the transparent part of the image itself is redrawn.
+            outside it changes. Without a mask, the transparent part of the image itself is redrawn.
         prompt: describes the whole image; None generates whatever fits.
         source_prompt: describes the image as it is, usually in place of a mask. Where `prompt` differs, the image
             changes.
