@@ -206,7 +206,7 @@ def test_a_set_that_vanishes_is_said_with_each_name_once(tmp_path: Path) -> None
     loader = load(tmp_path / "set")
     for file in (tmp_path / "set").rglob("*.png"):
         file.unlink()
-    with pytest.raises(HartError, match=r"50 images in a row are damaged, .*: no such file; mend the set") as error:
+    with pytest.raises(HartError, match=r"50 images in a row are damaged, .*: no such file; fix the set") as error:
         loader.batch(0)
     assert str(error.value).count(".png") == 1
 

@@ -124,7 +124,7 @@ def require_output(out: Path, *, single: bool) -> None:
     if out.suffix.lower() != ".png":
         raise HartError(f"--out {out}: images are written as PNG: give {out.with_suffix('.png').name}, or a folder")
     if os.path.lexists(out):
-        raise HartError(f"--out {out}: is there already, and nothing is overwritten: choose another name")
+        raise HartError(f"--out {out}: already exists, and nothing is overwritten: choose another name")
     require_writable(out.parent)
 
 

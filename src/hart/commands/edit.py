@@ -51,7 +51,7 @@ class EditOptions(ChangeOptions, kw_only=True):
 
     def __post_init__(self) -> None:
         followed = self.followed_scales is None or self.source_prompt is not None
-        require(followed, "--followed-scales goes with --source-prompt: give that too")
+        require(followed, "--followed-scales requires --source-prompt: give that too")
 
 
 class VaryOptions(ChangeOptions, kw_only=True):

@@ -85,7 +85,7 @@ class HartCommand(TyperCommand):
         try:
             Path.cwd()
         except FileNotFoundError:  # MKL would end the process at its first matrix product, wherever its files are
-            raise HartError("the working directory is not there any more: change to another") from None
+            raise HartError("the working directory no longer exists: change to another") from None
         if os.environ.get("HF_ENDPOINT"):  # with an invalid address, transformers and others cannot be imported
             from hart.hub import hub_address
 

@@ -39,7 +39,7 @@ def serve(options: ServeOptions) -> None:
 
         from hart.serving.run import app_from_options, configure_logging, web_config
     if options.replicas is not None and not options.ray:
-        raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
+        raise HartError("--replicas: requires a Ray cluster: give --ray too")
     for source in options.models().values():
         _check_model(source, options)
     _check_device(options)

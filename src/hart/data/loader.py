@@ -108,7 +108,7 @@ class BatchRecipe:
                     damaged.append(Damage(sample.key, str(error)))
             else:
                 said = f"{MAX_REPLACEMENTS} images in a row are damaged, the last is {damaged[-1]}"
-                raise HartError(f"{said}; mend the set")
+                raise HartError(f"{said}; fix the set")
         pixels, captions, labels, keys, replaced = zip(*chosen, strict=True)
         captions = captions if self.condition == "caption" else ()
         numbers = torch.tensor(labels) if self.condition == "label" else None

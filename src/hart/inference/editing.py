@@ -118,7 +118,7 @@ class Editing(BasePipeline):
         """Return what images keep of another one in `edit`: for a call, or for an `ImageRequest` of `edit.size`."""
         image, followed = require_image("image", image), source_prompt is not None
         if followed_scales is not None and not followed:
-            raise HartError("followed_scales goes with a source prompt: give that too")
+            raise HartError("followed_scales requires a source prompt: give that too")
         if mask is None and not followed and opacity(image) is not None:
             mask = image
         area = None if mask is None else redrawn_area(image, require_image("mask", mask))

@@ -40,8 +40,8 @@ def api_error(error: BaseException) -> ApiError:
     if is_out_of_memory(error):
         said = "there is too little memory for this request: ask for less, or try later"
         return ApiError(503, said, code="out_of_memory")
-    log.error("an error of the program: %s", where(error))
-    return ApiError(500, "an error of the program; the server's log has the place")
+    log.error("an internal error: %s", where(error))
+    return ApiError(500, "an internal error; see the server's log")
 
 
 def error_response(error: BaseException) -> JSONResponse:

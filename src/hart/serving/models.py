@@ -98,7 +98,7 @@ class ServedModel:
                 order_threads(with_image=with_image)
             engine = self.open()
         except BaseException as error:
-            reason = str(error) if isinstance(error, HartError) else f"an error of the program: {where(error)}"
+            reason = str(error) if isinstance(error, HartError) else f"an internal error: {where(error)}"
             log.error("model %s: %s", self.name, reason)
             # the reason may name paths of this machine, which are nobody else's business
             self.failure = f"the model {self.name} cannot be opened; the server's log says why"

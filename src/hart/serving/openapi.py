@@ -17,7 +17,7 @@ DESCRIPTIONS = {
     413: "The body is too large",
     415: "A different content type is needed",
     429: "Too many requests, or too many images per minute: `Retry-After` says when to try again",
-    500: "An error in the program",
+    500: "An internal error",
     501: "The model does not offer this",
     503: "Too many requests, the model cannot be used, an image cannot be signed, or the server is stopping: "
     "`Retry-After` says when another try may help",

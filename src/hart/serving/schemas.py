@@ -146,7 +146,7 @@ class RequestBody(SamplingFields):  # type: ignore[misc, valid-type]  # made abo
                 raise ApiError(400, f"{name}: is a field of {' and '.join(routes)}: leave it out here", param=name)
         for name, other in GOES_WITH.items():
             if name in present and other not in present:
-                raise ApiError(400, f"{name}: goes with {other}: give that too", param=name)
+                raise ApiError(400, f"{name}: requires {other}: give that too", param=name)
         return given
 
     def sampling(self) -> dict[str, Any]:

@@ -201,7 +201,7 @@ class RunFolder:
         except OSError as error:
             where, why = error.filename or self.folder / place, error.strerror or error
             raise HartError(
-                f"{where}: {what} could not be written: {why}; {self.last_good()}; mend that and run again"
+                f"{where}: {what} could not be written: {why}; {self.last_good()}; fix that and run again"
             ) from None
 
 
