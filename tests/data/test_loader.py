@@ -169,7 +169,7 @@ def test_damaged_images_are_replaced_counted_and_do_not_depend_on_processes(tmp_
 def test_too_much_damage_is_an_error_with_reasons(tmp_path: Path) -> None:
     write_captioned_folder(tmp_path / "set", 24, damaged=(3, 17))
     loader = load(tmp_path / "set", workers=1, batch_size=24)
-    with pytest.raises(HartError, match=r"more than 5% of the images are damaged, 2 of 24 \(.*png: no image"):
+    with pytest.raises(HartError, match=r"more than 5% of the images are damaged, 2 of 24 \(.*png: the image"):
         loader.batch(0)
 
 
