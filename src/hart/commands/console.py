@@ -37,7 +37,7 @@ Report = Callable[[int, int | None, str], None]
 
 @contextmanager
 def progress(first: str) -> Iterator[Report]:
-    """Show a bar on stderr that disappears at the end; nothing if stderr is no terminal, or one that cannot move back.
+    """Show a bar on stderr that disappears at the end; nothing if stderr is not a terminal that can move back.
 
     first: the activity until the first report.
     """

@@ -40,7 +40,7 @@ MAX_LANES = 64
 MAX_REPLACEMENTS = 50
 """Damaged images in a row after which a batch is given up."""
 SIDES = re.compile(r"\b(left|right|(anti|counter)?-?clockwise)", re.IGNORECASE)
-"""Words in captions that are wrong for a mirrored image, which is then not mirrored."""
+"""Words that make a caption wrong for the mirrored image; images with such captions are not mirrored."""
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ class BasePipeline:
 
     @property
     def speed(self) -> Speed:
-        """Return the options by which the pipeline is fast."""
+        """Return the speed options in use."""
         return self._components.speed
 
     @property

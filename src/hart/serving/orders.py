@@ -41,7 +41,7 @@ class Order:
 
     @property
     def form(self) -> str:
-        """The image format: png, jpeg or webp."""
+        """Return the image format: png, jpeg or webp."""
         return self.request.output_format or "png"
 
     def previews(self) -> tuple[int, ...]:

@@ -134,7 +134,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Rows in the queue."""
+        """Return the number of rows in the queue."""
         with self._lock:
             return sum(map(len, self._queues.values()))
 
