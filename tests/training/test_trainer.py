@@ -163,7 +163,7 @@ def test_a_damaged_checkpoint_is_never_passed_over_silently(tmp_path: Path, dama
         Trainer(ToyTask(), recipe(), tmp_path)
     older = path.with_name("step-00000003.pt")
     older.write_bytes(older.read_bytes()[:100])
-    with pytest.raises(HartError, match=r"no older one can be read: go on with .* or start anew in another folder"):
+    with pytest.raises(HartError, match=r"no older one can be read: go on with .* or start again in another folder"):
         Trainer(ToyTask(), recipe(), tmp_path)
 
 

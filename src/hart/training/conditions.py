@@ -82,7 +82,7 @@ def require_classes(labels: Tensor, recipe: Recipe, name: Callable[[int], str]) 
     if number is not None and (largest := int(labels.max())) >= number:
         raise HartError(
             f"{name(int(labels.argmax()))}: its class has the number {largest}, but transformer.classes.num_classes is "
-            f"{number}: set it to at least {largest + 1}, or mend the label"
+            f"{number}: set it to at least {largest + 1}, or fix the label"
         )
     return labels
 
