@@ -53,7 +53,7 @@ TEXT: dict[str, Any] = {
 
 
 class RewardNetwork(nn.Module):
-    """ImageReward with random weights; see `load_image_reward`. vision, text: sizes of BLIP's two towers."""
+    """ImageReward with random weights; see `load_image_reward`."""
 
     def __init__(self) -> None:
         super().__init__()
