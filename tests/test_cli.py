@@ -127,7 +127,7 @@ def test_a_working_directory_that_is_gone_is_said(tmp_path: Path, monkeypatch: p
     gone.rmdir()
     for given in (("--lora", "mine"), ("--out", "out"), ("--out", tmp_path / "out"), ()):
         said = refused(run("generate", "cat", *given))
-        assert said == "error: the working directory is not there any more: change to another"
+        assert said == "error: the working directory no longer exists: change to another"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from hart.generation.edits import Edit, SecondPrompts, batch_edits
 from hart.generation.next_scale import NextScaleGenerator
 from hart.generation.noise import SeededNoise
 from hart.losses.config import TransformerLossConfig
+from hart.networks.image_reward import RewardNetwork
 from hart.networks.inception import FidInception, resize_like_tensorflow
 from hart.networks.perceptual import perceptual_loss
 from hart.pipeline import HartPipeline
@@ -43,7 +44,7 @@ from hart.training.transformer_task import TransformerTask
 from hart.types import ClassContext
 from helpers import captioned_images, tiny_class_config, tiny_text_config, tiny_tokenizer_config, transformer_recipe
 from models import save_tiny_text_model
-from reward_models import SIZES, network
+from reward_models import SIZES, use
 from stand_in_device import DEVICE, Traffic, stand_in
 
 BATCH = 2
@@ -113,7 +114,8 @@ def test_what_an_apple_gpu_lacks_is_refused() -> None:
 def test_figures_of_images_are_computed_on_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hart.networks.pretrained.fingerprint", lambda _: "")  # of weights without content
     config = tiny_tokenizer_config().replace(scales=(1, 2, 32))  # smaller images are too small for the networks
-    reward, judge = network(SIZES), ClipScore(str(save_tiny_clip(tmp_path)), CPU)
+    use(SIZES, monkeypatch)
+    reward, judge = RewardNetwork(), ClipScore(str(save_tiny_clip(tmp_path)), CPU)
     pixels = torch.zeros(BATCH, 3, config.image_size, config.image_size, dtype=torch.uint8)
     with stand_in():
         tokenizer = HybridTokenizer(config).eval().requires_grad_(False).to(DEVICE)

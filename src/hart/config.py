@@ -173,12 +173,12 @@ class TransformerConfig(_Scaled):
     def __post_init__(self) -> None:
         require((self.text is None) != (self.classes is None), "give either text or classes")
         if self.classes is None:
-            require(self.modulation != "shared", "modulation 'shared' goes with class conditioning only")
-            require(self.position != "absolute", "position 'absolute' goes with class conditioning only")
-        require(self.position == "rotary" or not self.position_span, "position_span goes with rotary positions only")
+            require(self.modulation != "shared", "modulation 'shared' requires class conditioning")
+            require(self.position != "absolute", "position 'absolute' requires class conditioning")
+        require(self.position == "rotary" or not self.position_span, "position_span requires rotary positions")
         require(
             self.modulation == "linear" or self.modulation_pooling == "mean",
-            "modulation_pooling 'max' goes with modulation 'linear' only",
+            "modulation_pooling 'max' requires modulation 'linear'",
         )
         require(self.mlp_width >= 1, f"mlp_ratio must give the MLP a width of at least 1, not {self.mlp_ratio}")
         require(

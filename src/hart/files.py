@@ -132,9 +132,8 @@ def require_own_folder(folder: Path, own: str = "") -> None:
 
 def require_writable(path: Path) -> None:
     """Raise `FileError` before any work is done if nothing can be written to a folder. Creates no folder, so that
-    nothing is
-    left after an error: for a missing folder, its nearest existing parent is tested, which may be a broken link, such
-    as to a drive that is not mounted."""
+    nothing is left after an error: for a missing folder, its nearest existing parent is tested, which may be a broken
+    link, such as to a drive that is not mounted."""
     with can_be_written(path):
         existing = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
         with TemporaryFile(dir=existing):

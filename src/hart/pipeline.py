@@ -98,8 +98,8 @@ class HartPipeline(Editing):
         sampling: settings in place of the model's own and of those that its speed changes.
         settings: single settings, which override `sampling`: guidance_scale, top_k, top_p, gumbel_smoothing,
             greedy_scales, maskgit_steps, diffusion_steps, discrete_only, unguided_scales; see `SamplingConfig`.
-                guidance_scale is defined as in the HART paper: diffusers' minus 1. The first five may be lists with one
-                value per prompt or image.
+            guidance_scale is defined as in the HART paper: diffusers' minus 1. The first five may be lists with one
+            value per prompt or image.
         size: image size in pixels: 256 for a square, "1024x576" for width and height. height, width: the same as
             numbers. aspect: a shape such as "16:9", with as many tokens as the square. By default the size that the
             model was trained at; see `hart.sizes.requested_schedule`.

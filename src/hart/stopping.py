@@ -1,5 +1,5 @@
-"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP): work ends in order at the first signal and at once at a second,
-except that the shell may send the terminal's signal again.
+"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP): work ends in order at the first signal, and at once at a second
+one, except a second SIGHUP, since shells send it twice.
 """
 
 from __future__ import annotations

@@ -247,7 +247,7 @@ def _number(value: float) -> str:
 def has_members(value: object, protocol: type) -> bool:
     """Return whether a value has every public name of a protocol, and can be called if the protocol can.
 
-    `isinstance` does not do: from Python 3.12 on it misses what a wrapper passes on through `__getattr__`.
+    `isinstance` is not used: from Python 3.12 on it misses what a wrapper passes on through `__getattr__`.
     """
     names = {*vars(protocol), *protocol.__annotations__}
     return all(hasattr(value, name) for name in names if not name.startswith("_") or name == "__call__")

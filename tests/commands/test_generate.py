@@ -304,7 +304,7 @@ def test_memory_does_not_grow_with_what_is_asked_for(
         (["a \u043a\u043e\u0442", "a cat"], ['does not know "\u043a\u043e\u0442"']),
         (["a", "red", "apple"], ['3 prompts of one word each; to generate them as one: hart generate "a red apple"']),
         (["apple", "a cat"], []),
-        (["a cat", __file__], ["is a file, and is taken as a prompt", "is longer than"]),
+        (["a cat", __file__], ["is a file, but is used as a prompt", "is longer than"]),
     ],
 )
 def test_notes_on_prompts(text_model: Path, tmp_path: Path, prompts: list[str], said: list[str]) -> None:

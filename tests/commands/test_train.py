@@ -114,7 +114,10 @@ def test_what_a_recipe_names_and_is_not_there_is_said_before_a_set_is_read(
     ("given", "said"),
     [
         ("text_encoder=some one/model", "text_encoder of the recipe: text encoder 'some one/model': there is no such"),
-        ("text_encoder=someone/model", "text_encoder of the recipe: text encoder 'someone/model': is no folder, and"),
+        (
+            "text_encoder=someone/model",
+            "text_encoder of the recipe: text encoder 'someone/model': is not a folder, and",
+        ),
         ("code_corruption=0.1", "code_corruption is for augmented versions: set augmentations to 2 or more"),
         ("transformer.text.width=8", "transformer.text must be width 384 and tokens"),
         ("transformer.latent_channels=4", "tokenizer and transformer differ in latent_channels"),

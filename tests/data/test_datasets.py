@@ -53,7 +53,7 @@ def test_one_stray_image_beside_class_folders_is_told_by_how_the_set_was_read(tm
     (tmp_path / "cats").mkdir()
     for name in ("cats/1.png", "cats/2.png", "cover.png"):
         (tmp_path / name).write_bytes(encoded_image("red"))
-    with pytest.raises(HartError, match=r"folder .*: 3 images.* no class number.*mend the set, or name its kind"):
+    with pytest.raises(HartError, match=r"folder .*: 3 images.* no class number.*fix the set, or name its kind"):
         read_all(open_source(tmp_path, "all"), ImageTransform(8), "label")
     assert len(read_all(open_source(tmp_path, "all", kind="classes"), ImageTransform(8), "label")) == 2
 

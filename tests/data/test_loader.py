@@ -169,7 +169,7 @@ def test_damaged_images_are_replaced_counted_and_do_not_depend_on_processes(tmp_
 def test_too_much_damage_is_an_error_with_reasons(tmp_path: Path) -> None:
     write_captioned_folder(tmp_path / "set", 24, damaged=(3, 17))
     loader = load(tmp_path / "set", workers=1, batch_size=24)
-    with pytest.raises(HartError, match=r"more than 5% of the images are damaged, 2 of 24 \(.*png: no image"):
+    with pytest.raises(HartError, match=r"more than 5% of the images are damaged, 2 of 24 \(.*png: the image"):
         loader.batch(0)
 
 
@@ -206,7 +206,7 @@ def test_a_set_that_vanishes_is_said_with_each_name_once(tmp_path: Path) -> None
     loader = load(tmp_path / "set")
     for file in (tmp_path / "set").rglob("*.png"):
         file.unlink()
-    with pytest.raises(HartError, match=r"50 images in a row are damaged, .*: no such file; mend the set") as error:
+    with pytest.raises(HartError, match=r"50 images in a row are damaged, .*: no such file; fix the set") as error:
         loader.batch(0)
     assert str(error.value).count(".png") == 1
 

@@ -342,7 +342,7 @@ def test_edits_come_as_arrays_and_tensors_with_the_original_pixels(text: HartPip
         (lambda pipe: pipe.edit(picture(), "m.png", "a cat"), "mask must be a PIL image"),
         (lambda pipe: pipe.edit(picture(), None, "a cat"), "nothing to redraw: give a mask"),
         (lambda pipe: pipe.edit(picture().convert("RGBA"), None, "a cat"), "nothing to redraw: give a mask"),
-        (lambda pipe: pipe.edit(picture(), None, "a cat", followed_scales=2), "goes with a source prompt"),
+        (lambda pipe: pipe.edit(picture(), None, "a cat", followed_scales=2), "requires a source prompt"),
         (lambda pipe: pipe.edit(picture(), mask_of(size=(4, 4)), "a cat"), "the mask has 4x4 pixels, the image 8x8"),
         (lambda pipe: pipe.vary(picture(900, 9), "a cat"), "the image has 900x9 pixels, .* 8 times .*: give a size"),
         (lambda pipe: pipe.edit(picture(), mask_of(), "a cat", strength=1), "unknown argument 'strength'"),

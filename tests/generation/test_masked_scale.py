@@ -121,5 +121,5 @@ def test_given_codes_are_in_the_sum_of_the_last_scale_alone() -> None:
 
 
 def test_absolute_positions_are_refused() -> None:
-    with pytest.raises(ConfigError, match="masked_last_scale goes with rotary positions only"):
+    with pytest.raises(ConfigError, match="masked_last_scale requires rotary positions"):
         tiny_class_config(masked_last_scale=True)

@@ -24,7 +24,7 @@ from hart.serving.run import app_from_options
     [
         (["--host", "0.0.0.0"], "others can reach it: give --api-key, or --public"),
         (["--host", "0.0.0.0", "--api-key", "a key"], "a key has ASCII letters"),
-        (["--public", "--api-key", "k"], "--public: serves anybody, and with API keys only who has one"),
+        (["--public", "--api-key", "k"], "--public: serves anybody, and API keys only those who have one"),
         (["--host", "no.such.host.invalid", "--public"], "cannot listen on no.such.host.invalid"),
         (["--model", "a/x", "--model", "b/x"], "two are called x"),
         (["--model", "nothing"], "unknown model 'nothing': no folder, no hub id"),

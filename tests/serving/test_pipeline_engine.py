@@ -323,7 +323,7 @@ def test_why_a_model_cannot_be_opened_is_for_the_log_and_not_for_clients(
         assert (found["code"], found["message"]) == ("model_unavailable", said) and "retry-after" in answer.headers
         (listed,) = server.http.get("/v1/models").json()["data"]
         assert str(tmp_path) not in answer.text + ready.text + str(listed), "paths are of this machine"
-    assert ("an error of the program" if is_ours else str(tmp_path / "none")) in caplog.text
+    assert ("an internal error" if is_ours else str(tmp_path / "none")) in caplog.text
 
 
 def test_several_models_by_name(engine: PipelineEngine, class_model: Path) -> None:

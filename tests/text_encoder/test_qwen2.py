@@ -91,9 +91,7 @@ def test_what_transformers_cannot_load_is_named(tmp_path: Path) -> None:
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=300, num_key_value_heads=2, **sizes)).save_pretrained(tmp_path)
     save_tokenizer(tmp_path, "right")
-    with pytest.raises(
-        HartError, match=r"is another model than a Qwen2Model, .* has no layers\.0\.self_attn\.k_proj\.bias"
-    ):
+    with pytest.raises(HartError, match=r"is not a Qwen2Model, .* lacks layers\.0\.self_attn\.k_proj\.bias"):
         load_text_encoder(TextEncoderConfig(kind="qwen2", tokens=4, source=str(tmp_path)), None)
 
 
@@ -104,7 +102,7 @@ def test_an_encoder_that_was_copied_in_part_is_refused(tmp_path: Path, capfd: py
     save_file({name: whole[name] for name in whole if name != missing}, file, {"format": "pt"})
     capfd.readouterr()
     with pytest.raises(
-        HartError, match=r"only a part of one: it has no layers\.0\.mlp\.up_proj\.weight: give the folder"
+        HartError, match=r"only a part of one: it lacks layers\.0\.mlp\.up_proj\.weight: give the folder"
     ):
         load(tmp_path, instruction=False)
     assert capfd.readouterr().err == "", "the error says all of it"

@@ -74,7 +74,7 @@ def test_a_class_that_only_an_image_s_notes_tell_is_named_with_its_file(tmp_path
     for number in range(9):
         (folder / f"{number}.cls").write_text("3" if number == 7 else "1")
     tokenizer = tiny_model(tiny_class_config())[0].requires_grad_(False)
-    said = rf"{folder}/7\.png: its class has the number 3, but .* at least 4, or mend the label"
+    said = rf"{folder}/7\.png: its class has the number 3, but .* at least 4, or fix the label"
     for memory_gb in (4.0, 0.0):
         given = class_recipe(folder, memory_gb=memory_gb)
         with pytest.raises(HartError, match=said):  # noqa: PT012 - at the start where the images are in memory

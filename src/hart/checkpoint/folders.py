@@ -7,9 +7,9 @@ A model of this project:
     hart.safetensors            Hart: transformer and residual diffusion
     text_encoder.safetensors    the compact text encoder, if the model has one
     word_pieces.json            its word pieces, read by the tokenizers library
-        known_words.json            words that it reads as they are; others are read as the nearest name; optional
+    known_words.json            words that it reads as they are; others are read as the nearest name; optional
     thesaurus.json.gz           names that others are read as instead; optional
-        scorer.safetensors          what best of n compares its images with; optional
+    scorer.safetensors          what best of n compares its images with; optional
 
 The published layouts are described in `hart.checkpoint.released_weights`.
 """

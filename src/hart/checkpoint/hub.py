@@ -13,7 +13,7 @@ from hart.files import user_path
 from hart.hub import hub_address, is_hub_name, unreachable
 from hart.strict import reason
 
-# Folder of a repository -> patterns of its weights, in order of preference: our layout and VAR's; HART's two parts.
+# Folder of a repository -> patterns of its weights, preferred first: this project's layout and VAR's; HART's two parts.
 FOLDERS = {".": ("*.safetensors", "v*.pth"), "llm": WEIGHT_FILES, "tokenizer": WEIGHT_FILES}
 NOT_DOWNLOADED = "{} {!r} is not a folder and cannot be downloaded from the Hugging Face hub"
 
@@ -32,14 +32,14 @@ def folder_or_id(source: str, role: str) -> str:
 
 
 def remedy(source: str, instead: str = "") -> str:
-    """What to do where a hub model cannot be downloaded. instead: what to do with its files when they are there; by
-    default to give their folder."""
+    """Return what to do if a hub model cannot be downloaded. instead: what to do with its files once they are there; by
+    default, give their folder."""
     elsewhere = f"fetch it elsewhere from https://huggingface.co/{source}"
     return f"check the name and the connection, or {elsewhere} and {instead or 'give the folder with its files'}"
 
 
 def download(repository: str) -> Path:
-    """The folder of a hub model; if the hub cannot be reached, the copy of an earlier download. Raises
+    """Return the folder of a hub model; if the hub cannot be reached, the copy of an earlier download. Raises
     `CheckpointError` if there is neither."""
     try:
         files = _files(repository)
@@ -55,8 +55,8 @@ def download(repository: str) -> Path:
 
 
 def require_repository(repository: str, role: str = "model") -> None:
-    """Raise `CheckpointError` for a hub model of which there is neither an earlier download nor a list of files. role:
-    what it is for, as errors call it."""
+    """Raise `CheckpointError` for a hub model with neither an earlier download nor a list of files. role: what it is
+    for, in errors."""
     if downloaded(repository) is None:
         _files(repository, role)
 
@@ -69,7 +69,7 @@ def _files(repository: str, role: str = "model") -> list[str]:
 
 
 def downloaded(repository: str) -> Path | None:
-    """The folder of an earlier download, if there is one."""
+    """Return the folder of an earlier download, if there is one."""
     hub_address()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError

@@ -104,7 +104,7 @@ def load_model(
     with without_memory():
         tokenizer, hart = build(config)
     if published is None:
-        at_rest = "encoder" if tokenizer_dtype is None else None  # images are made without it
+        at_rest = "encoder" if tokenizer_dtype is None else None  # generation does not need it
         fill_module(tokenizer, folder / TOKENIZER_FILE, tokenizer_dtype, mapped=at_rest)
         if eight_bits is None or config.dequantize:
             eight_bits = partial(_ordinary, dtype=dtype)
@@ -246,10 +246,10 @@ def build(config: HartConfig) -> tuple[HybridTokenizer, Hart]:
 
 
 Weights = tuple[dict[str, Tensor], str]
-"""Published tensors, and their file."""
+"""Published tensors, and the name of their file."""
 Published = tuple[HartConfig, Weights, Weights]
-"""A configuration, and the weights of tokenizer and model: views of their files, so that of those that are not used
-nothing is read."""
+"""A configuration, and the weights of tokenizer and model: views of their files, so that weights that are not used are
+never read."""
 
 
 def _published(folder: Path, layout: Literal["hart", "var"]) -> Published:

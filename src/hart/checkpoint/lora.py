@@ -7,7 +7,7 @@ An adapter is a folder in peft's own format:
 
 and, besides what peft reads:
 
-        base_weights.json              some of the weights that it was trained on, see `base_remark`; optional
+    base_weights.json              some of the weights that it was trained on, see `base_remark`; optional
 
 Training: `add_lora` once, then train the parameters that require a gradient, then `save_lora`. Generating:
 `merge_lora` adds the product of the matrices to the weights, so that an adapted model costs no more than the plain one.
@@ -62,13 +62,13 @@ Alpha = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
 def _layer(name: str) -> str:
-    # peft takes anything else as a pattern, with which it could search for ever
+    # peft treats anything else as a pattern, which it could match forever
     require(re.fullmatch(r"[\w.]+", name) is not None, "must be the name of a layer, or the end of one")
     return name
 
 
 Layer = Annotated[str, AfterValidator(_layer)]
-# Entries about training or origin alone. All others but those of `Adapter` must be as in peft's defaults.
+# Entries only about training or origin. All others but those of `Adapter` must be as in peft's defaults.
 TRAINING = (
     "peft_type", "peft_version", "task_type", "auto_mapping", "revision", "inference_mode", "lora_dropout",
     "loftq_config", "qalora_group_size", "megatron_core",
@@ -76,7 +76,7 @@ TRAINING = (
 
 
 class Adapter(Config, kw_only=True):
-    """The entries of an adapter's configuration that decide the merged weights, and what it was trained on."""
+    """The entries of an adapter's configuration that determine the merged weights, and what it was trained on."""
 
     r: Rank
     lora_alpha: Alpha
@@ -85,7 +85,7 @@ class Adapter(Config, kw_only=True):
     alpha_pattern: Mapping[Layer, Alpha] = Field(default_factory=dict)
     use_rslora: bool = False
     init_lora_weights: bool | Literal["gaussian", "orthogonal"] = True
-    """Others change the weights of the model, too."""
+    """Other values change the weights of the model, too."""
     base_model_name_or_path: str | None = None
 
     def __post_init__(self) -> None:
@@ -282,7 +282,7 @@ def _inject(transformer: HartTransformer, config: Any) -> Any:
 
 
 def _read(folder: Path) -> tuple[Adapter, dict[str, Any]]:
-    """The configuration of an adapter, and its other entries. Raises `HartError` naming the file, and without peft."""
+    """Return an adapter's configuration, and its other entries. Raises `HartError` naming the file, or without peft."""
     require_peft()
     path = folder / ADAPTER_CONFIG
     if not folder.is_dir():
@@ -302,7 +302,7 @@ def _read(folder: Path) -> tuple[Adapter, dict[str, Any]]:
 
 
 def _read_config(folder: Path) -> Any:
-    """peft's own configuration, of checked values. Raises `HartError` naming the file and the entry."""
+    """Return peft's own configuration from checked values. Raises `HartError` naming the file and the entry."""
     adapter, others = _read(folder)
     plain = _peft().LoraConfig().to_dict()
     for name, value in others.items():

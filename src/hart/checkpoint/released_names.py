@@ -1,5 +1,5 @@
-"""The published tensor names and ours. Published names appear here only; the model's own modules are named after what
-they compute.
+"""The published tensor names and this project's. Published names appear only here; the model's own modules are named
+after what they compute.
 """
 
 from __future__ import annotations
@@ -108,19 +108,19 @@ def _tokenizer_rows(config: TokenizerConfig) -> Iterator[Row]:
 
 
 def _all_names(rows: Iterable[Row], numbers: int) -> dict[str, str]:
-    """Published names -> ours, of tensors that are numbered from 0 on, so many."""
+    """Map published names to this project's, for tensors numbered from 0 up to `numbers`."""
     every = [(i, p) for i in range(numbers) for p in ("weight", "bias")]
     return {theirs.format(i=i, p=p): ours.format(i=i, p=p) for theirs, ours in rows for i, p in every}
 
 
 def model_names(config: HartConfig) -> dict[str, str]:
-    """Published names -> names in `hart.model.Hart`."""
+    """Map published names to names in `hart.model.Hart`."""
     depths = [part.depth for part in (config.transformer, config.diffusion) if part is not None]
     return _all_names(MODEL_ROWS, max(depths))
 
 
 def tokenizer_names(config: TokenizerConfig, published: Iterable[str] = ()) -> dict[str, str]:
-    """Published names -> names in `HybridTokenizer`, for a file of these, which may all begin with `vae.`."""
+    """Map published names to names in `HybridTokenizer`; those of a file, `published`, may all begin with `vae.`."""
     prefix = "vae." if any(name.startswith("vae.") for name in published) else ""
     return _all_names(((prefix + theirs, ours) for theirs, ours in _tokenizer_rows(config)), config.shared_phi)
 
@@ -132,8 +132,8 @@ def fill_published(
     names: dict[str, str],
     dtype: torch.dtype | None,
 ) -> None:
-    """`fill_state` with published tensors, which are taken out of `published`. source: their file, for errors.
-    names: theirs -> ours."""
+    """Do `fill_state` with published tensors, which are taken out of `published`. source: their file, for errors.
+    names: maps published names to this project's."""
     own, tensors, in_file = module.state_dict(), dict[str, Tensor](), dict[str, str]()
     for name in list(published):
         value, ours = published.pop(name), names.get(name, name)
@@ -147,7 +147,7 @@ def fill_published(
         tensors[ours], in_file[ours] = value, name
 
     def name_in_file(ours: str) -> str:
-        """Of one that it lacks all that it may have, since the layouts differ."""
+        """Return the name in the file; for a missing tensor all that it may have, since the layouts differ."""
         return in_file.get(ours) or " or ".join(theirs for theirs, own in names.items() if own == ours)
 
     fill_state(module, tensors, dtype, source, name_in_file)

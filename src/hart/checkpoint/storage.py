@@ -55,7 +55,7 @@ def write_safetensors(path: AnyPath, tensors: Mapping[str, Tensor]) -> None:
         place = whole.untyped_storage().data_ptr()
         stored[name] = whole.clone() if place in memory else whole  # the library refuses shared memory
         memory.add(place)
-    # in a folder, since the library writes a file of another name first, which a killed process leaves there
+    # in a folder, since the library first writes a file with another name, which a killed process leaves there
     with whole_file(user_path(path)) as file, TemporaryDirectory(dir=file.parent, prefix=".", suffix=PARTIAL) as folder:
         try:
             save_file(stored, Path(folder) / file.name, {"format": "pt"})  # as libraries of models write it

@@ -1,4 +1,4 @@
-"""`hart benchmark`: latency, throughput and memory of a model on this machine, and each part beside its floor."""
+"""`hart benchmark`: latency, throughput and memory of a model on this machine, and each part against its floor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORMATS = (".json", ".md")
 
 
 class BenchmarkOptions(Config, kw_only=True):
-    """What is measured, and how long."""
+    """What to measure, and for how long."""
 
     model: Annotated[str, Field(json_schema_extra={"positional": True})] = "emoji"
     """Shipped model, folder or Hugging Face id; or a preset or config.json, which gets random weights."""
@@ -39,28 +39,28 @@ class BenchmarkOptions(Config, kw_only=True):
     aspect: AspectRatio = None
     speed: Listed[str] = ()
     """A level of hart generate, or published: an eager loop in the manner of the published program. Repeat it to
-    compare several in one run. By default exact, and int8 for models stored so."""
+    compare several in one run. By default exact, or int8 for models stored in 8 bits."""
     batch_size: Annotated[Listed[Annotated[int, Field(ge=1)]], Field(min_length=1)] = (1, 4, 8)
-    """Images generated together, each number of them timed."""
+    """Images generated together; each batch size is timed."""
     device: Device = None
     dtype: NumberType = None
     threads: Annotated[int | None, Field(ge=1)] = None
-    """Threads on a CPU; by default what PyTorch takes."""
+    """Threads on a CPU; by default PyTorch's own number."""
     repeats: Annotated[int, Field(ge=1)] = 5
-    """Most timed calls of each batch size."""
+    """Most timed calls per batch size."""
     warm_up: Annotated[int, Field(ge=0)] = 1
     """Calls before the timed ones."""
     seconds: Annotated[float, Field(gt=0)] = 60.0
-    """About so long for each batch size; one call is timed, however long it takes."""
+    """Approximate time per batch size; one call is timed, however long it takes."""
     clock: Literal["wall", "cpu"] = "wall"
-    """cpu: processor time, with --threads 1 on a machine that is busy with other work; it is no latency."""
+    """cpu: processor time, with --threads 1 on a machine that is busy with other work; not a latency."""
     output: Listed[Path] = ()
     """File for the figures, FILE.json or FILE.md; repeat it for both."""
 
 
 @options_from_config
 def benchmark(options: BenchmarkOptions) -> None:
-    """Time a model on this machine, part by part, beside the least that its products and copies allow."""
+    """Time a model on this machine, part by part, compared with the least time its products and copies allow."""
     for file in options.output:
         if file.suffix not in FORMATS:
             raise HartError(f"--output {file}: give a file that ends in {' or '.join(FORMATS)}")
@@ -104,7 +104,7 @@ def benchmark(options: BenchmarkOptions) -> None:
 
 
 def _open(options: BenchmarkOptions) -> tuple[HartPipeline, str]:
-    """The pipeline, and whether its weights are random or stored."""
+    """Return the pipeline, and whether its weights are random or stored."""
     from hart.benchmark.published import PUBLISHED
     from hart.checkpoint.loading import resolve_model
     from hart.devices import resolve_device

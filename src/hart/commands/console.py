@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 SLUG_LENGTH = 40
 JOB_FILE = "job.json"
-"""In the folder of a job, which `hart.commands.jobs.job` writes; other commands write nothing there."""
+"""File in a job's folder, written by `hart.commands.jobs.job`; other commands write nothing there."""
 Report = Callable[[int, int | None, str], None]
-"""Called with (steps done, steps in all or None if unknown, what is being done)."""
+"""Called with (steps done, total steps or None if unknown, current activity)."""
 
 
 @contextmanager
 def progress(first: str) -> Iterator[Report]:
-    """A bar on stderr that disappears at the end; nothing if stderr is not a terminal, or one that cannot move back.
+    """Show a bar on stderr that disappears at the end; nothing if stderr is not a terminal that can move back.
 
-    first: what is being done until the first report.
+    first: the activity until the first report.
     """
     if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
         yield lambda done, total, what: None
@@ -48,9 +48,9 @@ def progress(first: str) -> Iterator[Report]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    # names of files and models are no markup
+    # names of files and models are not markup
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    # what others print on a terminal is put above the bar, and what is for a pipe must reach the pipe
+    # what others print on a terminal appears above the bar, and what is for a pipe must reach the pipe
     redirect = sys.stdout.isatty()
     with Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as bar:
         task = bar.add_task(first, total=None)
@@ -62,12 +62,12 @@ def progress(first: str) -> Iterator[Report]:
 
 
 _bars: list[Progress] = []
-"""What `progress` shows at present."""
+"""The bars that `progress` shows at present."""
 
 
 def say(line: str | bytes | Path, *, err: bool = False, to: TextIO | None = None) -> None:
-    """One line on standard output (err: error), or `to`, above the bar if there is one. `typer.echo` alone writes past
-    what rich puts in the place of the streams, behind the bar."""
+    """Print one line on standard output (err: error), or `to`, above the bar if there is one. `typer.echo` alone
+    bypasses rich's replacements of the streams, and would write behind the bar."""
     for bar in _bars:
         bar.stop()
     typer.echo(line, err=err, file=to)
@@ -77,7 +77,7 @@ def say(line: str | bytes | Path, *, err: bool = False, to: TextIO | None = None
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """For imports of large packages: they make no garbage, and looking for it takes a tenth of their time."""
+    """For imports of large packages: they make no garbage, and collecting it takes a tenth of their time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -88,7 +88,7 @@ def importing() -> Iterator[None]:
 
 
 def scale_reporter(report: Report) -> Callable[[ScalePreview], None]:
-    """A `callback_on_scale` that reports scales and batches and decodes nothing."""
+    """Return a `callback_on_scale` that reports scales and batches and decodes nothing."""
 
     def callback(preview: ScalePreview) -> None:
         done, total = preview.batch * preview.scales + preview.k + 1, preview.batches * preview.scales
@@ -99,14 +99,14 @@ def scale_reporter(report: Report) -> Callable[[ScalePreview], None]:
 
 
 def require_writable_file(path: Path) -> None:
-    """As `require_writable`, for a file, which may be there and is then replaced."""
+    """Do `require_writable` for a file; an existing one will be replaced."""
     if path.is_dir():
         raise HartError(f"{path}: is a folder: give a file")
     require_writable(path.parent)
 
 
 def is_image_file(out: Path) -> bool:
-    """Whether --out names the file of one image, not a folder for any number."""
+    """Return whether --out names the file of one image, not a folder for any number."""
     if not out.suffix or out.is_dir():
         return False
     from hart.generation.metadata import is_image_name
@@ -115,7 +115,7 @@ def is_image_file(out: Path) -> bool:
 
 
 def require_output(out: Path, *, single: bool) -> None:
-    """As `require_writable`, for --out: a folder, or the name of one new image. single: whether no more is written."""
+    """Do `require_writable` for --out: a folder, or the name of one new image. single: whether only one is written."""
     if not is_image_file(out):
         require_writable(out)
         return
@@ -124,14 +124,14 @@ def require_output(out: Path, *, single: bool) -> None:
     if out.suffix.lower() != ".png":
         raise HartError(f"--out {out}: images are written as PNG: give {out.with_suffix('.png').name}, or a folder")
     if os.path.lexists(out):
-        raise HartError(f"--out {out}: is there already, and nothing is overwritten: choose another name")
+        raise HartError(f"--out {out}: already exists, and nothing is overwritten: choose another name")
     require_writable(out.parent)
 
 
 @contextmanager
 def owned(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[None]:
-    """A folder for this process alone, see `hart.commands.locks.locked`; made if need be, and removed again if nothing
-    was written there. Raises `HartError` where nothing can be."""
+    """Hold a folder for this process alone, see `hart.commands.locks.locked`; it is created if need be, and removed
+    again if nothing was written there. Raises `HartError` if it cannot be written to."""
     with ExitStack() as stack:
         with can_be_written(folder):
             stack.enter_context(folder_if_used(folder))
@@ -144,7 +144,7 @@ def owned(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[None]:
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Turns a missing optional package into an error that says how to install it."""
+    """Turn a missing optional package into an error that says how to install it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -157,13 +157,13 @@ _listener: ContextVar[Callable[[str], object]] = ContextVar(
 
 
 def note(message: str) -> None:
-    """One line on stderr, or for whoever listens by `notes_to`."""
+    """Print one line on stderr, or pass it to the listener of `notes_to`."""
     _listener.get()(" ".join(message.split()))
 
 
 @contextmanager
 def notes_to(listener: Callable[[str], object]) -> Iterator[None]:
-    """Notes are given to `listener`, as in a process that another one started, which knows what was said before."""
+    """Pass notes to `listener`, as in a child process, whose parent knows what was said before."""
     before = _listener.set(listener)
     try:
         yield
@@ -172,23 +172,21 @@ def notes_to(listener: Callable[[str], object]) -> Iterator[None]:
 
 
 def hint_at_quotes(prompts: Sequence[str]) -> None:
-    """A note where the shell has probably split one prompt into several."""
+    """Print a note if the shell has probably split one prompt into several."""
     if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
         short = clipped(" ".join(prompts), 40)
         note(f'these are {len(prompts)} prompts of one word each; to generate them as one: hart generate "{short}"')
 
 
 def hint_at_files(prompts: Sequence[str]) -> None:
-    """A note where a prompt is the name of a file, as when the shell has made several files of a pattern."""
+    """Print a note if a prompt is the name of a file, as when the shell has expanded a pattern to several files."""
     for prompt in filter(os.path.isfile, prompts):
-        note(
-            f'"{clipped(prompt, 40)}" is a file, and is taken as a prompt: files are given one by one, by their options'
-        )
+        note(f'"{clipped(prompt, 40)}" is a file, but is used as a prompt: give files one by one, by their options')
 
 
 @contextmanager
 def prompt_notes() -> Iterator[None]:
-    """Turns the warnings about prompts and adapters into notes, each said once."""
+    """Turn warnings about prompts and adapters into notes, each printed once."""
     said, ours = set[str](), (PromptWarning, AdapterWarning)
     with warnings.catch_warnings():
         for kind in ours:
@@ -208,8 +206,8 @@ def prompt_notes() -> Iterator[None]:
 
 @contextmanager
 def says_when_stopped(line: Callable[[], str]) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal end the block in order, then the command with this line. A second
-    one ends it at once."""
+    """Let Ctrl-C, SIGTERM and a closed terminal end the block in order, then the command with this line. A second one
+    ends it at once."""
     signals = [number for number in SIGNALS if number != signal.SIGINT]
 
     def stop(number: int, frame: object) -> None:
@@ -224,9 +222,9 @@ def says_when_stopped(line: Callable[[], str]) -> Iterator[None]:
 
 
 def print_path(path: Path, remark: str = "", to: TextIO | None = None) -> None:
-    """One line: a file that was written, and a remark. to: by default standard output."""
+    """Print one line: a file that was written, and a remark. to: by default standard output."""
     line = f"{path}{remark}"
-    # names that are no UTF-8, or no text of this stream, come out as the bytes that they are
+    # names that are not UTF-8, or not in the stream's encoding, are printed as their raw bytes
     say(os.fsencode(line) if os.name == "posix" or not _is_written_by(to or sys.stdout, line) else line, to=to)
 
 
@@ -239,9 +237,9 @@ def _is_written_by(stream: TextIO | None, text: str) -> bool:
 
 
 def slug(*texts: str) -> str:
-    """A short piece of a file name: letters and digits of any script, emoji by name, all else as single dashes. Of
-    several texts that are too long together, each gets an equal share."""
-    from hart.text_encoder.emoji import named_emoji  # beside it is PyTorch
+    """Return a short piece of a file name: letters and digits of any script, emoji by name, all else as single dashes.
+    If several texts are too long together, each gets an equal share."""
+    from hart.text_encoder.emoji import named_emoji  # its package imports PyTorch
 
     spaced = ("".join(c if c.isalnum() else " " for c in named_emoji(text).lower()) for text in texts)
     pieces = ["-".join(words.split()) for words in spaced]
@@ -256,15 +254,15 @@ NUMBERED = re.compile(r"([0-9]{3,9})-.*\.png")
 
 class NumberedFiles:
     """PNG files of one command, numbered on from those in the folder, so that names sort in the order of writing. The
-    first file makes the folder.
+    first file creates the folder.
 
-    Other commands may write into the same folder meanwhile: a taken name is skipped. A single file may have a name
-    instead.
+    Other commands may write into the same folder meanwhile: a taken name is skipped. Alternatively, a single file may
+    have a given name.
     """
 
     def __init__(self, folder: Path, count: int) -> None:
         """folder: or FILE.png for one file. count: how many files are to come; numbers are as wide as the last one.
-        Raises `HartError` as `require_output`, and for the folder of a job."""
+        Raises `HartError` like `require_output`, and for the folder of a job."""
         require_output(folder, single=count == 1)
         if (folder / JOB_FILE).exists():
             raise HartError(f"--out {folder}: belongs to the job that its {JOB_FILE} describes: choose another folder")
@@ -276,7 +274,8 @@ class NumberedFiles:
         self._numbers = itertools.count(first)
 
     def write(self, name: str, save: Callable[[Path], None]) -> Path:
-        """Let `save` write the next file, `name` behind its number; `save` raises `FileExistsError` for a taken name.
+        """Let `save` write the next file, with `name` after its number; `save` raises `FileExistsError` for a taken
+        name.
 
         Returns the path that was written.
         """

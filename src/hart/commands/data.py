@@ -23,7 +23,7 @@ app = lazy_group({}, add_completion=False)
 
 
 class SetOptions(ImageSetOptions, kw_only=True):
-    """What is encoded, by which networks, and where."""
+    """What to encode, by which networks, and where."""
 
     data: Annotated[str, Field(json_schema_extra={"metavar": "DATA", "positional": True})]
     """Folder, file, pattern or URLs of shards, or hf:OWNER/NAME."""
@@ -43,7 +43,7 @@ class SetOptions(ImageSetOptions, kw_only=True):
     size: int | None = None
     """Image size in pixels, from which the scales follow; in place of --scales."""
     aspect: Annotated[Listed[Aspect], Field(json_schema_extra={"metavar": "W:H"})] = ()
-    """Shape of the images, such as 16:9; repeat it to give several: an image goes to the nearest one."""
+    """Shape of the images, such as 16:9; repeat it for several: an image goes to the nearest one."""
     device: Device = None
     caption_column: Column = ""
     label_column: Column = ""

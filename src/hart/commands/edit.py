@@ -31,9 +31,9 @@ class ChangeOptions(ImageOptions, kw_only=True):
     """What images take from another one."""
 
     style: Path | None = None
-    """Image file whose colours are taken, not the image's own."""
+    """Image file whose colours are used instead of the image's own."""
     style_strength: float | None = None
-    """How strongly what is generated takes on colours of --style, or of the image that is kept (0: not at all, 1:
+    """How strongly the result takes on the colours of --style, or of the image that is kept (0: not at all, 1:
     clearly); by default 1 with --style, 0 without."""
 
 
@@ -41,33 +41,33 @@ class EditOptions(ChangeOptions, kw_only=True):
     """What an edit changes."""
 
     mask: Path | None = None
-    """Image of the same size: what is transparent is redrawn, or else what is white."""
+    """Image of the same size: its transparent part is redrawn, or without transparency its white part."""
     source_prompt: str | None = None
-    """In place of a mask: what the image shows now."""
+    """In place of a mask: a description of the image as it is."""
     kept_scales: int = 0
-    """First scales that are the image's everywhere: its colours, then its layout."""
+    """This many first scales are the image's everywhere: its colours, then its layout."""
     followed_scales: int | None = None
-    """With --source-prompt: first scales that follow the image."""
+    """With --source-prompt: this many first scales follow the image."""
 
     def __post_init__(self) -> None:
         followed = self.followed_scales is None or self.source_prompt is not None
-        require(followed, "--followed-scales goes with --source-prompt: give that too")
+        require(followed, "--followed-scales requires --source-prompt: give that too")
 
 
 class VaryOptions(ChangeOptions, kw_only=True):
     """What variations keep."""
 
     kept_scales: int | None = None
-    """First scales that are the image's; by default half of them, none with --style-strength."""
+    """This many first scales are the image's; by default half of them, none with --style-strength."""
 
 
 @options_from_config
 def edit(image: ImageArgument, options: EditOptions, settings: SamplingSettings, prompt: PromptArgument = None) -> None:
     """Redraw a part of an image: under a mask, where it is transparent, where another --size or --aspect leaves it
-    empty, or what PROMPT says otherwise than --source-prompt. All else stays to the pixel, but with --source-prompt."""
+    empty, or where PROMPT differs from --source-prompt. Except with --source-prompt, no other pixel changes."""
     source_prompt = options.source_prompt
     require(
-        prompt is not None or source_prompt is None, "--source-prompt says what the image shows now: give PROMPT too"
+        prompt is not None or source_prompt is None, "--source-prompt describes the image as it is: give PROMPT too"
     )
     mask, facts = _opened(options.mask, "mask")
 
@@ -89,8 +89,8 @@ def edit(image: ImageArgument, options: EditOptions, settings: SamplingSettings,
 
 @options_from_config
 def vary(image: ImageArgument, options: VaryOptions, settings: SamplingSettings, prompt: PromptArgument = None) -> None:
-    """Generate images that have an image's coarse scales, so its layout and colours, and finer ones of their own; or,
-    by --style-strength, its colours alone."""
+    """Generate images with an image's coarse scales, and so its layout and colours, but their own finer scales; or,
+    with --style-strength, only with its colours."""
 
     def prepared(pipe: HartPipeline, source: Image.Image, **style: Any) -> Edit:
         return pipe.prepare_variation(source, kept_scales=options.kept_scales, **style)
@@ -102,7 +102,7 @@ class MixOptions(ImageOptions, kw_only=True):
     """How two prompts are mixed."""
 
     switch: int | None = None
-    """How many scales are the first prompt's; by default half of them."""
+    """This many first scales follow the first prompt; by default half of them."""
     weights: Listed[float] = ()
     """In place of --switch: the second prompt's share at each scale, 0 to 1."""
 
@@ -141,7 +141,7 @@ def _change(
     prepared: Callable[..., Edit],
     **facts: Any,
 ) -> None:
-    """Write images of what `prepared` keeps of an image, with a prompt or none. facts: of their records."""
+    """Write images of what `prepared` keeps of an image, with a prompt or none. facts: for their records."""
     writer = ImageWriter(options, options.each)
     source, of_image = _opened(image, "image")
     lent, of_style = _opened(options.style, "style")
@@ -150,7 +150,7 @@ def _change(
         from hart.generation.canvas import canvas_schedule
         from hart.generation.metadata import EditSource
 
-        # before the image is laid on the canvas: gigabytes where that is large
+        # before the image is laid on the canvas, which takes gigabytes if it is large
         canvas = canvas_schedule(pipe.config, source, **options.shape)
         has_second = facts.get("source_prompt") is not None
         pipe.require_memory(canvas, writer.total, batch_size=options.batch_size, second_prompt=has_second, **settings)
@@ -158,7 +158,7 @@ def _change(
         before = ImageSize(*upright(source).size)
         if made.size != str(before) and (options.size, options.aspect) == (None, None):
             note(f"{image.name} has {before} px, the result {made.size}, about as many as the model's own images")
-        if made.redraw is None or made.redraw.any():  # a part that is redrawn comes out as stretched as a whole image
+        if made.redraw is None or made.redraw.any():  # a redrawn part gets as stretched as a whole image
             note_size(pipe, canvas)
         amounts = {name: getattr(made, name) for name in ("kept_scales", "followed_scales", "style_strength")}
         writer.made_with["edit"] = EditSource(**facts, **of_image, **of_style, **amounts)
@@ -168,7 +168,7 @@ def _change(
 
 
 def _opened(path: Path | None, role: str) -> tuple[Any, dict[str, Any]]:
-    """An image file, if there is one, and its name and digest for `EditSource`, where it is called `role`."""
+    """Open an image file, if given; also return its name and digest for `EditSource`, in which it is called `role`."""
     if path is None:
         return None, {}
     from hart.data.images import MAX_FILE, open_image

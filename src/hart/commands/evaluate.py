@@ -24,10 +24,10 @@ HELP = "Measure a model: figures, a table and image grids."
 
 
 def suite_app(suites: Mapping[str, Suite[Any] | str], program: str = "hart") -> typer.Typer:
-    """Suites as sub-commands, by name. One that is given by its place, "module:variable", is imported when its command
-    is asked for.
+    """Make suites sub-commands, by name. A suite given by its place, "module:variable", is imported when its command is
+    used.
 
-    program: what the command line is called, for the record of a result.
+    program: name of the command line, for the record of a result.
     """
     commands = {
         name: (partial(_command, name, suite, program), suite.description if isinstance(suite, Suite) else None)
@@ -67,13 +67,13 @@ def _command(name: str, found: Suite[Any] | str, program: str) -> Any:
 
 
 def _imported(name: str, place: str) -> Suite[Any]:
-    """Raises `HartError` for what cannot be imported or is no suite."""
+    """Import a suite. Raises `HartError` if it cannot be imported or is not a suite."""
     try:
         suite = resolve_name(place)
-    except Exception as error:  # whatever another package does when it is imported
+    except Exception as error:  # importing another package may raise anything
         raise HartError(f"the suite {name} cannot be imported from {place}: {reason(error)}") from None
     if not isinstance(suite, Suite):
-        raise HartError(f"{place} is no suite: give the place of a hart.evaluation.Suite")
+        raise HartError(f"{place} is not a suite: give the place of a hart.evaluation.Suite")
     return suite
 
 

@@ -5,8 +5,8 @@
     def train(recipe: Annotated[Path, typer.Argument()], options: TrainOptions) -> None: ...
 
 A field's type, default, `description` and bounds (`ge`, `le`) become the option's. Numbers of a tuple are separated by
-commas or given by repeating the option, other items by repeating it; a switch that is on by default has a `--no-`
-form. A field's `json_schema_extra` may hold `metavar`, `flags` (`["-n", "--count"]`), and `positional` for an argument.
+commas or given by repeating the option, other items by repeating it; a switch that is on by default has a `--no-` form.
+A field's `json_schema_extra` may hold `metavar`, `flags` (`["-n", "--count"]`), and `positional` for an argument.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SomeOf:
-    """Beside the type of a parameter, `Annotated[dict[str, Any], SomeOf(config)]`: it gets a dictionary of a
-    configuration's fields, each an option without default, None for those that are not given. flags: of fields whose
-    options are not named like them."""
+    """Use with a parameter's type as `Annotated[dict[str, Any], SomeOf(config)]`: it gets a dictionary of the
+    configuration's fields, each an option without default, None for those not given. flags: for fields whose options
+    are not named like them."""
 
     config: type
     flags: Mapping[str, str]
@@ -48,7 +48,7 @@ PLAIN = (bool, int, float, str, Path)
 
 
 def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
-    """A command with every parameter that is a configuration replaced by one option per field.
+    """Return a command with every parameter that is a configuration replaced by one option per field.
 
     A value that a field does not allow is a `HartError` naming the option.
     """
@@ -72,19 +72,19 @@ def options_from_config(command: Callable[P, T]) -> Callable[..., T]:
         for name, some in partial.items():
             given[name] = {field: given.pop(field) for field in config_fields(some.config)}
             changes = {field: value for field, value in given[name].items() if value is not None}
-            config_from_options(some.config, changes, some.flags)  # for its errors: before a model is opened
+            config_from_options(some.config, changes, some.flags)  # only for its errors, before a model is opened
         for name, config in configs.items():
             given[name] = config_from_options(config, {field: given.pop(field) for field in config_fields(config)})
         return command(**given)  # type: ignore[call-arg]
 
-    # which refuses two of one name
+    # it refuses two with the same name
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
 
 def config_from_options(config: type[T], given: dict[str, Any], flags: Mapping[str, str] | None = None) -> T:
-    """The configuration with the given options, by field. flags: as in `SomeOf`. Raises `HartError` naming the
+    """Return the configuration with the given options, by field. flags: as in `SomeOf`. Raises `HartError` naming the
     option."""
     fields = config_fields(config)
     values = {name: _value(fields[name], value) for name, value in given.items()}
@@ -98,7 +98,7 @@ def config_from_options(config: type[T], given: dict[str, Any], flags: Mapping[s
 
 
 def option_flags(name: str, field: FieldInfo) -> tuple[str, ...]:
-    """How a field is given on the command line; nothing for an argument."""
+    """Return how a field is given on the command line; nothing for an argument."""
     extra = _extra(field)
     if "flags" in extra or extra.get("positional"):
         return tuple(extra.get("flags", ()))
@@ -108,7 +108,7 @@ def option_flags(name: str, field: FieldInfo) -> tuple[str, ...]:
 
 
 def config_fields(config: type) -> dict[str, FieldInfo]:
-    """Fields of a configuration by name, its own before those of its bases."""
+    """Return the fields of a configuration by name, its own before those of its bases."""
     fields: dict[str, FieldInfo] = config.__pydantic_fields__  # type: ignore[attr-defined]
     order = dict.fromkeys(name for kind in config.__mro__ for name in inspect.get_annotations(kind))
     return {name: fields[name] for name in order if name in fields}
@@ -152,25 +152,24 @@ def _unset(some: SomeOf, name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def field_kind(field: FieldInfo) -> tuple[Any, bool, bool]:
-    """The type that the command line reads for a field (text where only the configuration can tell), whether it may be
-    None, and whether there may be several."""
+    """Return the type that the command line reads for a field (text if only the configuration can tell), whether it may
+    be None, and whether there may be several."""
     kind: Any = field.annotation
     optional = False
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         others = [item for item in typing.get_args(kind) if item is not type(None)]
         optional = len(others) < len(typing.get_args(kind))
         kind = others[0] if len(others) == 1 else str
-    many = typing.get_origin(kind) in (tuple, list)
+    many = typing.get_origin(kind) is tuple
     if many:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
-    enumerated = typing.get_origin(kind) is typing.Literal or (isinstance(kind, type) and hasattr(kind, "__members__"))
-    return (kind if enumerated or kind in PLAIN else str), optional, many
+    return (kind if typing.get_origin(kind) is typing.Literal or kind in PLAIN else str), optional, many
 
 
 def _value(field: FieldInfo, value: Any) -> Any:
-    """A value that typer read, as the configuration takes it."""
+    """Convert a value that typer read for the configuration."""
     kind, optional, many = field_kind(field)
     if not many:
         return value

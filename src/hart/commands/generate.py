@@ -50,22 +50,22 @@ if TYPE_CHECKING:
 
 NOTHING = GenerateOptions()
 GRID_PIXELS = 2**28
-"""Largest contact sheet."""
+"""Most pixels of a contact sheet."""
 
 
 class RunOptions(Config, kw_only=True):
     """Where prompts come from, and who generates."""
 
     prompts_file: Annotated[str | None, Field(json_schema_extra={"metavar": "PATH"})] = None
-    """Text file with one prompt per line, or - for standard input; the same command continues what was stopped."""
+    """Text file with one prompt per line, or - for standard input; the same command continues a stopped run."""
     like: Path | None = None
-    """Generate this image again, with whatever else you give changed."""
+    """Generate this image again, with any other given options changed."""
     grid: bool = False
     """Also write a contact sheet of all images."""
     workers: Annotated[int | None, Field(ge=1)] = None
-    """Processes that share the prompts of a file; by default one a GPU, or one."""
+    """Processes that share the prompts of a file; by default one per GPU, or one."""
     ray: bool = False
-    """Share the prompts of a file over the machines of a Ray cluster."""
+    """Share the prompts of a file among the machines of a Ray cluster."""
 
     def __post_init__(self) -> None:
         shared = self.workers is not None or self.ray
@@ -79,12 +79,12 @@ def generate(options: GenerateOptions, settings: SamplingSettings, how: RunOptio
     prompts_file, grid = how.prompts_file, how.grid
     if prompts_file is not None and options.out is None:
         named = "standard-input" if prompts_file == STANDARD_STREAM else Path(prompts_file).stem.strip(".") or "prompts"
-        options = options.replace(out=DEFAULT_FOLDER / named)  # of its own: other commands write nothing there
+        options = options.replace(out=DEFAULT_FOLDER / named)  # its own: other commands write nothing there
     if grid or prompts_file is not None:
         require_output(options.place, single=False)
     if not options.prompts and prompts_file is None and how.like is None:
         raise HartError("nothing to generate: give a prompt, --prompts-file or --like")
-    # before prompts are waited for
+    # before waiting for prompts
     record = None if how.like is None else _recorded(how.like)
     options.credentials()
     if prompts_file is not None:
@@ -119,8 +119,8 @@ def generate(options: GenerateOptions, settings: SamplingSettings, how: RunOptio
 
 
 def read_prompts(file: str) -> list[str]:
-    """The lines of a UTF-8 text file, or of standard input for `-`, that are not blank. Raises `HartError` when there
-    are none."""
+    """Return the non-blank lines of a UTF-8 text file, or of standard input for `-`. Raises `HartError` if there are
+    none."""
     sent, path = file == STANDARD_STREAM, user_path(file)
     if sent and sys.stdin is not None and sys.stdin.isatty():
         note("type prompts, one per line; Ctrl-D (on Windows Ctrl-Z and Enter) ends them")
@@ -133,7 +133,7 @@ def read_prompts(file: str) -> list[str]:
 
 
 def _recorded(like: Path) -> ImageRecord:
-    """The record of an image that can be generated again. Raises `HartError`."""
+    """Return the record of an image that can be generated again. Raises `HartError`."""
     from hart.generation.metadata import read_record
 
     record = read_record(like)
@@ -143,7 +143,7 @@ def _recorded(like: Path) -> ImageRecord:
 
 
 def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions, int | None]:
-    """The options that generate a recorded image again, changed by what was given; and its row in the result."""
+    """Return the options that generate a recorded image again, changed as given; and its row in the result."""
     from hart import __version__
     from hart.hub import is_hub_id
 
@@ -165,7 +165,7 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
                 f"--like: the image was made by {record.model}, where no model is any more: give it with --model"
             )
         recorded |= {"model": record.model, "random_weights": settings.random_weights}
-        if given.aspect is None or isinstance(settings.size, int):  # the square that an aspect is as large as
+        if given.aspect is None or isinstance(settings.size, int):  # the square whose area an aspect has
             recorded["size"] = settings.size
         if settings.loras and not given.lora:
             recorded |= {"lora": tuple(map(Path, settings.loras)), "lora_scale": settings.lora_scale}
@@ -174,7 +174,7 @@ def _like(record: ImageRecord, given: GenerateOptions) -> tuple[GenerateOptions,
 
 
 def open_model(options: ImageOptions) -> HartPipeline:
-    """The model of the options, with its adapters."""
+    """Open the model of the options, with its adapters."""
     with importing():
         from hart.pipeline import HartPipeline
     options.require_files()
@@ -192,7 +192,7 @@ def open_model(options: ImageOptions) -> HartPipeline:
 
 
 def generator_of(pipe: HartPipeline, options: GenerateOptions) -> Any:
-    """What generates: the pipeline itself, or the best of some of its images."""
+    """Return what generates: the pipeline itself, or the best of some of its images."""
     if options.best_of is None:
         return pipe
     from hart.evaluation.reranking import best_of, open_scorer
@@ -203,14 +203,14 @@ def generator_of(pipe: HartPipeline, options: GenerateOptions) -> Any:
 
 
 def prompt_mix(mix: MixSettings | None) -> PromptMix | None:
-    """A recorded mixture of prompts, as a call takes it."""
+    """Return a recorded mixture of prompts, as a call takes it."""
     from hart.generation.edits import PromptMix
 
     return None if mix is None else PromptMix(mix.prompt, mix.weights)
 
 
 class ImageWriter:
-    """Writes batches as they are generated and prints the paths: a run that is stopped keeps what it has done."""
+    """Writes batches as they are generated and prints their paths: a stopped run keeps what it has done."""
 
     def __init__(self, options: ImageOptions, total: int, row: int | None = None, *, keep: bool = False) -> None:
         """total: images to come. row: write only this one of the batch. keep: hold images for a contact sheet. Raises
@@ -224,7 +224,7 @@ class ImageWriter:
         self.kept: list[tuple[ImageRecord, Any]] | None = [] if keep else None
 
     def arguments(self, pipe: HartPipeline, report: Report) -> dict[str, Any]:
-        """What every call of a pipeline is given for the options, so that its images come here."""
+        """Return the arguments of every pipeline call for the options, so that its images come here."""
         return {
             "negative_prompt": self.options.negative_prompt or None,
             "num_images_per_prompt": self.options.each,
@@ -236,7 +236,7 @@ class ImageWriter:
         }
 
     def write(self, batch: HartOutput, pipe: HartPipeline) -> None:
-        """Write the images of one batch, or only the row that is asked for."""
+        """Write the images of one batch, or only the requested row."""
         from hart.generation.metadata import BatchPlace, ImageRecord, write_image
 
         together = tuple(map(str, batch.prompts))
@@ -258,7 +258,7 @@ class ImageWriter:
 
 @contextmanager
 def opened(writer: ImageWriter) -> Iterator[tuple[HartPipeline, Report]]:
-    """The model of a writer's options. Ctrl-C and SIGTERM say how many images were written, and where."""
+    """Open the model of a writer's options. Ctrl-C and SIGTERM report how many images were written, and where."""
     options = writer.options
     with (
         says_when_stopped(lambda: f"stopped: {writer.done} of {writer.total} in {options.place}"),
@@ -269,14 +269,14 @@ def opened(writer: ImageWriter) -> Iterator[tuple[HartPipeline, Report]]:
 
 
 def asked_schedule(config: HartConfig, options: ImageOptions, mix: MixSettings | None) -> ScaleSchedule:
-    """The schedule of the images. mix: that of the image of `--like`. Raises `HartError` for sizes that the model
-    cannot make, or that have other scales than the mixture."""
+    """Return the schedule of the images. mix: that of the image of `--like`. Raises `HartError` for sizes that the
+    model cannot make, or whose number of scales differs from the mixture's."""
     schedule = requested_schedule(config, **options.shape)
     if mix is not None and len(mix.weights) != len(schedule):
         raise HartError(
             f"--like: the image mixes two prompts over {counted(len(mix.weights), 'scale')}, and images of "
             f"{size_of_schedule(config, schedule)} have {len(schedule)}: leave --size, --aspect and --model out, or "
-            "mix the prompts anew with hart mix"
+            "mix the prompts again with hart mix"
         )
     return schedule
 
@@ -284,7 +284,7 @@ def asked_schedule(config: HartConfig, options: ImageOptions, mix: MixSettings |
 def check_size(
     pipe: HartPipeline, schedule: ScaleSchedule, options: ImageOptions, images: int, *, mixed: bool, **sampling: Any
 ) -> None:
-    """Raise `HartError` if so many images of this schedule need more memory than there is; else as `note_size`.
+    """Raise `HartError` if `images` images of this schedule need more memory than there is; then do `note_size`.
 
     mixed: with a second prompt. sampling: as for a call.
     """
@@ -293,7 +293,7 @@ def check_size(
 
 
 def note_size(pipe: HartPipeline, schedule: ScaleSchedule) -> None:
-    """A note where the model was not trained at the size of this schedule."""
+    """Print a note if the model was not trained at the size of this schedule."""
     size = size_of_schedule(pipe.config, schedule)
     if (remark := untrained_remark(size, trained_sizes(pipe.config))) is not None:
         note(remark)
@@ -302,7 +302,7 @@ def note_size(pipe: HartPipeline, schedule: ScaleSchedule) -> None:
 def image_settings(
     options: ImageOptions, device: torch.device, dtype: torch.dtype, sampling: SamplingConfig, size: tuple[int, int]
 ) -> ImageSettings:
-    """The settings of an image that was generated alone, for its record."""
+    """Return the settings of an image that was generated alone, for its record."""
     from hart.devices import dtype_name
     from hart.generation.metadata import ImageSettings
 
@@ -321,7 +321,7 @@ def image_settings(
 
 
 def require_one_sheet(total: int, size: ImageSize) -> None:
-    """Raise `HartError` if so many images are too many for a contact sheet."""
+    """Raise `HartError` if `total` images are too many for a contact sheet."""
     from hart.generation.contact_sheet import SMALLEST_SHOWN
 
     if total * max(*size, SMALLEST_SHOWN) ** 2 > GRID_PIXELS:
@@ -329,7 +329,7 @@ def require_one_sheet(total: int, size: ImageSize) -> None:
 
 
 def write_grid(images: Sequence[tuple[ImageRecord, Any]], options: ImageOptions) -> Path:
-    """A contact sheet of all images of a command, a group for every prompt, in the folder of the options."""
+    """Write a contact sheet of all images of a command, one group per prompt, in the folder of the options."""
     from hart.generation.contact_sheet import contact_sheet
     from hart.generation.metadata import write_sheet
     from hart.text_encoder.emoji import named_emoji

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock of the operating system, which ends with its process, however that ends."""
+"""One process at a time in a folder: an operating system lock, which ends with its process, however that ends."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hart.strict import clipped
 
 LOCK_FILE = ".hart-lock"
 HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK})
-"""Errors for a lock that another process holds; any other means a drive without locks."""
+"""Errors for a lock that another process holds; any other error means a drive without locks."""
 WINDOWS_BYTE = 2**30
-"""The byte that Windows locks: one beyond the content, which others can then still read."""
+"""The byte that Windows locks: beyond the content, so that others can still read that."""
 
 
 @contextmanager
 def locked(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[bool]:
     """Hold the lock of an existing folder. Gives False on a drive without locks.
 
-    what: is done there, for the error of a second process. name: of the lock's file; locks of other names do not
-    exclude each other. Raises `HartError` naming the process that holds it. The file of a killed process blocks
+    what: the activity there, for the error of a second process. name: of the lock's file; locks with different names do
+    not exclude each other. Raises `HartError` naming the process that holds it. The file of a killed process blocks
     nobody.
     """
     path = folder / name
@@ -41,17 +41,17 @@ def locked(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[bool]:
                 raise HartError(f"{path}: cannot be written ({error.strerror}): make room and run again") from None
         yield has_lock
     finally:
-        # before it is let go, so that nobody else's is removed
+        # before the lock is released, so that nobody else's file is removed
         if sys.platform != "win32":
             path.unlink(missing_ok=True)
         os.close(handle)
-        if sys.platform == "win32":  # which removes no open file: then it is somebody else's
+        if sys.platform == "win32":  # it cannot remove an open file: if that fails, the file is now somebody else's
             with suppress(OSError):
                 path.unlink()
 
 
 def _taken(path: Path, what: str) -> tuple[int, bool]:
-    """The open file, and whether it is locked."""
+    """Return the open file, and whether it is locked."""
     # neither wait for a FIFO nor follow a link that somebody put there
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     while True:
@@ -69,7 +69,7 @@ def _taken(path: Path, what: str) -> tuple[int, bool]:
             who = clipped(os.read(handle, 1000).decode(errors="replace")) or "another process"
             os.close(handle)
             raise HartError(f"{path.parent}: {what} is already running there, by {who}: wait or stop it") from None
-        # its last owner may have removed the file after it was opened here: then it locks nothing
+        # its last owner may have removed the file after it was opened here: then the lock has no effect
         with suppress(FileNotFoundError):
             if sys.platform == "win32" or os.path.samestat(os.fstat(handle), path.stat()):
                 return handle, True
@@ -77,7 +77,7 @@ def _taken(path: Path, what: str) -> tuple[int, bool]:
 
 
 def _lock(handle: int) -> None:
-    """Raises `OSError` at once if another process has it."""
+    """Lock the file. Raises `OSError` at once if another process has the lock."""
     if sys.platform == "win32":
         import msvcrt
 

@@ -24,8 +24,8 @@ from hart.strict import counted
 def reconstruct(
     options: ModelOptions, images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)]
 ) -> None:
-    """Encode and decode images with a model's tokenizer or one alone: input, discrete and hybrid side by side, with
-    PSNR in dB."""
+    """Encode and decode images with the tokenizer of a model, or a tokenizer alone: input, discrete and hybrid side by
+    side, with PSNR in dB."""
     from hart.data.images import open_image
     from hart.generation.metadata import save_png
 
@@ -54,7 +54,7 @@ def reconstruct(
 
 
 class InfoOptions(Config, kw_only=True):
-    """Of `hart info`."""
+    """Options of `hart info`."""
 
     model: Annotated[str, Field(json_schema_extra={"positional": True})] = DEFAULT_MODEL
     """Shipped model, folder, Hugging Face id, preset or config.json."""
@@ -75,7 +75,7 @@ def info(options: InfoOptions) -> None:
     guided = config.sampling.guidance_scale > 0
     cost = model_cost(config, schedule, guided=guided)
     facts = _facts(config, schedule)
-    # the number types whose linear layers are packed on this machine, and why the others are not
+    # the number types whose linear layers are packed on this machine, and why others are not
     facts |= {f"{dtype_name(dtype)} packed on CPU": packing_refusal(dtype) or "yes" for dtype in PACKED_DTYPES}
     lines = [f"# {options.model}", "", *(f"- {name}: {value}" for name, value in facts.items())]
     macs = f"MACs of one image, guidance {'on' if guided else 'off'}"
@@ -85,7 +85,7 @@ def info(options: InfoOptions) -> None:
 
 
 class ConvertOptions(LoraOptions, kw_only=True):
-    """Of `hart convert`."""
+    """Options of `hart convert`."""
 
     source: Annotated[str, Field(json_schema_extra={"metavar": "SRC", "positional": True})]
     """Shipped model, folder in any layout, or Hugging Face id."""
@@ -94,7 +94,7 @@ class ConvertOptions(LoraOptions, kw_only=True):
     dtype: str = "float32"
     """How weights are stored: float32, bfloat16, float16, or int8 for large layers."""
     tokenizer: str | None = None
-    """Tokenizer to write in place of the model's own, with the same codes: one whose decoder alone was trained."""
+    """Tokenizer to write in place of the model's own, with the same codes: one with only its decoder trained."""
 
 
 @options_from_config
@@ -118,7 +118,7 @@ def convert(options: ConvertOptions) -> None:
         model = load_model(folder, in_memory)
         if options.tokenizer is not None:
             model = with_decoder(model, options.tokenizer)
-        # of all, before the first changes the weights
+        # for all of them, before the first changes the weights
         for remark in [base_remark(model.hart, adapter, source) for adapter in options.lora]:
             if remark is not None:
                 note(remark)

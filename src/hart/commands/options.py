@@ -1,4 +1,4 @@
-"""Options that several commands share, with one wording."""
+"""Options that several commands share, with the same wording."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ DEFAULT_MODEL, DEFAULT_FOLDER = "emoji", Path("outputs")
 
 
 class ModelOptions(Config, kw_only=True):
-    """Which model runs where. None is the default, or with --like what the image was made with."""
+    """Which model runs where. None means the default, or with --like what the image was made with."""
 
     model: str | None = None
     """Shipped model, folder or Hugging Face id; by default emoji."""
     device: Device = None
     dtype: NumberType = None
     out: Path | None = None
-    """Folder for the images, or FILE.png for a single one; by default outputs, and for a file of prompts a folder in
-    there that is named after it."""
+    """Folder for the images, or FILE.png for a single one; by default outputs, or for a file of prompts a folder inside
+    it with the file's name."""
 
     @property
     def source(self) -> str:
-        """The model that is meant."""
+        """Return the chosen model."""
         return DEFAULT_MODEL if self.model is None else self.model
 
     @property
     def place(self) -> Path:
-        """The folder or file that is meant."""
+        """Return the chosen folder or file."""
         return DEFAULT_FOLDER if self.out is None else self.out
 
 
 class LoraOptions(Config, kw_only=True):
-    """Which adapters a model is merged with."""
+    """Adapters to merge into a model."""
 
     lora: Listed[AbsolutePath] = ()
     """Folder of a LoRA adapter to merge; repeat it to add several."""
@@ -68,7 +68,7 @@ class LoraOptions(Config, kw_only=True):
         return 1.0 if self.lora_scale is None else self.lora_scale
 
     def require_files(self) -> None:
-        """Raise `HartError` for adapters that are not there, before a model is opened, and for a strength of none."""
+        """Raise `HartError` for missing adapters, before a model is opened, and for a strength without adapters."""
         if self.lora_scale is not None and not self.lora:
             raise HartError("--lora-scale is the strength of an adapter: give --lora too")
         if self.lora:
@@ -79,7 +79,7 @@ class LoraOptions(Config, kw_only=True):
 
 
 class ImageOptions(ModelOptions, LoraOptions, SigningOptions, kw_only=True):
-    """How images are generated, whatever of."""
+    """How images are generated, whatever they show."""
 
     negative_prompt: str | None = None
     """What guidance steers away from, for all images."""
@@ -94,53 +94,53 @@ class ImageOptions(ModelOptions, LoraOptions, SigningOptions, kw_only=True):
     batch_size: Annotated[int | None, Field(ge=1)] = None
     """Images generated together; by default 1 on a CPU, 4 on a GPU."""
     speed: str | None = None
-    """How fast: exact, compiled (for GPUs), int8 or fp8 (8 bits, slightly different), draft (approximate) or plain; by
-    default exact, and int8 for models stored so."""
+    """Speed level: exact, compiled (for GPUs), int8 or fp8 (8 bits, slightly different), draft (approximate) or plain;
+    by default exact, or int8 for models stored in 8 bits."""
     cache: CacheType | None = None
-    """How keys and values are kept: model (in the model's type), bfloat16 or int8; by default as the speed says."""
+    """How keys and values are kept: model (in the model's type), bfloat16 or int8; by default as --speed says."""
     tiled: bool = False
-    """Decode in strips: the same image, to rounding, in less memory."""
+    """Decode in strips: the same image, up to rounding, in less memory."""
     offload: bool = False
-    """Keep the text encoder off the GPU while it is not at work."""
+    """Keep the text encoder off the GPU while it is not in use."""
     random_weights: bool = False
     """Use random weights in place of the model's: for timings, not for images."""
 
     @property
     def each(self) -> int:
-        """Images of a prompt."""
+        """Return the number of images per prompt."""
         return self.images_per_prompt or 1
 
     @property
     def shape(self) -> SizeOptions:
-        """How a call is asked for the size."""
+        """Return the size arguments of a call."""
         return {"size": self.size, "aspect": self.aspect}
 
 
 class GenerateOptions(ImageOptions, kw_only=True):
-    """What to generate. None is the default, or with --like what the image was made with."""
+    """What to generate. None means the default, or with --like what the image was made with."""
 
     prompts: Annotated[Listed[str], Field(json_schema_extra={"positional": True})] = ()
     """What to generate: text, or class numbers for a class model."""
     best_of: Annotated[int | None, Field(ge=2)] = None
-    """Generate as many images for each one, and keep that which a scorer prefers; --scorer says which."""
+    """Generate this many images for each one, and keep the one that a scorer prefers; see --scorer."""
     scorer: str | None = None
-    """clip:SOURCE, a CLIP model's folder or Hugging Face id; by default the scorer that the model comes with."""
+    """clip:SOURCE, a CLIP model's folder or Hugging Face id; by default the scorer that comes with the model."""
 
     def __post_init__(self) -> None:
         require(self.scorer is None or self.best_of is not None, "--scorer chooses among images: give --best-of too")
 
     @property
     def count(self) -> int:
-        """How many images there will be."""
+        """Return how many images there will be."""
         return len(self.prompts) * self.each
 
     @property
     def candidates(self) -> int:
-        """How many images are generated for each one, the best of which is kept."""
+        """Return how many images are generated for each one, of which the best is kept."""
         return self.best_of or 1
 
     def require_files(self) -> None:
-        """The same, and for a scorer that is not there."""
+        """Raise `HartError` as for adapters, also for a missing scorer."""
         super().require_files()
         if self.scorer is not None:
             with needs_extra("evaluate"):
@@ -149,4 +149,4 @@ class GenerateOptions(ImageOptions, kw_only=True):
 
 
 SamplingSettings = Annotated[dict[str, Any], SomeOf(SamplingConfig, {"guidance_scale": "--guidance"})]
-"""Settings of a call, None for what is not given."""
+"""Sampling settings of a call, None for those not given."""

@@ -3,7 +3,7 @@
 Exit codes: 0 done; 2 bad input or too little memory, one line on stderr; 130 Ctrl-C; 143 SIGTERM and 129 a closed
 terminal, for commands that handle them.
 
-The work continues when nobody reads the output any more (`hart train ... | head -1`).
+The work continues if nobody reads the output any more (`hart train ... | head -1`).
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ OUT_OF_MEMORY = (
     "--device cpu or a model that generates smaller images; in training, a smaller trainer.batch_size"
 )
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}
-"""What glibc's allocator reads when a process begins: variables of the environment, and their numbers in `mallopt`."""
+"""What glibc's allocator reads when a process begins: environment variables, and their numbers in `mallopt`."""
 KEPT_MEMORY = 2**30
 WIDEST = 200
 """Longest summary of a command in a list, in characters."""
 
 
 Absent = tuple[Callable[[], Any], str | None]
-"""A command that is not imported yet: what makes it, and its summary; None for one that must be made to know it."""
+"""A command that is not imported yet: what makes it, and its summary; None if it must be made to know it."""
 
 
 STANDARD_STREAM = "-"
@@ -55,15 +55,16 @@ ONE_READER = (
 
 
 class HartCommand(TyperCommand):
-    """A command that takes no blank text: where it is that of an unset variable, nobody meant it, and as a path it
-    would be the working directory. Nor does it take "-", which would be a file of that name."""
+    """A command that accepts no blank text: coming from an unset variable it is not intended, and as a path it would be
+    the working directory. Nor does it accept "-", which would be a file with that name."""
 
     MAY_BE_EMPTY = frozenset({"negative_prompt"})
-    """Which means none, also for an image that had one."""
+    """Options for which an empty text means none, also for an image that had one."""
     READS_STANDARD_INPUT = frozenset({"prompts_file"})
     ONE_FILE = frozenset({"like", "mask", "prompts_file", "style"})
-    """Which are refused a second time, since both files seem to be read. Of other options the last one counts, as in
-    other programs: a command may be called again with more behind it."""
+    """Options that are refused a second time, since both files would seem to be read. Of other options the last one
+    counts,
+    as in other programs: a command may be repeated with more options appended."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -83,9 +84,9 @@ class HartCommand(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         try:
             Path.cwd()
-        except FileNotFoundError:  # MKL ends a process there at its first product of matrices, wherever its files are
-            raise HartError("the working directory is not there any more: change to another") from None
-        if os.environ.get("HF_ENDPOINT"):  # with what is no address, transformers and others cannot be imported
+        except FileNotFoundError:  # MKL would end the process at its first matrix product, wherever its files are
+            raise HartError("the working directory no longer exists: change to another") from None
+        if os.environ.get("HF_ENDPOINT"):  # with an invalid address, transformers and others cannot be imported
             from hart.hub import hub_address
 
             hub_address()
@@ -93,8 +94,8 @@ class HartCommand(TyperCommand):
 
 
 class Program(typer.Typer):
-    """A command line whose commands are `HartCommand`s. In paths ~ is the home folder, also where the shell leaves it,
-    as in `--out=~/x`, which else made a folder of that name."""
+    """A command line whose commands are `HartCommand`s. In paths, ~ is the home folder, even if the shell leaves it, as
+    in `--out=~/x`, which would otherwise create a folder of that name."""
 
     def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = HartCommand, **settings: Any) -> Any:
         added = super().command(name, cls=cls, **settings)
@@ -115,7 +116,7 @@ def _from_home(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are imported when they are asked for, not when they are listed."""
+    """A group whose commands are imported when they are used, not when they are listed."""
 
     absent: Mapping[str, Absent] = {}
 
@@ -129,7 +130,7 @@ class LazyGroup(TyperGroup):
         return super().get_command(ctx, cmd_name) if make is None else make()
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The list of commands with whole first sentences; of one that cannot be made, why."""
+        """List the commands with whole first sentences; for one that cannot be made, why."""
         found = []
         for name in self.list_commands(ctx):
             try:
@@ -168,7 +169,7 @@ class HartGroup(LazyGroup):
                 _fail(OUT_OF_MEMORY)
             _fail(f"{error.filename}: {error.strerror or error}" if error.filename else str(error))
         except Exception as error:
-            if type(error).__name__ == "NoArgsIsHelpError":  # nothing was given: this is the whole --help
+            if type(error).__name__ == "NoArgsIsHelpError":  # no arguments: the error is the whole --help
                 typer.echo(error, err=True)
                 sys.exit(BAD_INPUT)
             from pydantic import ValidationError  # takes longer to import than --help
@@ -176,7 +177,7 @@ class HartGroup(LazyGroup):
             from hart.strict import explain
 
             param, cause = getattr(error, "param", None), error.__cause__
-            if param is not None and isinstance(cause, ValidationError):  # by which typer reads values
+            if param is not None and isinstance(cause, ValidationError):  # typer reads values with it
                 _fail(explain(cause, object, "/".join(param.opts)))
             # errors of the argument parser format themselves
             say = getattr(error, "format_message", None)
@@ -186,18 +187,18 @@ class HartGroup(LazyGroup):
 
             if is_out_of_memory(error):
                 _fail(OUT_OF_MEMORY)
-            raise  # a fault of ours
+            raise  # a fault of the program
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _help(error: Any) -> str:
-    """What to do about an error of the argument parser: how the command is called where a part of it is missing, and
-    how to give a text that begins like an option."""
+    """Return what to do about an error of the argument parser: the usage if a part is missing, and how to give a text
+    that begins like an option."""
     # by name, since the classes are in the package click or in typer's own copy of it
     kind = type(error).__name__
     if kind == "MissingParameter" and error.ctx is not None:
         return f"; usage: {error.ctx.command_path} {' '.join(error.ctx.command.collect_usage_pieces(error.ctx))}"
-    # of a text such as "-5 apples" it has the first two characters
+    # for a text such as "-5 apples" it has the first two characters
     if kind == "NoSuchOption" and (" " in error.option_name or not error.option_name.startswith("--")):
         return "; a text that begins with - goes last, after --"
     return ""
@@ -209,16 +210,16 @@ def _fail(message: str) -> NoReturn:
 
 
 def lazy_group(commands: Mapping[str, Absent], kind: type[LazyGroup] = LazyGroup, **settings: Any) -> typer.Typer:
-    """A group of commands that are made when they are asked for. settings: of `typer.Typer`."""
+    """Return a group of commands that are made when they are used. settings: of `typer.Typer`."""
     group = type(kind.__name__, (kind,), {"absent": commands})
     return Program(cls=group, no_args_is_help=True, rich_markup_mode=None, **settings)
 
 
 def new_program(commands: Mapping[str, tuple[str, str]] | None = None) -> typer.Typer:
-    """A command line that reports bad input in one line.
+    """Return a command line that reports bad input in one line.
 
-    commands: "module:variable" of a function or of a `typer.Typer`, and a summary for the list; they are imported
-        when they are asked for. Others can be added as to any `typer.Typer`.
+    commands: "module:variable" of a function or of a `typer.Typer`, and a summary for the list; they are imported when
+        they are used. Others can be added as to any `typer.Typer`.
     """
     absent = {name: (partial(_imported, name, place), said) for name, (place, said) in (commands or {}).items()}
     short = {"help_option_names": ["-h", "--help"]}
@@ -226,7 +227,7 @@ def new_program(commands: Mapping[str, tuple[str, str]] | None = None) -> typer.
 
 
 def single_command(name: str, function: Callable[..., Any], description: str | None = None) -> Any:
-    """A function as a command of a group. description: by default its docstring."""
+    """Return a function as a command of a group. description: by default its docstring."""
     program = Program(add_completion=False, rich_markup_mode=None)
     program.command(name, help=description)(function)
     return typer.main.get_command(program)
@@ -245,19 +246,19 @@ def run_program(app: typer.Typer, name: str) -> None:
     """Run a `new_program` with this process's arguments, then exit. name: of the console script."""
     outlive_readers()
     keep_freed_memory()
-    # else the interpreter looks for garbage in all of PyTorch before it ends, for a third of a second
+    # otherwise the interpreter collects garbage in all of PyTorch before it ends, for a third of a second
     atexit.register(gc.freeze)
     with second_ends_at_once():
         app(prog_name=name)
 
 
 def keep_freed_memory() -> None:
-    """Let this process and those that it starts keep freed memory for what they need next, up to 1 GiB at the end.
+    """Let this process and those that it starts keep freed memory for their next needs, up to 1 GiB at the end.
 
-    By default glibc returns blocks above 32 MB as soon as they are free, and asks for each anew, which comes page by
-    page and filled with zeros: 250,000 page faults an image of the 0.7B model. Variables that are set already stay as
-    they are, and other C libraries, which have rules of their own, are left alone. So is glibc before 2.35, which
-    refuses the first: the second would only stop it from raising its own limit up to those 32 MB.
+    By default glibc returns blocks above 32 MB as soon as they are free, and requests each anew, which comes page by
+    page and filled with zeros: 250,000 page faults per image for the 0.7B model. Variables that are already set stay as
+    they are, and other C libraries, which have their own rules, are left alone. So is glibc before 2.35, which refuses
+    the first, while the second alone would only stop it from raising its own limit up to those 32 MB.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if library is None or not hasattr(library, "mallopt"):
@@ -272,7 +273,7 @@ def keep_freed_memory() -> None:
 CLOSED = frozenset({errno.EPIPE, errno.ESHUTDOWN, errno.ECONNRESET}) | (
     {errno.EINVAL} if sys.platform == "win32" else frozenset()
 )
-"""What writing to a pipe without a reader gives; a terminal that was closed gives EIO."""
+"""Errors of writing to a pipe without a reader; a terminal that was closed gives EIO."""
 
 
 def outlive_readers() -> None:
@@ -287,7 +288,7 @@ def outlive_readers() -> None:
             lasting = io.TextIOWrapper(
                 io.BufferedWriter(file) if isinstance(stream.buffer, io.BufferedWriter) else file,
                 stream.encoding,
-                # a name that the encoding of the terminal lacks is no reason to end
+                # a name that the terminal's encoding lacks is no reason to end
                 "backslashreplace" if stream.errors == "strict" else stream.errors,
                 line_buffering=stream.line_buffering,
                 write_through=stream.write_through,
@@ -296,7 +297,7 @@ def outlive_readers() -> None:
 
 
 class _Lasting(io.FileIO):
-    """A file that was open already, which it leaves open."""
+    """A file that was already open, and stays open."""
 
     def __init__(self, handle: int, failures: str | None) -> None:
         """failures: name of the stream in errors other than missing readers, raised once; None raises none."""
@@ -305,17 +306,17 @@ class _Lasting(io.FileIO):
 
     def write(self, content: Any) -> Any:
         """Take all of the content, even if nobody reads it any more."""
-        if not len(content):  # libraries try out in this way what a stream takes
+        if not len(content):  # libraries test in this way what a stream takes
             return 0
         try:
             return super().write(content)
         except BlockingIOError:
             raise
         except OSError as error:
-            # a terminal that was closed fails as a broken disk does
+            # a closed terminal fails like a broken disk
             is_terminal = stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
             is_closed = error.errno in CLOSED or (is_terminal and error.errno == errno.EIO)
-            # from now on, whatever anybody writes to it goes nowhere
+            # from now on, everything written to it is discarded
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)

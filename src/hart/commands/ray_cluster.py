@@ -21,21 +21,21 @@ class Cluster:
 
 
 def joined(device: str | None, workers: int | None, option: str) -> Cluster:
-    """The cluster that `RAY_ADDRESS` names or that this machine belongs to, else one of this machine alone.
+    """Join the cluster that `RAY_ADDRESS` names or that this machine belongs to, else start one on this machine.
 
-    workers: as `option` gives them; by default one a GPU, or one a machine if there are none or if `device` is the
-    CPU. Raises `HartError` for more than there are GPUs, and where there is no cluster and none can be started.
+    workers: as given by `option`; by default one per GPU, or one per machine if there are none or if `device` is the
+    CPU. Raises `HartError` for more than there are GPUs, and if there is no cluster and none can be started.
     """
     try:
         ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except Exception as error:  # of many kinds, some of them plain
+    except Exception as error:  # of many types, some of them plain
         raise HartError(
-            f"Ray: no cluster can be joined or started ({reason(error)}): look at RAY_ADDRESS, or try again when this "
+            f"Ray: no cluster can be joined or started ({reason(error)}): check RAY_ADDRESS, or try again when this "
             "machine is less busy"
         ) from None
     gpus = 0 if device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
     if gpus and workers is not None and workers > gpus:
-        raise HartError(f"{option} {workers}: a GPU takes one, and the cluster has {gpus}")
+        raise HartError(f"{option} {workers}: a GPU takes one, but the cluster has {gpus}")
     machines = sum(node["Alive"] for node in ray.nodes())
     workers = workers or gpus or machines
     return Cluster(gpus, workers, -(-workers // machines))

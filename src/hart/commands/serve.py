@@ -25,21 +25,21 @@ from hart.stopping import HANGUP, handled
 
 OPEN_FILES = 2**16
 SEND_SECONDS = 60.0
-"""A client that takes no data for so long has left."""
+"""A client that takes no data for this long counts as gone."""
 UNSENT_BYTES = 2**14
-"""Of a connection in the system's memory."""
+"""Unsent bytes of a connection in the system's memory."""
 
 
 @options_from_config
 def serve(options: ServeOptions) -> None:
     """Serve a page and OpenAI's Images API on one port, until Ctrl-C; requests of several people share batches."""
     with needs_extra("serve"):
-        import python_multipart  # noqa: F401 - starlette asks for it at the first form
+        import python_multipart  # noqa: F401 - starlette requires it at the first form
         import uvicorn
 
         from hart.serving.run import app_from_options, configure_logging, web_config
     if options.replicas is not None and not options.ray:
-        raise HartError("--replicas: they are those of a Ray cluster: give --ray too")
+        raise HartError("--replicas: requires a Ray cluster: give --ray too")
     for source in options.models().values():
         _check_model(source, options)
     _check_device(options)
@@ -47,13 +47,13 @@ def serve(options: ServeOptions) -> None:
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            """Also SIGHUP, of a closed terminal, which would end the server in the middle of an image."""
+            """Also handle SIGHUP, of a closed terminal, which would end the server in the middle of an image."""
             with super().capture_signals(), handled((HANGUP,) if HANGUP else (), self.handle_exit):
                 yield
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            """A first signal lets what was accepted be finished; a second ends the process at once, except SIGHUP,
-            which the shell sends once more."""
+            """At a first signal, finish what was accepted; a second ends the process at once, except SIGHUP, which the
+            shell sends again."""
             if not self.should_exit:
                 super().handle_exit(sig, frame)
             elif sig != HANGUP:
@@ -70,8 +70,8 @@ def serve(options: ServeOptions) -> None:
 
 
 def _check_device(options: ServeOptions) -> None:
-    """Raises `HartError` for what this machine does not have; with Ray others generate. PyTorch, for which the port
-    would wait, is imported only where something is asked for that it has to know."""
+    """Raise `HartError` for what this machine does not have; with Ray, other machines generate. PyTorch, which would
+    delay the port, is only imported if an option needs it."""
     if options.ray or (options.speed, options.dtype, options.device or "cpu") == (None, None, "cpu"):
         return
     from hart.devices import resolve_device, resolve_dtype
@@ -84,8 +84,8 @@ def _check_device(options: ServeOptions) -> None:
 
 
 def _check_model(source: str, options: ServeOptions) -> None:
-    """Raises `HartError` for a model that is not there, before the server says that it is; nothing is loaded. What
-    other machines read shows when it is opened. PyTorch is imported for none that is a folder here."""
+    """Raise `HartError` for a missing model before the server says that it is ready; nothing is loaded. Errors in what
+    other machines read show when it is opened. For models in local folders, PyTorch is not imported."""
     if (folder := local_folder(source)) is not None:
         # what a published layout generates is in its weights, and shows when it is opened
         if layout_of(folder) == "own" and options.max_pixels is not None:
@@ -104,14 +104,14 @@ def _check_model(source: str, options: ServeOptions) -> None:
 
 
 def _replicated(options: ServeOptions, name: str) -> Any:
-    """The application in replicas on a Ray cluster, which is left when it ends. name: on the cluster."""
+    """Give the application in replicas on a Ray cluster, which is left at the end. name: on the cluster."""
     with needs_extra("ray"):
         from hart.commands.ray_cluster import joined
         from hart.serving.replicas import deployed, front_app, withdrawn
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with redirect_stdout(sys.stderr):  # Ray prints what it does
         cluster = joined(options.device, options.replicas, "--replicas")
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own exits with another code
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler exits with another code
     deploy = partial(
         deployed,
         name,
@@ -124,7 +124,7 @@ def _replicated(options: ServeOptions, name: str) -> Any:
 
 
 def for_replicas(options: ServeOptions) -> ServeOptions:
-    """The same for processes with another working directory, behind a front that checks who comes: without keys."""
+    """Return the options for processes with another working directory, behind a front that checks access: no keys."""
     models = tuple(f"{name}={model_name(source)}" for name, source in options.models().items())
     check = options.prompt_check
     return options.replace(
@@ -137,8 +137,8 @@ def for_replicas(options: ServeOptions) -> ServeOptions:
 
 
 def _open_many_files() -> None:
-    """A connection is a file, and a process begins with few: take as many as the system lets it have."""
-    with suppress(ImportError, OSError, ValueError):  # no such system, or one that lets nothing be changed
+    """Raise the limit of open files, since a connection is a file, and a process begins with few."""
+    with suppress(ImportError, OSError, ValueError):  # other systems, or ones that allow no change
         import resource
 
         files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -148,19 +148,19 @@ def _open_many_files() -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that accepts connections from now on. Raises `HartError`."""
+    """Return a socket that accepts connections from now on. Raises `HartError`."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        both = host == "::" and socket.has_dualstack_ipv6()  # all addresses are those of IPv4, too
+        both = host == "::" and socket.has_dualstack_ipv6()  # all addresses include those of IPv4
         listening = socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
-        if sys.platform == "linux":  # connections take it over
+        if sys.platform == "linux":  # connections inherit it
             # an answer that nobody reads would stay in memory as long as its client likes
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * SEND_SECONDS))
-            with suppress(OSError):  # of sandboxes that do not know it
-                # or a slow connection would have megabytes of partial images before it in the system's memory
+            with suppress(OSError):  # in sandboxes that do not know it
+                # otherwise megabytes of partial images could pile up in the system's memory before a slow connection
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         return listening
     except OSError as error:
-        # socket adds the address to what the system says
+        # socket adds the address to the system's message
         said = str(error.strerror or error).partition(" (while")[0]
         raise HartError(f"cannot listen on {host} port {port} ({said}): choose another") from None

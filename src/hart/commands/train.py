@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from hart.training.task import Task
 
 LARGE = 60_000_000
-"""Above this many parameters a dry run times models of one and two blocks and extrapolates."""
+"""Above this many parameters, a dry run times models of one and two blocks and extrapolates."""
 Stage = Literal["tokenizer", "transformer"]
-"""What can be trained, in the order that a model needs."""
+"""What can be trained, in the order in which a model needs it."""
 
 
 class TrainOptions(Config, kw_only=True):
-    """Of `hart train`, besides the recipe and its changes."""
+    """Options of `hart train`, besides the recipe and its changes."""
 
     out: Path | None = None
     """Folder for checkpoints, log and the finished model."""
@@ -46,7 +46,7 @@ class TrainOptions(Config, kw_only=True):
     dry_run: bool = False
     """Print parameters, memory and time; train nothing, read no data."""
     accept_changes: bool = False
-    """Resume although settings, data or frozen networks differ from the checkpoint's."""
+    """Resume even if settings, data or frozen networks differ from the checkpoint's."""
 
 
 @options_from_config
@@ -58,14 +58,14 @@ def train(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as trainer.steps=10.")
     ] = None,
 ) -> None:
-    """Train a stage from a recipe. The same command resumes a run that was stopped.
+    """Train a stage from a recipe. The same command resumes a stopped run.
 
     Ctrl-C stops after the current step and saves a checkpoint.
 
     On several GPUs or machines: torchrun --nproc-per-node N -m hart train ...
     """
     with needs_extra("train"), warnings.catch_warnings():
-        # torch's fused RMSNorm does not take bfloat16 beside the float32 weights of autocast
+        # torch's fused RMSNorm does not take bfloat16 with the float32 weights of autocast
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
         if options.dry_run:
             _say_needs(_changed(stage, recipe, tuple(overrides or ()), options))
@@ -79,7 +79,7 @@ def train(
 
 
 def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: TrainOptions) -> StagedRecipe:
-    """The recipe with all changes; the scales of another image size follow from its own and the tokenizer."""
+    """Return the recipe with all changes; the scales of another image size follow from its own and the tokenizer."""
     from hart.checkpoint.loading import tokenizer_config
     from hart.training.config import TRAIN_FIRST, TokenizerRecipe, TransformerRecipe, named_by
 
@@ -105,7 +105,7 @@ def _changed(stage: Stage, path: Path, overrides: tuple[str, ...], options: Trai
 
 
 def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
-    """Train. True in the process that reports."""
+    """Train. Returns True in the process that reports."""
     from hart.training.checkpoint import RunFolder
     from hart.training.config import TransformerRecipe
     from hart.training.distributed import DistributedContext
@@ -122,7 +122,7 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
     with ExitStack() as stack:
         if distributed.main:  # the processes of one run share it
             stack.enter_context(owned(out, "training"))
-        # when all models are found to fit
+        # once all models are found to fit
         data = lambda sizes: stack.enter_context(_data(recipe, sizes, out, distributed))  # noqa: E731
         if isinstance(recipe, TransformerRecipe):
             task: Task = TransformerTask(recipe, data, distributed.device)
@@ -148,7 +148,7 @@ def _run(recipe: StagedRecipe, out: Path, *, accept_changes: bool) -> bool:
 def _data(
     recipe: StagedRecipe, sizes: Sequence[ImageSize], out: Path, distributed: DistributedContext
 ) -> Iterator[TrainingData]:
-    """The recipe's data. Notes say what it is and, at the end, which images were damaged."""
+    """Open the recipe's data. Notes say what it is and, at the end, which images were damaged."""
     from hart.data.samples import first_reasons
     from hart.training.image_sources import open_training_data
 
@@ -166,7 +166,7 @@ def _data(
 
 @contextmanager
 def _progress(recipe: StagedRecipe, *, show: bool) -> Iterator[Callable[[StepReport], None]]:
-    """A bar on stderr with speed, MFU and loss."""
+    """Show a bar on stderr with speed, MFU and loss."""
     steps = recipe.trainer.steps
     with progress("training") if show else nullcontext(lambda *_: None) as report:
 

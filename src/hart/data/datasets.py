@@ -93,7 +93,7 @@ def read_all(source: Source | Stream, transform: ImageTransform, condition: Cond
     if not len(found):
         reasons = f"{len(found.damaged)} damaged ({first_reasons(found.damaged)})"
         # says how the set was read, which one stray image or caption may have decided
-        raise HartError(f"{source.description}: no image could be read, {reasons}: mend the set, or name its kind")
+        raise HartError(f"{source.description}: no image could be read, {reasons}: fix the set, or name its kind")
     return found
 
 

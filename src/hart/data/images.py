@@ -85,7 +85,7 @@ def decode_image(content: bytes, *, formats: Sequence[str] = FORMATS, max_pixels
         image = _recognised(content, formats)
         _keep_bounds(image, max_pixels)
         if image.format in {"JPEG", "MPO"} and sum(map(content.count, _SCANS)) > MAX_SCANS:
-            raise HartError(f"is drawn over more than {MAX_SCANS} times (scans): save it anew")
+            raise HartError(f"has more than {MAX_SCANS} scans: save it again")
         image.load()
         if len(image.info.get("icc_profile") or b"") > MAX_PROFILE:
             raise HartError(f"has a colour profile of more than {MAX_PROFILE:,} bytes: save it without")
@@ -115,7 +115,7 @@ def readable() -> Iterator[None]:
     except Exception as error:
         if lacks_memory(error):
             raise
-        why = f"it may be damaged or cut off ({reason(error)}): save it anew"
+        why = f"it may be damaged or cut off ({reason(error)}): save it again"
         raise HartError(f"cannot be read as an image; {why}") from None
 
 
@@ -194,16 +194,16 @@ class _Counted(io.BytesIO):
     def read(self, size: int | None = -1) -> bytes:
         self._left -= 1
         if self._left < 0:
-            raise HartError("has too many parts: save it anew")
+            raise HartError("has too many parts: save it again")
         return super().read(size)
 
 
 def _recognised(content: bytes, formats: Sequence[str]) -> Image.Image:
     """Return an image whose pixels are not decoded yet. `Image.open` has its own limit and warns below it."""
     if content.count(b"Exif\0\0") > MAX_EXIF_PARTS:
-        raise HartError(f"has more than {MAX_EXIF_PARTS:,} parts of EXIF: save it anew")
+        raise HartError(f"has more than {MAX_EXIF_PARTS:,} parts of EXIF: save it again")
     if content.count(b"iCCP") > MAX_PROFILES:
-        raise HartError(f"has more than {MAX_PROFILES} colour profiles: save it anew")
+        raise HartError(f"has more than {MAX_PROFILES} colour profiles: save it again")
     Image.init()
     for name in formats:
         factory, accepts = Image.OPEN.get(name, (None, None))

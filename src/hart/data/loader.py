@@ -40,7 +40,7 @@ MAX_LANES = 64
 MAX_REPLACEMENTS = 50
 """Damaged images in a row after which a batch is given up."""
 SIDES = re.compile(r"\b(left|right|(anti|counter)?-?clockwise)", re.IGNORECASE)
-"""Words in captions that are wrong for a mirrored image, which is then not mirrored."""
+"""Words that make a caption wrong for the mirrored image; images with such captions are not mirrored."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class BatchRecipe:
                     damaged.append(Damage(sample.key, str(error)))
             else:
                 said = f"{MAX_REPLACEMENTS} images in a row are damaged, the last is {damaged[-1]}"
-                raise HartError(f"{said}; mend the set")
+                raise HartError(f"{said}; fix the set")
         pixels, captions, labels, keys, replaced = zip(*chosen, strict=True)
         captions = captions if self.condition == "caption" else ()
         numbers = torch.tensor(labels) if self.condition == "label" else None

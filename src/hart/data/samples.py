@@ -118,7 +118,7 @@ def require_mostly_sound(
     if len(damaged) > max_damaged * max(total, least):
         raise HartError(
             f"{where}: more than {100 * max_damaged:g}% of the images are damaged, {len(damaged)} of {total} "
-            f"({first_reasons(damaged)}); mend the set{f', or allow more with {option}' if option else ''}"
+            f"({first_reasons(damaged)}); fix the set{f', or allow more with {option}' if option else ''}"
         )
 
 

@@ -100,7 +100,7 @@ class Source(ABC):
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64, the class of each; -1 for none, and if it is only known when the row is read."""
+        """Return (N,) int64, the class of each; -1 for none, and if it is only known when the row is read."""
         return torch.tensor([-1 if label is None else label for label in self._labels], dtype=torch.int64)
 
     def __len__(self) -> int:

@@ -110,11 +110,11 @@ class DiffusionProcess:
         return self._at("x0_from_x", step) * x - self._at("x0_from_noise", step) * noise
 
     def posterior_mean(self, x0: Tensor, x: Tensor, step: Tensor | int) -> Tensor:
-        """Mean of q(x_{t-1} | x_t, x0)."""
+        """Return the mean of q(x_{t-1} | x_t, x0)."""
         return self._at("mean_from_x0", step) * x0 + self._at("mean_from_x", step) * x
 
     def log_variance(self, interpolation: Tensor, step: Tensor | int) -> Tensor:
-        """f log beta + (1 - f) log posterior variance with f = (v + 1) / 2."""
+        """Return f log beta + (1 - f) log posterior variance with f = (v + 1) / 2."""
         f = (interpolation + 1) / 2
         return f * self._at("log_beta", step) + (1 - f) * self._at("log_variance", step)
 
@@ -136,7 +136,7 @@ class DiffusionProcess:
 
 
 def normal_kl(mean1: Tensor, log_variance1: Tensor | float, mean2: Tensor, log_variance2: Tensor) -> Tensor:
-    """KL divergence of two diagonal normals in nats, elementwise."""
+    """Return the KL divergence of two diagonal normals in nats, elementwise."""
     difference = log_variance2 - log_variance1
     return 0.5 * (difference - 1 + (-difference).exp() + (mean1 - mean2).square() * (-log_variance2).exp())
 
@@ -153,5 +153,5 @@ def discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Te
 
 
 def normal_cdf(x: Tensor) -> Tensor:
-    """The tanh approximation of the standard normal distribution function."""
+    """Return the tanh approximation of the standard normal distribution function."""
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + TANH_CDF_CUBIC * x**3)))

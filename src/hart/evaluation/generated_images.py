@@ -84,7 +84,7 @@ class GeneratedImages:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How many prompts the text encoder did not read in full, for `Result.notes`."""
+        """Return how many prompts the text encoder did not read in full, for `Result.notes`."""
         prompts = list(dict.fromkeys(prompt for prompt in self._prompts if isinstance(prompt, str)))
         readings = self._pipe.text_encoder.reading(prompts) if prompts else []
         cut = sum(bool(reading.left_out) for reading in readings)

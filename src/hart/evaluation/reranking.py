@@ -20,7 +20,7 @@ from hart.strict import has_members, shown, whole_number
 
 
 def open_scorer(spec: str | None, pipe: HartPipeline) -> Scorer:
-    """ "clip:SOURCE", a folder or hub id of a CLIP model; None: the scorer of the model itself. Raises `HartError`."""
+    """Open "clip:SOURCE", a folder or hub id of a CLIP model; None: the model's own scorer. Raises `HartError`."""
     if spec is None:
         if pipe.folder is None or not (pipe.folder / SCORER_FILE).exists():
             raise HartError("this model comes without a scorer: give one, such as clip:openai/clip-vit-large-patch14")

@@ -193,7 +193,7 @@ class BatchEdits:
         return BatchEdits(tuple(self.images[row] for row in rows))
 
     def known_codes(self, k: int, total: Tensor, grid: Grid, quantizer: MultiScaleQuantizer) -> Tensor:
-        """(B, N_k), see `ImageEdit.known_codes`; total: (B, D, h, w)."""
+        """Return (B, N_k), see `ImageEdit.known_codes`; total: (B, D, h, w)."""
         sums = total.split(1)
         return torch.cat([own.known_codes(k, x, grid, quantizer) for own, x in zip(self.images, sums, strict=True)])
 

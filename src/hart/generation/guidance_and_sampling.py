@@ -93,7 +93,7 @@ def sample_by_gumbel(candidates: Candidates, gumbel: Tensor) -> Tensor:
 
 
 def gumbel_temperature(ratio: float) -> float:
-    """Temperature of the Gumbel mixture; it falls as the scales grow finer."""
+    """Return the temperature of the Gumbel mixture; it falls as the scales grow finer."""
     return max(0.27 * (1 - 0.95 * ratio), 0.005)
 
 

@@ -162,7 +162,7 @@ class BasePipeline:
         with self._lock, own_modes():
             plain = self._components.plain()
             if plain is not self._components:
-                log.info("the model's plain modules were asked for: from now on it samples with them, unpacked")
+                log.info("the plain modules were requested: from now on the model samples with them, unpacked")
                 self._components = plain
             return plain.hart
 
@@ -238,7 +238,7 @@ class BasePipeline:
 
     @property
     def speed(self) -> Speed:
-        """Return the options by which the pipeline is fast."""
+        """Return the speed options in use."""
         return self._components.speed
 
     @property

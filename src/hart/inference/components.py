@@ -146,7 +146,7 @@ class Components(Coder):
         """Return components at another speed. Raises `HartError` if weights would need more bits than are left."""
         rounded = is_quantized(self.hart) and speed.weights != self.speed.weights
         if rounded or (self.speed.narrows_decoder(self.device) and not speed.narrows_decoder(self.device)):
-            raise HartError("this speed needs weights as they were before they got fewer bits: open the model again")
+            raise HartError("this speed needs the weights from before they were rounded: open the model again")
         copy_of_own = copied(self.tokenizer, self.device, torch.float32)
         tokenizer = prepared_tokenizer(copy_of_own, self.device, self.dtype, speed)
         if self.text_encoder is not None and not speed.offload:

@@ -54,7 +54,7 @@ class Editing(BasePipeline):
         """Redraw a part of an image, or what a new description changes in it.
 
         mask: the transparent part of a mask is redrawn, or the white part of one without transparency, and no pixel
-                outside it changes. Without a mask, the transparent part of the image itself is redrawn.
+            outside it changes. Without a mask, the transparent part of the image itself is redrawn.
         prompt: describes the whole image; None generates whatever fits.
         source_prompt: describes the image as it is, usually in place of a mask. Where `prompt` differs, the image
             changes.
@@ -118,7 +118,7 @@ class Editing(BasePipeline):
         """Return what images keep of another one in `edit`: for a call, or for an `ImageRequest` of `edit.size`."""
         image, followed = require_image("image", image), source_prompt is not None
         if followed_scales is not None and not followed:
-            raise HartError("followed_scales goes with a source prompt: give that too")
+            raise HartError("followed_scales requires a source prompt: give that too")
         if mask is None and not followed and opacity(image) is not None:
             mask = image
         area = None if mask is None else redrawn_area(image, require_image("mask", mask))

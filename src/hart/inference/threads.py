@@ -82,8 +82,7 @@ def single_threads(number: int, name: str = "hart-rows") -> ThreadPoolExecutor:
     """Return `number` threads, each computing with one PyTorch thread; they wait for work for the process's lifetime.
 
     A thread that computes with several keeps them. If a process has more such threads than cores, GNU's OpenMP lets
-    them
-    sleep between any two operations, and waking takes long: a server's sampling took half as long again.
+    them sleep between any two operations, and waking takes long: a server's sampling took half as long again.
 
     PyTorch keeps its number of threads per Python thread, and a default for new ones, which this changes for a moment.
     Raises `HartError` if they cannot start.

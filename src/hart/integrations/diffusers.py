@@ -1,11 +1,11 @@
-"""HART as a pipeline of diffusers: loaded, moved, called and stored as its users are used to.
+"""HART as a diffusers pipeline: loaded, moved, called and stored as users of diffusers expect.
 
     pipe = DiffusionPipeline.from_pretrained(
         "emoji-diffusers", custom_pipeline="integrations/diffusers", trust_remote_code=True
     )
     image = pipe("a red apple", generator=torch.Generator().manual_seed(0)).images[0]
 
-`HartDiffusionPipeline(HartModel.from_pretrained("emoji")).save_pretrained("emoji-diffusers")` makes such a folder of
+`HartDiffusionPipeline(HartModel.from_pretrained("emoji")).save_pretrained("emoji-diffusers")` makes such a folder from
 any model that hart opens.
 """
 
@@ -30,7 +30,7 @@ OnStepEnd = Callable[["HartDiffusionPipeline", int, int, dict[str, Any]], dict[s
 
 
 class HartModel(ModelMixin, ConfigMixin):
-    """A whole model as the one component of a `HartDiffusionPipeline`; `pipeline` is hart's own."""
+    """A whole model as the only component of a `HartDiffusionPipeline`; `pipeline` is hart's own."""
 
     config_name = "config.json"  # type: ignore[assignment]
 
@@ -40,34 +40,34 @@ class HartModel(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Self:
-        """What `HartPipeline.from_pretrained` opens. dtype, or by its old name torch_dtype: of the transformer;
-        device_map: a device, by default the CPU. diffusers' other options of loading (memory maps, variants) have no
+        """Open what `HartPipeline.from_pretrained` opens. dtype, or by its old name torch_dtype: of the transformer.
+        device_map: a device, by default the CPU. diffusers' other loading options (memory maps, variants) have no
         meaning for these files."""
         dtype = options.get("dtype") or options.get("torch_dtype")
         return cls(HartPipeline.from_pretrained(name, device=options.get("device_map") or "cpu", dtype=dtype))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
-        """What `HartPipeline.save_pretrained` writes."""
+        """Write what `HartPipeline.save_pretrained` writes."""
         self.pipeline.save_pretrained(os.fspath(save_directory))
 
     def to(self, *args: Any, **options: Any) -> Self:
-        """As in torch: a device, a type, or both."""
+        """Move as in torch: to a device, a type, or both."""
         device, dtype, _, _ = torch._C._nn._parse_to(*args, **options)
         self.pipeline.to(device, dtype)
         return self
 
     def _apply(self, *arguments: Any, **options: Any) -> Self:
-        """What `half` and `cuda` do with a module's own tensors: there are none, so nothing would change."""
+        """`half` and `cuda` would change the module's own tensors, of which there are none, so nothing would happen."""
         raise HartError("a HART model is moved by to(): to(torch.float16), to('cuda')")
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
-        """Of all parts, to be counted: a processor may sample with the same numbers in another order."""
+        """Yield those of all parts, to be counted: a processor may sample with the same numbers in another order."""
         parts = self.pipeline.components.plain()
         modules: dict[str, nn.Module] = {"hart": parts.hart, "tokenizer": parts.tokenizer}
         encoder = None if self.pipeline.num_classes is not None else self.pipeline.text_encoder
-        if encoder is not None and not isinstance(encoder, RandomTextFeatures):  # which have none
+        if encoder is not None and not isinstance(encoder, RandomTextFeatures):  # random features have none
             modules["text_encoder"] = encoder_module(encoder)
         for name, module in modules.items():
             yield from module.named_parameters(f"{prefix}{'.' * bool(prefix)}{name}", recurse, remove_duplicate)
@@ -91,8 +91,8 @@ class HartDiffusionPipeline(DiffusionPipeline):
         self.register_modules(hart=hart)  # type: ignore[attr-defined]
 
     def _not_in_parts(self, *arguments: Any, **options: Any) -> None:
-        """diffusers' hooks move tensors of a module, or a module whose `forward` is called: this one would stay on the
-        CPU and nobody would know."""
+        """diffusers' hooks move a module's tensors, or a module whose `forward` is called: this one would silently stay
+        on the CPU."""
         raise HartError("a HART model is moved whole: to('cuda')")
 
     enable_model_cpu_offload = enable_sequential_cpu_offload = _not_in_parts
@@ -111,19 +111,21 @@ class HartDiffusionPipeline(DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: OnStepEnd | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **settings: Any,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Arguments as everywhere in diffusers; a step is a scale.
 
         guidance_scale: diffusers' convention, 1 is off; by default the model's own. generator: by default torch's own,
             which `torch.manual_seed` seeds. callback_on_step_end: gets the latents so far (B, D, h, w) under "latents"
-            after every scale; what it returns is not read. settings: those of `HartPipeline` that diffusers has no name
-            for, such as top_k, or a seed in place of a generator.
+            after every scale, unless callback_on_step_end_tensor_inputs is empty; what it returns is not read.
+            settings: those of `HartPipeline` that diffusers has no name for, such as top_k, or a seed in place of a
+            generator.
         """
         if "num_inference_steps" in settings:
             raise HartError("num_inference_steps: the scales of the model are the steps: leave it out")
         if guidance_scale is not None:
-            # said here in the numbers of diffusers
+            # checked here, in diffusers' convention
             if finite_number("guidance_scale", guidance_scale) < 1:
                 raise HartError(f"guidance_scale {guidance_scale:g}: 1 turns guidance off: give 1 or more")
             if guidance_scale == 1 and negative_prompt is not None:
@@ -134,10 +136,13 @@ class HartDiffusionPipeline(DiffusionPipeline):
 
         def on_scale(preview: ScalePreview) -> bool:
             if callback_on_step_end is not None:
-                callback_on_step_end(self, preview.k, preview.k, {"latents": preview.latent})
+                tensors = dict.fromkeys(callback_on_step_end_tensor_inputs, preview.latent)
+                callback_on_step_end(self, preview.k, preview.k, tensors)
             return not self._interrupt
 
         check_callbacks(callback_on_step_end=callback_on_step_end)
+        if others := ", ".join(set(callback_on_step_end_tensor_inputs) - {"latents"}):
+            raise HartError(f"callback_on_step_end_tensor_inputs: there are no {others}: give latents alone")
         self._interrupt = False  # what a callback sets to stop, as in other pipelines
         images = self.hart.pipeline(
             prompt,

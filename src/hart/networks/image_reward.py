@@ -53,15 +53,15 @@ TEXT: dict[str, Any] = {
 
 
 class RewardNetwork(nn.Module):
-    """ImageReward with random weights; see `load_image_reward`. vision, text: sizes of BLIP's two towers."""
+    """ImageReward with random weights; see `load_image_reward`."""
 
     def __init__(self) -> None:
         super().__init__()
         from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-        # BLIP's own epsilon; transformers' default is another
+        # BLIP's own epsilon; transformers' default differs
         self.vision = BlipVisionModel(BlipVisionConfig(**VISION, layer_norm_eps=1e-6))
-        # only as a decoder its layers attend to the image
+        # its layers attend to the image only as a decoder
         config = BlipTextConfig(**TEXT, encoder_hidden_size=VISION["hidden_size"], is_decoder=True)
         self.text = BlipTextModel(config, add_pooling_layer=False)
         # without nonlinearities, as published; the dropout layers do nothing but count in the names
@@ -88,7 +88,7 @@ def name_in_file(name: str) -> str:
 
 
 def load_image_reward(file: Path) -> RewardNetwork:
-    """The network with the weights of `ImageReward.pt`. Raises `HartError`, for any unknown name too."""
+    """Load the network with the weights of `ImageReward.pt`. Raises `HartError`, also for any unknown name."""
     if not file.is_file():
         raise HartError(f"{file}: no such file: fetch it from {ADDRESS}")
     tensors = {name: value for name, value in read_pickle(file).items() if not name.startswith(UNUSED)}

@@ -57,25 +57,25 @@ def choices(judge: object) -> str:
 
 
 def load_frozen(kind: Any, source: str, role: str, dtype: torch.dtype = torch.float32, instead: str = "") -> Any:
-    """A model class of transformers, loaded from a folder or hub id, for inference.
+    """Load a model class of transformers from a folder or hub id, for inference.
 
-    role, instead: as in `from_transformers`. Raises `HartError`, also for weights that are another network's, or not
-    all there: transformers makes random ones in place of those that it misses.
+    role, instead: as in `from_transformers`. Raises `HartError`, also for weights of another network, or incomplete
+    ones, in place of which transformers makes random weights.
     """
     load = partial(kind.from_pretrained, dtype=dtype, output_loading_info=True)
     model, report = from_transformers(load, kind.__name__, source, role, instead)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(TRAINING_ONLY))
     if missing:
         raise HartError(
-            f"{role} {source!r}: is another model than a {kind.__name__}, or only a part of one: it has no "
+            f"{role} {source!r}: is not a {kind.__name__}, or only a part of one: it lacks "
             f"{', '.join(missing[:3])}: give the folder with all of its files"
         )
     return model.eval().requires_grad_(False)
 
 
 def load_text_tokenizer(source: str, role: str, instead: str = "") -> Any:
-    """The text tokenizer in a model's folder or repository. Raises `HartError`, also where its vocabulary is not there,
-    without which transformers makes one that reads every text as nothing."""
+    """Return the text tokenizer in a model's folder or repository. Raises `HartError`, also if its vocabulary is
+    missing, without which transformers makes one that reads every text as nothing."""
     from transformers import AutoTokenizer
 
     tokenizer = from_transformers(AutoTokenizer.from_pretrained, "tokenizer", source, role, instead)
@@ -85,17 +85,17 @@ def load_text_tokenizer(source: str, role: str, instead: str = "") -> Any:
 
 
 def from_transformers(load: Callable[[str], T], what: str, source: str, role: str, instead: str = "") -> T:
-    """What `load` makes, by transformers, of a folder or hub id; of a hub model that was downloaded earlier also where
+    """Return what `load` makes, by transformers, of a folder or hub id; also of an earlier download of a hub model if
     the hub cannot be reached.
 
-    what: it should be. role: what it is for, as errors call it. instead: as in `hart.checkpoint.hub.remedy`. Raises
+    what: what it should be. role: what it is for, in errors. instead: as in `hart.checkpoint.hub.remedy`. Raises
     `HartError`.
     """
     place = folder_or_id(source, role)
     from_hub = not user_path(source).is_dir()
     if from_hub and (why := unreachable()) is not None:
         if (copy := downloaded(place)) is None:
-            failed = f"{role} {source!r}: is no folder, and the Hugging Face hub cannot be reached ({why})"
+            failed = f"{role} {source!r}: is not a folder, and the Hugging Face hub cannot be reached ({why})"
             raise CheckpointError(f"{failed}: {remedy(source, instead)}")
         place = str(copy)
     try:
@@ -112,7 +112,7 @@ def from_transformers(load: Callable[[str], T], what: str, source: str, role: st
 
 @contextmanager
 def _without_reports() -> Iterator[None]:
-    """Meanwhile transformers prints no table of weights that a model leaves out or lacks, and no bars where there is no
+    """Keep transformers from printing a table of weights that a model leaves out or lacks, and bars where there is no
     terminal to show them."""
     from transformers.utils import logging
 

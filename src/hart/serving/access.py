@@ -1,4 +1,4 @@
-"""Who may ask for what, how often and how much at once: API keys, names of the host, pages of others, rate limits."""
+"""Who may request what, how often and how much at once: API keys, host names, pages of other sites, rate limits."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ USUAL_PORTS = {"http": ":80", "https": ":443"}
 @dataclass(frozen=True)
 class Access:
     """keys: one of them is needed below /v1 and for /metrics, if there are any. hosts: names that requests may be
-    addressed to, so that a page elsewhere cannot reach a server on this machine under a name of its own; None: any."""
+    addressed to, so that a page elsewhere cannot reach a server on this machine under its own name; None: any."""
 
     keys: Sequence[str] = ()
     hosts: Collection[str] | None = None
 
     def client(self, scope: Scope) -> str:
-        """Who asks: the number of the key, or the address (see `_household`). Raises `ApiError` for whoever may not."""
+        """Return who asks: the number of the key, or the address (`_household`). Raises `ApiError` if not allowed."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self.hosts is not None and _hostname(host) not in self.hosts:
             raise ApiError(403, "this server is not known by that name: see hart serve --help, --public", code="host")
         origin = headers.get("origin")
-        # who has to give a key cannot be used by a page that has none
+        # a server that requires a key cannot be used by a page that has none
         foreign = origin is not None and not _is_same_place(origin, host)
         if foreign and scope["method"] != "GET" and not self.keys:
             raise ApiError(403, "pages of other hosts may not use this server", code="origin")
@@ -52,22 +52,22 @@ class Access:
 
 
 class RateLimit:
-    """Images a minute for each client, by default any number. Who has used more than its share waits until the debt is
-    paid."""
+    """Images per minute for each client, by default unlimited. A client that has used more than its share waits until
+    the debt is paid."""
 
     def __init__(self, images_per_minute: float | None, clock: Callable[[], float]) -> None:
         self._seconds = 0 if images_per_minute is None else 60 / images_per_minute
         self._clock = clock
         self._free_at: dict[str, float] = {}
-        """Client -> when it has its whole minute's share again."""
+        """Maps a client to when it has its whole minute's share again."""
 
     @contextmanager
     def charged(self, client: str, images: int) -> Iterator[None]:
-        """Images that a block tries to have accepted, at once: requests that come together count each other. They are
-        given back where it fails. Raises `ApiError` with Retry-After for a client that has to wait."""
+        """Charge images that a block tries to have accepted, at once: simultaneous requests count for each other. They
+        are returned if the block fails. Raises `ApiError` with Retry-After for a client that has to wait."""
         now, cost = self._clock(), images * self._seconds
         if (wait := self._free_at.get(client, 0) - now - 60) >= 0:
-            said = "too many images a minute: wait a little"
+            said = "too many images per minute: wait a little"
             raise ApiError(429, said, code="rate_limit_exceeded", wait=math.floor(wait) + 1)
         self._free_at[client] = max(self._free_at.get(client, 0), now) + cost
         self._free_at = {name: free for name, free in self._free_at.items() if free > now}
@@ -84,20 +84,20 @@ def overloaded() -> ApiError:
 
 
 class Room:
-    """For so much of something at once: requests, images, bytes. full: the error where too little is left."""
+    """Room for a bounded amount of something at once: requests, images, bytes. full: the error for too little room."""
 
     def __init__(self, most: int, full: Callable[[], ApiError] = overloaded) -> None:
         self.left, self._full = most, full
 
     def take(self, amount: int) -> None:
-        """Raises `ApiError`. Whoever takes gives it back: `left`."""
+        """Take an amount, to be returned by adding it to `left`. Raises `ApiError`."""
         if amount > self.left:
             raise self._full()
         self.left -= amount
 
     @contextmanager
     def taken(self, amount: int) -> Iterator[None]:
-        """Taken until the context ends."""
+        """Take an amount until the context ends."""
         self.take(amount)
         try:
             yield
@@ -106,14 +106,14 @@ class Room:
 
 
 def _is_same_place(origin: str, host: str) -> bool:
-    """Whether a page comes from the host that it asks. Some proxies add the port that browsers leave out."""
+    """Return whether a page comes from the host that it asks. Some proxies add the port that browsers omit."""
     scheme, _, place = origin.partition("://")
     return place in (host, host.removesuffix(USUAL_PORTS.get(scheme, "")))
 
 
 def _household(address: str) -> str:
-    """An address of IPv4, also if it is written as IPv6; of IPv6 the network of 64 bits, in which a machine takes any
-    address that it likes."""
+    """Return an IPv4 address, even if written as IPv6; for IPv6 the /64 network, in which a machine can take any
+    address it likes."""
     try:
         found = IPv6Address(address)
     except ValueError:
@@ -122,7 +122,7 @@ def _household(address: str) -> str:
 
 
 def _hostname(host: str) -> str | None:
-    """Of a Host header, without the port; None where it has none."""
+    """Return the host name of a Host header, without the port; None if it has none."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

@@ -40,21 +40,21 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).with_name("page")
 JOIN_SECONDS = 0.004
-"""In which a first image waits for others of a batch."""
+"""Time that a first image waits for others to join its batch."""
 COMING = "many requests are being read: try again later"
 STILL_OPENING = "the model is still being opened: try again later"
 STILL_HERE_SECONDS = 15.0
-"""Between signs of life in a stream that has nothing to say."""
+"""Seconds between signs of life in a stream without other events."""
 TEXTS = ("prompt", "negative_prompt", "second_prompt", "source_prompt")
 """Fields of requests that a person has written, as far as a kind of request has them."""
 STEPS = ("maskgit_steps", "diffusion_steps")
 
 
 class Server:
-    """What the routes share. Made inside the running event loop's process; the app starts its thread and ends it."""
+    """What the routes share. Created inside the running event loop's process; the app starts and ends its thread."""
 
     def __init__(self, options: ServeOptions, models: Models) -> None:
-        """Raises `HartError` for options that do not fit together."""
+        """Raise `HartError` for options that do not fit together."""
         self.options, self.models = options, models
         self.access = Access(options.keys(), options.hosts())
         self.checker = prompt_checker(options.prompt_check, options.device, elsewhere=options.ray)
@@ -70,14 +70,14 @@ class Server:
             metrics=self.metrics,
         )
         self.sampling = threading.Thread(target=self.scheduler.run, name="hart-sampling", daemon=True)
-        # of requests that are not in the queue yet, which is as large as that
+        # for requests that are not in the queue yet; as large as the queue
         self._coming = Room(options.queue_size, partial(ApiError, 429, COMING, code="queue_full"))
 
     async def answer(self, request: Request, asked: RequestBody, begun: Callable[[], Source] | None = None) -> Response:
         """Check, queue, wait and answer, all at once or by events.
 
-        begun: gives the image to start from, in a thread. A front that passes requests on says in their state how many
-        seconds are left, and whether their images are charged already.
+        begun: returns the image to start from, in a thread. A front that passes requests on puts into their state how
+        many seconds are left, and whether their images are already charged.
         """
         client: str = request.state.client
         seconds: float = getattr(request.state, "seconds", self.options.timeout)
@@ -115,20 +115,20 @@ class Server:
     def _order(
         self, request: RequestBody, model: ServedModel, engine: PipelineEngine, begun: Callable[[], Source] | None
     ) -> Order:
-        """The rows that a request, which has a seed, asks for.
+        """Return the rows that a request, which has a seed, asks for.
 
-        In a thread: decoding images, reading and judging prompts take a while. Raises `ApiError` for a refused prompt,
-        `HartError` for what cannot be.
+        Runs in a thread: decoding images, reading and checking prompts take a while. Raises `ApiError` for a refused
+        prompt, `HartError` for impossible requests.
         """
         start = None if begun is None else begun()
         texts = {name: text for name in TEXTS if (text := getattr(request, name, None))}
         for param, text in texts.items():
-            # a negative prompt says what shall not be there: lists of what is refused are usual in it
+            # a negative prompt says what to avoid: lists of refused words are usual in it
             if param != "negative_prompt" and (why := self.checker(named_emoji(text))) is not None:
                 raise ApiError(400, why, param=param, code="content_policy_violation")
         size, notes = engine.size(request, start)
         if request.model and request.model != model.name:
-            notes.insert(0, f"the model {clipped(request.model)} is not served: this is by {model.name}")
+            notes.insert(0, f"the model {clipped(request.model)} is not served: {model.name} was used")
         for name in STEPS:
             most = max(self.options.max_steps, getattr(engine.facts.sampling, name) or 0)
             if (getattr(request, name) or 0) > most:
@@ -141,9 +141,9 @@ class Server:
 
 
 def create_app(options: ServeOptions, models: Mapping[str, OpenModel]) -> FastAPI:
-    """The application of these models, the first the default, in place of those that the options name. The default one
-    is opened when it starts, in the background; what was accepted is finished before it stops. `app.state.server` is
-    its `Server`. Raises `HartError` for options that do not fit together."""
+    """Create the application of these models, the first being the default, in place of those that the options name. The
+    default one is opened in the background at the start; what was accepted is finished before it stops.
+    `app.state.server` is its `Server`. Raises `HartError` for options that do not fit together."""
     from hart import __version__
 
     server = Server(options, Models(models))
@@ -164,10 +164,10 @@ def create_app(options: ServeOptions, models: Mapping[str, OpenModel]) -> FastAP
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # see the middleware
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # nobody asked for it
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # not requested by anyone
     )
     app.state.server = server
-    # says in the OpenAPI document what `Access` asks for
+    # states in the OpenAPI document what `Access` requires
     key = [Security(HTTPBearer(auto_error=False))] if server.access.keys else []
     with_key = APIRouter(dependencies=key)
     _add_images(with_key, server)
@@ -194,7 +194,7 @@ def _add_images(app: APIRouter, server: Server) -> None:
 
     @app.post(Generation.route, responses=IMAGES, openapi_extra=JSON_BODY)
     async def generations(request: Request) -> Response:
-        """Generate images of a prompt."""
+        """Generate images from a prompt."""
         return await server.answer(request, await server.bodies.json(request, Generation))
 
     @app.post(Edit.route, responses=IMAGES, openapi_extra=EDIT_FORM)
@@ -211,12 +211,12 @@ def _add_images(app: APIRouter, server: Server) -> None:
 def _add_facts(app: APIRouter, server: Server) -> None:
     @app.get("/v1/models", responses=STATUS)
     async def models() -> dict[str, Any]:
-        """The served models, the default first; of opened ones what they generate."""
+        """List the served models, the default first, and for opened ones what they generate."""
         return {"object": "list", "data": [_described(model, server.options) for model in server.models.all]}
 
     @app.get("/v1/models/{name:path}", responses=NO_MODEL)
     async def one_model(name: str) -> dict[str, Any]:
-        """One of them."""
+        """Describe one served model."""
         return _described(server.models.named(name), server.options)
 
     @app.get("/metrics", response_class=Response, responses=FIGURES)
@@ -228,8 +228,8 @@ def _add_facts(app: APIRouter, server: Server) -> None:
 def _add_health(app: FastAPI, server: Server) -> None:
     @app.get("/healthz", responses=HEALTH)
     async def healthz() -> JSONResponse:
-        """Whether the process works: 200, or 503 when it should be started again, also while the default model that
-        could not be opened is being tried again."""
+        """Whether the process works: 200, or 503 if it should be restarted, also while a default model that could not
+        be opened is being tried again."""
         if message := _failure(server):
             return JSONResponse({"status": "failed", "message": message}, 503)
         return JSONResponse({"status": "ok"})
@@ -245,14 +245,14 @@ def _add_health(app: FastAPI, server: Server) -> None:
 
 
 def _failure(server: Server) -> str | None:
-    """Why a server has to be started again, as a sentence; None if it need not be."""
+    """Return why a server has to be restarted, as a sentence; None if it need not be."""
     if not server.sampling.is_alive():
-        return "sampling has failed: start the server again"
+        return "sampling has failed: restart the server"
     return server.models.default.failure
 
 
 def add_page(app: Starlette) -> None:
-    """The files of the page, each at its name; `index.html` also at the root."""
+    """Serve the page's files, each at its name; `index.html` also at the root."""
     for file in PAGE.iterdir():
 
         def show(_: Request, path: Path = file) -> Response:

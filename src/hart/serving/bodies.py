@@ -1,6 +1,6 @@
-"""Bodies and uploads, read in bounded memory and time; nothing of them reaches the disk.
+"""Bodies and uploads, read in bounded memory and time; nothing of them is written to disk.
 
-What is wrong with them is an `ApiError`.
+Anything wrong with them is an `ApiError`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ UPLOAD_BYTES = 20 * 2**20
 """Largest form, all files together."""
 BODY_SECONDS = 60.0
 MAX_FILES = 17
-"""OpenAI's: 16 images and a mask."""
+"""OpenAI's limit: 16 images and a mask."""
 MAX_PIXELS = 2**24
-"""Of an uploaded image."""
+"""Most pixels of an uploaded image."""
 HELD_BYTES = 2**29
-"""Of all bodies that are being read or whose requests are not answered yet; what exceeds them is refused."""
+"""Most bytes of bodies that are being read or whose requests are unanswered; more are refused."""
 
 AnyRequest = TypeVar("AnyRequest", bound=RequestBody)
 Content = TypeVar("Content")
@@ -52,14 +52,15 @@ class Form:
 
 
 class _InMemory(MultiPartParser):
-    """Keeps files in memory, whatever their size; the body's bound is theirs. Text is read as Latin-1, which loses no
-    byte: see `_parsed`."""
+    """Keeps files in memory, whatever their size, since the body's size is limited. Text is read as Latin-1, which
+    keeps
+    every byte: see `_parsed`."""
 
     spool_max_size = 2 * UPLOAD_BYTES
     is_whole = False
 
     def on_part_begin(self) -> None:
-        self._charset = "latin-1"  # not what the client names: some of Python's take long or raise
+        self._charset = "latin-1"  # not what the client names: some of Python's codecs take long or raise
         super().on_part_begin()
 
     def on_end(self) -> None:
@@ -82,13 +83,13 @@ class Bodies:
                 raise explained(error) from None
 
     def form(self, request: Request) -> AbstractAsyncContextManager[Form]:
-        """A form, which counts as held until the context ends."""
+        """Read a form, which counts as held until the context ends."""
         if _content_type(request) != "multipart/form-data":
             raise ApiError(415, "send the request as a form: Content-Type multipart/form-data")
         return self._read(request, UPLOAD_BYTES, partial(_parsed, request))
 
     def whole(self, request: Request) -> AbstractAsyncContextManager[bytes]:
-        """A body of either kind as it came, which counts as held until the context ends."""
+        """Read a body of either kind unchanged, which counts as held until the context ends."""
         limit = UPLOAD_BYTES if _content_type(request) == "multipart/form-data" else JSON_BYTES
         return self._read(request, limit, _joined)
 
@@ -96,11 +97,11 @@ class Bodies:
     async def _read(
         self, request: Request, limit: int, read: Callable[[Chunks], Awaitable[Content]]
     ) -> AsyncIterator[Content]:
-        """What `read` makes of a body of at most so many bytes. What has come counts, not what was announced: who sends
-        slowly keeps nobody out."""
+        """Return what `read` makes of a body of at most `limit` bytes. What has arrived counts, not what was announced,
+        so that slow senders keep nobody out."""
         held, too_large = 0, ApiError(413, f"the request is too large: at most {limit // 1024} KiB are read")
         late = ApiError(408, "the body of the request did not arrive in time")
-        late.headers["Connection"] = "close"  # else the rest may still come, as slowly as the client likes
+        late.headers["Connection"] = "close"  # otherwise the rest may still come, as slowly as the client likes
 
         async def chunks() -> Chunks:
             nonlocal held
@@ -137,10 +138,10 @@ async def _parsed(request: Request, chunks: Chunks) -> Form:
     for name, value in form.multi_items():
         if isinstance(value, str):
             fields[name] = value
-        elif (content := await value.read()) or value.filename:  # a browser sends neither where no file was chosen
+        elif (content := await value.read()) or value.filename:  # browsers send an empty one if no file was chosen
             files.setdefault(name.removesuffix("[]"), content)
     await form.close()
-    if not parser.is_whole:  # a part that breaks off was left out
+    if not parser.is_whole:  # a truncated part was left out
         raise ApiError(400, "the form cannot be read: its last boundary is missing")
     for name, read in fields.items():
         try:
@@ -151,8 +152,9 @@ async def _parsed(request: Request, chunks: Chunks) -> Form:
 
 
 def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
-    """The fields of a form as a request; empty ones count as not given. A text that came as a file, a file that came as
-    text, or one for a request without, is refused: without it something else would be generated."""
+    """Return the fields of a form as a request; empty ones count as not given. A text sent as a file, a file sent as
+    text,
+    or a file that the request does not have, is refused: ignoring it would generate something else."""
     if sent := next((name for name in kind.model_fields if name in form.files), None):
         raise ApiError(400, f"{sent}: is a file: send it as text", param=sent)
     if sent := next((name for name in FILES if form.fields.get(name)), None):
@@ -161,13 +163,13 @@ def from_form(form: Form, kind: type[AnyRequest]) -> AnyRequest:
         raise ApiError(400, "image: is required, as a file", param="image")
     given = {name: value for name, value in form.fields.items() if value != ""}
     try:
-        return kind.model_validate(dict.fromkeys(form.files, "a file") | given)  # which may be of another request
+        return kind.model_validate(dict.fromkeys(form.files, "a file") | given)  # files of another request are rejected
     except ValidationError as error:
         raise explained(error) from None
 
 
 def decoded(content: bytes, param: str) -> Image.Image:
-    """An uploaded PNG, JPEG or WebP, upright, not decoded unless its size is within bounds."""
+    """Decode an uploaded PNG, JPEG or WebP, upright; it is not decoded unless its size is within bounds."""
     from hart.data.images import decode_image, upright
 
     try:
@@ -177,15 +179,15 @@ def decoded(content: bytes, param: str) -> Image.Image:
 
 
 def source(form: Form, asked: Edit | Variation) -> Source:
-    """The images to start from. An edit redraws by the form's mask, or by the image's own holes unless words say what
-    changes."""
+    """Return the images to start from. An edit redraws by the form's mask, or by the image's own holes unless words say
+    what changes."""
     from hart.data.images import as_rgb
     from hart.generation.metadata import EditSource
 
     files = {name: form.files[name] for name in FILES if name in form.files}
     images = {name: decoded(content, name) for name, content in files.items()}
     image, redrawn = as_rgb(images["image"]), _holes(images["image"])
-    if redrawn is not None:  # what an edit shall not show as white
+    if redrawn is not None:  # so that an edit does not show it as white
         image.putalpha(redrawn.point(lambda value: 255 - value))
     if (mask := images.get("mask")) is not None:
         if mask.size != image.size:
@@ -193,7 +195,7 @@ def source(form: Form, asked: Edit | Variation) -> Source:
                 f"mask: has {mask.width} x {mask.height} px, the image {image.width} x {image.height}: make them equal"
             )
         if (redrawn := _holes(mask)) is None:
-            raise HartError("mask: has alpha 0 nowhere: what is redrawn must have it")
+            raise HartError("mask: has no pixels with alpha 0: the part to redraw must have it")
     elif isinstance(asked, Variation) or asked.source_prompt:
         redrawn = None
     digests = {f"{name}_sha256": hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -201,7 +203,7 @@ def source(form: Form, asked: Edit | Variation) -> Source:
 
 
 def _holes(image: Image.Image) -> Image.Image | None:
-    """Where an image has alpha 0, by which OpenAI's API says what is redrawn: mode L, 255 there; None: nowhere."""
+    """Return where an image has alpha 0, which OpenAI's API redraws: mode L, 255 there; None: nowhere."""
     from hart.data.images import opacity
 
     alpha = opacity(image)

@@ -1,7 +1,7 @@
-"""What goes into a model of a server and what may be known of it, without PyTorch: see `hart.serving.pipeline_engine`.
+"""The inputs of a server's model, and facts about it, without PyTorch: see `hart.serving.pipeline_engine`.
 
-A row is one image of one request. Rows of an equal `group` may be sampled together, whoever asks for them; what comes
-out depends on the row alone.
+A row is one image of one request. Rows of an equal `group` may be sampled together, whoever asks for them; the result
+depends on the row only.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 LARGEST = 2
-"""Times the model's own number of pixels: larger images are made of the nearest size."""
+"""Larger images, as multiples of the model's own number of pixels, become the nearest size."""
 
 
 def largest(side: int, max_pixels: int | None) -> int:
-    """Pixels of the largest image of a model whose own have this side: `max_pixels` if it is given. Raises `HartError`
-    where that is fewer than the own have."""
+    """Return the pixels of a model's largest image, if its own images have this side: `max_pixels` if given. Raises
+    `HartError` if those are fewer than its own images have."""
     own = side**2
     most = LARGEST * own if max_pixels is None else max_pixels
     if most < own:
@@ -38,9 +38,9 @@ def largest(side: int, max_pixels: int | None) -> int:
 class Source:
     """The images that an edit or a variation starts from.
 
-    image, style: upright, of any mode; the colours of the second are taken. mask: of the image's size, less than half
-    opaque where it is redrawn; None for a variation, or with a source prompt. files: that they came in, as a record
-    says it.
+    image, style: upright, of any mode; the second lends its colours. mask: of the image's size, less than half opaque
+    where it is redrawn; None for a variation, or with a source prompt. files: the uploaded files, as a record names
+    them.
     """
 
     image: Image.Image
@@ -57,37 +57,37 @@ class Row:
     seed: int
     size: ImageSize
     settings: ImageSettings
-    """All else that decides it, as its record holds it."""
+    """Everything else that determines it, as its record holds it."""
     scales: int
-    """After each there is a preview."""
+    """Number of scales; after each there is a preview."""
     tokens: int
-    """Over all scales."""
+    """Number of tokens over all scales."""
     edit: Any = None
-    """What the engine made of the source."""
+    """The engine's form of the source."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a client may know of a model.
+    """What a client may know about a model.
 
-    sizes: that it was trained at, its own first. token_size: width of a token in pixels. styles: what prompts may end
-    with. classes: of a class model, whose prompts are numbers, and which does not edit.
+    sizes: that it was trained at, its own first. token_size: width of a token in pixels. styles: endings for prompts.
+    classes: number for a class model, whose prompts are numbers, and which cannot edit.
     """
 
     sizes: tuple[ImageSize, ...]
     scales: int
-    """Of its own size."""
+    """Number of scales at its own size."""
     sampling: SamplingConfig
     token_size: int
     max_pixels: int
-    """Of the largest image."""
+    """Pixels of the largest image."""
     styles: tuple[str, ...] = ()
     classes: int | None = None
     speed: str | None = None
-    """The level that was asked for, if one was."""
+    """The requested level, if any."""
 
     def nearest(self, width: float, height: float) -> ImageSize:
-        """The size whose shape, then whose area, comes nearest."""
+        """Return the size that is nearest in shape, then in area."""
 
         def distance(size: ImageSize) -> tuple[float, float]:
             shape, area = size.width / size.height, size.width * size.height

@@ -1,4 +1,4 @@
-"""What went wrong, as clients of OpenAI's API read it: the right status, and one sentence."""
+"""Errors as clients of OpenAI's API read them: the right status, and one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HTTP_ERRORS = {404: "there is nothing at this address", 405: "this address does 
 
 
 def api_error(error: BaseException) -> ApiError:
-    """The answer to whatever was raised. What is a fault of ours is logged, without anything that a client sent."""
+    """Return the answer to any exception. The program's own faults are logged, without anything that a client sent."""
     match error:
         case ApiError():
             return error
@@ -31,17 +31,17 @@ def api_error(error: BaseException) -> ApiError:
             log.error("%s", error)
             return ApiError(503, str(error), code="signing_failed", wait=0)
         case HartError():
-            first = str(error).partition(" ")[0].rstrip(":")  # messages begin with the field that is wrong
+            first = str(error).partition(" ")[0].rstrip(":")  # messages begin with the wrong field
             return ApiError(400, str(error), param=first if first in FIELDS else None)
         case ClientDisconnect():
             return ClientLeft()
     from hart.devices import is_out_of_memory  # imports PyTorch
 
     if is_out_of_memory(error):
-        said = "there is too little memory for this request: ask for less, or later"
+        said = "there is too little memory for this request: ask for less, or try later"
         return ApiError(503, said, code="out_of_memory")
-    log.error("an error of the program: %s", where(error))
-    return ApiError(500, "an error of the program; the server's log has the place")
+    log.error("an internal error: %s", where(error))
+    return ApiError(500, "an internal error; see the server's log")
 
 
 def error_response(error: BaseException) -> JSONResponse:
@@ -50,6 +50,6 @@ def error_response(error: BaseException) -> JSONResponse:
 
 
 def where(error: BaseException) -> str:
-    """An error's kind and the lines of code that it came through, without its message, which may hold what a client
-    sent."""
+    """Return an error's type and the lines of code that it came through, without its message, which may contain what a
+    client sent."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"

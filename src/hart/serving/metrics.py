@@ -12,7 +12,7 @@ OUTCOMES = ("finished", "failed", "cancelled", "late", "split")
 
 class Metrics:
     """Queue, batch sizes, seconds by part, images by outcome, answers by path and status, and the process: its memory,
-    processor time and open files."""
+    CPU time and open files."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -32,7 +32,7 @@ class Metrics:
         )
         self.images = Counter(
             "hart_images",
-            "Images by outcome: finished, failed, cancelled, late; split: had to be done again in a smaller batch",
+            "Images by outcome: finished, failed, cancelled, late; split: had to be repeated in a smaller batch",
             ["outcome"],
             registry=registry,
         )
@@ -46,5 +46,5 @@ class Metrics:
             self.images.labels(outcome)
 
     def text(self) -> bytes:
-        """In Prometheus' format."""
+        """Return the figures in Prometheus' format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""What stands around all routes."""
+"""The layer around all routes."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ HEADERS = (
         b"manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
 )
-"""Of every answer."""
+"""Headers of every answer."""
 NEW_SEEDS = 2**32
 
 
 class RequestMiddleware:
-    """Around all routes: who may come in, the headers of every answer, errors, figures and the log."""
+    """Wraps all routes: access, headers of every answer, errors, figures and the log."""
 
     def __init__(self, app: ASGIApp, access: Access, metrics: Metrics, most_posts: int, log_requests: bool) -> None:
-        """most_posts: that are answered at once; more are refused."""
+        """most_posts: how many are answered at once; more are refused."""
         self._app, self._access, self._metrics, self._log_requests = app, access, metrics, log_requests
         self._posts = Room(most_posts)
 
@@ -43,9 +43,9 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         status, began = 0, time.perf_counter()
-        # a slash at the end says nothing: a redirect would name an address without what a proxy has left out of it
+        # a slash at the end is ignored: a redirect would name an address without the part that a proxy strips
         scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
-        if scope["method"] == "HEAD":  # GET without the body, which servers leave out; some probes ask so
+        if scope["method"] == "HEAD":  # GET without the body, which servers omit; some probes use it
             scope["method"] = "GET"
 
         async def noting(message: Message) -> None:
@@ -58,9 +58,9 @@ class RequestMiddleware:
 
         try:
             state = scope.setdefault("state", {})
-            if "client" not in state:  # else a front has checked who comes
+            if "client" not in state:  # otherwise a front has checked the client
                 state["client"] = self._access.client(scope)
-            state.setdefault("seed", secrets.randbelow(NEW_SEEDS))  # of a request that gives none
+            state.setdefault("seed", secrets.randbelow(NEW_SEEDS))  # for a request that gives none
             with ExitStack() as open_request:
                 if scope["method"] == "POST":  # with a body
                     open_request.enter_context(self._posts.taken(1))
@@ -70,7 +70,7 @@ class RequestMiddleware:
             answer = error_response(error)
             if status == 0:
                 await answer(scope, receive, noting)
-        # nothing that a client wrote, so neither other paths nor as many of them as it likes
+        # nothing that a client wrote, so neither unknown paths nor arbitrarily many of them
         path = getattr(scope.get("route"), "path", None) or ("page" if status < 400 else "other")
         self._metrics.answers.labels(path, str(status)).inc()
         self._metrics.answer.labels(path).observe(time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""The models of a server by name, each opened in a thread of its own when it is first needed."""
+"""The models of a server by name, each opened in its own thread when it is first needed."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ log = logging.getLogger(__name__)
 State = Literal["closed", "opening", "ready", "failed"]
 OpenModel = Callable[[], "PipelineEngine"]
 OPENAI_MODELS = ("dall-e", "gpt-image", "chatgpt-image")
-"""How the names begin that clients of OpenAI's API send unless they are told another."""
+"""Prefixes of the names that clients of OpenAI's API send by default."""
 ORDERS_AT_ONCE = 8
-"""Requests without an image whose prompts are read and judged at the same time."""
+"""Requests without an image whose prompts are read and checked at the same time."""
 LAYOUTS_AT_ONCE = 2
-"""Requests whose images are decoded at the same time, which takes some 400 MB where they are as large as may be."""
+"""Requests whose images are decoded at the same time, which takes some 400 MB at the largest size."""
 _beginning = threading.Lock()
 
 
 def order_threads(*, with_image: bool) -> Executor:
-    """In which requests become orders, which may compute. Begun once, before any model is open: see
+    """Return threads in which requests become orders, which may compute. Started once, before any model is open: see
     `hart.inference.threads.single_threads`, which also raises."""
     from hart.inference.threads import single_threads  # PyTorch, which takes a while
 
@@ -56,10 +56,10 @@ class ServedModel:
     name: str
     open: OpenModel
     failure: str | None = field(default=None, init=False)
-    """Why the last try to open it that has ended failed, as a sentence for clients; None if it did not. It stays while
-    the next one goes on, which may fail as well."""
+    """Why the last finished attempt to open it failed, as a sentence for clients; None if it did not. It stays during
+    the next attempt, which may fail as well."""
     _opened: Future[PipelineEngine] | None = field(default=None, init=False)
-    """The last try to open it."""
+    """The last attempt to open it."""
 
     @property
     def state(self) -> State:
@@ -71,8 +71,8 @@ class ServedModel:
 
     @property
     def message(self) -> str:
-        """How it is, as a sentence for clients."""
-        said = {"closed": "is opened when it is asked for", "opening": "is being opened", "ready": "is ready"}
+        """Return its state as a sentence for clients."""
+        said = {"closed": "is opened when it is requested", "opening": "is being opened", "ready": "is ready"}
         return self.failure or f"the model {self.name} {said[self.state]}"
 
     @property
@@ -80,25 +80,25 @@ class ServedModel:
         return self._opened.result() if self._opened is not None and self.state == "ready" else None
 
     def begin(self) -> Future[PipelineEngine]:
-        """Start to open it, unless it is open or being opened. What failed is tried again: a download, memory or a file
-        may be there now."""
+        """Start to open it, unless it is open or being opened. A failed attempt is repeated: a download, memory or a
+        file may be there now."""
         if self._opened is None or self.state == "failed":
             self._opened = Future()
             threading.Thread(target=self._open, args=[self._opened], name=f"hart-open-{self.name}", daemon=True).start()
         return self._opened
 
     async def ready(self) -> PipelineEngine:
-        """The engine, opened if need be. Raises `ModelUnavailable`."""
+        """Return the engine, opened if need be. Raises `ModelUnavailable`."""
         return await asyncio.shield(asyncio.wrap_future(self.begin()))
 
     def _open(self, opened: Future[PipelineEngine]) -> None:
         began = time.monotonic()
         try:
-            for with_image in (False, True):  # while others begin, PyTorch has another number of threads
+            for with_image in (False, True):  # starting threads changes PyTorch's number of threads for a moment
                 order_threads(with_image=with_image)
             engine = self.open()
         except BaseException as error:
-            reason = str(error) if isinstance(error, HartError) else f"an error of the program: {where(error)}"
+            reason = str(error) if isinstance(error, HartError) else f"an internal error: {where(error)}"
             log.error("model %s: %s", self.name, reason)
             # the reason may name paths of this machine, which are nobody else's business
             self.failure = f"the model {self.name} cannot be opened; the server's log says why"
@@ -120,15 +120,15 @@ class Models:
         self.default = self.all[0]
 
     def named(self, name: str) -> ServedModel:
-        """Raises `ApiError` for one that is not served."""
+        """Return a served model. Raises `ApiError` for any other."""
         if name in self._by_name:
             return self._by_name[name]
-        said = f"no model is called {clipped(name)}: GET /v1/models lists them"
+        said = f"there is no model {clipped(name)}: GET /v1/models lists them"
         raise ApiError(404, said, param="model", code="model_not_found")
 
     def asked(self, name: str | None, *, strict: bool) -> ServedModel:
-        """Who answers a request for `name`: the default where it says none, and for OpenAI's unless it is `strict`.
-        Raises `ApiError`."""
+        """Return the model for a request that names `name`: the default if it names none, and, unless `strict`, for
+        OpenAI's names. Raises `ApiError`."""
         if not name or (name.startswith(OPENAI_MODELS) and name not in self._by_name and not strict):
             return self.default
         return self.named(name)

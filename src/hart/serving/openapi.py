@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond the routes' own declarations: bodies that are read by hand, errors, streams."""
+"""What the OpenAPI document says beyond the routes' own declarations: hand-parsed bodies, errors, streams."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from hart.serving.schemas import Edit, ErrorAnswer, Generation, ImageEvent, Imag
 DESCRIPTIONS = {
     400: "Something in the request is wrong; `param` names it. Also a refused prompt: `code` content_policy_violation",
     401: "An API key is needed",
-    403: "A page of another host, or another name of this one",
-    404: "No model of this name: `code` model_not_found",
+    403: "A page of another host, or another name of this host",
+    404: "No model with this name: `code` model_not_found",
     408: "The body did not arrive in time",
     413: "The body is too large",
-    415: "Another content type is needed",
-    429: "Too many requests, or too many images a minute: `Retry-After` says when to try again",
-    500: "An error of the program",
+    415: "A different content type is needed",
+    429: "Too many requests, or too many images per minute: `Retry-After` says when to try again",
+    500: "An internal error",
     501: "The model does not offer this",
-    503: "Too much waits, the model cannot be used, an image cannot be signed, or the server is stopping: "
+    503: "Too many requests, the model cannot be used, an image cannot be signed, or the server is stopping: "
     "`Retry-After` says when another try may help",
-    504: "The time for the request is over: `Retry-After` says when to try again",
+    504: "The request timed out: `Retry-After` says when to try again",
 }
-# what it refers to is in the document by `ImagesAnswer`
+# its references are in the document through `ImagesAnswer`
 IMAGE_EVENT = ImageEvent.model_json_schema(ref_template="#/components/schemas/{model}")
 EVENT: dict[str, Any] = {
     "type": "object",
@@ -48,15 +48,16 @@ IMAGES: dict[int | str, dict[str, Any]] = {
 STATUS: dict[int | str, dict[str, Any]] = {
     "default": {"model": ErrorAnswer, "description": "No API key, or another host"}
 }
-"""Of the routes that say how the server is."""
-NO_MODEL = STATUS | {404: {"model": ErrorAnswer, "description": "No model of this name"}}
-HEALTH = STATUS | {503: {"description": "It is not: `message` says why"}}
+"""Responses of the routes that report on the server."""
+NO_MODEL = STATUS | {404: {"model": ErrorAnswer, "description": "No model with this name"}}
+HEALTH = STATUS | {503: {"description": "Not so: `message` says why"}}
 FIGURES = STATUS | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The figures"}}
 
 
 def _form(kind: type[BaseModel], **files: dict[str, Any]) -> dict[str, Any]:
-    """Of the fields of `kind`, which are all optional, and of files, of which `image` is required. A form has no null:
-    what is not given is left out."""
+    """Describe a form with the fields of `kind`, which are all optional, and files, of which `image` is required. A
+    form
+    has no null: fields that are not given are left out."""
     fields = {}
     for name, field in kind.model_json_schema()["properties"].items():
         (given,) = [one for one in field["anyOf"] if one != {"type": "null"}]
@@ -72,11 +73,11 @@ def _image(description: str) -> dict[str, Any]:
     return {"type": "string", "format": "binary", "description": description}
 
 
-STYLE = _image("Another image, whose colours are taken: PNG, JPEG or WebP")
+STYLE = _image("Another image, whose colours are used: PNG, JPEG or WebP")
 JSON_BODY = _body("application/json", Generation.model_json_schema())
 EDIT_FORM = _form(
     Edit,
-    image=_image("The image to edit: PNG, JPEG or WebP. `image[]` is another name; the first is taken"),
+    image=_image("The image to edit: PNG, JPEG or WebP. `image[]` is another name; the first is used"),
     mask=_image("PNG of its size; what is transparent is redrawn. By default the transparency of the image"),
     style=STYLE,
 )

@@ -1,4 +1,4 @@
-"""What `hart serve` can be told."""
+"""The options of `hart serve`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hart.generation.signing import SigningOptions
 from hart.strict import Listed
 
 BUILT_IN_CHECKS = ("words", "none")
-"""Names for `ServeOptions.prompt_check`, whatever files there are."""
+"""Names for `ServeOptions.prompt_check`, whatever files exist."""
 BESIDE_THE_QUEUE = 1000
-"""Requests that are being read, or whose clients read slowly, while others wait."""
+"""Requests that may be read, or whose clients read slowly, besides those that wait in the queue."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -30,48 +30,48 @@ class ServeOptions(SigningOptions, kw_only=True):
     device: Device = None
     dtype: NumberType = None
     speed: str | None = None
-    """How fast, as of hart generate: exact, compiled (for GPUs), int8 or fp8 (8 bits, slightly different), draft
+    """Speed level, as in hart generate: exact, compiled (for GPUs), int8 or fp8 (8 bits, slightly different), draft
     (approximate) or plain."""
     host: str = "127.0.0.1"
     """Address to listen on; any but this machine's own needs an API key, or --public."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 picks a free one."""
     api_key: Listed[str] = ()
-    """Key that clients have to give; repeat it for several."""
+    """Key that clients must give; repeat it for several."""
     api_key_file: Path | None = None
-    """File of such keys, one a line: other users of the machine see what a command line holds."""
+    """File of such keys, one per line: other users of the machine can see a command line."""
     rate_limit: Annotated[float, Field(gt=0)] | None = None
-    """Images a minute for each key, or each address; by default as many as the machine makes."""
+    """Images per minute for each key, or each address; by default as many as the machine makes."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 4
     """Images sampled together."""
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 64
-    """Images that may wait; beyond that requests are refused with status 429."""
+    """Images that may wait; beyond that, requests are refused with status 429."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0
-    """Seconds in which a request has to be done."""
+    """Seconds in which a request must be done."""
     public: bool = False
-    """Serve whoever comes, without a key, on any address and under any host name."""
+    """Serve anyone, without a key, on any address and under any host name."""
     exact: bool | None = None
-    """Sample every image by itself, so that rounding cannot depend on others. By default on a CPU, but for float32 with
-    guidance and equal settings, the same to the last bit in every batch that was tried."""
+    """Sample every image by itself, so that rounding cannot depend on others. By default on a CPU, except for float32
+    with guidance and equal settings, which was the same to the last bit in every batch tried."""
     max_pixels: Annotated[int, Field(ge=1)] | None = None
-    """Pixels of the largest image; by default twice those of the model's own size."""
+    """Pixels of the largest image; by default twice as many as the model's own size has."""
     max_steps: Annotated[int, Field(ge=1)] = 100
     """Most steps of MaskGIT, and of the diffusion, that a request may ask for; the model's own are always served."""
     prompt_check: str = "words"
-    """What refuses prompts: words (the built-in list), none, a text file of words, or a ShieldGemma model."""
+    """Check of prompts: words (the built-in list), none, a text file of words, or a ShieldGemma model."""
     ray: bool = False
-    """Generate by replicas on the machines of a Ray cluster, which replaces those that fail."""
+    """Generate in replicas on the machines of a Ray cluster, which replaces those that fail."""
     replicas: Annotated[int, Field(ge=1)] | None = None
-    """With --ray, how many; by default one a GPU, or one a machine if there are none."""
+    """With --ray, how many; by default one per GPU, or one per machine without GPUs."""
     log_requests: bool = False
-    """Write a line for every request: address, route and status; nothing that a client wrote."""
+    """Log a line for every request: address, route and status, but nothing that a client wrote."""
 
     def most_posts(self, servers: int = 1) -> int:
-        """Requests with a body that so many servers, with a queue each, answer at once behind one address."""
+        """Return how many requests with a body this many servers, each with a queue, answer behind one address."""
         return servers * self.queue_size + BESIDE_THE_QUEUE
 
     def models(self) -> dict[str, str]:
-        """Name -> what is opened. Raises `HartError` for two of one name."""
+        """Map names to what is opened. Raises `HartError` for two with the same name."""
         named: dict[str, str] = {}
         for given in self.model:
             name, equals, source = given.partition("=")
@@ -85,25 +85,25 @@ class ServeOptions(SigningOptions, kw_only=True):
         return named
 
     def keys(self) -> tuple[str, ...]:
-        """All API keys. Raises `HartError` for a file without any, and for what is no key."""
+        """Return all API keys. Raises `HartError` for a file without any, and for invalid keys."""
         keys = [("--api-key", key) for key in self.api_key]
         if self.api_key_file is not None:
             read = text_lines(read_text(user_path(self.api_key_file)))
             if not read:
                 raise HartError(f"{self.api_key_file}: holds no key: write one per line")
-            # which, and not what: a log is no place for keys
+            # its number, not its text: a log is no place for keys
             keys += [(f"{self.api_key_file}, key {number}", key) for number, key in enumerate(read, start=1)]
         for where, key in keys:
-            if not re.fullmatch("[!-~]+", key):  # an empty one would be that of everybody who gives none
+            if not re.fullmatch("[!-~]+", key):  # an empty key would match everybody who gives none
                 raise HartError(f"{where}: a key has ASCII letters, digits and signs, without spaces")
         return tuple(key for _, key in keys)
 
     def hosts(self) -> frozenset[str] | None:
-        """Names that requests may be addressed to; None: any. Raises `HartError` where a server would be open to
-        others without a key and without being told so, and where it is told both."""
+        """Return names that requests may be addressed to; None: any. Raises `HartError` if a server would be open to
+        others without a key and without --public, and if both are given."""
         has_keys = bool(self.keys())
         if has_keys and self.public:
-            raise HartError("--public: serves anybody, and with API keys only who has one: give one of the two")
+            raise HartError("--public: serves anybody, and API keys only those who have one: give one of the two")
         if has_keys or self.public:
             return None
         if not _is_loopback(self.host):
@@ -112,7 +112,7 @@ class ServeOptions(SigningOptions, kw_only=True):
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
+    """Return whether an address can only be reached from this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:  # a name

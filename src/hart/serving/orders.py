@@ -1,7 +1,7 @@
-"""What a request asks of a model, and from the events of its job to an answer or a stream of events.
+"""What a request asks of a model, and how the events of its job become an answer or a stream of events.
 
-Images say how they were made. A PNG has the chunks of `hart generate`, so that `--like` generates it again and the page
-restores its settings. JPEG and WebP hold the XMP alone. The same row gives the same bytes.
+Images record how they were made. A PNG has the chunks of `hart generate`, so that `--like` can generate it again and
+the page can restore its settings. JPEG and WebP only hold the XMP. The same row gives the same bytes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hart.serving.scheduler import Event, State
 from hart.serving.schemas import ImageData, ImageEvent, ImagesAnswer, RequestBody, Usage
 
 UNREAD_PIXELS = 2**24
-"""Of previews that wait for a slow reader; of more only the newest are kept."""
+"""Most pixels of previews that wait for a slow reader; beyond that, only the newest are kept."""
 SLOW_SECONDS = 0.5
 """A reader that takes longer for an event gets the newest next, which may be a finished image."""
 PREVIEW_LEVEL, LEVEL = 1, 4
-"""Of PNG's compression: previews are looked at for a moment."""
+"""Compression levels of PNG: previews are only looked at for a moment."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Order:
 
     @property
     def form(self) -> str:
-        """png, jpeg or webp."""
+        """Return the image format: png, jpeg or webp."""
         return self.request.output_format or "png"
 
     def previews(self) -> tuple[int, ...]:
-        """0-based scales after which an image so far is sent."""
+        """Return the 0-based scales after which an image so far is sent."""
         before_last = self.rows[0].scales - 1
         if not self.request.stream:
             return ()
@@ -53,7 +53,7 @@ class Order:
         return tuple((2 * i + 1) * before_last // (2 * wanted) for i in range(wanted))
 
     def encoded(self, state: State) -> str:
-        """Its image in base64."""
+        """Return its image in base64."""
         from hart.generation.metadata import ImageRecord, png_chunks, xmp
 
         row, file = self.rows[state.row], io.BytesIO()
@@ -75,7 +75,7 @@ class Order:
         return Usage(output_tokens=tokens, total_tokens=tokens)
 
     def common(self) -> dict[str, Any]:
-        """What an answer and every event say alike."""
+        """Return what an answer and every event have in common."""
         return {"size": str(self.rows[0].size), "output_format": self.form, "model": self.model}
 
 
@@ -93,8 +93,8 @@ class Subscription:
             self._loop.call_soon_threadsafe(self._put, event)
 
     async def next(self, seconds: float | None = None) -> Event:
-        """Raises `TimeoutError` if there is none in time."""
-        async with asyncio.timeout(seconds):  # `wait_for` of Python 3.11 may swallow that the client has left
+        """Return the next event. Raises `TimeoutError` if there is none in time."""
+        async with asyncio.timeout(seconds):  # Python 3.11's `wait_for` may swallow that the client has left
             await self._news.wait()
         event = self._unread.pop(0)
         if not self._unread:
@@ -102,7 +102,7 @@ class Subscription:
         return event
 
     def keep_newest(self) -> None:
-        """Leave out each unread preview of whose image a later state is there."""
+        """Drop each unread preview of whose image a later state exists."""
         self._unread = list({getattr(event, "row", None): event for event in self._unread}.values())
 
     def _put(self, event: Event) -> None:
@@ -114,13 +114,13 @@ class Subscription:
 
 
 async def answer(order: Order, events: Subscription, metrics: Metrics) -> ImagesAnswer:
-    """All images at once. Raises what the job failed with."""
+    """Return all images at once. Raises what the job failed with."""
     done: dict[int, ImageData] = {}
     asked = order.request
-    # clients of OpenAI's older models read an address where they say nothing
+    # clients of OpenAI's older models expect an address by default
     kind = asked.response_format or ("url" if (asked.model or "").startswith("dall-e") else "b64_json")
     async for event in stream(order, events, metrics):
-        assert event is not None  # which comes where it is asked for
+        assert event is not None  # yielded only with `still_here`
         content, seed = event["b64_json"], event["seed"]
         as_url = ImageData(url=f"data:image/{order.form};base64,{content}", seed=seed)
         done[event["image_index"]] = as_url if kind == "url" else ImageData(b64_json=content, seed=seed)
@@ -136,7 +136,7 @@ async def answer(order: Order, events: Subscription, metrics: Metrics) -> Images
 async def stream(
     order: Order, events: Subscription, metrics: Metrics, still_here: float | None = None
 ) -> AsyncIterator[dict[str, Any] | None]:
-    """Events of OpenAI's API, with fields of this model; None every `still_here` seconds without one, so that the
+    """Yield events of OpenAI's API, with this model's fields; None every `still_here` seconds without one, so that the
     connection is not taken for dead. Raises what the job failed with."""
     left, sent, kind = len(order.rows), [0] * len(order.rows), order.request.kind
     while left:
@@ -147,7 +147,7 @@ async def stream(
             continue
         if isinstance(event, Exception):
             raise event
-        with metrics.seconds.labels("encode").time():  # which takes long at large sizes: not in the event loop
+        with metrics.seconds.labels("encode").time():  # takes long at large sizes, so not in the event loop
             content = await asyncio.to_thread(order.encoded, event)
         partial = not event.is_finished
         said = ImageEvent(

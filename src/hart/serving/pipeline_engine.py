@@ -1,5 +1,5 @@
-"""`HartPipeline` as the scheduler's engine: the only file of the server that needs PyTorch. Tests stand in an engine of
-the same methods."""
+"""`HartPipeline` as the scheduler's engine: the only file of the server that needs PyTorch. Tests use a stand-in engine
+with the same methods."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from hart.sizes import (
 from hart.types import Context
 
 KEPT_CONTEXTS = 64
-"""Encoded prompts that are kept for the rows of a request."""
+"""Encoded prompts that are cached for the rows of a request."""
 
 
 class PipelineEngine:
@@ -57,20 +57,20 @@ class PipelineEngine:
         max_pixels: int | None = None,
         speed: str | None = None,
     ) -> None:
-        """exact: sample every image by itself, so that not even rounding can depend on others. By default on a CPU
-        those of which it does: in float32 the unguided ones, whose first scale is a single token, those with other
-        settings, and all where `treats_rows_alike` is false.
+        """exact: sample every image by itself, so that not even rounding can depend on others. By default, on a CPU,
+        only images whose rounding would depend on them: in float32 unguided ones, whose first scale is a single token,
+        those with other settings, and all if `treats_rows_alike` is false.
         max_pixels: of the largest image, by default twice those of the model's own size. Raises `HartError` for fewer
-        than that one has.
-        speed: the level that the pipeline was opened with, if one was asked for; images say it."""
+        than that size has.
+        speed: the level that the pipeline was opened with, if one was requested; images record it."""
         self.pipe = pipe
         max_pixels = largest(pipe.image_size, max_pixels)
         self._exact = exact
         config = pipe.config
         if pipe.num_classes is None:
             _ = pipe.text_encoder
-        treats_rows_alike()  # which computes: in this thread, not in the one that groups rows
-        # those that it was trained at, the square first
+        treats_rows_alike()  # it computes: in this thread, not in the one that groups rows
+        # the sizes that it was trained at, the square first
         sizes = dict.fromkeys([ImageSize(pipe.image_size, pipe.image_size), *trained_sizes(config)])
         self.facts = ModelFacts(
             sizes=tuple(size for size in sizes if math.prod(size) <= max_pixels),
@@ -85,8 +85,8 @@ class PipelineEngine:
         self._context: Callable[[str], Context] = lru_cache(KEPT_CONTEXTS)(self._encoded)
 
     def size(self, request: RequestBody, source: Source | None = None) -> tuple[ImageSize, list[str]]:
-        """The size of what a request gets, and what to say about it; an edit has its image's, or nearly its shape.
-        Raises `ApiError` for a size that is not generated where the request is strict."""
+        """Return the size of a request's result, and notes about it; an edit has its image's, or nearly its shape.
+        Raises `ApiError` for a size that is not generated if the request is strict."""
         param, said, notes = "size", request.size, list[str]()
         if request.size is not None and request.size != "auto":
             wanted = parsed_size(request.size)
@@ -110,8 +110,8 @@ class PipelineEngine:
         return size, notes
 
     def _nearest(self, width: int, height: int) -> ImageSize:
-        """This size if the model generates it, else the nearest of whole tokens. Where that is too large: its shape
-        with about as many pixels as the model's own size. Where there is none: the nearest that it was trained at."""
+        """Return this size if the model generates it, else the nearest of whole tokens. If that is too large: its shape
+        with about as many pixels as the model's own size. If there is none: the nearest that it was trained at."""
         step = self.facts.token_size
         whole = ImageSize(max(2, round(width / step)) * step, max(2, round(height / step)) * step)
         sizes = [ImageSize(width, height), whole]
@@ -121,7 +121,7 @@ class PipelineEngine:
         return next(fitting, None) or self.facts.nearest(width, height)
 
     def _canvas(self, image: Image.Image) -> ImageSize:
-        """The size of an edit that asks for none, that of `HartPipeline.edit`. For a shape that no canvas has: the
+        """Return the size of an edit that requests none, as in `HartPipeline.edit`. For a shape that no canvas has: the
         nearest that the model was trained at."""
         config = self.pipe.config
         try:
@@ -130,7 +130,7 @@ class PipelineEngine:
             return self.facts.nearest(*image.size)
 
     def _misfit(self, width: int, height: int) -> str | None:
-        """Why this size is not generated; None if it is."""
+        """Return why this size is not generated; None if it is."""
         if width * height > self.facts.max_pixels:
             return f"images have at most {self.facts.max_pixels} pixels here (--max-pixels)"
         try:
@@ -140,12 +140,12 @@ class PipelineEngine:
         return None
 
     def _shaped(self, aspect: str) -> ImageSize:
-        """The size of a shape, "WIDTH:HEIGHT", about as large as the model's own, if it can be made or not."""
+        """Return the size of a shape, "WIDTH:HEIGHT", about as large as the model's own, even if it cannot be made."""
         tokenizer = self.pipe.config.tokenizer
         return size_of_grid(grid_of_aspect(aspect, tokenizer.scales[-1]), tokenizer.downsampling)
 
     def row(self, request: RequestBody, size: ImageSize, source: Source | None = None) -> Row:
-        """The first image of a request that has a seed. Raises `HartError` for what the model cannot sample."""
+        """Return the first image of a request that has a seed. Raises `HartError` if the model cannot sample it."""
         assert request.seed is not None
         edit = edited = mixed = None
         if source is not None:
@@ -176,7 +176,7 @@ class PipelineEngine:
 
     @torch.inference_mode()
     def _edit(self, request: RequestBody, source: Source, size: ImageSize) -> Edit:
-        """What the rows of a request keep of its image, laid out on a canvas of this size."""
+        """Return what the rows of a request keep of its image, laid out on a canvas of this size."""
         if self.facts.classes is not None:
             said = "this model generates classes and does not edit images: use /v1/images/generations"
             raise ApiError(501, said, code="not_offered")
@@ -188,14 +188,14 @@ class PipelineEngine:
         return self.pipe.prepare_edit(source.image, source.mask, kept_scales=request.kept_scales or 0, **asked)
 
     def remarks(self, prompt: str) -> list[str]:
-        """What the author of a prompt should know: words that the model leaves out or does not know."""
+        """Return what the author of a prompt should know: words that the model drops or does not know."""
         if self.pipe.num_classes is not None:
             return []
         adapted = self.pipe.components.without_lora is not None
         return self.pipe.text_encoder.reading([prompt])[0].remarks(prompt, adapted=adapted)
 
     def group(self, row: Row) -> Hashable:
-        """Equal for rows that may share a batch."""
+        """Return a value that is equal for rows that may share a batch."""
         settings = row.settings
         if self._exact is False or (self._exact is None and self.pipe.device.type != "cpu"):
             return row.size, *(getattr(settings.sampling, name) for name in SHARED)
@@ -203,7 +203,7 @@ class PipelineEngine:
             return object()  # equal to no other
         if settings.sampling.guidance_scale == 0:
             return object()
-        # filters, negative and second prompts of others change how sums are rounded
+        # filters, negative and second prompts of other rows change how sums are rounded
         is_followed = row.edit is not None and row.edit.source_prompt is not None
         return row.size, settings.sampling, settings.negative_prompt is None, is_followed or settings.mix is not None
 
@@ -212,8 +212,8 @@ class PipelineEngine:
         return Batch(self.pipe, [self._asked(row, self._context) for row in rows], rows[0].size)
 
     def _asked(self, row: Row, read: Callable[[str], Any]) -> ImageRequest:
-        """A row as the pipeline takes it, with prompts as `read` gives them. An edit without one generates whatever
-        fits."""
+        """Return a row as the pipeline takes it, with prompts as `read` gives them. An edit without one generates
+        whatever fits."""
         edit, settings, mix = row.edit, row.settings, None
         unnamed = edit is not None and row.prompt == ""
         prompt = null_context(self.pipe.config) if unnamed else read(row.prompt)
@@ -226,7 +226,7 @@ class PipelineEngine:
 
     @torch.inference_mode()
     def _encoded(self, prompt: str) -> Context:
-        """By the encoder itself: the pipeline warns of words of the prompt, which are nobody's business in a log."""
+        """Encode with the encoder itself: the pipeline's warnings quote prompts, which do not belong in a log."""
         if self.pipe.num_classes is None:
             return self.pipe.text_encoder.encode([prompt])
         return self.pipe.encode_prompt(prompt)
@@ -237,17 +237,17 @@ class Batch:
 
     def __init__(self, pipe: HartPipeline, images: Sequence[ImageRequest], size: ImageSize) -> None:
         self._pipe, self._components, self._size = pipe, pipe.components, size
-        self._images = dict(enumerate(images))  # those that are left
+        self._images = dict(enumerate(images))  # those not dropped
         self._rows: list[int] = []  # the places of the rows of the last state
         self._states: States | None = None
         self._latents: Tensor | None = None
 
     def drop(self, places: Collection[int]) -> None:
-        """Sample rows no further, from the next scale on. They must not be asked for again."""
+        """Stop sampling rows from the next scale on. They must not be asked for again."""
         self._images = {place: image for place, image in self._images.items() if place not in places}
 
     def advance(self) -> None:
-        """Sample the next scale of all rows that are left."""
+        """Sample the next scale of all remaining rows."""
         left = list(self._images)
         if self._states is None:
             self._states = self._pipe.generate_rows(list(self._images.values()), size=str(self._size))
@@ -258,7 +258,7 @@ class Batch:
 
     @torch.inference_mode()
     def images(self, places: Sequence[int]) -> list[Image.Image]:
-        """RGB images of rows as they are now: previews, and after the last scale the results."""
+        """Return RGB images of rows as they are now: previews, and after the last scale the results."""
         assert self._latents is not None
         generated = self._components.images(self._latents[[self._rows.index(place) for place in places]])
         edits = (self._images[place].edit for place in places)

@@ -1,8 +1,8 @@
 """The application of `hart serve` in replicas, a Ray Serve deployment, behind one front: `hart serve --ray`.
 
-The front has the port. It checks who may come in and serves the page; what is for a model goes to a replica, which is
-the whole application, and its answer comes back message by message. A replica that dies is replaced by Ray; what it
-had not answered is generated again by another with the same seed, and of a stream only what was not sent yet.
+The front has the port. It checks access and serves the page; requests to a model go to a replica, which runs the whole
+application, and its answer comes back message by message. Ray replaces a replica that dies; another one generates again
+what it had not answered, with the same seed, and continues a stream only with what was not sent yet.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ LOST = (
     ray.exceptions.OutOfMemoryError,
     ray.exceptions.WorkerCrashedError,
 )
-"""What is raised where a replica dies."""
+"""Errors raised when a replica dies."""
 ATTEMPTS = 3
-"""Replicas that may die of a request before it gets an error."""
+"""Replicas that may die on a request before it gets an error."""
 GRACE_SECONDS = 5.0
-"""In which a replica may still say that the time for a request is over."""
+"""Seconds in which a replica may still report that the time for a request is over."""
 STATUS_SECONDS = 5.0
-"""In which a replica says how it is."""
+"""Seconds in which a replica must report its state."""
 NOT_STARTED = "the replicas cannot be started; the server's log says why"
 EVENT_ID = re.compile(rb"id: ([0-9]+)\.([0-9]+)\n")
 """See `hart.serving.streaming.event_bytes`."""
@@ -62,7 +62,7 @@ PASSED_ON = (
     "type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers",
     "client", "server",
 )  # fmt: skip
-"""What of a request's ASGI scope goes to a replica, but for the headers in `KEYS`."""
+"""Parts of a request's ASGI scope that go to a replica, besides the headers in `KEYS`."""
 KEYS = (b"authorization", b"api-key")
 """Headers that nobody behind the front needs."""
 
@@ -72,8 +72,8 @@ class Replica:
 
     async def __init__(self, options: ServeOptions, on_a_machine: int) -> None:  # type: ignore[misc]  # Ray awaits it
         """on_a_machine: how many share a machine's processor. Returns once requests need not wait for the model. Raises
-        `ModelUnavailable`: what cannot be opened cannot be started either."""
-        # Ray lets a worker have one thread
+        `ModelUnavailable`: a replica whose model cannot be opened cannot start either."""
+        # Ray gives a worker one thread
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // on_a_machine))
         configure_logging()
         self._app = app_from_options(options)
@@ -83,29 +83,29 @@ class Replica:
         await self._server.models.default.ready()
 
     async def answer(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:
-        """See `answered`."""
+        """Answer a request, see `answered`."""
         async with aclosing(answered(self._app, scope, body)) as messages:
             async for message in messages:
                 yield message
 
     def metrics(self) -> tuple[str, list[Metric]]:
-        """Its name and its figures."""
+        """Return its name and its figures."""
         return serve.get_replica_context().replica_tag, list(self._server.metrics.registry.collect())
 
     def check_health(self) -> None:
-        """For Ray, which replaces a replica where this raises."""
+        """Raise if Ray should replace this replica."""
         if not self._server.sampling.is_alive():
             raise RuntimeError("sampling has failed")
 
 
 async def answered(app: ASGIApp, scope: Scope, body: bytes) -> AsyncGenerator[Message, None]:
-    """The ASGI messages of an application's answer to a request whose body has been read."""
+    """Yield the ASGI messages of an application's answer to a request whose body has been read."""
     messages = asyncio.Queue[Message | Exception](1)
     unread: list[Message] = [{"type": "http.request", "body": body}]
 
     async def receive() -> Message:
         if not unread:
-            await asyncio.Event().wait()  # when the client leaves, all of this is cancelled
+            await asyncio.Event().wait()  # if the client leaves, all of this is cancelled
         return unread.pop()
 
     async def run() -> None:
@@ -114,7 +114,7 @@ async def answered(app: ASGIApp, scope: Scope, body: bytes) -> AsyncGenerator[Me
         except Exception as error:
             await messages.put(error)
         else:
-            await messages.put(RuntimeError("an answer without an end"))  # which nobody reads if it had one
+            await messages.put(RuntimeError("an answer without an end"))  # not read if the answer had an end
 
     task = asyncio.ensure_future(run())
     try:
@@ -131,7 +131,7 @@ async def answered(app: ASGIApp, scope: Scope, body: bytes) -> AsyncGenerator[Me
 
 
 def deployed(name: str, options: ServeOptions, count: int, *, on_gpus: bool, on_a_machine: int) -> Any:
-    """The handle of a Ray Serve application of so many replicas, once they are ready."""
+    """Return the handle of a Ray Serve application of this many replicas, once they are ready."""
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     serve.start(proxy_location="Disabled", logging_config=quiet)
     deployment = serve.deployment(
@@ -146,7 +146,7 @@ def deployed(name: str, options: ServeOptions, count: int, *, on_gpus: bool, on_
 
 
 def withdrawn(name: str) -> None:
-    """Take the application from the cluster, and leave it."""
+    """Remove the application from the cluster, and leave it."""
     try:
         serve.delete(name)
     finally:
@@ -154,12 +154,12 @@ def withdrawn(name: str) -> None:
 
 
 def front_app(options: ServeOptions, count: int, deploy: Callable[[], Any], withdraw: Callable[[], None]) -> Starlette:
-    """The application at the port, before so many replicas. deploy: see `Front`; withdraw: called in a thread when the
-    application ends.
+    """Create the application at the port, in front of this many replicas. deploy: see `Front`; withdraw: called in a
+    thread when the application ends.
 
     Raises `HartError` for options that do not fit together.
     """
-    one = app_from_options(options)  # which never starts: it checks the options, and describes what replicas answer
+    one = app_from_options(options)  # never started: it checks the options, and describes what replicas answer
     front = Front(deploy, options.timeout)
 
     @asynccontextmanager
@@ -168,7 +168,7 @@ def front_app(options: ServeOptions, count: int, deploy: Callable[[], Any], with
         try:
             yield
         finally:
-            await front.settled()  # what is only being made would stay
+            await front.settled()  # otherwise a deployment still in progress would remain
             await asyncio.to_thread(withdraw)
 
     routes = [
@@ -194,27 +194,27 @@ def front_app(options: ServeOptions, count: int, deploy: Callable[[], Any], with
 
 
 class Front:
-    """What is at the port of replicas."""
+    """The front at the port of replicas."""
 
     def __init__(self, deploy: Callable[[], Any], timeout: float) -> None:
-        """deploy: gives the handle of the replicas once they are ready; called in a thread. timeout: in seconds, for
+        """deploy: returns the handle of the replicas once they are ready; called in a thread. timeout: in seconds, for
         a request."""
         self.figures = Metrics()
         self._bodies, self._deploy, self._timeout = Bodies(), deploy, timeout
 
     def start(self) -> None:
-        """Let the replicas be made, in the background."""
+        """Start to deploy the replicas, in the background."""
         self._deployed = asyncio.ensure_future(asyncio.to_thread(self._made))
 
     def _made(self) -> Any:
-        """Their handle; None if they cannot be made."""
+        """Return their handle; None if they cannot be deployed."""
         try:
             return self._deploy()
         except Exception as error:
             log.error("the replicas cannot be started: %s", error)
 
     async def settled(self) -> None:
-        """Once the replicas are made or cannot be, or the time of a request is over."""
+        """Wait until the replicas are deployed or cannot be, or the time of a request is over."""
         await asyncio.wait({self._deployed}, timeout=self._timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -222,21 +222,21 @@ class Front:
         request = Request(scope, receive)
         seconds = STATUS_SECONDS if scope["path"] == "/readyz" else self._timeout
         end = time.monotonic() + seconds
-        replicas = await self._replicas(seconds)  # first: while they start no bodies are held
-        left = end - time.monotonic()  # a body has a time of its own, as without replicas
+        replicas = await self._replicas(seconds)  # first, so that no bodies are held while they start
+        left = end - time.monotonic()  # a body has its own time limit, as without replicas
         # held until it is answered: another replica may have to generate it
         async with self._bodies.whole(request) if request.method == "POST" else nullcontext(b"") as body:
             end = time.monotonic() + left
             await while_here(request.receive, self._passed_on(replicas, scope, body, send, end))
 
     async def healthz(self, _: Request) -> Response:
-        """Whether the front works, and replicas could be made; one that dies later is Ray's business."""
+        """Whether the front works, and replicas could be deployed; Ray handles one that dies later."""
         if self._deployed.done() and self._deployed.result() is None:
             return JSONResponse({"status": "failed", "message": NOT_STARTED}, 503)
         return JSONResponse({"status": "ok"})
 
     async def metrics(self, _: Request) -> Response:
-        """The figures of the front and of all replicas that there are, told apart by a label."""
+        """Return the figures of the front and of all existing replicas, distinguished by a label."""
         by_replica = [("front", list(self.figures.registry.collect()))]
         with suppress(ApiError):  # there are none
             replicas = await self._replicas(0)
@@ -246,11 +246,11 @@ class Front:
             except (TimeoutError, RayServeException, ray.exceptions.RayError) as error:
                 log.warning("the figures of the replicas are missing: %s", error)
             else:
-                by_replica += [each for each in found if not isinstance(each, Exception)]  # one that has died has none
+                by_replica += [each for each in found if not isinstance(each, Exception)]  # a dead replica has none
         return Response(generate_latest(_Labelled(by_replica)), media_type="text/plain; version=0.0.4")
 
     async def _replicas(self, seconds: float) -> Any:
-        """Their handle, for which it waits."""
+        """Return their handle, waiting for it."""
         await asyncio.wait({self._deployed}, timeout=seconds)
         if not self._deployed.done():
             raise ApiError(503, "the replicas are still being started: try again later", code="no_replica")
@@ -274,12 +274,12 @@ class Front:
             await send({"type": "http.response.body", "body": event_bytes(found.body()), "more_body": False})
 
     async def _answer(self, replicas: Any, scope: Scope, body: bytes, end: float) -> AsyncGenerator[Message, None]:
-        """What a client gets, however many replicas begin it: a head, and of a stream every event once."""
+        """Yield what a client gets, however many replicas begin it: one head, and every event of a stream once."""
         asked = {name: scope[name] for name in PASSED_ON if name in scope}
         asked["headers"] = [(name, value) for name, value in scope["headers"] if name not in KEYS]
         of_all = {name: scope["state"][name] for name in ("client", "seed")}
         head: Message | None = None
-        scales = dict[bytes, int]()  # number of an image of a stream -> scales that its last event had
+        scales = dict[bytes, int]()  # number of an image in a stream -> scales that its last event had
         for attempt in range(ATTEMPTS):
             state = of_all | {"seconds": end - time.monotonic(), "is_charged": attempt > 0}
             messages = replicas.options(stream=True).answer.remote(asked | {"state": state}, body)
@@ -288,7 +288,7 @@ class Front:
                 while more:
                     message = await _next(messages, end)
                     more = message.get("more_body", False)
-                    if head is not None and own_head["status"] != 200:  # the error that another than the first answers
+                    if head is not None and own_head["status"] != 200:  # an error from a replica other than the first
                         message = {**message, "body": event_bytes(json.loads(message["body"]))}
                     elif (event := EVENT_ID.match(message["body"])) is not None:
                         image, done = event[1], int(event[2])
@@ -309,7 +309,7 @@ class Front:
 
 
 async def _next(messages: Any, end: float) -> Message:
-    """Once the time is over, a replica may still say so, and what it had done before."""
+    """Return the next message; once the time is over, a replica may still say so, and what it had done before."""
     seconds = max(0.0, end - time.monotonic()) + GRACE_SECONDS
     async with in_time(seconds, timed_out("no replica answers: try again later")):
         found: Message = await anext(messages)

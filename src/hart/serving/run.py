@@ -1,4 +1,4 @@
-"""From options to an application that runs."""
+"""From options to a running application."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75
-"""Longer than proxies keep a connection that nothing comes over, mostly 60 s: theirs would be closed as they send."""
+"""Longer than proxies keep idle connections, mostly 60 s: otherwise one could be closed as they send."""
 THIS_MACHINE = "127.0.0.1,::1,::ffff:127.0.0.1"
-"""Where a proxy may be that says for whom it asks, unless the variable FORWARDED_ALLOW_IPS names others."""
+"""Where a trusted proxy may be, unless the variable FORWARDED_ALLOW_IPS names others."""
 
 
 def app_from_options(options: ServeOptions) -> FastAPI:
-    """The application that `hart serve` runs; also for other servers and for Ray. Raises `HartError` for options that
-    do not fit together."""
+    """Create the application that `hart serve` runs; also for other servers and for Ray. Raises `HartError` for options
+    that do not fit together."""
     return create_app(options, {name: partial(_opened, source, options) for name, source in options.models().items()})
 
 
 def web_config(app: ASGIApp, timeout: float) -> Config:
-    """How `hart serve` has its application served. timeout: seconds in which a stop finishes what was accepted."""
+    """Return how `hart serve` has its application served. timeout: seconds to finish accepted work at a stop."""
     return Config(
         app,
-        http="h11",  # the other one reads heads of any length into memory
+        http="h11",  # the alternative reads headers of any length into memory
         log_config=None,
         access_log=False,
         server_header=False,
@@ -50,10 +50,10 @@ def web_config(app: ASGIApp, timeout: float) -> Config:
 
 
 def configure_logging() -> None:
-    """This package's lines and warnings of others, on standard error; but none on what a client sent."""
+    """Log this package's lines and warnings of others on standard error, but none about what a client sent."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("hart").setLevel(logging.INFO)
-    # warn of broken forms and images, with what is in them; the client is told
+    # these warn of broken forms and images, quoting their content; the client is told instead
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"PIL\.")
 

@@ -1,15 +1,15 @@
-"""Who is sampled next, with whom: rows of different people share batches.
+"""Decides which rows are sampled next, and together: rows of different people share batches.
 
 `submit` and `cancel` may be called by any thread; `step` does the next piece of work, one scale of a batch, in the
-thread that owns the models, and `run` steps there. Nothing else here waits or knows the time but by the `clock` it is
-given, so that tests step without threads.
+thread that owns the models, and `run` keeps stepping there. Nothing else here waits, or knows the time except by the
+given `clock`, so that tests can step without threads.
 
 - **Joining.** A batch takes waiting rows of one group. A first row waits a few milliseconds for others; then, and
-  whenever a batch ends, the next starts with whoever is there.
-- **Fairness.** Clients take turns, a row each. The client whose turn it is chooses the group, so none starves.
-- **Leaving.** A row that is cancelled or past its deadline is left out before the next scale.
-- **Failing.** A batch that fails is done again in halves, down to one row, which gets the error; after a lack of memory
-  later batches of its image size keep to the smaller number.
+  whenever a batch ends, the next one starts with the rows that are waiting.
+- **Fairness.** Clients take turns, one row each. The client whose turn it is chooses the group, so none starves.
+- **Leaving.** A row that is cancelled or past its deadline is dropped before the next scale.
+- **Failing.** A batch that fails is repeated in halves, down to one row, which gets the error; after running out of
+  memory, later batches of its image size keep to the smaller number.
 - **Bounds.** No more than `queue_size` rows wait. What was accepted is answered exactly once.
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PACE_WEIGHT = 0.2
-"""Of the newest batch in the running mean of seconds per row."""
+"""Weight of the newest batch in the running mean of seconds per row."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class State:
 
 
 Event = State | Exception
-"""An error ends a job without the images that are missing."""
+"""An error ends a job without the missing images."""
 
 
 @dataclass(eq=False)
 class Job:
     """What one request asks for.
 
-    client: whose turn it takes. deadline: on the scheduler's clock. deliver: gets the job's events, in the thread that
+    client: takes its turns. deadline: on the scheduler's clock. deliver: gets the job's events, in the thread that
     calls `step`; it must neither wait nor raise. previews: 0-based scales after which an image so far is delivered. The
     last event is an error, or the finished state of the last row; after `cancel` there is none.
     """
@@ -71,11 +71,11 @@ class Job:
     deliver: Callable[[Event], None]
     previews: Collection[int] = ()
     waited: float = field(default=0.0, init=False)
-    """Seconds until the last of its rows was in a batch for the first time."""
+    """Seconds until the last of its rows first entered a batch."""
     over: bool = field(default=False, init=False)
     finished: int = field(default=0, init=False)
     shown: dict[int, int] = field(default_factory=dict, init=False)
-    """Row -> the last scale that was shown of it: a batch that is done again repeats none."""
+    """Maps a row to the last scale shown of it: a repeated batch does not show one again."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class _Place:
 
     @property
     def memory(self) -> Hashable:
-        """Equal for rows that take about as much of it."""
+        """Return a value that is equal for rows that take about the same memory."""
         return id(self.job.engine), self.row.size
 
 
 @dataclass(eq=False)
 class _Running:
-    """A batch that is being sampled. places: those that are left, by their place in it; k: scales done."""
+    """A batch that is being sampled. places: the remaining ones, by their place in it; k: scales done."""
 
     places: dict[int, _Place]
     started: float
@@ -123,7 +123,7 @@ class Scheduler:
         self.clock, self._metrics = clock, metrics
         self._lock = threading.RLock()
         self._news = threading.Event()  # for a thread that waits
-        self._jobs: dict[Job, None] = {}  # accepted and not over, in the order of their arrival
+        self._jobs: dict[Job, None] = {}  # accepted and not finished, in the order of their arrival
         self._queues: OrderedDict[str, deque[_Place]] = OrderedDict()  # by client, the one whose turn it is first
         self._again: deque[list[_Place]] = deque()
         self._running: _Running | None = None
@@ -134,19 +134,19 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Rows in the queue."""
+        """Return the number of rows in the queue."""
         with self._lock:
             return sum(map(len, self._queues.values()))
 
     def submit(self, job: Job) -> None:
-        """Accept a job. Raises `ApiError` where the queue is full or closed."""
+        """Accept a job. Raises `ApiError` if the queue is full or closed."""
         with self._lock:
             if self._closed is not None:
                 raise ApiError(503, self._closed, code="stopping")
             if self.waiting + len(job.rows) > self._queue_size:
                 wanted = counted(len(job.rows), "more image")
                 said = f"the queue has no room for {wanted}: try again later"
-                # after which the rows that wait now are probably done
+                # after this time, the rows that wait now are probably done
                 wait = min(60, max(1, math.ceil(self.waiting * self._seconds_a_row)))
                 raise ApiError(429, said, code="queue_full", wait=wait)
             self._jobs[job] = None
@@ -157,18 +157,18 @@ class Scheduler:
         self._news.set()
 
     def cancel(self, job: Job) -> None:
-        """The client has left: its waiting rows are free at once, those in a batch before the next scale."""
+        """Drop a job whose client has left: waiting rows at once, those in a batch before the next scale."""
         self._end(job, "cancelled")
 
     def close(self, reason: str = "the server is stopping") -> None:
-        """Accept nothing more; go on with what was accepted."""
+        """Accept nothing more; continue with what was accepted."""
         with self._lock:
             self._closed = reason
         self._news.set()
 
     def run(self) -> None:
-        """Step until all is done that was accepted before `close`. Where that fails, all that was accepted ends by an
-        error, and nothing more is accepted."""
+        """Step until everything accepted before `close` is done. If that fails, everything accepted ends with an error,
+        and nothing more is accepted."""
         try:
             while True:
                 self._news.clear()
@@ -218,7 +218,7 @@ class Scheduler:
             job.over = True
             del self._jobs[job]
             if rest := deque(place for place in self._queues.get(job.client, ()) if place.job is not job):
-                self._queues[job.client] = rest  # whose turn stays where it is
+                self._queues[job.client] = rest  # its turn stays where it is
             else:
                 self._queues.pop(job.client, None)
         self._metrics.images.labels(how).inc(len(job.rows) - job.finished)
@@ -226,7 +226,7 @@ class Scheduler:
             job.deliver(error)
 
     def _take(self) -> list[_Place] | float | None:
-        """The rows of the next batch; or seconds to wait for more of them; or None if there are none."""
+        """Return the rows of the next batch; or seconds to wait for more of them; or None if there are none."""
         while self._again:
             if places := [place for place in self._again.popleft() if not place.job.over]:
                 limit = self._limit(places[0])
@@ -256,14 +256,14 @@ class Scheduler:
         return self._limits.get(place.memory, self._batch_size)
 
     def _in_turn(self, group: Hashable) -> Iterator[_Place]:
-        """The waiting rows of a group, clients taking turns."""
+        """Yield the waiting rows of a group, clients taking turns."""
         by_client = [[place for place in queue if place.group == group] for queue in self._queues.values()]
         for turn in zip_longest(*by_client):
             yield from (place for place in turn if place is not None)
 
     def _advance(self, run: _Running) -> None:
-        """One scale. Rows whose clients have left are dropped before it; after it those are decoded that somebody wants
-        to see now, after the last one all for whom somebody still waits."""
+        """Sample one scale. Rows whose clients have left are dropped before it; after it, rows are decoded that
+        somebody wants to see now, and after the last scale all that somebody still waits for."""
         first = next(iter(run.places.values()))
         if run.batch is None:
             run.batch = first.job.engine.start([place.row for place in run.places.values()])
@@ -306,7 +306,7 @@ class Scheduler:
         job.deliver(state)
 
     def _failed(self, places: dict[int, _Place], error: Exception) -> None:
-        """Do a batch again in halves, or answer its only row with the error."""
+        """Repeat a batch in halves, or answer its only row with the error."""
         from hart.devices import is_out_of_memory  # imports PyTorch
 
         left = [place for place in places.values() if not place.job.over]

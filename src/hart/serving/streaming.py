@@ -16,12 +16,12 @@ from hart.serving.schemas import ClientLeft
 
 T = TypeVar("T")
 STILL_HERE = b": still here\n"
-"""A line of the next event: an empty one after it would be an event without data to OpenAI's client."""
+"""A line of the next event: followed by an empty line, it would be an event without data to OpenAI's client."""
 
 
 @asynccontextmanager
 async def in_time(seconds: float, late: Exception) -> AsyncIterator[None]:
-    """Raises `late` where the block takes longer."""
+    """Raise `late` if the block takes longer."""
     try:
         async with asyncio.timeout(seconds):
             yield
@@ -30,8 +30,8 @@ async def in_time(seconds: float, late: Exception) -> AsyncIterator[None]:
 
 
 async def while_here(receive: Receive, work: Awaitable[T]) -> T:
-    """The result of `work`. Raises `ClientLeft`, and cancels the work, when the client leaves before. The body of the
-    request must have been read."""
+    """Return the result of `work`. If the client leaves before, cancel the work and raise `ClientLeft`. The request's
+    body must have been read."""
     task, left = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -45,8 +45,8 @@ async def while_here(receive: Receive, work: Awaitable[T]) -> T:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. events: what each holds, or None to show that the connection lives; its end ends the
-    answer, an error is the last event. ended: called when it is over, however that came."""
+    """Server-sent events. events: the content of each, or None to show that the connection is alive; their end ends the
+    answer, an error is the last event. ended: called when it is over, however that happened."""
 
     media_type = "text/event-stream"
 
@@ -74,7 +74,7 @@ class EventStream(StreamingResponse):
 
 
 def event_bytes(content: dict[str, Any]) -> bytes:
-    """One event. Its id, which errors have not: the image's number, then the scales that it has."""
+    """Return one event. Its id, which errors do not have: the image's number, then the scales that it has."""
     kind = content.get("type", "error")
     number = f"id: {content['image_index']}.{content['scale']}\n" if "scale" in content else ""
     return f"{number}event: {kind}\ndata: {json.dumps(content, separators=(',', ':'))}\n\n".encode()

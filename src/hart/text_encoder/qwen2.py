@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def enhancement_instruction() -> str:
-    """The instruction that asks for an enhanced prompt, exactly as in the training of the released weights."""
+    """Return the instruction that asks for an enhanced prompt, exactly as in the training of the released weights."""
     return files("hart.text_encoder").joinpath("instruction.txt").read_text(encoding="utf-8")
 
 
@@ -50,8 +50,8 @@ class Qwen2TextEncoder:
     def load(
         cls, config: TextEncoderConfig, source: str | Path, dtype: torch.dtype = torch.float32, instead: str = ""
     ) -> Qwen2TextEncoder:
-        """From `source`, a hub id or a folder, in `dtype`. instead: see `from_transformers`. Raises `HartError` if it
-        cannot be loaded."""
+        """Load from `source`, a hub id or a folder, in `dtype`. instead: see `from_transformers`. Raises `HartError` if
+        it cannot be loaded."""
         from transformers import Qwen2Model
 
         source, role = str(source), "text encoder"

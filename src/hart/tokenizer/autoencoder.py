@@ -90,7 +90,7 @@ class Upsample(nn.Module):
 
 
 def level(in_channels: int, out_channels: int, blocks: int, groups: int, *, attention: bool) -> list[nn.Module]:
-    """The blocks of one resolution, each followed by attention if wanted."""
+    """Return the blocks of one resolution, each followed by attention if wanted."""
     layers: list[nn.Module] = []
     for i in range(blocks):
         layers.append(ResidualBlock(in_channels if i == 0 else out_channels, out_channels, groups))

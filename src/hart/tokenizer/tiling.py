@@ -56,7 +56,7 @@ def _upsampled(layer: Upsample, x: Tensor, pixels: int) -> Tensor:
     """Return twice the size, strip by strip."""
 
     def rows(start: int, end: int) -> Tensor:
-        """Rows 2 start to 2 end of the result."""
+        """Return rows 2 start to 2 end of the result."""
         first, last = max(start - 1, 0), min(end + 1, x.shape[2])
         wide = F.interpolate(x[:, :, first:last], scale_factor=2.0, mode="nearest")
         # the kernel reaches one of the neighbours' rows

@@ -166,7 +166,7 @@ class RunFolder:
         except UnreadableError as error:
             good = next((step for step in reversed(steps[:-1]) if self._is_good(step, stage, check)), None)
             advice = (
-                "no older one can be read: go on with the version of hart that wrote it, or start anew in another "
+                "no older one can be read: go on with the version of hart that wrote it, or start again in another "
                 "folder"
                 if good is None
                 else f"delete it{' and newer ones' if good != steps[-2] else ''} to go on from {self.path(good)}"
@@ -201,7 +201,7 @@ class RunFolder:
         except OSError as error:
             where, why = error.filename or self.folder / place, error.strerror or error
             raise HartError(
-                f"{where}: {what} could not be written: {why}; {self.last_good()}; mend that and run again"
+                f"{where}: {what} could not be written: {why}; {self.last_good()}; fix that and run again"
             ) from None
 
 

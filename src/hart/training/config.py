@@ -212,7 +212,7 @@ class Recipe(StageRecipe, kw_only=True):
 
     @property
     def condition(self) -> Condition:
-        """What each image must come with."""
+        """Return what each image must come with."""
         return "none"
 
     @property

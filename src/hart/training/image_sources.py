@@ -69,7 +69,7 @@ class MemoryImages(_Kept):
         return microbatch.mine(self.order.batch(microbatch.step, microbatch.batch_size))
 
     def images(self, microbatch: Microbatch, device: torch.device) -> Tensor:
-        """(B, 3, H, W) float32 in [-1, 1]."""
+        """Return (B, 3, H, W) float32 in [-1, 1]."""
         return to_signed(self.captioned.images(self.rows(microbatch)).to(device))
 
     def first(self, count: int) -> Tensor:

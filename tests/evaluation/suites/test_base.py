@@ -112,7 +112,7 @@ def test_a_package_that_is_missing_is_said_with_the_way_to_it(app: typer.Typer, 
     ("place", "message"),
     [
         ("absent_package:SUITE", "the suite broken cannot be imported from absent_package:SUITE: No module named"),
-        (f"{__name__}:computed", f"{__name__}:computed is no suite"),
+        (f"{__name__}:computed", f"{__name__}:computed is not a suite"),
     ],
 )
 def test_a_suite_of_another_package_that_is_broken_stops_no_other(place: str, message: str) -> None:

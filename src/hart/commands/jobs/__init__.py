@@ -1,1 +1,1 @@
-"""`hart generate --prompts-file`: images that processes, GPUs or machines share, stopped and continued at any time."""
+"""`hart generate --prompts-file`: images shared among processes, GPUs or machines, stopped and resumed at any time."""

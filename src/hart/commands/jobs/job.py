@@ -1,8 +1,8 @@
-"""A job: prompts, and all that their images are made with. Its folder holds a file for each image, and `job.json`.
+"""A job: prompts, and everything their images are made with. Its folder holds a file for each image, and `job.json`.
 `BatchGenerator` does the work.
 
-An image is known by its number, from which its prompt, seed and file name follow. Images are made in batches that
-depend on these numbers alone. So the bytes of a file depend neither on who makes it nor on what was there before.
+An image is identified by its number, from which its prompt, seed and file name follow. Images are made in batches that
+depend only on these numbers. So the bytes of a file depend neither on which process makes it nor on existing files.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 IMAGES = "[0-9]" * 5 + "*-*.png"
 WORK_FOLDER = ".job"
-"""For files that are being written; nobody misses it after a stop."""
+"""Folder for files that are being written; it can be lost after a stop."""
 MOST_ATTEMPTS = 3
-"""So many processes may die of a batch; then it is left out."""
+"""After this many processes have died on a batch, it is left out."""
 OF_IMAGES = ("model", "images_per_prompt", "seed", "batch_size", "best_of", "scorer")
-"""Options that decide images beside prompts and `ImageSettings`."""
+"""Options that determine images besides prompts and `ImageSettings`."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """options: with prompts, seed, images per prompt and batch size. settings: of all images, but for their batches."""
+    """options: with prompts, seed, images per prompt and batch size. settings: of all images, except their batches."""
 
     options: GenerateOptions
     settings: ImageSettings
@@ -55,30 +55,30 @@ class Job:
         return self.options.prompts[image // self.options.each]
 
     def seed(self, image: int) -> int:
-        """Of an image, or the first of those among which the best is chosen."""
+        """Return the seed of an image, or the first seed of the candidates among which the best is chosen."""
         return (self.options.seed or 0) + image * self.options.candidates
 
     def made(self, image: int, record: ImageRecord) -> bool:
-        """Whether a record can be that of an image of this job."""
+        """Return whether a record can be that of an image of this job."""
         seeds = range(self.seed(image), self.seed(image) + self.options.candidates)
         theirs = record.prompt, record.model, record.settings.replace(batch=None)
         return record.seed in seeds and theirs == (self.prompt(image), self.options.model, self.settings)
 
     def name(self, image: int) -> str:
-        """The file of an image: the number of its prompt, some of its words, its seed."""
+        """Return the file name of an image: the number of its prompt, some of its words, its seed."""
         return f"{image // self.options.each:05d}-{slug(self.prompt(image))}-{self.seed(image)}.png"
 
     def there(self, folder: Path) -> int:
-        """How many files of the job a folder holds, read or not."""
+        """Return how many files of the job are in a folder, without reading them."""
         return len({self.name(image) for image in range(self.count)} & {path.name for path in folder.iterdir()})
 
     def batches(self) -> list[range]:
-        """The numbers of images that are made together."""
+        """Return the numbers of images that are made together."""
         size = self.options.batch_size or 1
         return [range(at, min(at + size, self.count)) for at in range(0, self.count, size)]
 
     def facts(self) -> dict[str, Any]:
-        """JSON values that two jobs share only if their images are the same."""
+        """Return JSON values that two jobs share only if their images are the same."""
         options = {name: getattr(self.options, name) for name in OF_IMAGES}
         settings = self.settings.to_dict()
         prompts = {f"prompt {number}": prompt for number, prompt in enumerate(self.options.prompts, start=1)}
@@ -89,8 +89,8 @@ class Job:
 
 @contextmanager
 def begun(folder: Path, job: Job) -> Iterator[None]:
-    """Begin a job, or continue it, in a folder for this process alone; workers add images to it. Raises `HartError` if
-    the folder holds images of another one."""
+    """Begin a job, or continue it, in a folder held by this process; workers add images to it. Raises `HartError` if
+    the folder holds images of another job."""
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
     if (image := next(folder.glob(IMAGES), None)) is None:
         write_json(folder / JOB_FILE, job.facts())
@@ -103,7 +103,7 @@ def begun(folder: Path, job: Job) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
-        if not any(folder.glob(IMAGES)):  # then it says nothing of any
+        if not any(folder.glob(IMAGES)):  # then the record describes no images
             (folder / JOB_FILE).unlink(missing_ok=True)
 
 
@@ -119,8 +119,8 @@ def _require_same(folder: Path, job: Job, theirs: dict[str, Any]) -> None:
 
 
 def missing_images(folder: Path, job: Job) -> dict[range, list[int]]:
-    """Batches with images that are not there -> those images. Damaged files are removed. Raises `HartError` for a file
-    that was made with something else."""
+    """Map batches with missing images to those images. Damaged files are removed. Raises `HartError` for a file that
+    was made with something else."""
     with ThreadPoolExecutor() as pool:
         records = list(pool.map(lambda image: _record(folder / job.name(image)), range(job.count)))
     for image, record in enumerate(records):
@@ -134,7 +134,7 @@ def missing_images(folder: Path, job: Job) -> dict[range, list[int]]:
 
 
 def _record(path: Path) -> ImageRecord | None:
-    """What a file says of itself; None if there is none, or no readable one any more."""
+    """Return a file's record; None if the file is missing or no longer readable."""
     if not path.exists():
         return None
     try:
@@ -145,10 +145,10 @@ def _record(path: Path) -> ImageRecord | None:
 
 
 class BatchGenerator:
-    """Generates batches of a job, in any order, beside any number of others."""
+    """Generates batches of a job, in any order, alongside any number of other processes."""
 
     def __init__(self, folder: Path, job: Job, on_scale: Callable[[ScalePreview], object] | None = None) -> None:
-        """Opens the model. Raises `HartError` for what it cannot do."""
+        """Open the model. Raises `HartError` for what it cannot do."""
         self.folder, self.job, self._on_scale = folder, job, on_scale
         self._credentials = job.options.credentials()
         self.pipe = open_model(job.options)
@@ -158,9 +158,9 @@ class BatchGenerator:
         check_size(self.pipe, schedule, job.options, images, mixed=mixed, sampling=settings.sampling)
 
     def generate(self, batch: range, missing: Sequence[int]) -> list[str] | None:
-        """Generate a batch and write those of its images that are missing; returns the names of their files.
+        """Generate a batch and write those of its images that are missing; return the names of their files.
 
-        A batch of which `MOST_ATTEMPTS` processes have died is left out; returns None.
+        A batch that `MOST_ATTEMPTS` processes have died on is left out; returns None.
         """
         work = self.folder / WORK_FOLDER
         begun = f"begun-{batch.start}-"
@@ -196,7 +196,7 @@ class BatchGenerator:
             record = ImageRecord(prompts[row], output.seeds[row], job.options.model, settings)
             unfinished = self.folder / WORK_FOLDER / f"{secrets.token_hex(8)}.png"
             write_image(unfinished, output.images[row], record, self._credentials)
-            with suppress(FileExistsError):  # one who died later in this batch has written it
+            with suppress(FileExistsError):  # a process that died later in this batch has written it
                 rename_to_new(unfinished, self.folder / job.name(image))
             yield job.name(image)
         flush_folder(self.folder)

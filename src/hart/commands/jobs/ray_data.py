@@ -1,6 +1,6 @@
-"""A job over the machines of a Ray cluster, through Ray Data.
+"""Runs a job on the machines of a Ray cluster, through Ray Data.
 
-All machines need this package and, under the same path, the job's folder; a model that is no hub id too.
+All machines need this package and, under the same path, the job's folder; also a model that is not a hub id.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hart.errors import HartError
 
 
 def by_cluster(folder: Path, job: Job, tasks: list[Task], cluster: Cluster) -> Generator[Finished, None, None]:
-    """As `by_workers`. Ray replaces workers and machines that are lost, and gives their batches to others."""
+    """Do the same as `by_workers`. Ray replaces lost workers and machines, and gives their batches to others."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"start": batch.start, "stop": batch.stop, "missing": missing} for batch, missing in tasks]
@@ -52,7 +52,7 @@ class RayGenerator:
         """on_a_machine: how many share a machine's processor."""
         import torch
 
-        # Ray lets a worker have one thread
+        # Ray gives a worker one thread
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_a_machine))
         self._remarks = list[str]()
         with notes_to(self._remarks.append), prompt_notes():

@@ -1,4 +1,4 @@
-"""`hart generate --prompts-file`: who generates the images of a job, and what is said about it."""
+"""`hart generate --prompts-file`: which processes generate the images of a job, and what is reported about it."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ SHOWN_PROMPTS = 3
 def run_job(
     options: GenerateOptions, given: Mapping[str, Any], how: RunOptions, like: ImageSettings | None = None
 ) -> None:
-    """Generate the images that are not there yet, and print the paths of the new files.
+    """Generate the missing images, and print the paths of the new files.
 
-    given: settings of sampling, None for what is not given. like: those of the image of `--like`.
+    given: sampling settings, None for those not given. like: those of the image of `--like`.
     Raises `HartError` for a folder that holds another job, and at the end for images that killed their process.
     """
     options.require_files()  # before a model is opened
@@ -73,7 +73,7 @@ def run_job(
         owned(out, "a job"),
         begun(out, job),
         says_when_stopped(lambda: f"stopped: {job.there(out)} of {job.count} in {out}; the same command continues"),
-        progress("looking for images that are there") as report,
+        progress("looking for existing images") as report,
         prompt_notes(),
     ):
         missing = missing_images(out, job)
@@ -103,7 +103,7 @@ def run_job(
 def resolved(
     options: GenerateOptions, given: Mapping[str, Any], like: ImageSettings | None, device: torch.device
 ) -> Job:
-    """The job of the arguments of `run_job`, with all defaults resolved: whether one is given makes no other job.
+    """Return the job for the arguments of `run_job`, with all defaults resolved: giving one explicitly changes nothing.
 
     No weights are read. Raises `HartError` for what the model cannot do.
     """
@@ -116,7 +116,7 @@ def resolved(
     model = options.source if options.random_weights else resolve_model(options.source)
     config = load_config(model)
     own_speed = "int8" if isinstance(model, Path) and opens_in_8_bits(model) else "exact"
-    speed = LEVELS.get(options.speed or own_speed, EXACT)  # whoever opens the model refuses others
+    speed = LEVELS.get(options.speed or own_speed, EXACT)  # opening the model refuses others
     mix, base = (like.mix, like.sampling) if like is not None else (None, speed.sampling(config))
     schedule = asked_schedule(config, options, mix)
     sampling = checked_settings(config, base, given, schedule)
@@ -141,7 +141,7 @@ def resolved(
 def _finished(
     folder: Path, job: Job, tasks: list[Task], places: list[dict[str, str]], cluster: Cluster | None, report: Report
 ) -> Generator[Finished, None, None]:
-    """Batches as they are done. Remarks become notes, each said once, whoever comes upon it."""
+    """Yield batches as they are done. Remarks become notes, each printed once, whichever process makes them."""
     if not tasks:
         return
     if cluster is not None:
@@ -175,7 +175,7 @@ def _in_this_process(folder: Path, job: Job, tasks: list[Task], report: Report) 
 
 
 def environments(device: torch.device, workers: int | None) -> list[dict[str, str]]:
-    """What each worker of this machine finds in its environment: its GPU, or its share of the processor."""
+    """Return what each worker of this machine finds in its environment: its GPU, or its share of the processor."""
     import torch
 
     if device.type == "cpu":
@@ -184,7 +184,7 @@ def environments(device: torch.device, workers: int | None) -> list[dict[str, st
         return [{} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads}] * count
     count = torch.cuda.device_count() if str(device) == "cuda" else 1
     if workers is not None and workers > count:
-        raise HartError(f"--workers {workers}: a GPU takes one, and this command sees {count}")
+        raise HartError(f"--workers {workers}: a GPU takes one, but this command sees {count}")
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     names = visible[:count] if len(visible) >= count else [str(number) for number in range(count)]
     return [{"CUDA_VISIBLE_DEVICES": name} for name in names[: workers or count]]

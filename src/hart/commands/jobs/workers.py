@@ -1,6 +1,6 @@
-"""Processes of this machine that share a job: each opens the model once and is given one batch after the other.
+"""Processes on this machine that share a job: each opens the model once and is given one batch after the other.
 
-A worker that dies has its batch given to another, and is replaced. The parent alone hears Ctrl-C, SIGTERM and a
+If a worker dies, its batch goes to another worker, and it is replaced. Only the parent handles Ctrl-C, SIGTERM and a
 closed terminal; workers end with it, however it ends.
 """
 
@@ -36,8 +36,8 @@ Work = Callable[[Path, Job, Connection], None]
 
 @dataclass(frozen=True)
 class Finished:
-    """A batch is done. names: of the files that were missing; None if too many processes died of it. remarks: what the
-    user should know, each time that a process comes upon it."""
+    """A finished batch. names: of the files that were missing; None if too many processes died on it. remarks: what the
+    user should know, each time that a process encounters it."""
 
     batch: range
     names: list[str] | None
@@ -45,11 +45,11 @@ class Finished:
 
 
 OPENED = "opened"
-"""What a worker sends when it has a model."""
+"""Message that a worker sends when it has opened the model."""
 
 
 def serve(folder: Path, job: Job, parent: Connection) -> None:
-    """The work of a worker: open the model, then generate what the parent gives."""
+    """Do the work of a worker: open the model, then generate what the parent gives."""
     remarks = list[str]()
     with notes_to(remarks.append), prompt_notes():
         generator = BatchGenerator(folder, job)
@@ -63,7 +63,7 @@ def serve(folder: Path, job: Job, parent: Connection) -> None:
 def _process(work: Work, folder: Path, job: Job, parent: Connection, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)  # PyTorch is not imported yet
     leave_to_the_parent()
-    tqdm.set_lock(threading.RLock())  # its own is of the system, and would outlast a killed process
+    tqdm.set_lock(threading.RLock())  # its own belongs to the system, and would outlast a killed process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work(folder, job, parent)
@@ -96,7 +96,7 @@ class _Worker:
 def by_workers(
     folder: Path, job: Job, tasks: Sequence[Task], environments: Sequence[Mapping[str, str]], work: Work = serve
 ) -> Generator[Finished, None, None]:
-    """Do all tasks in as many processes as there are environments, each with its own, such as the GPU that it sees.
+    """Do all tasks in as many processes as there are environments, each with its own, e.g. the GPU that it sees.
 
     When this iterator is closed, no worker is left. work: what a process does; see `serve`.
     Raises what a worker raises, and `HartError` if workers die while they open the model.
@@ -131,7 +131,7 @@ def by_workers(
         for environment in environments[:left]:
             start(environment)
         while left:
-            # not for ever: a signal that comes right before the wait is only heard when it ends
+            # not forever: a signal that comes right before the wait is only handled when it ends
             ready: list[Any] = wait(list(running), timeout=1)
             for connection in ready:
                 worker = running[connection]
@@ -150,7 +150,7 @@ def by_workers(
             for connection, worker in running.items():
                 if worker.opened and worker.task is None and pending:
                     worker.task = pending.popleft()
-                    with suppress(OSError):  # it has just died, which its connection will say
+                    with suppress(OSError):  # it has just died, which its connection will report
                         connection.send(worker.task)
     finally:
         _end(running, in_order=not left)

@@ -74,7 +74,7 @@ class TarStream(Stream):
     """Shards in order: files, or whatever `webdataset.gopen` reads (http, s3, gs, hf, "pipe:")."""
 
     def __init__(self, shards: Sequence[str]) -> None:
-        """Remote shards are fetched when their turn comes."""
+        """Open nothing yet: remote shards are fetched when their turn comes."""
         if any(is_remote(shard) for shard in shards):
             import webdataset.gopen  # noqa: F401 - a missing package is noticed here, not in the middle of a run
         self.units, self.sizes = tuple(shards), [1] * len(shards)

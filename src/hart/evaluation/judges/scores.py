@@ -1,6 +1,6 @@
 """How well an image fits its prompt, or how much people would like it: one number per image, from given weights.
 
-`scorer.safetensors` in the folder of a model holds names and the features of one reference image each, on their first
+`scorer.safetensors` in a model's folder holds names and the features of one reference image each, on their first
 principal axes.
 
 Shapes: B images, N names, D width of an image network's features, A axes.
@@ -28,9 +28,9 @@ from hart.text_encoder import TextEncoder
 CLIP_SCORE = "CLIP score"
 AXES = 96
 NEAREST, SHARPNESS = 5, 20.0
-"""Names that a prompt's reference is a mixture of, and the factor on their cosines in its softmax."""
+"""Names mixed in a prompt's reference, and the factor on their cosines in the softmax."""
 REFERENCE_SIZE = 128
-"""Pixels at which the network sees images and references."""
+"""Size in pixels at which the network sees images and references."""
 ENCODE_BATCH = 128
 
 
@@ -98,14 +98,14 @@ class ImageReward(Frozen):
 
 
 class ReferenceScore:
-    """By reference images: how near an image comes to what its prompt names, as an image network sees both. The mean
-    cosine, from -1 to 1, with the prompt's own references, a mixture of those of the names nearest to it by the model's
-    text encoder."""
+    """Scores by reference images: how close an image comes to what its prompt names, according to an image network. The
+    mean cosine, from -1 to 1, with the prompt's own references, a mixture of those of the names nearest to it by the
+    model's text encoder."""
 
     image_size = REFERENCE_SIZE
 
     def __init__(self, file: Path, encoder: TextEncoder, device: torch.device) -> None:
-        """encoder: of the model. Raises `HartError` for a file that is missing or damaged."""
+        """encoder: the model's. Raises `HartError` if the file is missing or damaged."""
         stored = read_safetensors(file)
         try:
             names = [str(name) for name in json.loads(bytes(stored["names"].tolist()))]
@@ -115,7 +115,7 @@ class ReferenceScore:
                 raise ValueError("names, axes and references do not fit each other")
         except (KeyError, TypeError, ValueError) as error:
             advice = "take the one that the model was published with"
-            raise HartError(f"{file}: no scorer of this version ({reason(error)}): {advice}") from None
+            raise HartError(f"{file}: not a scorer of this version ({reason(error)}): {advice}") from None
         self._mean, self._axes, self._references = mean, axes, references
         self._network = EfficientNetLite(device, image_size=REFERENCE_SIZE)
         self.name, self.weights = f"references ({self._network.name})", self._network.weights
@@ -135,7 +135,7 @@ class ReferenceScore:
 
 
 def on_axes(features: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
-    """(B, A) of length 1, of features (B, D)."""
+    """Return (B, A) of length 1 for features (B, D)."""
     return F.normalize((features - mean) @ axes, dim=1)
 
 

@@ -104,7 +104,7 @@ def free_prompts(emoji: EmojiSet, file: Path, limit: int, seed: int) -> PromptGr
     for table, entries in read_free_prompts(file).items():
         for text, accepted in entries.items():
             if unknown := [slug for slug in accepted if slug not in emoji.number]:
-                raise HartError(f"{file}: {text!r}: the set has no concept {unknown[0]!r}: mend its name")
+                raise HartError(f"{file}: {text!r}: the set has no concept {unknown[0]!r}: fix its name")
             tables.append(table)
             texts.append(text)
             slugs.append(accepted)
