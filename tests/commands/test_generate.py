@@ -89,6 +89,14 @@ def test_prompts_come_from_the_file_too(text_model: Path, tmp_path: Path, monkey
     assert [read_record(path).prompt for path in paths] == ["a cat", "a dog", "a house"]
 
 
+def test_a_table_of_prompts_is_not_taken_line_by_line(tmp_path: Path) -> None:
+    table = tmp_path / "prompts.CSV"
+    table.write_text('id,prompt\n1,"a cat, asleep"\n')
+    assert refused(run("generate", "--prompts-file", table, "--out", tmp_path / "out")) == (
+        f"error: {table}: is a table: write its prompts into a text file, one per line"
+    )
+
+
 def test_prompts_come_from_standard_input_and_the_same_ones_continue(text_model: Path, tmp_path: Path) -> None:
     command = ("generate", "a cat", "--prompts-file", "-", "--model", text_model, "--out", tmp_path)
     sent = "\ufeffa dog\r\n\n  café\n-".encode()

@@ -84,7 +84,14 @@ def test_of_a_stream_from_elsewhere_the_addresses_count_and_not_their_passwords(
 
 def test_images_beside_a_parquet_file_count(tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    for name, images in {"path": ["0.png"], "struct": [{"bytes": None, "path": "0.png"}]}.items():
+    paths = pa.array(["0.png"])
+    written = {
+        "path": paths,
+        "view": paths.cast(pa.string_view()),
+        "dictionary": paths.dictionary_encode(),  # as pandas writes a column of categories
+        "struct": [{"bytes": None, "path": "0.png"}],
+    }
+    for name, images in written.items():
         digests = []
         for colour in ("red", "blue"):
             (tmp_path / "0.png").write_bytes(encoded_image(colour))

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 NOTHING = GenerateOptions()
 GRID_PIXELS = 2**28
 """Most pixels of a contact sheet."""
+TABLES = frozenset({".csv", ".tsv", ".json", ".jsonl"})
+"""Files whose lines are not texts: column heads, numbers, quotes and braces would be generated too."""
 
 
 class RunOptions(Config, kw_only=True):
@@ -126,6 +128,8 @@ def read_prompts(file: str) -> list[str]:
         note("type prompts, one per line; Ctrl-D (on Windows Ctrl-Z and Enter) ends them")
     if not sent and path.exists() and not path.is_file() and not path.is_dir():
         raise HartError(f"{path}: not a regular file: send prompts to standard input, with --prompts-file -")
+    if not sent and path.suffix.lower() in TABLES:
+        raise HartError(f"{path}: is a table: write its prompts into a text file, one per line")
     prompts = text_lines(read_standard_input() if sent else read_text(path))
     if not prompts:
         raise HartError(f"{STANDARD_INPUT if sent else path}: holds no prompt: write one per line")

@@ -78,9 +78,10 @@ class ParquetStream(Stream):
         try:
             with _opened(file) as table:
                 kind = table.schema_arrow.field(self._columns.image).type
+                kind = kind.value_type if pa.types.is_dictionary(kind) else kind
                 if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
                     name = f"{self._columns.image}.path"
-                elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+                elif str(kind) in ("string", "large_string", "string_view"):
                     name = self._columns.image
                 else:
                     return
