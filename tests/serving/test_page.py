@@ -130,6 +130,9 @@ def test_a_phone_in_light_and_dark(browser: Any, address: str, tmp_path: Path) -
     edit(page)
     bar = page.locator("#edit-bar").bounding_box()
     assert bar["y"] + bar["height"] <= 740
+    page.set_viewport_size({"width": 667, "height": 375})
+    expect(page.locator("#edit-bar")).to_be_in_viewport(ratio=1)  # beside what scrolls: a finger on the canvas paints
+    page.set_viewport_size(small["viewport"])
     page.locator("#lend-file").set_input_files(tmp_path / "blue.png")
     page.get_by_label("Strength").last.wait_for()
     for control in page.locator("#editor .viewer-body").locator("button:enabled, input, textarea").all():
@@ -171,7 +174,10 @@ def test_words_stand_out_from_their_ground_in_light_and_dark(page: Any) -> None:
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         assert page.evaluate(faint) == []
-    page.emulate_media(color_scheme="null")
+    page.emulate_media(color_scheme="null", forced_colors="active")
+    grounds = "chips => new Set(chips.map((chip) => getComputedStyle(chip).backgroundColor)).size"
+    assert page.locator("#styles button").evaluate_all(grounds) == 2, "the chosen style is to be told in any colours"
+    page.emulate_media(forced_colors="none")
 
 
 def test_everything_has_a_name_for_screen_readers(page: Any) -> None:
