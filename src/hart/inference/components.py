@@ -109,7 +109,7 @@ class Coder:
             narrow = self.dtype == torch.float16
             raise HartError(
                 f"the image is not finite in {dtype_name(self.dtype)}: "
-                + ("use float32 or bfloat16" if narrow else "weights, an adapter or latents hold far too large numbers")
+                + ("use float32 or bfloat16" if narrow else "weights, an adapter or latents hold numbers far too large")
             )
 
 
