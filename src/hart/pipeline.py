@@ -42,14 +42,7 @@ from hart.generation.edits import Edit, PromptMix, batch_edits
 from hart.generation.next_scale import NextScaleGenerator, States
 from hart.generation.noise import SeededNoise
 from hart.generation.outputs import HartOutput, Reconstruction, ScalePreview
-from hart.generation.requests import (
-    ImageRequest,
-    Request,
-    checked_images,
-    checked_request,
-    contexts,
-    second_prompts,
-)
+from hart.generation.requests import ImageRequest, Request, checked_images, checked_request, contexts, second_prompts
 from hart.grids import ScaleSchedule
 from hart.inference.components import Components, of_type
 from hart.inference.editing import Editing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,12 +15,6 @@ from hart.commands.from_config import config_fields, options_from_config
 from hart.errors import HartError
 from hart.strict import Config, require
 
-
-class Colour(StrEnum):
-    red = "red"
-    blue = "blue"
-
-
 Count = Annotated[int, Field(ge=1, le=9, description="How many.")]
 
 
@@ -31,7 +24,6 @@ class Options(Config, kw_only=True):
     count: Annotated[Count, Field(json_schema_extra={"flags": ["-n", "--count"]})] = 3
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     mode: Literal["fast", "exact"] = "fast"
-    colour: Colour = Colour.red
     gumbel_smoothing: bool | None = None
     plain: bool = False
     sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(description="Sides.")] = (1, 8)
@@ -75,10 +67,7 @@ DEFAULTS = asdict(Options(source="a", data=Path("b")))
         ((), {}),
         (("--count", "8"), {"count": 8}),
         (("-n", "1", "--share", "0.25", "--mode", "exact"), {"count": 1, "share": 0.25, "mode": "exact"}),
-        (
-            ("--colour", "blue", "--gumbel-smoothing", "--plain"),
-            {"colour": Colour.blue, "gumbel_smoothing": True, "plain": True},
-        ),
+        (("--gumbel-smoothing", "--plain"), {"gumbel_smoothing": True, "plain": True}),
         (("--no-gumbel-smoothing",), {"gumbel_smoothing": False}),
         (("--sizes", "2,4", "--sizes", "16"), {"sizes": (2, 4, 16)}),
         (("--scales", "1"), {"scales": (1,)}),

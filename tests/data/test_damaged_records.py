@@ -195,6 +195,24 @@ def test_a_name_that_comes_twice_in_a_tar_is_damaged_and_never_mixed(
     assert [damage.key.rpartition(":")[2] for damage in damaged] == ["0"]
 
 
+@pytest.mark.parametrize("link", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("kind", ["shards", "stream"])
+def test_a_link_in_a_tar_costs_its_own_image(kind: Any, link: bytes, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("0.png", "1.png", "2.png", "2.txt", "3.png"):
+            member = tarfile.TarInfo(name)
+            if name in {"1.png", "2.txt"}:
+                member.type, member.linkname = link, "0.png"
+            else:
+                member.size = len(numbered(0))
+            tar.addfile(member, io.BytesIO(numbered(0)))
+    samples, damaged = read_all(open_source(tmp_path / "a.tar", kind=kind))
+    assert [sample.key[-1] for sample in samples] == ["0", "3"]
+    assert [str(damage).rpartition("a.tar:")[2] for damage in damaged] == [
+        f"{name} is a link or not a plain file" for name in ("1: its .png", "2: its .txt")
+    ]
+
+
 @pytest.mark.parametrize("kind", ["shards", "stream"])
 def test_an_image_in_a_tar_whose_name_has_another_dot_is_named_unless_it_belongs_to_one(
     kind: Any, tmp_path: Path

@@ -60,8 +60,8 @@ def page(window: Any, address: str) -> Iterator[Any]:
     window.get_by_text("Ready", exact=True).wait_for()
     window.locator("#size").select_option(smallest_size(address))
     yield window
+    window.goto(f"{address}/icon.svg")  # closes the browser's store, and has one of the tab
     window.evaluate("sessionStorage.clear()")
-    window.goto("about:blank")  # which closes the browser's store
     session = window.context.new_cdp_session(window)
     session.send("Storage.clearDataForOrigin", {"origin": address, "storageTypes": "all"})
     session.detach()

@@ -144,6 +144,36 @@ def test_a_phone_in_light_and_dark(browser: Any, address: str, tmp_path: Path) -
     context.close()
 
 
+def test_words_stand_out_from_their_ground_in_light_and_dark(page: Any) -> None:
+    faint = """() => {
+        const over = (ground, [r, g, b, alpha = 1], seen) =>
+            [r, g, b].map((value, i) => ground[i] + alpha * seen * (value - ground[i]));
+        const numbers = (colour) => colour.match(/[0-9.]+/g).map(Number);
+        const linear = (value) => (value <= 10 ? value / 3294 : ((value / 255 + 0.055) / 1.055) ** 2.4);
+        const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+        const contrast = (element) => {
+            const around = [];
+            for (let one = element; one; one = one.parentElement) around.unshift(getComputedStyle(one));
+            let ground = [255, 255, 255], seen = 1;
+            for (const { backgroundColor, opacity } of around) {
+                seen *= opacity;
+                ground = over(ground, numbers(backgroundColor), seen);
+            }
+            const both = [ground, over(ground, numbers(around.at(-1).color), seen)].map(light);
+            return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+        };
+        const words = document.evaluate("//body//text()[normalize-space()]/..", document, null, 6);
+        return Array.from({ length: words.snapshotLength }, (_, i) => words.snapshotItem(i))
+            .filter((element) => element.checkVisibility() && !element.closest(":disabled, option"))
+            .filter((element) => contrast(element) < 4.5).map((element) => element.outerHTML);
+    }"""
+    page.get_by_role("button", name="fluent", exact=True).click()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate(faint) == []
+    page.emulate_media(color_scheme="null")
+
+
 def test_everything_has_a_name_for_screen_readers(page: Any) -> None:
     draw(page, "a red apple")
     page.locator("#gallery .open").first.click()

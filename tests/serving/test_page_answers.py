@@ -180,6 +180,7 @@ def test_what_can_be_made_of_an_image_is_offered_once_the_model_of_the_form_is_o
     models = [{"id": "other", "state": "opening", "problem": None}, emoji]
     page.route("**/v1/models", lambda route: route.fulfill(json={"data": models}))
     page.reload()
+    page.locator("#model").evaluate("e => { e.value = 'other'; e.dispatchEvent(new Event('change')); }")
     page.get_by_text("Opening the model").wait_for()
     Image.new("RGB", (side, side), "blue").save(tmp_path / "blue.png")
     page.locator("#open-file").set_input_files(tmp_path / "blue.png")

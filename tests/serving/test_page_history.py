@@ -25,6 +25,28 @@ def test_history_survives_a_reload_and_gives_settings_back(page: Any) -> None:
     expect(page.get_by_label("Seed", exact=True)).to_have_value("4")
 
 
+def test_what_the_form_says_survives_a_reload_and_is_another_tabs_own(page: Any, address: str) -> None:
+    page.get_by_role("button", name="fluent", exact=True).click()
+    page.get_by_label("Shape").select_option("16:9")
+    page.get_by_text("Mix in a second prompt").click()
+    page.get_by_text("More settings").click()
+    chosen = {"prompt": "an owl,\n🦉", "second": "a cat", "switch": "2", "count": "2", "seed": "9223372036854775797"}
+    chosen |= {"negative": "ugly", "guidance": "6.5", "top-k": "0", "top-p": "1", "greedy": "1"}
+    for name, value in chosen.items():
+        page.locator(f"#{name}").fill(value)
+    page.locator("#reroll").uncheck()
+    page.reload()
+    for name, value in {**chosen, "size": "16:9"}.items():
+        expect(page.locator(f"#{name}")).to_have_value(value)
+    expect(page.locator("#reroll")).not_to_be_checked()
+    expect(page.locator("#styles [aria-pressed=true]")).to_have_text("fluent")
+    other = page.context.new_page()
+    other.goto(address)
+    other.get_by_text("Ready", exact=True).wait_for()
+    expect(other.locator("#prompt")).to_have_value("")
+    other.close()
+
+
 def test_two_images_stand_side_by_side(page: Any) -> None:
     draw(page, "a red apple", count=3, seed=1)
     for place in range(3):  # the third takes the place of the first

@@ -21,6 +21,16 @@ def test_the_document_refers_to_nothing_that_it_lacks_and_asks_a_form_for_no_nul
         assert {"image", "prompt", "n", "diffusion_steps"} < set(fields) and "null" not in str(fields)
 
 
+def test_the_document_says_the_bounds_of_settings() -> None:
+    paths = application().openapi()["paths"]
+    for route, kind in (("generations", "application/json"), ("edits", "multipart/form-data")):
+        fields = paths[f"/v1/images/{route}"]["post"]["requestBody"]["content"][kind]["schema"]["properties"]
+        given = {name: field.get("anyOf", [field])[0] for name, field in fields.items()}
+        assert given["top_p"].items() >= {"type": "number", "exclusiveMinimum": 0, "maximum": 1}.items()
+        assert given["diffusion_steps"].items() >= {"type": "integer", "minimum": 1, "maximum": 100_000}.items()
+        assert (given["n"]["minimum"], given["n"]["maximum"]) == (1, 10)
+
+
 def test_the_document_names_what_usage_counts() -> None:
     schemas = application().openapi()["components"]["schemas"]
     (details,) = re.findall(r"schemas/(\w+)", str(schemas["Usage"]["properties"]["input_tokens_details"]))

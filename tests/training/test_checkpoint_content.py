@@ -140,3 +140,12 @@ def test_a_damaged_log_is_mended(tmp_path: Path, broken: bytes) -> None:
     Trainer(ToyTask(), recipe(steps=6), tmp_path / "run", on_note=notes.append).run()
     assert notes == [f"{log}: left out 1 damaged line"]
     assert [line["step"] for line in log_lines(tmp_path / "run")] == [2, 4, 6]
+
+
+def test_a_log_that_windows_has_saved_keeps_its_lines(tmp_path: Path) -> None:
+    Trainer(ToyTask(), recipe(steps=4), tmp_path / "run").run()
+    log, notes = tmp_path / "run" / LOG_FILE, list[str]()
+    log.write_bytes(log.read_bytes().replace(b"\n", b"\r\n"))
+    Trainer(ToyTask(), recipe(steps=6), tmp_path / "run", on_note=notes.append).run()
+    assert not notes
+    assert [line["step"] for line in log_lines(tmp_path / "run")] == [2, 4, 6]

@@ -291,10 +291,16 @@ def test_images_and_figures_go_to_the_trackers(tmp_path: Path) -> None:
     ]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [event.step for event in events.Scalars("loss")] == [2, 4, 6]
-    assert [event.step for event in events.Images("dot")] == [4, 6]
+    def steps() -> tuple[list[int], list[int]]:
+        events = EventAccumulator(str(tmp_path / "tensorboard"))
+        events.Reload()
+        return [event.step for event in events.Scalars("loss")], [event.step for event in events.Images("dot")]
+
+    assert steps() == ([2, 4, 6], [4, 6])
+    # as after a crash: the steps since the last checkpoint are made again
+    (tmp_path / "checkpoints" / "step-00000006.pt").unlink()
+    Trainer(PicturingTask(), recipe(steps=8, sample_every=4, trackers=("tensorboard",)), tmp_path).run()
+    assert steps() == ([2, 4, 6, 8], [4, 8])
 
 
 def test_weights_and_biases_get_figures_and_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,13 +160,12 @@ def field_kind(field: FieldInfo) -> tuple[Any, bool, bool]:
         others = [item for item in typing.get_args(kind) if item is not type(None)]
         optional = len(others) < len(typing.get_args(kind))
         kind = others[0] if len(others) == 1 else str
-    many = typing.get_origin(kind) in (tuple, list)
+    many = typing.get_origin(kind) is tuple
     if many:
         kind = typing.get_args(kind)[0]
     if typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
-    enumerated = typing.get_origin(kind) is typing.Literal or (isinstance(kind, type) and hasattr(kind, "__members__"))
-    return (kind if enumerated or kind in PLAIN else str), optional, many
+    return (kind if typing.get_origin(kind) is typing.Literal or kind in PLAIN else str), optional, many
 
 
 def _value(field: FieldInfo, value: Any) -> Any:

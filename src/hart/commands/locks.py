@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from hart.errors import HartError
+from hart.strict import clipped
 
 LOCK_FILE = ".hart-lock"
 HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK})
@@ -33,10 +33,10 @@ def locked(folder: Path, what: str, name: str = LOCK_FILE) -> Iterator[bool]:
     handle, has_lock = _taken(path, what)
     try:
         if has_lock:
-            facts = {"process": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
+            who, since = f"process {os.getpid()} on {socket.gethostname()}", datetime.now().astimezone()
             try:
                 os.ftruncate(handle, 0)
-                os.write(handle, json.dumps(facts).encode())
+                os.write(handle, f"{who} since {since:%Y-%m-%d %H:%M:%S %Z}".encode())
             except OSError as error:
                 raise HartError(f"{path}: cannot be written ({error.strerror}): make room and run again") from None
         yield has_lock
@@ -64,7 +64,9 @@ def _taken(path: Path, what: str) -> tuple[int, bool]:
         except OSError as error:
             if error.errno not in HELD:
                 return handle, False
-            who = _holder(path)
+            os.lseek(handle, 0, os.SEEK_SET)
+            # one that has just taken it has not written who it is yet
+            who = clipped(os.read(handle, 1000).decode(errors="replace")) or "another process"
             os.close(handle)
             raise HartError(f"{path.parent}: {what} is already running there, by {who}: wait or stop it") from None
         # its last owner may have removed the file after it was opened here: then the lock has no effect
@@ -86,12 +88,3 @@ def _lock(handle: int) -> None:
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _holder(path: Path) -> str:
-    # a process that has just taken the lock has not written who it is yet
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        facts = json.loads(path.read_bytes()[:1000])
-        since = datetime.fromisoformat(facts["since"]).astimezone()
-        return f"process {int(facts['process'])} on {facts['host']} since {since:%Y-%m-%d %H:%M:%S}"
-    return "another process"

@@ -50,7 +50,7 @@ def cached_file(address: str, instead: str, *, sha256_prefix: str = "") -> Path:
     instead: what to do without a network, for the error. sha256_prefix: hex digits that its SHA-256 begins with. Raises
     `HartError`.
     """
-    file = default_cache() / "evaluation" / address.rsplit("/", maxsplit=1)[-1]
+    file = default_cache() / "evaluation" / short_name(address)
     if not file.exists():
         atomic_write(file, partial(_download, address, instead, sha256_prefix))
     return file
@@ -94,12 +94,15 @@ def hub_dataset(repository: str, files: Sequence[str], instead: str) -> Path:
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """benchmark: its name. name: of the file. address: its public home. prompts: how many it has, if any."""
+    """benchmark: its name. address: the file's public home. prompts: how many it has, if any."""
 
     benchmark: str
-    name: str
     address: str
     prompts: int = 0
+
+    @property
+    def name(self) -> str:
+        return short_name(self.address)
 
 
 def located(published: PublishedFile, given: Path | None) -> Path:

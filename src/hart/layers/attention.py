@@ -68,13 +68,7 @@ class Attention(nn.Module):
         return q, k, v
 
     def attended(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        segments: Sequence[int] | None = None,
-        cache: LayerCache | None = None,
+        self, q: Tensor, k: Tensor, v: Tensor, *, segments: Sequence[int] | None = None, cache: LayerCache | None = None
     ) -> Tensor:
         """Return the attention output (B, N, C) for queries, keys and values of the same tokens.
 

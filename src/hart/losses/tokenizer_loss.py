@@ -107,10 +107,7 @@ def pixel_loss(
         and `perceptual`.
     """
     error = reconstruction - image
-    parts = {
-        "reconstruction": error.abs().mean(),
-        "chroma": (error - error.roll(1, dims=1)).square().mean(),
-    }
+    parts = {"reconstruction": error.abs().mean(), "chroma": (error - error.roll(1, dims=1)).square().mean()}
     if "squared" in weights:
         parts["squared"] = error.square().mean()
     if perceptual is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,11 +16,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
+    WithJsonSchema,
     create_model,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
 from hart.config import MAX_SEED, SamplingConfig
 
@@ -78,18 +79,20 @@ Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT), AfterValidat
 OptionalPrompt = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_text)] | None
 
 
-def _optional(name: str, field: FieldInfo) -> Any:
-    """Return a field of `SamplingConfig` that may be left out; its bounds are checked with the rest of the model's."""
-    kind: Any = field.annotation
-    while parts := get_args(kind):
-        kind = parts[0]
+def _optional(name: str, described: dict[str, Any]) -> Any:
+    """A field of `SamplingConfig` that may be left out. The OpenAPI document says its bounds; they are checked with the
+    rest of the model's."""
+    bounded = described.get("anyOf", [described])[0]
+    bounds = {word: bounded[word] for word in ("type", "minimum", "exclusiveMinimum", "maximum") if word in bounded}
+    kind: Any = Annotated[TYPES[bounds["type"]], WithJsonSchema(bounds)]
     if name != "diffusion_steps":
-        return kind | None, Field(None, description=field.description)
-    said = f"{field.description} `steps` is another name."
+        return kind | None, Field(None, description=described["description"])
+    said = f"{described['description']} `steps` is another name."
     return kind | None, Field(None, description=said, validation_alias=AliasChoices(name, "steps"))
 
 
-SAMPLING = SamplingConfig.__pydantic_fields__
+TYPES = {"boolean": bool, "integer": int, "number": float}
+SAMPLING = TypeAdapter(SamplingConfig).json_schema()["properties"]
 SamplingFields = create_model("SamplingFields", **{name: _optional(name, field) for name, field in SAMPLING.items()})
 """Settings in place of the model's own, by default none. `steps` is another name for `diffusion_steps`."""
 

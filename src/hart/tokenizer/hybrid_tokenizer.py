@@ -20,14 +20,7 @@ from hart.config import TokenizerConfig
 from hart.grids import Grid, ScaleSchedule, grid_of_scale
 from hart.layers.linear import without_autocast
 from hart.tokenizer.autoencoder import Decoder, Encoder
-from hart.tokenizer.quantizer import (
-    Corruption,
-    MultiScaleQuantizer,
-    QuantizedLatent,
-    next_scale_input,
-    pool,
-    to_map,
-)
+from hart.tokenizer.quantizer import Corruption, MultiScaleQuantizer, QuantizedLatent, next_scale_input, pool, to_map
 from hart.tokenizer.tiling import decode_in_strips
 from hart.types import TokenMaps
 

@@ -79,7 +79,7 @@ def require_classes(labels: Tensor, recipe: Recipe, name: Callable[[int], str]) 
     """Return the classes (N,) int64 of images, -1 for none. Raises `HartError`, naming one, if the recipe's model lacks
     some of them."""
     number = recipe.num_classes
-    if number is not None and len(labels) and (largest := int(labels.max())) >= number:
+    if number is not None and (largest := int(labels.max())) >= number:
         raise HartError(
             f"{name(int(labels.argmax()))}: its class has the number {largest}, but transformer.classes.num_classes is "
             f"{number}: set it to at least {largest + 1}, or fix the label"

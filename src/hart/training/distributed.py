@@ -122,9 +122,7 @@ class DistributedContext:
         All processes must call it. Tensors are handled one by one, so that a device holds at most one whole tensor.
         """
 
-        def collected(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
+        def collected(leaf: Tensor) -> Tensor | None:
             full = self.whole(leaf)
             return full.detach().cpu() if self.main else None
 
@@ -138,11 +136,10 @@ class DistributedContext:
         forward = Forward(module)
         if self.strategy == "fsdp2":
             for block in blocks:
-                if any(True for _ in block.parameters()):
-                    fully_shard(block)
+                fully_shard(block)
             # the root is sharded again after use, so that nothing outdated stays in memory between steps
             fully_shard(forward, reshard_after_forward=True)
-        elif self.strategy == "ddp" and any(p.requires_grad for p in module.parameters()):
+        elif self.strategy == "ddp":
             return DistributedDataParallel(forward)
         return forward
 

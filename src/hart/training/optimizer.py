@@ -105,7 +105,6 @@ class CombinedOptimizer:
         for optimizer in self.optimizers:
             optimizer.step()
 
-    @torch.no_grad()
     def reset_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
         """Clear the moments of the given rows, which were overwritten."""
         for optimizer in self.optimizers:
@@ -168,7 +167,7 @@ def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
-    progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - 1 - config.warmup_steps))
+    progress = (step - config.warmup_steps) / max(1, total_steps - 1 - config.warmup_steps)
     left = _half_cosine(progress) if config.schedule == "cosine" else min(1.0, (1 - progress) / (1 - LINEAR_HOLD))
     return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * left)
 
@@ -177,7 +176,7 @@ def weight_decay(step: int, total_steps: int, config: OptimizerConfig) -> float:
     """Return the weight decay of `step` (0-based) for parameters that decay."""
     if config.final_weight_decay is None:
         return config.weight_decay
-    left = _half_cosine(min(1.0, step / max(1, total_steps - 1)))
+    left = _half_cosine(step / max(1, total_steps - 1))
     return config.final_weight_decay + (config.weight_decay - config.final_weight_decay) * left
 
 

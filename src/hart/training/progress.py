@@ -104,7 +104,7 @@ class StepFigures:
                 raise HartError(
                     f"the {name.replace('_', ' ')} is {value}: go on with a lower learning rate or gradient_clip"
                 )
-        return dict(self._known)
+        return self._known
 
 
 class Means:

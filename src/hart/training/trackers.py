@@ -22,8 +22,8 @@ from hart.training.checkpoint import SAMPLES_FOLDER
 from hart.training.config import StageRecipe
 
 LOG_FILE = "metrics.jsonl"
-LINE = re.compile(rb'\{"step": (?P<step>\d+)\b[^\0\n]*\}\n')
-"""A whole line; a power cut may leave zeros in the middle of one."""
+LINE = re.compile(rb'\{"step": (?P<step>\d+)\b[^\0\n]*\}\r?\n')
+"""A whole line; a power cut may leave zeros in the middle of one, and an editor on Windows ends them all in its way."""
 EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
 """Maps a tracker (and package) to the extra that installs it."""
 

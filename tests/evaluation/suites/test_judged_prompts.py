@@ -48,7 +48,7 @@ class Number(Config):
     number: int
 
 
-ONE = PublishedFile("ONE", "one.jsonl", "https://home/one.jsonl", 2)
+ONE = PublishedFile("ONE", "https://home/one.jsonl", 2)
 
 
 def asked(models: Path, out: Path, *texts: str, published: PublishedFile = ONE, **options: Any) -> JudgedPrompts:

@@ -23,13 +23,7 @@ from hart.commands.console import (
     says_when_stopped,
     scale_reporter,
 )
-from hart.commands.generate import (
-    RunOptions,
-    asked_schedule,
-    image_settings,
-    require_one_sheet,
-    write_grid,
-)
+from hart.commands.generate import RunOptions, asked_schedule, image_settings, require_one_sheet, write_grid
 from hart.commands.jobs.job import MOST_ATTEMPTS, BatchGenerator, Job, begun, missing_images
 from hart.commands.jobs.workers import Finished, Task, by_workers
 from hart.commands.options import GenerateOptions

@@ -29,10 +29,7 @@ from hart.networks.pretrained import choices
 from hart.strict import Config, Listed, counted
 
 QUESTIONS = PublishedFile(
-    "DPG-Bench",
-    "dpg_bench.csv",
-    "https://raw.githubusercontent.com/TencentQQGYLab/ELLA/main/dpg_bench/dpg_bench.csv",
-    1065,
+    "DPG-Bench", "https://raw.githubusercontent.com/TencentQQGYLab/ELLA/main/dpg_bench/dpg_bench.csv", 1065
 )
 CATEGORIES = ("global", "entity", "attribute", "relation", "other")
 """Categories in the published order."""

@@ -32,10 +32,7 @@ from hart.networks.pretrained import choices
 from hart.strict import Config, Listed, counted, require
 
 PROMPTS = PublishedFile(
-    "GenEval",
-    "evaluation_metadata.jsonl",
-    "https://raw.githubusercontent.com/djghosh13/geneval/main/prompts/evaluation_metadata.jsonl",
-    553,
+    "GenEval", "https://raw.githubusercontent.com/djghosh13/geneval/main/prompts/evaluation_metadata.jsonl", 553
 )
 Tag = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]
 COUNTING: Tag = "counting"

@@ -30,7 +30,6 @@ CLASSES, IMAGE_SIZE = 1000, 256
 SAMPLES_FILE = "samples.npz"
 REFERENCE = PublishedFile(
     "ADM's reference batch",
-    "VIRTUAL_imagenet256_labeled.npz",
     "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/"
     "VIRTUAL_imagenet256_labeled.npz",
 )

@@ -6,6 +6,8 @@ import { OFFERED } from "./snippets.js";
 
 const form = at("form");
 
+const KEPT = "hart-form"; // in the tab's store: what the form says, for when the page is loaded anew
+let left = JSON.parse(sessionStorage.getItem(KEPT)); // until it is back
 let models = [];
 let watching;
 const EXAMPLES = ["a red apple", "a smiling sun", "a blue fish", "a birthday cake"];
@@ -62,7 +64,28 @@ function offer() {
   at("model").replaceChildren(...models.map(({ id }) => new Option(id, id)));
   if (models.some(({ id }) => id === chosen)) at("model").value = chosen;
   offerModel();
+  if (models.find(({ id }) => id === left?.model)?.sampling) {
+    if (form.prompt.value === "") putBack(left); // else somebody has begun to write
+    left = null;
+  }
 }
+
+/** Put back what the form said when the page was left. */
+function putBack({ style, reroll, size, ...values }) {
+  form.model.value = values.model;
+  offerModel();
+  choose(size);
+  for (const [name, value] of Object.entries(values)) form[name].value = value;
+  form.count.value = Math.min(values.count, form.count.max); // which may have become less
+  form.reroll.checked = reroll === "on";
+  at("mixing").open = form.second.value !== "";
+  press(style);
+  showValues();
+}
+
+document.addEventListener("visibilitychange", () => { // the last that a phone tells before it forgets a page
+  if (model()?.sampling) sessionStorage.setItem(KEPT, JSON.stringify({ ...Object.fromEntries(new FormData(form)), style: chosenStyle() }));
+});
 
 /** What the chosen model draws, and its own settings. */
 function offerModel() {
@@ -102,6 +125,12 @@ const chosenStyle = () => chips().find((chip) => chip.getAttribute("aria-pressed
 /** Choose one style, or "" for none. */
 function press(style) {
   for (const chip of chips()) chip.setAttribute("aria-pressed", String(chip.value === style));
+}
+
+/** Choose a size, which need not be one of those that are offered. */
+function choose(size) {
+  if (![...form.size.options].some(({ value }) => value === size)) form.size.add(new Option(shape(size), size));
+  form.size.value = size;
 }
 
 /** "128x128" with its ratio: "1:1 (128 × 128)". */
@@ -186,10 +215,7 @@ export function restore(stored) {
   if (stored.switch !== undefined) form.switch.value = stored.switch;
   at("mixing").open = form.second.value !== "";
   press(style);
-  if (stored.size) {
-    if (![...form.size.options].some(({ value }) => value === stored.size)) form.size.add(new Option(shape(stored.size), stored.size));
-    form.size.value = stored.size;
-  }
+  if (stored.size) choose(stored.size);
   for (const name of OFFERED) if (stored[name] !== undefined) form[name].value = stored[name];
   showValues();
   form.prompt.focus();
