@@ -142,7 +142,7 @@ class HartDiffusionPipeline(DiffusionPipeline):
 
         check_callbacks(callback_on_step_end=callback_on_step_end)
         if others := ", ".join(set(callback_on_step_end_tensor_inputs) - {"latents"}):
-            raise HartError(f"callback_on_step_end_tensor_inputs: there are no {others}: give latents alone")
+            raise HartError(f"callback_on_step_end_tensor_inputs: there are no {others}: give only latents")
         self._interrupt = False  # a callback sets it to stop, as in other pipelines
         images = self.hart.pipeline(
             prompt,
