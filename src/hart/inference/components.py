@@ -292,7 +292,7 @@ def prepared_tokenizer(
 
 
 def text_encoder_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which a model's text encoder computes: language models overflow float16."""
+    """Return the text encoder's type for a model in `dtype`: language models overflow float16."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 
