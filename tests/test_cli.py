@@ -86,7 +86,7 @@ def test_an_address_of_the_hub_that_is_none_is_one_line(monkeypatch: pytest.Monk
     # in this order: the library takes the address when it is imported, and would keep it for all other tests
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://host:notaport")
     monkeypatch.setenv("HF_ENDPOINT", "http://host:notaport")
-    assert "HF_ENDPOINT 'http://host:notaport': is no address" in refused(run("verify", GOLDEN))
+    assert "HF_ENDPOINT 'http://host:notaport': is not the address" in refused(run("verify", GOLDEN))
     assert run("verify", "--help").exit_code == 0
 
 

@@ -181,9 +181,7 @@ class TransformerConfig(_Scaled):
             "modulation_pooling 'max' requires modulation 'linear'",
         )
         require(self.mlp_width >= 1, f"mlp_ratio must give the MLP a width of at least 1, not {self.mlp_ratio}")
-        require(
-            not self.masked_last_scale or self.position == "rotary", "masked_last_scale goes with rotary positions only"
-        )
+        require(not self.masked_last_scale or self.position == "rotary", "masked_last_scale requires rotary positions")
         _require_multiple(self, "width", "heads")
         head_width = self.width // self.heads
         require(

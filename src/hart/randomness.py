@@ -31,7 +31,7 @@ def generator_for(seed: int, purpose: str, step: int = 0, device: torch.device =
 
     purpose: what the numbers are for, so that two uses never share any.
     device: on CUDA the generator lives there, and its numbers differ from the CPU's: for the diffusion's noise,
-        millions of numbers a step. On any other device it lives on the CPU, and the device changes nothing.
+        millions of numbers per step. On any other device it lives on the CPU, and the device changes nothing.
     """
     place = device if device.type == "cuda" else CPU
     return torch.Generator(place).manual_seed(seed_of(seed, purpose, step))

@@ -111,7 +111,7 @@ def test_a_mask_that_redraws_nothing_is_remarked_on(text_model: Path, files: tup
         (("edit", "cat.png", "a cat", "--lora-scale", 2), "give --lora too"),
         (("edit", "cat.png", "a cat", "--mask", "cat.png", "--kept-scales", 9), "kept_scales 9"),
         (("edit", "cat.png", "a cat", "--mask", "cat.png", "--followed-scales", 1), "requires --source-prompt"),
-        (("edit", "cat.png", "--source-prompt", "a cat"), "what the image shows now: give PROMPT too"),
+        (("edit", "cat.png", "--source-prompt", "a cat"), "describes the image as it is: give PROMPT too"),
         (("mix", "a cat", "a dog", "--weights", "0,x"), "--weights[1]: expected a number"),
         (("mix", "a cat", "a dog", "--weights", "0,1"), "give 4 from 0 to 1"),
         (("mix", "a cat", "a dog", "--weights", "0,0,nan,1"), "--weights[2] must be a finite number"),

@@ -350,7 +350,7 @@ def test_edits_come_as_arrays_and_tensors_with_the_original_pixels(text: HartPip
         (lambda pipe: pipe.vary(picture(), style_strength=np.ones(2)), "style_strength .*: give a finite number"),
         (lambda pipe: pipe.vary(picture(), style_strength=-1), "style_strength -1.0: give a number from 0 to 10"),
         (lambda pipe: pipe.edit(picture(), None, "a cat", source_prompt=""), "source_prompt is empty"),
-        (lambda pipe: pipe.edit(picture(), None, source_prompt="a cat"), "give a prompt that says what changes"),
+        (lambda pipe: pipe.edit(picture(), None, source_prompt="a cat"), "give a prompt too, which says what"),
         (lambda pipe: pipe.mix(["a cat"]), "give a list of two"),
         (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1]), "give 4 from 0 to 1, one for each scale"),
         (lambda pipe: pipe.mix(["a cat", "a dog"], [0, 1, 1, 1], switch=2), "either weights or a switch"),

@@ -186,7 +186,7 @@ def test_threads_that_cannot_begin_are_an_error_and_leave_none_waiting(
 
     before = threading.enumerate()
     monkeypatch.setattr(*failing, second_fails)
-    with pytest.raises(HartError, match="let this process begin more threads, or set OMP_NUM_THREADS=1"):
+    with pytest.raises(HartError, match="let this process start more threads, or set OMP_NUM_THREADS=1"):
         single_threads(2)
     assert set(threading.enumerate()) <= set(before)
     assert torch.get_num_threads() == 2

@@ -72,7 +72,7 @@ def test_a_callback_sees_every_scale_and_interrupts(pipe: Any) -> None:
     asked = {"generator": seeded(), "callback_on_step_end": on_step_end}
     pipe("a red apple", **asked, callback_on_step_end_tensor_inputs=["latents"])  # as in diffusers' guide
     assert seen[:3] == seen[3:]
-    with pytest.raises(HartError, match="there are no prompt_embeds: give latents alone"):
+    with pytest.raises(HartError, match="there are no prompt_embeds: give only latents"):
         pipe("a red apple", **asked, callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"])
     with pytest.raises(HartError, match="callback_on_step_end must be a function or None, not 3"):
         pipe("a red apple", callback_on_step_end=3)

@@ -44,7 +44,7 @@ def server() -> Iterator[Running]:
         ({"prompt": "x", "size": "0x16"}, "size", "must be like 512x512, or auto"),
         ({"prompt": "x", "aspect": "1:0"}, "aspect", "must be like 16:9"),
         ({"prompt": "x", "aspect": "9:1"}, "aspect", "aspect '9:1': give width:height"),
-        ({"prompt": "x", "aspect": "1:1", "size": "16x16"}, "aspect", "in place of a size"),
+        ({"prompt": "x", "aspect": "1:1", "size": "16x16"}, "aspect", "replaces a size"),
         ({"prompt": "x", "seed": 2**63 - 1}, "seed", "less than or equal to"),
         ({"prompt": "x", "guidance_scale": 1e400}, "guidance_scale", "finite number"),
         ({"prompt": "x", "second_prompt": "y", "weights": [1e400]}, "weights.0", "finite number"),

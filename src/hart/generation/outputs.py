@@ -98,6 +98,6 @@ class Reconstruction:
 
 
 def psnr(image: Tensor, original: Tensor, peak: float = 1.0) -> Tensor:
-    """Return the peak signal-to-noise ratio in dB (...) of images (..., 3, H, W) from 0 to `peak`."""
+    """Return the PSNR in dB (...) of images (..., 3, H, W) from 0 to `peak`; infinite if nothing is lost."""
     error = (image.float() - original.float()).square().mean(dim=(-3, -2, -1))
     return 10 * torch.log10(peak**2 / error)

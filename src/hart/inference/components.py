@@ -109,7 +109,7 @@ class Coder:
             narrow = self.dtype == torch.float16
             raise HartError(
                 f"the image is not finite in {dtype_name(self.dtype)}: "
-                + ("use float32 or bfloat16" if narrow else "weights, an adapter or latents hold far too large numbers")
+                + ("use float32 or bfloat16" if narrow else "weights, an adapter or latents hold numbers far too large")
             )
 
 
@@ -292,7 +292,7 @@ def prepared_tokenizer(
 
 
 def text_encoder_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which a model's text encoder computes: language models overflow float16."""
+    """Return the text encoder's type for a model in `dtype`: language models overflow float16."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 

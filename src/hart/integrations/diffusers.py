@@ -116,11 +116,11 @@ class HartDiffusionPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """Arguments as everywhere in diffusers; a step is a scale.
 
-        guidance_scale: diffusers' convention, 1 is off; by default the model's own. generator: by default torch's own,
-            which `torch.manual_seed` seeds. callback_on_step_end: gets the latents so far (B, D, h, w) under "latents"
-            after every scale, unless callback_on_step_end_tensor_inputs is empty; what it returns is not read.
-            settings: those of `HartPipeline` that diffusers has no name for, such as top_k, or a seed in place of a
-            generator.
+        guidance_scale: in diffusers' convention, 1 turns it off; by default the model's own. generator: by default
+            torch's own, which `torch.manual_seed` seeds. callback_on_step_end: gets the latents so far (B, D, h, w)
+            under "latents" after every scale, unless callback_on_step_end_tensor_inputs is empty; its result is
+            ignored. settings: those of `HartPipeline` for which diffusers has no name, such as top_k, or a seed in
+            place of a generator.
         """
         if "num_inference_steps" in settings:
             raise HartError("num_inference_steps: the scales of the model are the steps: leave it out")
@@ -142,8 +142,8 @@ class HartDiffusionPipeline(DiffusionPipeline):
 
         check_callbacks(callback_on_step_end=callback_on_step_end)
         if others := ", ".join(set(callback_on_step_end_tensor_inputs) - {"latents"}):
-            raise HartError(f"callback_on_step_end_tensor_inputs: there are no {others}: give latents alone")
-        self._interrupt = False  # what a callback sets to stop, as in other pipelines
+            raise HartError(f"callback_on_step_end_tensor_inputs: there are no {others}: give only latents")
+        self._interrupt = False  # a callback sets it to stop, as in other pipelines
         images = self.hart.pipeline(
             prompt,
             height=height,

@@ -22,7 +22,8 @@ def rotation_1d(positions: Tensor, head_width: int) -> Rotation:
 
 
 def rotation_2d(rows: Tensor, columns: Tensor, head_width: int) -> Rotation:
-    """Return the rotation of image tokens at (rows, columns), each (B, N): rows rotate the head's first half."""
+    """Return the rotation of image tokens at (rows, columns), each (B, N); rows turn the head's first half, columns the
+    second."""
     exponents = torch.arange(0, head_width, 4, device=rows.device, dtype=torch.float32) / head_width
     frequencies = BASE**-exponents
     i, j = rows.float()[..., None] * frequencies, columns.float()[..., None] * frequencies

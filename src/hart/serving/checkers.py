@@ -82,7 +82,7 @@ def prompt_checker(name: str, device: str | None = None, *, elsewhere: bool = Fa
         return word_list(text_lines(read_text(BUILT_IN if name == "words" else user_path(name))), name)
     if (folder := user_path(name)).is_dir():
         if not (folder / "config.json").is_file():
-            raise HartError(f"--prompt-check {name}: no model here; expected ShieldGemma's config.json")
+            raise HartError(f"--prompt-check {name}: no model here; expected config.json of ShieldGemma")
         return shield_gemma(name, device)
     from hart.hub import is_hub_id
 

@@ -80,8 +80,8 @@ OptionalPrompt = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(_te
 
 
 def _optional(name: str, described: dict[str, Any]) -> Any:
-    """A field of `SamplingConfig` that may be left out. The OpenAPI document says its bounds; they are checked with the
-    rest of the model's."""
+    """Return a field of `SamplingConfig` that may be left out. The OpenAPI document states its bounds; they are checked
+    with the rest of the model's."""
     bounded = described.get("anyOf", [described])[0]
     bounds = {word: bounded[word] for word in ("type", "minimum", "exclusiveMinimum", "maximum") if word in bounded}
     kind: Any = Annotated[TYPES[bounds["type"]], WithJsonSchema(bounds)]

@@ -23,7 +23,7 @@ from hart.training.config import StageRecipe
 
 LOG_FILE = "metrics.jsonl"
 LINE = re.compile(rb'\{"step": (?P<step>\d+)\b[^\0\n]*\}\r?\n')
-"""A whole line; a power cut may leave zeros in the middle of one, and an editor on Windows ends them all in its way."""
+"""A whole line; a power cut may leave zeros in the middle of one, and an editor on Windows changes line ends."""
 EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
 """Maps a tracker (and package) to the extra that installs it."""
 

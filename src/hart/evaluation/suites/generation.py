@@ -77,7 +77,7 @@ def _numbering(source: Source | Stream, classes: int | None) -> tuple[str, ...]:
 
 
 def _usable(samples: Sequence[Sample], condition: Condition, limit: int | None) -> list[Sample]:
-    """Return samples with a caption or a class. Raises `HartError` for fewer than `limit` (None: than all)."""
+    """Return samples with a caption or a class. Raises `HartError` for fewer than `limit`, by default all."""
     usable, bare = [], list[Damage]()
     for sample in samples:
         try:

@@ -34,7 +34,7 @@ REFERENCE = PublishedFile(
     "VIRTUAL_imagenet256_labeled.npz",
 )
 SAMPLING = VAR_SAMPLING
-"""Settings of VAR's published figures, according to its authors. HART's for ImageNet are unpublished."""
+"""VAR's published settings, according to its authors. HART's for ImageNet are unpublished; these are the nearest."""
 
 
 def run(context: Context[ImageNetOptions]) -> Result:
