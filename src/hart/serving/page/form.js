@@ -85,6 +85,7 @@ function putBack({ style, reroll, size, ...values }) {
 
 document.addEventListener("visibilitychange", () => { // the last that a phone tells before it forgets a page
   if (model()?.sampling) sessionStorage.setItem(KEPT, JSON.stringify({ ...Object.fromEntries(new FormData(form)), style: chosenStyle() }));
+  else if (!left) sessionStorage.removeItem(KEPT); // of another model
 });
 
 /** What the chosen model draws, and its own settings. */
