@@ -46,9 +46,6 @@ class EncodedBatch(Rows):
     text: TextContext | None
     labels: Tensor
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
 
 class EncodedSet:
     """Random access to an encoded set, or to several one after the other.
@@ -136,12 +133,9 @@ class EncodedSet:
             )
         return self.labels
 
-    def require_codes_of(self, codebook_size: int, latent_channels: int) -> None:
-        """Raises `HartError` for residuals of other channels, and from now on for codes that the codebook lacks."""
+    def require_codes_of(self, codebook_size: int) -> None:
+        """From now on, codes that the codebook lacks are a `HartError`."""
         self._code_count = codebook_size
-        for number in range(len(self._files)):
-            if (shard := self._shard(number)).channels not in (None, latent_channels):
-                raise shard.damaged(f"residual channels {shard.channels}, the tokenizer has {latent_channels}")
 
     def key(self, row: int) -> str:
         """Where a row is stored, for messages."""
@@ -180,8 +174,6 @@ class EncodedSet:
 
     def _place(self, row: int) -> tuple[Shard, int]:
         """The shard of a row, and the row within it."""
-        if not 0 <= row < len(self):
-            raise IndexError(row)
         number = int(torch.searchsorted(self._firsts, row, right=True)) - 1
         return self._shard(number), row - int(self._firsts[number])
 
