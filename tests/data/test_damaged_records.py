@@ -147,6 +147,17 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         source.digest()
 
 
+def test_a_record_without_an_image_is_damaged(tmp_path: Path) -> None:
+    images = [None, "", 3, {}, "https://example.org/0.png", "0.png"]
+    (tmp_path / "0.png").write_bytes(numbered(0))
+    (tmp_path / "set.jsonl").write_text("\n".join(json.dumps({"image": image, "text": "a"}) for image in images))
+    pq.write_table(pa.table({"image": [None, numbered(0)], "text": ["a", "a"]}), tmp_path / "set.parquet")
+    for name, expected in (("set.jsonl", 5), ("set.parquet", 1)):
+        samples, damaged = read_all(open_source(tmp_path / name))
+        assert [sample.image for sample in samples] == [numbered(0)]
+        assert len(damaged) == expected and all("image" in damage.reason for damage in damaged)
+
+
 def test_text_in_parquet_that_is_no_text(tmp_path: Path) -> None:
     captions = pa.array([b"fine", b"caf\xe9", b"fine too"]).view(pa.string())
     pq.write_table(pa.table({"image": [numbered(n) for n in range(3)], "text": captions}), tmp_path / "set.parquet")
@@ -228,6 +239,9 @@ def test_an_image_in_a_tar_whose_name_has_another_dot_is_named_unless_it_belongs
         "3.seg.png",
         "4.png",
         "3.png",
+        "._4.png",
+        "b/.hidden.png",
+        "about.json",
     ]
     write_tar(tmp_path / "a.tar", [(name, numbered(n) if "png" in name else b"x") for n, name in enumerate(names)])
     samples, damaged = read_all(open_source(tmp_path / "a.tar", kind=kind))

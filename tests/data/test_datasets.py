@@ -94,7 +94,7 @@ def test_batches_of_any_size_cut_one_and_the_same_stream(count: int, batch_size:
     assert batch.tolist() == stream[step * batch_size :].tolist()
 
 
-@pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")]])
+@pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]])
 def test_senseless_weights_are_refused(weights: list[float]) -> None:
     with pytest.raises(HartError, match="weights"):
         SampleOrder(torch.tensor(weights), 0).batch(0, 2)

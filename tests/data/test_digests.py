@@ -98,3 +98,15 @@ def test_images_beside_a_parquet_file_count(tmp_path: Path) -> None:
             pq.write_table(pa.table({"image": images}), tmp_path / f"{name}.parquet")
             digests.append(open_source(tmp_path / f"{name}.parquet").digest())
         assert len(set(digests)) == 2
+
+
+def test_what_cannot_be_read_counts_as_absent(tmp_path: Path) -> None:
+    (tmp_path / "set.jsonl").write_text('{"image": "images/0.png"}\n{"image": "images/1.png"}')
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").write_bytes(numbered(0))
+    sets = tmp_path / "set.jsonl", tmp_path / "images"
+    before = [open_source(each, "all").digest() for each in sets]
+    (tmp_path / "images" / "1.png").write_bytes(numbered(1))
+    (tmp_path / "images" / "0.txt").write_bytes(b"caf\xe9")
+    after = [open_source(each, "all").digest() for each in sets]
+    assert before[0] != after[0] and before[1] != after[1]

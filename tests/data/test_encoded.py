@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import shutil
 from collections.abc import Callable
@@ -37,8 +38,9 @@ def codes(whole: Path, tmp_path: Path) -> Path:
 def read(folder: Path) -> None:
     """All that a run reads of a set."""
     data = EncodedSet(folder)
-    data.require_codes_of(4096, data._shard(0).channels or 1)
-    loader = EncodedLoader(data, batch_size=3, seed=0)
+    data.require_codes_of(4096)
+    sent = pickle.loads(pickle.dumps(data))  # as by systems that cannot fork
+    loader = EncodedLoader(sent, batch_size=3, seed=0)
     for step in range(len(data)):
         loader.batch(step)
 

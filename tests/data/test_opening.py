@@ -155,14 +155,15 @@ def test_json_lines_with_captions_labels_and_weights(tmp_path: Path) -> None:
             {"image": "images/0.png", "caption": "zero", "label": "odd"},
             {"image": str(tmp_path / "images/1.png"), "caption": ["one", "1"], "label": "even", "weight": 3},
             {"image": "images/2.png", "label": "odd", "weight": None},
+            {"image": "images/2.png"},
         ],
     )
     for path in (tmp_path, tmp_path / "train.jsonl"):
         source = rows(open_source(path))
-        assert captions(source) == [("zero",), ("one", "1"), ()]
+        assert captions(source) == [("zero",), ("one", "1"), (), ()]
         assert source.classes == ("even", "odd")
-        assert [sample.label for sample in samples(source)] == [1, 0, 1]
-        assert source.weights.tolist() == [1, 3, 1]
+        assert [sample.label for sample in samples(source)] == [1, 0, 1, None]
+        assert source.weights.tolist() == [1, 3, 1, 1]
         assert samples(source)[2].image == numbered(2)
 
 
@@ -274,6 +275,8 @@ def test_a_download_that_fails_is_an_error_and_no_damage(tmp_path: Path) -> None
             samples(open_source(f"pipe:{command}"))
     with pytest.raises(HartError, match="not on this machine"):
         open_source("https://example.org/train-0.tar", kind="shards")
+    with pytest.raises(HartError, match=r"shard gopher://example.org/train-0.tar cannot be opened"):
+        samples(open_source("gopher://example.org/train-0.tar"))
 
 
 @pytest.mark.parametrize("kept", [512 + 512 + 512 + 60, 512 + 512], ids=["inside an image", "between two"])

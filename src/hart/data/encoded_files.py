@@ -228,7 +228,8 @@ class Shard:
         self._edges = F.pad(sizes[self.shapes].cumsum(0), (0, 0, 1, 0))
         codes, tokens = self._edges[-1].tolist()
         self._declare(CODES, {"I32"}, codes)
-        self.channels = self._declare(LAST_SCALE, _FLOATS, tokens, None)[-1] if settings["residual"] else None
+        if settings["residual"]:
+            self._declare(LAST_SCALE, _FLOATS, tokens, None)
         if settings["text_encoder"] is not None:
             captions = int(self.edges[-1])
             if count and self.edges.diff().min() < 1:

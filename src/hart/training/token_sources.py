@@ -97,7 +97,7 @@ def token_source(
     if isinstance(data, LoadedImages):
         return LiveTokens(data, recipe, tokenizer, device)
     _require_fitting(data.data, recipe, tokenizer, texts)
-    data.data.require_codes_of(tokenizer.config.codebook_size, tokenizer.config.latent_channels)
+    data.data.require_codes_of(tokenizer.config.codebook_size)
     return StoredTokens(data, recipe, tokenizer, device)
 
 

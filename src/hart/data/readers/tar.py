@@ -71,7 +71,7 @@ class TarReader(Source):
 
 
 class TarStream(Stream):
-    """Shards in order: files, or whatever `webdataset.gopen` reads (http, s3, gs, hf, "pipe:")."""
+    """Shards in order: files, or whatever `webdataset.gopen` reads (http, gs, hf, "pipe:")."""
 
     def __init__(self, shards: Sequence[str]) -> None:
         """Open nothing yet: remote shards are fetched when their turn comes."""
@@ -86,7 +86,7 @@ class TarStream(Stream):
         with _opened(shard) as stream:
             try:
                 with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_StrictHeader) as tar:
-                    yield from _first_of_each_name(shard, _groups(tar, lambda member: _content(tar, member, "image")))
+                    yield from _first_of_each_name(shard, _groups(tar, partial(_content, tar)))
             except TAR_FAULTS as error:
                 fault = error
             if is_remote(shard):
@@ -183,7 +183,7 @@ def _groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], bytes]
         if member is None:
             break
         name, suffix = _parts(member.name)
-        if member.isdir() or not name:
+        if not name:
             continue
         if suffix.rpartition(".")[2] in SUFFIXES:
             dotted[name] = "" if suffix in SUFFIXES else dotted.get(name, printable(member.name))
@@ -225,16 +225,13 @@ def _add(
     elif is_image:
         group.image, group.content = member, read(member)
     else:
-        group.notes[suffix] = _content(tar, member, "note")
+        group.notes[suffix] = _content(tar, member)
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, what: str) -> bytes:
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     stream = tar.extractfile(member)
     assert stream is not None
-    content = stream.read()
-    if len(content) < member.size:
-        raise tarfile.ReadError(f"it breaks off inside a {what}")
-    return content
+    return stream.read()
 
 
 def _first_of_each_name(shard: str, groups: Iterator[_Group]) -> Iterator[tuple[str, Callable[[], Read] | str]]:
