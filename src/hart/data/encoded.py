@@ -133,8 +133,8 @@ class EncodedSet:
             )
         return self.labels
 
-    def require_codes_of(self, codebook_size: int, latent_channels: int) -> None:
-        """Raise `HartError` for residuals with other channels, and from now on for codes that the codebook lacks."""
+    def require_codes_of(self, codebook_size: int) -> None:
+        """From now on, raise `HartError` for codes that the codebook lacks."""
         self._code_count = codebook_size
 
     def key(self, row: int) -> str:
@@ -174,8 +174,6 @@ class EncodedSet:
 
     def _place(self, row: int) -> tuple[Shard, int]:
         """Return the shard of a row, and the row within it."""
-        if not 0 <= row < len(self):
-            raise IndexError(row)
         number = int(torch.searchsorted(self._firsts, row, right=True)) - 1
         return self._shard(number), row - int(self._firsts[number])
 
