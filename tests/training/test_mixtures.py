@@ -47,7 +47,7 @@ def test_encoded_sets_are_mixed_in_their_parts(tmp_path: Path) -> None:
     index.write_text(index.read_text().replace('"text_instruction": false', '"text_instruction": true'))
     with pytest.raises(HartError, match=r"twice differs from .*codes in text_instruction: encode both"):
         open_training_data(given, 8)
-    with pytest.raises(HartError, match=r"reading\.also mixes encoded sets, and .*images is none"):
+    with pytest.raises(HartError, match=r"reading\.also mixes encoded sets, and .*images is not one: encode it"):
         open_training_data(given.replace(data=str(encoded / "images")), 8)
     with pytest.raises(ConfigError, match=r"weights must be 2 numbers, one for data and one for each of also, not 1"):
         ReadingConfig(also=("a",), weights=(1.0,))

@@ -62,8 +62,7 @@ class Muon(torch.optim.Optimizer):
                 self.state[p][MUON_MOMENT] = torch.zeros_like(p)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Take one step from the gradients; no closure."""
+    def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
             sets: dict[Hashable, list[Tensor]] = {}
             for number, p in enumerate(group["params"]):
