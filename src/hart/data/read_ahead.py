@@ -44,7 +44,6 @@ def read_ahead(make: Make, workers: int) -> Iterator[Any]:
                     batch_size=None,
                     num_workers=workers,
                     multiprocessing_context=START if workers else None,
-                    collate_fn=_unchanged,
                     # the loader would otherwise use the global one, from which models take numbers
                     generator=torch.Generator().manual_seed(0),
                     worker_init_fn=_leave_signals,
@@ -78,10 +77,6 @@ class _Items(IterableDataset[Any]):
 
 def _leave_signals(worker: int) -> None:
     leave_to_the_parent()
-
-
-def _unchanged(item: Any) -> Any:
-    return item
 
 
 Batch = TypeVar("Batch", bound=Any)
