@@ -64,6 +64,8 @@ def test_missing_captions_are_fine_until_text_is_trained(tmp_path: Path) -> None
     assert data.texts[0] == ()
     with pytest.raises(HartError, match="images without a caption: 1 of 2"):
         data.require_captions()
+    with pytest.raises(HartError, match="images without a class number: 2 of 2"):
+        data.require_labels()
 
 
 def test_equal_weights_show_every_image_once_a_round() -> None:

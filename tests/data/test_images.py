@@ -63,6 +63,7 @@ EXIFS = {
     "before one that lies outside": (exif([TURN, struct.pack("<HHII", 0x8769, 4, 1, 2**31)]), True),
     "broken off after it": (exif([TURN])[: 6 + 8 + 2 + 12], True),
     "of a value that is none": (exif([struct.pack("<HHIHH", 0x112, 3, 1, 77, 0)]), False),
+    "that is none": (b"Exif\0\0nothing", False),
     "that begins outside": (b"Exif\0\0II*\0\xff\xff\xff\xff", False),
 }
 
@@ -129,6 +130,11 @@ def test_grey_of_16_bits_is_scaled_and_not_clipped(kind: str, step: int) -> None
     content = pgm if kind == "PPM" else encoded(Image.fromarray(ramp), kind)
     seen = np.asarray(as_rgb(decode_image(content)))
     assert np.abs(seen.astype(int) - (ramp >> 8)[..., None]).max() <= 1
+
+
+def test_a_grey_of_16_bits_that_is_transparent_is_white() -> None:
+    content = encoded(Image.fromarray(np.array([[1_000, 30_000]], np.uint16)), "PNG", transparency=1_000)
+    assert np.asarray(as_rgb(decode_image(content)))[..., 0].tolist() == [[255, 117]]
 
 
 @pytest.mark.parametrize(("values", "expected"), [([0.0, 0.5, 1.0], [0, 128, 255]), ([0, 128, 255], [0, 128, 255])])

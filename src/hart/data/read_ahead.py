@@ -80,10 +80,6 @@ def _leave_signals(worker: int) -> None:
     leave_to_the_parent()
 
 
-def _unchanged(item: Any) -> Any:
-    return item
-
-
 Batch = TypeVar("Batch", bound=Any)
 
 

@@ -48,7 +48,6 @@ class PackedInt8Linear(Packed):
         self.packed = packed_int8(layer.weight)
         self.largest = int8_range()
         self.shift_back = shift_back(self.packed, layer.weight_scale, self.largest)
-        self.train(layer.training)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Map x (..., C), with bias (D,), to (..., D) in the type of x."""
@@ -60,7 +59,7 @@ class PackedInt8Linear(Packed):
 
     def plain(self) -> QuantizedLinear:
         weight = self.packed.to_dense().t().contiguous()
-        return QuantizedLinear(self.kind, weight, self.weight_scale, self.bias).train(self.training)
+        return QuantizedLinear(self.kind, weight, self.weight_scale, self.bias)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return with_kernel, (self.plain(), self.packed.device)

@@ -79,7 +79,7 @@ class PackedLinear(Packed):
         linear = self.kind(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         linear.weight = nn.Parameter(self.packed.to_dense(), requires_grad=False)
         linear.bias = self.bias
-        return linear.train(self.training)
+        return linear
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as a plain layer, which is packed again if the processor that loads it can."""
