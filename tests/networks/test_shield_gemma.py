@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,19 @@ def test_other_models_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     with pytest.raises(ApiError, match="prompts cannot be checked; the server's log") as said:
         prompt_checker(str(tmp_path), "cpu")("a cat")
     assert str(tmp_path) in caplog.text and str(tmp_path) not in str(said.value), "clients see no path of the server"
+
+
+def test_code_in_a_repository_is_neither_run_nor_asked_about(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "own.py").write_text("raise SystemExit")
+    values = json.loads((tmp_path / "config.json").read_text())
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps(values | own))
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    with pytest.raises(HartError, match="contains custom code"):
+        ShieldGemma(str(tmp_path), CPU)
 
 
 def test_the_server_asks_it(folder: Path) -> None:

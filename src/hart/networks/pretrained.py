@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -29,6 +29,8 @@ CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRAINING_ONLY = ("criterion.",)
 """Buffers of a loss, which not every published file has and nothing here uses."""
+NO_CODE: Mapping[str, Any] = {"trust_remote_code": False}
+"""What is in a repository is neither run nor asked about."""
 
 
 class Frozen:
@@ -62,7 +64,7 @@ def load_frozen(kind: Any, source: str, role: str, dtype: torch.dtype = torch.fl
     role, instead: as in `from_transformers`. Raises `HartError`, also for weights of another network, or incomplete
     ones, in place of which transformers makes random weights.
     """
-    load = partial(kind.from_pretrained, dtype=dtype, output_loading_info=True)
+    load = partial(kind.from_pretrained, dtype=dtype, output_loading_info=True, **NO_CODE)
     model, report = from_transformers(load, kind.__name__, source, role, instead)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(TRAINING_ONLY))
     if missing:
@@ -78,7 +80,8 @@ def load_text_tokenizer(source: str, role: str, instead: str = "") -> Any:
     missing, without which transformers makes one that reads every text as nothing."""
     from transformers import AutoTokenizer
 
-    tokenizer = from_transformers(AutoTokenizer.from_pretrained, "tokenizer", source, role, instead)
+    load = partial(AutoTokenizer.from_pretrained, **NO_CODE)
+    tokenizer = from_transformers(load, "tokenizer", source, role, instead)
     if not tokenizer.decode(tokenizer("a")["input_ids"], skip_special_tokens=True):
         raise HartError(f"{role} {source!r}: has no vocabulary: copy the files of its tokenizer there too")
     return tokenizer
