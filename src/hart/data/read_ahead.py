@@ -80,6 +80,11 @@ def _leave_signals(worker: int) -> None:
     leave_to_the_parent()
 
 
+def _unchanged(item: Any) -> Any:
+    """Collate nothing: by default the loader would make tensors of arrays."""
+    return item
+
+
 Batch = TypeVar("Batch", bound=Any)
 
 
