@@ -179,7 +179,7 @@ class DamageCount:
     """What was skipped of a set, each image once; too much of it is an error."""
 
     def __init__(self, source: Source | Stream, max_damaged: float, option: str) -> None:
-        """option: with which the user sets `max_damaged`."""
+        """option: sets `max_damaged`."""
         self._found: dict[str, Damage] = {}
         self._sound = 0
         self._limit = max_damaged, source.description, option, MIN_SEEN if isinstance(source, Stream) else 0

@@ -30,7 +30,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRAINING_ONLY = ("criterion.",)
 """Buffers of a loss, which not every published file has and nothing here uses."""
 NO_CODE: Mapping[str, Any] = {"trust_remote_code": False}
-"""What is in a repository is neither run nor asked about."""
+"""Code in a repository is neither run nor asked about."""
 
 
 class Frozen:
