@@ -241,6 +241,7 @@ class ImageWriter:
 
     def write(self, batch: HartOutput, pipe: HartPipeline) -> None:
         """Write the images of one batch, or only the requested row."""
+        from hart import __version__
         from hart.generation.metadata import BatchPlace, ImageRecord, write_image
 
         together = tuple(map(str, batch.prompts))
@@ -250,7 +251,7 @@ class ImageWriter:
             place = BatchPlace(together, batch.seeds[0], row) if len(together) > 1 else None
             settings = image_settings(self.options, pipe.device, pipe.dtype, batch.sampling[row], image.size)
             settings = settings.replace(batch=place, **self.made_with)
-            record = ImageRecord(prompt, seed, self._model, settings)
+            record = ImageRecord(prompt, seed, self._model, settings, __version__)
             of_image = Path(settings.edit.image).stem if settings.edit is not None else ""
             name = slug(prompt or of_image, *([] if settings.mix is None else [settings.mix.prompt]))
             write = partial(write_image, image=image, record=record, credentials=self._credentials)

@@ -17,7 +17,6 @@ from xml.sax.saxutils import quoteattr
 
 from PIL import Image, PngImagePlugin
 
-from hart import __version__
 from hart.config import MAX_SEED, CacheType, SamplingConfig
 from hart.data.images import open_image
 from hart.errors import HartError
@@ -96,7 +95,7 @@ class ImageRecord:
     seed: int
     model: str
     settings: ImageSettings
-    version: str = __version__
+    version: str
 
     @property
     def digital_source(self) -> str:

@@ -54,10 +54,11 @@ class Order:
 
     def encoded(self, state: State) -> str:
         """Return its image in base64."""
+        from hart import __version__
         from hart.generation.metadata import ImageRecord, png_chunks, xmp
 
         row, file = self.rows[state.row], io.BytesIO()
-        made_by = ImageRecord(row.prompt, row.seed, self.model, row.settings)
+        made_by = ImageRecord(row.prompt, row.seed, self.model, row.settings, __version__)
         if self.form == "png":
             level = LEVEL if state.is_finished else PREVIEW_LEVEL
             state.image.save(file, "PNG", pnginfo=png_chunks(made_by), compress_level=level)

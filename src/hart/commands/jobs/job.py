@@ -193,7 +193,7 @@ class BatchGenerator:
             together = len(batch) > 1 and job.options.best_of is None
             place = BatchPlace(tuple(prompts), job.seed(batch.start), row) if together else None
             settings = job.settings.replace(batch=place)
-            record = ImageRecord(prompts[row], output.seeds[row], job.options.model, settings)
+            record = ImageRecord(prompts[row], output.seeds[row], job.options.model, settings, __version__)
             unfinished = self.folder / WORK_FOLDER / f"{secrets.token_hex(8)}.png"
             write_image(unfinished, output.images[row], record, self._credentials)
             with suppress(FileExistsError):  # a process that died later in this batch has written it
