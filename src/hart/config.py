@@ -305,9 +305,9 @@ class SamplingConfig(Config):
     """g in (1 + g) conditional - g unconditional, as in the HART paper; in diffusers it is g + 1. 0 turns it off."""
     top_k: Annotated[int, Field(ge=0, le=2**20), AfterValidator(lambda count: count or None)] | None = 600
     """Sample from this many of the likeliest codes; hybrid models use half as many from the eighth scale on. 0 keeps
-    all codes and becomes None."""
+    all codes."""
     top_p: Annotated[float, Field(gt=0, le=1), AfterValidator(lambda share: share if share < 1 else None)] | None = None
-    """Sample from the likeliest codes with this total probability. 1 keeps all codes and becomes None."""
+    """Sample from the likeliest codes with this total probability. 1 keeps all codes."""
     gumbel_smoothing: bool = True
     """Mix the embeddings of all codes by Gumbel softmax instead of using the sampled code's."""
     maskgit_steps: Tokens = 1

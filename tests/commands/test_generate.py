@@ -311,6 +311,7 @@ def test_memory_does_not_grow_with_what_is_asked_for(
         ([LONG], ['is longer than the text encoder reads: "a table" is left out']),
         (["a \u043a\u043e\u0442", "a cat"], ['does not know "\u043a\u043e\u0442"']),
         (["a", "red", "apple"], ['3 prompts of one word each; to generate them as one: hart generate "a red apple"']),
+        (["\u201ca", "cat\u201d"], ['hart generate "a cat"']),
         (["apple", "a cat"], []),
         (["a cat", __file__], ["is a file, but is used as a prompt", "is longer than"]),
     ],

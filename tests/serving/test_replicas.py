@@ -166,7 +166,7 @@ def test_the_front_checks_who_comes_and_passes_on_what_is_for_a_model(caplog: py
             assert refused_request.status_code == 401 and refused_request.json()["error"]["message"]
         http.headers["Authorization"] = "Bearer k"
         for path in ("/none", "/v1/none"):
-            assert http.get(path).json()["error"]["message"] == "there is nothing at this address"
+            assert http.get(path).json()["error"]["message"] == "there is nothing at this address: the API is below /v1"
         assert handle.asked == 0
         assert http.get("/v1/models").json()["data"][0]["id"] == "tiny"
         assert http.get("/v1/models/tiny").json()["id"] == "tiny" and http.get("/v1/models/x").status_code == 404

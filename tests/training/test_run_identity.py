@@ -49,7 +49,7 @@ OTHER = {"data": Origin("another line", "points on a line")}
 )
 def test_another_origin_is_refused_until_it_is_accepted(tmp_path: Path, sources: dict[str, Origin], said: str) -> None:
     toy(tmp_path).run()
-    with pytest.raises(HartError, match=rf"of other data or weights: .*{said}.*or go on with --accept-changes"):
+    with pytest.raises(HartError, match=rf"of other data or weights: .*{said}.*go on with --accept-changes"):
         toy(tmp_path, sources)
     notes: list[str] = []
     longer = recipe(steps=7)

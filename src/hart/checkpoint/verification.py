@@ -19,7 +19,7 @@ from hart.checkpoint.loading import LoadedModel, load_model
 from hart.checkpoint.storage import read_safetensors
 from hart.config import ConfigError, SamplingConfig
 from hart.devices import exact_float32, is_out_of_memory
-from hart.files import read_json
+from hart.files import read_json, readable_folder
 from hart.generation.guidance_and_sampling import Candidates
 from hart.generation.next_scale import NextScaleGenerator, TokenStep
 from hart.strict import reason
@@ -91,7 +91,7 @@ def verify(folder: Path, *, device: torch.device = CPU, dtype: torch.dtype = tor
         are for float32, which is computed without TF32.
     Raises `HartError` if the model, the case or its inputs cannot be read or do not fit together.
     """
-    if not (folder / GOLDEN_FILE).exists():
+    if not (readable_folder(folder) / GOLDEN_FILE).exists():
         raise CheckpointError(
             f"{folder}: has no {GOLDEN_FILE}: give a checkpoint with numbers of the reference beside it"
         )

@@ -174,7 +174,8 @@ def notes_to(listener: Callable[[str], object]) -> Iterator[None]:
 def hint_at_quotes(prompts: Sequence[str]) -> None:
     """Print a note if the shell has probably split one prompt into several."""
     if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
-        short = clipped(" ".join(prompts), 40)
+        # typographic quotes are letters to a shell
+        short = clipped(" ".join(prompts).strip("“”„«»\u2018\u2019"), 40)
         note(f'these are {len(prompts)} prompts of one word each; to generate them as one: hart generate "{short}"')
 
 

@@ -21,7 +21,7 @@ from hart.data.notes import Note
 from hart.data.samples import damaged_by
 from hart.data.sources import Listed, Located, Source
 from hart.errors import HartError
-from hart.files import MEBIBYTE, FileError, atomic_write, default_cache, read_bytes, user_path
+from hart.files import MEBIBYTE, FileError, atomic_write, default_cache, read_bytes, readable_folder, user_path
 from hart.hub import is_on_hub, unreachable
 from hart.networks.pretrained import short_name
 from hart.strict import clipped, reason
@@ -138,7 +138,7 @@ class PublishedFiles:
 
     def __init__(self, folder: Path, name: str, archive: str, address: str) -> None:
         """Raise `HartError` with the public `address` if neither exists, and for an archive that is damaged."""
-        self.place = folder / name
+        self.place = readable_folder(folder) / name
         self._zip: zipfile.ZipFile | None = None
         if self.place.is_dir():
             return

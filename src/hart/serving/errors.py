@@ -15,7 +15,10 @@ from hart.serving.schemas import FIELDS, ApiError, ClientLeft
 
 log = logging.getLogger(__name__)
 
-HTTP_ERRORS = {404: "there is nothing at this address", 405: "this address does not take that method"}
+HTTP_ERRORS = {
+    404: "there is nothing at this address: the API is below /v1",
+    405: "this address does not take that method",
+}
 
 
 def api_error(error: BaseException) -> ApiError:

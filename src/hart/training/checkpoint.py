@@ -208,7 +208,8 @@ class RunFolder:
 def other_run(folder: Path, what: str, changes: Sequence[str]) -> HartError:
     """Return the error for a folder with another kind of run."""
     return HartError(
-        f"{folder} holds a run of {what}: {', '.join(changes)}; choose another folder, or go on with --accept-changes"
+        f"{folder} holds a run of {what}: {', '.join(changes)}; choose another folder, or, if the weights keep their "
+        "shapes, go on with --accept-changes"
     )
 
 

@@ -193,7 +193,7 @@ class StageRecipe(Config):
         try:
             values = (read_json if path.suffix == ".json" else read_toml)(path, RECIPE_LIMIT)
         except FileError as error:
-            raise ConfigError(f"{error}; recipes/ has examples") from None
+            raise ConfigError(f"{error}; recipes/ and projects/emoji/recipes/ have examples") from None
         tables = [stage for stage in MAIN_TABLES if isinstance(values.get(stage), dict)]
         if cls.stage in MAIN_TABLES and tables and cls.stage not in tables:
             raise ConfigError(f"{path}: this recipe is for stage {tables[0]}: run hart train {tables[0]}")
