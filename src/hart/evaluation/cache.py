@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from hart.checkpoint.storage import read_safetensors, write_safetensors
@@ -23,12 +24,11 @@ from hart.errors import HartError
 from hart.evaluation.suites.base import Progress, silent
 from hart.files import FileError, read_json, write_json, write_text
 from hart.generation.metadata import save_png
-from hart.strict import Config
+from hart.strict import explain
 
 PLAN_FILE = "plan.json"
 
 T = TypeVar("T")
-C = TypeVar("C", bound=Config)
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,17 @@ class Form(Generic[T]):
     read: Callable[[Path], T]
 
 
-def records(kind: type[C]) -> Form[C]:
-    """Store configurations as JSON files."""
-    return Form(".json", lambda path, value: write_text(path, value.to_json()), kind.load)
+def records(kind: Any) -> Form[Any]:
+    """Store values of a type that pydantic knows, such as a configuration or a dictionary of figures, as JSON files."""
+    adapter = TypeAdapter(kind)
+
+    def read(path: Path) -> Any:
+        try:
+            return adapter.validate_python(read_json(path))
+        except ValidationError as error:
+            raise HartError(explain(error, kind, str(path))) from None
+
+    return Form(".json", lambda path, value: write_text(path, adapter.dump_json(value, indent=1).decode()), read)
 
 
 TENSORS: Form[Mapping[str, Tensor]] = Form(".safetensors", write_safetensors, read_safetensors)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hart.errors import HartError
-from hart.strict import Config, counted
+from hart.strict import counted
 
 LEVEL = 0.95
 RESAMPLES = 100
@@ -16,7 +17,8 @@ FEW_IMAGES = 10_000
 """With fewer images, the FID depends more on their number than on the images."""
 
 
-class Figure(Config):
+@dataclass(frozen=True)
+class Figure:
     """A number and how certain it is.
 
     low, high: a bootstrap interval of `LEVEL`, or None. deviation: standard deviation over subsets, or None.

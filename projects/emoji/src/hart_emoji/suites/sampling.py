@@ -15,7 +15,6 @@ from typing import Annotated
 from pydantic import Field
 
 from hart import HartConfig, HartError, HartPipeline, SamplingConfig
-from hart.config import Config
 from hart.evaluation import (
     DEFAULT_FEATURES,
     LEAST_IMAGES,
@@ -47,12 +46,6 @@ TOP_PS = (0.5, 0.7, 0.9, None)
 GREEDY_SCALES = (0, 1, 2)
 TIMED = 10
 """Images of each variant that are generated once more to be timed."""
-
-
-class Row(Config):
-    """What is kept of a variant."""
-
-    figures: dict[str, Figure]
 
 
 class AblationOptions(EmojiOptions, kw_only=True):
@@ -121,12 +114,11 @@ def run(context: Context[AblationOptions]) -> Result:
             found["seconds an image"] = Figure(_seconds(pipe, group.texts[:TIMED], sampling, options.seed))
             return found
 
-        key = kept.key(generated.plan, asked, real.pooled, judge.bank)
-        return kept.get(key, lambda: Row(figures())).figures
+        return kept.get(kept.key(generated.plan, asked, real.pooled, judge.bank), figures)
 
     asked = [asdict(prompt) for prompt in group.prompts]
     facts = {"features": [judging.weights, comparing.weights], "resamples": options.resamples}
-    kept: Cache[Row] = context.cache(records(Row), facts)
+    kept: Cache[dict[str, Figure]] = context.cache(records(dict[str, Figure]), facts)
     return Result(
         title=f"{counted(len(group.prompts), 'image')} of {pipe.image_size} px against {len(real):,}",
         figures={name: measured(name) for name in known if not options.only or name in options.only},
