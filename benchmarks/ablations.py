@@ -61,11 +61,11 @@ class Variant:
 
 
 def variants(small: str, large: str, steps: int | None, out: Path) -> list[Variant]:
-    """All runs, in the order in which they can be made."""
+    """Return all runs in an order in which they can be made."""
     base = TransformerRecipe.read(RECIPE, (f"data={small}",))
     if steps is not None:
         base = base.replace(trainer=base.trainer.replace(steps=steps))
-    # encoding all images first would take longer than encoding those that so few steps use
+    # encoding all images first would take longer than encoding only those that these few steps use
     live = base.reading.replace(memory_gb=0.0)
     larger = base.replace(data=large, reading=live, transformer=base.transformer.replace(scales=LARGER_SCALES))
     trainer = base.trainer
@@ -97,7 +97,8 @@ def _say(name: str, step: int, figures: dict[str, float]) -> None:
 
 @torch.inference_mode()
 def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
-    """Mean loss terms of held-out images: all tokens of all scales, each with its last caption, which has the style."""
+    """Return mean loss terms of held-out images: all tokens of all scales, with each image's last caption, which has
+    the style."""
     recipe = variant.recipe
     model = load_model(folder / MODEL_FOLDER)
     data = open_dataset(Path(recipe.data), "val", variant.size)
@@ -131,7 +132,7 @@ def held_out(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
 
 
 def generated(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
-    """Frechet and kernel distance of generated images to all held-out ones, EfficientNet-Lite0 features."""
+    """Return Frechet and kernel distance of generated images to all held-out ones, by EfficientNet-Lite0 features."""
     options = GenerationOptions(
         model=str(folder / MODEL_FOLDER), data=variant.recipe.data, limit=limit, batch_size=8, device="cpu"
     )
@@ -140,14 +141,14 @@ def generated(variant: Variant, folder: Path, limit: int) -> dict[str, float]:
 
 
 def speed(folder: Path) -> float:
-    """Median images a second over the log lines of the run."""
+    """Return the median of images per second over the run's log lines."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     values: Tensor = torch.tensor([json.loads(line)["images_per_second"] for line in lines])
     return float(values.median())
 
 
 def markdown(results: dict[str, dict[str, Any]]) -> str:
-    """A row a run."""
+    """Return a table with a row for each run."""
     columns = list(dict.fromkeys(name for result in results.values() for name in result))
     rows = ([name, *map(result.get, columns)] for name, result in results.items())
     return "\n".join(table(["run", *columns], rows))
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("large", help="emoji at 128 px, from hart-emoji data --size 128")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS, help="all by default")
-    parser.add_argument("--steps", type=int, help="of the runs at 64 px; by default the recipe's")
+    parser.add_argument("--steps", type=int, help="steps of the runs at 64 px; by default the recipe's")
     parser.add_argument("--limit", type=int, default=704, help="held-out images for the loss, and images to generate")
     options = parser.parse_args(arguments)
     require_writable(options.out)

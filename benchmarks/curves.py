@@ -2,8 +2,8 @@
 
     python benchmarks/curves.py RUN... --out curves.png [--figure cross_entropy] [--smooth 5]
 
-A panel a figure, a line a run, named by its folder. Reads each run's metrics.jsonl; a run that lacks a figure is left
-out of its panel. Needs the extra `plots`.
+Each figure has a panel, and each run a line, named by its folder. Reads each run's metrics.jsonl; a run that lacks a
+figure is left out of its panel. Needs the extra `plots`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hart.training.trackers import LOG_FILE
 
 
 def read(run: Path, figure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values (N,) of a run's figure; none where it has none. Raises `HartError`."""
+    """Return steps and values (N,) of a run's figure; they are empty if it has none. Raises `HartError`."""
     file = run / LOG_FILE
     records = [parse_json(line.encode(), str(file)) for line in text_lines(read_text(file))]
     points = [(record["step"], record[figure]) for record in records if figure in record]
@@ -32,7 +32,7 @@ def read(run: Path, figure: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean (N,) of each value and of up to `width` - 1 before it."""
+    """Return the means (N,) of each value and up to `width` - 1 values before it."""
     total = np.cumsum(np.concatenate([[0.0], values]))
     last = np.arange(1, len(values) + 1)
     first = np.maximum(last - width, 0)
@@ -40,7 +40,7 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def draw(runs: Sequence[Path], figures: Sequence[str], smooth: int, out: Path) -> None:
-    """One panel for each of `figures`."""
+    """Draw one panel for each of `figures`."""
     with panels(len(figures), out) as axes:
         for panel, figure in zip(axes, figures, strict=True):
             for run in runs:

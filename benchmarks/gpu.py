@@ -1,4 +1,4 @@
-"""What this project does on a GPU, measured by one command on a bare machine.
+"""Measures what this project does on a GPU, by one command on a bare machine.
 
     PYTHONPATH=src python benchmarks/gpu.py --minutes 5 --out DIR
 
@@ -40,9 +40,9 @@ from hart.errors import HartError
 from hart.files import write_json, write_text
 
 SHARES = {"correctness": 0.25, "generation": 0.45, "training": 0.3}
-"""The parts in order, with their shares of the time; what one leaves goes to the next."""
+"""The parts in order, with their shares of the time; time that a part does not use goes to the next."""
 GRACE = 0.1
-"""Share of a part's time that is kept for the measurement that is running when its time is over."""
+"""Share of a part's time that is reserved for the measurement still running when its time is over."""
 LOG_LINES = 15
 
 
@@ -176,11 +176,11 @@ def _last_lines(path: Path, start: int) -> list[str]:
 
 
 def run_part(parsed: argparse.Namespace, stream: TextIO) -> None:
-    """The work of a part's own process."""
+    """Do the work of a part, in its own process."""
     device = resolve_device(parsed.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    # imported here, so that what one part cannot import does not stop the others
+    # imported here, so that a failing import of one part does not stop the others
     part = importlib.import_module(f"gpu_parts.{parsed.part}")
     part.run(Cells(device, parsed.seconds, stream, frozenset(parsed.done)), tiny=parsed.tiny)
 

@@ -1,13 +1,14 @@
-"""The paper's headline, measured: HART beside the models that the paper compares it with, on one machine.
+"""Measures the paper's headline: HART beside the models that the paper compares it with, on one machine.
 
     python benchmarks/headline.py --count                              # multiply-accumulates of all models
     python benchmarks/headline.py --time --sizes 512 --batch-size 1    # seconds, added to the same file
     python benchmarks/headline.py --time --clock cpu --seconds 5       # of one thread, on a busy machine
 
-Random weights in the published sizes, guidance and steps of the paper; text features in, pixels out, text encoders left
-out for all. On a GPU every image is generated in full. On a CPU one step of a diffusion model is timed and multiplied
-by its steps, a few of many equal blocks stand for all, and the decoder's seconds are added, as the table says. Results
-are kept in one JSON file, from which the page beside it is written; a run replaces its own rows.
+All models have random weights in the published sizes, with the paper's guidance and steps. They are measured from text
+features to pixels, without text encoders. On a GPU every image is generated in full. On a CPU one step of a diffusion
+model is timed and multiplied by its steps, a few of many equal blocks stand for all, and the decoder's seconds are
+added, as the table says. Results are kept in one JSON file, and the page beside it is written from that; a run replaces
+its own rows.
 Needs the extra `headline`.
 """
 
@@ -36,7 +37,7 @@ from hart.strict import reason
 
 FILE = Path(__file__).resolve().parent / "results" / "headline.json"
 REFERENCE = {512: "HART 0.7B", 1024: "HART 0.7B", 256: "HART-d30"}
-"""The models that the others are compared with, by size; at 256 px the one that the paper sets against MAR-L."""
+"""Size -> the model that others are compared with; at 256 px it is the one that the paper compares with MAR-L."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _timed(name: str, size: int, batch: int, setting: Setting, single: Row | None, longest: float) -> Row:
-    """single: the row of batch 1, by which a call that would take more than `longest` seconds is left out."""
+    """Time one row. single: the row of batch 1; if by it a call would take over `longest` seconds, none is made."""
     if batch > 1 and single is not None and "call_s" in single:
         seconds = batch * single["call_s"]
         if seconds > longest:
@@ -105,7 +106,7 @@ def page(results: dict[str, Any]) -> str:
 
 
 def where(row: Row) -> str:
-    """What was measured where, and in which type: only rows of one are compared."""
+    """Return clock, machine, type and torch version of a row: only rows that share them are compared."""
     clock = "Processor seconds" if row.get("clock") == "cpu" else "Seconds"
     threads = f"{row['threads']} thread{'s' * (row['threads'] > 1)}"
     machine = row.get("GPU") or f"{row['processor']}, {threads}"
@@ -113,19 +114,19 @@ def where(row: Row) -> str:
 
 
 def _place(item: tuple[str, Row]) -> tuple[int, int, int]:
-    """Of a timed row in its table: by size and batch, then in the order of the models."""
+    """Return a timed row's sort key: size and batch, then the order of the models."""
     model, size = split(item[0].split(", batch ")[0])
     return size, item[1]["batch"], NAMES.index(model)
 
 
 def split(name: str) -> tuple[str, int]:
-    """The model and the size of a key."""
+    """Return the model and the size of a key."""
     model, size = name.removesuffix(" px").rsplit(", ", 1)
     return model, int(size)
 
 
 def counts_table(counts: dict[str, Row]) -> list[str]:
-    """TMACs; the ratio is of the whole, with guidance and decoder, over that of HART at the size."""
+    """Return a table of TMACs; ratios are of the whole, with guidance and decoder, to that of HART at the same size."""
 
     def rows() -> Iterator[Sequence[Any]]:
         for name, row in counts.items():
@@ -141,12 +142,12 @@ def counts_table(counts: dict[str, Row]) -> list[str]:
 
 
 def whole(row: Row) -> int:
-    """MACs of the network, with guidance, and of the decoder."""
+    """Return the MACs of the network, with guidance, and of the decoder."""
     return row["network"] + row["decoder"]
 
 
 def _printed(model: str, size: int) -> str:
-    """The MACs in the paper's tables; nothing where it prints none."""
+    """Return the MACs in the paper's tables; "" if it prints none."""
     tables = published_tables()
     if size == 256:
         return dict(zip(tables["class_to_image"].columns, tables["class_to_image"].rows[model], strict=True))["MACs"]
@@ -156,13 +157,13 @@ def _printed(model: str, size: int) -> str:
 
 
 def _number(model: str, size: int) -> float:
-    """The printed MACs, in trillions."""
+    """Return the printed MACs, in trillions."""
     text = _printed(model, size)
     return float(text[:-1]) * {"T": 1.0, "G": 1e-3}[text[-1]]
 
 
 def printed_seconds(model: str, size: int, batch: int) -> float | None:
-    """The paper's seconds for an image on an A100: alone, in a batch of 8, or, with classes, in one of 64."""
+    """Return the paper's seconds per image on an A100: alone, in a batch of 8, or, with classes, in one of 64."""
     if size == 256:
         table = published_tables()["class_to_image"]
         return float(table.rows[model][table.columns.index("seconds")]) / 64
@@ -172,7 +173,7 @@ def printed_seconds(model: str, size: int, batch: int) -> float | None:
 
 
 def times_table(times: dict[str, Row], counts: dict[str, Row]) -> list[str]:
-    """Seconds of rows of one machine; the ratio is over HART's at the same size and batch."""
+    """Return a table of seconds on one machine; ratios are to HART's at the same size and batch."""
 
     def rows() -> Iterator[Sequence[Any]]:
         for name, row in times.items():
@@ -214,10 +215,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", help="by default CUDA if there is one")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: processor time of one thread")
-    parser.add_argument("--seconds", type=float, default=60.0, help="about so long for each part, or one call")
-    parser.add_argument("--blocks", type=int, default=3, help="how many of equal blocks are timed on a CPU")
+    parser.add_argument("--seconds", type=float, default=60.0, help="approximate time for each part; at least one call")
+    parser.add_argument("--blocks", type=int, default=3, help="how many equal blocks are timed on a CPU")
     parser.add_argument("--longest", type=float, default=900.0, help="a batch that would take longer is not timed")
-    parser.add_argument("--resume", action="store_true", help="time only what the file has no row of yet")
+    parser.add_argument("--resume", action="store_true", help="time only what has no row in the file yet")
     parser.add_argument("--out", type=Path, default=FILE, help="JSON file; a page of the same name is written too")
     return parser.parse_args(arguments)
 

@@ -1,11 +1,11 @@
-"""Writes docs/leaderboard.md: the paper's tables as printed, and below each what this project measured.
+"""Writes docs/leaderboard.md: the paper's tables as printed, each followed by this project's measurements.
 
     python benchmarks/leaderboard.py                            # the page, from what is there
     python benchmarks/leaderboard.py --measure tokenizer-emoji  # measures a row again, then writes the page
     python benchmarks/leaderboard.py --measure all
 
-Published rows come from `hart.evaluation`, where `hart evaluate` has them; measured ones from results/suites/NAME.json,
-the `figures.json` of a run. Any other run enters the page when its figures are copied there.
+Published rows come from `hart.evaluation`, as in `hart evaluate`; measured ones come from results/suites/NAME.json, the
+`figures.json` of a run. To add another run to the page, copy its figures there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ORIGINS = {
     PHOTOS: "the 201 photographs of the committed row cannot be passed on; put any tar of photographs there "
     "(docs/data.md, WebDataset form), whose figures are then its own, or name the other rows",
 }
-"""How to get the sets that are in no package, by their places from the root of the repository."""
+"""Path of a set that is in no package, from the root of the repository -> how to get it."""
 RUNS = {
     "tokenizer-emoji": f"hart evaluate tokenizer --model emoji --data {EMOJI_SET}",
     "tokenizer-photos": f"hart evaluate tokenizer --model emoji --data {PHOTOS}",
@@ -53,7 +53,7 @@ RUNS = {
     "cost-emoji": "hart evaluate cost --model emoji",
     "cost-0.7b-256": "hart evaluate cost --model hart-0.7b-256 --random-weights --batch-size 1 --warm-up 1 --repeats 3",
 }
-"""What `--measure` runs."""
+"""The commands that `--measure` runs."""
 
 HEAD = """# Leaderboard
 
@@ -68,7 +68,7 @@ measured compares with a printed row. What the figures mean: [evaluation](evalua
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, printed tables, and the suites whose results stand below them."""
+    """A heading, printed tables, and the suites whose results follow them."""
 
     title: str
     published: tuple[PublishedTable, ...]
@@ -96,7 +96,7 @@ SECTIONS = (
 
 
 def page(results: Path = RESULTS) -> str:
-    """The whole page, from the figures in `results`."""
+    """Return the whole page, from the figures in `results`."""
     measured = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("*.json"))}
     parts = [HEAD]
     for section in SECTIONS:
@@ -112,7 +112,7 @@ def page(results: Path = RESULTS) -> str:
 
 
 def measured_table(name: str, values: Mapping[str, Any]) -> list[str]:
-    """A run's figures and what they were measured on. values: of its figures.json."""
+    """Return a run's figures and what they were measured on. values: the content of its figures.json."""
     figures = {
         row: {column: Figure(**figure) for column, figure in columns.items()}
         for row, columns in values["figures"].items()
@@ -139,12 +139,12 @@ def measured_table(name: str, values: Mapping[str, Any]) -> list[str]:
 
 @cache
 def shipped_weights() -> set[str]:
-    """Hashes of the parts of the model that comes with the package."""
+    """Return the hashes of the parts of the model that comes with the package."""
     return set(HartPipeline.from_pretrained(SHIPPED, device="cpu").fingerprints().values())
 
 
 def weights(settings: Mapping[str, Any]) -> str:
-    """The model's name with the beginning of its weights' hashes, as far as the run recorded them."""
+    """Return the model's name with the first digits of its weights' hashes, if the run recorded them."""
     found = settings.get("weights", settings.get("weights_sha256", "not recorded"))
     hashes = {"": found} if isinstance(found, str) else found
     shown = ", ".join(f"{part} {digest[:12]}".strip() for part, digest in hashes.items())
@@ -154,7 +154,7 @@ def weights(settings: Mapping[str, Any]) -> str:
 
 
 def missing(names: Sequence[str], root: Path = ROOT) -> list[str]:
-    """A line for each of these rows whose data is not there: what it is and what to do."""
+    """Return a line for each of these rows whose data is missing: what it is and what to do."""
     return [
         f"{name}: {data} is not there: {origin}"
         for name in names
@@ -164,7 +164,7 @@ def missing(names: Sequence[str], root: Path = ROOT) -> list[str]:
 
 
 def measure(name: str) -> None:
-    """Run a row of `RUNS` and keep its figures. Stops the program when the run fails."""
+    """Run a row of `RUNS` and keep its figures. Stops the program if the run fails."""
     out = OUTPUTS / name
     program, *arguments = shlex.split(RUNS[name])
     command = [sys.executable, "-m", program.replace("-", "_"), *arguments, "--out", str(out.relative_to(ROOT))]

@@ -1,17 +1,17 @@
-"""What levels of speed and their options cost in quality, on the shipped model: a row of Markdown each.
+"""Measures what speed levels and their options cost in quality on the shipped model, as a Markdown table.
 
     python benchmarks/levels.py --data data/emoji128
     python benchmarks/levels.py --random-weights hart-0.7b-256
 
-All rows have the same prompts, seeds and noise; those that no names are counted for have fewer. "same seed" is the
-median PSNR to the exact image: a code that is sampled otherwise changes what follows, so the row of bfloat16 says how
-far apart two good images of one seed are. "decoder alone" is that of exact latents. A dash stands where images are the
-same to the bit, as where a processor without products in bfloat16 decodes in float32 whatever a level says. "right
-name" is the share of images whose nearest 1 and 5 concepts of the set hold what was asked for (`hart-emoji evaluate
+All rows have the same prompts, seeds and noise; rows without right names have fewer prompts. "same seed" is the median
+PSNR to the exact image: a single code that is sampled differently changes all that follow, so the row of bfloat16 shows
+how far apart two good images of one seed are. "decoder alone" is the PSNR of decoding exact latents. A dash means that
+images are identical, for example because a processor without bfloat16 products decodes in float32 at any level. "right
+name" is the share of images whose nearest 1 and 5 concepts of the set include the one asked for (`hart-emoji evaluate
 agreement`). Needs the set that `hart-emoji data` builds.
 
-With random weights of a size, what they change in numbers: all scales are predicted at once from the same random sums,
-and compared are the logits of their codes, and an image decoded from a random latent.
+With random weights of a preset, numbers are compared instead: all scales are predicted at once from the same random
+sums, and the table shows differences of the logits of their codes, and of an image decoded from a random latent.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ NUMBERS = ("plain", "bfloat16 (everything)", "level `int8`")
 
 
 def predicted(preset: str, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Logits (1, L, V) of all scales, and an image (1, 3, H, W) in [0, 1], of a model with random weights."""
+    """Return logits (1, L, V) of all scales and an image (1, 3, H, W) in [0, 1] of a model with random weights."""
     pipe = HartPipeline.from_config(preset, device="cpu", **options)
     sizes, generator = pipe.config.transformer, torch.Generator().manual_seed(0)
     sums = torch.randn(1, sizes.schedule.total_tokens - 1, sizes.latent_channels, generator=generator)
@@ -73,8 +73,8 @@ def predicted(preset: str, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def numbers(preset: str) -> list[list[Any]]:
-    """For each of `NUMBERS`: the logits' RMS difference over their deviation, how often the likeliest code is the same,
-    and the PSNR of decoding."""
+    """Return for each of `NUMBERS`: the logits' RMS difference over their deviation, how often the likeliest code is
+    the same, and the PSNR of decoding."""
     logits, image = predicted(preset, {"speed": EXACT})
     found = []
     for name in NUMBERS:
@@ -86,13 +86,13 @@ def numbers(preset: str) -> list[list[Any]]:
 
 
 def decibels(images: Tensor, exact: Tensor) -> float | None:
-    """The median PSNR of images (N, 3, H, W) in [0, 1]; None where most are the same to the bit."""
+    """Return the median PSNR of images (N, 3, H, W) in [0, 1]; None if most are identical."""
     found = float(psnr(images, exact).median())
     return None if found == math.inf else found
 
 
 class Compared:
-    """Images of one set of prompts at any level, beside exact ones."""
+    """Compares images of one set of prompts at any level with exact ones."""
 
     def __init__(self, data: Path, prompts: int) -> None:
         pipe = HartPipeline.from_pretrained("emoji", device="cpu")
@@ -103,7 +103,7 @@ class Compared:
         self.latents, self.exact = self.images(pipe, prompts)
 
     def images(self, pipe: HartPipeline, count: int, first_seed: int = 0) -> tuple[list[Tensor], Tensor]:
-        """Latents, and images (N, 3, H, W) in [0, 1], of the first so many prompts."""
+        """Return latents and images (N, 3, H, W) in [0, 1] of the first `count` prompts."""
         latents = [
             pipe(text, seed=first_seed + number, output_type="latent").images
             for number, text in enumerate(self.group.texts[:count])
@@ -111,7 +111,7 @@ class Compared:
         return latents, torch.cat([pipe.decode(latent, "pt") for latent in latents])
 
     def row(self, name: str, options: dict[str, Any], few: int) -> list[Any]:
-        """few: prompts where no names are counted."""
+        """Return a row. few: number of prompts in rows without right names."""
         pipe = HartPipeline.from_pretrained("emoji", device="cpu", **options)
         count = len(self.exact) if name in NAMED else min(few, len(self.exact))
         same, decoder = None, None
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kinds = parser.add_mutually_exclusive_group(required=True)
     kinds.add_argument("--data", type=Path)
     kinds.add_argument("--random-weights", metavar="PRESET")
-    parser.add_argument("--prompts", type=int, default=100, help="for which names are counted")
+    parser.add_argument("--prompts", type=int, default=100, help="prompts of the rows with right names")
     parser.add_argument("--few", type=int, default=24, help="prompts of the other rows")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     options = parser.parse_args(arguments)

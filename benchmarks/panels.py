@@ -1,4 +1,4 @@
-"""Plots of one style, several beside each other. Needs the extra `plots`."""
+"""Plots in one style, side by side. Needs the extra `plots`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INCHES = (4.6, 3.6)
 
 @contextmanager
 def panels(count: int, file: Path) -> Iterator[Sequence[Axes]]:
-    """So many panels, to be drawn on; the plot is in `file` afterwards."""
+    """Yield `count` panels to draw on, then write the plot to `file`."""
     canvas = Figure(figsize=(INCHES[0] * count, INCHES[1]), layout="constrained")
     axes = list(canvas.subplots(1, count, squeeze=False)[0])
     yield axes

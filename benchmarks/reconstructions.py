@@ -2,7 +2,7 @@
 
     python benchmarks/reconstructions.py FOLDER...
 
-Two lines a result, discrete and hybrid, named by its folder (by the whole path where two have one name); columns that a
+Each result has two lines, discrete and hybrid, named by its folder (by the whole path if names repeat); columns that a
 result lacks stay empty.
 """
 
@@ -25,7 +25,7 @@ SUITE = "tokenizer"
 
 
 def read(folder: Path) -> dict[str, dict[str, str]]:
-    """The figures of a result by kind and column, as text. Raises `HartError`, for those of another suite too."""
+    """Return a result's figures by kind and column, as text. Raises `HartError`, also for another suite's figures."""
     file = folder / FIGURES_FILE
     values = read_json(file)
     if values.get("suite") != SUITE:
@@ -38,7 +38,7 @@ def read(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def markdown(folders: Sequence[Path]) -> str:
-    """A table, in the order of the folders."""
+    """Return a table, in the order of the folders."""
     names = [folder.name for folder in folders]
     results = {
         name if names.count(name) == 1 else str(folder): read(folder)

@@ -1,4 +1,4 @@
-"""How a program of this folder is run: what its user can mend is one line, as in `hart`."""
+"""Runs the programs of this folder: errors that the user can fix are one line, as in `hart`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hart.errors import HartError
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Exits with the line of a `HartError`."""
+    """Run `main`; exit with the message of a `HartError` as one line."""
     try:
         main()
     except HartError as error:

@@ -1,10 +1,10 @@
-"""Time and memory against resolution, shape, batch and depth: nothing may grow faster than the arithmetic.
+"""Measures time and memory by resolution, shape, batch and depth: nothing may grow faster than the arithmetic.
 
     python benchmarks/scaling.py                        # results/scaling.json and .md, docs/figures/scaling.png
 
-A narrow model with the parts and the scales of the published ones, so that a CPU reaches 2048 px. Along each row of
-points one size grows and the others stay; "growth" is how much faster than the counted operations the time has grown
-since the point before: at most 1, but for noise. The file is written after every row of points.
+The model is narrow, with the parts and scales of the published ones, so that a CPU reaches 2048 px. In each series of
+points one size grows and the others stay; "growth" is how much faster the time has grown than the counted operations
+since the previous point: at most 1, apart from noise. The file is written after every series.
 Needs the extra `plots`.
 """
 
@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Point:
-    """size: width and height of the images in pixels. batch: images together. depth, width: of the transformer."""
+    """size: width and height of the images in pixels. batch: images per call. depth, width: of the transformer."""
 
     size: str = "256x256"
     batch: int = 1
@@ -52,13 +52,13 @@ SERIES = {
     "squares": [Point(size=f"{side}x{side}") for side in (256, 512, 1024, 2048)],
     "wide images": [Point(size=f"{2 * side}x{side // 2}") for side in (256, 512, 1024, 2048)],
     "batch": [Point(batch=batch) for batch in (1, 2, 4, 8)],
-    # wide enough for blocks to be as fast as the decoder, an operation
+    # wide enough for blocks to be as fast per operation as the decoder
     "depth": [Point(depth=depth, width=512) for depth in (2, 4, 8, 16)],
 }
 
 
 def narrow(point: Point) -> HartConfig:
-    """A text-to-image model with the scales of the published ones."""
+    """Return the config of a narrow text-to-image model with the scales of the published ones."""
     transformer = TransformerConfig(
         SCALES_256,
         codebook_size=512,
@@ -72,7 +72,7 @@ def narrow(point: Point) -> HartConfig:
 
 
 def measured(point: Point, device: torch.device, seconds: float) -> Row:
-    """Best of the calls that fit into the time, and the memory that they took besides what was there."""
+    """Return the best time of the calls that fit into `seconds`, and the memory that they took in addition."""
     pipe = HartPipeline.from_config(narrow(point), device=device)
     timer = GenerationTimer(pipe, device_clock(device), point.size)
     before = peak_memory(device)()
@@ -115,7 +115,7 @@ def _cells(row: Row, before: Row | None) -> list[Any]:
 
 
 def draw(results: dict[str, Any], file: Path) -> None:
-    """A panel for each row of points: time, arithmetic and memory, each as a multiple of its first."""
+    """Draw a panel for each series: time, operations and memory, each as a multiple of its first value."""
     with panels(len(results["series"]), file) as axes:
         for panel, (name, rows) in zip(axes, results["series"].items(), strict=True):
             grown = name if name in rows[0] else "tokens"
@@ -133,10 +133,10 @@ def draw(results: dict[str, Any], file: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=FILE, help="JSON file; a page comes beside it")
+    parser.add_argument("--out", type=Path, default=FILE, help="JSON file; a page is written beside it")
     parser.add_argument("--plot", type=Path, default=PLOT)
     parser.add_argument("--device", help="by default CUDA if there is one")
-    parser.add_argument("--seconds", type=float, default=3.0, help="about so long for each point, or one call")
+    parser.add_argument("--seconds", type=float, default=3.0, help="approximate time for each point; at least one call")
     parser.add_argument("--series", nargs="+", choices=SERIES, default=list(SERIES))
     parser.add_argument("--largest", type=int, default=4096, help="largest width, in pixels")
     options = parser.parse_args(arguments)

@@ -1,10 +1,10 @@
-"""What a server costs: its throughput at saturation over the engine's own, first previews, waiting in the queue.
+"""Measures what a server costs: its throughput at saturation over the engine's own, first previews, queueing times.
 
     python benchmarks/serving.py --model emoji --batch-size 4
 
-Starts `hart serve` in a process of its own and asks it over loopback, in turns with the same engine in this process at
-the same batch size ("offline": sampling and decoding, without encoding PNG), so that noise of the machine meets both.
-It prints Markdown with the goals; `--json FILE` writes all figures. Threads are those of OMP_NUM_THREADS.
+Starts `hart serve` in its own process and sends requests over loopback, alternating with the same engine in this
+process at the same batch size ("offline": sampling and decoding, without encoding PNG), so that noise of the machine
+affects both. Prints Markdown with the goals; `--json FILE` writes all figures. OMP_NUM_THREADS sets the threads.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from hart.serving.schemas import Generation
 ROUTE = "/v1/images/generations"
 PROMPT = "a picture of number {}"
 PER_ROUND = 6
-"""Batches of a round."""
+"""Batches per round."""
 
 
 @contextmanager
 def served(model: str, batch_size: int) -> Iterator[str]:
-    """The address of a server that is ready."""
+    """Yield the address of a server that is ready."""
     command = [sys.executable, "-m", "hart", "serve", "--model", model, "--port", "0", "--batch-size", str(batch_size)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -54,7 +54,7 @@ def served(model: str, batch_size: int) -> Iterator[str]:
 
 
 def offline_rate(engine: PipelineEngine, batch_size: int, first: int) -> float:
-    """Images a second of `PER_ROUND` batches in this process."""
+    """Return images per second of `PER_ROUND` batches in this process."""
     size, began = engine.facts.sizes[0], time.perf_counter()
     for number in range(PER_ROUND):
         seeds = range(first + number * batch_size, first + (number + 1) * batch_size)
@@ -74,7 +74,7 @@ def prompt(engine: PipelineEngine, seed: int) -> str:
 
 
 async def server_rate(url: str, prompts: Sequence[str], clients: int) -> tuple[float, list[float]]:
-    """Images a second of requests for one image by so many clients, and the seconds that each waited in the queue."""
+    """Return images per second when `clients` ask for one image at a time, and each request's seconds in the queue."""
     left, waits = list(enumerate(prompts)), list[float]()
 
     async def client(http: httpx2.AsyncClient) -> None:
@@ -93,7 +93,7 @@ async def server_rate(url: str, prompts: Sequence[str], clients: int) -> tuple[f
 
 
 def first_preview(url: str, text: str, seed: int) -> tuple[float, float]:
-    """Seconds until the first partial image and until the whole one, of a client alone, with one after every scale."""
+    """Return seconds to the first partial image and to the whole one, for a lone client with one after every scale."""
     began, times = time.perf_counter(), list[float]()
     body = {"prompt": text, "seed": seed, "stream": True}
     with httpx2.stream("POST", f"{url}{ROUTE}", json=body, timeout=600) as answer:
@@ -102,7 +102,7 @@ def first_preview(url: str, text: str, seed: int) -> tuple[float, float]:
 
 
 def measured(model: str, batch_size: int, rounds: int) -> dict[str, Any]:
-    """All figures; rates are the medians of the rounds."""
+    """Return all figures; rates are medians over the rounds."""
     with served(model, batch_size) as url:
         engine = PipelineEngine(HartPipeline.from_pretrained(model))
         count, clients = PER_ROUND * batch_size, 2 * batch_size

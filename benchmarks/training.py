@@ -1,11 +1,11 @@
-"""Seconds of a training step on a CPU, and how much of it is not a matrix product.
+"""Measures the seconds of a training step on a CPU, and how much of it is not matrix products.
 
     python benchmarks/training.py projects/emoji/recipes/further.toml
     python benchmarks/training.py recipes/hart-0.7b/256.toml --batch-size 4 --eager
 
-One thread, made-up data, the recipe's precision and compiler. Products are what PyTorch's profiler counts as a
-multiplication of matrices, in a step of its own; overhead is all else. Wall seconds: run nothing beside it. Compare two
-versions in one session, and set what docs/performance.md says about freed memory.
+Runs one thread on made-up data, with the recipe's precision and compiler. Products are what PyTorch's profiler counts
+as matrix multiplications, in a separate step; overhead is everything else. Times are wall seconds: run nothing beside
+it. Compare two versions in one session, with the setting that docs/performance.md recommends for freed memory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def stepper(options: argparse.Namespace) -> Stepper:
 
 
 def report(options: argparse.Namespace) -> str:
-    """Seconds of the fastest step; of a profiled one, the parts that take longest."""
+    """Return the seconds of the fastest step, and the longest parts of a profiled one."""
     torch.set_num_threads(1)
     steps = stepper(options)
     seconds = []
@@ -68,11 +68,11 @@ def report(options: argparse.Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path, help="of the stage transformer")
+    parser.add_argument("recipe", type=Path, help="recipe of the stage transformer")
     parser.add_argument("--batch-size", type=int, help="by default the recipe's")
-    parser.add_argument("--steps", type=int, default=3, help="timed, after two to warm up")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps, after two to warm up")
     parser.add_argument("--eager", action="store_true", help="without the compiler")
-    parser.add_argument("--parts", type=int, default=20, help="of a step, that are listed")
+    parser.add_argument("--parts", type=int, default=20, help="how many parts of a step to list")
     sys.stdout.write(report(parser.parse_args(arguments)))
 
 

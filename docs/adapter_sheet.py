@@ -1,7 +1,7 @@
-"""Makes docs/figures/adapters.jpg: ten things without and with two adapters. `make adapter-sheet` runs all of it.
+"""Makes docs/figures/adapters.jpg: ten things without and with each of two adapters. `make adapter-sheet` runs it all.
 
     python docs/adapter_sheet.py images FOLDER          30 icons in each of two styles, with captions, to learn from
-    python docs/adapter_sheet.py sheet FOLDER SHEET     the figure, by the adapters in FOLDER/STYLE-run/model
+    python docs/adapter_sheet.py sheet FOLDER SHEET     the figure, with the adapters in FOLDER/STYLE-run/model
 
 The icons are OpenMoji's (CC BY-SA 4.0), from npm. None of the ten things is among them; none is left out.
 """
@@ -34,7 +34,7 @@ SIZE, TILE = 256, 132
 
 
 def pale_lines(image: Image.Image) -> Image.Image:
-    """Its dark outlines, pale on navy."""
+    """Return the image's dark outlines, pale on navy."""
     grey = np.asarray(image.convert("L")).astype(float)
     line = np.clip((110 - grey) / 70, 0, 1)[..., None]
     return Image.fromarray(((1 - line) * NAVY + line * PALE).astype(np.uint8))

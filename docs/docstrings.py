@@ -1,4 +1,4 @@
-"""Griffe extension of the documentation site: what docstrings say about arguments becomes a list on the page.
+"""Griffe extension of the documentation site: turns what docstrings say about arguments into lists.
 
 size: pixels of a side. flip: whether      - **size**: pixels of a side.
 images are mirrored. Raises `HartError`    - **flip**: whether images are mirrored.
@@ -20,7 +20,7 @@ RAISES = re.compile(r"(?<=\.)\s+(?=Raises `)")
 
 
 def listed(text: str) -> str:
-    """A docstring, in Markdown."""
+    """Return a docstring as Markdown."""
     return "\n\n".join(_paragraph(part) for part in text.split("\n\n"))
 
 
@@ -35,7 +35,7 @@ def _paragraph(text: str) -> str:
 
 
 class Docstrings(griffe.Extension):
-    """Changes docstrings before they are rendered; those of attributes have no arguments."""
+    """Changes docstrings before rendering, except those of attributes, which have no arguments."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None and not obj.is_attribute:

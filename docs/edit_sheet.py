@@ -1,6 +1,6 @@
 """Makes docs/figures/edits.jpg: twenty edits of the shipped model, before and after. `make edit-sheet` runs it.
 
-The list was written before any was drawn. Images have seed 0, edits seed 1; none is left out.
+The list was written before any edit was drawn. Images have seed 0 and edits seed 1; none is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BOXES = {
     "middle": (0.25, 0.25, 0.75, 0.75),
     "corner": (0.625, 0.625, 1, 1),
 }
-"""Left, top, right and bottom in sides of the image."""
+"""Left, top, right and bottom as shares of the image's side."""
 
 Pair = tuple[Image.Image, Image.Image]
 Edited = Callable[[HartPipeline], Pair]
@@ -49,7 +49,7 @@ def inpainted(before: str, box: str, after: str | None) -> tuple[str, Edited]:
 
 
 def changed(before: str, label: str, change: Callable[[HartPipeline, Image.Image], Any]) -> tuple[str, Edited]:
-    """change: gives what a call of the pipeline returns."""
+    """Return label and edit. change: returns what a call of the pipeline returns."""
 
     def edited(pipe: HartPipeline) -> Pair:
         image = drawn(pipe, before)
@@ -103,7 +103,7 @@ EDITS = [
 
 
 def sheet(pairs: list[Pair], labels: list[str]) -> Image.Image:
-    """Before and after beside each other below their label."""
+    """Return a sheet of pairs, before and after side by side below their label."""
     width = 2 * TILE + 3 * GAP
     height = LABEL + TILE + GAP
     whole = Image.new("RGB", (COLUMNS * width, -(-len(pairs) // COLUMNS) * height), "white")

@@ -1,4 +1,4 @@
-"""Draws docs/figures/page.jpg and page-phone.jpg: the page of `hart serve` in Chromium, with images as they come.
+"""Draws docs/figures/page.jpg and page-phone.jpg: the page of `hart serve` in Chromium, with images as first drawn.
 
 python docs/page_screenshots.py
 """

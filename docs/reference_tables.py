@@ -1,4 +1,4 @@
-"""Tables of the reference pages, from the declarations themselves: keys of configurations, options of suites."""
+"""Tables of the reference pages, made from the code: keys of configurations, options of suites."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = tuple[str, str, str, str, str]
 
 
 def key_table(kind: type[Config]) -> list[Row]:
-    """Every key of a configuration, from its JSON schema."""
+    """Return every key of a configuration, from its JSON schema."""
     schema = kind.json_schema()
     return list(_rows(schema, schema.get("$defs", {}), ""))
 
@@ -51,7 +51,7 @@ def _number(value: float) -> str:
 
 
 def suites_reference() -> str:
-    """The suites of this package with their options, in Markdown."""
+    """Return the suites of this package with their options, in Markdown."""
     parts = []
     for suite in SUITES.values():
         rows = (

@@ -1,4 +1,4 @@
-"""MkDocs hook: pages of the site that are made, of files elsewhere in the repository and of the package itself."""
+"""MkDocs hook: makes pages of the site from files elsewhere in the repository and from the package itself."""
 
 from __future__ import annotations
 
@@ -66,20 +66,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Pages of docs/ name files of the repository too."""
+    """Rewrite links in pages of docs/, which also name files of the repository."""
     if page.file.generated_by is not None:
         return markdown
     return rewritten(markdown, f"docs/{page.file.src_uri}", page.file.src_uri)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> None:
-    """Pages are whole without a network, and tell nobody that they are read."""
+    """Refuse pages that load anything from elsewhere: they work offline and tell nobody that they are read."""
     if found := FROM_ELSEWHERE.search(output):
         raise ValueError(f"{page.file.src_uri} loads something from elsewhere: {found.group()}")
 
 
 def rewritten(text: str, source: str, page: str) -> str:
-    """Links of a file of the repository as they are on the site; of what the site does not have, the text alone."""
+    """Adapt the links of a repository file to the site; links to what the site lacks become plain text."""
 
     def link(match: re.Match[str]) -> str:
         image, words, address, place = match.groups()
@@ -120,7 +120,7 @@ def _summary(module: str) -> str:
 
 
 def module_page(name: str) -> str:
-    """Every public name of a module: classes and functions as they are documented, then constants."""
+    """Return a page of every public name of a module: documented classes and functions, then constants."""
     module = import_module(name)
     values = {public: getattr(module, public) for public in module.__all__ if not public.startswith("__")}
     objects = [public for public, value in values.items() if inspect.isclass(value) or inspect.isroutine(value)]
@@ -134,7 +134,7 @@ def module_page(name: str) -> str:
 
 
 def is_configuration(value: Any) -> bool:
-    """What configurations have in common is not repeated for each."""
+    """Return whether it is a configuration: their common members are not repeated for each."""
     from hart.strict import Config
 
     return inspect.isclass(value) and issubclass(value, Config)
@@ -178,7 +178,7 @@ def commands_page() -> str:
 
 
 def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Commands that do something; those of suites have a page of their own."""
+    """Yield the commands that do something, except suites, which have their own page."""
     if not hasattr(command, "list_commands"):
         yield path, command
         return

@@ -1,10 +1,10 @@
-"""Makes docs/figures/style.jpg, images in the colours of others, and prints figures of it. `make edit-sheet` runs it.
+"""Makes docs/figures/style.jpg, images in the colours of others, and prints its figures. `make edit-sheet` runs it.
 
 python docs/style_sheet.py SHEET [MODEL]
 
-Palette: mean distance in CIELAB of the quantiles of both images' colours but near-white ones. Agreement: the shipped
-scorer's, with the prompt's name. Over all references, prompts and seeds; the sheet has the first
-seed, none left out.
+Palette: mean distance in CIELAB between the quantiles of both images' colours, without near-white ones. Agreement: the
+shipped scorer's, with the prompt's name. Both are means over all references, prompts and seeds; the sheet shows the
+first seed, with none left out.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ WHITE = np.array([0.9505, 1, 1.089])
 
 
 def palette(image: Image.Image) -> np.ndarray:
-    """(49, 3), quantiles of L, a and b."""
+    """Return (49, 3), quantiles of L, a and b."""
     rgb = np.asarray(image, dtype=np.float64).reshape(-1, 3) / 255
     rgb = rgb[rgb.min(axis=1) < 0.94]
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)

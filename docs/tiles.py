@@ -1,4 +1,4 @@
-"""Images in rows on one sheet, for the figures of these pages."""
+"""Puts images in rows on one sheet, for the figures of these pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def tiled(rows: Sequence[Sequence[Image.Image]], tile: int, ground: str) -> Image.Image:
-    """Square images in tiles of so many pixels, each with two of the ground around it. All rows have as many."""
+    """Place square images in tiles of `tile` pixels, each with a 2-pixel border. All rows have equally many."""
     sheet = Image.new("RGB", (len(rows[0]) * tile, len(rows) * tile), ground)
     for y, row in enumerate(rows):
         for x, image in enumerate(row):

@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/gpu.py`, each run in a process of its own."""
+"""The parts of `benchmarks/gpu.py`, each of which runs in its own process."""

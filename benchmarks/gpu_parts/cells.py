@@ -1,4 +1,4 @@
-"""What a part's process reports to the one that started it: a JSON line as each measurement begins and ends."""
+"""Reports of a part's process to the one that started it: a JSON line when each measurement begins and ends."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import torch
 from hart.devices import is_out_of_memory
 
 BROKEN_DEVICE = 3
-"""Exit status when a GPU no longer responds: another process can do the other measurements."""
+"""Exit status when a GPU no longer responds: another process can make the remaining measurements."""
 HANGING = 120.0
-"""Seconds that a measurement may take at least, whatever its share: a compiler takes one or two minutes."""
+"""Seconds that every measurement may take, whatever its share: compiling takes one or two minutes."""
 Row = dict[str, Any]
 
 
 def report_stream() -> TextIO:
-    """The standard output of the process, for reports alone: from now on prints go to standard error."""
+    """Return standard output, reserved for reports: from now on, prints go to standard error."""
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return stream
@@ -35,7 +35,7 @@ def report_stream() -> TextIO:
 class Cells:
     """Runs the measurements of a part in order and reports each as soon as it is done.
 
-    seconds: time of the part. done: keys of measurements that an earlier process of this part began.
+    seconds: the part's time. done: keys of measurements that an earlier process of this part has begun.
     """
 
     device: torch.device
@@ -46,7 +46,7 @@ class Cells:
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds that are left."""
         return self.seconds - (time.monotonic() - self.started)
 
     def fact(self, name: str, value: Any) -> None:
@@ -56,7 +56,7 @@ class Cells:
     def cell(self, key: str, work: Callable[[], Row], *, limit: float, least: float = 2.0) -> None:
         """Run a measurement and report what it returns, or how it failed.
 
-        limit: seconds after which the process is taken to hang. least: seconds below which it is not begun.
+        limit: seconds after which it counts as hanging. least: it does not begin with fewer seconds left.
         """
         if key in self.done:
             return
@@ -82,9 +82,9 @@ class Cells:
             torch.cuda.empty_cache()
 
     def share(self, works: Mapping[str, Callable[[float], Row]], *, least: float) -> None:
-        """Measurements that share the time that is left: each is told its seconds, and what it leaves goes to others.
+        """Make measurements that share the time left: each gets its seconds, and what it does not use goes to others.
 
-        least: seconds below which none is begun.
+        least: none begins with fewer seconds left.
         """
         for place, (key, work) in enumerate(works.items()):
             seconds = max(self.left / (len(works) - place), 5.0)

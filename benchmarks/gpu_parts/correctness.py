@@ -74,7 +74,7 @@ def contrast(kind: str, device: torch.device, dtype: str) -> Row:
 
 
 def waits(kind: str) -> Row:
-    """How often the host waits for the device between text and pixels."""
+    """Return how often the host waits for the device between text and pixels."""
     from device_checks import synchronizations
 
     found = synchronizations(kind)

@@ -1,4 +1,4 @@
-"""Part 2: images with random weights: latency, images a second, time over floor by part, memory, launches and waits.
+"""Part 2: images with random weights: latency, images per second, time over floor by part, memory, launches and waits.
 
 Measured as `hart benchmark` does, see `hart.benchmark`.
 """
@@ -26,13 +26,13 @@ SIZES = (256, 512, 1024)
 BATCHES = (1, 4, 8)
 REPEATS = 5
 LEVELS = {"graphs": Speed(weights="plain", graphs=True), "int8": "int8", "fp8": "fp8", "compiled": "compiled"}
-"""Of speed, beside `exact`."""
+"""Speed levels measured besides `exact`."""
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 
 
 def tiny_config(size: int) -> HartConfig:
-    """A model that takes seconds on a CPU, instead of the 0.7B model; the larger the size, the more scales."""
+    """Return a model that takes seconds on a CPU, instead of the 0.7B model; larger sizes have more scales."""
     scales = (1, 2, 3, 4)[: {256: 2, 512: 3, 1024: 4}[size]]
     transformer = TransformerConfig(
         scales, latent_channels=4, codebook_size=16, width=32, depth=1, heads=2, text=TextConditioning(12, 5)
@@ -92,7 +92,7 @@ def run(cells: Cells, *, tiny: bool) -> None:
 
 
 def random_pipeline(config: HartConfig, device: torch.device, dtype: torch.dtype) -> HartPipeline:
-    """`HartPipeline.from_config` with random weights, made on the device."""
+    """Do as `HartPipeline.from_config`, with random weights made on the device."""
     tokenizer, hart = random_model(config, torch.Generator(device).manual_seed(SEED), dtype=dtype)
     text = config.transformer.text
     encoder = RandomTextFeatures(text, SEED) if text is not None else None
@@ -100,7 +100,7 @@ def random_pipeline(config: HartConfig, device: torch.device, dtype: torch.dtype
 
 
 def profile(timer: GenerationTimer) -> Row:
-    """Kernels of one image: how many are launched, how long they run, and how often the host waits for the device."""
+    """Profile one image: how many kernels are launched, how long they run, and how often the host waits."""
     timer.generate()
     activities = [torch.profiler.ProfilerActivity.CPU]
     on_gpu = timer.pipe.device.type == "cuda"

@@ -1,4 +1,4 @@
-"""What a result must state about the machine and the code."""
+"""Facts about the machine and the code that a result must state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NVIDIA = {
 
 
 def machine(device: torch.device, commit: str = "") -> dict[str, Any]:
-    """Facts by name, those of the GPU where `device` is one. Asks and changes nothing."""
+    """Return facts by name, including the GPU's if `device` is one. Only queries; changes no setting."""
     facts: dict[str, Any] = {
         "commit": commit or _output(["git", "-C", str(ROOT), "rev-parse", "HEAD"]) or "unknown",
         "source": source_fingerprint(),
@@ -35,7 +35,7 @@ def machine(device: torch.device, commit: str = "") -> dict[str, Any]:
 
 
 def clocks() -> dict[str, str]:
-    """What nvidia-smi reads at this moment; nothing where it is not there."""
+    """Return the current readings of nvidia-smi; empty if it is missing."""
     if shutil.which("nvidia-smi") is None:
         return {}
     query = ["nvidia-smi", f"--query-gpu={','.join(NVIDIA.values())}", "--format=csv,noheader"]
@@ -44,7 +44,7 @@ def clocks() -> dict[str, str]:
 
 
 def source_fingerprint() -> str:
-    """What tells the code that ran, where the copy has no git: SHA-256 over the files in `src/hart`."""
+    """Identify the code that ran, for a copy without git: SHA-256 over the files in `src/hart`."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / "src" / "hart").rglob("*.py")):
         digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())

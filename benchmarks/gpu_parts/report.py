@@ -12,7 +12,7 @@ State = Mapping[str, Any]
 
 
 def markdown(state: State) -> str:
-    """Everything that `gpu.json` holds and that people read."""
+    """Return the readable parts of `gpu.json`."""
     lines = [f"# {state['title']}", "", *(f"- {name}: {value}" for name, value in state["machine"].items()), ""]
     lines += [f"`{state['command']}`", ""]
     parts = ([name, part["outcome"], round(part["seconds"])] for name, part in state["parts"].items())
@@ -61,7 +61,7 @@ def _worst(row: Row) -> str:
 
 
 def _difference(key: Row | None) -> str:
-    """Bold where it is beyond the tolerance; of indices how many differ."""
+    """Return a difference as text, bold if it exceeds the tolerance; for indices, with how many differ."""
     if key is None:
         return "-"
     text = f"{key['difference']:.1e}" + (f" ({key['remark']})" if key["remark"] else "")
@@ -106,7 +106,7 @@ def training(rows: Mapping[str, Row]) -> list[str]:
 
 
 def figures_table(first: str, rows: Mapping[str, Row], figures: Mapping[str, str]) -> list[str]:
-    """A table of figures that rows have, by the names of its columns; the first column is the rows' own names."""
+    """Return a table of the rows' figures. figures: column -> key in a row. The first column has the rows' names."""
     return table([first, *figures], ([key, *(row.get(name) for name in figures.values())] for key, row in rows.items()))
 
 

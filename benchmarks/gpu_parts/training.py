@@ -1,4 +1,4 @@
-"""Part 3: training steps of the 0.7B model's recipes on random data: tokens a second, MFU, memory, seconds a step."""
+"""Part 3: training steps of the 0.7B model's recipes on random data: tokens per second, MFU, memory, step time."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def recipe_of(setting: Setting, device: torch.device, precision: str, *, tiny: b
 
 
 def trained(recipe: TransformerRecipe, setting: Setting, device: torch.device, peak_rate: float, budget: float) -> Row:
-    """Up to `STEPS` steps after two to warm up, in about `budget` seconds."""
+    """Train up to `STEPS` steps after two warm-up steps, in about `budget` seconds."""
     memory = peak_memory(device)
     begun = time.monotonic()
     task = SameBatch(recipe, device)

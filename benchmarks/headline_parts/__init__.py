@@ -1,1 +1,1 @@
-"""The models of `benchmarks/headline.py`, and what it measures of them."""
+"""The models of `benchmarks/headline.py`, and how it measures them."""

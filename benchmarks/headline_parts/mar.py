@@ -1,8 +1,8 @@
 """A cost twin of MAR (arXiv 2406.11838), masked autoregression with a diffusion head: its published sizes and shapes.
 
-Its sizes and the order of its work are the paper's, its weights random: it has the cost of MAR and makes no images. An
-image is 256 tokens of 16 numbers. Each of 64 steps runs the encoder on the tokens that are known, with 64 of class in
-front, the decoder on all, and a small MLP a hundred times for the tokens of this step. Guidance doubles the rows.
+Its sizes and order of work are the paper's and its weights are random: it costs what MAR does but makes no images. An
+image is 256 tokens of 16 numbers. Each of 64 steps runs the encoder on 64 class tokens followed by the known tokens,
+the decoder on all tokens, and a small MLP a hundred times for the tokens of this step. Guidance doubles the rows.
 
 Shapes: R rows, N tokens, C width.
 """
@@ -48,7 +48,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, N, C) to the same."""
+        """Map (R, N, C) to the same shape."""
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
@@ -69,7 +69,7 @@ class HeadBlock(nn.Module):
 
 
 class DiffusionHead(nn.Module):
-    """Tokens (R, D) and a hidden state (R, C) for each to noise and variance (R, 2D)."""
+    """Maps tokens (R, D), each with a hidden state (R, C), to noise and variance (R, 2D)."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Mar(nn.Module):
         self.head = DiffusionHead(sizes)
 
     def hidden(self, known: Tensor, classes: Tensor) -> Tensor:
-        """Known tokens (R, N, D), taken as the first ones, and classes (R,) to hidden states (R, 256, C)."""
+        """Map known tokens (R, N, D), taken as the first ones, and classes (R,) to hidden states (R, 256, C)."""
         rows, count = known.shape[:2]
         front = self.classes(classes).unsqueeze(1).expand(-1, BUFFER, -1)
         x = torch.cat([front, self.input(known)], dim=1) + self.encoder_positions[:, : BUFFER + count]
@@ -126,7 +126,7 @@ class Mar(nn.Module):
         return self.decoder_norm(x)[:, BUFFER:] + self.output_positions
 
     def step(self, known: Tensor, classes: Tensor, count: int, diffusion_steps: int = DIFFUSION_STEPS) -> Tensor:
-        """`count` new tokens (R, count, D) behind the known ones (R, N, D), where rows of guidance are equal."""
+        """Return `count` new tokens (R, count, D) after the known ones (R, N, D); guided row pairs get equal tokens."""
         at = known.shape[1]
         hidden = self.hidden(known, classes)[:, at : at + count].flatten(0, 1)
         x = torch.randn(len(hidden), CHANNELS, device=hidden.device).to(hidden.dtype)
@@ -139,7 +139,7 @@ class Mar(nn.Module):
 
 
 def step_sizes() -> list[int]:
-    """How many tokens each step adds: the cosine schedule."""
+    """Return how many tokens each step adds, by the cosine schedule."""
     left = [math.floor(TOKENS * math.cos(math.pi / 2 * (i + 1) / STEPS)) for i in range(STEPS)]
     sizes, before = [], TOKENS
     for i, after in enumerate(left):

@@ -1,4 +1,4 @@
-"""MACs by one counter for all models, and seconds of their steps or of whole images."""
+"""Counts the MACs of all models in the same way, and times their steps or whole images."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ NAMES = (*OURS, *RIVALS)
 Row = dict[str, Any]
 Built = TypeVar("Built")
 CACHED_BYTES = 2**26
-"""More than the caches of a processor hold."""
+"""More than a processor's caches can hold."""
 
 
 def sizes_of(name: str) -> tuple[int, ...]:
-    """Image sizes in pixels at which a model is measured."""
+    """Return the image sizes in pixels at which a model is measured."""
     return tuple(OURS[name]) if name in OURS else RIVALS[name].sizes
 
 
@@ -62,7 +62,7 @@ class Macs:
 
 
 def macs(work: Callable[[], object]) -> Macs:
-    """Counted by PyTorch, on tensors without memory, where attention is made of products of batches of matrices."""
+    """Count MACs with PyTorch, on tensors without memory, where attention consists of batched matrix products."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         work()
     attention = sum(flops for name, flops in counter.get_flop_counts()["Global"].items() if "bmm" in str(name))
@@ -70,7 +70,7 @@ def macs(work: Callable[[], object]) -> Macs:
 
 
 def counted(name: str, size: int) -> Row:
-    """MACs of one image: all without memory, so that no machine is too small.
+    """Return the MACs of one image, counted without memory so that no machine is too small.
 
     network: all steps with guidance. attention: of these, products between tokens. plain: without guidance. decoder:
     once. text: the encoders of the prompt, and of the empty one of guidance (HART's is no text).
@@ -100,7 +100,7 @@ def _counted_rival(rival: Rival, size: int) -> Row:
 
 
 def _mar_macs(network: mar.Mar) -> Macs:
-    """All steps, whose numbers of known tokens differ, and the diffusion of all tokens."""
+    """Count all steps, which know different numbers of tokens, and the diffusion of all tokens."""
     classes = torch.zeros(2, dtype=torch.long, device=META)
     known = accumulate(mar.step_sizes()[:-1], initial=0)
     steps = (macs(partial(network.hidden, _shapes(2, count, mar.CHANNELS), classes)) for count in known)
@@ -143,9 +143,9 @@ def _shapes(*shape: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Setting:
-    """How all are timed. budget: about so many seconds for the calls of a part, whose fastest counts; one at least.
+    """How all are timed. budget: approximate seconds for a part's calls (at least one), of which the fastest counts.
 
-    blocks: of many equal ones, so many are timed on a CPU, and stand for all.
+    blocks: how many of many equal blocks are timed on a CPU; they stand for all.
     """
 
     device: torch.device
@@ -157,9 +157,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Best:
-    """The fastest of so many calls, in seconds, and the most GiB during them.
+    """The fastest of `calls` calls, in seconds, and the peak GiB during them.
 
-    call: seconds that it took itself, without what others of its blocks stand for.
+    call: seconds that the call itself took, without those of blocks that others stand for.
     """
 
     calls: int
@@ -169,13 +169,13 @@ class Best:
 
     @property
     def how(self) -> str:
-        """What is to be said about it besides."""
+        """Remarks for the table."""
         calls = f", best of {self.calls} calls" if self.calls > 1 else ""
         return calls + (", some of its equal blocks timed for all" if self.seconds > self.call else "")
 
 
 def measured(name: str, size: int, batch: int, setting: Setting) -> Row:
-    """Seconds of a batch from text features to pixels, on a CPU added up from those of its parts."""
+    """Time a batch from text features to pixels; on a CPU, its parts' seconds are added up."""
     if setting.device.type == "cuda":
         best = _in_full(name, size, batch, setting)
         return {"how": f"in full{best.how}", "latency_s": best.seconds, "call_s": best.call, "peak_gib": best.peak}
@@ -200,7 +200,7 @@ def measured(name: str, size: int, batch: int, setting: Setting) -> Row:
 
 
 def _in_full(name: str, size: int, batch: int, setting: Setting) -> Best:
-    """All steps and the decoder, without a scheduler's own work."""
+    """Time all steps and the decoder, without a scheduler's own work."""
     if name in OURS:
         tokenizer, hart = built(lambda: build(OURS[name][size]()))
         pipe = _pipeline(OURS[name][size](), filled(tokenizer, setting), filled(hart, setting), setting)
@@ -218,7 +218,7 @@ def _in_full(name: str, size: int, batch: int, setting: Setting) -> Best:
 
 
 def _ours_timed(config: HartConfig, batch: int, setting: Setting) -> Best:
-    """All of an image but its decoder."""
+    """Time everything of an image except its decoder."""
     tokenizer, hart = built(lambda: build(config))
     stands_for = shortened(hart, setting.blocks)
     pipe = _pipeline(config, filled(tokenizer, setting), filled(hart, setting), setting)
@@ -227,7 +227,7 @@ def _ours_timed(config: HartConfig, batch: int, setting: Setting) -> Best:
 
 @cache
 def _our_decoder_timed(config: TokenizerConfig, setting: Setting) -> Best:
-    """On one image, as the pipeline decodes."""
+    """Time the decoder on one image, as the pipeline decodes."""
     tokenizer = filled(built(lambda: HybridTokenizer(config)), setting)
     latent = _numbers(setting)(1, config.latent_channels, *(2 * (config.scales[-1],)))
     return _best(lambda: tokenizer.decode(latent), setting)
@@ -235,7 +235,7 @@ def _our_decoder_timed(config: TokenizerConfig, setting: Setting) -> Best:
 
 @cache
 def _step_timed(network: Network, step: Step, size: int, batch: int, setting: Setting) -> Best:
-    """A step; kept for rivals of the same sizes. The network is gone when it returns."""
+    """Time one step; the result is cached for rivals of the same sizes, and the network is freed."""
     module = built(network, size)
     stands_for = shortened(module, setting.blocks)
     work = partial(step, filled(module, setting), 2 * batch, size, _numbers(setting))
@@ -244,7 +244,7 @@ def _step_timed(network: Network, step: Step, size: int, batch: int, setting: Se
 
 @cache
 def _decoder_timed(decoder: Decoder, channels: int, pixels: int, size: int, setting: Setting) -> Best:
-    """On one image."""
+    """Time the decoder on one image."""
     latent = _latent(channels, pixels, size, 1, setting)
     return _best(partial(filled(built(decoder), setting), latent), setting)
 
@@ -266,10 +266,10 @@ def _generation(pipe: HartPipeline, batch: int, setting: Setting, output_type: s
 
 
 def shortened(network: nn.Module, kept: int) -> dict[str, float]:
-    """Leave `kept` of the equal blocks of every long list, in place: the names of these, and how many each stands for.
+    """Keep only `kept` equal blocks of every long list, in place; return their names -> how many each stands for.
 
-    Short lists stay, and those of small blocks, which would be faster than in the whole network if they stayed in the
-    processor's cache.
+    Short lists stay whole, and so do lists of small blocks: those would stay in the processor's cache and so be faster
+    than in the whole network.
     """
     found: dict[str, float] = {}
     for name, blocks in list(network.named_modules()):
@@ -295,7 +295,7 @@ def _best(
     network: nn.Module | None = None,
     stands_for: Mapping[str, float] = MappingProxyType({}),
 ) -> Best:
-    """Of up to four calls that end within about the budget. stands_for: see `shortened`, of blocks of `network`."""
+    """Return the best of up to four calls within about the budget. stands_for: blocks of `network`, see `shortened`."""
     peak, start = peak_memory(setting.device), time.monotonic()
     calls: list[tuple[float, float]] = []
     while not calls or (len(calls) < 4 and time.monotonic() - start + calls[-1][1] < setting.budget):
@@ -312,20 +312,20 @@ def _numbers(setting: Setting) -> Callable[..., Tensor]:
 
 
 def _latent(channels: int, pixels: int, size: int, batch: int, setting: Setting) -> Tensor:
-    """pixels: for one position along a side."""
+    """Return a random latent. pixels: per position along a side."""
     shape = (batch, channels, size // pixels, size // pixels)
     return _numbers(setting)(*shape).contiguous(memory_format=torch.channels_last)
 
 
 def built(build: Callable[..., Built], *sizes: int) -> Built:
-    """Modules without memory."""
+    """Build modules without memory."""
     with without_memory():
         return build(*sizes)
 
 
 @torch.no_grad()
 def filled(module: nn.Module, setting: Setting) -> nn.Module:
-    """The same module with random weights of variance 1 / inputs, its kernels channels-last."""
+    """Return the module with random weights of variance 1 / inputs and channels-last kernels."""
     module.to(setting.dtype).to_empty(device=setting.device).eval().requires_grad_(False)
     noise = torch.randn(2**22, device=setting.device)
     for tensor in (*module.parameters(), *module.buffers()):

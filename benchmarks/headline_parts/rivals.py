@@ -1,7 +1,7 @@
-"""What the paper compares HART with: published sizes, built by diffusers with random weights, steps and guidance.
+"""The models that the paper compares HART with, in their published sizes, built by diffusers with random weights.
 
 Sizes are those of the configurations released with each model; nothing is downloaded. A rival is a network that is
-called once a step, on two rows an image with guidance, and a decoder that is called once.
+called once per step, with guidance on two rows per image, and a decoder that is called once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from headline_parts import mar
 
 Numbers = Callable[..., Tensor]
-"""Makes random numbers of the shape that it is given."""
+"""Returns random numbers of a given shape."""
 TextEncoder = Callable[[], nn.Module]
 Network = Callable[[int], nn.Module]
 Decoder = Callable[[], nn.Module]
@@ -26,10 +26,10 @@ Step = Callable[[nn.Module, int, int, Numbers], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Rival:
-    """steps: calls of the network for an image, on two rows with guidance. sizes: of images, in pixels.
+    """steps: calls of the network per image, on two rows with guidance. sizes: of images, in pixels.
 
-    network: of a size. step: calls it on so many rows, at a size. latent: channels, and pixels for one position along a
-    side. texts: the encoders of a prompt, and the tokens that each reads; guidance reads two prompts.
+    network: builds it for a size. step: calls it on a number of rows, at a size. latent: channels, and pixels per
+    position along a side. texts: a prompt's encoders, and the tokens that each reads; guidance reads two prompts.
     """
 
     steps: int
@@ -126,7 +126,7 @@ def _dit_step(network: nn.Module, rows: int, size: int, numbers: Numbers) -> Ten
 
 
 def _mar_step(network: nn.Module, rows: int, _: int, numbers: Numbers) -> Tensor:
-    """The mean of the 64 steps: as many tokens known, and as many new, as on average."""
+    """Run the average of the 64 steps: with the mean numbers of known and of new tokens."""
     sizes = mar.step_sizes()
     known = sum(sum(sizes[:i]) for i in range(len(sizes))) // len(sizes)
     classes = torch.zeros_like(numbers(rows), dtype=torch.long)
@@ -135,7 +135,7 @@ def _mar_step(network: nn.Module, rows: int, _: int, numbers: Numbers) -> Tensor
 
 @cache
 def _decoder(channels: int, widths: tuple[int, ...] = (128, 256, 512, 512)) -> Decoder:
-    """That of latent diffusion's KL autoencoder; a level of `widths` doubles the side, but for the last."""
+    """Return the decoder of latent diffusion's KL autoencoder; each level of `widths` but the last doubles the side."""
 
     def build() -> nn.Module:
         from diffusers import AutoencoderKL
@@ -183,7 +183,7 @@ def qwen2() -> nn.Module:
 
 
 def _rival(step: Step, network: Network, channels: int, **more: Any) -> Rival:
-    """With the autoencoder that has eight pixels a position."""
+    """Return a rival whose autoencoder has eight pixels per position."""
     parts: dict[str, Any] = {"latent": (channels, 8), "decoder": _decoder(channels)}
     return Rival(step=step, network=network, **parts | more)
 
@@ -214,4 +214,4 @@ RIVALS: Mapping[str, Rival] = {
     "MAR-B": _mar(mar.MAR_B),
     "MAR-L": _mar(mar.MAR_L),
 }
-"""By the names of the rows in the paper's tables 3 and 4. Playground v2.5 has SDXL's sizes."""
+"""Name of the row in the paper's table 3 or 4 -> the model. Playground v2.5 has SDXL's sizes."""

@@ -1,9 +1,9 @@
 """How the emoji model that ships with hart is made: its data, its text encoder, its training, its evaluation.
 
-It uses hart through its public modules only: an example of how to build a model with it.
+It uses only hart's public modules, so it also shows how to build a model with hart.
 """
 
 from pathlib import Path
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-"""Recipes and prompts of the project, which is run from a clone."""
+"""Recipes and prompts; they are found because the project runs from a clone."""

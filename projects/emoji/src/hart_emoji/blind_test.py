@@ -1,10 +1,10 @@
-"""A blind test: numbered images without their prompts, for somebody who has not seen the prompts to name.
+"""A blind test: numbered images without prompts, to be named by somebody who has not seen the prompts.
 
-    OUT/sheet-1.png, ...    the images, shuffled, `PAGE` a sheet
+    OUT/sheet-1.png, ...    the images, shuffled, `PAGE` to a sheet
     OUT/key.tsv             number, model and prompt of each
 
-For each number, write down what the image shows and a mark from 1 (a smear) to 5 (as a designer draws it); open the key
-afterwards. Prompts are names of the set, without flags and symbols, chosen by the seed alone.
+For each number, write down what the image shows and a mark from 1 (a smear) to 5 (as a designer would draw it), and
+open the key afterwards. Prompts are names from the set, without flags and symbols; the seed alone chooses them.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from hart_emoji.suites.prompts import LEFT_OUT
 
 KEY_FILE = "key.tsv"
 PAGE = 50
-"""Images a sheet."""
+"""Images per sheet."""
 
 
 def write_blind_test(out: Path, data: Path, models: Sequence[str], count: int, seed: int, progress: Progress) -> None:
-    """Images of `count` prompts by each of the models. data: the set that `hart-emoji data` built.
+    """Write images of `count` prompts from each of the models. data: the set that `hart-emoji data` built.
 
-    Raises `HartError` for a folder that holds a test already, more prompts than the set has, or models of two sizes.
+    Raises `HartError` if the folder already holds a test, the set has fewer names, or the models' image sizes differ.
     """
     if (out / KEY_FILE).exists():
         raise HartError(f"{out}: holds a blind test already: choose another folder")
     prompts = blind_prompts(data, count, seed)
     total = count * len(models)
-    # all of them before the first image
+    # load all of them before generating the first image
     pipes = [HartPipeline.from_pretrained(model) for model in models]
     if len({pipe.image_size for pipe in pipes}) > 1:
         raise HartError("the models' images differ in size, which tells them apart: give models of one size")
@@ -57,7 +57,7 @@ def write_blind_test(out: Path, data: Path, models: Sequence[str], count: int, s
 
 
 def blind_prompts(data: Path, count: int, seed: int) -> list[str]:
-    """Names of different concepts, with their articles. Raises `HartError` where the set has fewer."""
+    """Return names of different concepts, with articles. Raises `HartError` if the set has fewer than `count`."""
     names = sorted(entry.names[0] for entry in read_concepts(data).values() if entry.group not in LEFT_OUT)
     if count > len(names):
         raise HartError(f"{data}: has {counted(len(names), 'concept')} to ask for, not {count}: lower --count")

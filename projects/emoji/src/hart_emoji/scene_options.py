@@ -1,4 +1,4 @@
-"""What `hart-emoji scenes` makes. Apart from the rest, so that the command line has its options without PyTorch."""
+"""The options of `hart-emoji scenes`, in a module of their own so that the command line does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class SceneOptions(Config, kw_only=True):
     """Composed scenes, or single emoji, encoded by a model's tokenizer and text encoder."""
 
     count: int
-    """Images, a multiple of 1024; a larger count makes a set longer."""
+    """Number of images, a multiple of 1024; a larger count extends an existing set."""
     model: str = "emoji"
     """Model whose tokenizer and text encoder are used."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the scenes."""
     part: Annotated[str, Field(json_schema_extra={"metavar": "I/N"})] = "1/1"
-    """Write every N-th shard, as one of N processes."""
+    """Write only every N-th shard, as process I of N."""
     plain: bool = False
-    """Single emoji instead, under many wordings of their names."""
+    """Make single emoji instead, with many wordings of their names."""
     wordnet: Path | None = None
-    """Folder of WordNet's files, whose nouns are further words with --plain."""
+    """Folder of WordNet's files; with --plain, its nouns serve as further words."""
     scales: Annotated[tuple[int, ...], Field(json_schema_extra={"metavar": "1,2,..."})] = ()
-    """Grid sizes of the scales, the last of which decides the size of the images; by default the model's own."""
+    """Grid sizes of the scales, by default the model's own; the last one decides the size of the images."""
     kinds: Annotated[
         str,
         Field(
@@ -47,7 +47,7 @@ class SceneOptions(Config, kw_only=True):
 
     @property
     def shares(self) -> Mapping[str, float]:
-        """Kinds of scenes with their shares, of any sum. Raises `HartError` for what are none."""
+        """Kinds of scenes with their shares, which may have any sum. Raises `HartError` if `kinds` is invalid."""
         if not self.kinds:
             return KINDS
         parts = [part.partition("=")[::2] for part in self.kinds.split(",")]

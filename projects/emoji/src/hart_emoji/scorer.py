@@ -1,4 +1,4 @@
-"""The scorer that comes with the model, for `hart generate --best-of`: a rendering of every name as its reference."""
+"""The scorer that comes with the model, for `hart generate --best-of`: each name has a rendering as its reference."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hart_emoji.suites.prompts import LEFT_OUT
 
 
 def write_scorer(folder: Path, data: Path, progress: Progress) -> int:
-    """Into the folder of a model, from the set that `hart-emoji data` built; returns how many names it knows.
+    """Write the scorer into a model's folder and return how many names it knows. data: as `hart-emoji data` built it.
 
-    Only training images without skin tones serve. Raises `HartError` for a folder that is no such set.
+    Uses only training images without skin tones. Raises `HartError` if the data folder is no such set.
     """
     emoji = EmojiSet(data, REFERENCE_SIZE)
     features = emoji.features(EfficientNetLite(torch.device("cpu"), image_size=REFERENCE_SIZE), progress)

@@ -101,7 +101,7 @@ def test_vector_files_are_rendered_and_what_is_left_out_is_said(
     (tmp_path / "b.txt").write_text("a blue dot\nblue\n")
     (tmp_path / "nothing.svg").write_text(circle.replace("red", "white"))
     program.main(["pack", str(tmp_path), str(tmp_path / "pack"), "--size", "16"])
-    assert "left out, since they cannot be read: 1 images (" in capsys.readouterr().err
+    assert "left out 1 images that cannot be read (" in capsys.readouterr().err
     data = pack.read_pack(tmp_path / "pack")
     assert data.texts == (("a blue dot", "blue"), ("red dot",))
     assert data.pixels[1, :, 8, 8].tolist() == [255, 0, 0] and data.pixels[1, :, 0, 0].tolist() == [255] * 3
@@ -129,7 +129,7 @@ def options(tmp_path: Path, recipes: Path, **more: str) -> list[str]:
 def test_what_is_not_there_is_one_line(tmp_path: Path, recipes: Path) -> None:
     with pytest.raises(SystemExit, match=r"^error: .*none does not exist"):
         program.main(["pack", str(tmp_path / "none"), str(tmp_path / "pack")])
-    with pytest.raises(SystemExit, match=r"^error: .*pack: no pack is there"):
+    with pytest.raises(SystemExit, match=r"^error: .*pack: there is no pack"):
         program.main(options(tmp_path, recipes, **{"--minutes": "1"}))
     # a typing error in a setting of the second stage does not cost the time of the first
     save_images(tmp_path / "set", 5)

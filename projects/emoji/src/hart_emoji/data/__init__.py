@@ -1,4 +1,4 @@
-"""Builder of the emoji data set: `build` renders and writes it; the rest decides on icons and captions."""
+"""Builder of the emoji data set: `build` renders and writes it; the other modules choose icons and captions."""
 
 from hart_emoji.data.build import STYLES, EmojiSummary, build_emoji
 

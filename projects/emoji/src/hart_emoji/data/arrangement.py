@@ -1,4 +1,4 @@
-"""Where the things of a scene lie, and words for it."""
+"""Where the things in a scene are placed, and how captions describe it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from PIL import Image
 
 
 def related(first: str, second: str, *, beside: bool, rng: random.Random) -> str:
-    """Words for two things, the first of which is left of the second, or above it.
+    """Return words for two things, the first of which is to the left of the second (`beside`) or above it.
 
-    Words that leave the places open name the left one first, and are never said of things above each other: tokens of a
-    map are sampled independently of each other, so that what a caption leaves open becomes a mixture.
+    Words that do not tell the places name the left thing first, and are never used for things above each other: the
+    tokens of a map are sampled independently, so whatever a caption leaves open becomes a mixture.
     """
     if beside and rng.random() < 0.55:
         return f"{first} {rng.choice(('and', 'and', 'and', 'next to', 'beside'))} {second}"
@@ -25,7 +25,7 @@ def related(first: str, second: str, *, beside: bool, rng: random.Random) -> str
 
 
 def centres(number: int) -> list[tuple[float, float]]:
-    """Centres of that many things, in widths of the image."""
+    """Return the centres (x, y) of `number` things, in widths of the image."""
     near, far, middle = 0.26, 0.74, 0.5
     thirds = (0.19, 0.5, 0.81)
     match number:
@@ -42,7 +42,7 @@ def centres(number: int) -> list[tuple[float, float]]:
 
 
 def laid(size: int, colour: tuple[int, int, int], placed: Sequence[tuple[Image.Image, float, float]]) -> Image.Image:
-    """A square of `size` px in one colour with RGBA sprites, their centres at (x, y) in widths of the image."""
+    """Return a square of `size` px in one colour with RGBA sprites centred at (x, y), in widths of the image."""
     canvas = Image.new("RGBA", (size, size), (*colour, 255))
     for sprite, x, y in placed:
         layer = Image.new("RGBA", canvas.size)

@@ -1,4 +1,4 @@
-"""Composed scenes, encoded for training the transformer, without captions that the evaluation asks for."""
+"""Composed scenes, encoded for training the transformer. No caption is a prompt of the evaluation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHARD = 1024
 
 
 def write_bank(folder: Path, chosen: SceneOptions, progress: Progress) -> EncodedSummary:
-    """Write scenes, or every N-th shard of them. Raises `HartError`, also for a count that `SHARD` does not divide."""
+    """Write scenes, or every N-th shard of them. Raises `HartError`, also if `SHARD` does not divide the count."""
     if chosen.count <= 0 or chosen.count % SHARD:
         raise HartError(f"count {chosen.count}: give a multiple of {SHARD}")
     if chosen.wordnet is not None:

@@ -1,6 +1,6 @@
 """Builds the emoji data set: open emoji sets rendered with captions, as WebDataset shards.
 
-Everything follows from the pinned packages and the size: the same call gives the same files.
+The pinned packages and the size determine everything: the same call gives the same files.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from hart_emoji.data.npm import NpmPackage, fetch_package, read_json
 from hart_emoji.data.plan import SEED, SPLIT_RULE, PlannedImage, held_out_keywords, plan_images
 
 BUILDER_VERSION = 4
-"""Part of the fingerprint: raised when the same packages and size give other files."""
+"""Part of the fingerprint: increased whenever the same packages and size would give different files."""
 SHARD_SIZE = 1000
 
 
 @dataclass(frozen=True)
 class Style:
-    """One icon set. word: what captions call it; licence: SPDX identifier; author: whom to name."""
+    """One icon set. word: its name in captions. licence: SPDX identifier. author: whom to credit."""
 
     package: NpmPackage
     word: str
@@ -61,15 +61,15 @@ NAMES = NpmPackage("emojibase-data", "17.0.0")
 KEYWORDS = NpmPackage("emojilib", "4.0.3")
 WORD_LICENCES = {NAMES: "MIT", KEYWORDS: "MIT"}
 PACKAGES = [*(style.package for style in STYLES.values()), NAMES, KEYWORDS]
-"""All that the set is made of."""
+"""Everything that the set is made from."""
 SHORT_CODES = ("github", "iamcal", "emojibase", "joypixels")
 
 
 @dataclass(frozen=True)
 class EmojiSummary:
-    """What lies in the directory.
+    """Contents of the directory.
 
-    train, val: images. skipped: icons that are blank or could not be rendered. reused: nothing had to be built.
+    train, val: number of images. skipped: icons that are blank or cannot be rendered. reused: nothing had to be built.
     """
 
     directory: Path
@@ -91,11 +91,11 @@ def build_emoji(
     """Render the emoji sets into `directory`: `train-*.tar`, `val-*.tar`, `concepts.json`, `dataset.json`.
 
     size: of the images in pixels, 16 to 1024. cache: folder of the npm archives; by default `hart.files.default_cache`.
-    held_out_only: leave out the images to train on, for evaluation at another size.
+    held_out_only: leave out the training images, for evaluation at another size.
     A stopped build continues with the first missing shard; a complete one is only checked.
-    Each shard member pair is `<key>.webp` (lossless) and `<key>.json` with captions, concept, style, skin_tone, group,
-    weight and held_out (None, "style" or "tone"; see `hart_emoji.data.plan`).
-    Raises `HartError` for a bad size, for a directory with another data set, and where npm fails.
+    Each image is a pair of shard members: `<key>.webp` (lossless), and `<key>.json` with captions, concept, style,
+    skin_tone, group, weight and held_out (None, "style" or "tone"; see `hart_emoji.data.plan`).
+    Raises `HartError` if the size is invalid, the directory holds another data set, or npm fails.
     """
     if not 16 <= size <= 1024:
         raise HartError(f"size {size} is out of range: give 16 to 1024 pixels")
@@ -143,9 +143,9 @@ def build_emoji(
 
 
 def layer_of(svg: str, size: int) -> Image.Image | None:
-    """Render an SVG document, as large as fits into (size, size), as RGBA of its own proportions; None if invalid."""
+    """Render an SVG document as RGBA, as large as fits into (size, size) in its own proportions; None if invalid."""
     try:
-        # Both sides are bounds for resvg: it keeps the proportions.
+        # resvg takes width and height as limits and keeps the proportions.
         png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size))
     except ValueError:
         return None
@@ -160,7 +160,7 @@ def render(svg: str, size: int) -> Image.Image | None:
     canvas = Image.new("RGBA", (size, size), "white")
     canvas.alpha_composite(layer, ((size - layer.width) // 2, (size - layer.height) // 2))
     image = canvas.convert("RGB")
-    # An image of one colour has a single entry in its table of colours.
+    # getcolors returns None if an image has more colours than one: such an image is not blank.
     return image if image.getcolors(maxcolors=1) is None else None
 
 
@@ -171,7 +171,7 @@ def _fingerprint(size: int, splits: Sequence[str]) -> str:
 
 
 def _summary(directory: Path, index: Mapping[str, Any]) -> EmojiSummary:
-    """Of a finished set. Raises `HartError` where part of it is missing."""
+    """Return the summary of a finished set. Raises `HartError` if part of it is missing."""
     for split, count in index["counts"].items():
         if sum(_shard_length(path) for path in directory.glob(f"{split}-*.tar")) != count:
             raise HartError(f"{directory}: {split} shards are missing: delete dataset.json and run again")
@@ -179,7 +179,7 @@ def _summary(directory: Path, index: Mapping[str, Any]) -> EmojiSummary:
 
 
 def read_icons(cache: Path, report: Progress) -> list[Icon]:
-    """All icons, from the packages in `cache`, which are fetched where they are missing."""
+    """Return all icons from the packages in `cache`, fetching missing packages."""
     archives = {}
     for number, package in enumerate(PACKAGES):
         report(number, len(PACKAGES), f"fetching {package.name}")
@@ -203,7 +203,7 @@ def _write_shards(
     size: int,
     report: Progress,
 ) -> tuple[dict[str, int], int]:
-    """Write the shards that are not there yet; returns the images per split, and how many icons were skipped."""
+    """Write the missing shards; return the number of images per split, and of icons that were skipped."""
     counts = {"train": 0, "val": 0}
     done = 0
     parts = {split: [item for item in images if (item.held_out is not None) == (split == "val")] for split in splits}
@@ -222,7 +222,7 @@ def _write_shards(
 
 
 def _told(images: Iterable[PlannedImage], report: Progress, done: int, total: int, what: str) -> Iterator[PlannedImage]:
-    """The same images, each reported when its turn comes."""
+    """Yield the same images, reporting progress before each."""
     for number, image in enumerate(images):
         report(done + number, total, what)
         yield image
@@ -268,7 +268,7 @@ def _shard_length(path: Path) -> int:
 def _concept_table(
     images: Iterable[PlannedImage], keywords: Keywords, withheld: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """Concept -> names, keywords and images, for evaluation."""
+    """Return concept -> names, keywords, styles and skin tones, for evaluation."""
     table: dict[str, Any] = {}
     for image in sorted(images, key=lambda image: image.key):
         concept = image.icon.concept

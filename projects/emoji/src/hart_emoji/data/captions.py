@@ -11,16 +11,16 @@ from hart_emoji.data.catalogue import Concept
 from hart_emoji.data.words import EVERYDAY, NO_ARTICLE, PROPER, UNCOUNTABLE, VAGUE
 
 AMBIGUOUS_ABOVE = 6
-"""A keyword of more concepts than this never stands alone."""
+"""A keyword shared by more concepts than this is never a caption on its own."""
 
 DEFAULT_STYLE = "noto"
-"""What a caption without a style means: images of other styles have one such caption, the others tell the style.
+"""The style that a caption without a style means: images of other styles have one such caption; the rest name theirs.
 
-Seven designers under the same caption are a mixture, and a small model generates its average.
+The same caption for seven designers' images is a mixture, and a small model generates its average.
 """
 
 _PLAIN_QUOTES = {0x2019: "'", 0x201C: None, 0x201D: None, 0x229B: None}
-"""Curly quotes, and the mark that emojibase puts before names that are not final."""
+"""Replacements for curly quotes and for the mark that emojibase puts before names that are not final."""
 _KEYS = {"#": "hash", "*": "asterisk"}
 HEAD_ENDS = re.compile(r"\b(with|of|in|on|at|and|behind|from|over|to|for|between|holding|showing)\b")
 _AN = re.compile(
@@ -28,7 +28,7 @@ _AN = re.compile(
     r"|t(?:[aeio]|c\b)))[aeiou]|hour|heir|honou?r|honest|[fhlmnrsx]\b|SOS|NG\b|MRI",
     re.IGNORECASE,
 )
-"""How a word with the article "an" begins: a vowel that is spoken as one, a silent h, or a letter such as "ess"."""
+"""Matches words that take "an": they begin with a spoken vowel, a silent h, or a letter such as S ("ess")."""
 _COUNTRIES_WITH_THE = re.compile(
     "Island|Republic|United|Territor|Netherlands|Bahamas|Philippines|Emirates|Maldives|Gambia|Comoros|European Union|"
     "Isle of|Seychelles"
@@ -36,7 +36,7 @@ _COUNTRIES_WITH_THE = re.compile(
 
 
 def readable_name(label: str) -> str:
-    """A Unicode name as a person would write it: "woman: blond hair" -> "woman with blond hair"."""
+    """Return a Unicode name as a person would write it: "woman: blond hair" -> "woman with blond hair"."""
     name = label.translate(_PLAIN_QUOTES).strip()
     name = re.sub(r"\s*\([^)]*\)", "", name)
     head, colon, tail = name.partition(": ")
@@ -59,7 +59,7 @@ def readable_name(label: str) -> str:
 
 
 def head_of(name: str) -> str:
-    """A name up to what only describes the thing: "glass" of "glass of milk"."""
+    """Return a name without what follows its head: "glass of milk" -> "glass"."""
     return HEAD_ENDS.split(name)[0].strip() or name
 
 
@@ -87,7 +87,7 @@ def indefinite_article(word: str) -> str:
 
 
 def plain_names(concept: Concept) -> list[str]:
-    """The name and others that people say, none of which another concept has; the name comes first."""
+    """Return the name first, then others that people use; no other concept has any of them."""
     name = readable_name(concept.label)
     names = [name]
     if concept.group == "flags" and name.startswith("flag of "):
@@ -98,7 +98,7 @@ def plain_names(concept: Concept) -> list[str]:
 
 
 class Keywords:
-    """Which keywords may be used for which concept: vague and held-out ones never, ambiguous ones only with the name.
+    """Decides which keywords each concept may use: vague and held-out ones never, ambiguous ones only with the name.
 
     held_out: words that no training caption may contain.
     """
@@ -109,14 +109,14 @@ class Keywords:
         self._uses = Counter(word for concept in concepts for word in (*concept.keywords, *concept.hints))
 
     def is_name(self, text: str) -> bool:
-        """Whether a concept is called so, in any case."""
+        """Return whether `text` is a concept's name, ignoring case."""
         return text.lower() in self._names
 
     def standing_alone(self, concept: Concept) -> list[str]:
         return [w for w in concept.keywords if self._usable(concept, w) and self._clear(w)]
 
     def beside_name(self, concept: Concept) -> list[str]:
-        """Ambiguous keywords, and those that only one source gives."""
+        """Return ambiguous keywords and those that only one source gives."""
         ambiguous = [w for w in concept.keywords if self._usable(concept, w) and not self._clear(w)]
         return ambiguous + [w for w in concept.hints if self._usable(concept, w)]
 
@@ -130,7 +130,7 @@ class Keywords:
 
 
 def mentions(text: str, words: frozenset[str]) -> bool:
-    """Whether `text` contains one of `words` (single words or phrases) as whole words, in any case."""
+    """Return whether `text` contains one of `words` (words or phrases) as whole words, ignoring case."""
     tokens = re.findall(r"[\w'-]+", text.lower())
     pieces = {" ".join(tokens[a:b]) for a in range(len(tokens)) for b in range(a + 1, min(a + 4, len(tokens)) + 1)}
     return not words.isdisjoint(pieces)
@@ -142,15 +142,15 @@ def _toned(name: str, tone: str, rng: random.Random) -> str:
 
 
 def styled(text: str, style: str, rng: random.Random) -> str:
-    """A text that tells a style too, by its word."""
+    """Return the text with a style's word added."""
     return rng.choice([f"{text} in {style} style", f"{text}, {style} style", f"{text}, {style}"])
 
 
 def captions(concept: Concept, style: str, tone: str | None, keywords: Keywords, rng: random.Random) -> list[str]:
-    """8 to 16 captions, about half of the name alone but for style and tone; repeated ones count as weight.
+    """Return 8 to 16 captions. About half have only name, style and tone; repeats make a caption more likely.
 
-    style: the style's readable word ("old noto"); all captions but the first tell it, of `DEFAULT_STYLE` only some.
-    tone: one of `TONES` or None, then every caption tells it.
+    style: the style's readable word ("old noto"); all captions but the first name it, for `DEFAULT_STYLE` only some.
+    tone: one of `TONES`, which every caption then names, or None.
     """
 
     def tell(name: str) -> str:

@@ -1,6 +1,6 @@
-"""Which emoji an icon shows: joins the icon sets' names with the Unicode names and keywords.
+"""Finds which emoji an icon shows by matching the icon sets' names with Unicode names and keywords.
 
-A concept is an emoji without its skin tone, named by the slug of its Unicode (CLDR) name: "red-apple".
+A concept is an emoji without its skin tone. It is named by the slug of its Unicode (CLDR) name: "red-apple".
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Concept:
     """One emoji without its skin tone.
 
     label: the Unicode name; group: one of `GROUPS`, or "other" for an icon outside Unicode's list.
-    keywords: words that both sources give, so likely to stand for the image on their own.
-    hints: words of one source only; they go well beside the name.
+    keywords: words that both sources give, so they are likely to describe the image on their own.
+    hints: words that only one source gives; they go well beside the name.
     """
 
     slug: str
@@ -67,7 +67,7 @@ class Icon:
 
 @dataclass(frozen=True)
 class IconSet:
-    """An icon set as Iconify stores it: name -> body, name -> alias, code points -> name, and sizes by default."""
+    """An icon set as Iconify stores it: name -> body, name -> alias, code points -> name, and default sizes."""
 
     icons: Mapping[str, Mapping[str, Any]]
     aliases: Mapping[str, Mapping[str, Any]]
@@ -75,13 +75,13 @@ class IconSet:
     defaults: Mapping[str, Any]
 
     def same_names(self) -> Iterator[tuple[str, str]]:
-        """(alias, name) of one and the same drawing."""
+        """Yield (alias, name) pairs of the same drawing."""
         for alias, value in self.aliases.items():
             if not set(value) - {"parent", "hidden"}:
                 yield alias, value["parent"]
 
     def documents(self) -> Iterator[tuple[str, str]]:
-        """(name, SVG document) of every icon that is not hidden, mirrored ones included."""
+        """Yield (name, SVG document) of every icon that is not hidden, including mirrored ones."""
         for name, icon in self.icons.items():
             if not icon.get("hidden"):
                 yield name, self._document(icon, flipped=False)
@@ -90,7 +90,7 @@ class IconSet:
                 yield alias, self._document(self.icons[value["parent"]], flipped=True)
 
     def has_hyphens(self) -> bool:
-        """Whether the set writes "red-apple", not "redapple"."""
+        """Return whether the set writes "red-apple" rather than "redapple"."""
         return sum("-" in name for name in self.icons) * 4 > len(self.icons)
 
     def _document(self, icon: Mapping[str, Any], flipped: bool) -> str:
@@ -123,27 +123,27 @@ class NameTable:
             self._by_name.setdefault(_slug_of(entry), match)
             for skin in entry.get("skins", ()):
                 tone = skin["tone"]
-                # Two people with two tones multiply the images and say little: left out.
+                # Couples with two tones are left out: they multiply the images and add little.
                 toned = (concept, TONES[tone - 1]) if concept and isinstance(tone, int) else None
                 self._by_code[_code(skin["hexcode"])] = toned
                 self._by_name.setdefault(slugify(skin["label"]), toned)
 
     def learn_codes(self, table: Mapping[str, str | list[str]]) -> None:
-        """Add names by code points: short codes, or the exact names of a set."""
+        """Add names by code points, such as short codes or the exact names of a set."""
         for hexcode, names in table.items():
             if _code(hexcode) in self._by_code:
                 for name in [names] if isinstance(names, str) else names:
                     self._by_name.setdefault(slugify(name), self._by_code[_code(hexcode)])
 
     def learn_aliases(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Add pairs of names for the same emoji, of which one is known already."""
+        """Add pairs of names for the same emoji, one of which is already known."""
         pairs = list(pairs)
         for new, known in (*pairs, *((known, new) for new, known in pairs)):
             if known in self._by_name:
                 self._by_name.setdefault(new, self._by_name[known])
 
     def exact(self, chars: Mapping[str, str]) -> dict[str, Match | None]:
-        """What a set's own code points say, by name."""
+        """Return name -> the match according to the set's own code points."""
         return {name: self._by_code[_code(code)] for code, name in chars.items() if _code(code) in self._by_code}
 
     def look_up(self, name: str) -> Match | None:
@@ -175,7 +175,7 @@ class UnspacedNames:
         )
 
     def look_up(self, name: str) -> tuple[Match | None, bool]:
-        """The match, and whether it is certain; a name that is not known is split into known words."""
+        """Return the match and whether it is certain; an unknown name is split into known words."""
         if name in self._known:
             return self._known[name], True
         if (joined := name.replace("-", "")) in self._joined:
@@ -184,7 +184,7 @@ class UnspacedNames:
         return (Concept("-".join(words), " ".join(words), "other"), None) if words else None, False
 
     def _split(self, name: str) -> list[str] | None:
-        """The fewest known words that make up the name, or None."""
+        """Return the fewest known words that make up the name, or None."""
         best: list[list[str] | None] = [[]]
         for end in range(1, len(name) + 1):
             options = [
@@ -202,7 +202,7 @@ def catalogue(
     keywords: Mapping[str, list[str]],
     short_codes: Iterable[Mapping[str, str | list[str]]] = (),
 ) -> list[Icon]:
-    """Every usable icon of the sets, sorted by style, concept and tone; one per (style, concept, tone).
+    """Return every usable icon of the sets, one per (style, concept, tone), sorted by these.
 
     sets: by style. entries: emojibase's `data.json`. keywords: emojilib, emoji -> words.
     short_codes: emojibase's short codes, hexcode -> codes.
@@ -236,7 +236,7 @@ def catalogue(
 
 
 def drawing(svg: str) -> str:
-    """The document with its identifiers struck out: equal for equal drawings."""
+    """Return the document without its identifiers, so that equal drawings compare equal."""
     return _IDENTIFIER.sub("", svg)
 
 
@@ -257,7 +257,7 @@ def _without_false_tones(icons: Iterable[Icon]) -> Iterator[Icon]:
 
 
 def _concept(entry: Mapping[str, Any], keywords: Mapping[str, list[str]]) -> Concept | None:
-    """The concept of an emojibase entry, or None for a component."""
+    """Return the concept of an emojibase entry, or None for a component."""
     if "group" not in entry or GROUPS[entry["group"]] == "component":
         return None
     tags = _clean(entry.get("tags", ()))
@@ -270,12 +270,12 @@ def _concept(entry: Mapping[str, Any], keywords: Mapping[str, list[str]]) -> Con
 
 
 def _code(hexcode: str) -> str:
-    # The emoji presentation selector is written in some sources and left out in others.
+    # Some sources write the emoji presentation selector, others leave it out.
     return "-".join(part for part in hexcode.lower().split("-") if part != "fe0f")
 
 
 def _clean(words: Iterable[str]) -> list[str]:
-    """Keep plain lower-case words and short phrases; emoticons, codes and numbers go."""
+    """Keep plain lower-case words and short phrases; drop emoticons, codes and numbers."""
     kept = (word.strip().lower().replace("_", " ").replace("\u2019", "'") for word in words)
     return list(dict.fromkeys(word for word in kept if re.fullmatch(r"[a-z][a-z' -]+[a-z]", word)))
 

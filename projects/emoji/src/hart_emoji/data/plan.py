@@ -1,6 +1,6 @@
-"""What becomes of each image: training or held out, how much it weighs, and in which place it is stored.
+"""Decides for each image whether it is held out, how much it weighs and where it is stored.
 
-Every choice is a hash of `SEED` and a name, never of a position: adding icons leaves the others where they are.
+Every choice hashes `SEED` and a name, never a position, so adding icons changes nothing for the others.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from hart_emoji.data.captions import DEFAULT_STYLE, Keywords, mentions, plain_na
 from hart_emoji.data.catalogue import Concept, Icon, drawing
 
 SEED = 0
-"""Of all choices. Another one would hold out other images than the shipped model did."""
+"""Seed of all choices. Another seed would hold out different images than the shipped model's data set does."""
 HELD_OUT_STYLES = 0.03
 """Share of (concept, style) pairs."""
 HELD_OUT_TONES = 0.04
 """Share of (concept, skin tone) pairs."""
 HELD_OUT_KEYWORDS = 0.05
 TONED_TOTAL = 1.5
-"""Weight of an image and its skin tones together, where an image without skin tones weighs 1."""
+"""Total weight of an image and its skin tones; an image without skin tones weighs 1."""
 FLAG_WEIGHT = 0.3
 GUESS_WEIGHT = 0.5
-"""For an icon whose name had to be guessed from unspaced words."""
+"""Factor for an icon whose name had to be guessed from unspaced words."""
 
 SPLIT_RULE = (
     "By SHA-256 of (seed, kind, key). 'style': an image of a concept in one style, with all its skin tones, where the "
@@ -37,7 +37,10 @@ SPLIT_RULE = (
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """An icon with its place in the data set. key: unique, fit for a file name; held_out: why, or None for training."""
+    """An icon and how the data set uses it.
+
+    key: unique, valid as a file name. held_out: why the image is held out, or None if it is for training.
+    """
 
     key: str
     icon: Icon
@@ -46,7 +49,7 @@ class PlannedImage:
 
 
 def plan_images(icons: Sequence[Icon]) -> list[PlannedImage]:
-    """Split, weight and order of every image; the order is shuffled, so that shards are alike."""
+    """Return every image with its split and weight, in a shuffled order that makes shards alike."""
     shared = _shared_drawings(icons)
     held_styles = _held_out_styles(icons, shared)
     held_tones = _held_out_tones(icons, shared)
@@ -73,9 +76,9 @@ def plan_images(icons: Sequence[Icon]) -> list[PlannedImage]:
 
 
 def held_out_keywords(concepts: Collection[Concept]) -> dict[str, list[str]]:
-    """Keywords that no training caption uses -> the concepts they belong to; both sorted.
+    """Return keywords that no training caption uses -> the concepts they belong to, both sorted.
 
-    Only words that could stand alone, and that are in no concept's name, are held out.
+    Only words that could stand alone and that occur in no concept's name are held out.
     """
     allowed = Keywords(concepts)
     owners: defaultdict[str, list[str]] = defaultdict(list)
@@ -89,13 +92,13 @@ def held_out_keywords(concepts: Collection[Concept]) -> dict[str, list[str]]:
 
 
 def _chance(kind: str, key: str) -> float:
-    """A fixed number in [0, 1) for this key."""
+    """Return a fixed number in [0, 1) for this key."""
     digest = hashlib.sha256(f"{SEED}|{kind}|{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _shared_drawings(icons: Sequence[Icon]) -> set[tuple[str, str]]:
-    """(concept, style) pairs that have a drawing in common with another concept of the style."""
+    """Return the (concept, style) pairs that share a drawing with another concept in the same style."""
     owners: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for icon in icons:
         owners[icon.style, drawing(icon.svg)].add(icon.concept.slug)
@@ -131,7 +134,7 @@ def _held_out_tones(icons: Sequence[Icon], shared: set[tuple[str, str]]) -> set[
 
 
 def with_default_share(weights: Sequence[float], icons: Sequence[Icon], share: float) -> list[float]:
-    """Chances, at most 1, by which a share of the icons are in the default style."""
+    """Return chances, at most 1, with which `share` of the chosen icons are in the default style."""
     default = [icon.style == DEFAULT_STYLE for icon in icons]
     own = sum(weight for weight, right in zip(weights, default, strict=True) if right)
     factor = share / (1 - share) * (sum(weights) - own) / own

@@ -1,4 +1,4 @@
-"""Colours with names: repainting icons, telling an icon's own colour, backgrounds.
+"""Named colours: finding an icon's own colour, repainting icons, choosing backgrounds.
 
 Pixels are (H, W, 4) uint8 RGBA, not premultiplied.
 """
@@ -27,7 +27,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.0, 0.0, 0.98),
     "grey": (0.0, 0.0, 0.6),
 }
-"""Word -> the colour it stands for: hue, saturation and value, 0 to 1."""
+"""Word -> its colour as hue, saturation and value, 0 to 1."""
 OTHER_WORDS = {"purple": ("violet",), "grey": ("gray",)}
 COLOUR_WORDS = frozenset([*COLOURS, *(word for words in OTHER_WORDS.values() for word in words)])
 
@@ -38,16 +38,16 @@ NO_SHADE = frozenset({"black", "white", "brown", "pink", "orange", "yellow", "re
 COLOURED = 0.25
 """A pixel of at least this saturation and value has a hue."""
 HUE_WIDTH = 0.09
-"""Hues nearer than this to an icon's most frequent one are its colour."""
+"""Hues closer than this to an icon's most frequent hue count as its own colour."""
 LEAST_SHARE = 0.5
-"""Of an icon's opaque pixels, those that must have its colour for the icon to be called by it."""
+"""Share of an icon's opaque pixels that must have one colour for it to be the icon's own."""
 KNOWN_HUE = 0.045
-"""Hues nearer than this to a word's own are called by it."""
+"""Hues closer than this to the hue of a word are called by that word."""
 
 
 @dataclass(frozen=True)
 class OwnColour:
-    """What most of an icon is painted in. hue: 0 to 1; word: its name, or None between names; mask: (H, W) where."""
+    """The colour of most of an icon. hue: 0 to 1. word: its name, None if between names. mask: (H, W), where it is."""
 
     hue: float
     word: str | None
@@ -55,7 +55,7 @@ class OwnColour:
 
 
 def own_colour(sprite: Image.Image) -> OwnColour | None:
-    """The colour that covers at least `LEAST_SHARE` of an RGBA icon; None where no single one does."""
+    """Return the colour that covers at least `LEAST_SHARE` of an RGBA icon, or None if no single colour does."""
     pixels = np.asarray(sprite)
     hue, saturation, value = _hsv(pixels)
     opaque = pixels[..., 3] > 127
@@ -73,14 +73,14 @@ def own_colour(sprite: Image.Image) -> OwnColour | None:
 
 
 def repainted(sprite: Image.Image, colour: OwnColour, word: str) -> Image.Image:
-    """The icon with what has its own colour in that of `word`; light and shade stay."""
+    """Return the icon with its own colour replaced by that of `word`; light and shade stay."""
     pixels = np.array(sprite)
     _, saturation, value = _hsv(pixels)
     hue, strong, bright = COLOURS[word]
     mask = colour.mask
     usual_saturation, usual_value = np.median(saturation[mask]), np.median(value[mask])
     new_saturation = np.clip(strong * saturation / max(usual_saturation, 0.1), 0, 1)
-    # shades keep their distance from the usual one; a dark or a light word leaves them less room
+    # shades keep their distance from the usual one; very dark or light colours leave them less room
     room = min(bright, 1 - bright) + 0.35
     new_value = np.clip(bright + room * (value - usual_value), 0.02, 1)
     painted = _rgb(np.full_like(value, hue), new_saturation, new_value)
@@ -89,13 +89,13 @@ def repainted(sprite: Image.Image, colour: OwnColour, word: str) -> Image.Image:
 
 
 def plain_rgb(word: str) -> tuple[int, int, int]:
-    """The colour that a word of `COLOURS` stands for, 0 to 255."""
+    """Return the colour of a word in `COLOURS`, 0 to 255."""
     red, green, blue = (int(c) for c in _rgb(*(np.array([c]) for c in COLOURS[word]))[0])
     return red, green, blue
 
 
 def colour_word(word: str, rng: random.Random) -> str:
-    """`word` or another for the same colour."""
+    """Return `word` or another word for the same colour."""
     return rng.choice((word, word, *OTHER_WORDS.get(word, ())))
 
 
@@ -105,7 +105,7 @@ def without_colour(name: str) -> str:
 
 
 def background(rng: random.Random) -> tuple[str, tuple[int, int, int]]:
-    """Words for a background's colour ("light blue") and one RGB that they fit; never white."""
+    """Return words for a background's colour ("light blue") and a matching RGB; never white."""
     word = rng.choice([name for name in COLOURS if name != "white"])
     shade = "" if word in NO_SHADE else rng.choice(("", "", *BACKGROUND_SHADES))
     hue, saturation, value = COLOURS[word]
@@ -132,19 +132,19 @@ def _word(hue: float, saturation: float, value: float) -> str | None:
 
 
 def _apart(hue: NDArray[np.floating], other: float) -> NDArray[np.floating]:
-    """Distance around the circle of hues, 0 to 0.5."""
+    """Return the distance around the colour circle, 0 to 0.5."""
     apart: NDArray[np.floating] = np.abs((hue - other + 0.5) % 1 - 0.5)
     return apart
 
 
 def _hsv(pixels: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Hue, saturation and value, 0 to 1, each (H, W)."""
+    """Return hue, saturation and value, 0 to 1, each (H, W)."""
     hsv = np.asarray(Image.fromarray(np.ascontiguousarray(pixels[..., :3]), "RGB").convert("HSV")) / 255.0
     return hsv[..., 0], hsv[..., 1], hsv[..., 2]
 
 
 def _rgb(hue: NDArray[np.floating], saturation: NDArray[np.floating], value: NDArray[np.floating]) -> Pixels:
-    """(..., 3) uint8 of hue, saturation and value, 0 to 1."""
+    """Return (..., 3) uint8 RGB for hue, saturation and value from 0 to 1."""
     sector = np.stack([(5 + hue * 6) % 6, (3 + hue * 6) % 6, (1 + hue * 6) % 6], axis=-1)
     falling = np.clip(np.minimum(sector, 4 - sector), 0, 1)
     rgb = value[..., None] * (1 - saturation[..., None] * falling)

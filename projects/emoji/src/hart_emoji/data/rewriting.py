@@ -23,10 +23,10 @@ ONE_THING = (
     *("{a}, simple", "{a} on white", "{name} icon", "draw {a}", "please draw {a}", "this is {a}", "i want {a}"),
     *("{a} on a white background", "just {a}", "a nice {bare}", "a little {bare}", "my {bare}", "there is {a}"),
 )
-"""{name}: without article, {a}: with one, {bare}: the name behind another article. Only what every image shows."""
+"""{name}: without article; {a}: with one; {bare}: after another article. All of them are true of every image."""
 
 PAIR = "a pair of"
-"""Not said where many of a thing are called as another thing is: of glasses."""
+"""Not used if the plural is the name of another thing, such as "glasses"."""
 NUMBERS = {2: ("two", "2", PAIR), 3: ("three", "3"), 4: ("four", "4"), 5: ("five", "5"), 6: ("six", "6")}
 
 _IRREGULAR = {
@@ -41,7 +41,7 @@ _NEIGHBOURS = dict(zip("abcdefghijklmnopqrstuvwxyz", "snvfrdhjuklknmpowtayiceztx
 
 
 def plural(name: str) -> str | None:
-    """ "cat" -> "cats", "slice of pizza" -> "slices of pizza"; None for what has none, or is one already."""
+    """ "cat" -> "cats", "slice of pizza" -> "slices of pizza"; None for a name that has no plural or is one already."""
     match = HEAD_ENDS.search(name)
     head, rest = (name[: match.start()].rstrip(), name[match.start() - 1 :]) if match else (name, "")
     if not head or name.lower() in NO_ARTICLE:
@@ -62,7 +62,7 @@ def plural(name: str) -> str | None:
 
 
 def one_thing(name: str, rng: random.Random) -> str:
-    """A caption of a single thing with this name."""
+    """Return a caption of a single thing with this name."""
     article = with_article(name)
     # "the sun", "my skis", but not "my flag of ..." with its own article
     template = rng.choice(ONE_THING)
@@ -74,7 +74,7 @@ def one_thing(name: str, rng: random.Random) -> str:
 
 
 def with_typo(text: str, rng: random.Random) -> str:
-    """One typing error in a longer word: two letters exchanged, one left out, doubled, or a neighbouring key."""
+    """Make one typing error in a longer word: swap two letters, drop or double one, or hit a neighbouring key."""
     words = text.split()
     long = [i for i, word in enumerate(words) if len(word) >= 5 and word.isalpha()]
     if not long:

@@ -1,6 +1,6 @@
-"""Images composed from emoji, with captions of what they show: things, colours, counts, places, backgrounds.
+"""Images composed of emoji, with captions that say what they show: things, colours, counts, places, backgrounds.
 
-Row n is a function of the seed and n. Only icons that the emoji set trains on are used, and none of its held-out words.
+Row n depends only on the seed and n. Only training icons of the emoji set are used, and none of its held-out words.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from hart_emoji.data.words import COMMON, DIGEST
 from hart_emoji.scene_options import KINDS
 
 DEFAULT_SHARE = 0.74
-"""Of images in the default style, which words without a style mean."""
+"""Share of images in the default style, which is what words without a style mean."""
 THINGS = frozenset({"animals-nature", "food-drink", "travel-places", "activities", "objects"})
-"""Groups whose icons stand for things that can be put beside each other and counted."""
+"""Groups whose icons show things that can stand side by side and be counted."""
 FIGURES = frozenset({"smileys-emotion", "people-body", "other", *THINGS})
 """Groups that may stand on a coloured background."""
 LONGEST_NAME = 3
-"""Words of a thing in a scene of several."""
+"""Most words in the name of a thing in a scene of several."""
 SHORT_NAME_WEIGHT, LONG_NAME_WEIGHT = 0.15, 0.05
-"""Chance of a thing, in scenes, that is not `COMMON`, with and without a name of one word, against one that is."""
+"""Chance of a thing that is not `COMMON`, with and without a one-word name, relative to one that is."""
 
 VERSION = 5
-"""Of what rows show and say: raised when that changes, so that an encoded set is not continued with other rows."""
+"""Increased whenever images or captions of rows change, so that an encoded set is not continued with different rows."""
 TRIES = 20
 
 WHITE = (255, 255, 255)
 Describe = Callable[[random.Random], str]
-"""One more caption of the same image."""
+"""Returns one more caption of the same image."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An icon in a scene. names: what it may be called, without article. sprite: RGBA, at its final size."""
+    """An icon in a scene. names: what it may be called, without articles. sprite: RGBA, at its final size."""
 
     names: tuple[str, ...]
     sprite: Image.Image
@@ -62,7 +62,7 @@ class EmojiScenes(Source):
 
     title = "scenes of emoji"
     wordings = 3
-    """Captions of an image."""
+    """Captions per image."""
 
     def __init__(
         self,
@@ -74,15 +74,15 @@ class EmojiScenes(Source):
         barred: Collection[str] = (),
         kinds: Mapping[str, float] = KINDS,
     ) -> None:
-        """cache: folder of the npm archives of the emoji set. barred: captions, in lower case, not to be used.
+        """cache: folder of the npm archives of the emoji set. barred: captions, in lower case, that must not be used.
         kinds: some of `KINDS`, with their shares.
 
-        Raises `HartError` where the archives cannot be fetched.
+        Raises `HartError` if the archives cannot be fetched.
         """
         self.kinds = kinds
         icons = read_icons(cache, lambda done, total, what: None)
         concepts = {icon.concept.slug: icon.concept for icon in icons}
-        # split and held-out words are those of the set that `hart-emoji data` writes
+        # the same split and held-out words as in the set that `hart-emoji data` writes
         self.keywords = Keywords(concepts.values(), held_out_keywords(concepts.values()))
         kept = [image for image in plan_images(icons) if image.held_out is None]
         self.icons = [image.icon for image in kept]
@@ -108,8 +108,8 @@ class EmojiScenes(Source):
         return Note(texts), partial(_bmp, image)
 
     def digest(self) -> str:
-        """Rows follow from size and seed, the shares, the packages, whose versions are pinned, and what is barred. Not
-        their number, so that an encoded set can be made longer."""
+        """Digest of everything that determines the rows: size, seed, shares, pinned packages and barred captions. The
+        number of rows is left out, so that an encoded set can be extended."""
         packages = [f"{package.name}@{package.version}" for package in PACKAGES]
         parts = [
             self._set,
@@ -123,7 +123,7 @@ class EmojiScenes(Source):
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def scene(self, row: int) -> tuple[Image.Image, tuple[str, ...]]:
-        """The RGB image of a row and its captions. Raises `DamagedSample` where `TRIES` scenes could not be made."""
+        """Return a row's RGB image and captions. Raises `DamagedSample` if making a scene failed `TRIES` times."""
         rng = random.Random(f"{self.seed}|scene|{row}")
         image, describe = self._made(rng)
         texts: list[str] = []
@@ -206,7 +206,7 @@ class EmojiScenes(Source):
         return image, describe
 
     def _inked(self, rng: random.Random) -> tuple[Image.Image, Describe]:
-        """In one colour, as a line drawing, a silhouette or in shades."""
+        """Make a thing in one colour: as a line drawing, as a silhouette or in shades."""
         icon, side = self._chosen(self._figures, rng), round(self.size * rng.uniform(0.7, 0.95))
         sprite, colour, describe = inked(
             self._sprite(icon, side * OVERSAMPLED, 0), side, plain_names(icon.concept), rng
@@ -242,7 +242,7 @@ class EmojiScenes(Source):
         return image, describe
 
     def _counted(self, rng: random.Random) -> tuple[Image.Image, Describe]:
-        """Several times the same, sometimes repainted."""
+        """The same thing several times, sometimes repainted."""
         for _ in range(50):
             icon = self._chosen_thing(rng)
             names = [name for name in self._short_names(icon) if plural(name)]
@@ -276,7 +276,7 @@ class EmojiScenes(Source):
         return image, describe
 
     def _thing(self, style: str, size: int, rng: random.Random, *, painted: bool) -> Thing:
-        """A thing of a style; where `painted`, called by its colour, mostly another than its own."""
+        """Return a thing in a style. painted: its names include a colour, which mostly is not its own."""
         for _ in range(200):
             icon = self._chosen_thing(rng)
             if icon.style != style:
@@ -304,7 +304,7 @@ class EmojiScenes(Source):
         return [row for row, icon in enumerate(self.icons) if icon.tone is None and icon.certain and wanted(icon)]
 
     def _chosen(self, rows: Sequence[int], rng: random.Random) -> Icon:
-        """The icon of one of some rows, by their chances."""
+        """Return a random icon from `rows`, weighted by their chances."""
         while True:
             row = rows[rng.randrange(len(rows))]
             if rng.random() < self.chances[row]:
@@ -317,7 +317,7 @@ class EmojiScenes(Source):
         return (icon.concept.group in THINGS or icon.concept.slug in COMMON) and bool(self._short_names(icon))
 
     def _weight(self, row: int) -> float:
-        """The chance of a thing among others: of its icon, and of people asking for it."""
+        """Return the weight of a thing in a scene: its icon's chance times how likely people are to ask for it."""
         icon = self.icons[row]
         if icon.concept.slug in COMMON:
             return self.chances[row]
@@ -325,23 +325,23 @@ class EmojiScenes(Source):
         return self.chances[row] * (SHORT_NAME_WEIGHT if short else LONG_NAME_WEIGHT)
 
     def _short_names(self, icon: Icon) -> tuple[str, ...]:
-        """Names of a thing among others; none for one that is many or no thing by itself."""
+        """Return the names of a thing that suit a scene of several; none if it is plural or no single thing."""
         names = plain_names(icon.concept)
         return tuple(
             name for name in names if len(name.split()) <= LONGEST_NAME and with_article(name)[:2] in ("a ", "an")
         )
 
     def _sprite(self, icon: Icon, size: int, angle: float) -> Image.Image:
-        """An icon as large as in its set, whose square is `size` px wide."""
+        """Return an icon with its set's margins, in a square `size` px wide before it is turned."""
         sprite = layer_of(icon.svg, size)
         if sprite is None or sprite.getbbox() is None:
             raise DamagedSample(f"{icon.style} {icon.concept.slug} cannot be rendered")
         return sprite.rotate(angle, Image.Resampling.BICUBIC, expand=True) if angle else sprite
 
     def _filling(self, icon: Icon, size: int) -> Image.Image:
-        """An icon without its margin, its longer side `size` px: what a caption calls big is big."""
+        """Return an icon without margins, its longer side `size` px, so that what a caption calls big is big."""
         rendered = size
-        for _ in range(3):  # small icons are measured more than once: their edges take whole pixels
+        for _ in range(3):  # small icons are measured more than once, since their edges fall on whole pixels
             sprite = self._sprite(icon, rendered, 0)
             sprite = sprite.crop(sprite.getbbox())
             if max(sprite.size) >= size - 1:
@@ -350,14 +350,14 @@ class EmojiScenes(Source):
         return sprite
 
     def _styled(self, text: str, style: str, rng: random.Random) -> str:
-        """As in `captions`: words without a style mean the default one."""
+        """Sometimes add the style's word; as in `captions`, words without a style mean the default one."""
         if rng.random() < (0.85 if style == DEFAULT_STYLE else 0.05):
             return text
         return styled(text, STYLES[style].word, rng)
 
 
 def _another(colour: OwnColour, rng: random.Random) -> str:
-    """A colour word that is not an icon's own, and shows on white."""
+    """Return a colour word that is not the icon's own and is visible on white."""
     return rng.choice([word for word in COLOURS if word not in (colour.word, "white")])
 
 

@@ -1,4 +1,4 @@
-"""Word lists for the captions, and names of icons that no other source spells: `words.toml`, `aliases.txt`."""
+"""Word lists for captions (`words.toml`), and icon names that no other source spells out (`aliases.txt`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMON = frozenset(_WORDS["common"].split())
 NO_ARTICLE = frozenset(" ".join(name.split()) for name in _WORDS["no_article"].split(","))
 UNCOUNTABLE, PROPER, VAGUE = (frozenset(_WORDS[name].split()) for name in ("uncountable", "proper", "vague"))
 DIGEST = hashlib.sha256(_TEXT.encode()).hexdigest()
-"""Of `words.toml`: captions follow from it."""
+"""SHA-256 of `words.toml`, on which the captions depend."""
 
 ALIASES: dict[str, str] = {
     **{f"digit-{word}": f"keycap-{number}" for number, word in enumerate(_DIGITS)},

@@ -1,1 +1,1 @@
-"""Training of the shipped model on one GPU within a given time, from a packed set."""
+"""Trains the shipped model from a packed set, on one GPU within a given time."""

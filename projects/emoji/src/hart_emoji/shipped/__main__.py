@@ -1,14 +1,14 @@
-"""The shipped model's tokenizer and transformer, trained end to end on one GPU within a given number of minutes.
+"""Trains the shipped model's tokenizer and transformer on one GPU within a given number of minutes.
 
     python -m hart_emoji.shipped pack data/emoji128 .pack
     PYTHONPATH=src:projects/emoji/src python -m hart_emoji.shipped train .pack --minutes 9 --out OUT --work /tmp/shipped
     python -m hart_emoji.shipped join OUT runs/shipped
 
-`pack` runs where the set is: it makes a few small files of a set of captioned images or a folder of vector files.
-`train` runs on a bare machine: torch, numpy, pillow, safetensors, tokenizers, accelerate and the pack. It trains with
-the project's recipes, the tokenizer first, everything on the device, and writes averaged weights in files below 16 MiB,
-the logs and sample images, anew every minute. WORK holds checkpoints: the same command continues from there. `--from
-OUT` starts from what another run wrote. `join` makes a model's folder from OUT.
+`pack` runs where the set is: it turns a set of captioned images, or a folder of vector files, into a few small files.
+`train` runs on a bare machine; it needs torch, numpy, pillow, safetensors, tokenizers, accelerate and the pack. It
+trains with the project's recipes, the tokenizer first, with all data on the device. Every minute it writes averaged
+weights in files below 16 MiB, logs and sample images. WORK holds checkpoints: the same command continues from them.
+`--from OUT` starts from the output of another run. `join` makes a model's folder from OUT.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 STAGES = ("tokenizer", "transformer")
 FIRST_STEP = 240.0
-"""Seconds within which a stage must make a step once its data is encoded; else it is run again without compiling."""
+"""Seconds for a stage's first step once its data is encoded; if it takes longer, it runs again without compiling."""
 REPORT = "train_shipped.json"
 
 
 def train(parsed: argparse.Namespace) -> None:
-    """Run the stages one after the other, each in a process of its own, which is told its stage."""
+    """Run the stages one after the other, each in its own process; with `parsed.stage`, be such a process."""
     if parsed.stage is not None:
-        sys.path.append(str(parsed.pack / "site"))  # the packed network is for machines that lack it
+        sys.path.append(str(parsed.pack / "site"))  # the pack has the network for machines that lack it
         from hart_emoji.shipped import stages
 
         stages.run_stage(job_of(parsed, parsed.stage), parsed.stage)
@@ -71,13 +71,13 @@ def train(parsed: argparse.Namespace) -> None:
 
 
 def check(parsed: argparse.Namespace) -> None:
-    """Raises `HartError` for what a stage would end with, before the minutes are counted."""
+    """Raise `HartError` for errors that would stop a stage, before the time starts to count."""
     from hart.checkpoint import read_safetensors
     from hart_emoji.shipped.pack import IMAGES
     from hart_emoji.shipped.stages import tokenizer_recipe, transformer_recipe
 
     if not (parsed.pack / IMAGES).is_file():
-        raise HartError(f"{parsed.pack}: no pack is there: make one with python -m hart_emoji.shipped pack SET PACK")
+        raise HartError(f"{parsed.pack}: there is no pack: make one with python -m hart_emoji.shipped pack SET PACK")
     wanted = tokenizer_recipe(job_of(parsed, "tokenizer")).tokenizer.image_size
     transformer_recipe(job_of(parsed, "transformer"))
     if (size := int(read_safetensors(parsed.pack / IMAGES)["size"])) != wanted:
@@ -87,7 +87,7 @@ def check(parsed: argparse.Namespace) -> None:
 
 
 def run_stage(parsed: argparse.Namespace, stage: str, deadline: float) -> dict[str, Any]:
-    """Train a stage as its recipe says until `deadline` (by `time.time`); where that fails, again without compiling."""
+    """Train a stage as its recipe says until `deadline` (by `time.time`); if that fails, retry without compiling."""
     folder, begun = parsed.work / stage, time.time()
     folder.mkdir(parents=True, exist_ok=True)
     notes: list[str] = []
@@ -108,7 +108,7 @@ def run_stage(parsed: argparse.Namespace, stage: str, deadline: float) -> dict[s
 
 
 def run_process(parsed: argparse.Namespace, stage: str, deadline: float, eager: bool) -> str:
-    """One process of a stage: "done", or how it ended. eager: without compiling, whatever the recipe says."""
+    """Run one process of a stage; return "done" or how it ended. eager: do not compile, whatever the recipe says."""
     command = [sys.executable, "-m", "hart_emoji.shipped", *parsed.arguments, "--stage", stage]
     command += ["--deadline", str(deadline), *(["--no-compile"] if eager else [])]
     command += ["--from", str(parsed.start_from)] if parsed.start_from is not None else []
@@ -128,7 +128,7 @@ def run_process(parsed: argparse.Namespace, stage: str, deadline: float, eager: 
 
 
 def write_report(parsed: argparse.Namespace, record: dict[str, Any]) -> None:
-    """Write what was done, the end of the processes' output, and one image of the samples."""
+    """Write what was done, the end of the processes' output, and one sheet of samples."""
     log = (parsed.work / "log").read_text(encoding="utf-8", errors="replace").splitlines()
     record["log"] = [line[:300] for line in log if line.strip()][-40:]
     (parsed.out / REPORT).write_text(json.dumps(record, indent=1, default=str), encoding="utf-8")
@@ -165,7 +165,7 @@ def pack(parsed: argparse.Namespace) -> None:
     sys.stdout.write(f"{sum(sizes.values()) / 2**20:.1f} MiB in {parsed.pack}\n")
     if damaged:
         first = "; ".join(map(str, damaged[:3]))
-        sys.stderr.write(f"left out, since they cannot be read: {len(damaged)} images ({first})\n")
+        sys.stderr.write(f"left out {len(damaged)} images that cannot be read ({first})\n")
 
 
 def join_files(parsed: argparse.Namespace) -> None:
@@ -179,27 +179,37 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "python -m hart_emoji.shipped", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    packing = commands.add_parser("pack", help="make a pack of a set")
-    packing.add_argument("source", help="any set that `hart train` reads, or a folder of nothing but vector files")
+    packing = commands.add_parser("pack", help="pack a set into a few small files")
+    packing.add_argument("source", help="any set that `hart train` reads, or a folder of vector files only")
     packing.add_argument("pack", type=Path, help="folder to write")
-    packing.add_argument("--split", default="train", help="part of the set")
-    packing.add_argument("--size", type=int, default=128, help="of the images, in pixels")
+    packing.add_argument("--split", default="train", help="split of the set")
+    packing.add_argument("--size", type=int, default=128, help="size of the images in pixels")
     packing.set_defaults(run=pack)
     training = commands.add_parser("train", help="train both stages")
     training.add_argument("pack", type=Path, help="what `pack` wrote")
-    training.add_argument("--out", type=Path, required=True, help="weights, logs and samples, small files")
-    training.add_argument("--work", type=Path, required=True, help="checkpoints: the same command continues there")
+    training.add_argument(
+        "--out", type=Path, required=True, help="folder for weights, logs and samples, in small files"
+    )
+    training.add_argument(
+        "--work", type=Path, required=True, help="folder for checkpoints; the same command continues from them"
+    )
     training.add_argument("--recipes", type=Path, default=RECIPES, help="folder with both recipes")
     training.add_argument("--device", default="cuda", help="cuda, or cpu to try it out")
-    training.add_argument("--no-perceptual", dest="perceptual", action="store_false", help="leave that loss out")
-    training.add_argument("--from", dest="start_from", type=Path, help="what another run wrote to its OUT")
+    training.add_argument(
+        "--no-perceptual", dest="perceptual", action="store_false", help="leave the perceptual loss out"
+    )
+    training.add_argument("--from", dest="start_from", type=Path, help="OUT of another run to start from")
     training.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     training.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
-    training.add_argument("--minutes", type=float, required=True, help="of both stages together, all included")
-    training.add_argument("--tokenizer-share", type=float, default=0.4, help="of the time; 0 keeps that of --from")
-    training.add_argument("--grace", type=float, default=15.0, help="seconds that a stage may take longer than it has")
     training.add_argument(
-        "--no-compile", dest="compile", action="store_false", help="no torch.compile, whatever recipes say"
+        "--minutes", type=float, required=True, help="minutes for both stages together, everything included"
+    )
+    training.add_argument(
+        "--tokenizer-share", type=float, default=0.4, help="the tokenizer's share of the time; 0 keeps that of --from"
+    )
+    training.add_argument("--grace", type=float, default=15.0, help="seconds by which a stage may exceed its time")
+    training.add_argument(
+        "--no-compile", dest="compile", action="store_false", help="do not use torch.compile, whatever the recipes say"
     )
     for name in STAGES:
         training.add_argument(

@@ -1,11 +1,11 @@
-"""A set of captioned images in a few small files, for a machine without network.
+"""Packs a set of captioned images into a few small files, for a machine without network access.
 
     PACK/images.safetensors     images as lossless WebP sheets, captions, weights
     PACK/perceptual.safetensors   the perceptual network's weights
-    PACK/site/                    the package that the network is built of, which is pure Python
+    PACK/site/                    the package that implements the network, in pure Python
 
 A sheet holds images of one concept and style side by side, such as the skin tones of a person: together they take 70%
-of what they take one by one.
+of the space that they would take one by one.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ IMAGES, PERCEPTUAL, SITE = "images.safetensors", "perceptual.safetensors", "site
 NETWORK = "efficientnet_lite_pytorch"
 SET_SUFFIXES = (".tar", ".parquet", ".jsonl")
 WIDEST = 100
-"""Images of a sheet; WebP's sides end at 16,383 pixels."""
+"""Most images per sheet; WebP limits each side to 16,383 pixels."""
 
 
 def write_pack(source: str, pack: Path, *, split: str, size: int) -> tuple[dict[str, int], tuple[Damage, ...]]:
     """Pack a split of any set that training reads, or a folder of vector files and their captions.
 
-    Returns the bytes of each part by name, and the images that are left out since they cannot be read.
+    Returns the size in bytes of each part by name, and the images left out because they cannot be read.
     """
     files = sorted(path for path in Path(source).rglob("*") if path.is_file())
     vectors = [path for path in files if path.suffix.lower() == ".svg"]
@@ -68,7 +68,7 @@ def write_pack(source: str, pack: Path, *, split: str, size: int) -> tuple[dict[
 
 
 def write_perceptual(pack: Path) -> None:
-    """Raises `HartError` where the packages of the perceptual network are not installed."""
+    """Write the perceptual network. Raises `HartError` if its packages are not installed."""
     save_module(pack / PERCEPTUAL, perceptual_loss("efficientnet_lite0"))
     spec = importlib.util.find_spec(NETWORK)
     assert spec is not None
@@ -78,7 +78,7 @@ def write_perceptual(pack: Path) -> None:
 
 
 def read_pack(pack: Path) -> CaptionedImages:
-    """What `write_pack` packed, decoded. Raises `HartError` for a file that is not there or not whole."""
+    """Return what `write_pack` packed, decoded. Raises `HartError` if a file is missing or incomplete."""
     tensors = read_safetensors(pack / IMAGES)
     size = int(tensors["size"])
     texts = json.loads(lzma.decompress(tensors["captions"].numpy().tobytes()))
@@ -101,7 +101,7 @@ def read_pack(pack: Path) -> CaptionedImages:
 
 
 def sheets(data: CaptionedImages) -> tuple[list[int], list[list[int]]]:
-    """Rows in the order of the pack, and the rows of each sheet."""
+    """Return the rows in the pack's order, and the rows of each sheet."""
 
     def group(row: int) -> tuple[str, str]:
         record: Any = data.records[row]
@@ -118,7 +118,7 @@ def batches(rows: Sequence[int], most: int) -> Iterator[list[int]]:
 
 
 def encoded(pixels: Tensor) -> bytes:
-    """(N, 3, H, W) uint8 as one image, N H wide."""
+    """Encode (N, 3, H, W) uint8 as one image, N * H wide."""
     strip = torch.cat(list(pixels), dim=2).permute(1, 2, 0).contiguous().numpy()
     file = io.BytesIO()
     Image.fromarray(strip, "RGB").save(file, format="WEBP", lossless=True, quality=60, method=4)
@@ -130,7 +130,7 @@ def as_bytes(data: bytes) -> Tensor:
 
 
 def vector_images(files: Sequence[Path], size: int) -> CaptionedImages:
-    """Vector files as images. Captions are the lines of a `.txt` beside each, or the words of its name."""
+    """Render vector files. Captions are the lines of a `.txt` beside each, or the words of its name."""
     from hart_emoji.data.build import render
 
     pixels, texts, damaged = [], [], list[Damage]()

@@ -1,7 +1,7 @@
-"""One stage of the shipped model on one device within a given time, with the project's own trainer.
+"""Trains one stage of the shipped model on one device within a given time, with the project's own trainer.
 
-A stage is one run in two parts: a short one within the warm-up, which tells how long a step takes, and the rest, whose
-number of steps fills the time. A stopped stage continues from its newest checkpoint.
+A stage is one run in two parts: a short one within the warm-up measures how long a step takes, and the rest has as many
+steps as fit into the time. A stopped stage continues from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from hart_emoji.shipped.pack import PERCEPTUAL, read_pack
 from hart_emoji.shipped.weights import export
 
 TRIAL = 40
-"""Steps of the first part, or the warm-up where that is shorter."""
+"""Steps of the first part, which is no longer than the warm-up."""
 SAVE_EVERY = 60.0
-"""Seconds."""
+"""Seconds between checkpoints."""
 MARGIN = 0.94
-"""Share of the remaining time for steps; the rest is for variation and for saving."""
+"""Share of the remaining time that is planned for steps and saving; the rest allows for variation."""
 LOG_LINES = 400
 PLAN, PREPARED, STARTED = "plan.json", "prepared", "started"
 
 
 @dataclass(eq=False)
 class Plan:
-    """What a stage has measured and planned; kept with its checkpoints."""
+    """What a stage has measured and planned; stored beside its checkpoints."""
 
     step_seconds: float = 0.0
     save_seconds: float = 0.0
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """Where a stage reads and writes, and how it is changed."""
+    """Where a stage reads and writes, and which settings it changes."""
 
     pack: Path
     work: Path
@@ -60,11 +60,11 @@ class Job:
     recipes: Path
     device: torch.device
     deadline: float
-    """By `time.time`."""
+    """Compared with `time.time`."""
     overrides: tuple[str, ...]
     perceptual: bool = True
     start_from: str = ""
-    """A folder of a model, or of a tokenizer."""
+    """Folder of a model or of a tokenizer."""
 
     @property
     def left(self) -> float:
@@ -72,7 +72,7 @@ class Job:
 
 
 def tokenizer_recipe(job: Job) -> TokenizerRecipe:
-    """The recipe with all changes. Raises `HartError`."""
+    """Return the recipe with all changes. Raises `HartError`."""
     changes = [f"init_from={json.dumps(job.start_from)}"] if job.start_from else []
     if job.perceptual and (job.pack / PERCEPTUAL).exists():
         changes.append(f"perceptual.files=[{json.dumps(str(job.pack / PERCEPTUAL))}]")
@@ -82,7 +82,7 @@ def tokenizer_recipe(job: Job) -> TokenizerRecipe:
 
 
 def transformer_recipe(job: Job) -> TransformerRecipe:
-    """The recipe with all changes. Raises `HartError`, also for what hart finds only once it encodes the images."""
+    """Return the recipe with all changes. Raises `HartError`, also for what hart would find only while encoding."""
     changes = [f"tokenizer={json.dumps(str(job.work / 'tokenizer' / 'model'))}", 'text_encoder="emoji"']
     if job.start_from and (Path(job.start_from) / "hart.safetensors").exists():
         changes.append(f"init_from={json.dumps(job.start_from)}")
@@ -92,7 +92,7 @@ def transformer_recipe(job: Job) -> TransformerRecipe:
 
 
 def common(job: Job) -> tuple[str, ...]:
-    """Changes to every recipe: data on the device, one process."""
+    """Return the changes to every recipe: data on the device, one process."""
     precision = [] if job.device.type == "cuda" else ['trainer.precision="float32"']
     return (
         f"data={json.dumps(str(job.pack))}",
@@ -105,7 +105,7 @@ def common(job: Job) -> tuple[str, ...]:
 
 
 class Exported(Task):
-    """Also exports what it saves."""
+    """Also exports everything that it saves."""
 
     out: Path
 
@@ -123,7 +123,7 @@ class ExportedTransformer(Exported, TransformerTask):
 
 
 def run_stage(job: Job, stage: str) -> None:
-    """Train until the job's time is over, and write `work/STAGE/model`; the transformer with the tokenizer in
+    """Train until the job's time is over, and write `work/STAGE/model`. The transformer uses the tokenizer in
     `work/tokenizer/model`."""
     data, folder = read_pack(job.pack), job.work / stage
     recipe: TokenizerRecipe | TransformerRecipe
@@ -138,7 +138,7 @@ def run_stage(job: Job, stage: str) -> None:
     plan_path = folder / PLAN
     plan = Plan(**json.loads(plan_path.read_text(encoding="utf-8"))) if plan_path.exists() else Plan()
     times: list[float] = []
-    task.prepare()  # encodes all images and captions, before the time that is left is shared out
+    task.prepare()  # encodes all images and captions before the remaining time is planned
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PREPARED).touch()
 
@@ -165,17 +165,17 @@ def run_stage(job: Job, stage: str) -> None:
     seconds -= plan.save_seconds * (seconds // per_save + 1)
     plan.steps = max(done + int(seconds / plan.step_seconds), done + 1)
     write_json(plan_path, vars(plan))
-    # images at the end alone
+    # sample images only at the end
     train_part(plan.steps, every, plan.steps)
 
 
 def whole_multiple(steps: int, of: int) -> int:
-    """So many steps or a few more, which `of` divides where it is not 0."""
+    """Round `steps` up to a multiple of `of`, unless `of` is 0."""
     return steps if of == 0 else -(-steps // of) * of
 
 
 def timed(times: list[float], started: Path) -> Callable[[StepReport], None]:
-    """Notes the seconds of each step, and that there was one."""
+    """Return a callback that records each step's seconds, and creates the file `started` at the first."""
     last = [time.perf_counter()]
 
     def on_step(report: StepReport) -> None:
@@ -197,7 +197,7 @@ def logged(job: Job, folder: Path) -> Callable[[int, dict[str, float]], None]:
 
 
 def save_time(job: Job, folder: Path) -> float:
-    """Seconds that the checkpoint at the end of the trial took: from its model to its last file."""
+    """Return how many seconds the trial's last checkpoint took, from its model to its last file."""
     files: Sequence[Path] = [*(folder / "model").iterdir(), *(folder / "checkpoints").iterdir()]
     changed = [file.stat().st_mtime for file in files]
     return max(changed) - min(changed) + 0.1

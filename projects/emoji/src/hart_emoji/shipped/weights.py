@@ -1,8 +1,8 @@
-"""A model's folder in files of a bounded size, and the folder again.
+"""Splits a model's folder into files of a bounded size, and joins them again.
 
-    OUT/model-NUMBER.tar.I-of-N    pieces of an archive of the folder, its weights in float16
+    OUT/model-NUMBER.tar.I-of-N    pieces of an archive of the folder, with weights in float16
 
-All pieces of one export have its number, so that those of two are never mixed.
+All pieces of an export carry its number, so that two exports are never mixed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from hart.checkpoint import read_safetensors, write_safetensors
 from hart.files import atomic_write
 
 LARGEST_FILE = 15 * 2**20
-"""Bytes, safely below the 16 MiB to which some machines limit returned files."""
+"""Size in bytes, safely below the 16 MiB limit that some machines set for returned files."""
 NAME = re.compile(r"model-(\d+)\.tar\.(\d+)-of-(\d+)")
 
 
 def export(model: Path, out: Path) -> list[Path]:
-    """Write a model's folder. What an earlier call wrote goes when all is there."""
+    """Export a model's folder. Pieces of an earlier export are removed once all new ones are written."""
     archive, number = io.BytesIO(), time.time_ns()
     with TemporaryDirectory() as folder, tarfile.open(fileobj=archive, mode="w") as tar:
         for file in sorted(model.iterdir()):
@@ -48,7 +48,7 @@ def export(model: Path, out: Path) -> list[Path]:
 
 
 def join(out: Path, model: Path) -> Path:
-    """The model's folder from what the last `export` wrote whole. Raises `HartError` where files are missing."""
+    """Restore the model's folder from the last complete export. Raises `HartError` if files are missing."""
     exports: defaultdict[tuple[int, int], dict[int, Path]] = defaultdict(dict)
     for path in out.iterdir():
         if match := NAME.fullmatch(path.name):

@@ -1,1 +1,1 @@
-"""Evaluation suites of the emoji set, and how images follow words for colours, backgrounds and counts."""
+"""Evaluation suites of the emoji set, and of how images follow words for colours, backgrounds and counts."""

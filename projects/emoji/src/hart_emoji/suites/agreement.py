@@ -1,19 +1,19 @@
-"""Suite `agreement`: how often a generated emoji looks most like what it was asked for.
+"""Suite `agreement`: how often a generated emoji looks most like what the prompt asks for.
 
-Groups of prompts: names that training has seen, synonyms that it has not, combinations of style and concept and of skin
-tone and concept that it has not, and free prompts from a file (`hart_emoji.suites.prompts`). One image a prompt.
+Groups of prompts: names seen in training, unseen synonyms, unseen combinations of style and concept and of skin tone
+and concept, and free prompts from a file (`hart_emoji.suites.prompts`). Each prompt gives one image.
 
-- Right concept: all concepts rank by the nearest of their training images, by cosine of the extractor's features.
+- Right concept: all concepts are ranked by the nearest of their training images, by cosine of the extractor's features.
   The group of skin tones is ranked among all training images, the others among those without skin tones.
-- Right style: of all rendered images of the right concept without skin tone, held out or not, the nearest has the
-  style that was asked for: by the same features, and by colours, which know the style of a misdrawn image better.
-- Right skin tone: of the rendered images of the right concept in the style that was asked for, held out or not, the
-  nearest by colours has the tone. The features hardly see skin tones.
+- Right style: among all rendered images of the right concept without skin tone, held out or not, the nearest has the
+  style asked for. This is judged by the same features, and by colours, which tell a misdrawn image's style better.
+- Right skin tone: among the rendered images of the right concept in the style asked for, held out or not, the nearest
+  by colours has the tone. The features hardly see skin tones.
 
-Beside every row of generated images: chance, and the tokenizer's reconstructions of the renderings that the prompts
-describe, from codes and exact residual and from the codes alone: a model that generates tokens of this tokenizer can
-hardly do better. Renderings that training has not seen are ranked too, as they are and turned: what a perfect image
-would reach, and one in another place.
+Every row of generated images stands beside chance and the tokenizer's reconstructions of the renderings that the
+prompts describe, from codes with the exact residual and from codes alone: a model that generates tokens of this
+tokenizer can hardly do better. Renderings not seen in training are ranked too, unchanged and turned: these rows show
+what a perfect image would reach, and a perfect one that is turned.
 
 Shapes: N images, M images of the set, C concepts, D width of a feature.
 """
@@ -60,20 +60,20 @@ RIGHT = {
     "style": {"features": "right style ({})", "colours": "right style (colours)"},
     "tone": {"colours": "right skin tone (colours)"},
 }
-"""What is judged besides the concept, for images that were held out for it -> what tells it -> its column."""
+"""What a group holds out, judged besides the concept -> what it is judged by -> name of the column."""
 
 
 class AgreementOptions(EmojiOptions, kw_only=True):
-    """The seed is that of each group's first image, the choice of prompts and the intervals."""
+    """The seed is used for each group's first image, the choice of prompts and the intervals."""
 
-    limit: Annotated[int, Field(ge=1, description="Prompts of each group at most.")] = 300
+    limit: Annotated[int, Field(ge=1, description="Maximum number of prompts in each group.")] = 300
     free_prompts: Annotated[
-        Path | None, Field(description="TOML file with free prompts and what is right; none by default.")
+        Path | None, Field(description="TOML file with free prompts and the right concepts; none by default.")
     ] = None
 
 
 def run(context: Context[AgreementOptions]) -> Result:
-    """Images of each group are kept in a folder: a stopped run continues. Raises `HartError` without any prompt."""
+    """Run the suite. Each group's images are kept, so a stopped run continues. Raises `HartError` without prompts."""
     options, progress = context.options, context.progress
     opened = Opened.by(context)
     emoji, extractor = opened.emoji, opened.extractor
@@ -116,16 +116,16 @@ def run(context: Context[AgreementOptions]) -> Result:
 
 
 class Judge:
-    """Tells what images look most like, by the rendered images of a set."""
+    """Decides what images look most like, by comparing them with the rendered images of a set."""
 
     def __init__(self, emoji: EmojiSet, features: Tensor, extractor: str) -> None:
-        """features: (M, D) of all images of the set, normalised in `bank`; extractor: its name, for the columns."""
+        """features: (M, D) of all images of the set; `bank` has them normalised. extractor: its name, for columns."""
         self._emoji = emoji
         self.bank = F.normalize(features, dim=1)
         self._extractor = extractor
 
     def ranks(self, seen: Looks, group: PromptGroup) -> list[int | None]:
-        """Rank from 1 of the best right concept for an image of each prompt; None where none is right."""
+        """Return, for the image of each prompt, the rank from 1 of the best right concept; None if none is right."""
         toned = group.held_out == "tone"
         rows = [row for row in self._emoji.training if toned or self._emoji.tone[row] is None]
         asked = [i for i, prompt in enumerate(group.prompts) if prompt.accepted]
@@ -140,7 +140,7 @@ class Judge:
         return [rank_of.get(i) for i in range(len(group.prompts))]
 
     def verdicts(self, seen: Looks, group: PromptGroup) -> dict[str, Tensor]:
-        """By column: 1 or 0 for each image that the column is about, of one image of each prompt."""
+        """Return by column: 1 or 0 for each image that the column applies to. seen: one image per prompt."""
         found = [rank for rank in self.ranks(seen, group) if rank is not None]
         columns = {self._column(top): torch.tensor([float(rank <= top) for rank in found]) for top in TOPS}
         judged = self._right_columns(group)
@@ -157,7 +157,7 @@ class Judge:
         return columns
 
     def chance(self, group: PromptGroup) -> dict[str, Figure]:
-        """By column: the share that images unrelated to their prompts would reach."""
+        """Return by column: the share that images unrelated to their prompts would reach."""
         accepted = [len(prompt.accepted) for prompt in group.prompts if prompt.accepted]
         count = len(self._emoji.slugs)
         columns = {self._column(top): [chance_of_rank(top, right, count) for right in accepted] for top in TOPS}
@@ -171,11 +171,11 @@ class Judge:
         return f"right concept in the nearest {top} ({self._extractor})"
 
     def _right_columns(self, group: PromptGroup) -> dict[str, str]:
-        """As `RIGHT`, for what a group holds out."""
+        """Return the entry of `RIGHT` for what the group holds out."""
         return {by: column.format(self._extractor) for by, column in RIGHT.get(group.held_out or "", {}).items()}
 
     def _candidates(self, prompt: EmojiPrompt, what: str | None) -> tuple[list[int], list[bool]]:
-        """Images of the right concept to choose from, and which of them have the style or tone asked for."""
+        """Return the images of the right concept to choose from, and whether each has the style or tone asked for."""
         emoji, asked = self._emoji, prompt.rendering
         assert asked is not None
         rows = emoji.images_of(prompt.accepted[0])
@@ -189,10 +189,10 @@ class Judge:
 def concept_ranks(
     generated: Tensor, bank: Tensor, concept: Tensor, accepted: Sequence[Collection[int]], concepts: int
 ) -> Tensor:
-    """Rank (N,) from 1 of the best of the concepts `accepted` of each image, for features `generated` (N, D).
+    """Return the ranks (N,) from 1 of each image's best concept in `accepted`. generated: features (N, D).
 
-    bank: (M, D) features of images of the concepts `concept` (M,), numbered from 0 to `concepts` - 1. Concepts rank
-    by the cosine of the nearest of their images; those without images come last.
+    bank: (M, D) features of images whose concepts are `concept` (M,), numbered from 0 to `concepts` - 1. Concepts are
+    ranked by the cosine of the nearest of their images; those without images come last.
     """
     if not accepted:
         return torch.empty(0, dtype=torch.int64)
@@ -204,7 +204,7 @@ def concept_ranks(
 
 
 def chance_of_rank(top: int, accepted: int, concepts: int) -> float:
-    """Probability that one of `accepted` concepts is among the first `top` of `concepts` in random order."""
+    """Return the probability that one of `accepted` concepts is among the first `top` of `concepts` in random order."""
     missed = 1.0
     for turn in range(accepted):
         missed *= max(concepts - top - turn, 0) / (concepts - turn)
@@ -212,7 +212,7 @@ def chance_of_rank(top: int, accepted: int, concepts: int) -> float:
 
 
 def _described(opened: Opened, group: PromptGroup, context: Context[AgreementOptions]) -> dict[str, Looks]:
-    """By kind: the images that the prompts describe; empty where they describe none."""
+    """Return by kind: the images that the prompts describe; empty if not every prompt describes one."""
     rows = group.renderings
     if len(rows) < len(group.prompts):
         return {}
@@ -226,7 +226,7 @@ def _described(opened: Opened, group: PromptGroup, context: Context[AgreementOpt
 
 
 def turned(pixels: Tensor) -> Tensor:
-    """Images (B, 3, H, W), uint8, by 15 degrees and 0.85 times as large, on white: what a judge must still know."""
+    """Turn images (B, 3, H, W), uint8, by 15 degrees and shrink them to 0.85 on white: a judge must still know them."""
     sine, cosine = math.sin(math.radians(15)) / 0.85, math.cos(math.radians(15)) / 0.85
     turn = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0]]).expand(len(pixels), -1, -1)
     places = F.affine_grid(turn, list(pixels.shape), align_corners=False)
@@ -256,7 +256,7 @@ def _rows(
 
 SUITE = Suite(
     "agreement",
-    "How often a generated emoji looks most like what it was asked for. A stopped run continues.",
+    "How often a generated emoji looks most like what the prompt asks for. A stopped run continues.",
     AgreementOptions,
     run,
     "hart-emoji",

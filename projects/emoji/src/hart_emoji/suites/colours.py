@@ -1,8 +1,8 @@
-"""Which of some renderings an image shares its colours with, wherever in the image they are: judge of styles and tones.
+"""Judges styles and tones: finds the rendering that shares an image's colours, wherever in the image they are.
 
-Pixel by pixel a misdrawn hand of the right colour is nearer to a paler one, because white stands where its fingers
-should be; so the places of colours are left out. Each rendering is a distribution of colours, and an image goes to the
-one under which its own pixels are likeliest (naive Bayes over pixels).
+Compared pixel by pixel, a misdrawn hand of the right colour is nearer to a paler one, because white stands where its
+fingers should be; so the positions of colours are ignored. Each rendering is a distribution of colours, and an image is
+assigned to the one under which its own pixels are likeliest (naive Bayes over pixels).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEVELS = 16
-"""Steps of each colour channel in a distribution."""
+"""Bins per colour channel in a distribution."""
 BLUR = 1.0
-"""Standard deviation of the Gaussian that spreads a colour to its neighbours, in such steps."""
+"""Standard deviation, in bins, of the Gaussian that spreads a colour to its neighbours."""
 RARE = 1e-5
-"""Added to each probability, so that a colour which no rendering has does not decide alone."""
+"""Added to each probability, so that a colour which no rendering has does not decide on its own."""
 
 
 def nearest_by_colours(image: Tensor, renderings: Tensor) -> int:
-    """The number of the rendering, of `renderings` (N, 3, H, W), with the colours of `image` (3, H, W); both uint8.
+    """Return which of `renderings` (N, 3, H, W) has the colours of `image` (3, H, W); both are uint8.
 
-    White is the ground and does not count.
+    White is the background and does not count.
     """
     bins = LEVELS**3
     seen = _bins(image)
@@ -36,13 +36,13 @@ def nearest_by_colours(image: Tensor, renderings: Tensor) -> int:
 
 
 def _bins(image: Tensor) -> Tensor:
-    """Of each pixel of an image (3, H, W), the number of its colour."""
+    """Return the colour bin of each pixel of an image (3, H, W)."""
     red, green, blue = image.long().flatten(1) // (256 // LEVELS)
     return (red * LEVELS + green) * LEVELS + blue
 
 
 def _blurred(volume: Tensor) -> Tensor:
-    """(N, D, D, D), Gaussian along each channel."""
+    """Blur (N, D, D, D) with a Gaussian along each channel."""
     reach = round(3 * BLUR)
     kernel = torch.exp(-torch.arange(-reach, reach + 1.0).square() / (2 * BLUR**2))
     kernel = (kernel / kernel.sum()).view(1, 1, -1)

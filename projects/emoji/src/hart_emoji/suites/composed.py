@@ -1,11 +1,11 @@
-"""Suite `composed`: things alone, in twos, counted, coloured, placed, and each in its own colour, after GenEval
-(arXiv 2310.11513), judged without people.
+"""Suite `composed`: things alone, in pairs, counted, coloured, placed, and pairs in two colours, after GenEval
+(arXiv 2310.11513), judged automatically.
 
-Blots on white are told apart and cut out; a blot shows that one of `THINGS` which its nearest rendering shows, by the
-cosine of EfficientNet-Lite0 features. Of a count every blot must show the thing. Colours are told from pixels.
+Separate blots on white are cut out; a blot shows the thing (of `THINGS`) that its nearest rendering shows, by the
+cosine of EfficientNet-Lite0 features. In a count, every blot must show the thing. Colours are judged from pixels.
 
-Beside the generated images stand ones composed from the set's renderings as the prompts say, and these through the
-tokenizer: what the judge, and what the tokenizer, let through.
+For comparison, images are composed from the set's renderings as the prompts say, and also passed through the
+tokenizer: they show the limits set by the judge and by the tokenizer.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ THINGS = {
     "butterfly": ("butterfly",),
     "banana": ("banana",),
 }
-"""Word -> the concepts whose renderings show it; the first one's stand in the composed images."""
+"""Word -> the concepts whose renderings show it; composed images use the first."""
 PAINTED = ("apple", "car", "star", "house", "book", "heart", "fish", "butterfly")
 """Things that may have any colour."""
 COLOURS = ("red", "yellow", "green", "blue", "purple")
 KINDS = ("single", "two", "count", "colour", "position", "attribution")
 SIDES = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-"""Words -> where the first thing is, seen from the second."""
+"""Words -> the direction (x, y) of the first thing as seen from the second."""
 MARGIN = 0.1
-"""Around a blot that is cut out, in its longer sides."""
+"""Margin around a blot that is cut out, as a share of its longer side."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A thing that an image should show, its colour, and where its centre is, in widths of the image."""
+    """A thing that an image should show, its colour, and its centre in widths of the image."""
 
     thing: str
     colour: str | None
@@ -77,7 +77,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt and the parts of its image. side: where the first must be, seen from the second; (0, 0) anywhere."""
+    """A prompt and the parts of its image. side: direction of the first from the second; (0, 0) means anywhere."""
 
     kind: str
     text: str
@@ -86,7 +86,7 @@ class Asked:
 
 
 def prompts() -> list[Asked]:
-    """Of every kind of `KINDS`, always the same."""
+    """Return the prompts, of every kind in `KINDS`; they are always the same."""
     words = list(THINGS)
     pairs = [(word, words[(at + 5) % len(words)]) for at, word in enumerate(words)]
     left, right, middle = (0.27, 0.5), (0.73, 0.5), (0.5, 0.5)
@@ -121,10 +121,10 @@ def prompts() -> list[Asked]:
 
 
 class Judge:
-    """Tells what the blots of an image show."""
+    """Decides what the blots of an image show."""
 
     def __init__(self, emoji: EmojiSet, extractor: FeatureExtractor) -> None:
-        """Raises `HartError` for a set that lacks one of `THINGS`."""
+        """Raises `HartError` if the set lacks one of `THINGS`."""
         named = [(word, slug) for word, slugs in THINGS.items() for slug in slugs]
         if missing := [slug for _, slug in named if slug not in emoji.number]:
             raise HartError(f"the set has no concept {missing[0]!r}, which is asked for: build the whole one")
@@ -140,14 +140,14 @@ class Judge:
         self._bank = F.normalize(features_of(torch.stack([_pixels(image) for image in renderings]), extractor), dim=1)
 
     def shown(self, parts: Sequence[Image.Image]) -> list[str]:
-        """The thing that each of some cut-out blots shows."""
+        """Return the thing that each cut-out blot shows."""
         if not parts:
             return []
         seen = features_of(torch.stack([_pixels(part) for part in parts]), self.extractor)
         return [self._words[at] for at in (F.normalize(seen, dim=1) @ self._bank.T).argmax(dim=1).tolist()]
 
     def right(self, asked: Asked, image: Image.Image) -> bool:
-        """Whether an image shows the parts asked for, and no other."""
+        """Return whether an image shows the parts asked for and no others."""
         boxes = [around(image)] if len(asked.parts) == 1 else blots(image)
         if len(boxes) != len(asked.parts):
             return False
@@ -168,13 +168,13 @@ class Judge:
 
 
 def around(image: Image.Image) -> tuple[int, int, int, int]:
-    """The box around all of an image's blots; the whole image where there are none."""
+    """Return the box around all of an image's blots, or the whole image if it has none."""
     left, top, right, bottom = zip(*(blots(image) or [(0, 0, *image.size)]), strict=True)
     return min(left), min(top), max(right), max(bottom)
 
 
 def cut_out(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """What a box holds, in the middle of a white square of the size at which features are computed."""
+    """Return the content of a box, centred on a white square of the size at which features are computed."""
     part = image.crop(box)
     side = round(max(part.size) * (1 + 2 * MARGIN))
     square = Image.new("RGB", (side, side), "white")
@@ -183,7 +183,7 @@ def cut_out(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
 
 
 def composed(emoji: EmojiSet, asked: Asked) -> Image.Image:
-    """The image that a prompt asks for, from renderings in the default style."""
+    """Compose the image that a prompt asks for from renderings in the default style."""
     size = emoji.pixels([0]).shape[-1]
     placed: list[tuple[Image.Image, float, float]] = []
     side = round(size * (0.9 if len(asked.parts) == 1 else 0.42))
@@ -203,7 +203,7 @@ def composed(emoji: EmojiSet, asked: Asked) -> Image.Image:
 
 
 def run(context: Context[EmojiOptions]) -> Result:
-    """A row for each kind of image, a column for each kind of prompt: the share of images that are right."""
+    """Return a row for each kind of image, a column for each kind of prompt: the share of images that are right."""
     opened, options, asked = Opened.by(context), context.options, prompts()
     judge = Judge(opened.emoji, opened.extractor)
     texts = [one.text for one in asked]
@@ -221,7 +221,7 @@ def run(context: Context[EmojiOptions]) -> Result:
         right = torch.tensor([float(judge.right(one, image)) for one, image in zip(asked, row, strict=True)])
         columns = {kind: right[[at for at, one in enumerate(asked) if one.kind == kind]] for kind in KINDS}
         figures[name] = {kind: bootstrap_mean(values, generator, options.resamples) for kind, values in columns.items()}
-        # as GenEval: the mean of the kinds
+        # as in GenEval: the mean of the kinds
         figures[name]["all"] = Figure(sum(float(values.mean()) for values in columns.values()) / len(columns))
     return Result(
         title=counted(len(generated), "image"),

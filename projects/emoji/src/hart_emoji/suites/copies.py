@@ -1,10 +1,10 @@
-"""Suite `copies`: does the model copy its training images, and what does it do between styles?
+"""Suite `copies`: does the model copy its training images, and how does it draw one concept in different styles?
 
-Every generated image is shown with the training images nearest to it, and its distances to them with those of
-images that are certainly no copies (renderings held out of training) and of images that certainly are (training
-images through the tokenizer, as a copy would have to go). A model that copies has distances like the latter.
+Every generated image is shown with its nearest training images. Its distances to them are compared with those of
+images that are certainly not copies (renderings held out of training) and of images that certainly are (training
+images through the tokenizer, as any copy would have to go). A model that copies has distances like the latter.
 
-Distances: 1 - cosine of the extractor's features; and the root mean square of differences of pixel values, 0 to 255, of
+Distances: 1 - cosine of the extractor's features; and the root mean square difference of pixel values, 0 to 255, of
 images reduced to `REDUCED_SIZE` px.
 
 Shapes: N images, M images of the set, D width of a feature, P = 3 * REDUCED_SIZE**2.
@@ -39,34 +39,34 @@ from hart_emoji.suites.emoji_set import CHUNK, EmojiOptions, EmojiSet, Opened, f
 from hart_emoji.suites.prompts import PromptGroup, seen_names, styled, unseen_styles
 
 SHOWN = 24
-"""Generated images on the sheet with their nearest training images."""
+"""Number of generated images on the sheet, each with its nearest training images."""
 REDUCED_SIZE = 32
-"""Pixels at which images are compared pixel by pixel: colours and masses count, not the exact place of an edge."""
+"""Size in pixels for comparing images pixel by pixel: colours and masses count, not the exact place of an edge."""
 CONCEPTS = 12
-"""Concepts on the sheet of styles."""
+"""Number of concepts on the sheet of styles."""
 HELD_OUT, COPIES = "held-out renderings", "training images through the tokenizer"
 QUANTILES = (0.05, 0.5, 0.95)
 NEAREST_FILE, STYLES_FILE = "nearest.png", "styles.png"
 
 
 class CopiesOptions(EmojiOptions, kw_only=True):
-    """The seed is that of the first image and of the choice of prompts."""
+    """The seed is used for the first image and the choice of prompts."""
 
-    limit: Annotated[int, Field(ge=1, description="Images of each kind at most.")] = 100
+    limit: Annotated[int, Field(ge=1, description="Maximum number of images of each kind.")] = 100
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """For N images and one distance: how far the nearest training image is (N,), and which it is (N,)."""
+    """For N images and one distance: how far away the nearest training image is (N,), and its row (N,)."""
 
     distance: Tensor
     row: Tensor
 
 
 def run(context: Context[CopiesOptions]) -> Result:
-    """Images are kept, those of styles are not.
+    """Run the suite. Generated images are kept, except those of the sheet of styles.
 
-    Raises `HartError` when the set has no concept to ask for, or holds nothing out.
+    Raises `HartError` if the set has no concept to ask for, or holds nothing out.
     """
     options, progress = context.options, context.progress
     opened = Opened.by(context)
@@ -79,7 +79,7 @@ def run(context: Context[CopiesOptions]) -> Result:
     pixels = torch.cat([reduced(emoji.pixels(training[i : i + CHUNK])) for i in range(0, len(training), CHUNK)])
 
     def nearest(images: Tensor) -> dict[str, Nearest]:
-        """By distance, for images (N, 3, H, W)."""
+        """Return the nearest training images by kind of distance, for images (N, 3, H, W)."""
         cosine = (F.normalize(features_of(images, extractor), dim=1) @ features.T).max(dim=1)
         apart = torch.cdist(reduced(images), pixels).min(dim=1)
         return {
@@ -112,7 +112,7 @@ def run(context: Context[CopiesOptions]) -> Result:
 
 
 def reduced(pixels: Tensor) -> Tensor:
-    """Images (B, 3, H, W) at `REDUCED_SIZE` px, as float32 rows (B, P) on the CPU."""
+    """Return images (B, 3, H, W) reduced to `REDUCED_SIZE` px, as float32 rows (B, P) on the CPU."""
     parts = [
         F.interpolate(part.float(), (REDUCED_SIZE, REDUCED_SIZE), mode="area").cpu() for part in pixels.split(CHUNK)
     ]
@@ -122,7 +122,7 @@ def reduced(pixels: Tensor) -> Tensor:
 def _figures(
     nearest: Mapping[str, Nearest], held_out: Mapping[str, Nearest], copies: Mapping[str, Nearest]
 ) -> dict[str, Figure]:
-    """Quantiles of each distance, and the shares nearer than most held-out images and as near as most copies."""
+    """Return quantiles of each distance, and the shares nearer than most held-out images and as near as most copies."""
     low, median, high = QUANTILES
     figures = {}
     for name, found in nearest.items():
@@ -139,7 +139,7 @@ def _figures(
 def _nearest_sheet(
     emoji: EmojiSet, group: PromptGroup, generated: GeneratedImages, found: Mapping[str, Nearest]
 ) -> Image.Image:
-    """Generated, nearest by features, nearest by pixels; distances in the label."""
+    """Return a sheet of each image, its nearest by features and by pixels, with the distances in the label."""
     groups, labels = [], []
     for i, prompt in enumerate(group.prompts[:SHOWN]):
         pixels = [generated.pixels([i])[0], *(emoji.pixels([int(nearest.row[i])])[0] for nearest in found.values())]
@@ -149,7 +149,7 @@ def _nearest_sheet(
 
 
 def _styles_sheet(opened: Opened, group: PromptGroup, context: Context[CopiesOptions]) -> Image.Image:
-    """A concept a row, generated in every style from one seed, beside its renderings; white where there is none."""
+    """Return a sheet of concepts in all styles: generated from one seed, and rendered (white if there is none)."""
     pipe, emoji, options = opened.pipe, opened.emoji, context.options
     groups, labels = [], []
     for i, prompt in enumerate(group.prompts[:CONCEPTS]):

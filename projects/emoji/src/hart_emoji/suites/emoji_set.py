@@ -1,4 +1,4 @@
-"""An emoji set as suites see it: all rendered images by concept, style and skin tone, and their features.
+"""The emoji set as the suites use it: all rendered images by concept, style and skin tone, and their features.
 
 Shapes: B, M images, D width of a feature.
 """
@@ -34,26 +34,26 @@ from hart.files import FileError, default_cache, read_json
 from hart_emoji.data.captions import DEFAULT_STYLE
 
 FEATURE_IMAGE_SIZE = 128
-"""Pixels at which EfficientNet-Lite sees emoji: they have little finer detail, and it takes a third of the time."""
+"""Image size for EfficientNet-Lite in pixels: emoji have little finer detail, and this takes a third of the time."""
 BATCH = 8
-"""Images that the extractor sees together; more at once are slower on a CPU."""
+"""Images per batch of the extractor; larger batches are slower on a CPU."""
 CHUNK = 512
-"""Images whose features are stored in one file."""
+"""Images per file of stored features."""
 
 
 class EmojiOptions(SamplingOptions, kw_only=True):
-    """Of suites that compare images of a model with the emoji set."""
+    """Options of suites that compare a model's images with the emoji set."""
 
     data: Annotated[Path, Field(description="Folder that hart-emoji data built.")]
     features: Annotated[
         Literal["efficientnet-lite0", "efficientnet-lite2"],
-        Field(description="Network whose features say what images look like; lite2 took no part in any training."),
+        Field(description="Network whose features judge what images look like; lite2 was not used in any training."),
     ] = "efficientnet-lite0"
 
 
 @pydantic.dataclasses.dataclass(frozen=True)
 class ConceptEntry:
-    """What the suites read of an entry of concepts.json; names: the usual one first."""
+    """The parts of an entry of concepts.json that the suites read. names: the usual one first."""
 
     names: Annotated[tuple[str, ...], Field(min_length=1)]
     group: str
@@ -61,7 +61,7 @@ class ConceptEntry:
 
 
 def read_concepts(folder: Path) -> dict[str, ConceptEntry]:
-    """Concepts of a set, by slug. Raises `HartError` for a folder that `hart-emoji data` did not build."""
+    """Return a set's concepts by slug. Raises `HartError` for a folder that `hart-emoji data` did not build."""
     try:
         return TypeAdapter(dict[str, ConceptEntry]).validate_python(read_json(folder / "concepts.json"))
     except FileError as error:
@@ -71,16 +71,16 @@ def read_concepts(folder: Path) -> dict[str, ConceptEntry]:
 
 
 class EmojiSet:
-    """What `hart-emoji data` built, in memory: 3 * size**2 bytes an image.
+    """What `hart-emoji data` built, in memory: 3 * size**2 bytes per image.
 
-    Images are numbered from 0, those of training first. built_size: pixels at which they were rendered.
-    slugs: concepts in the order of their numbers. concepts: what concepts.json says of each slug.
-    style_words: style -> what captions call it.
-    concept, style, tone, held_out: of each image; the tone is None for images without, held_out for training ones.
+    Images are numbered from 0, training images first. built_size: size in pixels at which they were rendered.
+    slugs: concepts in the order of their numbers. concepts: slug -> its entry in concepts.json.
+    style_words: style -> its name in captions.
+    concept, style, tone, held_out: one per image; tone is None without a skin tone, held_out is None for training.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
-        """Reads all images at `size` px. Raises `HartError` for a folder that `hart-emoji data` did not build, or that
+        """Read all images at `size` px. Raises `HartError` for a folder that `hart-emoji data` did not build, or that
         has been damaged since."""
         self.concepts = read_concepts(folder)
         index = read_json(folder / "dataset.json")
@@ -102,16 +102,16 @@ class EmojiSet:
         return len(self.style)
 
     def entry(self, number: int) -> ConceptEntry:
-        """What is known of a concept."""
+        """Return the entry of a concept."""
         return self.concepts[self.slugs[number]]
 
     def images_of(self, number: int) -> list[int]:
-        """All images of a concept, held out or not."""
+        """Return all images of a concept, held out or not."""
         found: list[int] = (self.concept == number).nonzero().flatten().tolist()
         return found
 
     def renderings(self) -> dict[int, int]:
-        """Concept -> a training image without skin tone, of the default style where there is one."""
+        """Return concept -> a training image without skin tone, in the default style if there is one."""
         found: dict[int, int] = {}
         for row in self.training:
             number = int(self.concept[row])
@@ -120,14 +120,14 @@ class EmojiSet:
         return found
 
     def pixels(self, rows: Sequence[int]) -> Tensor:
-        """(B, 3, size, size) uint8 of some images."""
+        """Return the images `rows` as (B, 3, size, size) uint8."""
         first, second = self._splits
         split = len(first)
         return torch.stack([first.pixels[row] if row < split else second.pixels[row - split] for row in rows])
 
     def features(self, extractor: FeatureExtractor, progress: Progress, cache: Path | None = None) -> Tensor:
-        """(M, D) of all images, computed once for each set, size and extractor and kept in `cache`, by default a folder
-        in the user's cache."""
+        """Return (M, D) features of all images. They are computed once per set, size and extractor and kept in `cache`,
+        by default a folder in the user's cache."""
         kept = Cache(cache or default_cache() / "features", TENSORS, extractor_facts(extractor))
         chunks = [chunk for split in self._splits for chunk in split.pixels.split(CHUNK)]
         names = list(map(kept.key, chunks))
@@ -149,7 +149,7 @@ class Opened:
 
     @staticmethod
     def by(context: Context[Any]) -> Opened:
-        """By the options of a suite. Raises `HartError`."""
+        """Open model, set and extractor as a suite's options say. Raises `HartError`."""
         pipe = context.options.pipeline()
         context.progress(0, None, "reading the set")
         size: Literal[0, 2] = 2 if context.options.features == "efficientnet-lite2" else 0
@@ -157,13 +157,13 @@ class Opened:
         emoji = EmojiSet(context.options.data, pipe.image_size)
         if emoji.built_size < pipe.image_size:
             context.note(
-                f"the set's images are of {emoji.built_size} px and are enlarged, which blurs them: for figures that "
-                f"compare, build it with --size {pipe.image_size}"
+                f"the set's images of {emoji.built_size} px are enlarged, which blurs them: for comparable figures, "
+                f"build it with --size {pipe.image_size}"
             )
         return Opened(pipe, emoji, extractor)
 
     def reconstructed(self, pixels: Tensor) -> Mapping[str, Tensor]:
-        """Images (B, 3, H, W) uint8 through the tokenizer: "discrete", "hybrid"."""
+        """Reconstruct images (B, 3, H, W) uint8 with the tokenizer: "discrete" and "hybrid"."""
         decoded: dict[str, list[Tensor]] = {"discrete": [], "hybrid": []}
         for batch in pixels.split(BATCH):
             schedule = self.pipe.config.tokenizer.schedule
@@ -173,23 +173,23 @@ class Opened:
 
 
 def image_of(pixels: Tensor) -> Image.Image:
-    """(3, H, W) uint8 as an image."""
+    """Convert (3, H, W) uint8 to an image."""
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 @dataclass(frozen=True)
 class Looks:
-    """Images (B, 3, H, W), uint8, and their features (B, D)."""
+    """Images (B, 3, H, W) uint8, and their features (B, D)."""
 
     images: Tensor
     features: Tensor
 
 
 def looks(pixels: Tensor, extractor: FeatureExtractor) -> Looks:
-    """Of images (B, 3, H, W), uint8."""
+    """Return images (B, 3, H, W) uint8 with their features."""
     return Looks(pixels, features_of(pixels, extractor))
 
 
 def features_of(pixels: Tensor, extractor: FeatureExtractor) -> Tensor:
-    """(B, D) of images (B, 3, H, W), a few at a time."""
+    """Return features (B, D) of images (B, 3, H, W), computed a few at a time."""
     return torch.cat([extractor(batch).pooled for batch in pixels.split(BATCH)])

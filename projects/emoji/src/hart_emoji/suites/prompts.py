@@ -1,4 +1,4 @@
-"""Prompts for which the right image is known, in groups by what training has seen of them."""
+"""Prompts with known right answers, in groups by what the model has seen of them in training."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from hart_emoji.data.captions import with_article
 from hart_emoji.suites.emoji_set import EmojiSet
 
 LEFT_OUT = frozenset({"flags", "symbols"})
-"""Groups of concepts that are not asked for: hundreds of look-alikes."""
+"""Groups of concepts that are not asked for, since they have hundreds of look-alikes."""
 
 
 @dataclass(frozen=True)
 class EmojiPrompt:
-    """A prompt, and what would be right.
+    """A prompt and its right answers.
 
-    accepted: numbers of the right concepts; none where no emoji shows it. rendering: the image of the set that the
-    text describes in full, or None.
+    accepted: numbers of the right concepts; empty if no emoji shows it. rendering: the image of the set that the text
+    fully describes, or None.
     """
 
     text: str
@@ -38,7 +38,7 @@ class EmojiPrompt:
 class PromptGroup:
     """Prompts of one kind. key: for file names; title: for tables.
 
-    held_out: what of the prompts' renderings training has not seen with their concepts; None where it has seen all.
+    held_out: what the model has not seen together with the prompts' concepts in training; None if it has seen all.
     """
 
     key: str
@@ -52,12 +52,12 @@ class PromptGroup:
 
     @property
     def renderings(self) -> list[int]:
-        """Images of the set that prompts describe in full."""
+        """Images of the set that prompts fully describe."""
         return [prompt.rendering for prompt in self.prompts if prompt.rendering is not None]
 
 
 def seen_names(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
-    """Names of concepts, as training captions have them, chosen by `seed`. Their rendering is of the default style."""
+    """Return concept names as in training captions, chosen by `seed`. Their renderings prefer the default style."""
     renderings = emoji.renderings()
     pool = [number for number in sorted(renderings) if emoji.entry(number).group not in LEFT_OUT]
     random.Random(seed).shuffle(pool)
@@ -69,7 +69,7 @@ def seen_names(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
 
 
 def unseen_synonyms(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
-    """Keywords that no training caption has, each alone; every concept that has the keyword is right."""
+    """Return keywords that are in no training caption, each alone; every concept that has the keyword is right."""
     owners: defaultdict[str, list[int]] = defaultdict(list)
     for slug in emoji.slugs:
         for word in emoji.concepts[slug].held_out_keywords:
@@ -81,24 +81,24 @@ def unseen_synonyms(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
 
 
 def unseen_styles(emoji: EmojiSet, limit: int, seed: int, left_out: frozenset[str] = LEFT_OUT) -> PromptGroup:
-    """Held-out images without skin tone: concepts in a style in which training has not seen them."""
+    """Return prompts for held-out images without skin tone: concepts in a style not seen in training."""
     pool = [row for row, why in enumerate(emoji.held_out) if why == "style" and emoji.tone[row] is None]
     prompts = _described(emoji, pool, limit, seed, left_out)
     return PromptGroup("styles", "style x concept never seen", prompts, "style")
 
 
 def unseen_tones(emoji: EmojiSet, limit: int, seed: int) -> PromptGroup:
-    """Held-out skin tones of concepts: in no style has training seen them."""
+    """Return prompts for held-out skin tones of concepts, which training has not seen in any style."""
     pool = [row for row, why in enumerate(emoji.held_out) if why == "tone"]
     prompts = _described(emoji, pool, limit, seed, LEFT_OUT)
     return PromptGroup("tones", "skin tone x concept never seen", prompts, "tone")
 
 
 def free_prompts(emoji: EmojiSet, file: Path, limit: int, seed: int) -> PromptGroup:
-    """Prompts of a TOML file, as evenly from its tables as possible: [table] "prompt" = ["slug of a concept", ...].
+    """Return prompts of a TOML file, as evenly from its tables as possible: [table] "prompt" = ["concept slug", ...].
 
-    An empty list says that no emoji is right: an image is generated, and not ranked. Raises `HartError` for a file of
-    another form, or a concept that the set does not have.
+    An empty list means that no emoji is right: an image is generated but not ranked. Raises `HartError` if the file
+    has another format, or names a concept that the set does not have.
     """
     tables, texts, slugs = [], [], []
     for table, entries in read_free_prompts(file).items():
@@ -114,7 +114,7 @@ def free_prompts(emoji: EmojiSet, file: Path, limit: int, seed: int) -> PromptGr
 
 
 def read_free_prompts(file: Path) -> dict[str, dict[str, list[str]]]:
-    """Table -> prompt -> slugs of the right concepts. Raises `HartError` for a file of another form."""
+    """Return table -> prompt -> slugs of the right concepts. Raises `HartError` if the file has another format."""
     try:
         return TypeAdapter(dict[str, dict[str, list[str]]]).validate_python(read_toml(file))
     except ValidationError:
@@ -124,19 +124,19 @@ def read_free_prompts(file: Path) -> dict[str, dict[str, list[str]]]:
 def _described(
     emoji: EmojiSet, pool: Sequence[int], limit: int, seed: int, left_out: frozenset[str]
 ) -> tuple[EmojiPrompt, ...]:
-    """Prompts that say concept, style and skin tone of images, in a wording that captions have."""
+    """Return prompts that give the concept, style and skin tone of images, worded like captions."""
     rows = [row for row in pool if emoji.entry(int(emoji.concept[row])).group not in left_out]
     random.Random(seed).shuffle(rows)
     return tuple(EmojiPrompt(description(emoji, row), (int(emoji.concept[row]),), row) for row in rows[:limit])
 
 
 def description(emoji: EmojiSet, row: int) -> str:
-    """An image in words: "a cat face in twemoji style", "a waving hand in noto style with medium dark skin"."""
+    """Describe an image: "a cat face in twemoji style", "a waving hand in noto style with medium dark skin"."""
     name, tone = emoji.entry(int(emoji.concept[row])).names[0], emoji.tone[row]
     text = styled(emoji, with_article(name), emoji.style[row])
     return text if tone is None else f"{text} with {tone.replace('-', ' ')} skin"
 
 
 def styled(emoji: EmojiSet, text: str, style: str) -> str:
-    """A text that names a style too, as captions do."""
+    """Add a style to the text, as captions do."""
     return f"{text} in {emoji.style_words[style]} style"

@@ -1,7 +1,7 @@
-"""Suite `sampling`: the paper's ablations of sampling, one setting changed at a time from the model's own.
+"""Suite `sampling`: the paper's sampling ablations, which change one of the model's own settings at a time.
 
-Prompts name concept and style of held-out renderings (`hart_emoji.suites.prompts.unseen_styles`), with which images are
-compared; all variants have the same prompts and seeds. What was measured is kept.
+Prompts name concept and style of held-out renderings (`hart_emoji.suites.prompts.unseen_styles`), and images are
+compared with these; all variants have the same prompts and seeds. Finished measurements are kept.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ TOP_KS = (50, 200, 600, None)
 TOP_PS = (0.5, 0.7, 0.9, None)
 GREEDY_SCALES = (0, 1, 2)
 TIMED = 10
-"""Images of each variant that are generated once more to be timed."""
+"""Images of each variant that are generated again for timing."""
 
 
 class AblationOptions(EmojiOptions, kw_only=True):
-    """The seed is that of the first image, the choice of prompts and the intervals."""
+    """The seed is used for the first image, the choice of prompts and the intervals."""
 
-    limit: Annotated[int, Field(ge=LEAST_IMAGES, description="Images of each variant at most.")] = 300
+    limit: Annotated[int, Field(ge=LEAST_IMAGES, description="Maximum number of images of each variant.")] = 300
     only: Annotated[
-        tuple[str, ...], Field(description="Variant to measure, by name; may be repeated. All by default.")
+        tuple[str, ...], Field(description="Name of a variant to measure; may be repeated. All by default.")
     ] = ()
 
 
 def variants(config: HartConfig, own: SamplingConfig) -> dict[str, SamplingConfig]:
-    """Name -> settings: `own` first, then those in which one differs; what equals it is left out."""
+    """Return name -> settings: `own` first, then variants that differ from it in one setting."""
     changed: dict[str, tuple[object, SamplingConfig]] = {}
     if config.hybrid:
         steps = config.diffusion_steps(own)
@@ -77,8 +77,8 @@ def variants(config: HartConfig, own: SamplingConfig) -> dict[str, SamplingConfi
 
 
 def run(context: Context[AblationOptions]) -> Result:
-    """A row for each variant, measured once and kept: FID, KID, precision, recall, agreement, and the seconds that an
-    image takes.
+    """Return a row for each variant, measured once and kept: FID, KID, precision, recall, agreement and the seconds
+    per image.
 
     Raises `HartError` for an unknown variant or too few held-out images.
     """
@@ -130,7 +130,7 @@ def run(context: Context[AblationOptions]) -> Result:
 
 
 def _seconds(pipe: HartPipeline, prompts: Sequence[str], sampling: SamplingConfig, seed: int) -> float:
-    """Median over images generated one at a time, from text to pixels."""
+    """Return the median time from text to pixels over images generated one at a time."""
     seconds = []
     for i, prompt in enumerate(prompts):
         start = time.perf_counter()
@@ -146,7 +146,7 @@ def _or_all(value: float | None) -> str:
 
 SUITE = Suite(
     "sampling",
-    "The model's own sampling with one setting changed at a time. What was measured is kept.",
+    "The model's own sampling with one setting changed at a time. Finished measurements are kept.",
     AblationOptions,
     run,
     "hart-emoji",

@@ -1,9 +1,9 @@
 """Suite `scenes`: how often images follow words for colours, backgrounds, counts and drawings, judged from pixels.
 
-Prompts: 10 things, each in 7 colours, on 7 backgrounds, 2 to 4 times, as line drawing and silhouette. A colour is
-right when most of what is not white has it (`hart_emoji.data.recolour.own_colour`); a background, when the border is
-nearer to its colour than to any other; a count, when that many separate blots stand on white; a drawing, when its ink
-is without colour and leaves much of the form empty, or fills it.
+Prompts: 10 things, each in 7 colours, on 7 backgrounds, 2 to 4 times, as a line drawing and as a silhouette. A colour
+is right if most non-white pixels have it (`hart_emoji.data.recolour.own_colour`); a background, if the border is nearer
+to its colour than to any other; a count, if that many separate blots stand on white; a drawing, if its ink has no
+colour and leaves much of the form empty (line drawing) or fills it (silhouette).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ NUMBERS = {2: "two", 3: "three", 4: "four"}
 DRAWN = ("line drawing", "silhouette")
 BORDER, GRID, SMALLEST_BLOT = 5, 48, 0.012
 INK, GREY = 170, 0.3
-"""Darker pixels are ink, of 255; most of black ink has less saturation."""
+"""Pixels darker than `INK` (of 255) are ink; it is black if its median saturation is at most `GREY`."""
 EMPTY, FULL = 0.65, 0.85
-"""Share of a form that is ink: of a line drawing at most, of a silhouette at least."""
+"""Share of a form that is ink: less than `EMPTY` for a line drawing, more than `FULL` for a silhouette."""
 
 
 def prompts() -> list[tuple[str, str, str | int]]:
-    """(what is judged, prompt, what is right)."""
+    """Return (what is judged, prompt, right answer) triples."""
     found: list[tuple[str, str, str | int]] = []
     for thing in THINGS:
         found += [("colour", with_article(f"{word} {thing}"), word) for word in WORDS]
@@ -41,7 +41,7 @@ def prompts() -> list[tuple[str, str, str | int]]:
 
 
 def without_white(image: Image.Image, white: int) -> Image.Image:
-    """The image where one of its channels is below `white`, transparent elsewhere."""
+    """Return the image, transparent wherever all channels are at least `white`."""
     pixels = np.asarray(image)
     opaque = (pixels.min(axis=-1) < white).astype(np.uint8) * 255
     return Image.fromarray(np.dstack([pixels, opaque]), "RGBA")
@@ -61,8 +61,8 @@ def background_of(image: Image.Image) -> str:
 
 
 def blots(image: Image.Image) -> list[tuple[int, int, int, int]]:
-    """Boxes (left, top, right, bottom) of the separate things on white: its connected parts without the smallest, the
-    largest first."""
+    """Return boxes (left, top, right, bottom) of the separate things on white, largest first. They are the connected
+    parts, without the smallest."""
     small = np.asarray(image.resize((GRID, GRID), Image.Resampling.BOX))
     labels, _ = ndimage.label(small.min(axis=-1) < 225, np.ones((3, 3)))
     places, cells = ndimage.find_objects(labels), np.bincount(labels.flat)[1:]
@@ -75,12 +75,12 @@ def blots(image: Image.Image) -> list[tuple[int, int, int, int]]:
 
 
 def drawn_as(image: Image.Image) -> str | None:
-    """ "line drawing" or "silhouette" where an image is one in black on white."""
+    """Return "line drawing" or "silhouette" if the image is one in black on white, else None."""
     ink = np.asarray(image.convert("L")) < INK
     saturation = np.asarray(image.convert("HSV"))[..., 1] / 255
     if not ink.any() or np.median(saturation[ink]) > GREY:
         return None
-    # a copy, since what is filled in an array's own image does not stay
+    # a copy, since filling an image that shares an array's memory has no lasting effect
     framed = Image.fromarray(np.pad(ink, 1).astype(np.uint8)).copy()
     ImageDraw.floodfill(framed, (0, 0), 2)
     share = ink.sum() / (np.asarray(framed) != 2).sum()
@@ -91,7 +91,7 @@ JUDGES = {"colour": colour_of, "background": background_of, "count": lambda imag
 
 
 def run(context: Context[SamplingOptions]) -> Result:
-    """A row for each kind: the share of images that are right."""
+    """Return a row for each kind: the share of images that are right."""
     options, asked = context.options, prompts()
     pipe = options.pipeline()
     generated = GeneratedImages(pipe, [text for _, text, _ in asked], options.sampling(pipe), options.seed, context.out)

@@ -1,4 +1,4 @@
-"""Short image prompts to distil a text encoder on: emoji names and keywords, WordNet words, and templates of both.
+"""Short image prompts for distilling a text encoder: emoji names and keywords, WordNet words, and templates of both.
 
 Sources: the npm archives `emojibase-data` and `emojilib` (MIT) and the WordNet 3.0 database files
 (`hart_emoji.text.wordnet`).
@@ -21,7 +21,7 @@ from hart_emoji.text.wordnet import explained_lemmas, lemmas, require_files
 
 @dataclass(frozen=True)
 class Phrase:
-    """A prompt, how often it is sampled relative to others, and (if not itself) the text that it means."""
+    """A prompt, how often it is sampled relative to others, and the text that it means (empty: itself)."""
 
     text: str
     weight: float
@@ -39,7 +39,7 @@ class EmojiWords:
 
 @dataclass(frozen=True)
 class WordNetWords:
-    """Lemmas by use, most to least: `things` can be depicted; `glosses` are short definitions of them."""
+    """Lemmas, most used first. things: those that can be depicted. glosses: short definitions of things."""
 
     things: tuple[str, ...]
     nouns: tuple[str, ...]
@@ -54,19 +54,19 @@ _WORDS: dict[str, list[str]] = tomllib.loads(
 
 
 def distinct(words: Sequence[str]) -> tuple[str, ...]:
-    """The words without repetitions, in order."""
+    """Return the words in order, without repetitions."""
     return tuple(dict.fromkeys(word for word in words if word))
 
 
 def with_article(name: str) -> str:
-    """For "owl" gives "an owl"; names that look plural or already have an article stay."""
+    """ "owl" -> "an owl"; names that look plural or already have an article stay as they are."""
     if name.startswith(("a ", "an ", "the ")) or (name.endswith("s") and not name.endswith("ss")):
         return name
     return f"{indefinite_article(name)} {name}"
 
 
 def read_emoji_words(packages: Path) -> EmojiWords:
-    """From the npm archives in `packages`, which are fetched there if need be; `HartError` when that fails."""
+    """Read the npm archives in `packages`, fetching missing ones; raises `HartError` if that fails."""
     names, keywords, symbols = [], [], []
     (entries,) = read_json(fetch_package(NAMES, packages), "en/data.json")
     for entry in entries:
@@ -83,14 +83,14 @@ def read_emoji_words(packages: Path) -> EmojiWords:
 
 
 def require_wordnet(folder: Path) -> None:
-    """Raise `HartError` when the files of `read_wordnet` are not in `folder`: before work that takes long."""
+    """Raise `HartError` if files of `read_wordnet` are missing in `folder`; called before long work."""
     require_files(folder, ("index.noun", "data.noun", "index.adj", "index.verb"))
 
 
 def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
-    """Lemmas all of whose words are in `rank` (word -> how common it is, 0 the most), by that order.
+    """Return lemmas whose words are all in `rank` (word -> rank, 0 for the most common), in that order.
 
-    Raises `HartError` when the database files are not in `folder`.
+    Rare single words for things are included too. Raises `HartError` if the database files are not in `folder`.
     """
     require_wordnet(folder)
     nouns, things, gloss_of = [], [], {}
@@ -104,7 +104,7 @@ def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
 
     def by_use(words: Iterable[str], rare: bool = False) -> list[str]:
         ranks = {lemma: _rank(lemma, rank) for lemma in words if len(lemma) > 1}
-        if rare:  # single words that are no known word piece: the shorter, the more common
+        if rare:  # single words that are no known word pieces: shorter ones are taken as more common
             ranks |= {lemma: 30_000 + 500 * len(lemma) for lemma, r in ranks.items() if r is None and lemma.isalpha()}
         return sorted((lemma for lemma, r in ranks.items() if r is not None), key=lambda lemma: ranks[lemma] or 0)
 
@@ -115,7 +115,7 @@ def read_wordnet(folder: Path, rank: Mapping[str, int]) -> WordNetWords:
 
 
 def _rank(lemma: str, rank: Mapping[str, int]) -> int | None:
-    """How common the rarest word of a lemma is; None when one is not known or is a number."""
+    """Return the rank of a lemma by its rarest word and its length; None if a word is unknown or it has no letters."""
     ranks = [rank.get(word.strip("'.")) for word in lemma.replace("-", " ").split()]
     if not ranks or any(r is None for r in ranks) or not any(map(str.isalpha, lemma)):
         return None
@@ -123,9 +123,9 @@ def _rank(lemma: str, rank: Mapping[str, int]) -> int | None:
 
 
 def build_corpus(emoji: EmojiWords, wordnet: WordNetWords, combinations: int, generator: random.Random) -> list[Phrase]:
-    """Distinct phrases, with weights that give each source its share of the samples.
+    """Return distinct phrases, with weights that give each source its share of the samples.
 
-    combinations: how many phrases are made of templates for two or more words.
+    combinations: how many phrases are made from templates for two or more words.
     """
     names = [name for name in emoji.names if not name.startswith("flag: ")]
     short_names = [name for name in names if len(name.split()) <= 2 and ":" not in name]
@@ -145,7 +145,7 @@ def build_corpus(emoji: EmojiWords, wordnet: WordNetWords, combinations: int, ge
     ]
 
     def thing() -> str:
-        """A thing to depict: the more common, the more often."""
+        """Return a thing to depict; common things are chosen more often."""
         uniform = generator.random()
         if uniform < 0.35:
             return generator.choice(short_names)
@@ -210,5 +210,5 @@ def build_corpus(emoji: EmojiWords, wordnet: WordNetWords, combinations: int, ge
 
 
 def _by_frequency(words: Sequence[str]) -> list[Phrase]:
-    """Phrases in order of use, weighted with a flattened Zipf law."""
+    """Return words, given in order of use, as phrases weighted by a flattened Zipf law."""
     return [Phrase(word, (position + 300) ** -0.6) for position, word in enumerate(words)]

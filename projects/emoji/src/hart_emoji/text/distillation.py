@@ -1,8 +1,8 @@
-"""Stage `text-encoder`: distils the compact text encoder from a sentence encoder: nearly the same meanings, a sixth of
-the parameters. It is an example of a custom stage, trained by hart's trainer.
+"""Stage `text-encoder`: distils the compact text encoder from a sentence encoder. It keeps nearly the same meanings
+with a sixth of the parameters, and is an example of a custom stage for hart's trainer.
 
-The student's [CLS] feature learns the teacher's sentence embedding, its other features the teacher's states of the same
-words. All texts are encoded by the teacher once; training then samples them by weight.
+The student's [CLS] feature learns the teacher's sentence embedding, and its other features learn the teacher's states
+of the same words. The teacher encodes all texts once; training then samples them by weight.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ Weight = Annotated[float, Field(ge=0, le=1e9)]
 
 
 class TextDistillationRecipe(StageRecipe, kw_only=True):
-    """One distillation run: the student's sizes, where its words come from, and how long it learns."""
+    """One distillation run: the student's sizes, the sources of its words, and how long it trains."""
 
     stage: ClassVar[str] = "text-encoder"
 
     encoder: TextEncoderConfig
     teacher: str
-    """Folder of a BERT-like sentence encoder (mean pooling), or the name of a Python package with one in `model/`."""
+    """Folder of a BERT-like sentence encoder (mean pooling), or name of a Python package that has one in `model/`."""
     wordnet: str
     """Folder of the WordNet database files."""
     emoji_packages: str = ""
-    """Folder of the npm archives of `emojibase-data` and `emojilib`; empty for the cache of the emoji data set."""
+    """Folder of the npm archives of `emojibase-data` and `emojilib`; empty for the emoji data set's cache."""
     combinations: Annotated[int, Field(ge=1, le=10**6)] = 80_000
-    """Phrases made from templates."""
+    """Number of phrases made from templates."""
     sentence_weight: Weight = 1.0
     token_weight: Weight = 0.5
     relation_weight: Weight = 0.5
-    """Weight of matching the similarities within the batch."""
+    """Weight of matching similarities within the batch."""
     temperature: Annotated[float, Field(gt=0, le=1e9)] = 0.05
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class DistillationTask(Task):
     shardable = False
 
     def __init__(self, recipe: TextDistillationRecipe, folder: Path) -> None:
-        """folder: keeps the teacher's features until `remove_targets`. Raises `HartError` for bad sources."""
+        """folder: keeps the teacher's features until `remove_targets`. Raises `HartError` for invalid sources."""
         self.recipe = recipe
         self.device = torch.device(recipe.trainer.device)
         self.teacher = SentenceTeacher(recipe.teacher)
@@ -115,11 +115,11 @@ class DistillationTask(Task):
         self.targets = _Targets(**entry)
 
     def remove_targets(self) -> None:
-        """The teacher's features take most of a gigabyte."""
+        """Remove the teacher's features, which take most of a gigabyte."""
         shutil.rmtree(self._kept, ignore_errors=True)
 
     def batch(self, microbatch: Microbatch) -> Tensor:
-        """Rows of phrases."""
+        """Return rows of phrases."""
         generator = microbatch.generator("phrases")
         return microbatch.mine(torch.multinomial(self.targets.weights, microbatch.batch_size, generator=generator))
 
@@ -127,7 +127,7 @@ class DistillationTask(Task):
         recipe, targets = self.recipe, self.targets
         order = batch[targets.lengths[batch].argsort()]
         features, token_losses = [], []
-        for chunk in order.chunk(4):  # similar lengths together: little padding
+        for chunk in order.chunk(4):  # similar lengths together need little padding
             length = int(targets.lengths[chunk].max())
             mask = torch.arange(length) < targets.lengths[chunk][:, None]
             found = self.module(targets.ids[chunk, :length].to(self.device), mask.to(self.device))
@@ -161,9 +161,9 @@ class DistillationTask(Task):
 
 
 def choose_pieces(teacher: Tokenizer, corpus: Sequence[Phrase], size: int) -> list[str]:
-    """A vocabulary of `size` pieces: the teacher's that the corpus uses most, ASCII characters, and symbols.
+    """Return `size` pieces: ASCII characters, symbols, and those of the teacher's that the corpus uses most.
 
-    With single characters inside, every word that the corpus did not have still has pieces.
+    Single characters are included so that words outside the corpus still have pieces.
     """
     plain = [phrase for phrase in corpus if not phrase.meaning]
     counts: defaultdict[str, float] = defaultdict(float)
@@ -235,7 +235,7 @@ def _make_targets(teacher: SentenceTeacher, tokenizer: Tokenizer, corpus: Sequen
 def initialise_token_embedding(student: CompactTextEncoder, teacher: SentenceTeacher) -> None:
     """Initialise the word-piece table with the main directions of the teacher's embedding of each piece alone.
 
-    Synonyms then start close together, also those that training rarely samples. Pieces that the teacher
+    Synonyms then start close together, even those that training rarely samples. Pieces that the teacher
     does not have keep their usual initial values.
     """
     vocabulary = teacher.tokenizer.get_vocab()

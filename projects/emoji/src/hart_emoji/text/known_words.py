@@ -1,4 +1,4 @@
-"""The words of the captions and the names of things, and what other words are read as: `known_words.json` and
+"""Finds the words of captions, the names of things and the readings of other words: `known_words.json` and
 `thesaurus.json.gz` of the shipped model."""
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from hart_emoji.text.thesaurus import THING_SHARE, find_thesaurus
 from hart_emoji.text.word_vectors import WordVectors
 
 NOT_THINGS = frozenset({"flags", "symbols", "other"})
-"""Groups of concepts whose names stand for no other word."""
+"""Groups of concepts whose names are never a reading of another word."""
 CONNECTING = """a an the and with of in on at against to background emoji style noto light dark medium medium-light
 medium-dark skin tone big small next beside left right above below over under beneath"""
-"""Of scenes and skin tones."""
+"""Words that captions of scenes and skin tones use."""
 SHORTEST = 3
-"""Letters of a word. WordNet has "or" for Oregon."""
+"""Fewest letters of a word: WordNet has "or" for Oregon."""
 
 
 def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, Thesaurus]:
-    """Words of the captions of the emoji set and of scenes, with the nouns of WordNet that `PlainEmoji` takes; which of
-    them are only parts of names; what others are read as.
+    """Return the known words and the readings of others. Known are the words in captions of the emoji set and of
+    scenes, with the WordNet nouns that `PlainEmoji` uses; some of them are only parts of names.
 
-    model: whose text encoder finds these nouns. Raises `HartError` as `PlainEmoji.find_nouns` and `find_thesaurus` do.
+    model: its text encoder finds these nouns. Raises `HartError` as `PlainEmoji.find_nouns` and `find_thesaurus` do.
     """
     require_wordnet(wordnet)
     encoder = load_text_encoder(*find_text_encoder(model, tokens=1, instruction=False))
@@ -67,10 +67,10 @@ def find_words(model: str, wordnet: Path, teacher: str) -> tuple[KnownWords, The
 def find_parts(
     known: KnownWords, captions: Iterable[str], anywhere: Iterable[str], senses: Senses
 ) -> Mapping[str, tuple[str, ...]]:
-    """Words for things that captions have only together with others, and these, the most frequent first: the model has
-    "kitchen" from knives and cooks, and draws no kitchen.
+    """Return words for things that captions have only beside other words -> those words, the most frequent first. The
+    model knows "kitchen" from knives and cooks, and cannot draw a kitchen.
 
-    anywhere: texts with words that stand beside any thing, such as colours.
+    anywhere: texts with words that can stand beside any thing, such as colours.
     """
     common = KnownWords.of(anywhere, ()).words
     alone = set[str]()
@@ -92,10 +92,10 @@ def find_parts(
 
 
 def only_modifies(noun: str, names: Sequence[str]) -> bool:
-    """Whether a noun that is a part of some of a thing's names heads none of them: "kitchen" of "kitchen knife".
+    """Return whether a noun is part of some of a thing's names but the head of none: "kitchen" of "kitchen knife".
 
-    Stricter than `hart_emoji.data.plain.may_mean`: "blood" may caption a drop of blood, but whoever asks for "blood"
-    alone is told that captions have it only beside other words.
+    This is stricter than `hart_emoji.data.plain.may_mean`: "blood" may caption a drop of blood, but a user who asks for
+    "blood" alone is told that captions have it only beside other words.
     """
     words = noun.split()
     longer = [name.lower() for name in names if set(words) < set(name.lower().split())]

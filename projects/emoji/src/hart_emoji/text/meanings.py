@@ -1,8 +1,8 @@
-"""Which concept a word means, by vectors of texts: the nearer the word is to a concept's words, the likelier.
+"""Finds which concept a word means by vectors of texts: the nearer the word is to a concept's words, the likelier.
 
-Several kinds of vectors are asked, such as a sentence encoder's and word vectors; how much each measure of nearness
-counts is fitted to keywords whose concepts are known. Shapes: W words, C concepts, R words of concepts, D width of a
-vector, M measures.
+Several kinds of vectors are used, such as a sentence encoder's and word vectors; the weight of each measure of nearness
+is fitted to keywords whose concepts are known. Shapes: W words, C concepts, R words of concepts, D width of a vector,
+M measures.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from torch.nn import functional as F
 from hart_emoji.text.senses import Sense
 
 Embed = Callable[[Sequence[str]], Tensor]
-"""Texts to normalised embeddings (B, D)."""
+"""Maps texts to normalised embeddings (B, D)."""
 
 MOST_SENSES = 3
-"""Of a word; the others are hardly ever meant."""
+"""Most senses considered per word; the others are hardly ever meant."""
 SHARPNESS = 14.0
-"""How fast a concept's word counts for less with its cosine to the word asked for."""
+"""How fast the weight of a concept's word falls with its cosine to the word looked up."""
 WEIGHTS = {"names": 1.0, "keywords": 0.6, "hints": 0.4}
 MEASURES = 3
-"""Of a space."""
+"""Measures per space."""
 NOTHING = 1e-6
 DECAY = 1e-3
-"""Of the fitted weights."""
+"""Decay of the fitted weights."""
 STEPS = 60
 CHUNK = 256
 
 
 @dataclass(frozen=True)
 class ConceptWords:
-    """What a concept is called, what stands for it alone, and what goes beside its names."""
+    """A concept's names, the words that stand for it alone, and the words that go beside its names."""
 
     names: Sequence[str]
     keywords: Sequence[str]
@@ -44,17 +44,17 @@ class ConceptWords:
 
 
 class Space:
-    """Vectors of texts and of words."""
+    """Computes vectors of texts and of words."""
 
     def __init__(self, embed: Embed, senses: Callable[[str], Sequence[Sense]] | None = None) -> None:
-        """senses: where given, a word is the mean of its own vector and of those of its senses ("yacht: an expensive
-        vessel ..."), by use.
+        """senses: if given, a word's vector is the mean of its own and of those of its senses ("yacht: an expensive
+        vessel ..."), weighted by use.
         """
         self.embed = embed
         self._senses = senses
 
     def vectors(self, words: Sequence[str]) -> Tensor:
-        """(W, D), normalised."""
+        """Return (W, D), normalised."""
         if self._senses is None:
             return self.embed(words)
         texts, shares, of = list(words), [], []
@@ -72,7 +72,7 @@ class Space:
 
 
 class WordsOfConcepts:
-    """All words of all concepts, a row each."""
+    """All words of all concepts, one row each."""
 
     def __init__(self, concepts: Sequence[ConceptWords]) -> None:
         rows = [
@@ -96,7 +96,7 @@ class WordsOfConcepts:
         self.known_well = torch.tensor([len(concept.keywords) for concept in concepts]).float().log1p()
 
     def rows(self, words: Sequence[str]) -> Tensor:
-        """(W, R) bool: the rows that are a word itself, which is sought as if no concept had it."""
+        """Return (W, R) bool: the rows that equal a word; it is looked up as if no concept had it."""
         own = torch.zeros(len(words), len(self.concept), dtype=torch.bool)
         for at, word in enumerate(words):
             own[at, self._rows_of.get(word, [])] = True
@@ -104,7 +104,7 @@ class WordsOfConcepts:
 
 
 class Meanings:
-    """Words -> probabilities of concepts."""
+    """Maps words to probabilities of concepts."""
 
     def __init__(self, concepts: Sequence[ConceptWords], spaces: Sequence[Space]) -> None:
         self._words = WordsOfConcepts(concepts)
@@ -112,7 +112,7 @@ class Meanings:
         self._fitted = torch.ones(len(spaces) * MEASURES + 1)
 
     def fit(self, right: Mapping[str, Sequence[int]]) -> None:
-        """Weigh the measures by words whose concepts are right; each is sought as if no concept had it."""
+        """Fit the measures' weights. right: words -> right concepts; each is looked up as if no concept had it."""
         measures = self._measures(list(right))
         wanted = torch.zeros(len(right), self._words.count, dtype=torch.bool)
         for row, numbers in enumerate(right.values()):
@@ -132,19 +132,19 @@ class Meanings:
         self._fitted = weights.detach()
 
     def __call__(self, words: Sequence[str]) -> Tensor:
-        """(W, C): probabilities, of each word 1 in all."""
+        """Return probabilities (W, C), which add up to 1 for each word."""
         parts = [words[at : at + CHUNK] for at in range(0, len(words), CHUNK)]
         return torch.cat([(self._measures(part) @ self._fitted).softmax(dim=1) for part in parts])
 
     def _measures(self, words: Sequence[str]) -> Tensor:
-        """(W, C, M): those of all spaces, and how many keywords a concept has."""
+        """Return (W, C, M): the measures of all spaces, and how many keywords a concept has."""
         own = self._words.rows(words)
         found = [_measures(space.vectors(words) @ bank.T, own, self._words) for space, bank in self._spaces]
         return torch.cat([*found, self._words.known_well.expand(len(words), -1)[..., None]], dim=-1)
 
 
 def _measures(cosine: Tensor, own: Tensor, concepts: WordsOfConcepts) -> Tensor:
-    """(W, C, 3) of cosines (W, R) without `own`: of the nearest name, nearness to all of a concept's words, mean."""
+    """Return (W, C, 3) from cosines (W, R) without `own`: nearest name, nearness to all of a concept's words, mean."""
     into = concepts.concept.expand(len(cosine), -1)
     least = torch.full((len(cosine), concepts.count), -1.0)
     nearest = least.scatter_reduce(1, into, cosine.masked_fill(own | ~concepts.is_name, -1.0), "amax")

@@ -1,4 +1,4 @@
-"""Senses of English words in the WordNet 3.0 database files, with how much of a word's use each takes."""
+"""Senses of English words in the WordNet 3.0 database files, and each sense's share of its word's uses."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from hart_emoji.text.wordnet import Synset, entries, explained_lemmas, require_files
 
 PARTS_OF_SPEECH = {"noun": "1", "verb": "2", "adj": "3", "adv": "4"}
-"""By the ending of a file's name, with their number in sense keys; adjective satellites have one of their own."""
+"""Ending of a file's name -> number in sense keys; adjective satellites have a number of their own."""
 SATELLITE = "5"
 UNCOUNTED = 0.5
-"""Uses of a word's first sense beside those that WordNet counted; of its second half as many, and so on."""
+"""Added to the counted uses of a word's first sense; its n-th sense gets an n-th of that."""
 ENDINGS = (
     *(("ies", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e")),
     *(("er", ""), ("er", "e"), ("est", ""), ("est", "e")),
 )
-"""Of inflected forms, and what the dictionary has in their place."""
+"""Endings of inflected forms, and what the dictionary has in their place."""
 
 
 @dataclass(frozen=True)
 class Sense:
-    """share: of the uses of its word, 0 to 1. thing: it can be drawn. proper: a name of somebody or a place."""
+    """share: of its word's uses, 0 to 1. thing: it can be drawn. proper: it is the name of a person or place."""
 
     gloss: str
     share: float
@@ -32,10 +32,10 @@ class Sense:
 
 
 class Senses:
-    """Words in lower case -> their senses, the most used first. words: all that are explained."""
+    """Maps words in lower case to their senses, most used first. words: all words in WordNet."""
 
     def __init__(self, folder: Path) -> None:
-        """folder: of the database files. Raises `HartError` where they are not there."""
+        """folder: has the database files. Raises `HartError` if they are missing."""
         self._of: defaultdict[str, list[tuple[str, Synset]]] = defaultdict(list)
         self._bases: dict[str, str] = {}
         every = (f"{kind}.{part}" for part in PARTS_OF_SPEECH for kind in ("data", "index"))
@@ -53,7 +53,7 @@ class Senses:
         return iter(self._of)
 
     def __call__(self, word: str) -> list[Sense]:
-        """Of a word or phrase, or of what it is a form of; none where it is not in WordNet."""
+        """Return the senses of a word or phrase, or of its base form; none if it is not in WordNet."""
         base = self._base(word)
         found: list[tuple[float, Synset]] = []
         number: defaultdict[str, int] = defaultdict(int)
@@ -69,7 +69,7 @@ class Senses:
         ]
 
     def used(self, word: str) -> bool:
-        """Whether WordNet's authors met a word in the texts in which they counted senses."""
+        """Return whether the word occurs in the texts in which WordNet's authors counted senses."""
         return word in self._counted
 
     def _base(self, word: str) -> str:
@@ -80,7 +80,7 @@ class Senses:
 
 
 def thing_share(senses: Sequence[Sense]) -> float:
-    """How much of a word's use means what can be drawn."""
+    """Return the share of a word's uses that mean something that can be drawn."""
     return sum(sense.share for sense in senses if sense.thing)
 
 
@@ -90,7 +90,7 @@ def _exception(line: str) -> tuple[str, str]:
 
 
 def _uses(line: str) -> tuple[tuple[str, str, int], int]:
-    """(lemma, part of speech, number of the sense), and how often it was counted."""
+    """Return (lemma, part of speech, number of the sense), and how often it was counted."""
     key, number, count = line.split()
     lemma, rest = key.split("%")
     part = rest.split(":", 1)[0]

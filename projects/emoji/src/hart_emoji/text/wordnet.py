@@ -1,4 +1,4 @@
-"""The WordNet 3.0 database files (`data.noun` and so on, as Debian's `wordnet-base` installs them), line by line."""
+"""Reads the WordNet 3.0 database files (`data.noun` and so on, as Debian's `wordnet-base` installs them)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hart.files import read_text
 T = TypeVar("T")
 
 FILE_LIMIT = 2**28
-"""Bytes of one file."""
+"""Largest size of a file in bytes."""
 DEPICTABLE = {"05", "06", "08", "12", "13", "17", "18", "19", "20", "25"}
 """Lexicographer files: animal, artifact, body, feeling, food, object, person, phenomenon, plant, shape."""
 
 
 @dataclass(frozen=True)
 class Synset:
-    """gloss: its definition, often with examples. thing: it can be drawn. proper: a name of somebody or a place."""
+    """gloss: definition, often with examples. thing: it can be drawn. proper: it is the name of a person or place."""
 
     gloss: str
     thing: bool
@@ -28,16 +28,16 @@ class Synset:
 
 
 def require_files(folder: Path, names: Sequence[str]) -> None:
-    """Raise `HartError` for database files that are not there."""
+    """Raise `HartError` if a database file is missing."""
     for name in names:
         if not (folder / name).is_file():
             raise HartError(f"{folder / name}: not found; install WordNet (Debian: wordnet-base) or correct the path")
 
 
 def entries(path: Path, read: Callable[[str], T]) -> Iterator[T]:
-    """What `read` makes of the lines of a file, without its licence, which is indented.
+    """Yield what `read` makes of each line of a file, skipping the licence, which is indented.
 
-    Raises `HartError` for a file in which it fails.
+    Raises `HartError` if `read` fails.
     """
     for line in read_text(path, FILE_LIMIT).split("\n"):
         if line and not line.startswith("  "):
@@ -45,18 +45,18 @@ def entries(path: Path, read: Callable[[str], T]) -> Iterator[T]:
                 yield read(line)
             except (ValueError, LookupError):
                 raise HartError(
-                    f"{path}: damaged at {line[:40]!r}, or not of the WordNet beside it; install WordNet "
+                    f"{path}: damaged at {line[:40]!r}, or not from the WordNet beside it; install WordNet "
                     "(Debian: wordnet-base) again"
                 ) from None
 
 
 def lemmas(folder: Path, part: str) -> Iterator[tuple[str, list[str]]]:
-    """Words and phrases of a part of speech ("noun"), each with the offsets of its synsets, the most used first."""
+    """Yield words and phrases of a part of speech ("noun"), each with its synsets' offsets, most used first."""
     return entries(folder / f"index.{part}", _lemma)
 
 
 def explained_lemmas(folder: Path, part: str) -> Iterator[tuple[str, list[Synset]]]:
-    """The same with the synsets themselves."""
+    """Do the same with the synsets themselves."""
     synsets = dict(entries(folder / f"data.{part}", _synset))
 
     def explained(line: str) -> tuple[str, list[Synset]]:
@@ -68,7 +68,7 @@ def explained_lemmas(folder: Path, part: str) -> Iterator[tuple[str, list[Synset
 
 def _synset(line: str) -> tuple[str, Synset]:
     offset, lexical_file, part, _, word, _ = line.split(" ", 5)
-    # the first word tells whether it is a proper noun: names of people, places and genera
+    # the first word shows whether it is a proper noun: the name of a person, place or genus
     proper = part == "n" and word != word.lower()
     return offset, Synset(line.split(" | ", 1)[1].strip(), lexical_file in DEPICTABLE and not proper, proper)
 
