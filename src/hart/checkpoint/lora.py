@@ -84,7 +84,7 @@ class Adapter(Config, kw_only=True):
     rank_pattern: Mapping[Layer, Rank] = Field(default_factory=dict)
     alpha_pattern: Mapping[Layer, Alpha] = Field(default_factory=dict)
     use_rslora: bool = False
-    init_lora_weights: bool | Literal["gaussian", "orthogonal"] = True
+    init_lora_weights: Literal[True, False, "gaussian", "orthogonal"] = True
     """Other values change the weights of the model, too."""
     base_model_name_or_path: str | None = None
 

@@ -17,7 +17,7 @@ import torch
 
 from hart.config import TextEncoderConfig
 from hart.errors import HartError
-from hart.networks.pretrained import load_frozen, load_text_tokenizer
+from hart.networks.pretrained import from_transformers, load_frozen, load_text_tokenizer
 from hart.text_encoder.base import Reading, listed
 from hart.types import TextContext
 
@@ -52,9 +52,16 @@ class Qwen2TextEncoder:
     ) -> Qwen2TextEncoder:
         """Load from `source`, a hub id or a folder, in `dtype`. instead: see `from_transformers`. Raises `HartError` if
         it cannot be loaded."""
-        from transformers import Qwen2Model
+        from transformers import AutoConfig, Qwen2Model
+
+        def require_qwen2(place: str) -> None:
+            # a configuration of another model may lack the sizes: a random model of 7B would be made first
+            kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
+            if kind != "qwen2":
+                raise HartError(f"it is a {kind!r} model")
 
         source, role = str(source), "text encoder"
+        from_transformers(require_qwen2, "a Qwen2 model", source, role, instead)
         model = load_frozen(Qwen2Model, source, role, dtype, instead)
         return cls(config, model, load_text_tokenizer(source, role, instead))
 
