@@ -207,4 +207,6 @@ def test_verify_names_keys_that_it_cannot_compute(tmp_path: Path) -> None:
     result = run("verify", tmp_path)
     assert result.exit_code == 1
     assert "teacher.dreams" in result.stderr
-    assert GOLDEN_FILE in refused(run("verify", tmp_path / "elsewhere"))
+    (tmp_path / GOLDEN_FILE).unlink()
+    assert f"has no {GOLDEN_FILE}" in refused(run("verify", tmp_path))
+    assert "no such folder" in refused(run("verify", tmp_path / "elsewhere"))

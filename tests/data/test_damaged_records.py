@@ -208,11 +208,13 @@ def test_a_name_that_comes_twice_in_a_tar_is_damaged_and_never_mixed(
 
 @pytest.mark.parametrize("link", [tarfile.SYMTYPE, tarfile.LNKTYPE])
 @pytest.mark.parametrize("kind", ["shards", "stream"])
-def test_a_link_in_a_tar_costs_its_own_image(kind: Any, link: bytes, tmp_path: Path) -> None:
+def test_a_link_in_a_tar_costs_its_own_image_and_a_folder_none(kind: Any, link: bytes, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name in ("0.png", "1.png", "2.png", "2.txt", "3.png"):
+        for name in ("0.png", "0.json", "1.png", "2.png", "2.txt", "3.png"):
             member = tarfile.TarInfo(name)
-            if name in {"1.png", "2.txt"}:
+            if name == "0.json":
+                member.type = tarfile.DIRTYPE
+            elif name in {"1.png", "2.txt"}:
                 member.type, member.linkname = link, "0.png"
             else:
                 member.size = len(numbered(0))

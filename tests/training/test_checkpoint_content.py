@@ -77,7 +77,6 @@ FIRST, FIRST_MOMENTS = (*MODULE, "first.weight"), (*MOMENTS, "AdamW", 0)
         (spoil(*FIRST, by=lambda t: t * torch.nan), r"modules: model: first\.weight: not finite"),
         (spoil(*FIRST, by=lambda t: t.T), r"first\.weight: float32 \(2, 4\) instead of float32 \(4, 2\)"),
         (spoil(*FIRST, by=lambda t: t.char()), r"int8 \(4, 2\) instead of float32"),
-        (spoil(*FIRST, by=lambda t: t.to_sparse()), "not a plain tensor"),
         (put(*FIRST, value=[1.0]), "not a plain tensor"),
         (spoil("weights", "average", "last.bias", by=lambda t: t / 0), r"average: last\.bias: not finite"),
         (drop(*MOMENTS, "Muon"), "optimizers: model: lacks Muon"),

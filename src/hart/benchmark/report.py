@@ -34,7 +34,7 @@ def cell_text(value: Any) -> str:
         return "yes" if value else "**NO**"
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    if isinstance(value, int):
+    if isinstance(value, int) and value >= 10_000:
         return f"{value:,}"
     return str(value).replace("|", "/")
 

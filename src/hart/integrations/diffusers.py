@@ -111,7 +111,7 @@ class HartDiffusionPipeline(DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: OnStepEnd | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = ("latents",),
         **settings: Any,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Arguments as everywhere in diffusers; a step is a scale.
@@ -134,14 +134,16 @@ class HartDiffusionPipeline(DiffusionPipeline):
         if generator is None and settings.get("seed") is None:
             generator = torch.default_generator
 
+        wanted = callback_on_step_end_tensor_inputs or ()
+
         def on_scale(preview: ScalePreview) -> bool:
             if callback_on_step_end is not None:
-                tensors = dict.fromkeys(callback_on_step_end_tensor_inputs, preview.latent)
+                tensors = dict.fromkeys(wanted, preview.latent)
                 callback_on_step_end(self, preview.k, preview.k, tensors)
             return not self._interrupt
 
         check_callbacks(callback_on_step_end=callback_on_step_end)
-        if others := ", ".join(set(callback_on_step_end_tensor_inputs) - {"latents"}):
+        if others := ", ".join(name for name in wanted if name != "latents"):
             raise HartError(f"callback_on_step_end_tensor_inputs: there are no {others}: give only latents")
         self._interrupt = False  # a callback sets it to stop, as in other pipelines
         images = self.hart.pipeline(

@@ -183,7 +183,7 @@ def _groups(tar: tarfile.TarFile, read_image: Callable[[tarfile.TarInfo], bytes]
         if member is None:
             break
         name, suffix = _parts(member.name)
-        if not name:
+        if member.isdir() or not name:
             continue
         if suffix.rpartition(".")[2] in SUFFIXES:
             dotted[name] = "" if suffix in SUFFIXES else dotted.get(name, printable(member.name))

@@ -111,8 +111,8 @@ def _warnings(benchmark: Benchmark, sampling: SamplingConfig, count: int) -> lis
     warnings = [*few_images_warning("FID", count)]
     if not warnings and benchmark.categories:
         warnings.append(
-            f"FID of one category has fewer than {FEW_IMAGES:,} images, and so is above that of all: compare it "
-            "only with the same category of others"
+            f"FID of one category is computed from fewer than {FEW_IMAGES:,} images, and so is above that of all: "
+            "compare it only with the same category of others"
         )
     if sampling.gumbel_smoothing:
         warnings.append("generated with Gumbel smoothing, which published FIDs leave out: they are lower without it")

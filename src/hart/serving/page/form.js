@@ -75,7 +75,7 @@ function putBack({ style, reroll, size, ...values }) {
   form.model.value = values.model;
   offerModel();
   choose(size);
-  for (const [name, value] of Object.entries(values)) form[name].value = value;
+  for (const [name, value] of Object.entries(values)) if (form[name]) form[name].value = value;
   form.count.value = Math.min(values.count, form.count.max); // which may have become less
   form.reroll.checked = reroll === "on";
   at("mixing").open = form.second.value !== "";
