@@ -108,7 +108,7 @@ def test_images_that_are_enlarged_for_a_model_are_said(data: Path, size: int, sa
     pipe = SimpleNamespace(image_size=size, device=torch.device("cpu"))
     options: Any = SimpleNamespace(pipeline=lambda: pipe, data=data, features="efficientnet-lite0")
     Opened.by(Context(options, data, note=notes.append))
-    assert len(notes) == said and all("of 16 px and are enlarged" in note for note in notes)
+    assert len(notes) == said and all("of 16 px are enlarged" in note for note in notes)
 
 
 def test_prompts_are_those_of_the_seed(emoji: EmojiSet) -> None:
