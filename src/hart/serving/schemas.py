@@ -16,7 +16,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
     WithJsonSchema,
     create_model,
@@ -92,7 +91,7 @@ def _optional(name: str, described: dict[str, Any]) -> Any:
 
 
 TYPES = {"boolean": bool, "integer": int, "number": float}
-SAMPLING = TypeAdapter(SamplingConfig).json_schema()["properties"]
+SAMPLING = SamplingConfig.json_schema()["properties"]
 SamplingFields = create_model("SamplingFields", **{name: _optional(name, field) for name, field in SAMPLING.items()})
 """Settings in place of the model's own, by default none. `steps` is another name for `diffusion_steps`."""
 

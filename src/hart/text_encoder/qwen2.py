@@ -17,7 +17,7 @@ import torch
 
 from hart.config import TextEncoderConfig
 from hart.errors import HartError
-from hart.networks.pretrained import from_transformers, load_frozen, load_text_tokenizer
+from hart.networks.pretrained import NO_CODE, from_transformers, load_frozen, load_text_tokenizer
 from hart.text_encoder.base import Reading, listed
 from hart.types import TextContext
 
@@ -56,7 +56,7 @@ class Qwen2TextEncoder:
 
         def require_qwen2(place: str) -> None:
             # a configuration of another model may lack the sizes: a random model of 7B would be made first
-            kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
+            kind = AutoConfig.from_pretrained(place, **NO_CODE).model_type
             if kind != "qwen2":
                 raise HartError(f"it is a {kind!r} model")
 
